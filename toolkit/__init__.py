@@ -1,0 +1,1 @@
+"""From plain text to an aligned, evaluated, published language model, reproducibly."""

@@ -1,0 +1,1 @@
+"""Text, conversations and preferences: from sources to token shards and training examples."""

@@ -1,0 +1,1 @@
+"""Recipes: YAML in, checked and frozen settings out. Nothing here imports torch."""

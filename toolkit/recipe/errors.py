@@ -1,0 +1,61 @@
+"""The one family of errors that a user's mistake raises: where, what, and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class ToolkitError(Exception):
+    """Something the user can mend; printed as one paragraph without a traceback.
+
+    Args:
+        what: what is wrong, one sentence.
+        where: the place: a file, `file:line`, a run directory, a key.
+        fix: what to do about it, one sentence.
+    """
+
+    exit_status = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+class UsageError(ToolkitError):
+    """A command line that cannot be carried out as given (exit status 2)."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe: `place` is `file:line`, `key` a dotted path."""
+
+    place: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.key}: {self.what}" if self.key else f"{self.place}: {self.what}"
+
+
+class RecipeError(ToolkitError):
+    """All mistakes of one or more recipes at once (exit status 2; nothing was written)."""
+
+    exit_status = 2
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class DataError(ToolkitError):
+    """Data that is missing, empty, not text, or lacks a column."""
+
+
+class RunError(ToolkitError):
+    """A run directory that cannot be used: unsealed or changed parent, other inputs, in use."""
