@@ -85,7 +85,7 @@ class Lexicon:
 def _first_word(text: str, position: int) -> str:
     end = position
     size = len(text)
-    while end < size and (text[end].isalpha() or text[end] in "-'"):
+    while end < size and (text[end].isalpha() or text[end] == "-"):
         end += 1
     return text[position:end]
 

@@ -4,7 +4,7 @@
 
 ``{role}`` is the word of a role, ``{role.form}`` one of its forms, ``{*lexicon}`` a word that nobody
 remembers, ``[a|b|]`` an equally likely choice (an alternative may be empty, and choices nest).
-``{he}``, ``{his}``, ``{him}``, ``{himself}`` and their capitalised forms are the hero's pronouns.
+``{he}``, ``{his}``, ``{him}``, ``{himself}``, ``{hers}`` and ``{He}``, ``{His}`` are the hero's pronouns.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ from functools import cache
 from toolkit.data.storyworld.grammar import Choice, Sequence, Slot, Text
 from toolkit.data.storyworld.lexicon import APART, LEXICONS, ROLE_LEXICON
 
-PRONOUNS = ("he", "He", "his", "His", "him", "himself")
+PRONOUNS = ("he", "He", "his", "His", "him", "himself", "hers")
 
 
 @cache

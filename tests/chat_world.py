@@ -1,0 +1,88 @@
+"""A byte tokenizer, a 2-layer GPT-2 and a few made-up conversations, for the stages on TRL's trainers."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from toolkit.data import chat
+from toolkit.models.gpt2 import build
+from toolkit.models.load import save_model
+from toolkit.recipe import reader
+from toolkit.recipe.schema import ModelSettings
+from toolkit.runs.directory import open_run
+
+COLOURS = ["red", "green", "blue", "black", "white", "brown"]
+THINGS = ["ball", "boat", "house", "apple", "door", "cat", "hat", "star"]
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, after the special tokens of the chat format."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*chat.SPECIAL_TOKENS, *letters])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=chat.END_OF_TEXT, bos_token=chat.END_OF_TEXT,
+                                        pad_token=chat.PAD, clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer.add_special_tokens({"additional_special_tokens": list(chat.ROLE_TOKENS.values())})
+    chat.configure(tokenizer)
+    return tokenizer
+
+
+def write_model(folder: Path, *, n_positions: int = 96, n_layer: int = 2, n_embd: int = 32) -> Path:
+    """Write an untrained GPT-2 with the byte tokenizer, and return the folder."""
+    tokenizer = byte_tokenizer()
+    settings = ModelSettings(n_layer=n_layer, n_head=2, n_embd=n_embd, n_positions=n_positions)
+    model = build(settings, vocab_size=len(tokenizer), seed=0, end_id=tokenizer.eos_token_id,
+                  pad_id=tokenizer.pad_token_id)  # fmt: skip
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+def write_conversations(path: Path, count: int = 48) -> Path:
+    """Write JSON lines of `messages`; each question has one right answer."""
+    with open(path, "w") as file:
+        for i in range(count):
+            colour, thing = COLOURS[i % len(COLOURS)], THINGS[(i // len(COLOURS)) % len(THINGS)]
+            messages = [{"role": "user", "content": f"the {thing} is {colour}?"},
+                        {"role": "assistant", "content": f"yes, {colour}" + "!" * (i % 5)}]  # fmt: skip
+            print(json.dumps({"messages": messages}), file=file)
+    return path
+
+
+def write_preferences(path: Path, count: int = 48) -> Path:
+    """Write JSON lines of `prompt`, `chosen`, `rejected`: the polite answer is the chosen one."""
+    with open(path, "w") as file:
+        for i in range(count):
+            colour, thing = COLOURS[i % len(COLOURS)], THINGS[(i // len(COLOURS)) % len(THINGS)]
+            prompt = [{"role": "user", "content": f"the {thing} is {colour}?"}]
+            answers = [[{"role": "assistant", "content": text}] for text in (f"yes, {colour}" + "." * (i % 4), "no")]
+            print(json.dumps({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}), file=file)
+    return path
+
+
+def load_recipe(folder: Path, name: str, text: str) -> reader.LoadedRecipe:
+    """Write recipes/<name>.yaml below a folder and read it."""
+    path = folder / "recipes" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return reader.load(path)
+
+
+@contextmanager
+def working_in(folder: Path, loaded: reader.LoadedRecipe):
+    """Open the run of a recipe below folder/runs."""
+    with open_run(loaded, runs_dir=folder / "runs") as run:
+        yield run
+
+
+def metrics(run_path: Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl, without the time."""
+    rows = [json.loads(line) for line in (run_path / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "time"} for row in rows]

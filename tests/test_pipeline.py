@@ -1,0 +1,172 @@
+"""The recipes for 124M parameters, run whole at toy size by overrides alone, and the verbs on what they made."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.report.page import write_report
+from toolkit.report.summary import summarize
+
+ROOT = Path(__file__).parent.parent
+WORDS = "the a red small old fox bird river tree stone song light under over sings sleeps runs finds likes".split()
+TOY = {
+    "tokenizer": ["vocab_size=300"],
+    "corpus": ["data.held_out={documents: 0.1}"],
+    "pretrain": [
+        "model={n_layer: 2, n_head: 2, n_embd: 32, n_positions: 128}",
+        "batch_tokens=512",
+        "micro_batch_tokens=512",
+        "train_tokens=4096",
+        "schedule.warmup_tokens=1024",
+        "checkpoint_every_tokens=2048",
+    ],
+    "sft": ["trainer.max_length=128", "trainer.max_steps=3", "trainer.warmup_steps=0"],
+    "reward": ["trainer.max_length=128", "trainer.max_steps=3"],
+    "dpo": ["trainer.max_length=128", "trainer.max_steps=3"],
+    "ppo": [
+        "trainer.episodes=16",
+        "trainer.rollout_examples=8",
+        "trainer.minibatches=2",
+        "trainer.max_prompt_tokens=64",
+        "trainer.max_new_tokens=16",
+        "micro_batch_examples=4",
+    ],
+    "evaluate": ["win_rate.max_prompt_tokens=64", "win_rate.max_new_tokens=16"],
+}
+
+
+def sentence(generator: random.Random) -> str:
+    return " ".join(generator.choice(WORDS) for _ in range(8)) + "."
+
+
+def write_hub_like_files(folder: Path) -> dict[str, Path]:
+    """Write files with the columns of FineWeb-Edu, UltraChat and UltraFeedback-binarized."""
+    generator = random.Random(0)
+    say = lambda role: {"role": role, "content": sentence(generator)}  # noqa: E731
+    web = [
+        {"text": " ".join(sentence(generator) for _ in range(12)), "id": str(i), "url": "", "score": 3.5}
+        for i in range(120)
+    ]
+    chats, feedback = [], []
+    for i in range(60):
+        messages = [say("user"), say("assistant"), say("user"), say("assistant")]
+        chats.append({"prompt": messages[0]["content"], "prompt_id": str(i), "messages": messages})
+        question = say("user")
+        feedback.append(
+            {
+                "prompt": question["content"],
+                "prompt_id": str(i),
+                "chosen": [question, say("assistant")],
+                "rejected": [question, say("assistant")],
+                "messages": [question, say("assistant")],
+                "score_chosen": 8.0,
+                "score_rejected": 3.0,
+            }
+        )
+    paths = {}
+    for name, rows in (("web", web), ("chats", chats), ("feedback", feedback)):
+        paths[name] = folder / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return paths
+
+
+def toolkit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "toolkit", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def toy_runs(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("toy")
+    files = write_hub_like_files(place)
+    sources = {"tokenizer": "web", "corpus": "web", "sft": "chats"}
+    for stage, overrides in TOY.items():
+        recipe = str(ROOT / "recipes" / "gpt2-124m" / f"{stage}.yaml")
+        device = [] if stage in ("tokenizer", "corpus") else ["device=cpu"]
+        data = []
+        if stage != "pretrain":
+            key = "data"
+            data = [f"{key}.name={files[sources.get(stage, 'feedback')]}", f"{key}.split=null"]
+        if stage in ("tokenizer", "corpus"):
+            data.append("data.config=null")
+        done = toolkit("run", recipe, *overrides, *device, *data, "threads=1", cwd=place)
+        assert done.returncode == 0, f"{stage}\n{done.stderr}"
+    return place / "runs" / "gpt2-124m"
+
+
+def test_every_stage_ran_and_verifies(toy_runs):
+    assert sorted(path.name for path in toy_runs.iterdir() if (path / "lock.json").exists()) == sorted(TOY)
+    for last in ("dpo", "evaluate"):
+        done = toolkit("verify", str(toy_runs / last), cwd=toy_runs.parent)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_summary_has_its_stable_keys(toy_runs):
+    stages = summarize([toy_runs / name for name in TOY])["stages"]
+    assert all(row["seconds"] > 0 for row in stages.values())
+    assert stages["pretrain"]["bits_per_byte"] > 0
+    low, high = stages["pretrain"]["bits_per_byte_interval"]
+    assert low <= stages["pretrain"]["bits_per_byte"] <= high
+    assert stages["pretrain"]["untrained_bits_per_byte"] > 0
+    assert stages["pretrain"]["entropy_floor_bits_per_byte"] is None
+    assert 0 <= stages["reward"]["accuracy"] <= 1
+    for name in ("dpo", "ppo"):
+        rate = stages[name]["win_rate"]
+        assert 0 <= rate["low"] <= rate["estimate"] <= rate["high"] <= 1 and rate["n"] > 0
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
+    page = write_report([toy_runs / name for name in TOY], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 5
+    assert "<script" not in page and "<link" not in page and "src=" not in page
+    stages = summarize([toy_runs / name for name in TOY])["stages"]
+    assert f"{stages['pretrain']['bits_per_byte']:.3f}" in page
+
+
+def test_publish_without_network_leaves_a_loadable_repository(toy_runs, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = tmp_path / "repository"
+    done = toolkit(
+        "publish", str(toy_runs / "dpo"), "someone/toy-dpo", "--dry-run", "--output", str(output), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    card = (output / "README.md").read_text(encoding="utf-8")
+    rate = json.loads((toy_runs / "evaluate" / "evaluation.json").read_text())["models"]["dpo"]["win_rate"]
+    assert f"{rate['estimate']:.1%}" in card and "someone/toy-dpo" in card and "stage: dpo" in card
+    assert AutoModelForCausalLM.from_pretrained(output).num_parameters() > 0
+    assert AutoTokenizer.from_pretrained(output).chat_template
+
+
+def test_publish_refuses_what_it_cannot_do(toy_runs, tmp_path):
+    def refusal(*arguments: str) -> subprocess.CompletedProcess:
+        done = toolkit("publish", *arguments, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+        return done
+
+    unfinished = refusal(str(tmp_path), "someone/x", "--dry-run")
+    assert unfinished.returncode == 1 and "not finished" in unfinished.stderr
+    no_model = refusal(str(toy_runs / "corpus"), "someone/x", "--dry-run")
+    assert no_model.returncode == 1 and "holds no model" in no_model.stderr
+    assert refusal(str(toy_runs / "dpo"), "no such name!", "--dry-run").returncode == 2
+    offline = refusal(str(toy_runs / "dpo"), "someone/x")
+    assert offline.returncode == 1 and "cannot be reached" in offline.stderr
+    assert not (toy_runs / "dpo-publish").exists()
+
+
+def test_a_second_run_does_nothing(toy_runs):
+    sealed = (toy_runs / "evaluate" / "lock.json").read_bytes()
+    done = toolkit("verify", str(toy_runs / "evaluate"), "--json", cwd=toy_runs.parent)
+    assert json.loads(done.stdout) and (toy_runs / "evaluate" / "lock.json").read_bytes() == sealed

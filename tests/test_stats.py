@@ -1,0 +1,161 @@
+"""Intervals against hand-computed values and, by simulation, against the coverage that they promise."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from toolkit import stats
+
+
+def test_bootstrap_mean_estimates_the_mean_and_is_seeded():
+    values = [1.0, 2.0, 3.0, 4.0, 10.0]
+    first, again, other = (stats.bootstrap_mean(values, seed=seed) for seed in (1, 1, 2))
+    assert first.estimate == 4.0 and first.n == 5 and first.samples == 2000
+    assert first == again and first != other
+    assert first.low < 4.0 < first.high
+
+
+def test_bootstrap_mean_agrees_with_the_t_interval_on_normal_data():
+    values = np.random.default_rng(0).normal(5, 2, size=20)
+    half = 2.093 * values.std(ddof=1) / math.sqrt(20)  # t quantile of 19 degrees of freedom
+    result = stats.bootstrap_mean(values, seed=0, samples=20_000)
+    assert result.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert result.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_resampling_in_chunks_changes_nothing(monkeypatch):
+    values = np.arange(30.0)
+    whole = stats.bootstrap_mean(values, seed=3)
+    monkeypatch.setattr(stats, "CHUNK_DRAWS", 100)
+    assert stats.bootstrap_mean(values, seed=3) == whole
+
+
+def test_one_unit_has_no_interval_and_json_has_no_nan():
+    result = stats.bootstrap_mean([2.5], seed=0)
+    assert result.as_json("loss") == {"loss": 2.5, "loss_interval": [None, None]}
+    json.dumps(result.as_dict(), allow_nan=False)
+    assert not result.excludes(0.0)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [[1.0]]])
+def test_unusable_values_are_refused(values):
+    with pytest.raises(ValueError):
+        stats.bootstrap_mean(values, seed=0)
+
+
+def test_ratio_weighs_documents_by_their_bytes():
+    result = stats.ratio_bootstrap([10.0, 30.0], [10, 10], seed=0)
+    assert result.estimate == 2.0
+    assert stats.ratio_bootstrap([1.0, 90.0], [1, 30], seed=0).estimate == pytest.approx(91 / 31)  # not 2
+
+
+def test_paired_difference_removes_shared_difficulty():
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 10, size=200)
+    first, second = hard + 0.3 + generator.normal(0, 0.5, 200), hard
+    paired = stats.paired_difference(first, second, seed=0)
+    alone = stats.bootstrap_mean(first, seed=0)
+    assert paired.excludes(0.0)
+    assert (alone.high - alone.low) > 10 * (paired.high - paired.low)
+
+
+def test_block_interval_is_wider_where_neighbours_depend():
+    generator = np.random.default_rng(0)
+    slow = np.repeat(generator.normal(size=100), 50)  # dependence of 50 units
+    ones = np.ones(len(slow))
+    block = stats.block_ratio(slow, ones, block=100, seed=0)
+    naive = stats.ratio_bootstrap(slow, ones, seed=0)
+    assert block.estimate == pytest.approx(naive.estimate)
+    assert (block.high - block.low) > 4 * (naive.high - naive.low)
+    assert block.n == 50
+
+
+def test_block_ratio_draws_every_place_of_the_ring_equally():
+    values = np.zeros(40)
+    values[0] = 40.0  # the first unit is drawn as often as one in the middle
+    result = stats.block_ratio(values, np.ones(40), block=10, seed=0, samples=4000)
+    assert result.estimate == 1.0 and result.low == 0.0 and result.high >= 3.0
+
+
+def test_share_of_all_wins_is_the_exact_interval():
+    four = stats.bootstrap_share([1, 1, 1, 1], seed=0)
+    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0  # 0.398: four of four proves nothing
+    assert not four.excludes(0.5)
+    assert stats.bootstrap_share([1] * 6, seed=0).excludes(0.5)
+    assert not stats.bootstrap_share([0.5] * 50, seed=0).excludes(0.5)
+
+
+def test_wilson_by_hand():
+    result = stats.wilson(8, 10)  # (0.8 + 0.1921) / 1.3842 -+ 1.4160 * sqrt(0.016 + 0.0096)
+    assert (result.low, result.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert stats.wilson(0, 10).low == 0.0 and stats.wilson(10, 10).high == 1.0
+    with pytest.raises(ValueError):
+        stats.wilson(3, 2)
+
+
+def test_sign_test_by_hand():
+    assert stats.sign_test(9, 1) == pytest.approx(2 * 11 / 1024)
+    assert stats.sign_test(5, 5) == 1.0 and stats.sign_test(0, 0) == 1.0
+
+
+def test_two_hundred_prompts_tell_sixty_percent_from_fifty():
+    assert stats.detectable_share(200) == pytest.approx(0.599, abs=1e-3)
+    assert stats.detectable_share(3) == 1.0
+
+
+def coverage(measure, draw, truth: float, repetitions: int) -> float:
+    results = [measure(draw(np.random.default_rng(i)), i) for i in range(repetitions)]
+    return sum(r.low <= truth <= r.high for r in results) / repetitions
+
+
+def documents(generator):
+    bytes_ = generator.integers(20, 400, size=60)
+    return bytes_ * generator.gamma(4, 0.5, size=60), bytes_
+
+
+CASES = {
+    "mean of 10": (
+        lambda v, i: stats.bootstrap_mean(v, seed=i, samples=600),
+        lambda g: g.normal(size=10),
+        0.0,
+    ),
+    "win rate of 40": (
+        lambda v, i: stats.bootstrap_share(v, seed=i, samples=600),
+        lambda g: g.choice([0, 0.5, 1], p=[0.2, 0.2, 0.6], size=40),
+        0.7,
+    ),
+    "ratio of 60": (lambda v, i: stats.ratio_bootstrap(*v, seed=i, samples=600), documents, 2.0),
+    "wilson of 100": (lambda v, i: stats.wilson(int(v), 100), lambda g: g.binomial(100, 0.7), 0.7),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_coverage_is_near_the_level(name):
+    measure, draw, truth = CASES[name]
+    assert 0.90 <= coverage(measure, draw, truth, 300) <= 0.99  # standard error 0.013 at 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_coverage_in_many_repetitions(name):
+    measure, draw, truth = CASES[name]
+    assert 0.93 <= coverage(measure, draw, truth, 4000) <= 0.97  # standard error 0.003
+
+
+@pytest.mark.slow
+def test_block_coverage_of_a_dependent_text():
+    def draw(generator):
+        noise, values = generator.normal(size=4000), np.zeros(4000)
+        for i in range(1, 4000):
+            values[i] = 0.9 * values[i - 1] + noise[i]
+        return values
+
+    covered = coverage(
+        lambda v, i: stats.block_ratio(v, np.ones(4000), block=100, seed=i, samples=400), draw, 0.0, 400
+    )
+    naive = coverage(lambda v, i: stats.bootstrap_mean(v, seed=i, samples=200), draw, 0.0, 100)
+    assert covered >= 0.90 and naive < 0.5

@@ -1,0 +1,273 @@
+"""Local text files and tables: which files a name means, their digest, and their documents and rows.
+
+Nothing here imports `datasets` (1 to 2 s). Every mistake is a DataError that names the file and place.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import glob
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+
+from toolkit.data import storyworld
+from toolkit.recipe.errors import DataError
+from toolkit.recipe.schema import DataSource
+
+STORYWORLD = "storyworld"
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+PIECE_BYTES = 1 << 20
+_GLOB = re.compile(r"[*?\[]")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+
+Row = tuple[str, dict[str, Any]]
+Position = Callable[[int], None]
+"""Told how many bytes of a file were read since the last call: what a progress bar counts."""
+
+
+def is_local(name: str) -> bool:
+    """Say whether a name means files: a suffix, a leading . / or ~, a glob, two folders, or it exists."""
+    if name == STORYWORLD:
+        return False
+    if name.startswith((".", "/", "~")) or _GLOB.search(name) or Path(name).exists():
+        return True
+    if "@" in name and _HUB_ID.fullmatch(name):
+        return False
+    # Hub names carry dots too (`org/corpus-v1.5`): a file's suffix begins with a letter.
+    return name.count("/") > 1 or "\\" in name or bool(re.search(r"\.[A-Za-z]\w{1,7}$", name))
+
+
+def resolve(source: DataSource) -> list[Path] | None:
+    """Return the files a local source names, sorted; None for storyworld and hub datasets.
+
+    Raises:
+        DataError: a missing file, a glob without match, an empty file, a suffix that is not read.
+    """
+    check(source)
+    name = source.name
+    if not is_local(name):
+        return None
+    paths = _expand(name)
+    for path in paths:
+        _check_file(path)
+    return paths
+
+
+def check(source: DataSource) -> None:
+    """Raise DataError for a setting that has no effect on this kind of source; reads nothing."""
+    name = source.name
+    if is_local(name):
+        kind, useless = "a local file", ("config", "flawed_share", "temperature")
+        if source.split not in (None, "all"):
+            raise DataError(f"local files have no split {source.split!r}, only `all`", where=name,
+                            fix="leave `split` out")
+    elif name == STORYWORLD:
+        kind, useless = "storyworld", ("split", "field")
+    elif _HUB_ID.fullmatch(name):
+        kind, useless = "a hub dataset", ("flawed_share", "temperature")
+    else:
+        raise DataError("this is neither a file nor the name of a hub dataset", where=name,
+                        fix="give storyworld, a path or glob, or owner/name[@revision]")
+    for key in useless:
+        if getattr(source, key) is not None:
+            raise DataError(f"`{key}` has no effect on {kind}", where=name, fix=f"leave `{key}` out")
+
+
+def hub_name(source: DataSource) -> tuple[str, str | None]:
+    """Return (owner/name, revision) of a hub source."""
+    name, _, revision = source.name.partition("@")
+    return name, revision or None
+
+
+def digest(source: DataSource) -> str:
+    """Return what identifies the content of a source: of the files' bytes, the generator, or the revision."""
+    paths = resolve(source)
+    if paths is None:
+        if source.name == STORYWORLD:
+            return f"{STORYWORLD}:{storyworld.digest()}"
+        return f"hub:{source.name}"
+    total = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{total.hexdigest()}"
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that says how a file is read (`.jsonl.gz` as one), lower case."""
+    return ".jsonl.gz" if path.name.lower().endswith(".jsonl.gz") else path.suffix.lower()
+
+
+def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
+    """Yield the text of one file in pieces of about a megabyte, every character as it is.
+
+    Raises:
+        DataError: not UTF-8, or a NUL byte, with the byte's offset.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(PIECE_BYTES):
+            nul = chunk.find(b"\0")
+            if nul >= 0:
+                raise DataError(f"not text: a NUL byte at byte {offset + nul}", where=str(path),
+                                fix="give UTF-8 text (UTF-16 must be converted first)")
+            text = _decode(decoder, chunk, path, offset=offset)
+            offset += len(chunk)
+            if position:
+                position(len(chunk))
+            if text:
+                yield text
+        _decode(decoder, b"", path, offset=offset, final=True)
+
+
+def rows(path: Path, position: Position | None = None, *, only: str | None = None) -> Iterator[Row]:
+    """Yield (place, row) of a table; the place is `file:line` or `file:row n`.
+
+    Of a Parquet file that has the column `only`, nothing else is read.
+
+    Raises:
+        DataError: a line that is not JSON or not an object, a damaged archive or Parquet file.
+    """
+    if suffix_of(path) == ".parquet":
+        return _parquet_rows(path, position, only)
+    return _json_rows(path, position)
+
+
+def column(row: dict[str, Any], name: str, *, place: str) -> str:
+    """Return a text column of a row; DataError where it is missing or not text."""
+    if name not in row:
+        names = ", ".join(sorted(row)) or "none"
+        close = difflib.get_close_matches(name, row, n=1)
+        raise DataError(f"there is no column {name!r}; the columns are: {names}", where=place,
+                        fix=f"set `field: {close[0] if close else '<column>'}` in the data source")
+    value = row[name]
+    if not isinstance(value, str):
+        raise DataError(f"column {name!r} holds {_kind(value)} where text belongs", where=place,
+                        fix="name the column that holds the text with `field`")
+    return value
+
+
+def size_bytes(paths: list[Path]) -> int:
+    """Return the bytes on disk of all files: what `position` counts up to."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def _expand(name: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise DataError("this is a folder", where=name, fix=f"give a glob such as {name.rstrip('/')}/*.txt")
+    if path.exists() or not _GLOB.search(name):
+        return [path]
+    paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+    if not paths:
+        raise DataError("no file matches this pattern", where=name,
+                        fix=_inside(Path(_GLOB.split(str(path))[0])))
+    return paths
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise DataError("this file does not exist", where=str(path), fix=_similar(path))
+    if not path.is_file():
+        raise DataError("this is not a file", where=str(path), fix="give a path to a file, or a glob")
+    if suffix_of(path) not in SUFFIXES:
+        raise DataError(f"files ending in {path.suffix or 'no suffix'} are not read", where=str(path),
+                        fix=f"give one of {' '.join(SUFFIXES)}")
+    if not path.stat().st_size:
+        raise DataError("this file is empty", where=str(path), fix="remove it or name another file")
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either; paths are relative to the current folder"
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"did you mean {path.parent / close[0]}?" if close else _inside(path)
+
+
+def _inside(path: Path) -> str:
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist"
+    names = sorted(entry.name for entry in folder.iterdir() if suffix_of(entry) in SUFFIXES)
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    return f"{folder} holds {shown}" if names else f"{folder} holds no {' '.join(SUFFIXES)} file"
+
+
+def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, *, offset: int,
+            final: bool = False) -> str:
+    pending = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(chunk, final)
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text: byte {offset - pending + error.start} cannot be decoded",
+                        where=str(path), fix="convert the file to UTF-8, for example with iconv") from None
+
+
+def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
+    with open(path, "rb") as raw:
+        file: BinaryIO = gzip.open(raw) if suffix_of(path) == ".jsonl.gz" else raw  # type: ignore[assignment]
+        seen = 0
+        try:
+            for number, line in enumerate(file, start=1):
+                if position and not number % 64:
+                    # Of the file on disk: an archive's progress is in compressed bytes.
+                    position(raw.tell() - seen)
+                    seen = raw.tell()
+                if line.strip():
+                    yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+        except (EOFError, gzip.BadGzipFile, OSError) as error:
+            raise DataError(f"the archive is damaged: {error}", where=str(path),
+                            fix="fetch the file again") from None
+        if position:
+            position(raw.tell() - seen)
+
+
+def _json_object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+        json.dumps(row, ensure_ascii=False).encode() if b"\\ud" in line.lower() else None
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 text: byte {error.start} of the line", where=place,
+                        fix="convert the file to UTF-8") from None
+    except UnicodeEncodeError:
+        raise DataError("the line holds half of a surrogate pair, which is not text", where=place,
+                        fix="remove the broken \\ud... escape") from None
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", where=place, fix="each line must be one JSON object") from None
+    if not isinstance(row, dict):
+        raise DataError(f"a JSON object belongs here, not {_kind(row)}", where=place,
+                        fix='write each line as {"text": ...}')
+    return row
+
+
+def _parquet_rows(path: Path, position: Position | None, only: str | None) -> Iterator[Row]:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number, size, total = 0, path.stat().st_size, max(file.metadata.num_rows, 1)
+        columns = [only] if only in file.schema_arrow.names else None
+        for batch in file.iter_batches(batch_size=256, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:row {number}", row
+            if position:
+                position(size * batch.num_rows // total)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"not a readable Parquet file: {error}", where=str(path),
+                        fix="fetch the file again") from None
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "null", str: "text", list: "a list", dict: "an object", bool: "true or false",
+             int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)

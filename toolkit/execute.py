@@ -1,0 +1,394 @@
+"""Running recipes: one in this process (and in its fellow ranks), or a folder, each in its own process."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json as json_format
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from toolkit.data import files as data_files
+from toolkit.recipe import reader
+from toolkit.recipe.errors import RunError, ToolkitError, UsageError
+from toolkit.recipe.reader import LoadedRecipe
+from toolkit.recipe.schema import DataSource, StageRecipe
+from toolkit.runs import directory, facts, files, lock, pipeline, processes, progress, references, switches
+from toolkit.stages import STAGES
+
+# They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
+ONE_PROCESS = frozenset({"tokenizer", "corpus"})
+_PARENT = "TOOLKIT_PARENT"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says besides the recipe."""
+
+    runs_dir: Path
+    fresh: bool = False
+    launch: Path | None = None
+    json: bool = False
+
+
+def run_command(path: Path | str, overrides: Sequence[str] = (), *, runs_dir: Path | str = "runs",
+                fresh: bool = False, launch: Path | str | None = None, json: bool = False) -> int:
+    """Run a recipe, or all recipes of a folder in the order of their references; returns the exit status.
+
+    Under a launcher this is called on every rank; rank 0 raises and the others return the same status.
+
+    Raises:
+        ToolkitError: what the user can mend.
+    """
+    path, options = Path(path), Options(Path(runs_dir), fresh, Path(launch) if launch else None, json)
+    _live_no_longer_than_parent()
+    with processes.interruptible():
+        try:
+            if options.launch is not None:
+                _check_launch(options.launch)
+            return (_run_folder if path.is_dir() else _run_recipe)(path, overrides, options)
+        except ToolkitError as error:
+            if facts.rank() == 0 or isinstance(error, _OnThisRank):
+                raise
+            return error.exit_status
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+
+class _OnThisRank(ToolkitError):
+    """An error that only a rank other than 0 has seen: it is printed all the same."""
+
+
+def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> int:
+    loaded = reader.load(path, overrides)
+    place = references.below(loaded.name, options.runs_dir)
+    if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
+        status = _start(loaded, options)
+    else:
+        switches.set_variables(loaded.recipe.device)
+        with _stdout_to_stderr():
+            status = _run_here(loaded, options, place)
+    if status == 0 and options.json and facts.rank() == 0:
+        _print_json(_summarize([place]))
+    return status
+
+
+def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
+    """Run one recipe in this process; its fellow ranks do the same."""
+    try:
+        if facts.world_size() > 1:
+            return _run_on_ranks(loaded, options)
+        with ExitStack() as stack:
+            run = _open(loaded, options, stack)
+            if run is not None:
+                _work(loaded.recipe, run)
+                _seal(run)
+        return 0
+    except KeyboardInterrupt:
+        if facts.rank() == 0:
+            start = directory.where_from(place)
+            print(f"{place}: interrupted; the same command goes on from {start}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _open(loaded: LoadedRecipe, options: Options, stack: ExitStack) -> directory.Run | None:
+    recipe = loaded.recipe
+    return stack.enter_context(directory.open_run(
+        loaded, runs_dir=options.runs_dir, fresh=options.fresh, data=data_digests(recipe),
+        before=lambda: _prepare(recipe)))
+
+
+def _run_on_ranks(loaded: LoadedRecipe, options: Options) -> int:
+    """Rank 0 opens and seals the run; all take part in the stage and end with the same status."""
+    from toolkit.runs import ranks  # torch and accelerate: 3 s
+
+    run: directory.Run | None = None
+
+    def open_run() -> dict[str, Any] | None:
+        nonlocal run
+        run = _open(loaded, options, stack)
+        return None if run is None else run.manifest
+
+    with ExitStack() as stack:
+        try:
+            ranks.join()
+            manifest = ranks.decide(open_run)
+            if manifest is None:
+                return 0
+            run = run or directory.Run(loaded, runs_dir=options.runs_dir, content=manifest)
+            if run.is_main or loaded.recipe.stage not in ONE_PROCESS:
+                _work(loaded.recipe, run)
+            ranks.wait()
+            ranks.decide(functools.partial(_seal, run))
+            return 0
+        except ranks.Told as told:
+            return told.status
+        except ToolkitError as error:
+            if facts.rank() == 0:
+                raise
+            ranks.let_rank_0_speak()
+            raise _OnThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _entry(stage: str) -> Callable[[StageRecipe, directory.Run], None]:
+    module, _, name = STAGES[stage][0].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _prepare(recipe: StageRecipe) -> None:
+    """Everything that can refuse before a byte is written: the machine, and the stage's own imports."""
+    from toolkit.runs import environment  # torch: 3 s
+
+    environment.device(recipe.device)
+    _entry(recipe.stage)
+
+
+def _work(recipe: StageRecipe, run: directory.Run) -> None:
+    """Run the stage with the threads that the run began with."""
+    from toolkit.runs import environment
+
+    threads = environment.default_threads(recipe)
+    # With another number of processes the bits differ anyway: then the cores are shared anew.
+    same = run.manifest["world_size"] == facts.world_size() and run.manifest["facts"].get("threads", 0)
+    threads = run.record("threads", threads, keep=0 < same <= facts.cores())
+    environment.configure(recipe, threads=threads)
+    run.record("device", str(environment.device(recipe.device).type))
+    run.record("accelerators", environment.accelerators(), keep=False)
+    try:
+        _entry(recipe.stage)(recipe, run)
+    except Exception as error:
+        if files.disk_full(error):
+            raise files.full_error(run.path) from error
+        if type(error).__name__ == "OutOfMemoryError":
+            fix = "make the micro batch or the model smaller, and start over with --fresh"
+            raise ToolkitError("the GPU's memory is not enough", where=str(run.path), fix=fix) from error
+        raise
+
+
+def _seal(run: directory.Run) -> None:
+    try:
+        lock.seal(run)
+    except OSError as error:
+        if files.disk_full(error):
+            raise files.full_error(run.path) from error
+        raise
+    seconds = files.read_json(run.path / directory.TIMING)["seconds"]
+    print(f"{run.path}: finished and sealed, {progress.duration(seconds)}", file=sys.stderr)
+
+
+def data_digests(recipe: StageRecipe) -> dict[str, str]:
+    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.data": ...}."""
+    return {key: data_files.digest(source) for key, source in _sources(recipe, "")}
+
+
+def _sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
+    if isinstance(value, DataSource):
+        yield key, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _sources(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _sources(item, f"{key}[{index}]")
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what a stage and its libraries print to stderr, C and child processes included."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _live_no_longer_than_parent() -> None:
+    """End with the folder runner, or with the launcher, that started this process."""
+    parent = os.environ.pop(_PARENT, None)
+    if parent is not None:
+        processes.die_with_parent(int(parent))
+    elif "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        processes.die_with_parent()
+
+
+# A folder
+
+
+def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int:
+    if facts.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise UsageError("a folder cannot run under a launcher: each of its stages is a launch of its own",
+                         where=str(folder), fix=f"toolkit run {folder} --launch ACCELERATE.yaml")
+    recipes = pipeline.order(reader.load_folder(folder, overrides))
+    if not options.fresh:
+        _refuse_changed(recipes, options)
+    places = [references.below(loaded.name, options.runs_dir) for loaded in recipes]
+    started = 0
+    for number, (loaded, place) in enumerate(zip(recipes, places, strict=True), 1):
+        head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {place}"
+        if not options.fresh and _is_done(loaded, options):
+            print(f"{head}  finished already", file=sys.stderr, flush=True)
+            continue
+        print(head, file=sys.stderr, flush=True)
+        started += 1
+        status = _start(loaded, options)
+        if status != 0:
+            return _stopped(loaded, place, status, options)
+    if started == 0:
+        print(f"{folder}: everything is finished, nothing to do (--fresh starts over)", file=sys.stderr)
+    _finish(places, options, new=started > 0)
+    return 0
+
+
+def _refuse_changed(recipes: Sequence[LoadedRecipe], options: Options) -> None:
+    """Name every recipe that its run was not made from, before the first stage starts."""
+    lines = []
+    for loaded in recipes:
+        for change in directory.changed_settings(loaded, runs_dir=options.runs_dir):
+            lines.append(f"{references.below(loaded.name, options.runs_dir)}: {change}")
+    if lines:
+        raise RunError("runs that are there were made from other settings:\n    " + "\n    ".join(lines),
+                       fix="put the settings back, name another --runs-dir, or start over with --fresh")
+
+
+def _is_done(loaded: LoadedRecipe, options: Options) -> bool:
+    data = data_digests(loaded.recipe)
+    return directory.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"
+
+
+def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -> int:
+    if status == INTERRUPTED:
+        print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
+    else:
+        command = shlex.join(["toolkit", *_arguments(loaded, options)])
+        print(f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays. The same command goes "
+              f"on there; this stage alone:\n  {command}", file=sys.stderr)
+    return status
+
+
+def _arguments(loaded: LoadedRecipe, options: Options) -> list[str]:
+    fresh = ["--fresh"] if options.fresh else []
+    return ["run", str(loaded.path), *loaded.overrides, "--runs-dir", str(options.runs_dir), *fresh]
+
+
+def _start(loaded: LoadedRecipe, options: Options) -> int:
+    """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
+    arguments = ["-m", "toolkit", *_arguments(loaded, options)]
+    environment = dict(os.environ)
+    launched = options.launch is not None and loaded.recipe.stage not in ONE_PROCESS
+    if launched:
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
+        arguments = [*launcher, *arguments]
+    else:
+        environment[_PARENT] = str(os.getpid())
+    sys.stdout.flush()
+    # stdout stays free for the one JSON object.
+    child = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=sys.__stderr__,
+                             preexec_fn=processes.die_with_parent if launched else None)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        _pass_on(child, launched)
+        return INTERRUPTED
+    return 128 - status if status < 0 else status
+
+
+def _pass_on(child: subprocess.Popen, launched: bool) -> None:
+    """Interrupt a stage and wait for it: it may be saving a checkpoint. A second signal ends it at once."""
+    try:
+        for process in processes.children(child.pid) if launched else [child.pid]:
+            os.kill(process, signal.SIGINT)
+    except ProcessLookupError:
+        pass
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        child.kill()
+        child.wait()
+
+
+def _check_launch(path: Path) -> None:
+    """Refuse a launch configuration that is not there, or that starts something else than it says."""
+    if facts.world_size() > 1 or "LOCAL_RANK" in os.environ:
+        raise UsageError("--launch under a launcher", where=str(path), fix="use one of them")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot be read: {error}", where=str(path),
+                         fix="write one with `accelerate config --config_file FILE`") from None
+    if not isinstance(content, dict):
+        raise UsageError("is not an Accelerate configuration", where=str(path),
+                         fix="write one with `accelerate config --config_file FILE`")
+    mpi = (content.get("mpirun_config") or {}).get("mpirun_hostfile")
+    if content.get("distributed_type") == "MULTI_CPU" and (content.get("num_processes") or 1) > 1 and not mpi:
+        raise UsageError("MULTI_CPU without mpirun: Accelerate would silently start a single process",
+                         where=str(path), fix="set num_processes: 1, or use torchrun --nproc-per-node N")
+
+
+# What is shown at the end
+
+
+def _summarize(places: Sequence[Path]) -> dict[str, Any]:
+    from toolkit.report import summary
+
+    return summary.summarize(list(places))
+
+
+def _print_json(value: Any) -> None:
+    print(json_format.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _finish(places: Sequence[Path], options: Options, *, new: bool) -> None:
+    """Show the numbers of a folder on stderr, write its page, and with --json print one object."""
+    from toolkit.report import summary
+
+    numbers = _summarize(places)
+    summary.show(numbers)
+    page = Path(os.path.commonpath([place.parent for place in places])) / "report.html"
+    if new or not page.exists():
+        from toolkit.report.page import write_report  # matplotlib: 0.5 s
+
+        write_report(list(places), page)
+    print(f"report: {page}", file=sys.stderr)
+    if options.json:
+        _print_json(numbers)
+
+
+def verify_command(run: Path | str, *, json: bool = False) -> int:
+    """Rehash a run and all runs it came from, show a table, and return 1 where something differs."""
+    links = lock.chain(Path(run))
+    wrong = [link for link in links if link.problems]
+    table = Table("run", "stage", "files", "", box=None, pad_edge=False)
+    for link in links:
+        word = "[red]differs" if link.problems else "whole"
+        table.add_row(str(_near(link.path)), link.stage or "-", str(link.files), word)
+    Console(stderr=True).print(table)
+    for link in wrong:
+        for problem in link.problems:
+            print(f"{_near(link.path)}: {problem}", file=sys.stderr)
+    if json:
+        rows = [{"run": str(_near(link.path)), "stage": link.stage, "files": link.files,
+                 "problems": link.problems} for link in links]
+        _print_json({"run": str(run), "whole": not wrong, "chain": rows})
+    return 1 if wrong else 0
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

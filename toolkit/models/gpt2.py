@@ -1,0 +1,70 @@
+"""A GPT-2 with random weights, exactly as transformers knows it, from a named random stream."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from toolkit.models.shape import flops_per_token, num_parameters, padded_vocabulary
+from toolkit.recipe.schema import ModelSettings
+from toolkit.runs.streams import derive
+
+__all__ = ["build", "flops_per_token", "num_parameters", "padded_vocabulary", "parameters"]
+
+INITIAL_STD = 0.02
+"""Standard deviation of the initial weights (Radford et al., 2019)."""
+
+
+def build(
+    settings: ModelSettings, *, vocab_size: int, seed: int, end_id: int, pad_id: int | None = None
+) -> GPT2LMHeadModel:
+    """Return a GPT-2 with random weights, in fp32 on the CPU, embeddings tied to the head.
+
+    Every parameter draws from its own stream of `seed`, and the global generator is left as it was: the
+    same settings and seed give bitwise the same model whatever was drawn before.
+
+    The vocabulary is padded to a multiple of 64. The added rows start at zero and stay in the softmax,
+    so whatever probability they get counts against the model in every loss and every measurement;
+    training makes them improbable within some hundred steps. `generation_config.suppress_tokens` names
+    them, so that `generate` never draws one, not even from an untrained model.
+    """
+    rows = padded_vocabulary(vocab_size)
+    config = GPT2Config(
+        vocab_size=rows, n_positions=settings.n_positions, n_embd=settings.n_embd,
+        n_layer=settings.n_layer, n_head=settings.n_head, activation_function=settings.activation,
+        resid_pdrop=settings.dropout, embd_pdrop=settings.dropout, attn_pdrop=settings.dropout,
+        initializer_range=INITIAL_STD, bos_token_id=end_id, eos_token_id=end_id, pad_token_id=pad_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # the constructor draws from the global generator
+        model = GPT2LMHeadModel(config)
+    _initialise(model, seed)
+    with torch.no_grad():
+        model.transformer.wte.weight[vocab_size:] = 0
+    if rows > vocab_size:
+        model.generation_config.suppress_tokens = list(range(vocab_size, rows))
+    return model
+
+
+@torch.no_grad()
+def _initialise(model: GPT2LMHeadModel, seed: int) -> None:
+    """Draw all weights as GPT-2 does: N(0, 0.02), residual projections smaller by sqrt(2 * layers).
+
+    Norms stay at one and biases at zero, as their constructors left them (Radford et al., 2019,
+    section 2.3: 1/sqrt(N) for N residual additions).
+    """
+    residual_std = INITIAL_STD / math.sqrt(2 * model.config.n_layer)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            (nn.init.zeros_ if name.endswith("bias") else nn.init.ones_)(parameter)
+            continue
+        generator = torch.Generator().manual_seed(derive(seed, "initial weights", name))
+        std = residual_std if name.endswith("c_proj.weight") else INITIAL_STD
+        parameter.normal_(0.0, std, generator=generator)
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of trained numbers of a built model; tied tensors count once."""
+    return sum(parameter.numel() for parameter in model.parameters())

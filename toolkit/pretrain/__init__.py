@@ -1,0 +1,1 @@
+"""Pretraining: a GPT-2 from random weights on token shards."""

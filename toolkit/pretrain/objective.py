@@ -1,0 +1,61 @@
+"""The training loss of a language model as one module, so that it compiles and distributes as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+
+CAUSAL_ATTENTION = "toolkit_causal"
+
+
+def causal_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **settings
+) -> tuple[Tensor, None]:
+    """Attend to the past of unpadded rows, (rows, heads, length, width of a head), without a mask.
+
+    GPT-2 passes position ids, which makes transformers build a dense mask under torch.compile, and a dense
+    mask loses the flash kernels. Only right for training: no padding, no cache.
+    """
+    attended = functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, dropout_p=settings.get("dropout", 0.0), scale=settings.get("scaling")
+    )
+    return attended.transpose(1, 2), None
+
+
+AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
+
+
+@contextmanager
+def attention_for_training(model: PreTrainedModel) -> Iterator[None]:
+    """Attend without a mask inside the block; the configuration is as before afterwards."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(CAUSAL_ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+class TrainingLoss(nn.Module):
+    """Mean cross-entropy in nats of each token given the ones before it.
+
+    Args:
+        model: a GPT-2.
+        bf16: compute in bfloat16 by autocast; weights, softmax and loss stay in fp32.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, bf16: bool):
+        super().__init__()
+        self.model, self.bf16 = model, bf16
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the loss, a scalar, of token ids (rows, length + 1)."""
+        with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            hidden = self.model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
+            logits = self.model.lm_head(hidden).flatten(0, 1)  # (rows * length, vocabulary)
+        return functional.cross_entropy(logits.float(), rows[:, 1:].flatten())

@@ -1,0 +1,157 @@
+"""AdamW, and Muon for the matrices of the blocks; their state as named tensors.
+
+Legend: layers = matrices of one shape, stacked; inputs, outputs = sides of a matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from toolkit.recipe.schema import OptimizerSettings
+
+ADAM_LEARNING_RATE_WITH_MUON = 3e-3
+MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+
+def build(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
+    """Return the optimizers of a GPT-2; each group's `peak` is its highest learning rate.
+
+    Matrices decay, norms and biases do not (Brown et al., 2020, as in nanoGPT).
+    """
+    named = list(model.named_parameters())
+    matrices = [(name, parameter) for name, parameter in named if is_block_matrix(name, parameter)]
+    muon = settings.name == "muon"
+    rate = settings.learning_rate
+    if muon:
+        rate = settings.adam_learning_rate or ADAM_LEARNING_RATE_WITH_MUON
+        named = [(name, parameter) for name, parameter in named if not is_block_matrix(name, parameter)]
+    groups = [
+        {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers: list[Optimizer] = [
+        AdamW(groups, lr=rate, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True)
+    ]
+    if muon:
+        optimizers.append(Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def is_block_matrix(name: str, parameter: Tensor) -> bool:
+    """Say whether a parameter is a matrix inside a transformer block, which Muon takes."""
+    return ".h." in name and parameter.ndim == 2
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the `Conv1D` matrices of GPT-2.
+
+    As torch.optim.Muon with its default adjustment of the learning rate, except:
+    * `Conv1D` holds (inputs, outputs), so the factor sqrt(max(1, outputs / inputs)) reads the sides the
+      other way round; torch's would give c_fc half of its step, and mlp.c_proj twice as much;
+    * the query, key and value matrices that `c_attn` holds side by side are orthogonalised one by one;
+    * matrices of one shape go through the iteration together: one call instead of one per layer.
+
+    Args:
+        named: (name, parameter) of the matrices.
+    """
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, steps: int = 5
+    ):
+        named = list(named)
+        groups = [
+            {"params": [p for name, p in named if "c_attn" in name], "parts": 3},
+            {"params": [p for name, p in named if "c_attn" not in name], "parts": 1},
+        ]
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM, "steps": steps}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all matrices that have a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer = state["momentum_buffer"]
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"])  # Nesterov
+                for part, piece in zip(
+                    parameter.chunk(group["parts"], dim=1), update.chunk(group["parts"], dim=1), strict=True
+                ):
+                    by_shape.setdefault(part.shape, []).append((part, piece))
+            for shape, pairs in by_shape.items():
+                inputs, outputs = shape
+                scale = math.sqrt(max(1.0, outputs / inputs))
+                directions = orthogonalise(torch.stack([piece for _, piece in pairs]), group["steps"])
+                for (part, _), direction in zip(pairs, directions, strict=True):
+                    part.mul_(1 - group["lr"] * group["weight_decay"])
+                    part.add_(direction, alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
+    """Move every singular value near one (0.7 to 1.2), singular vectors kept: (layers, inputs, outputs).
+
+    In bf16 on a GPU, as the method was tuned; in fp32 on a CPU, where that is not slower at these sizes.
+    """
+    a, b, c = NEWTON_SCHULZ
+    values = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    tall = values.shape[1] > values.shape[2]
+    if tall:
+        values = values.transpose(1, 2)
+    values = values / values.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = values @ values.transpose(1, 2)
+        values = torch.baddbmm(values, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), values, beta=a)
+    return (values.transpose(1, 2) if tall else values).to(matrices.dtype)
+
+
+def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Set every learning rate to its peak times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str, Tensor]:
+    """Return the whole state as {"parameter:key": tensor} on the CPU, for safetensors.
+
+    Everything else about an optimizer follows from the recipe and the step.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tensors = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for key, value in optimizer.state[parameter].items():
+                    tensors[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `state_tensors` gave, bitwise; KeyError where a parameter's state is missing."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for full, tensor in tensors.items():
+        name, _, key = full.rpartition(":")
+        by_name.setdefault(name, {})[key] = tensor
+    for optimizer in optimizers:
+        content: dict[str, Any] = optimizer.state_dict()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        content["state"] = {place: by_name[names[id(p)]] for place, p in enumerate(parameters)}
+        optimizer.load_state_dict(content)

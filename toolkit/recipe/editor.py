@@ -1,0 +1,76 @@
+"""The JSON schema of recipes, with which editors complete and check them as they are written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from toolkit.recipe import mirror
+from toolkit.recipe.schema import Recipe
+
+DEFAULT = Path("recipes/recipe.schema.json")
+_TYPES = {"bool": "boolean", "int": "integer", "float": "number", "text": "string", "null": "null",
+          "mapping": "object"}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of every stage; `trainer:` of sft, reward and dpo lists TRL's own keys."""
+    described = TypeAdapter(Recipe).json_schema()
+    definitions = described["$defs"]
+    for name, definition in definitions.items():
+        if name.endswith("Recipe"):
+            what = "A recipe whose settings hold where this one does not set them."
+            definition["properties"]["base"] = {"type": "string", "description": what}
+    for stage in mirror.CONFIGS:
+        definition = definitions[f"{stage.capitalize()}Recipe"]
+        definition["properties"]["trainer"] = {
+            "type": "object", "additionalProperties": False,
+            "description": f"Settings of trl.{mirror.CONFIGS[stage]}; what is not set keeps TRL's default.",
+            "properties": {key: _field(mirror.fields(stage)[key]) for key in mirror.settable(stage)},
+        }
+    # A recipe with `base:` may leave out what its base gives.
+    for definition in definitions.values():
+        definition.pop("title", None)
+    for member in described["oneOf"]:
+        name = member["$ref"].rpartition("/")[2]
+        definitions[name]["required"] = ["stage"]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "toolkit recipe"}
+    return {**head, **described}
+
+
+def _field(described: dict[str, Any]) -> dict[str, Any]:
+    kinds = described["types"]
+    plain = [_TYPES[kind] for kind in kinds if kind in _TYPES]
+    lists = [{"type": "array", "items": _choices({"type": _TYPES[kind[8:]]}, described)}
+             for kind in kinds if kind.startswith("list of ")]
+    options = [_choices({"type": kind}, described) for kind in plain] + lists
+    body = options[0] if len(options) == 1 else {"anyOf": options}
+    return {**body, "default": described["default"]}
+
+
+def _choices(body: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    if body["type"] == "string" and "choices" in described:
+        return {"enum": described["choices"]}
+    return body
+
+
+def text() -> str:
+    """The schema as it is stored."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def schema_command(*, output: str | None = None) -> int:
+    """Write the schema to a file or to stdout."""
+    if output is None and DEFAULT.exists():
+        output = str(DEFAULT)
+    if output is None or output == "-":
+        sys.stdout.write(text())
+        return 0
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(text(), encoding="utf-8")
+    print(f"written: {output}", file=sys.stderr)
+    return 0

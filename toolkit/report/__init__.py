@@ -1,0 +1,1 @@
+"""What a folder of runs gave: a summary for the terminal and a self-contained page."""

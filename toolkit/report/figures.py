@@ -1,0 +1,189 @@
+"""Figures of the report, drawn by matplotlib as SVG."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
+BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "toolkit",
+}
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """Return the rows of a run's metrics.jsonl, an empty list where there is none."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def series(rows: Sequence[dict], key: str, over: str = "step") -> tuple[list[float], list[float]]:
+    """Return the (x, y) of every row that has both `over` and `key`."""
+    pairs = [
+        (row[over], row[key]) for row in rows if row.get(key) is not None and row.get(over) is not None
+    ]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def smooth(values: Sequence[float], half_life: float = 4.0) -> list[float]:
+    """Return the exponential moving average, corrected for its start."""
+    decay = 0.5 ** (1 / half_life)
+    total = weight = 0.0
+    smoothed = []
+    for value in values:
+        total, weight = decay * total + value, decay * weight + 1.0
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def pretraining(rows: Sequence[dict], numbers: dict) -> str | None:
+    """Draw training loss and held-out bits per byte over tokens, the entropy floor and the start."""
+    tokens, loss = series(rows, "loss", "tokens")
+    held_tokens, held = series(rows, "bits_per_byte", "tokens")
+    if not tokens and not held_tokens:
+        return None
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+        left.plot(tokens, loss, color=BLUE, alpha=0.3, linewidth=1)
+        left.plot(tokens, smooth(loss), color=BLUE)
+        _label(left, "Training loss", "tokens seen", "nats per token")
+        right.plot(held_tokens, held, color=BLUE, marker="o", markersize=4, label="held-out text")
+        for key, colour, words in (
+            ("untrained_bits_per_byte", MUTED, "untrained"),
+            ("entropy_floor_bits_per_byte", GREEN, "exact entropy floor"),
+        ):
+            if numbers.get(key) is not None:
+                right.axhline(numbers[key], color=colour, linestyle="--", linewidth=1.5)
+                right.annotate(
+                    f"{words} {numbers[key]:.2f}",
+                    (1, numbers[key]),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(0, 4),
+                    textcoords="offset points",
+                    ha="right",
+                    color=colour,
+                )
+        right.set_ylim(bottom=0)
+        _label(right, "Bits per byte, held out", "tokens seen", "")
+        for axes in (left, right):
+            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        return _svg(figure)
+
+
+def tuning(curves: Sequence[tuple[str, Sequence[dict], str, float | None]]) -> str | None:
+    """Draw small multiples: (title, rows, key, level to compare with or None) each."""
+    drawn = [(title, series(rows, key), level) for title, rows, key, level in curves]
+    drawn = [entry for entry in drawn if entry[1][0]]
+    if not drawn:
+        return None
+    colours = [BLUE, ORANGE, GREEN, VIOLET, ROSE, INK]
+    columns = min(3, len(drawn))
+    count = -(-len(drawn) // columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            count, columns, figsize=(10, 2.9 * count), layout="constrained", squeeze=False
+        )
+        for axes in grid.flat[len(drawn) :]:
+            axes.set_visible(False)
+        for axes, (title, (steps, values), level), colour in zip(
+            grid.flat, drawn, colours * count, strict=False
+        ):
+            if len(values) > 12:
+                axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
+                axes.plot(steps, smooth(values), color=colour)
+            else:
+                axes.plot(steps, values, color=colour, marker="o", markersize=4)
+            if level is not None:
+                axes.axhline(level, color=MUTED, linestyle="--", linewidth=1.5)
+            _label(axes, title, "step", "")
+        return _svg(figure)
+
+
+def win_rates(rows: Sequence[tuple[str, dict]], baseline: str) -> str | None:
+    """Draw each model's win rate with its 95% interval, and the line of one half."""
+    if not rows:
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(10, 0.9 + 0.55 * len(rows)), layout="constrained")
+        for place, (_, rate) in enumerate(rows):
+            colour = MUTED if rate["low"] <= 0.5 <= rate["high"] else GREEN if rate["low"] > 0.5 else ROSE
+            axes.plot([rate["low"], rate["high"]], [place, place], color=colour, linewidth=5, alpha=0.4)
+            axes.plot(rate["estimate"], place, "o", color=colour, markersize=9)
+            axes.annotate(
+                f"{rate['estimate']:.0%}",
+                (rate["high"], place),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                color=colour,
+                fontweight="bold",
+            )
+        axes.axvline(0.5, color=INK, linewidth=1)
+        axes.set_xlim(0, 1.06)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.grid(axis="y", visible=False)
+        _label(axes, f"Win rate against {baseline}, 95% interval", "", "")
+        return _svg(figure)
+
+
+def seconds(stages: dict[str, float]) -> str | None:
+    """Draw where the time went, one bar a stage."""
+    if not stages:
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(10, 0.7 + 0.32 * len(stages)), layout="constrained")
+        bars = axes.barh(list(stages), list(stages.values()), color=BLUE, height=0.6)
+        axes.bar_label(bars, fmt="%.0f s", padding=4, color=INK)
+        axes.invert_yaxis()
+        axes.margins(x=0.08)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_xticks([])
+        return _svg(figure)
+
+
+def _label(axes: Axes, title: str, below: str, side: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(below)
+    axes.set_ylabel(side)
+
+
+def _svg(figure: Figure) -> str:
+    """Return the drawing as an `<svg>` element (no XML head), the same bytes for the same numbers."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

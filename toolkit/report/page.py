@@ -1,0 +1,250 @@
+"""The report as one HTML file that needs nothing else: no script, no font, no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from toolkit.report import figures
+from toolkit.report.summary import interval_text, summarize, win_rate_text
+from toolkit.runs import lock
+from toolkit.runs.directory import write_atomic
+
+PAGE = Environment(
+    loader=PackageLoader("toolkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+
+
+def write_report(runs: Sequence[Path], output: Path) -> Path:
+    """Write the report of sealed runs to `output`, whole or not at all, and return the path."""
+    summary = summarize(runs)
+    stages = summary["stages"]
+    sections = [
+        *(_pretrain_section(path, stages[path.name]) for path in _of_kind(runs, stages, "pretrain")),
+        *(_tuning_section(path, stages[path.name]) for path in _of_kind(runs, stages, "sft", "reward", "dpo")),
+        *(_ppo_section(path, stages[path.name]) for path in _of_kind(runs, stages, "ppo")),
+        _win_rate_section(stages),
+        _samples_section(summary["samples"]),
+        _seconds_section(stages),
+    ]
+    folder = runs[0].parent.name if runs else output.stem
+    text = PAGE.get_template("page.html.j2").render(
+        title=f"{folder}: from text to an aligned model" if len(runs) > 1 else f"{folder}/{runs[0].name}",
+        lead="A language model predicts the next word, again and again, with chance. This page shows what "
+        "this one learned at each stage, and how sure the numbers are.",
+        cards=_cards(stages),
+        sections=[_complete(section) for section in sections if section],
+        provenance=_provenance(runs),
+        environment=_environment(runs),
+        numbers=json.dumps(summary, indent=2, ensure_ascii=False),
+    )
+    write_atomic(output, text)
+    return output
+
+
+def _of_kind(runs: Sequence[Path], stages: dict, *kinds: str) -> list[Path]:
+    return [path for path in runs if stages[path.name].get("stage") in kinds]
+
+
+def _complete(section: dict) -> dict:
+    return {"figure": None, "table": None, "samples": [], "note": "", "text": ""} | section
+
+
+def _cards(stages: dict) -> list[dict]:
+    cards = []
+    for row in stages.values():
+        if row.get("stage") == "pretrain" and row.get("bits_per_byte") is not None:
+            floor = row.get("entropy_floor_bits_per_byte")
+            label = "bits per byte of unseen text" + (f"; the exact floor is {floor:.3f}" if floor else "")
+            cards.append({"value": f"{row['bits_per_byte']:.3f}", "label": label})
+        if row.get("stage") == "reward" and row.get("accuracy") is not None:
+            bayes = row.get("bayes_accuracy")
+            label = "reward model's accuracy" + (f"; at best {bayes:.1%} (Bayes)" if bayes else "")
+            cards.append({"value": f"{row['accuracy']:.1%}", "label": label})
+    for name, row in stages.items():
+        rate = row.get("win_rate")
+        if rate and row.get("stage") in ("dpo", "ppo"):
+            label = f"{name} wins against {_baseline(stages)}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
+            cards.append({"value": f"{rate['estimate']:.0%}", "label": label})
+    return cards
+
+
+def _baseline(stages: dict) -> str:
+    return next((name for name, row in stages.items() if row.get("is_baseline")), "the baseline")
+
+
+def _pretrain_section(path: Path, row: dict) -> dict:
+    floor = row.get("entropy_floor_bits_per_byte")
+    text = "It read text and learned to predict each next token. "
+    if floor is not None:
+        text += (
+            "The text comes from a world whose probabilities are known, so the best possible value is known "
+            "exactly: no model can stay below the floor, in expectation."
+        )
+    return {
+        "id": path.name,
+        "title": f"{path.name}: learning to predict",
+        "text": text,
+        "figure": figures.pretraining(figures.read_metrics(path), row),
+        "table": {
+            "head": ["", "untrained", "trained [95% interval]", "exact floor", "parameters", "tokens per second"],
+            "rows": [
+                [
+                    "bits per byte",
+                    interval_text(row, "untrained_bits_per_byte"),
+                    interval_text(row, "bits_per_byte"),
+                    interval_text(row, "entropy_floor_bits_per_byte"),
+                    f"{row['parameters']:,}" if row.get("parameters") else "-",
+                    f"{row['tokens_per_second']:,.0f}" if row.get("tokens_per_second") else "-",
+                ]
+            ],
+        },
+    }
+
+
+def _tuning_section(path: Path, row: dict) -> dict | None:
+    rows = figures.read_metrics(path)
+    bayes = row.get("bayes_accuracy")
+    curves = {
+        "sft": [("Training loss, nats per token", rows, "loss", None)],
+        "reward": [
+            ("Training loss, nats per pair", rows, "loss", None),
+            ("Training accuracy", rows, "accuracy", bayes),
+            ("Held-out accuracy", rows, "held_out_accuracy", bayes),
+        ],
+        "dpo": [
+            ("Training loss, nats per pair", rows, "loss", None),
+            ("Accuracy of implicit rewards", rows, "rewards/accuracies", None),
+            ("Margin of implicit rewards", rows, "rewards/margins", None),
+        ],
+    }[row["stage"]]
+    text = {
+        "sft": "Conversations taught it to answer instead of going on.",
+        "reward": "A reward model learned from pairs of answers which one is preferred. The dashed line is "
+        "what the best possible model would reach, for the annotator is noisy.",
+        "dpo": "Direct preference optimization moved the model towards preferred answers without a reward model.",
+    }[row["stage"]]
+    if row["stage"] == "reward" and bayes is None:
+        text = "A reward model learned from pairs of answers which one people preferred."
+    figure = figures.tuning(curves)
+    if figure is None:
+        return None
+    section = {"id": path.name, "title": f"{path.name}: {TITLES[row['stage']]}", "text": text, "figure": figure}
+    if row["stage"] == "reward":
+        section["table"] = {
+            "head": ["held-out pairs", "accuracy [95% interval]", "Bayes accuracy", "pairs"],
+            "rows": [
+                [
+                    path.name,
+                    interval_text(row, "accuracy", percent=True),
+                    interval_text(row, "bayes_accuracy", percent=True),
+                    str(row.get("n", "-")),
+                ]
+            ],
+        }
+    return section
+
+
+TITLES = {
+    "sft": "learning to answer",
+    "reward": "learning what people prefer",
+    "dpo": "aligned by preferences",
+}
+
+
+def _ppo_section(path: Path, row: dict) -> dict:
+    rows = figures.read_metrics(path)
+    curves = [
+        ("Score of the reward model", rows, "score", None),
+        ("KL to the start, nats an answer", rows, "kl", None),
+        ("Length of answers, tokens", rows, "length", None),
+        ("Share of answers that end", rows, "ended", None),
+        ("Clipped share of tokens", rows, "clip_fraction", None),
+        ("Entropy, nats per token", rows, "entropy", None),
+    ]
+    return {
+        "id": path.name,
+        "title": f"{path.name}: aligned by reinforcement learning",
+        "text": "The model wrote answers, the reward model scored them, and the policy moved towards higher "
+        "scores while the KL divergence held it near its start.",
+        "figure": figures.tuning(curves),
+    }
+
+
+def _win_rate_section(stages: dict) -> dict | None:
+    measured = [(name, row) for name, row in stages.items() if row.get("win_rate") or row.get("is_baseline")]
+    if not measured:
+        return None
+    baseline = _baseline(stages)
+    rates = [(name, row["win_rate"]) for name, row in measured if row.get("win_rate")]
+    judge = next((row["judge"] for row in stages.values() if isinstance(row.get("judge"), dict)), {})
+    table_rows = []
+    for name, row in measured:
+        ended = row.get("ended")
+        table_rows.append(
+            [
+                name,
+                win_rate_text(row),
+                interval_text(row, "kl_to_baseline", digits=2),
+                interval_text(row, "mean_length", digits=1),
+                "-" if ended is None else f"{ended:.0%}",
+                interval_text(row, "bits_per_byte"),
+            ]
+        )
+    accuracy = interval_text(judge, "accuracy", percent=True)
+    return {
+        "id": "win-rates",
+        "title": "Who gives the better answer?",
+        "text": f"Each model and {baseline} answered the same prompts, none of which was ever trained on; the "
+        f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
+        "figure": figures.win_rates(rates, baseline),
+        "table": {
+            "head": ["model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte"],
+            "rows": table_rows,
+        },
+        "note": "Intervals are bootstraps over prompts. KL in nats an answer; length in tokens."
+        + (f" The judge's own accuracy: {accuracy}." if accuracy != "-" else ""),
+    }
+
+
+def _samples_section(samples: list[dict]) -> dict | None:
+    if not samples:
+        return None
+    return {"id": "samples", "title": "The same prompt, answered by each model", "samples": samples}
+
+
+def _seconds_section(stages: dict) -> dict | None:
+    times = {name: row["seconds"] for name, row in stages.items() if row.get("seconds")}
+    if not times:
+        return None
+    return {
+        "id": "seconds",
+        "title": "Where the time went",
+        "text": f"{sum(times.values()):.0f} seconds together.",
+        "figure": figures.seconds(times),
+    }
+
+
+def _manifest(path: Path) -> dict:
+    return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _provenance(runs: Sequence[Path]) -> dict:
+    rows = []
+    for path in runs:
+        manifest = _manifest(path)
+        rows.append([path.name, manifest["stage"], str(manifest.get("seed", "-")), lock.digest(path)[:16]])
+    return {"head": ["run", "stage", "seed", "seal (sha256)"], "rows": rows}
+
+
+def _environment(runs: Sequence[Path]) -> str:
+    if not runs:
+        return ""
+    facts = _manifest(runs[-1])
+    packages = facts.get("packages") or {}
+    shown = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "trl") if name in packages)
+    parts = [f"Python {facts['python']}" if facts.get("python") else "", shown]
+    return "Made with " + ", ".join(part for part in parts if part) + "."

@@ -1,0 +1,179 @@
+"""The numbers of a folder of runs: one dictionary for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.recipe.errors import RunError
+
+
+def summarize(runs: Sequence[Path]) -> dict:
+    """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
+
+    A stage has what its own evaluation.json says, `stage` and `seconds`; what an evaluate stage measured
+    of a model stands under that model's stage (`stages.dpo.win_rate`, `.kl_to_baseline` ...).
+
+    Raises:
+        RunError: a path that is not a finished run.
+    """
+    stages: dict[str, dict] = {}
+    evaluations = []
+    for path in runs:
+        numbers = _read(path, "evaluation.json", default={})
+        kind = _stage_of(path)
+        row = {"stage": kind, "seconds": _read(path, "timing.json", default={}).get("seconds")}
+        if kind == "evaluate":
+            evaluations.append(numbers)
+            row |= {key: value for key, value in numbers.items() if key != "models"}
+        else:
+            row |= numbers
+        stages[path.name] = row
+    summary: dict = {"stages": stages, "samples": []}
+    for numbers in evaluations:
+        _merge(summary, numbers)
+    return summary
+
+
+def _stage_of(path: Path) -> str:
+    manifest = _read(path, "manifest.json")
+    return manifest["stage"]
+
+
+def _read(path: Path, name: str, *, default: dict | None = None) -> dict:
+    try:
+        return json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if default is not None:
+            return default
+        raise RunError(
+            f"there is no {name}", where=str(path), fix="give the directory of a finished run"
+        ) from None
+
+
+def _merge(summary: dict, numbers: dict) -> None:
+    """Put what an evaluate stage measured of each model beside that model's own numbers."""
+    prompts: dict[str, dict[str, str]] = {}
+    for name, measured in numbers.get("models", {}).items():
+        row = summary["stages"].setdefault(name, {})
+        for key, value in measured.items():
+            if key == "samples":
+                for sample in value:
+                    prompts.setdefault(sample["prompt"], {})[name] = sample["answer"]
+            elif key in row and key.startswith("bits_per_byte"):
+                continue  # the stage's own measurement, on the same documents
+            else:
+                row[key] = value
+    summary["samples"] += [{"prompt": prompt, "answers": answers} for prompt, answers in prompts.items()]
+
+
+def interval_text(row: dict, key: str, *, percent: bool = False, digits: int = 3) -> str:
+    """Return `0.912 [0.897, 0.926]` for a key with its `<key>_interval`, `-` where it was not measured."""
+    value = row.get(key)
+    if value is None:
+        return "-"
+    scale, digits, sign = (100, 1, "%") if percent else (1, digits, "")
+    text = f"{value * scale:.{digits}f}{sign}"
+    bounds = row.get(f"{key}_interval")
+    if bounds is None:
+        return text
+    return f"{text} [{bounds[0] * scale:.{digits}f}, {bounds[1] * scale:.{digits}f}]"
+
+
+def win_rate_text(row: dict) -> str:
+    """Return `71.5% [66.0, 77.0]`, with the verdict where it is `no verdict`."""
+    rate = row.get("win_rate")
+    if rate is None:
+        return "baseline" if row.get("is_baseline") else "-"
+    text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+    return f"{text} (no verdict)" if rate.get("verdict") == "no verdict" else text
+
+
+def show(summary: dict, *, console: Console | None = None) -> None:
+    """Print the summary as tables on stderr."""
+    console = console or Console(stderr=True, highlight=False)
+    stages = summary["stages"]
+    for name, row in stages.items():
+        if row.get("stage") == "pretrain":
+            console.print(_pretrain_table(name, row))
+        if row.get("stage") == "reward":
+            console.print(_reward_table(name, row))
+    aligned = [name for name, row in stages.items() if row.get("win_rate") or row.get("is_baseline")]
+    if aligned:
+        console.print(_win_rate_table(stages, aligned))
+        console.print(_judge_line(stages))
+    for sample in summary["samples"][:1]:
+        console.print(_sample_panel(sample))
+    times = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in stages.items() if row.get("seconds"))
+    total = sum(row.get("seconds") or 0 for row in stages.values())
+    if times:
+        console.print(Text(f"seconds: {times}; together {total:.0f}", style="dim"))
+
+
+def _pretrain_table(name: str, row: dict) -> Table:
+    table = Table(title=f"{name}: bits per byte of held-out text (less is better)", title_justify="left")
+    for column in ("untrained", "trained [95% interval]", "exact entropy floor"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        interval_text(row, "untrained_bits_per_byte"),
+        interval_text(row, "bits_per_byte"),
+        interval_text(row, "entropy_floor_bits_per_byte"),
+    )
+    return table
+
+
+def _reward_table(name: str, row: dict) -> Table:
+    table = Table(title=f"{name}: which of two held-out answers was preferred?", title_justify="left")
+    for column in ("accuracy [95% interval]", "Bayes accuracy of the annotator", "pairs"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        interval_text(row, "accuracy", percent=True),
+        interval_text(row, "bayes_accuracy", percent=True),
+        str(row.get("n", "-")),
+    )
+    return table
+
+
+def _win_rate_table(stages: dict, names: list[str]) -> Table:
+    baseline = next((name for name in names if stages[name].get("is_baseline")), "the baseline")
+    counts = {stages[name]["win_rate"]["n"] for name in names if stages[name].get("win_rate")}
+    prompts = "/".join(str(count) for count in sorted(counts))
+    table = Table(title=f"win rate against {baseline} on {prompts} unseen prompts", title_justify="left")
+    columns = ("model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    for name in names:
+        row = stages[name]
+        ended = row.get("ended")
+        table.add_row(
+            name,
+            win_rate_text(row),
+            interval_text(row, "kl_to_baseline", digits=2),
+            interval_text(row, "mean_length", digits=1),
+            "-" if ended is None else f"{ended:.0%}",
+            interval_text(row, "bits_per_byte"),
+        )
+    return table
+
+
+def _judge_line(stages: dict) -> Text:
+    judge = next((row["judge"] for row in stages.values() if row.get("judge")), None)
+    if not isinstance(judge, dict):
+        return Text("")
+    accuracy = interval_text(judge, "accuracy", percent=True)
+    words = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
+    return Text(f"{words}; length in tokens, KL in nats an answer", style="dim")
+
+
+def _sample_panel(sample: dict) -> Panel:
+    body = Text()
+    for name, answer in sample["answers"].items():
+        body.append(f"{name}: ", style="bold")
+        body.append(answer.strip() + "\n")
+    return Panel(body, title=Text(sample["prompt"].strip()), title_align="left")

@@ -1,0 +1,125 @@
+"""manifest.json: what went into a run, so that another input is noticed and the result can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from toolkit.runs import facts, files, lock, references
+
+RECIPE = "recipe.yaml"
+RESOLVED = "resolved.yaml"
+
+
+def settings(recipe: BaseModel) -> dict[str, Any]:
+    """Return every effective setting, defaults filled in, except `run`, which is only the place."""
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key != "run"}
+
+
+def inputs(recipe: BaseModel, *, path: Path, runs_dir: Path,
+           data: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what decides whether a run is the same run: settings, parents' lock digests, data digests.
+
+    Raises:
+        RunError: a parent is not sealed or not there.
+    """
+    parents = {}
+    for key, reference in references.find(recipe).items():
+        found = references.resolve(reference, runs_dir=runs_dir)
+        if isinstance(found, str):
+            parents[key] = {"kind": "hub", "reference": reference, "digest": reference}
+            continue
+        # Relative to the run, so that both can be copied or moved together.
+        owner = lock.run_of(found)
+        place = Path(os.path.relpath((owner or found).resolve(), path.resolve())).as_posix()
+        if owner is not None:
+            parents[key] = {"kind": "run", "path": place, "digest": lock.digest(owner)}
+        else:
+            parents[key] = {"kind": "folder", "path": place, "digest": lock.folder_digest(found)}
+    return {"settings": settings(recipe), "parents": parents, "data": dict(data or {})}
+
+
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Return {dotted key: leaf} of nested mappings and lists; an empty one is a leaf."""
+    if isinstance(value, dict) and value:
+        pairs = [(f"{key}.{name}" if key else str(name), item) for name, item in value.items()]
+    elif isinstance(value, list) and value:
+        pairs = [(f"{key}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {key: value}
+    return {place: leaf for name, item in pairs for place, leaf in flatten(item, name).items()}
+
+
+def settings_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the settings that differ, each `key: old -> new`."""
+    before, after = flatten(old), flatten(json.loads(json.dumps(new)))
+    absent = object()
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        first, second = before.get(key, absent), after.get(key, absent)
+        if type(first) is not type(second) and not _both_numbers(first, second) or first != second:
+            shown = ["(not set)" if value is absent else json.dumps(value) for value in (first, second)]
+            lines.append(f"{key}: {shown[0]} -> {shown[1]}")
+    return lines
+
+
+def _both_numbers(first: Any, second: Any) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return which settings, parents and data differ between two `inputs`, each `key: old -> new`."""
+    lines = settings_differences(old["settings"], new["settings"])
+    for key in sorted(old["parents"].keys() & new["parents"].keys()):
+        first, second = old["parents"][key], new["parents"][key]
+        if first["digest"] != second["digest"] and second["kind"] != "hub":
+            # A reference that was renamed shows as a setting already; what counts here are the bytes.
+            lines.append(f"{key}: another parent ({second['kind']} {second['path']}): "
+                         f"{first['digest'][:12]} -> {second['digest'][:12]}")
+    for key in sorted(old["data"].keys() & new["data"].keys()):
+        if old["data"][key] != new["data"][key]:
+            lines.append(f"{key}: other data: {_short(old['data'][key])} -> {_short(new['data'][key])}")
+    return lines
+
+
+def _short(digest: str) -> str:
+    return digest if len(digest) <= 24 else f"{digest[:12]}..."
+
+
+def create(loaded: Any, *, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run that starts now; `given` are its `inputs`."""
+    return {
+        "format": lock.FORMAT,
+        "name": name,
+        "stage": loaded.recipe.stage,
+        "recipe": files.sha256(loaded.text),
+        "settings": files.sha256(json.dumps(given["settings"], sort_keys=True)),
+        "inputs": given,
+        "seeds": {"root": loaded.recipe.seed},
+        **facts.collect(),
+        "facts": {},
+        "resumed": [],
+    }
+
+
+def environment_differences(manifest: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs from the environment that the run last went on in, each `key: old -> new`."""
+    before = {key: manifest[key] for key in now}
+    if manifest["resumed"]:
+        before = manifest["resumed"][-1]
+    return settings_differences(before, now)
+
+
+def resolved(manifest: dict[str, Any]) -> str:
+    """Return resolved.yaml: every effective setting, and what was chosen while running under `effective`."""
+    text = yaml.safe_dump(manifest["inputs"]["settings"], sort_keys=False, allow_unicode=True)
+    head = "# Every setting, defaults filled in; `effective` is what the machine and the data decided.\n"
+    if manifest["facts"]:
+        text += yaml.safe_dump({"effective": manifest["facts"]}, sort_keys=False, allow_unicode=True)
+    return head + text

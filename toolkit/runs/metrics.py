@@ -1,0 +1,90 @@
+"""metrics.jsonl: one line a log step, appended; a line that a kill cut off is dropped on resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from toolkit.runs import files
+
+
+class Metrics:
+    """Appends to metrics.jsonl of a run; only the main process writes.
+
+    Args:
+        path: the file; made with the first line.
+        active: whether this process writes.
+        seconds_before: seconds of earlier attempts, so that `time` goes on after a resume.
+    """
+
+    def __init__(self, path: Path, *, active: bool = True, seconds_before: float = 0.0,
+                 clock: Callable[[], float] = time.monotonic):
+        self.path, self._active, self._clock = path, active, clock
+        self._start = clock() - seconds_before
+        self._handle: TextIO | None = None
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append {"step", "time" (seconds since the start), **values}; NaN is written as the text "nan"."""
+        if not self._active:
+            return
+        row = {"step": int(step), "time": round(self._clock() - self._start, 3)}
+        row.update({key: _plain(value) for key, value in values.items()})
+        if self._handle is None:
+            _drop_cut_line(self.path)
+            self._handle = open(self.path, "a", encoding="utf-8")
+        self._handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._handle.flush()
+
+    def truncate(self, step: int) -> None:
+        """Drop the lines after `step`: a resumed run writes them again."""
+        self.close()
+        if self._active and self.path.exists():
+            kept = [row for row in read(self.path) if row["step"] <= step]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            files.write_atomic(self.path, text)
+
+    def close(self) -> None:
+        """Flush to the disk and close; the next `log` opens the file again."""
+        if self._handle is not None:
+            self._handle.flush()
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+            self._handle = None
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl in order; a last line that was cut off is left out."""
+    if not Path(path).exists():
+        return []
+    rows = []
+    for line in Path(path).read_bytes().split(b"\n")[:-1]:
+        if line:
+            rows.append(json.loads(line))
+    return rows
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Cut a file back to its last whole line, so that the next line does not join on to half of one."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numbers of numpy and torch into JSON; a number that is no number stays visible as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,101 @@
+"""Processes that do not outlive the one that started them, and signals that end a run in order."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+_SAME_SIGNAL_SECONDS = 1.0
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Make the kernel kill this process when its parent ends, however that ends.
+
+    Usable as the initializer of a pool of processes and as `preexec_fn`. Elsewhere than on Linux a thread
+    looks once a second.
+
+    Args:
+        parent: the process id that the parent must have; if it is gone already this process ends at once.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
+    if _LIBC is None:
+        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+class _Interrupts:
+    """Signals belong to the process, so there is one of these."""
+
+    deferred = False  # a stage looks at `stop_requested` between steps
+    requested = False
+    last = -math.inf
+
+
+def stop_requested() -> bool:
+    """Say whether SIGINT or SIGTERM arrived; from the first call on the first signal only sets this.
+
+    A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
+    The second signal ends the stage at once. With several processes it stays false and signals end the
+    stage at once: the processes would see the signal at different steps and wait for each other.
+    """
+    _Interrupts.deferred = os.environ.get("WORLD_SIZE", "1") == "1"
+    return _Interrupts.requested
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    now, before = time.monotonic(), _Interrupts.last
+    _Interrupts.last = now
+    if now - before < _SAME_SIGNAL_SECONDS:
+        return
+    if _Interrupts.deferred and not _Interrupts.requested:
+        _Interrupts.requested = True
+        print("\nstopping after this step (once more: at once)", file=sys.stderr)
+        return
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM (a cluster's way to stop a job) end the block like Ctrl-C: with KeyboardInterrupt.
+
+    Signals within a second count once: Ctrl-C comes from the terminal, from the folder runner and from
+    torchrun.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Interrupts.deferred, _Interrupts.requested, _Interrupts.last = False, False, -math.inf
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started and that still run; Linux only, else the process itself."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()] or [pid]
+    except OSError:
+        return [pid]

@@ -1,0 +1,96 @@
+"""What a recipe refers to: a run (`runs/...`), a local folder, or a model of the Hub (`id@revision`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from toolkit.recipe.errors import RunError
+from toolkit.runs import lock
+
+# The settings that name another run, a folder or a hub id. `judge: gold` is a name of the storyworld.
+KEYS = frozenset({"tokenizer", "tokens", "model", "reward_model", "models", "baseline", "judge"})
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+
+
+def find(recipe: BaseModel) -> dict[str, str]:
+    """Return {key: reference} of all references of a recipe, such as {"model": "runs/tiny/sft"}."""
+    return {key: text for key, text in _strings(recipe, "", False) if text != "gold"}
+
+
+def _strings(value: Any, key: str, wanted: bool) -> Iterator[tuple[str, str]]:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            place = f"{key}.{name}" if key else name
+            yield from _strings(getattr(value, name), place, name in KEYS)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _strings(item, f"{key}[{index}]", wanted)
+    elif wanted and isinstance(value, str):
+        yield key, value
+
+
+def run_path(reference: str, runs_dir: Path) -> Path | None:
+    """Return the directory of `runs/...` below the runs directory; None where it is no such reference.
+
+    Raises:
+        RunError: the name leads out of the runs directory.
+    """
+    if not reference.startswith("runs/"):
+        return None
+    return below(reference.removeprefix("runs/"), runs_dir)
+
+
+def below(name: str, runs_dir: Path) -> Path:
+    """Return `runs_dir/name`; refuses an empty name, an absolute one, and one with `..`."""
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise RunError(f"{name!r} is not a name below the runs directory", where=str(runs_dir),
+                       fix="write it like tiny/dpo")
+    return Path(runs_dir) / Path(*parts)
+
+
+def resolve(reference: str, *, runs_dir: Path) -> Path | str:
+    """Return the directory of a sealed run, a local folder, or a hub id as it is written.
+
+    A folder that is a run directory, or lies in one, must belong to a sealed run. Nothing is hashed here:
+    see lock.require_unchanged.
+
+    Raises:
+        RunError: an unsealed or missing run, a missing folder, or a text that is no hub id.
+    """
+    path = run_path(reference, runs_dir)
+    if path is None and Path(reference).is_dir():
+        path = Path(reference)
+        if lock.run_of(path) is None:
+            return path
+    if path is not None:
+        # A folder inside a run (a checkpoint) is as good as its run; a missing one is said to be missing.
+        lock.require_sealed((lock.run_of(path) if path.is_dir() else None) or path)
+        return path
+    if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
+        raise RunError("there is no such folder, and it is not the id of a model on the Hub", where=reference,
+                       fix="write runs/NAME, a path, or id@revision")
+    return reference
+
+
+def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
+    """Return (path or hub id, revision) of a model: a run's model/, a model folder, or a hub id.
+
+    Raises:
+        RunError: as `resolve`; also a run that has no model.
+    """
+    found = resolve(reference, runs_dir=runs_dir)
+    if isinstance(found, str):
+        name, _, revision = found.partition("@")
+        return name, revision or None
+    if not lock.is_run(found):
+        return str(found), None
+    if not (found / "model").is_dir():
+        raise RunError("the run has no model", where=str(found),
+                       fix="name a pretrain, sft, reward, dpo or ppo run")
+    return str(found / "model"), None

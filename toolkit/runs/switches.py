@@ -1,0 +1,27 @@
+"""Environment variables that must be set before the Hugging Face libraries and CUDA are loaded."""
+
+from __future__ import annotations
+
+import os
+
+_ALWAYS = {
+    # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    # The tokenizer's own threads deadlock after a fork (DataLoader workers), and it warns about it each time.
+    "TOKENIZERS_PARALLELISM": "false",
+    # cuBLAS sums in a fixed order only with a workspace of fixed size; read when CUDA starts.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+def set_variables(device: str = "auto") -> None:
+    """Set the variables of this process and of those it starts; what is set already stays.
+
+    Args:
+        device: the recipe's setting; `cpu` keeps Accelerate from taking a GPU.
+    """
+    for name, value in _ALWAYS.items():
+        os.environ.setdefault(name, value)
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"

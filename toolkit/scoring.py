@@ -1,0 +1,199 @@
+"""Exact log-probabilities of texts and answers under a causal language model: each token exactly once.
+
+Shapes: `rows` texts of a batch, `length` tokens of its longest, `scored` positions that are asked for,
+`vocabulary` entries of the head. Padding lies to the right, where a causal model does not look, so no
+mask is needed. The whole head counts, its padded entries too: probability that a model wastes on them is
+lost, as it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from toolkit.recipe.errors import ToolkitError
+
+LOGITS_AT_ONCE = 2**25
+"""Numbers of one block of logits (128 MB in fp32): the head of GPT-2 on 8192 positions would take 1.6 GB."""
+
+PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
+"""Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One forward row: `inputs` (length,), and the `targets` of its last positions."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+def score_documents(
+    model: PreTrainedModel,
+    documents: Sequence[np.ndarray | list[int]],
+    *,
+    prefix_id: int | None,
+    end_id: int | None,
+    window: int,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return each document's sum of -log p in nats, (documents,) float64.
+
+    Args:
+        model: a causal language model; set to eval mode meanwhile.
+        documents: token ids of each document, without its end.
+        prefix_id: what the model sees before the first token (end-of-text as start). With None the
+            first token of a document has no context and is not scored.
+        end_id: the end of a document, scored as its last token; None scores no end.
+        window: tokens that the model sees at once, at most its n_positions.
+        stride: tokens that the window moves on (default half of it): every token but the first window's has
+            at least `window - stride` tokens before it.
+        batch_tokens: tokens of one forward pass, padding included; the sums differ by rounding only.
+        progress: called with the number of tokens scored so far, once a batch.
+
+    Raises:
+        ToolkitError: a window longer than the model, or a stride longer than the window.
+    """
+    stride = stride or max(1, window // 2)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and window > limit:
+        raise ToolkitError(f"a window of {window} tokens is longer than the model's {limit} positions",
+                           fix=f"give a window of at most {limit}")  # fmt: skip
+    if not 1 <= stride <= window:
+        raise ToolkitError(f"a stride of {stride} tokens leaves gaps between windows of {window}",
+                           fix=f"give a stride between 1 and {window}")  # fmt: skip
+    rows: list[_Row] = []
+    owners: list[int] = []
+    for index, document in enumerate(documents):
+        before = [] if prefix_id is None else [prefix_id]
+        after = [] if end_id is None else [end_id]
+        sequence = np.concatenate([before, np.asarray(document), after]).astype(np.int64)
+        windows = list(_windows(sequence, window, stride))
+        rows.extend(windows)
+        owners.extend([index] * len(windows))
+    sums = [0.0] * len(rows)
+    for row, logprobs in _score_rows(model, rows, batch_tokens, progress):
+        sums[row] = -float(logprobs.sum(dtype=np.float64))
+    return np.bincount(np.asarray(owners, dtype=np.int64), weights=sums, minlength=len(documents))
+
+
+def answer_logprobs(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    answer_ids: Sequence[Sequence[int]],
+    *,
+    batch_examples: int = 64,
+) -> list[np.ndarray]:
+    """Return log p of every token of each answer given its prompt and the answer so far, float32.
+
+    Raises:
+        ToolkitError: an empty prompt, or prompt and answer together longer than the model.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    rows = []
+    for index, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+        if not len(prompt):
+            raise ToolkitError(f"example {index} has an empty prompt", fix="give at least one token")
+        sequence = np.concatenate([np.asarray(prompt), np.asarray(answer)]).astype(np.int64)
+        if limit is not None and len(sequence) - 1 > limit:
+            raise ToolkitError(
+                f"example {index}: prompt and answer have {len(sequence)} tokens, the model takes {limit}",
+                fix="shorten max_prompt_tokens or max_new_tokens",
+            )
+        rows.append(_Row(sequence[:-1], sequence[len(prompt) :]))
+    longest = max((len(row.inputs) for row in rows), default=1)
+    results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    for row, logprobs in _score_rows(model, rows, batch_examples * longest):
+        results[row] = logprobs
+    return results
+
+
+def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
+    """Cut a sequence into rows of at most `window` inputs; their targets are sequence[1:], once each."""
+    scored = 1  # the first target: position 0 is context
+    start = 0
+    while scored < len(sequence):
+        end = min(start + window, len(sequence) - 1)
+        yield _Row(sequence[start:end], sequence[scored : end + 1])
+        scored = end + 1
+        start += stride
+
+
+def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
+    """Group rows of like length, longest first: memory that is not enough fails at once."""
+    order = sorted((index for index, row in enumerate(rows) if len(row.targets)),
+                   key=lambda index: -len(rows[index].inputs))  # fmt: skip
+    start = 0
+    while start < len(order):
+        longest = len(rows[order[start]].inputs)
+        count = max(1, batch_tokens // longest)
+        yield order[start : start + count]
+        start += count
+
+
+@torch.no_grad()
+def _score_rows(
+    model: PreTrainedModel,
+    rows: Sequence[_Row],
+    batch_tokens: int,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (row, log p of its targets) in any order. The model's mode is as before afterwards."""
+    training = model.training
+    model.eval()
+    done = 0
+    try:
+        for batch in _batches(rows, batch_tokens):
+            logprobs = _score_batch(model, [rows[index] for index in batch])
+            offset = 0
+            for index in batch:
+                count = len(rows[index].targets)
+                yield index, logprobs[offset : offset + count]
+                offset += count
+            done += offset
+            if progress:
+                progress(done)
+    finally:
+        model.train(training)
+
+
+def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
+    """Return log p of the targets of all rows, one after another, (scored,) float32."""
+    length = max(len(row.inputs) for row in batch)
+    # any id will do to the right of the text; transformers warns where it is the padding id
+    filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
+    inputs = np.full((len(batch), length), filler, dtype=np.int64)
+    positions = []
+    for place, row in enumerate(batch):
+        inputs[place, : len(row.inputs)] = row.inputs
+        end = place * length + len(row.inputs)
+        positions.append(np.arange(end - len(row.targets), end))
+    device = model.get_input_embeddings().weight.device
+    input_ids = torch.from_numpy(inputs).to(device)  # (rows, length)
+    index = torch.from_numpy(np.concatenate(positions)).to(device)  # (scored,)
+    targets = torch.from_numpy(np.concatenate([row.targets for row in batch])).to(device)  # (scored,)
+    if model.config.model_type in PLAIN_HEADS:
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        values, head = hidden.flatten(0, 1)[index], model.get_output_embeddings()
+    else:
+        logits = model(input_ids=input_ids, use_cache=False).logits
+        values, head = logits.flatten(0, 1)[index], torch.nn.Identity()
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    block = max(1, LOGITS_AT_ONCE // vocabulary)
+    parts = [
+        _target_logprobs(head(values[at : at + block]), targets[at : at + block])
+        for at in range(0, len(targets), block)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log softmax in fp32, of the targets alone: (scored, vocabulary), (scored,) -> (scored,)."""
+    logits = logits.float()
+    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)

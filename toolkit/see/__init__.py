@@ -1,0 +1,1 @@
+"""Seeing what a model does: the next-token distribution, answers, a conversation."""

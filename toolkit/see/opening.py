@@ -1,0 +1,101 @@
+"""A model by any of its names, ready to be asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.data import chat
+from toolkit.models.load import load_causal_lm
+from toolkit.recipe.errors import ToolkitError
+from toolkit.runs import environment, files, lock, references
+
+CONVERSING = ("sft", "dpo", "ppo")
+"""Stages whose models answer; one that was only pretrained has the template, and never saw it used."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A loaded language model, and what is known of it.
+
+    Attributes:
+        positions: tokens of its context, None without a limit.
+        converses: it has a chat template, and no run says that it was never trained on conversations.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    converses: bool
+
+    @property
+    def positions(self) -> int | None:
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def end_id(self) -> int | None:
+        return self.tokenizer.eos_token_id
+
+    def prompt_ids(self, text: str, *, chat: bool) -> list[int]:
+        """Ids of a question in the chat template, or of a text that begins a document.
+
+        A document begins after end-of-text, in training and in scoring; so it does here.
+        """
+        if chat:
+            return chat_ids(self.tokenizer, [{"role": "user", "content": text}])
+        return self.text_ids(text)
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text after the token that begins a document; special tokens in it are plain text."""
+        start = self.tokenizer.bos_token_id
+        start = self.end_id if start is None else start
+        ids = [*([] if start is None else [start]), *chat.encode_text(self.tokenizer, text)]
+        if not ids:
+            raise ToolkitError(
+                "the text is empty and the tokenizer has no token that begins a text",
+                fix="give at least one character",
+            )
+        return ids
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+    """Ids of a conversation and the sign that the model is to answer."""
+    return chat.prompt_ids(tokenizer, messages)
+
+
+def open_model(name: str) -> OpenModel:
+    """Load a sealed run, a checkpoint, a model folder or `hub-id[@revision]`, onto the device that is there.
+
+    Raises:
+        ToolkitError: nothing of that name, or not a language model.
+    """
+    reference = locate(name)
+    model, tokenizer = load_causal_lm(reference, device=environment.device("auto"))
+    stage = stage_of(Path(reference[0]))
+    return OpenModel(model, tokenizer, bool(tokenizer.chat_template) and stage in (None, *CONVERSING))
+
+
+def locate(name: str) -> tuple[str, str | None]:
+    """Where a model lies: (folder or hub id, revision).
+
+    A run must be finished; a checkpoint may be looked at while its run goes on. `runs/...` means below the
+    runs directory in a recipe, and on the command line just what it says.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not lock.is_run(folder):
+        return name, None
+    return references.model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))
+
+
+def stage_of(folder: Path) -> str | None:
+    """The stage of the run that a model folder or a checkpoint lies in, None outside of a run."""
+    run = lock.run_of(folder) if folder.is_dir() else None
+    return files.read_json(run / lock.MANIFEST)["stage"] if run else None
+
+
+def tell(message: str) -> None:
+    """A message for the person; stdout is for answers."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,81 @@
+"""Tokens as text: characters that are cut in two, spaces and line ends that a person can see."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\ufffd"
+VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
+
+
+@cache
+def byte_characters() -> dict[str, int]:
+    """Character -> byte, of the alphabet that byte-level BPE writes its tokens in.
+
+    The printable bytes of Latin-1 stand for themselves, the other 68 for the characters from U+0100 on
+    (Radford et al., 2019; `bytes_to_unicode` of https://github.com/openai/gpt-2/blob/master/src/encoder.py).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The text of one token; part of a character that takes several bytes as `<E3 81>`."""
+    text = tokenizer.decode([token])
+    if REPLACEMENT not in text:
+        return text
+    alphabet, piece = byte_characters(), tokenizer.convert_ids_to_tokens(token)
+    if not all(character in alphabet for character in piece):
+        return text
+    return "<" + " ".join(f"{alphabet[character]:02X}" for character in piece) + ">"
+
+
+def visible(text: str) -> str:
+    """The text with its spaces, line ends and other invisible characters shown."""
+    shown = "".join(VISIBLE.get(character, character) for character in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in shown)
+
+
+def harmless(text: str) -> str:
+    """The text without control characters: what a model writes must not steer a terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else REPLACEMENT for c in text)
+
+
+class StreamDecoder:
+    """Token by token to text that never shows half a character.
+
+    A character of several bytes may be spread over tokens: text is given out when it is whole, and as
+    replacement characters only at the end of the stream. Tokens are decoded together with the piece before
+    them, since some tokenizers drop the space of the first token of a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context, self._shown = 0, 0  # ids from _context are decoded; those before _shown were given out
+
+    def add(self, token: int) -> str:
+        """Return the text that became whole with this token, possibly empty."""
+        self._ids.append(int(token))
+        before, now = self._decode(self._ids[self._context : self._shown]), self._decode(self._rest())
+        if now.endswith(REPLACEMENT) or len(now) <= len(before):
+            return ""
+        self._context, self._shown = self._shown, len(self._ids)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """Return what is left: the start of a character whose end never came."""
+        before, now = self._decode(self._ids[self._context : self._shown]), self._decode(self._rest())
+        self._context = self._shown = len(self._ids)
+        return now[len(before) :]
+
+    def _rest(self) -> list[int]:
+        return self._ids[self._context :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
