@@ -1,4 +1,4 @@
-"""The recipes for 124M parameters, run whole at toy size by overrides alone, and the verbs on what they made."""
+"""The recipes for 124M parameters, run whole at toy size by overrides alone; then the verbs on the runs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from toolkit.report.page import write_report
 from toolkit.report.summary import summarize
 
 ROOT = Path(__file__).parent.parent
-WORDS = "the a red small old fox bird river tree stone song light under over sings sleeps runs finds likes".split()
+WORDS = "the a red small old fox bird river tree stone song light under over sings sleeps runs finds".split()
 TOY = {
     "tokenizer": ["vocab_size=300"],
     "corpus": ["data.held_out={documents: 0.1}"],
@@ -128,7 +128,9 @@ def test_the_summary_has_its_stable_keys(toy_runs):
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
-    page = write_report([toy_runs / name for name in TOY], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = write_report([toy_runs / name for name in TOY], tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert page.count("<svg") >= 5
     assert "<script" not in page and "<link" not in page and "src=" not in page
     stages = summarize([toy_runs / name for name in TOY])["stages"]
@@ -140,7 +142,13 @@ def test_publish_without_network_leaves_a_loadable_repository(toy_runs, tmp_path
 
     output = tmp_path / "repository"
     done = toolkit(
-        "publish", str(toy_runs / "dpo"), "someone/toy-dpo", "--dry-run", "--output", str(output), cwd=tmp_path
+        "publish",
+        str(toy_runs / "dpo"),
+        "someone/toy-dpo",
+        "--dry-run",
+        "--output",
+        str(output),
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     card = (output / "README.md").read_text(encoding="utf-8")

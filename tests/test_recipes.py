@@ -28,7 +28,15 @@ def test_it_reads(path):
 def test_a_folder_is_in_order_and_whole(folder, stages):
     order = [loaded.recipe.stage for loaded in pipeline.order(load_folder(RECIPES / folder, []))]
     assert sorted(order) == sorted(stages)
-    for earlier, later in (("tokenizer", "corpus"), ("corpus", "pretrain"), ("pretrain", "sft"), ("sft", "reward"), ("reward", "ppo"), ("dpo", "evaluate"), ("ppo", "evaluate")):
+    for earlier, later in (
+        ("tokenizer", "corpus"),
+        ("corpus", "pretrain"),
+        ("pretrain", "sft"),
+        ("sft", "reward"),
+        ("reward", "ppo"),
+        ("dpo", "evaluate"),
+        ("ppo", "evaluate"),
+    ):
         assert order.index(earlier) < order.index(later)
 
 

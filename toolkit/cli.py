@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from toolkit.recipe.errors import ToolkitError, UsageError
+from toolkit.recipe.errors import RecipeError, ToolkitError, UsageError
 from toolkit.verbs import VERBS, did_you_mean
 
 OVERVIEW = """usage: toolkit VERB ...
@@ -104,7 +104,8 @@ def _version() -> str:
 def _tell(error: ToolkitError) -> None:
     """Print an error; of many processes that read the same recipe only the first one does."""
     if os.environ.get("RANK", "0") == "0" or error.exit_status != 2:
-        print(f"error: {error}" if "\n" not in error.what else f"{error}", file=sys.stderr)
+        # The problems of a recipe begin with their place, where editors and terminals look for it.
+        print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

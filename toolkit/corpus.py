@@ -131,9 +131,11 @@ def _append(results: Iterable[tuple[list[_Mark], Encoded]], writer: TokenWriter,
                 if ends:
                     writer.end_document(logprob)
             speed = (writer.tokens - first_tokens) / max(time.monotonic() - began, 1e-9)
-            progress.update(stream.progress()[0], documents=writer.documents, tokens=writer.tokens,
-                            tokens_per_second=round(speed))
+            # Reading is a few batches ahead, so that its end is not the end.
+            progress.update(min(stream.progress()[0], total - 1), documents=writer.documents,
+                            tokens=writer.tokens, tokens_per_second=round(speed))
             yield len(marks)
+        progress.update(total, documents=writer.documents, tokens=writer.tokens)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[tuple[list[_Mark], list[str]]]:

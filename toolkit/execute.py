@@ -32,6 +32,7 @@ from toolkit.stages import STAGES
 # They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
 ONE_PROCESS = frozenset({"tokenizer", "corpus"})
 _PARENT = "TOOLKIT_PARENT"
+PROGRAM = ("-m", "toolkit")
 INTERRUPTED = 130
 
 
@@ -64,6 +65,7 @@ def run_command(path: Path | str, overrides: Sequence[str] = (), *, runs_dir: Pa
         except ToolkitError as error:
             if facts.rank() == 0 or isinstance(error, _OnThisRank):
                 raise
+            processes.let_rank_0_speak()
             return error.exit_status
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -125,22 +127,23 @@ def _run_on_ranks(loaded: LoadedRecipe, options: Options) -> int:
 
     with ExitStack() as stack:
         try:
-            ranks.join()
+            ranks.join(loaded.recipe.device)
             manifest = ranks.decide(open_run)
-            if manifest is None:
-                return 0
-            run = run or directory.Run(loaded, runs_dir=options.runs_dir, content=manifest)
-            if run.is_main or loaded.recipe.stage not in ONE_PROCESS:
-                _work(loaded.recipe, run)
-            ranks.wait()
-            ranks.decide(functools.partial(_seal, run))
+            if manifest is not None:
+                run = run or directory.Run(loaded, runs_dir=options.runs_dir, content=manifest)
+                if run.is_main or loaded.recipe.stage not in ONE_PROCESS:
+                    _work(loaded.recipe, run)
+                ranks.wait()
+                ranks.decide(functools.partial(_seal, run))
+            ranks.leave()
             return 0
         except ranks.Told as told:
+            processes.let_rank_0_speak()
             return told.status
         except ToolkitError as error:
             if facts.rank() == 0:
                 raise
-            ranks.let_rank_0_speak()
+            processes.let_rank_0_speak()
             raise _OnThisRank(error.what, where=error.where, fix=error.fix) from error
 
 
@@ -278,8 +281,8 @@ def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -
         print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
     else:
         command = shlex.join(["toolkit", *_arguments(loaded, options)])
-        print(f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays. The same command goes "
-              f"on there; this stage alone:\n  {command}", file=sys.stderr)
+        print(f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays.\n"
+              f"The same command goes on there; this stage alone:\n  {command}", file=sys.stderr)
     return status
 
 
@@ -290,7 +293,7 @@ def _arguments(loaded: LoadedRecipe, options: Options) -> list[str]:
 
 def _start(loaded: LoadedRecipe, options: Options) -> int:
     """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
-    arguments = ["-m", "toolkit", *_arguments(loaded, options)]
+    arguments = [*PROGRAM, *_arguments(loaded, options)]
     environment = dict(os.environ)
     launched = options.launch is not None and loaded.recipe.stage not in ONE_PROCESS
     if launched:

@@ -152,7 +152,8 @@ def arguments(
         "push_to_hub": False,
     }
     settings = {key: value for key, value in recipe.trainer.items() if key not in OURS}
-    settings.setdefault("gradient_checkpointing", False)  # TRL's True costs 1.5x time
+    if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
+        settings[_checkpointing(config_class)] = False  # TRL's True costs 1.5x time where memory is no problem
     settings.setdefault("dataloader_pin_memory", not on_cpu)
     clash = sorted(settings.keys() & (owned.keys() | WITHOUT_EFFECT))
     if clash:
@@ -166,6 +167,12 @@ def arguments(
         raise ToolkitError(f"trl's {config_class.__name__} refuses the settings: {error}") from error
     run.record("trainer", _effective(config, recipe, settings.keys() | owned.keys()))
     return config, table.dataset().select(order)
+
+
+def _checkpointing(config_class: type[TrainingArguments]) -> str:
+    """The name of activation checkpointing; transformers renamed it in 5.2x and warns of the old one."""
+    names = config_class.__dataclass_fields__
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
 def _effective(config: TrainingArguments, recipe: TrainerRecipe, keys: set[str]) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]) -> dict:
     row["tokens"] = tokens
     if tokens is not None:
         length = _sequence_length(recipe, model)
-        row["flops"] = int(tokens * factor * flops_per_token(model, vocab_size=vocab_size, sequence_length=length))
+        row["flops"] = int(
+            tokens * factor * flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
+        )
     return row
 
 

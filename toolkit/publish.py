@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.runs import lock
-from toolkit.runs.directory import atomic_folder
+from toolkit.runs.files import atomic_folder
 
 CARD = Environment(
     loader=PackageLoader("toolkit", "."), autoescape=False, undefined=StrictUndefined, trim_blocks=True
@@ -102,11 +103,13 @@ def model_card(run: Path, repo_id: str) -> str:
         name=repo_id.split("/")[-1],
         stage=manifest["stage"],
         pipeline_tag="text-classification" if classifier else "text-generation",
-        numbers=[_number(label, key, numbers) for key, label in HEADLINES.items() if _is_number(numbers, key)],
+        numbers=[
+            _number(label, key, numbers) for key, label in HEADLINES.items() if _is_number(numbers, key)
+        ],
         measured=[_win_rate(run, sibling) for sibling in _evaluations(run)],
         recipe=(run / "recipe.yaml").read_text(encoding="utf-8").strip(),
         parents=chain,
-        packages=manifest.get("packages") or {},
+        packages=manifest["versions"],
         seal=lock.digest(run),
         chat=manifest["stage"] in ("sft", "dpo", "ppo"),
         classifier=classifier,
@@ -137,7 +140,9 @@ def _evaluations(run: Path) -> list[Path]:
 def _win_rate(run: Path, evaluation: Path) -> dict:
     measured = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))
     rate = measured["models"][run.name]["win_rate"]
-    baseline = next((name for name, row in measured["models"].items() if row.get("is_baseline")), "its baseline")
+    baseline = next(
+        (name for name, row in measured["models"].items() if row.get("is_baseline")), "its baseline"
+    )
     return {
         "baseline": baseline,
         "judge": (measured.get("judge") or {}).get("name", "unknown"),
@@ -149,19 +154,11 @@ def _win_rate(run: Path, evaluation: Path) -> dict:
 
 
 def _chain(run: Path) -> list[dict]:
-    """Return the run and all it was made from, each with stage and seal, nearest first."""
-    rows, queue, seen = [], [run.resolve()], set()
-    while queue:
-        path = queue.pop(0)
-        if path in seen:
-            continue
-        seen.add(path)
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        rows.append({"name": path.name, "stage": manifest["stage"], "seal": lock.digest(path)[:16]})
-        queue += [
-            Path(os.path.normpath(path / parent["path"])) for parent in (manifest.get("parents") or {}).values()
-        ]
-    return rows
+    """Return the run and all it was made from, each with stage and seal."""
+    return [
+        {"name": link.path.name, "stage": link.stage, "seal": lock.digest(link.path)[:16]}
+        for link in lock.chain(run)
+    ]
 
 
 def _upload(folder: Path, repo_id: str, *, private: bool) -> None:
@@ -170,9 +167,6 @@ def _upload(folder: Path, repo_id: str, *, private: bool) -> None:
     Raises:
         ToolkitError: no network, no token, or a refusal, in the Hub's own words.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)

@@ -24,6 +24,9 @@ PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen
 """Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
 
 
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class _Row:
     """One forward row: `inputs` (length,), and the `targets` of its last positions."""
@@ -43,7 +46,26 @@ def score_documents(
     batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return each document's sum of -log p in nats, (documents,) float64.
+    """Return each document's sum of -log p in nats, (documents,) float64; arguments as `score_tokens`."""
+    nats = score_tokens(
+        model, documents, prefix_id=prefix_id, end_id=end_id, window=window, stride=stride,
+        batch_tokens=batch_tokens, progress=progress,
+    )  # fmt: skip
+    return np.array([document.sum(dtype=np.float64) for document in nats], dtype=np.float64)
+
+
+def score_tokens(
+    model: PreTrainedModel,
+    documents: Sequence[np.ndarray | list[int]],
+    *,
+    prefix_id: int | None,
+    end_id: int | None,
+    window: int,
+    stride: int | None = None,
+    batch_tokens: int = 8192,
+    progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """Return -log p in nats of each token of each document, in order, float32.
 
     Args:
         model: a causal language model; set to eval mode meanwhile.
@@ -69,18 +91,17 @@ def score_documents(
         raise ToolkitError(f"a stride of {stride} tokens leaves gaps between windows of {window}",
                            fix=f"give a stride between 1 and {window}")  # fmt: skip
     rows: list[_Row] = []
-    owners: list[int] = []
-    for index, document in enumerate(documents):
+    firsts = [0]  # the first row of each document, and the end
+    for document in documents:
         before = [] if prefix_id is None else [prefix_id]
         after = [] if end_id is None else [end_id]
         sequence = np.concatenate([before, np.asarray(document), after]).astype(np.int64)
-        windows = list(_windows(sequence, window, stride))
-        rows.extend(windows)
-        owners.extend([index] * len(windows))
-    sums = [0.0] * len(rows)
+        rows.extend(_windows(sequence, window, stride))
+        firsts.append(len(rows))
+    nats: list[np.ndarray] = [_NOTHING] * len(rows)
     for row, logprobs in _score_rows(model, rows, batch_tokens, progress):
-        sums[row] = -float(logprobs.sum(dtype=np.float64))
-    return np.bincount(np.asarray(owners, dtype=np.int64), weights=sums, minlength=len(documents))
+        nats[row] = -logprobs
+    return [np.concatenate([_NOTHING, *nats[firsts[i] : firsts[i + 1]]]) for i in range(len(documents))]
 
 
 def answer_logprobs(
@@ -108,7 +129,7 @@ def answer_logprobs(
             )
         rows.append(_Row(sequence[:-1], sequence[len(prompt) :]))
     longest = max((len(row.inputs) for row in rows), default=1)
-    results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    results: list[np.ndarray] = [_NOTHING] * len(rows)
     for row, logprobs in _score_rows(model, rows, batch_examples * longest):
         results[row] = logprobs
     return results

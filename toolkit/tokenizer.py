@@ -67,6 +67,7 @@ class Limited:
                 self.cut = True
                 return
             text = piece.text[: self.max_characters - self.characters]
+            self.cut = len(text) < len(piece.text)
             self.documents += piece.ends
             self.characters += len(text)
             self.bytes += len(text.encode())
@@ -111,11 +112,15 @@ def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dic
 
 
 def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:
-    with Progress("reading text", total=1000, unit="permille") as progress:
+    _, total, unit = stream.progress()
+    if unit == "byte" and total > limited.max_characters:
+        total, unit = limited.max_characters, "character"
+    with Progress("tokenizer: reading", total, unit) as progress:
         for text in limited:
             yield text
             share = max(limited.characters / limited.max_characters, stream.fraction())
-            progress.update(int(1000 * share), documents=limited.documents, characters=limited.characters)
+            progress.update(min(int(total * share), total - 1), documents=limited.documents)
+        progress.update(total, documents=limited.documents)
     say(f"tokenizer: merging pairs of {limited.characters:,} characters")
 
 

@@ -79,7 +79,8 @@ def check_messages(messages: Sequence[Message], *, where: str | None = None) -> 
                         fix='write it as [{"role": "user", "content": "..."}, ...]')
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise DataError("a message must have `role` and `content`, both text", where=where)
+            raise DataError("a message must have `role` and `content`, both text", where=where,
+                            fix='write it as {"role": "user", "content": "..."}')
         if message.get("role") not in ROLE_TOKENS:
             raise DataError(f"unknown role {message.get('role')!r}", where=where,
                             fix=f"use one of {', '.join(sorted(ROLE_TOKENS))}")

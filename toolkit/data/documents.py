@@ -95,8 +95,7 @@ class Stream:
     def progress(self) -> tuple[int, int, str]:
         """Return (done, total, unit) of the source that will be read through first."""
         meter = max(self._meters, key=Meter.fraction)
-        scale = 10**6 if meter.unit == "MB" else 1
-        return meter.done // scale, meter.total // scale, meter.unit
+        return meter.done, meter.total, meter.unit
 
     def _read(self, index: int) -> Iterator[Piece]:
         source, meter = self.sources[index], self._meters[index]
@@ -106,13 +105,11 @@ class Stream:
 
     def _stories(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
         known = self.log_weights[index]
-        counts = story_counts(source, self.part)
-        config, seed = source.config or "stories", story_seed(self.seed, index)
-        for split, count in counts.items():
-            for row in storyworld.rows(config, seed, split, count):
-                meter.add(1)
-                logprob = None if known is None or row.get("logprob") is None else row["logprob"] + known
-                yield Piece(row["text"], index, True, logprob)
+        for place, row in story_rows(source, "stories", part=self.part, seed=story_seed(self.seed, index)):
+            meter.add(1)
+            text = files.column(row, "text", place=place)
+            logprob = None if known is None or row.get("logprob") is None else row["logprob"] + known
+            yield Piece(text, index, True, logprob)
 
     def _texts(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
         held_out = source.held_out or HeldOut(documents=DEFAULT_HELD_OUT)
@@ -240,6 +237,30 @@ def story_seed(seed: int, index: int) -> int:
     return seed if index == 0 else derive(seed, "source", index)
 
 
+def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Iterator[files.Row]:
+    """Yield (place, row) of a storyworld source, `config` where it names none.
+
+    Raises:
+        DataError: an unknown configuration, or a setting that has no effect on it.
+    """
+    config = source.config or config
+    options = {key: getattr(source, key) for key in ("flawed_share", "temperature")
+               if getattr(source, key) is not None}
+    if source.held_out is not None:
+        if source.held_out.documents is None:
+            raise DataError("storyworld holds out whole documents, not characters", where=files.STORYWORLD,
+                            fix="leave `held_out` out, or give held_out: {documents: 0.1}")
+        options["held_out_fraction"] = source.held_out.documents
+    for split, count in story_counts(source, part).items():
+        try:
+            found = storyworld.rows(config, seed, split, count, **options)
+        except ValueError as error:
+            raise DataError(str(error), where=files.STORYWORLD,
+                            fix="leave the setting out, or name another `config`") from None
+        for number, row in enumerate(found):
+            yield f"storyworld {config} {split}:{number}", row
+
+
 def story_counts(source: DataSource, part: Part) -> dict[str, int]:
     """Return how many examples storyworld makes of each split: held out, a ninth of the others by default."""
     if source.examples is None and (part != "held_out" or source.held_out_examples is None):
@@ -299,7 +320,7 @@ def _meter(source: DataSource, part: Part) -> Meter:
     paths = files.resolve(source)
     if paths is None:
         return Meter((source.held_out_examples if part == "held_out" else source.examples) or 0, "document")
-    return Meter(files.size_bytes(paths), "MB")
+    return Meter(files.size_bytes(paths), "byte")
 
 
 def _log_weights(sources: Sequence[DataSource]) -> list[float | None]:

@@ -71,7 +71,7 @@ def encode_in_order(batches: Iterable[tuple[Item, list[str]]], *, tokenizer: Tok
                 yield item, future.result()
         except BrokenProcessPool:
             raise ToolkitError("a process that tokenizes died, perhaps for want of memory",
-                               fix="give fewer `workers` and run the same command again: it goes on") from None
+                               fix="give fewer `workers`; the same command goes on from here") from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

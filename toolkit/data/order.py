@@ -1,4 +1,4 @@
-"""Which tokens at which step: a pure function of (corpus digest, seed, step), the same for any number of processes.
+"""Which tokens at which step: a pure function of (corpus digest, seed, step), for any number of processes.
 
 The stream is cut into rows of `sequence_length` inputs, each with the token after it as its last target.
 An epoch visits the rows in a permutation of its own; where the cuts fall shifts from epoch to epoch.
@@ -38,7 +38,7 @@ class Order:
     def __post_init__(self) -> None:
         if self.total_tokens < self.sequence_length + 1:
             raise DataError(
-                f"the corpus has {self.total_tokens} tokens, less than one row of {self.sequence_length} and a target",
+                f"the corpus has {self.total_tokens} tokens, less than one row of {self.sequence_length + 1}",
                 fix="train on more text, or lower sequence_length",
             )
 
@@ -48,7 +48,7 @@ class Order:
         return max(1, (self.total_tokens - self.sequence_length) // self.sequence_length)
 
     def starts(self, step: int, batch_rows: int) -> np.ndarray:
-        """Return where the rows of optimizer step `step` (from 0) begin in the stream, (batch_rows,) int64."""
+        """Return where the rows of optimizer step `step` (from 0) begin, (batch_rows,) int64."""
         places = np.arange(step * batch_rows, (step + 1) * batch_rows)  # of all rows ever visited
         epochs, places = np.divmod(places, self.rows_per_epoch)
         result = np.empty(batch_rows, dtype=np.int64)
@@ -66,7 +66,7 @@ class Order:
 
 
 def batch(shards: TokenShards, order: Order, *, step: int, batch_rows: int) -> np.ndarray:
-    """Return the token ids of one optimizer step over all processes, (batch_rows, sequence_length + 1) int64."""
+    """Return the token ids of one step over all processes, (batch_rows, sequence_length + 1) int64."""
     starts = order.starts(step, batch_rows)
     return read_rows(shards, starts, order.sequence_length)
 

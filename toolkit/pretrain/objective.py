@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ def causal_attention(
     mask loses the flash kernels. Only right for training: no padding, no cache.
     """
     attended = functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True, dropout_p=settings.get("dropout", 0.0), scale=settings.get("scaling")
-    )
+        query, key, value, is_causal=True,
+        dropout_p=settings.get("dropout", 0.0), scale=settings.get("scaling"),
+    )  # fmt: skip
     return attended.transpose(1, 2), None
 
 
@@ -31,12 +32,24 @@ AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
 
 
 @contextmanager
-def attention_for_training(model: PreTrainedModel) -> Iterator[None]:
-    """Attend without a mask inside the block; the configuration is as before afterwards."""
+def attention_for_training(model: PreTrainedModel) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Attend without a mask inside the block; yields a block in which attention is as it was before.
+
+    Sampling needs the usual attention, and no configuration that is saved may name ours.
+    """
     before = model.config._attn_implementation
+
+    @contextmanager
+    def as_before() -> Iterator[None]:
+        model.set_attn_implementation(before)
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(CAUSAL_ATTENTION)
+
     model.set_attn_implementation(CAUSAL_ATTENTION)
     try:
-        yield
+        yield as_before
     finally:
         model.set_attn_implementation(before)
 

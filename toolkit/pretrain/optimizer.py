@@ -139,7 +139,8 @@ def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for key, value in optimizer.state[parameter].items():
-                    tensors[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+                    name = f"{names[id(parameter)]}:{key}"
+                    tensors[name] = torch.as_tensor(value).detach().cpu().contiguous()
     return tensors
 
 

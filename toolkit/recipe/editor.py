@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
         definition["properties"]["trainer"] = {
             "type": "object", "additionalProperties": False,
             "description": f"Settings of trl.{mirror.CONFIGS[stage]}; what is not set keeps TRL's default.",
-            "properties": {key: _field(mirror.fields(stage)[key]) for key in mirror.settable(stage)},
+            "properties": {key: _field(key, mirror.fields(stage)[key]) for key in mirror.settable(stage)},
         }
     # A recipe with `base:` may leave out what its base gives.
     for definition in definitions.values():
@@ -42,20 +42,17 @@ def schema() -> dict[str, Any]:
     return {**head, **described}
 
 
-def _field(described: dict[str, Any]) -> dict[str, Any]:
-    kinds = described["types"]
-    plain = [_TYPES[kind] for kind in kinds if kind in _TYPES]
-    lists = [{"type": "array", "items": _choices({"type": _TYPES[kind[8:]]}, described)}
-             for kind in kinds if kind.startswith("list of ")]
-    options = [_choices({"type": kind}, described) for kind in plain] + lists
+def _field(key: str, described: dict[str, Any]) -> dict[str, Any]:
+    kinds, words = described["types"], mirror.choices(key, described)
+    options = [_scalar(kind, words) for kind in kinds if kind in _TYPES]
+    options += [{"type": "array", "items": _scalar(kind[8:], words)}
+                for kind in kinds if kind.startswith("list of ")]
     body = options[0] if len(options) == 1 else {"anyOf": options}
     return {**body, "default": described["default"]}
 
 
-def _choices(body: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    if body["type"] == "string" and "choices" in described:
-        return {"enum": described["choices"]}
-    return body
+def _scalar(kind: str, words: list[str]) -> dict[str, Any]:
+    return {"enum": words} if kind == "text" and words else {"type": _TYPES[kind]}
 
 
 def text() -> str:

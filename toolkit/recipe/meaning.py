@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from toolkit.recipe.messages import listed, suggestion
 from toolkit.recipe.schema import (
     DataSource,
     EvaluateRecipe,
@@ -20,18 +21,25 @@ from toolkit.recipe.source import Key
 
 Found = list[tuple[Key, str]]
 
-# Storyworld's configurations that a setting can be read from: prompts can be taken from all conversations.
-_TEXTS = ("stories", "conversations")
+# Storyworld's configurations that a stage or setting can read, the default first.
 _PROMPTS = ("prompts", "conversations", "preferences")
-CONFIGS = {"tokenizer": _TEXTS, "corpus": _TEXTS, "perplexity": _TEXTS, "sft": ("conversations",),
-           "reward": ("preferences",), "dpo": ("preferences",), "ppo": _PROMPTS, "win_rate": _PROMPTS,
-           "judge_data": ("preferences",)}
+CONFIGS = {"tokenizer": ("stories",), "corpus": ("stories",), "perplexity": ("stories",),
+           "sft": ("conversations", "preferences"), "reward": ("preferences",), "dpo": ("preferences",),
+           "ppo": _PROMPTS, "win_rate": _PROMPTS, "judge_data": ("preferences",)}
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
+OPTIONS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
+"""Setting -> the configurations of storyworld that it acts on."""
+READS_TEXT = ("tokenizer", "corpus", "perplexity")
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def check(recipe: StageRecipe) -> Found:
     """(key, sentence) for every contradiction that needs neither data nor parents to be seen."""
-    found = [one for key, source in sources(recipe) for one in _source(recipe.stage, key, source)]
+    read = list(sources(recipe))
+    found = []
+    for key, source in read:
+        alone = not isinstance(key[-1], int) or sum(other[:-1] == key[:-1] for other, _ in read) == 1
+        found += _source(recipe.stage, key, source, alone)
     if isinstance(recipe, PretrainRecipe):
         found += _pretrain(recipe)
     if isinstance(recipe, TrainerRecipe):
@@ -63,44 +71,58 @@ def is_local(name: str) -> bool:
     return "@" not in name and (name.count("/") > 1 or bool(re.search(r"\.[A-Za-z]\w{1,7}$", name)))
 
 
-def _source(stage: str, key: Key, source: DataSource) -> Found:
-    use = "judge_data" if "judge_data" in key else key[0] if stage == "evaluate" else stage
+def _source(stage: str, key: Key, source: DataSource, alone: bool) -> Found:
+    use = "judge_data" if "judge_data" in key else str(key[0]) if stage == "evaluate" else stage
     found: Found = []
     if source.name == "storyworld":
-        found += _storyworld(str(use), key, source)
+        found += _storyworld(use, key, source)
     else:
         found += [((*key, name), "has an effect only with name: storyworld")
-                  for name in ("flawed_share", "temperature") if getattr(source, name) is not None]
-    if "weight" in source.model_fields_set and not isinstance(key[-1], int):
-        found.append(((*key, "weight"), "has an effect only in a list of sources"))
-    if source.name != "storyworld" and is_local(source.name):
-        if source.split not in (None, "all"):
-            found.append(((*key, "split"), f"local files have no split {source.split!r}, only all"))
-        if source.config is not None:
-            found.append(((*key, "config"), "has no effect: local files have no configurations"))
+                  for name in OPTIONS if getattr(source, name) is not None]
+        found += _local(use, key, source) if is_local(source.name) else []
+    if alone and "weight" in source.model_fields_set:
+        found.append(((*key, "weight"), "has an effect only in a list of several sources"))
     held_out = source.held_out
-    if held_out and held_out.last_characters and use not in ("tokenizer", "corpus", "perplexity"):
+    if held_out and held_out.last_characters and (use not in READS_TEXT or source.name == "storyworld"):
         found.append(((*key, "held_out", "last_characters"), "is for one long text; write documents"))
+    return found
+
+
+def _local(use: str, key: Key, source: DataSource) -> Found:
+    found: Found = []
+    name = source.name.lower()
+    if not name.endswith(SUFFIXES) and re.search(r"\.[a-z]\w*$", name):
+        found.append(((*key, "name"), f"must be {', '.join(SUFFIXES)}, not {source.name!r}"))
+    elif name.endswith(".txt") and use not in READS_TEXT:
+        what = f"plain text has no {CONFIGS[use][0]}; give .jsonl, .jsonl.gz or .parquet"
+        found.append(((*key, "name"), what))
+    if source.split not in (None, "all"):
+        found.append(((*key, "split"), f"local files have no split {source.split!r}, only all"))
+    if source.config is not None:
+        found.append(((*key, "config"), "has no effect: local files have no configurations"))
     return found
 
 
 def _storyworld(use: str, key: Key, source: DataSource) -> Found:
     found: Found = [((*key, name), "has no effect with storyworld") for name in ("split", "field")
                     if getattr(source, name) is not None]
-    config, allowed = source.config, CONFIGS[use]
-    if config is not None and config not in EVERY_CONFIG:
-        found.append(((*key, "config"), f"storyworld has {', '.join(EVERY_CONFIG)}, not {config!r}"))
-    elif config is not None and config not in allowed:
-        found.append(((*key, "config"), f"must be {' or '.join(allowed)} here, not {config!r}"))
-    measured = use in ("perplexity", "win_rate", "judge_data")  # only the held-out part is read
-    if measured and source.held_out_examples is None:
-        found.append(((*key, "held_out_examples"), "is required with storyworld: how many to measure on"))
-    if not measured and source.examples is None:
-        found.append(((*key, "examples"), "is required with storyworld: how many to make"))
-    if source.flawed_share is not None and config == "stories":
-        found.append(((*key, "flawed_share"), "has no effect on stories: only answers have flaws"))
-    if source.temperature is not None and config in ("stories", "conversations", "prompts"):
-        found.append(((*key, "temperature"), "has an effect only with config: preferences"))
+    allowed = CONFIGS[use]
+    config = source.config or allowed[0]
+    if config not in EVERY_CONFIG:
+        what = f"must be one of {', '.join(EVERY_CONFIG)}, not {config!r}{suggestion(config, EVERY_CONFIG)}"
+        found.append(((*key, "config"), what))
+    elif config not in allowed:
+        found.append(((*key, "config"), f"must be {listed(allowed)} here, not {config!r}"))
+    else:
+        given = {name: configs for name, configs in OPTIONS.items() if getattr(source, name) is not None}
+        found += [((*key, name), f"has no effect on {config}, only on {listed(configs)}")
+                  for name, configs in given.items() if config not in configs]
+    if source.examples is None:
+        measured = use in ("perplexity", "win_rate", "judge_data")  # only the held-out part is read
+        if not measured:
+            found.append(((*key, "examples"), "is required with storyworld: how many to make"))
+        elif source.held_out_examples is None:
+            found.append(((*key, "held_out_examples"), "is required with storyworld: how many to make"))
     return found
 
 

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 
 from toolkit.recipe.schema import DataSource
-from toolkit.recipe.source import Key
+from toolkit.recipe.source import Key, scalar
+
+# What other programs call it.
+SYNONYMS = {"beta": ("kl_coefficient",), "kl_coef": ("kl_coefficient",), "lr": ("learning_rate",),
+            "batch_size": ("batch_examples", "batch_tokens", "rollout_examples"), "dataset": ("data",),
+            "datasets": ("data",), "max_steps": ("train_tokens", "episodes"), "bf16": ("precision",),
+            "fp16": ("precision",), "rank": ("r",), "lora_alpha": ("alpha",), "num_layers": ("n_layer",),
+            "hidden_size": ("n_embd",), "num_heads": ("n_head",), "context_length": ("n_positions",),
+            "model_name_or_path": ("model",), "ppo_epochs": ("epochs",), "total_episodes": ("episodes",),
+            "path": ("name",), "max_length": ("sequence_length",), "output_dir": ("run",)}
 
 
 def shown(value: Any) -> str:
@@ -99,7 +108,8 @@ def explain(
     for error in errors:
         key, branch = _place(model, value, error["loc"])
         if branch is None:
-            found.setdefault(key, _sentence(model, key, error, known))
+            key, sentence = _pointed(model, key, _sentence(model, key, error, known), error["type"])
+            found.setdefault(key, sentence)
         elif not any(_fits(one, value_at(value, key)) for one in types_at(model, key)):
             found.setdefault(key, _wanted(types_at(model, key), value_at(value, key)))
     return list(found.items())
@@ -132,6 +142,18 @@ def _place(model: Any, value: Any, location: tuple[str | int, ...]) -> tuple[Key
     return key, None
 
 
+def _pointed(model: Any, key: Key, sentence: str, kind: str) -> tuple[Key, str]:
+    """A validator's sentence begins with the setting that is wrong: its key, and the rest."""
+    word, _, rest = sentence.partition(" ")
+    if kind != "value_error":
+        return key, sentence
+    for one in types_at(model, key):
+        for setting in settings_of(one) if is_model(one) else ():
+            if setting.rpartition(".")[2] == word:
+                return (*key, *setting.split(".")), rest
+    return key, sentence
+
+
 def _fits(branch: Any, given: Any) -> bool:
     """Whether a branch of a union is the one that was meant: by shape, so scalars fit none."""
     if typing.get_origin(branch) is list:
@@ -160,7 +182,7 @@ def _sentence(model: Any, key: Key, error: dict[str, Any], known: list[str]) -> 
               "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most")}
     if kind in bounds:
         name, words = bounds[kind]
-        return f"must be {words} {context[name]:g}, not {shown(given)}"
+        return f"must be {words} {context[name]:.12g}, not {shown(given)}"
     if kind == "too_short":
         return "must not be empty"
     return _wanted(types_at(model, key), given)
@@ -169,7 +191,8 @@ def _sentence(model: Any, key: Key, error: dict[str, Any], known: list[str]) -> 
 def _unknown(model: Any, key: Key, known: list[str]) -> str:
     name = str(key[-1])
     siblings = [field for one in types_at(model, key[:-1]) if is_model(one) for field in one.model_fields]
-    close = suggestion(name, siblings)
+    synonyms = [one for one in SYNONYMS.get(name, ()) if one in siblings]
+    close = f"; did you mean {synonyms[0]}?" if synonyms else suggestion(name, siblings)
     if not close:
         elsewhere = [path for path in known if path.rpartition(".")[2] == name]
         close = f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(siblings)}"
@@ -198,8 +221,11 @@ def repair(members: list[Any], given: Any) -> str:
     number = int in members or float in members
     if isinstance(given, float) and int in members and given.is_integer():
         return f"; did you mean {int(given)}?"
-    if isinstance(given, str) and number and given.replace("_", "").replace(",", "").isdigit():
-        return f"; did you mean {int(given.replace('_', '').replace(',', ''))}?"
+    if isinstance(given, str) and number:
+        digits = given.replace("_", "").replace(",", "")
+        if digits != given and digits.isdigit():
+            return f"; did you mean {int(digits)}?"
+        return "; write it without quotes" if isinstance(scalar(given), (int, float)) else ""
     if isinstance(given, str) and bool in members and given.lower() in ("yes", "on", "no", "off"):
         return f"; did you mean {'true' if given.lower() in ('yes', 'on') else 'false'}?"
     if str in members and isinstance(given, (int, float)) and not isinstance(given, bool):

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.recipe.messages import listed, shown, suggestion
+from toolkit.recipe.messages import listed, repair, shown, suggestion
 
 CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"}
 SNAPSHOT = Path(__file__).with_name("trl_fields.json")
@@ -31,6 +31,7 @@ _DATA = "the toolkit prepares the data; set data at the top of the recipe"
 _MODEL = "the toolkit loads model and tokenizer; set model at the top of the recipe"
 _LAUNCH = "belongs in an Accelerate configuration; give it with `toolkit run --launch FILE`"
 _RESUME = "the same command resumes an unfinished run by itself, exactly"
+_ROWS = "one row is one conversation: packed, GPT-2's attention would look into the one before"
 _FIXED = "the toolkit sets it: the result must not depend on the number of processes"
 
 OWNED: dict[str, str] = {
@@ -45,7 +46,7 @@ OWNED: dict[str, str] = {
     **dict.fromkeys(("save_steps", "save_strategy", "save_total_limit", "save_only_model",
                      "save_on_each_node", "enable_jit_checkpoint"), _SAVE),
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_delay",
-                     "eval_on_start", "eval_accumulation_steps", "eval_do_concat_batches", "eval_packing",
+                     "eval_on_start", "eval_accumulation_steps", "eval_do_concat_batches",
                      "eval_use_gather_object", "prediction_loss_only", "include_for_metrics",
                      "batch_eval_metrics", "load_best_model_at_end", "metric_for_best_model",
                      "greater_is_better"), _EVALUATE),
@@ -63,7 +64,9 @@ OWNED: dict[str, str] = {
                      "ddp_broadcast_buffers", "ddp_find_unused_parameters"), _LAUNCH),
     **dict.fromkeys(("resume_from_checkpoint", "ignore_data_skip",
                      "restore_callback_states_from_checkpoint"), _RESUME),
-    **dict.fromkeys(("average_tokens_across_devices", "dataloader_in_order"), _FIXED),
+    **dict.fromkeys(("packing", "packing_strategy", "padding_free", "eval_packing"), _ROWS),
+    "truncation_mode": "a row that is too long loses the oldest turns of its prompt first",
+    **dict.fromkeys(("average_tokens_across_devices", "dataloader_in_order", "dataloader_drop_last"), _FIXED),
 }
 """Keys that the toolkit sets, each with what to write instead."""
 
@@ -89,7 +92,7 @@ RANGES: dict[str, tuple[float | None, bool, float | None, bool]] = {
 # Values that the class accepts and that fail later, or that cannot work here.
 REFUSED_VALUES = {
     "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),  # need evaluation during training
-    "truncation_mode": ("keep_end",),  # deprecated upstream
+    "train_sampling_strategy": ("batch_rebalance",),  # its order depends on the number of processes
 }
 TEXT_VALUES = {"pad_to_multiple_of": ("auto",)}
 PACKAGES = {**dict.fromkeys(("bnb", "paged", "adamw_8bit", "lion", "ademamix"), "bitsandbytes"),
@@ -112,6 +115,12 @@ def check(stage: str, trainer: Mapping[str, Any]) -> list[tuple[str, str]]:
 def settable(stage: str) -> list[str]:
     """The keys that a recipe may set."""
     return [key for key in fields(stage) if key not in OWNED]
+
+
+def choices(key: str, described: Mapping[str, Any]) -> list[str]:
+    """The words that a key may be; empty where any text will do."""
+    known = TEXT_VALUES.get(key) or described.get("choices", ())
+    return [one for one in known if one not in REFUSED_VALUES.get(key, ())]
 
 
 def defaults(stage: str) -> dict[str, Any]:
@@ -172,7 +181,9 @@ def _wrong_type(value: Any, described: Mapping[str, Any]) -> str | None:
     words = {"bool": "true or false", "int": "a whole number", "float": "a number", "text": "text",
              "null": "null", "mapping": "a mapping (key: value)"}
     words |= {"list of text": "a list of texts", "list of float": "a list of numbers"}
-    return f"must be {listed(words[kind] for kind in kinds)}, not {shown(value)}"
+    plain = {"bool": bool, "int": int, "float": float, "text": str}
+    hint = repair([plain[kind] for kind in kinds if kind in plain], value)
+    return f"must be {listed(words[kind] for kind in kinds)}, not {shown(value)}{hint}"
 
 
 def _fits(value: Any, kind: str) -> bool:
@@ -185,16 +196,14 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _wrong_choice(key: str, value: Any, described: Mapping[str, Any]) -> str | None:
-    choices = [one for one in described.get("choices", ()) if one not in REFUSED_VALUES.get(key, ())]
-    if key in TEXT_VALUES and isinstance(value, str):
-        choices = list(TEXT_VALUES[key])
+    allowed = choices(key, described)
     if isinstance(value, list) and not value:
         return "must not be empty"
     for item in value if isinstance(value, list) else [value]:
-        if choices and isinstance(item, str) and item not in choices:
-            shown_choices = [one for one in choices if key != "optim" or _package_missing(one) is None]
-            one_of = "one of " if len(shown_choices) > 1 else ""
-            return f"must be {one_of}{', '.join(shown_choices)}, not {shown(item)}{suggestion(item, choices)}"
+        if allowed and isinstance(item, str) and item not in allowed:
+            usable = [one for one in allowed if key != "optim" or _package_missing(one) is None]
+            words = f"one of {', '.join(usable)}" if len(usable) > 1 else f"{usable[0]} or a whole number"
+            return f"must be {words}, not {shown(item)}{suggestion(item, usable)}"
     if key == "optim" and (package := _package_missing(value)):
         return f"{shown(value)} needs the package {package}, which is not installed"
     return None
@@ -237,7 +246,7 @@ def _together(given: Mapping[str, Any], names: set[str]) -> list[tuple[str, str]
         found.append(("num_train_epochs", "has no effect: max_steps decides"))
     if given.get("dataloader_prefetch_factor") and not given.get("dataloader_num_workers"):
         found.append(("dataloader_prefetch_factor", "has an effect only with dataloader_num_workers above 0"))
-    return found + _schedule(given) + _losses(given) + _packing(given)
+    return found + _schedule(given) + _losses(given)
 
 
 _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -246,7 +255,6 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "f_alpha_divergence_coef": ("f_divergence_type", ("alpha_divergence",)),
     "discopop_tau": ("loss_type", ("discopop",)),
     "label_smoothing": ("loss_type", ("robust", "exo_pair", "aot", "aot_unpaired")),
-    "packing_strategy": ("packing", (True,)),
     "torch_compile_backend": ("torch_compile", (True,)), "torch_compile_mode": ("torch_compile", (True,)),
 }
 
@@ -284,15 +292,6 @@ def _losses(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     if given.get("sync_ref_model") and given.get("precompute_ref_log_probs"):
         found.append(("sync_ref_model", "contradicts precompute_ref_log_probs: the reference would change"))
     return found
-
-
-def _packing(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Raised by trl/trainer/sft_trainer.py."""
-    if given.get("packing") and given.get("max_length", 1) is None:
-        return [("max_length", "must be a whole number where packing is true")]
-    if given.get("padding_free") and not given.get("packing") and given.get("max_length", 1) is not None:
-        return [("padding_free", "needs packing: true, or max_length: null")]
-    return []
 
 
 def write_snapshot() -> None:

@@ -92,7 +92,7 @@ def read_folder(
     same = _same_run(loaded)
     if same:
         problems.setdefault(path, []).extend(same)
-    return loaded, problems
+    return loaded, {place: problems[place] for place in (path, *files) if place in problems}
 
 
 def recipe_files(folder: Path) -> list[Path]:
@@ -245,7 +245,7 @@ def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedReci
     problems = [problem for change in changes if (problem := change.apply(tree))]
     if problems:
         raise RecipeError(problems)
-    cls = _stage_class(path, tree)
+    cls = _stage_class(tree)
     problems, recipe = _validated(cls, tree)
     if problems:
         raise RecipeError(sorted(set(problems), key=lambda one: _order(one, tree)))
@@ -254,12 +254,13 @@ def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedReci
     return LoadedRecipe(path, name, recipe, read_text(path), tree.positions, applied)
 
 
-def _stage_class(path: Path, tree: Tree) -> type[StageRecipe]:
+def _stage_class(tree: Tree) -> type[StageRecipe]:
     known = ", ".join(STAGES)
     if "stage" not in tree.value:
-        close = suggestion("stage", tree.value)
-        what = f"is required: one of {known}" + (f" (is {close[15:-1]} a typo?)" if close else "")
-        raise RecipeError([Problem(nearest(tree.positions, ()) or f"{path}:1", "stage", what)])
+        for key in tree.value:
+            if suggestion(key, ["stage"]):
+                raise RecipeError([Problem(tree.positions[(key,)], key, "unknown key; did you mean stage?")])
+        raise RecipeError([Problem(nearest(tree.positions, ()), "stage", f"is required: one of {known}")])
     stage = tree.value["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         close = suggestion(stage, STAGES) if isinstance(stage, str) else ""

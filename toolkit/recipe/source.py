@@ -107,11 +107,16 @@ def _codepoint(character: str | int | bytes) -> int:
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or str(error)
+    problem, context = error.problem or str(error), error.context or ""
     if "'\\t'" in problem:
         return "not valid YAML: a tab; indent with spaces"
-    context = f" ({error.context})" if error.context else ""
-    return f"not valid YAML: {problem}{context}"
+    if "mapping values are not allowed" in problem:
+        return ("not valid YAML: no `key: value` can stand here; check the indentation, and put quotes "
+                "around a text with a colon")
+    if "alias" in context or "anchor" in context:
+        return "not valid YAML: put quotes around a text that begins with * or &"
+    begun = f", line {error.context_mark.line + 1}" if error.context_mark else ""
+    return f"not valid YAML: {problem}{f' ({context}{begun})' if context else ''}"
 
 
 class _Builder:

@@ -26,11 +26,22 @@ def _finished(path: Path) -> list[Path]:
     children = sorted(path.iterdir()) if path.is_dir() else []
     found = [child for child in children if child.is_dir() and lock.is_sealed(child)]
     if not found:
-        raise RunError("no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE")
+        raise RunError(
+            "no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE"
+        )
     skipped = [child.name for child in children if (child / "manifest.json").exists() and child not in found]
     if skipped:
         print(f"left out, not finished: {', '.join(skipped)}", file=sys.stderr)
-    order = {"tokenizer": 0, "corpus": 1, "pretrain": 2, "sft": 3, "reward": 4, "dpo": 5, "ppo": 6, "evaluate": 7}
+    order = {
+        "tokenizer": 0,
+        "corpus": 1,
+        "pretrain": 2,
+        "sft": 3,
+        "reward": 4,
+        "dpo": 5,
+        "ppo": 6,
+        "evaluate": 7,
+    }
     return sorted(found, key=lambda child: (order.get(child.name, 9), child.name))
 
 

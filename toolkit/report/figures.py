@@ -49,9 +49,7 @@ def read_metrics(run: Path) -> list[dict]:
 
 def series(rows: Sequence[dict], key: str, over: str = "step") -> tuple[list[float], list[float]]:
     """Return the (x, y) of every row that has both `over` and `key`."""
-    pairs = [
-        (row[over], row[key]) for row in rows if row.get(key) is not None and row.get(over) is not None
-    ]
+    pairs = [(row[over], row[key]) for row in rows if row.get(key) is not None and row.get(over) is not None]
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from toolkit.report import figures
 from toolkit.report.summary import interval_text, summarize, win_rate_text
 from toolkit.runs import lock
-from toolkit.runs.directory import write_atomic
+from toolkit.runs.files import write_atomic
 
 PAGE = Environment(
     loader=PackageLoader("toolkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -24,7 +24,10 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     stages = summary["stages"]
     sections = [
         *(_pretrain_section(path, stages[path.name]) for path in _of_kind(runs, stages, "pretrain")),
-        *(_tuning_section(path, stages[path.name]) for path in _of_kind(runs, stages, "sft", "reward", "dpo")),
+        *(
+            _tuning_section(path, stages[path.name])
+            for path in _of_kind(runs, stages, "sft", "reward", "dpo")
+        ),
         *(_ppo_section(path, stages[path.name]) for path in _of_kind(runs, stages, "ppo")),
         _win_rate_section(stages),
         _samples_section(summary["samples"]),
@@ -90,7 +93,14 @@ def _pretrain_section(path: Path, row: dict) -> dict:
         "text": text,
         "figure": figures.pretraining(figures.read_metrics(path), row),
         "table": {
-            "head": ["", "untrained", "trained [95% interval]", "exact floor", "parameters", "tokens per second"],
+            "head": [
+                "",
+                "untrained",
+                "trained [95% interval]",
+                "exact floor",
+                "parameters",
+                "tokens per second",
+            ],
             "rows": [
                 [
                     "bits per byte",
@@ -123,16 +133,21 @@ def _tuning_section(path: Path, row: dict) -> dict | None:
     }[row["stage"]]
     text = {
         "sft": "Conversations taught it to answer instead of going on.",
-        "reward": "A reward model learned from pairs of answers which one is preferred. The dashed line is "
+        "reward": "A reward model learned from pairs of answers which one is preferred. Dashed: "
         "what the best possible model would reach, for the annotator is noisy.",
-        "dpo": "Direct preference optimization moved the model towards preferred answers without a reward model.",
+        "dpo": "Direct preference optimization moved it towards preferred answers without a reward model.",
     }[row["stage"]]
     if row["stage"] == "reward" and bayes is None:
         text = "A reward model learned from pairs of answers which one people preferred."
     figure = figures.tuning(curves)
     if figure is None:
         return None
-    section = {"id": path.name, "title": f"{path.name}: {TITLES[row['stage']]}", "text": text, "figure": figure}
+    section = {
+        "id": path.name,
+        "title": f"{path.name}: {TITLES[row['stage']]}",
+        "text": text,
+        "figure": figure,
+    }
     if row["stage"] == "reward":
         section["table"] = {
             "head": ["held-out pairs", "accuracy [95% interval]", "Bayes accuracy", "pairs"],
@@ -198,7 +213,7 @@ def _win_rate_section(stages: dict) -> dict | None:
     return {
         "id": "win-rates",
         "title": "Who gives the better answer?",
-        "text": f"Each model and {baseline} answered the same prompts, none of which was ever trained on; the "
+        "text": f"Each model and {baseline} answered the same prompts, none ever trained on; the "
         f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
         "figure": figures.win_rates(rates, baseline),
         "table": {
@@ -236,7 +251,7 @@ def _provenance(runs: Sequence[Path]) -> dict:
     rows = []
     for path in runs:
         manifest = _manifest(path)
-        rows.append([path.name, manifest["stage"], str(manifest.get("seed", "-")), lock.digest(path)[:16]])
+        rows.append([path.name, manifest["stage"], str(manifest["seeds"]["root"]), lock.digest(path)[:16]])
     return {"head": ["run", "stage", "seed", "seal (sha256)"], "rows": rows}
 
 
@@ -244,7 +259,9 @@ def _environment(runs: Sequence[Path]) -> str:
     if not runs:
         return ""
     facts = _manifest(runs[-1])
-    packages = facts.get("packages") or {}
-    shown = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "trl") if name in packages)
+    packages = facts["versions"]
+    shown = ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "transformers", "trl") if name in packages
+    )
     parts = [f"Python {facts['python']}" if facts.get("python") else "", shown]
     return "Made with " + ", ".join(part for part in parts if part) + "."

@@ -266,11 +266,13 @@ def _begin(loaded: Any, *, runs_dir: Path, state: State, fresh: bool) -> Run:
     if state.kind == "unfinished":
         content = files.read_json(path / lock.MANIFEST)
         _say_what_changed(path, content)
+        # The same settings, but perhaps other comments: what is kept is what was given last.
+        content.update(manifest.given_as(loaded))
     else:
-        content = manifest.create(loaded, name=loaded.name, given=state.given)
-        files.write_atomic(path / manifest.RECIPE, loaded.text)
+        content = manifest.create(loaded, given=state.given)
     run = Run(loaded, runs_dir=runs_dir, content=content)
-    run._write_manifest()
+    run._write_manifest()  # first: what has no manifest is no run, and would be refused as someone else's
+    files.write_atomic(path / manifest.RECIPE, loaded.text)
     run.note_progress()
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
+@cache
 def versions() -> dict[str, str | None]:
     """Return the version of each package that can change a result; None where it is not installed."""
     found: dict[str, str | None] = {}
@@ -76,6 +78,7 @@ def _difference(package: Path) -> str | None:
     return files.sha256(changed) if changed else None
 
 
+@cache
 def processor() -> dict[str, Any]:
     """Return the CPU's name, its flags that decide about bf16, and the cores that this process may use."""
     name, flags = platform.processor() or platform.machine(), set()

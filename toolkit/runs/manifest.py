@@ -92,13 +92,18 @@ def _short(digest: str) -> str:
     return digest if len(digest) <= 24 else f"{digest[:12]}..."
 
 
-def create(loaded: Any, *, name: str, given: dict[str, Any]) -> dict[str, Any]:
+def given_as(loaded: Any) -> dict[str, Any]:
+    """Return how a recipe was given: the digest of its text, and the overrides."""
+    return {"recipe": files.sha256(loaded.text), "overrides": list(loaded.overrides)}
+
+
+def create(loaded: Any, *, given: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a run that starts now; `given` are its `inputs`."""
     return {
         "format": lock.FORMAT,
-        "name": name,
+        "name": loaded.name,
         "stage": loaded.recipe.stage,
-        "recipe": files.sha256(loaded.text),
+        **given_as(loaded),
         "settings": files.sha256(json.dumps(given["settings"], sort_keys=True)),
         "inputs": given,
         "seeds": {"root": loaded.recipe.seed},
@@ -117,9 +122,14 @@ def environment_differences(manifest: dict[str, Any], now: dict[str, Any]) -> li
 
 
 def resolved(manifest: dict[str, Any]) -> str:
-    """Return resolved.yaml: every effective setting, and what was chosen while running under `effective`."""
-    text = yaml.safe_dump(manifest["inputs"]["settings"], sort_keys=False, allow_unicode=True)
-    head = "# Every setting, defaults filled in; `effective` is what the machine and the data decided.\n"
-    if manifest["facts"]:
-        text += yaml.safe_dump({"effective": manifest["facts"]}, sort_keys=False, allow_unicode=True)
-    return head + text
+    """Return resolved.yaml: every effective setting, and under `found` what else the run recorded.
+
+    A recorded value of a setting's name takes its place: `precision: auto` reads `precision: bf16`.
+    """
+    settings, recorded = manifest["inputs"]["settings"], manifest["facts"]
+    content = {key: recorded.get(key, value) for key, value in settings.items()}
+    found = {key: value for key, value in recorded.items() if key not in settings}
+    if found:
+        content["found"] = found
+    head = "# Every setting as it took effect; `found` is what else the run wrote down.\n"
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -47,9 +47,9 @@ def _parents(loaded: Any, by_name: dict[str, Any]) -> dict[str, str]:
     found = {}
     for key, reference in references.find(loaded.recipe).items():
         if reference.startswith("runs/"):
-            name = _normal(reference.removeprefix("runs/"))
-            if name in by_name:
-                found[name] = key
+            place = PurePosixPath(reference.removeprefix("runs/"))
+            # A reference may name a folder inside a run, such as a checkpoint.
+            found |= {str(name): key for name in (place, *place.parents) if str(name) in by_name}
     return found
 
 

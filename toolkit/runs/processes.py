@@ -16,6 +16,7 @@ from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
+_GRACE_SECONDS = 10.0
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
@@ -90,6 +91,16 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def let_rank_0_speak() -> None:
+    """Wait, on another rank than 0, before failing.
+
+    A launcher ends all processes some tenths of a second after one failed. Whoever fails first silences the
+    others, and it is rank 0 that prints what all know.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_GRACE_SECONDS)
 
 
 def children(pid: int) -> list[int]:

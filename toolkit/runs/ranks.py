@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import environment, facts
 
 # Longer than the ten minutes of PyTorch: rank 0 may hash a large corpus while the others wait.
 _TIMEOUT = timedelta(hours=2)
-# A launcher ends the other processes some tenths of a second after the first one failed.
-_GRACE_SECONDS = 10.0
 
 
 class Told(Exception):
@@ -28,8 +26,11 @@ class Told(Exception):
         super().__init__(status)
 
 
-def join() -> None:
+def join(device: str = "auto") -> None:
     """Join the process group of the launcher.
+
+    Args:
+        device: the recipe's setting.
 
     Raises:
         ToolkitError: on rank 0, Accelerate sees another number of processes than the launcher started.
@@ -38,7 +39,11 @@ def join() -> None:
     if not os.environ.get("MASTER_ADDR"):
         raise ToolkitError("WORLD_SIZE is set, but there is no launcher behind it (MASTER_ADDR is missing)",
                            where="environment", fix="use torchrun or accelerate launch, or unset WORLD_SIZE")
-    state = PartialState(timeout=_TIMEOUT)
+    # torchrun on a machine without GPU means the CPUs; Accelerate would start copies that know nothing of
+    # each other unless it is told. Under its own launcher its configuration has said which it is.
+    if device == "cpu" or not (torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" in os.environ):
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
     try:
         environment.require_agreement(state.num_processes)
     except ToolkitError as error:
@@ -75,7 +80,6 @@ def wait() -> None:
     PartialState().wait_for_everyone()
 
 
-def let_rank_0_speak() -> None:
-    """On another rank, wait before failing: if rank 0 fails too, its launcher ends us first."""
-    if facts.rank() != 0:
-        time.sleep(_GRACE_SECONDS)
+def leave() -> None:
+    """Leave the process group in order: NCCL complains about processes that just end."""
+    PartialState().destroy_process_group()

@@ -10,6 +10,8 @@ _ALWAYS = {
     "DISABLE_TELEMETRY": "1",
     # The tokenizer's own threads deadlock after a fork (DataLoader workers), and it warns about it each time.
     "TOKENIZERS_PARALLELISM": "false",
+    # transformers draws a bar for every file of weights that it reads or writes, between the lines of ours.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     # cuBLAS sums in a fixed order only with a workspace of fixed size; read when CUDA starts.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }

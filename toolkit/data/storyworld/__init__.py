@@ -6,8 +6,8 @@ and with it the entropy floor of a corpus: the loss that no language model can b
 places come early and return late; a bank is the edge of the river, or the house in town where the coins are.
 
 Conversations ask for a story ("a fox who finds a key, make it end well") or about one ("What did Mira
-find?"). A share of the answers has named flaws. A gold utility reads (prompt, answer) text alone, an annotator
-of known temperature labels pairs by it, and so the best accuracy of any reward model is known too.
+find?"). A share of the answers has named flaws. A gold utility reads (prompt, answer) text alone, an
+annotator of known temperature labels pairs by it: so the best accuracy of any reward model is known too.
 
 Everything is a pure function of (config, seed, index): no network, no files, no global state.
 
@@ -19,15 +19,21 @@ Everything is a pure function of (config, seed, index): no network, no files, no
 """
 
 from toolkit.data.storyworld.annotator import (
-    DEFAULT_FLAWED_SHARE, DEFAULT_TEMPERATURE, Preference, bayes_accuracy, preference, preference_probability)
+    DEFAULT_FLAWED_SHARE,
+    DEFAULT_TEMPERATURE,
+    Preference,
+    bayes_accuracy,
+    preference,
+    preference_probability,
+)
 from toolkit.data.storyworld.conversations import FLAWS, Conversation, conversation
 from toolkit.data.storyworld.rows import CONFIGS, HELD_OUT_FRACTION, SPLITS, digest, rows, split_of
 from toolkit.data.storyworld.stories import Story, story, story_derivations, story_logprob
 from toolkit.data.storyworld.utility import WEIGHTS, Utility, term_shares, utility
 
 __all__ = [
-    "CONFIGS", "DEFAULT_FLAWED_SHARE", "DEFAULT_TEMPERATURE", "FLAWS", "HELD_OUT_FRACTION", "SPLITS", "WEIGHTS",
-    "Conversation", "Preference", "Story", "Utility", "bayes_accuracy", "conversation", "digest", "preference",
-    "preference_probability", "rows", "split_of", "story", "story_derivations", "story_logprob", "term_shares",
-    "utility",
+    "CONFIGS", "DEFAULT_FLAWED_SHARE", "DEFAULT_TEMPERATURE", "FLAWS", "HELD_OUT_FRACTION", "SPLITS",
+    "WEIGHTS", "Conversation", "Preference", "Story", "Utility", "bayes_accuracy", "conversation",
+    "digest", "preference", "preference_probability", "rows", "split_of", "story", "story_derivations",
+    "story_logprob", "term_shares", "utility",
 ]

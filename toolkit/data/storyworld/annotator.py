@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import exp
 
-from toolkit.data.storyworld.conversations import Message, answer, draw_flaws, make_prompt
+from toolkit.data.storyworld.conversations import Message, Prompt, answer, draw_flaws, make_prompt
 from toolkit.data.storyworld.stream import Stream
 from toolkit.data.storyworld.utility import utility
 
@@ -31,8 +31,9 @@ def preference_probability(difference: float, temperature: float) -> float:
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
-    scaled = difference / temperature
-    return 1.0 / (1.0 + exp(-scaled)) if scaled >= 0 else exp(max(scaled, -700.0)) / (1.0 + exp(max(scaled, -700.0)))
+    # Of the magnitude, so that exp cannot overflow.
+    likelier = 1.0 / (1.0 + exp(-abs(difference) / temperature))
+    return likelier if difference >= 0 else 1.0 - likelier
 
 
 def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE) -> float:
@@ -40,7 +41,7 @@ def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE
 
     utility_differences: differences between the two utilities of each pair, of either sign.
     """
-    scores = [preference_probability(abs(float(difference)), temperature) for difference in utility_differences]
+    scores = [preference_probability(abs(float(each)), temperature) for each in utility_differences]
     if not scores:
         raise ValueError("bayes_accuracy needs at least one difference")
     return sum(scores) / len(scores)
@@ -66,7 +67,7 @@ def preference(seed: int, index: int, temperature: float = DEFAULT_TEMPERATURE,
     return Preference(prompt.messages, first, second, utilities[0], utilities[1], probability)
 
 
-def _pair(stream: Stream, prompt, flawed_share: float) -> tuple[str, str]:
+def _pair(stream: Stream, prompt: Prompt, flawed_share: float) -> tuple[str, str]:
     """Two different answers; their flaws are drawn again with the texts in the rare case of equal ones."""
     attempt = 0
     while True:

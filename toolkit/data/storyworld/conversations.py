@@ -12,16 +12,16 @@ from toolkit.data.storyworld.stream import Stream
 Message = dict[str, str]
 
 QUESTION_SHARE = 0.2
-SHORT_WORDS = (30, 60)
-STORY_WORDS = (45, 95)
-RAMBLING_WORDS = 125
-STORY_FLAWS = ("wrong_animal", "wrong_object", "wrong_ending", "rambling", "switched_name", "repeated_sentence",
-               "missing_ending")
-QUESTION_FLAWS = ("wrong_answer", "rambling", "switched_name", "repeated_sentence", "missing_ending")
+SHORT_WORDS = (30, 64)
+STORY_WORDS = (45, 88)
+RAMBLING_WORDS = 115
+_TEXT_FLAWS = ("rambling", "switched_name", "repeated_sentence", "missing_ending")
+STORY_FLAWS = ("wrong_animal", "wrong_object", "wrong_ending", *_TEXT_FLAWS)
+QUESTION_FLAWS = ("wrong_answer", *_TEXT_FLAWS)
 FLAWS = tuple(dict.fromkeys(STORY_FLAWS + QUESTION_FLAWS))
 # wrong_ending is open only if an ending was asked for; its weight restores the balance.
 _FLAW_WEIGHT = {"wrong_ending": 1.9}
-_TRIES = 12
+_TRIES = 250  # of about 60 microseconds each; only short stories need more than a few
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with what is known of it: the request's roles; for a question, the story's roles and the answer."""
+    """A prompt and what is known of it: what is asked; of a question, the story's roles and the answer."""
 
     messages: list[Message]
     asked: Roles
@@ -108,7 +108,8 @@ def _fitting_story(stream: Stream, asked: Roles, *, names_late: bool = False) ->
     for attempt in range(_TRIES):
         story = story_given(stream.child(attempt), **asked)
         sentences = split_sentences(story.text)
-        if names_late and not any(story.roles["hero"] in sentence for sentence in sentences[len(sentences) // 2:]):
+        late = sentences[len(sentences) // 2:]
+        if names_late and not any(story.roles["hero"] in sentence for sentence in late):
             continue
         words = len(story.text.split())
         if fewest <= words <= most:
@@ -147,11 +148,13 @@ def _story_answer(stream: Stream, asked: Roles, flaws: tuple[str, ...]) -> str:
 def _ramble(stream: Stream, sentences: list[str], roles: Roles) -> list[str]:
     """Middle sentences of other stories with the same roles, before the end, until it is far too long."""
     middle: list[str] = []
-    known = {role: value for role, value in roles.items() if role not in ("length",)}
+    known = {role: value for role, value in roles.items() if role != "length"}
     attempt = 0
     while len(" ".join(sentences + middle).split()) < RAMBLING_WORDS and attempt < 40:
-        more = split_sentences(story_given(stream.child(attempt), **known).text)[1:-2]
-        middle += [sentence for sentence in more if sentence not in sentences and sentence not in middle][:3]
+        told = story_given(stream.child(attempt), **known)
+        known.update(told.roles)  # what one of these stories made up, the next ones keep to
+        more = [each for each in split_sentences(told.text)[1:-2] if each not in sentences + middle]
+        middle += more[:3]
         attempt += 1
     return [*sentences[:-2], *middle, *sentences[-2:]]
 

@@ -30,8 +30,8 @@ class Lexicon:
     kinds: for forms that many words share (pronouns), which words go together, as key -> kind.
     """
 
-    def __init__(self, entries: list[tuple[str, dict[str, str]]], *, exponent: float = 0.5, offset: float = 3.0,
-                 kinds: dict[str, str] | None = None) -> None:
+    def __init__(self, entries: list[tuple[str, dict[str, str]]], *, exponent: float = 0.5,
+                 offset: float = 3.0, kinds: dict[str, str] | None = None) -> None:
         self.keys = [key for key, _ in entries]
         if len(set(self.keys)) != len(self.keys):
             raise ValueError(f"duplicate words: {sorted(k for k in self.keys if self.keys.count(k) > 1)}")
@@ -117,7 +117,8 @@ class Slot:
     apart: roles whose words this one may not take (a friend is not the hero).
     """
 
-    def __init__(self, lexicon: Lexicon, *, role: str = "", form: str = "", apart: tuple[str, ...] = ()) -> None:
+    def __init__(self, lexicon: Lexicon, *, role: str = "", form: str = "",
+                 apart: tuple[str, ...] = ()) -> None:
         self.lexicon, self.role, self.form, self.apart = lexicon, role, form, apart
         self.surfaces = lexicon.forms[form]
         self.shared = lexicon.is_shared(form)

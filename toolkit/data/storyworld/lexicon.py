@@ -8,19 +8,22 @@ from toolkit.data.storyworld.grammar import Lexicon
 VERSION = 1
 NAMES_PER_KIND = 800
 
-_PRONOUNS = {"she": {"he": "she", "He": "She", "his": "her", "His": "Her", "him": "her", "himself": "herself", "hers": "hers"},
-             "he": {"he": "he", "He": "He", "his": "his", "His": "His", "him": "him", "himself": "himself", "hers": "his"}}
+_PRONOUNS = {
+    "she": {"he": "she", "He": "She", "his": "her", "His": "Her", "him": "her", "himself": "herself",
+            "hers": "hers"},
+    "he": {"he": "he", "He": "He", "his": "his", "His": "His", "him": "him", "himself": "himself",
+           "hers": "his"}}
 _ONSETS = "B D F G H J K L M N P R S T V W Z Br Fl Gr St Tr Th".split()
 _VOWELS = "a e i o u".split()
 _MIDDLES = "r l n m d v s bb nn ll lk nd rt nk lm".split()
 _ENDINGS = {"she": "a ia ina ella ika issa elle etta".split(), "he": "o or in ek ard us is ob".split()}
 # Composed by chance but also English words, well-known brands or unkind: not for heroes.
-_AVOIDED = set("""Bonus Minus Venus Sinus Genus Humor Rumor Tumor Tenor Minor Manor Major Donor Motor Basin Robin Cabin
-Rosin Resin Satin Linus Rodin Hobo Solo Polo Limo Memo Demo Bravo Bozo Rondo Mundo Banda Panda Bardo Lenin Putin Venin Fanny
-Monkia Bastard Retard Standard Hazard Mallard Pollard Vendor Nudo Nudina Nudia Dildo Bimbo Limbo Tuna Sauna Manna Moron Fartor
-Fartin Farta Fartia Fartis Fartus Fartek Sodo Horis Penis Pubis Anus Teror Terob Sador Punkin Bobbin Dobbin Rabbis Tennis Basis
-Lapis Rapist Homo Homina Lamina Fauna Fedora Villa Gorilla Vanilla Umbrella Rosette Lolita Ladina Bandana Bulla Bandor Condor
-Fondue Hella Hello Cello Thesis Thallus Stadia Mafia Media Radius Radia Granda Ferrard""".split())
+_AVOIDED = set("""Banda Bandor Basin Basis Bobbin Bonus Bravo Bulla Demo Dobbin Donor Farta Fartek Fartia
+Fartin Fartis Fartor Fartus Fortor Genus Gonna Granda Gurus Hella Hello Hero Homina Homo Horis Humor Jello
+Ladina Lamina Lenin Limo Linus Mallard Mania Manna Manor Media Memo Mesa Minor Minus Monkia Mortis Mundo Nada
+Nudek Nudia Nudika Nudina Nudo Panda Penis Pollard Polo Punkin Rabbis Radia Resin Rodin Rondo Rosin Rumor
+Sador Sinus Soda Sodo Solo Stadia Standard Stevia Tennis Tenor Terob Teror Thallus Thesis Tumor Tuna Vendor
+Venin Venus Villa Wanna Windor Wonka""".split())
 
 
 def a_or_an(phrase: str) -> str:
@@ -44,16 +47,17 @@ def compose_names() -> list[tuple[str, str]]:
         # The odd factor (Knuth's) breaks up the runs of similar names that a checksum alone leaves.
         names.sort(key=lambda name: (crc32(name.encode()) ** 2 * 2654435761 >> 7 & 0xFFFFFFFF, name))
         chosen.append([name for name in names if name not in _AVOIDED][:NAMES_PER_KIND])
-    return [(name, kind) for pair in zip(*chosen, strict=True) for name, kind in zip(pair, _ENDINGS, strict=True)]
+    return [(name, kind) for pair in zip(*chosen, strict=True)
+            for name, kind in zip(pair, _ENDINGS, strict=True)]
 
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _plain(text: str, **options) -> Lexicon:
-    return Lexicon([(word, {"": word, "a": a_or_an(word), "C": _capital(word), "L": word[0].lower() + word[1:]})
-                    for word in split_words(text)], **options)
+def _plain(text: str) -> Lexicon:
+    return Lexicon([(word, {"": word, "a": a_or_an(word), "C": _capital(word),
+                            "L": word[0].lower() + word[1:]}) for word in split_words(text)])
 
 
 def _names() -> Lexicon:
@@ -100,5 +104,5 @@ LEXICONS: dict[str, Lexicon] = {
 
 ROLE_LEXICON = {"hero": "name", "friend": "name", "animal": "animal", "pal": "animal", "object": "object",
                 "trait": "trait", "nature": "nature", "region": "region", "habit": "habit", "place": "place",
-                "hiding": "hiding", "food": "food", "kin": "kin"}
+                "hiding": "hiding", "food": "food", "kin": "kin", "money": "money"}
 APART = {"hero": ("friend",), "friend": ("hero",), "animal": ("pal",), "pal": ("animal",)}

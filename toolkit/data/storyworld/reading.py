@@ -42,7 +42,8 @@ def _sentences() -> list[tuple[Sentence, Roles, str]]:
     def walk(node, implied: Roles) -> None:
         if isinstance(node, Sentence):
             known = found.get(id(node), (node, implied))[1]
-            found[id(node)] = (node, {role: value for role, value in known.items() if implied.get(role) == value})
+            shared = {role: value for role, value in known.items() if implied.get(role) == value}
+            found[id(node)] = (node, shared)
         elif isinstance(node, Choice) and node.role:
             for value, child in zip(node.values, node.children, strict=True):
                 walk(child, {**implied, node.role: value})
@@ -54,13 +55,13 @@ def _sentences() -> list[tuple[Sentence, Roles, str]]:
     return [(node, implied, node.literal()) for node, implied in found.values()]
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=20_000)
 def sentence_readings(sentence: str) -> tuple[tuple[str, Roles], ...]:
     """Every way in which the grammar derives a sentence by itself, as (kind, roles)."""
     if len(sentence) > _LONGEST_SENTENCE:
         return ()
-    return tuple((node.kind, {**implied, **roles}) for node, implied, literal in _sentences() if literal in sentence
-                 for roles, _ in derivations(node.node, sentence))
+    return tuple((node.kind, {**implied, **roles}) for node, implied, literal in _sentences()
+                 if literal in sentence for roles, _ in derivations(node.node, sentence))
 
 
 def _contradicts(facts: Roles, roles: Roles) -> int:
@@ -94,7 +95,7 @@ def read(text: str) -> Read:
         conflicts += _contradicts(facts, roles) > 0
         kinds.append(kind)
         ending = roles.get("ending")
-        facts = {**roles, **facts}
+        facts = {**{role: word for role, word in roles.items() if not role.endswith(".kind")}, **facts}
         if ending:
             facts["ending"] = ending
     return Read(sentences, kinds, facts, conflicts)

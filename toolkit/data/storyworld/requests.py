@@ -1,6 +1,7 @@
 """What the user says: requests for a story, and questions about one."""
 
 import re
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from toolkit.data.storyworld.grammar import Choice, Optional, Roles, Sequence, Slot, Text, derivations
@@ -24,15 +25,15 @@ _FRAMES = [
     "Could you write about <who> who <does>?",
 ]
 _ENDINGS = {
-    "well": ["Make it end well.", "It should have a happy ending.", "Let it end well.", "I want a happy ending.",
-             "Please, nothing sad at the end."],
-    "badly": ["Make it end badly.", "It should have a sad ending.", "Let it end badly.", "I want a sad ending.",
-              "Do not give it a happy ending."],
+    "well": ["Make it end well.", "It should have a happy ending.", "Let it end well.",
+             "I want a happy ending.", "Please, nothing sad at the end."],
+    "badly": ["Make it end badly.", "It should have a sad ending.", "Let it end badly.",
+              "I want a sad ending.", "Do not give it a happy ending."],
 }
 _PLACES = ["Let it happen {place.at}.", "Set it {place.at}.", "It should take place {place.at}.",
            "Part of it should happen {place.at}."]
-_FRIENDS = ["Give the hero a friend who is {pal.a}.", "There should be {pal.a} in it as well.", "Add {pal.a}.",
-            "I also like stories with {pal.a} in them."]
+_FRIENDS = ["Give the hero a friend who is {pal.a}.", "There should be {pal.a} in it as well.",
+            "Add {pal.a}.", "I also like stories with {pal.a} in them."]
 _LENGTHS = ["Keep it short.", "Make it short.", "A few lines are enough.", "Only a short one, please."]
 COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
 
@@ -56,7 +57,7 @@ def request_grammar() -> Sequence:
 
 
 def request(stream: Stream) -> tuple[str, Roles]:
-    """A request and what it asks for, as roles (animal, object, plot, perhaps hero, place, pal, ending, length)."""
+    """A request and what it asks for: animal, object, plot; perhaps hero, place, pal, ending, length."""
     roles: Roles = {}
     out: list[str] = []
     request_grammar().generate(stream, roles, out)
@@ -134,12 +135,26 @@ def _matching(asked: str, roles: Roles) -> list[tuple[object, object]]:
             if known in ("", plot) and derivations(node, asked, roles)]
 
 
-def read_question(asked: str, roles: Roles) -> tuple[str, object] | None:
-    """The right answer to a question about a story with these roles, and the grammar of such answers.
+@dataclass(frozen=True)
+class Asked:
+    """A question that a story answers: the right answer, the grammar of answers, and the roles asked for."""
 
-    None if it is not one of the questions, or if the story does not tell.
-    """
-    for _, answer in _matching(" ".join(asked.split()), roles):
-        if all(role in roles for role in _slots(answer)):
-            return _render(answer, roles), answer
+    right: str
+    grammar: object
+    roles: Roles
+
+    def is_right(self, sentence: str) -> bool:
+        """Whether a sentence answers rightly, whatever it calls the hero."""
+        return any(all(found.get(role) == value for role, value in self.roles.items())
+                   for found, _ in derivations(self.grammar, sentence))
+
+
+def read_question(asked: str, roles: Roles) -> Asked | None:
+    """What a question asks of a story with these roles; None if it is no such question, or it is not told."""
+    for node, answer in _matching(" ".join(asked.split()), roles):
+        wanted = _slots(answer)
+        if all(role in roles for role in wanted):
+            given = {"hero", *_slots(node)}
+            news = {role: roles[role] for role in wanted if role not in given}
+            return Asked(_render(answer, roles), answer, news)
     return None

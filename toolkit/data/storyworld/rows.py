@@ -53,7 +53,8 @@ def rows(config: str, seed: int, split: str, count: int, **options) -> Iterator[
     return _rows(config, seed, (split, fraction), (count, start, stride), options)
 
 
-def _rows(config: str, seed: int, side: tuple[str, float], span: tuple[int, int, int], options: dict) -> Iterator[dict]:
+def _rows(config: str, seed: int, side: tuple[str, float], span: tuple[int, int, int],
+          options: dict) -> Iterator[dict]:
     split, fraction = side
     count, index, stride = span
     while count > 0:

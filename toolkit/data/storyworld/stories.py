@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from functools import cache
 
 from toolkit.data.storyworld.grammar import (
-    Choice, Optional, Roles, Sentence, Sequence, derivations, total_logprob)
+    Choice,
+    Optional,
+    Roles,
+    Sentence,
+    Sequence,
+    derivations,
+    total_logprob,
+)
 from toolkit.data.storyworld.plots import PLOTS
 from toolkit.data.storyworld.plots_more import MORE_PLOTS
 from toolkit.data.storyworld.stream import Stream
@@ -20,8 +27,8 @@ OPENINGS = [
     "Long ago, {nature.a} {animal} named {hero} lived {region}.",
     "This is the story of {hero}, {nature.a} {animal} who liked to {habit}.",
     "Everybody {region} knew {hero}, the {nature} {animal}.",
-    "Nobody could {habit} like {hero}, {nature.a} {animal} from over the hills.",
-    "{hero}, {nature.a} {animal}, [dreamed|thought] of nothing but {habit.ing}.",
+    "Nobody could {habit} like {hero}, {nature.a} {animal}.",
+    "{hero}, {nature.a} {animal}, [dreamed|thought] only of {habit.ing}.",
 ]
 ASIDES = [
     "{He} [often|always|sometimes] sat on the [grassy|mossy|sandy] bank of the river.",
@@ -50,7 +57,7 @@ CLOSINGS = {
     "well": [
         "{hero} went home to {habit}, {*glad} and full of {*food}.",
         "That night the {nature} {animal} fell asleep {*glad}.",
-        "And so {nature.a} {animal} and {pal.a} became the best of friends.",
+        "And so {animal.a} and {pal.a} became friends for life.",
         "{hero} and {friend} celebrated with {*food}.",
         "{hero} was never {*sad} again.",
         "Everyone agreed that {hero} and {friend} had done well.",
@@ -81,7 +88,7 @@ def _sentence(template: str, kind: str = "middle") -> Sentence:
 
 def _beat(beat: list, kind: str = "middle"):
     if isinstance(beat[0], float):
-        return Optional(zipf_choice([_sentence(template, kind) for template in beat[1:]]), probability=beat[0])
+        return Optional(_beat(beat[1:], kind), probability=beat[0])
     return zipf_choice([_sentence(template, kind) for template in beat])
 
 

@@ -1,4 +1,4 @@
-"""The gold utility of an answer: what people in this world would like, read from (prompt, answer) text alone."""
+"""The gold utility: what people in this world like in an answer, read from (prompt, answer) text alone."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -7,15 +7,17 @@ from toolkit.data.storyworld.conversations import Message, word_range
 from toolkit.data.storyworld.grammar import Roles, derivations
 from toolkit.data.storyworld.lexicon import LEXICONS
 from toolkit.data.storyworld.reading import Read, read, split_sentences
-from toolkit.data.storyworld.requests import read_question, read_request
+from toolkit.data.storyworld.requests import Asked, read_question, read_request
 
-WEIGHTS = {"request": 4.0, "consistency": 2.0, "ending": 1.5, "length": 1.5, "repetition": 1.5, "wellformed": 1.0}
+WEIGHTS = {"request": 4.0, "consistency": 2.0, "ending": 1.5, "length": 1.5, "repetition": 1.5,
+           "wellformed": 1.0}
 """What each term can add; a flawless answer has their sum."""
 
 ANSWER_WORDS = (2, 14)
 _LONGEST_ANSWER = 4000  # characters; what follows is not read, and the length term is long gone
-_MISS = 1.5  # one missed wish of three costs half of the request term
-_CONFLICT = 0.6  # the share of the consistency term that one contradicting sentence costs
+_MISS = 1.75  # one missed wish of three costs more than half of the request term
+_WRONG_ANSWER = 0.2  # what a whole sentence that answers wrongly keeps of the request term
+_CONFLICT = 0.7  # the share of the consistency term that one contradicting sentence costs
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,27 @@ def _repetition_term(sentences: list[str], text: str) -> float:
     return max(0.0, min(1.0, (distinct - 0.4) / 0.4))
 
 
-def _question_terms(text: str, asked: tuple[str, object], told: Roles) -> dict[str, float]:
-    right, grammar = asked
+def _question_terms(text: str, asked: Asked, told: Roles) -> dict[str, float]:
     sentences = split_sentences(text)
     first = sentences[0] if sentences else ""
-    whole = bool(derivations(grammar, first))
+    whole = bool(derivations(asked.grammar, first))
+    # An answer that breaks off answers as far as it goes.
+    begun = 0.0 if whole or not first else _shared_start(first, asked.right)
     names = LEXICONS["name"].kinds
     words = [word.strip(".,!?\"'").removesuffix("'s") for word in text.split()]
-    strangers = sum(word in names and word not in (told.get("hero"), told.get("friend")) for word in set(words))
-    answered = first == right or bool(sentences) and text.rstrip(".") == right.rstrip(".")
+    known = (told.get("hero"), told.get("friend"))
+    strangers = sum(word in names and word not in known for word in set(words))
     return {
-        "request": 1.0 if answered else 0.0,
-        "consistency": max(0.0, 1.0 - _CONFLICT * strangers) if whole or answered else 0.0,
-        "ending": 1.0 if sentences and text.endswith(".") and (whole or len(sentences) > 1) else 0.0,
+        "request": (1.0 if asked.is_right(first) else _WRONG_ANSWER) if whole else begun,
+        "consistency": max(0.0, 1.0 - _CONFLICT * strangers) if whole or begun else 0.0,
+        "ending": 1.0 if whole and text.endswith(".") else 0.0,
         "length": _length_term(len(words), *ANSWER_WORDS),
         "repetition": _repetition_term(sentences, text),
         "wellformed": 1.0 if whole else 0.0,
     }
+
+
+def _shared_start(text: str, right: str) -> float:
+    """The share of the right answer's words that the text begins with, 0 if it goes on differently."""
+    words, wanted = text.rstrip(".").split(), right.rstrip(".").split()
+    return len(words) / len(wanted) if words == wanted[:len(words)] else 0.0

@@ -1,0 +1,28 @@
+"""Offline and without telemetry before anything is imported; a tokenizer and a model made in a moment."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """Bytes and our special tokens, no merges: 261 entries, with the chat template."""
+    from toolkit.tokenizer import learn
+
+    return learn([""], vocab_size=261)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer):
+    """An untrained GPT-2 of 2 layers, 32 wide, over the bytes of `tiny_tokenizer`; copy it before training."""
+    from toolkit.models.gpt2 import build
+    from toolkit.recipe.schema import ModelSettings
+
+    settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64)
+    return build(settings, vocab_size=len(tiny_tokenizer), seed=0, end_id=tiny_tokenizer.eos_token_id,
+                 pad_id=tiny_tokenizer.pad_token_id).eval()  # fmt: skip

@@ -1,0 +1,61 @@
+"""Small models that speak the storyworld's tokens, and a run to measure them in."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from toolkit.data import storyworld
+from toolkit.models import gpt2, load
+from toolkit.recipe.schema import ModelSettings
+from toolkit.tokenizer import learn
+
+
+@pytest.fixture(scope="session")
+def stories():
+    return [row["text"] for row in storyworld.rows("stories", 0, "held_out", 16)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(stories):
+    return learn(stories, vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def build_model(tokenizer):
+    """A function of seed, n_positions and scale."""
+    return partial(build, tokenizer)
+
+
+def build(tokenizer, seed, *, n_positions=256, scale=3.0):
+    settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=n_positions)
+    model = gpt2.build(
+        settings,
+        vocab_size=len(tokenizer),
+        seed=seed,
+        end_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+    ).eval()
+    with torch.no_grad():  # far from uniform, so that every token of context counts
+        for parameter in model.transformer.parameters():
+            parameter.mul_(scale)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    return build(tokenizer, 1)
+
+
+@pytest.fixture(scope="session")
+def folders(tokenizer, tmp_path_factory):
+    """Two models, `first` and `second`, and `twin`, the same as first."""
+    root = tmp_path_factory.mktemp("models")
+    for name, seed in (("first", 1), ("second", 2), ("twin", 1)):
+        load.save_model(build(tokenizer, seed), tokenizer, root / name)
+    return root

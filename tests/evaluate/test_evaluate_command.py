@@ -1,0 +1,77 @@
+"""`toolkit evaluate`: what is measured depends on what the data are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from toolkit.data import storyworld
+from toolkit.evaluate.command import evaluate_command
+from toolkit.recipe.errors import ToolkitError, UsageError
+
+
+def run(capsys, models, **options):
+    assert evaluate_command([str(model) for model in models], json=True, **options) == 0
+    out = capsys.readouterr()
+    return json.loads(out.out), out.err
+
+
+def test_a_text_file_is_measured_whole(folders, tmp_path, stories, capsys):
+    path = tmp_path / "book.txt"
+    path.write_text("\n".join(stories[:4]))
+    result, _ = run(capsys, [folders / "first", folders / "second"], data=str(path))
+    assert result["models"]["first"]["bytes"] == path.stat().st_size
+    assert result["models"]["first"]["interval_over"].startswith("blocks")
+    assert result["judge"] is None and set(result["models"]) == {"first", "second"}
+
+
+def test_storyworld_with_a_baseline_has_both_tables(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    options = {"data": "storyworld", "baseline": str(folders / "first"), "examples": 10, "max_new_tokens": 12}
+    result, _ = run(capsys, [folders / "second", folders / "twin"], **options)
+    assert list(result["models"]) == ["first", "second", "twin"]
+    assert result["models"]["twin"]["win_rate"]["ties"] == 10
+    assert result["models"]["twin"]["kl_to_baseline"] == 0
+    assert result["models"]["twin"]["bits_per_byte_difference"] == 0
+    assert evaluate_command([str(folders / "second")], **options) == 0
+    out = capsys.readouterr()
+    assert out.out == ""
+    for sign in ("entropy floor", "win rate against first", "judge: gold", "can tell", "less the baseline"):
+        assert sign in out.err
+
+
+def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, capsys):
+    rows = list(storyworld.rows("conversations", 0, "held_out", 3))
+    talk = tmp_path / "talk.jsonl"
+    talk.write_text(
+        "".join(json.dumps({"messages": row["prompt"] + row["completion"]}) + "\n" for row in rows)
+    )
+    with pytest.raises(UsageError, match="prompts without a model to compare with"):
+        evaluate_command([str(folders / "first")], data=str(talk))
+    with pytest.raises(UsageError, match="storyworld's prompts only"):
+        evaluate_command([str(folders / "first")], data=str(talk), baseline=str(folders / "second"))
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "a fox"}\n{"text": "a bear"}\n')
+    result, err = run(capsys, [folders / "first"], data=str(text), baseline=str(folders / "second"))
+    assert "no win rate" in err and result["judge"] is None
+    assert result["models"]["first"]["documents"] == 2
+
+
+def test_wrong_data_and_wrong_models_say_what_to_do(folders, tmp_path):
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"title": "x"}\n')
+    with pytest.raises(UsageError, match="the columns are title"):
+        evaluate_command([str(folders / "first")], data=str(odd))
+    with pytest.raises(ToolkitError):
+        evaluate_command([str(tmp_path / "nothing")], data="storyworld")
+    with pytest.raises(UsageError, match="reported as 'first'"):
+        evaluate_command([str(folders / "first"), str(folders / "x" / ".." / "first")], data="storyworld")
+
+
+def test_a_window_of_ones_own(folders, capsys):
+    result, _ = run(capsys, [folders / "first"], data="storyworld", examples=12, window=32, stride=16)
+    row = result["models"]["first"]
+    assert (row["window"], row["stride"], row["documents"]) == (32, 16, 12)
+    with pytest.raises(ToolkitError, match="longer than the model"):
+        run(capsys, [folders / "first"], data="storyworld", examples=12, window=3200)

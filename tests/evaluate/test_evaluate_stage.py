@@ -1,0 +1,168 @@
+"""The stage on two tiny models: every number is there, and a killed run does not measure twice."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from contextlib import contextmanager
+
+import pytest
+
+from toolkit.data import storyworld
+from toolkit.evaluate import stage
+from toolkit.evaluate.session import Session, names_of
+from toolkit.models import load
+from toolkit.recipe import reader
+from toolkit.recipe.errors import UsageError
+from toolkit.runs import lock
+from toolkit.runs.directory import open_run
+
+RECIPE = """
+    stage: evaluate
+    models: [{root}/first, {root}/second]
+    perplexity:
+      data: {{name: storyworld, config: stories, held_out_examples: 12}}
+    win_rate:
+      data: {{name: storyworld, config: prompts, held_out_examples: 8}}
+      baseline: {root}/first
+      max_new_tokens: 24
+      bootstrap_samples: 200
+    samples: ["Tell me about a fox.", "And a bear?"]
+"""
+
+
+@pytest.fixture
+def recipe(folders, tmp_path):
+    def write(text=RECIPE, **settings):
+        path = tmp_path / "recipes" / "evaluate.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text.format(root=folders, **settings)))
+        return reader.load(path)
+
+    return write
+
+
+@contextmanager
+def working(loaded, tmp_path):
+    with open_run(loaded, runs_dir=tmp_path / "runs") as run:
+        yield run
+
+
+def carry_out(loaded, tmp_path):
+    with working(loaded, tmp_path) as run:
+        stage.run(loaded.recipe, run)
+        lock.seal(run)
+    return run.path
+
+
+def test_every_number_is_there_with_its_interval(recipe, tmp_path):
+    path = carry_out(recipe(), tmp_path)
+    result = json.loads((path / "evaluation.json").read_text())
+    first, second = result["models"]["first"], result["models"]["second"]
+    for row in (first, second):
+        for key in ("bits_per_byte", "perplexity", "mean_length", "ended", "score"):
+            low, high = row[f"{key}_interval"]
+            assert low <= row[key] <= high, key
+        assert row["entropy_floor_bits_per_byte"] < row["bits_per_byte"]
+        assert [one["prompt"] for one in row["samples"]] == ["Tell me about a fox.", "And a bear?"]
+        assert row["gold"]["terms"].keys() == storyworld.WEIGHTS.keys()
+    assert first["is_baseline"] and "win_rate" not in first and "kl_to_baseline" not in first
+    assert second["win_rate"]["n"] == 8 and second["win_rate"]["verdict"] in ("better", "worse", "no verdict")
+    low, high = second["kl_to_baseline_interval"]
+    assert low <= second["kl_to_baseline"] <= high
+    assert "bits_per_byte_difference" in second
+    assert result["judge"]["name"] == "gold" and result["seed"] == 0
+    answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
+    metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["model"] for row in metrics] == ["first", "second"]
+    assert lock.is_sealed(path)
+
+
+def test_a_killed_run_does_not_measure_again_and_ends_the_same(recipe, tmp_path, monkeypatch):
+    whole = json.loads((carry_out(recipe(), tmp_path / "whole") / "evaluation.json").read_text())
+    measure, seen = Session.measure, []
+
+    def killed(session, name):
+        if name == "second" and len(seen) == 1:
+            raise KeyboardInterrupt
+        seen.append(name)
+        return measure(session, name)
+
+    monkeypatch.setattr(Session, "measure", killed)
+    with pytest.raises(KeyboardInterrupt), working(recipe(), tmp_path) as run:
+        stage.run(run.recipe, run)
+    assert not (run.path / "evaluation.json").exists()
+    monkeypatch.setattr(Session, "measure", lambda session, name: seen.append(name) or measure(session, name))
+    path = carry_out(recipe(), tmp_path)
+    assert seen == ["first", "second"]
+    assert json.loads((path / "evaluation.json").read_text()) == whole
+
+
+def test_another_rank_leaves_the_work_to_the_first(recipe, tmp_path):
+    with working(recipe(), tmp_path) as run:
+        run.is_main = False
+        stage.run(run.recipe, run)
+        assert not (run.path / "evaluation.json").exists()
+
+
+@pytest.fixture(scope="module")
+def reward_folder(folders, tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reward") / "judge"
+    model, own = load.load_reward_model((str(folders / "first"), None), new_head_seed=0)
+    load.save_model(model, own, path)
+    return path
+
+
+REWARD = """
+    stage: evaluate
+    models: [{root}/first, {root}/second]
+    win_rate:
+      data: {{name: storyworld, held_out_examples: 6}}
+      baseline: {root}/first
+      max_new_tokens: 16
+      judge: {judge}
+      {more}
+"""
+
+
+def test_a_reward_model_that_guesses_gives_no_verdict(recipe, reward_folder, tmp_path):
+    more = "judge_data: {name: storyworld, config: preferences, held_out_examples: 12}"
+    path = carry_out(recipe(REWARD, judge=reward_folder, more=more), tmp_path)
+    result = json.loads((path / "evaluation.json").read_text())
+    low, high = result["judge"]["accuracy_interval"]
+    assert result["judge"]["n"] == 12 and low <= 0.5 <= high
+    assert "chance" in result["judge"]["doubt"]
+    assert result["models"]["second"]["win_rate"]["verdict"] == "no verdict"
+
+
+def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_folder, tmp_path):
+    loaded = recipe(REWARD, judge=reward_folder, more="")
+    with working(loaded, tmp_path) as run:
+        contest = stage.open_contest(loaded.recipe.win_rate, 0)
+        assert "not known" in stage.open_judge(loaded.recipe.win_rate, run, contest).doubt
+    reward = tmp_path / "runs" / "reward"
+    (reward / "model").mkdir(parents=True)
+    numbers = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "n": 80}
+    (reward / "evaluation.json").write_text(json.dumps(numbers))
+    assert stage.known_accuracy(reward / "model") is None
+    (reward / "manifest.json").write_text(json.dumps({"format": lock.FORMAT, "stage": "reward"}))
+    for place in (reward, reward / "model"):
+        assert stage.known_accuracy(place) == numbers
+
+
+def test_gold_judges_its_own_world_only(recipe, tmp_path):
+    rows = [{"prompt": f"question {i}", "chosen": "yes", "rejected": "no"} for i in range(60)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = RECIPE.replace("{{name: storyworld, config: prompts, held_out_examples: 8}}", "{{name: {data}}}")
+    loaded = recipe(text, data=data)
+    with pytest.raises(UsageError, match="storyworld's prompts only"), working(loaded, tmp_path) as run:
+        stage.run(loaded.recipe, run)
+
+
+def test_names():
+    names = names_of(["runs/tiny/sft", "org/gpt2@main", "models/dpo/"])
+    assert list(names) == ["sft", "gpt2", "dpo"]
+    with pytest.raises(UsageError, match="runs/a/sft and runs/b/sft"):
+        names_of(["runs/a/sft", "runs/b/sft"])

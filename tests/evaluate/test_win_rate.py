@@ -1,0 +1,192 @@
+"""Win rates, verdicts and judges, with answers whose quality is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from toolkit import stats
+from toolkit.data import storyworld
+from toolkit.evaluate import judges, win_rate
+from toolkit.evaluate.judges import Judge, compare
+from toolkit.evaluate.win_rate import Contest
+from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.schema import DataSource
+from toolkit.scoring import answer_logprobs
+
+GOOD = [storyworld.conversation(1, i, flawed_share=0.0) for i in range(40)]
+BAD = [storyworld.conversation(1, i, flawed_share=1.0) for i in range(40)]
+PROMPTS = [one.messages_prompt for one in GOOD]
+
+
+def answers(texts, ended=True):
+    ids = [[5] * len(text.split()) for text in texts]
+    return {"texts": list(texts), "ended": [ended] * len(texts), "ids": ids, "kl": None}
+
+
+@pytest.fixture(scope="module")
+def contest():
+    return Contest(PROMPTS, seed=3, known_world=True)
+
+
+@pytest.fixture(scope="module")
+def flawed():
+    return answers([one.answer for one in BAD])
+
+
+@pytest.fixture(scope="module")
+def flawless():
+    return answers([one.answer for one in GOOD])
+
+
+def test_the_same_prompts_are_behind_good_and_bad_answers():
+    assert [one.messages_prompt for one in BAD] == PROMPTS
+
+
+def test_flawless_beats_flawed_and_the_baseline_has_no_win_rate(contest, flawed, flawless):
+    models, judge = win_rate.summarize(
+        {"flawed": flawed, "flawless": flawless, "copy": flawed},
+        contest,
+        judges.gold_judge(),
+        baseline="flawed",
+    )
+    assert "win_rate" not in models["flawed"] and models["flawed"]["is_baseline"]
+    rate = models["flawless"]["win_rate"]
+    assert rate["verdict"] == "better" and rate["low"] > 0.5 and rate["n"] == 40
+    assert rate["wins"] + rate["ties"] + rate["losses"] == 40
+    assert rate["estimate"] == pytest.approx((rate["wins"] + rate["ties"] / 2) / 40)
+    same = models["copy"]["win_rate"]
+    assert (same["ties"], same["estimate"], same["verdict"]) == (40, 0.5, "no verdict")
+    assert judge["fit"] and judge["doubt"] is None and judge["gate"]["passed"]
+    assert "40 can tell" in judge["power"]
+    json.dumps([models, judge], allow_nan=False)
+
+
+def test_the_other_way_round_is_worse_by_the_same_amount(contest, flawed, flawless):
+    both = {"flawed": flawed, "flawless": flawless}
+    one, _ = win_rate.summarize(both, contest, judges.gold_judge(), baseline="flawed")
+    other, _ = win_rate.summarize(both, contest, judges.gold_judge(), baseline="flawless")
+    assert other["flawed"]["win_rate"]["verdict"] == "worse"
+    assert other["flawed"]["win_rate"]["estimate"] == pytest.approx(
+        1 - one["flawless"]["win_rate"]["estimate"]
+    )
+
+
+def test_the_gain_is_shared_out_among_the_terms(contest, flawed, flawless):
+    models, _ = win_rate.summarize({"a": flawed, "b": flawless}, contest, judges.gold_judge(), baseline="a")
+    gold = models["b"]["gold"]
+    assert sum(gold["gain_by_term"].values()) == pytest.approx(gold["utility_gain"])
+    assert sum(gold["share_by_term"].values()) == pytest.approx(1)
+    assert gold["utility"] > 11 and set(gold["terms"]) == set(storyworld.WEIGHTS)
+
+
+def test_length_in_tokens_share_ended_and_score(contest, flawless):
+    cut = {**flawless, "ended": [i % 4 == 0 for i in range(40)]}
+    models, _ = win_rate.summarize({"a": cut}, contest, judges.gold_judge(), baseline="a")
+    lengths = [len(text.split()) for text in flawless["texts"]]
+    assert models["a"]["mean_length"] == pytest.approx(np.mean(lengths))
+    assert models["a"]["ended"] == 0.25 and models["a"]["prompts"] == 40
+    assert models["a"]["score"] == pytest.approx(models["a"]["gold"]["utility"])
+
+
+def likes_length(prompts, texts, ended):
+    return np.array([float(len(text)) for text in texts])
+
+
+def test_a_judge_that_likes_nonsense_gives_no_verdict(contest, flawed, flawless):
+    judge = Judge("long", likes_length, tie=0, accuracy=stats.wilson(90, 100))
+    models, about = win_rate.summarize(
+        {"flawed": flawed, "flawless": flawless}, Contest(PROMPTS, seed=3, max_new_tokens=400), judge,
+        baseline="flawless",
+    )  # fmt: skip
+    assert about["fit"] is False and "gibberish" in about["doubt"]
+    assert models["flawed"]["win_rate"]["verdict"] == "no verdict"
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "doubted"), [(90, 100, False), (55, 100, True), (6, 10, True), (45, 100, True)]
+)
+def test_a_judge_that_may_be_guessing_gives_no_verdict(contest, flawed, flawless, right, n, doubted):
+    gold = judges.gold_judge()
+    judge = Judge("model", gold.score, tie=1e-4, accuracy=stats.wilson(right, n))
+    models, about = win_rate.summarize(
+        {"flawed": flawed, "flawless": flawless}, contest, judge, baseline="flawed"
+    )
+    assert models["flawless"]["win_rate"]["verdict"] == ("no verdict" if doubted else "better")
+    assert bool(about["doubt"]) is doubted
+    unknown = Judge("model", gold.score, tie=1e-4)
+    assert "not known" in unknown.doubt
+
+
+def test_too_few_prompts_settle_nothing(flawed, flawless):
+    few = {name: {key: (value[:4] if value else value) for key, value in one.items()}
+           for name, one in (("flawed", flawed), ("flawless", flawless))}  # fmt: skip
+    models, about = win_rate.summarize(
+        few, Contest(PROMPTS[:4], seed=0, known_world=True), judges.gold_judge(), baseline="flawed"
+    )
+    assert about["gate"]["passed"] is None
+    assert models["flawless"]["win_rate"]["verdict"] == "no verdict"
+
+
+def test_compare_by_hand():
+    outcomes = compare(np.array([2.0, 1.0, 0.0, 1.00001]), np.ones(4), tie=1e-4)
+    assert outcomes.tolist() == [1, 0.5, 0, 0.5]
+
+
+def test_accuracy_of_a_judge_on_preferences():
+    data = DataSource(name="storyworld", config="preferences", held_out_examples=25)
+    right = judges.preference_accuracy(judges.gold_judge().score, data, seed=0)
+    wrong = judges.preference_accuracy(lambda *given: -judges.gold_judge().score(*given), data, seed=0)
+    assert right.estimate > 0.7 and right.n == 25
+    assert wrong.estimate == pytest.approx(1 - right.estimate)
+
+
+# Answers of real models
+
+
+def small(**settings):
+    return Contest(PROMPTS[:12], seed=5, max_new_tokens=16, batch_examples=5, **settings)
+
+
+def test_answers_do_not_depend_on_the_batch_and_come_from_the_seed(model, tokenizer):
+    one = win_rate.answer((model, tokenizer), small())
+    two = win_rate.answer((model, tokenizer), Contest(PROMPTS[:12], seed=5, max_new_tokens=16))
+    other = win_rate.answer((model, tokenizer), Contest(PROMPTS[:12], seed=6, max_new_tokens=16))
+    assert one["ids"] == two["ids"] != other["ids"]
+    assert len(one["texts"]) == 12 and all(len(ids) <= 16 for ids in one["ids"])
+
+
+def test_kl_to_itself_is_zero_and_to_another_what_the_log_probabilities_say(tokenizer, build_model):
+    first, second = ((build_model(seed, scale=1.5), tokenizer) for seed in (1, 2))
+    contest = small()
+    answered = win_rate.answer(first, contest)
+    assert win_rate.kl_to_baseline(first, first, answered, contest) == [0.0] * 12
+    found = win_rate.kl_to_baseline(first, second, answered, contest)
+    end = tokenizer.eos_token_id
+    for number, (prompt, ids, ended) in enumerate(
+        zip(answered["prompt_ids"], answered["ids"], answered["ended"], strict=True)
+    ):
+        whole = ids + [end] * ended
+        own, other = (answer_logprobs(one[0], [prompt], [whole])[0].sum() for one in (first, second))
+        assert found[number] == pytest.approx(own - other, abs=1e-3)
+    # an estimate of a divergence, so above zero on the mean
+    assert np.mean(found) > 0
+
+
+def test_kl_is_of_the_distribution_at_temperature_one(tokenizer, build_model):
+    first, second = ((build_model(seed, scale=1.5), tokenizer) for seed in (1, 2))
+    plain = small()
+    expected = win_rate.kl_to_baseline(first, second, win_rate.answer(first, plain), plain)
+    for contest in (small(temperature=0.0), small(temperature=0.3), small(top_k=3)):
+        answered = win_rate.answer(first, contest)
+        assert win_rate.kl_to_baseline(first, second, answered, contest) == expected
+
+
+def test_long_prompts_lose_their_oldest_turns_and_no_room_is_an_error(tokenizer, build_model):
+    short = (build_model(1, n_positions=64), tokenizer)
+    ids = win_rate.encode_prompts(short, Contest(PROMPTS, seed=0, max_new_tokens=20))
+    assert max(len(one) for one in ids) <= 44
+    with pytest.raises(ToolkitError, match="no room for a prompt"):
+        win_rate.encode_prompts(short, Contest(PROMPTS, seed=0, max_new_tokens=64))

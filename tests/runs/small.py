@@ -1,0 +1,78 @@
+"""Small recipes and runs without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from toolkit.recipe import schema
+from toolkit.recipe.reader import LoadedRecipe
+from toolkit.runs import files, lock
+from toolkit.runs.directory import open_run
+
+SOURCE = schema.DataSource(name="storyworld", examples=3)
+
+
+def tokenizer(name: str = "t/tokenizer", **settings) -> LoadedRecipe:
+    recipe = schema.TokenizerRecipe(stage="tokenizer", data=SOURCE, **settings)
+    return LoadedRecipe(Path(f"{name}.yaml"), name, recipe, "stage: tokenizer\n", {})
+
+
+def corpus(name: str = "t/corpus", parent: str = "runs/t/tokenizer", **settings) -> LoadedRecipe:
+    recipe = schema.CorpusRecipe(stage="corpus", tokenizer=parent, data=SOURCE, **settings)
+    return LoadedRecipe(Path(f"{name}.yaml"), name, recipe, "stage: corpus\n", {})
+
+
+def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options) -> Path:
+    """Make a sealed run with one model file."""
+    with open_run(loaded, runs_dir=runs_dir, **options) as run:
+        if run is not None:
+            run.write_text("model/weights.txt", text)
+            run.metrics.log(1, loss=1.0)
+            lock.seal(run)
+    return runs_dir / loaded.name
+
+
+def killed_at(number: int, action: Callable[[], None]) -> bool:
+    """Do something in a forked process that SIGKILLs itself before its `number`th change of the disk.
+
+    Returns whether it was killed: False when the action has fewer changes than that.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            _arm(number)
+            action()
+            status = 0
+        except BaseException:
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def _arm(number: int) -> None:
+    """Count fsync, rename, replace, unlink, rmdir and truncate, and half the bytes of each written file."""
+    left = [number]
+
+    def counted(function):
+        def call(*arguments, **options):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return function(*arguments, **options)
+        return call
+
+    for name in ("fsync", "rename", "replace", "unlink", "rmdir", "truncate", "mkdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    files.hash_files = counted(files.hash_files)

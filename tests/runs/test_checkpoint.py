@@ -1,0 +1,122 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.runs.small import killed_at, tokenizer
+from toolkit.runs import checkpoint, files
+from toolkit.runs.directory import open_run
+
+
+@pytest.fixture
+def run(runs: Path):
+    with open_run(tokenizer(), runs_dir=runs) as opened:
+        yield opened
+
+
+def writer(text: str):
+    def write(folder: Path) -> None:
+        (folder / "state").write_text(text)
+        (folder / "random").mkdir()
+        (folder / "random" / "rank-0").write_text(text)
+    return write
+
+
+def state(run) -> tuple[int, str] | None:
+    found = checkpoint.latest(run)
+    return (found[0], (found[1] / "state").read_text()) if found else None
+
+
+def test_the_newest_is_found_and_older_ones_go(run):
+    assert checkpoint.latest(run) is None
+    for step in (1, 2, 10):
+        checkpoint.save(run, step, writer(str(step)), keep=2)
+    assert [step for step, _ in checkpoint.steps(run.checkpoints)] == [2, 10]
+    assert state(run) == (10, "10")
+
+
+def test_a_kill_at_any_moment_of_a_save_leaves_the_old_or_the_new_one(run, capsys):
+    checkpoint.save(run, 1, writer("one"), keep=1)
+    outcomes = []
+    for number in range(200):
+        killed = killed_at(number, lambda: checkpoint.save(run, 2, writer("two"), keep=1))
+        found = state(run)
+        assert found in ((1, "one"), (2, "two")), (number, found)
+        assert "not what was sealed" not in capsys.readouterr().err, "a cut-off save has a checkpoint's name"
+        assert not [path for path in run.checkpoints.iterdir() if files.is_temporary(path.name)]
+        outcomes.append(found[0])
+        if not killed:
+            break
+        # Again from the same place.
+        for _, path in checkpoint.steps(run.checkpoints):
+            if path.name != "step-00000001":
+                files.remove(path)
+        if not checkpoint.is_whole(run.checkpoints / "step-00000001"):
+            checkpoint.save(run, 1, writer("one"), keep=1)
+    else:
+        pytest.fail("the save never ended")
+    assert outcomes[0] == 1 and outcomes[-1] == 2 and len(outcomes) > 10
+
+
+def test_a_kill_while_the_stage_writes(run):
+    checkpoint.save(run, 1, writer("one"), keep=1)
+    pid = os.fork()
+    if pid == 0:
+        def write(folder: Path) -> None:
+            (folder / "state").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        checkpoint.save(run, 2, write, keep=1)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert [entry.name for entry in run.checkpoints.iterdir()] != ["step-00000001"], "the kill left its folder"
+    assert state(run) == (1, "one")
+    assert [entry.name for entry in run.checkpoints.iterdir()] == ["step-00000001"]
+
+
+def test_an_error_while_the_stage_writes_leaves_nothing(run):
+    def write(folder: Path) -> None:
+        (folder / "state").write_text("half")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError):
+        checkpoint.save(run, 1, write, keep=1)
+    assert list(run.checkpoints.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing", "added", "no seal", "bad seal"])
+def test_a_broken_one_is_skipped_with_a_word(run, capsys, harm):
+    checkpoint.save(run, 1, writer("one"), keep=2)
+    path = checkpoint.save(run, 2, writer("two"), keep=2)
+    {"flip": lambda: (path / "state").write_text("twO"),
+     "cut": lambda: (path / "state").write_text("tw"),
+     "missing": lambda: (path / "random" / "rank-0").unlink(),
+     "added": lambda: (path / "adapter_config.json").write_text("{}"),
+     "no seal": lambda: (path / checkpoint.SEAL).unlink(),
+     "bad seal": lambda: (path / checkpoint.SEAL).write_text("[]")}[harm]()
+    assert state(run) == (1, "one")
+    assert "step-00000002: not used" in capsys.readouterr().err
+    checkpoint.save(run, 2, writer("again"), keep=1)
+    assert state(run) == (2, "again")
+
+
+def test_a_broken_newer_one_goes_when_the_run_passes(run):
+    checkpoint.save(run, 1, writer("one"), keep=1)
+    broken = run.checkpoints / "step-00000009"
+    broken.mkdir()
+    checkpoint.save(run, 2, writer("two"), keep=1)
+    assert not broken.exists() and state(run) == (2, "two")
+
+
+def test_a_folder_of_someone_else_is_sealed_in_place(run):
+    folder = run.checkpoints / "checkpoint-7"
+    folder.mkdir(parents=True)
+    writer("seven")(folder)
+    assert not checkpoint.is_whole(folder) and checkpoint.latest(run) is None
+    checkpoint.seal_folder(folder)
+    assert checkpoint.is_whole(folder) and state(run) == (7, "seven")
+
+
+def test_other_ranks_write_nothing(run):
+    run.is_main = False
+    path = checkpoint.save(run, 1, writer("one"), keep=1)
+    assert path.name == "step-00000001" and not run.checkpoints.exists()

@@ -1,0 +1,97 @@
+"""The toolkit with toy stages in the table: what tests start as a real process, plainly or under torchrun.
+
+usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json]
+`TOY_WITHOUT_TORCH=1` puts a stand-in for the torch part (3 s to import); `TOY_*` plants what a test needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from toolkit import execute
+from toolkit.recipe import schema
+from toolkit.recipe.errors import DataError, ToolkitError
+from toolkit.runs import checkpoint
+from toolkit.stages import STAGES
+
+STEPS = 3
+
+
+def without_torch() -> None:
+    stand_in = types.ModuleType("toolkit.runs.environment")
+    stand_in.device = lambda setting="auto": types.SimpleNamespace(type="cpu")
+    stand_in.default_threads = lambda recipe: recipe.threads or 1
+    stand_in.configure = lambda recipe, threads=None: None
+    stand_in.accelerators = lambda: []
+    sys.modules["toolkit.runs.environment"] = stand_in
+    import toolkit.runs
+
+    toolkit.runs.environment = stand_in
+
+
+def tokenizer(recipe, run):
+    """Count to STEPS with a sealed checkpoint each; the model is the sum of what was counted."""
+    if os.environ.get("TOY_DATA_ERROR"):
+        raise DataError("a toy's complaint", where="toy.txt", fix="none")
+    found = checkpoint.latest(run)
+    step, total = (found[0], int((found[1] / "state").read_text())) if found else (0, 0)
+    run.metrics.truncate(step)
+    while step < STEPS:
+        step, total = step + 1, total + recipe.seed + step
+        run.metrics.log(step, total=total)
+        checkpoint.save(run, step, lambda folder, text=str(total): (folder / "state").write_text(text), keep=1)
+        if os.environ.get("TOY_STOP_AT") == str(step):
+            print(f"at step {step}", file=sys.stderr, flush=True)
+            time.sleep(60)
+        if os.environ.get("TOY_FULL_AT") == str(step):
+            raise OSError(28, "No space left on device")
+    print("a library that prints on stdout")
+    run.write_text("model/weights.txt", f"{total}\n")
+    run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (found[0] if found else 0)})
+
+
+def corpus(recipe, run):
+    """Read its parent."""
+    run.write_text("model/weights.txt", (run.reference(recipe.tokenizer) / "model" / "weights.txt").read_text() * 2)
+    run.write_json("evaluation.json", {"documents": 1})
+
+
+def pretrain(recipe, run):
+    """Sum the ranks over the processes, so that all must be here."""
+    import torch
+
+    value = torch.tensor([run.seed + int(os.environ.get("RANK", "0")) + 1])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+    run.write_text("model/weights.txt", f"{value.item()}\n")
+    run.write_json("evaluation.json", {"sum": value.item()})
+
+
+STAGES["tokenizer"] = ("__main__:tokenizer", schema.TokenizerRecipe)
+STAGES["corpus"] = ("__main__:corpus", schema.CorpusRecipe)
+STAGES["pretrain"] = ("__main__:pretrain", schema.PretrainRecipe)
+
+
+def main(arguments: list[str]) -> int:
+    flags = {word for word in arguments if word in ("--fresh", "--json")}
+    place = arguments.index("--runs-dir")
+    words = [word for word in arguments[1:place] + arguments[place + 2:] if word not in flags]
+    execute.PROGRAM = (__file__,)
+    if os.environ.get("TOY_WITHOUT_TORCH"):
+        without_torch()
+    try:
+        return execute.run_command(words[0], words[1:], runs_dir=arguments[place + 1], fresh="--fresh" in flags,
+                                   json="--json" in flags)
+    except ToolkitError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit import execute
+from toolkit.recipe import schema
+from toolkit.recipe.errors import RunError, UsageError
+from toolkit.runs import lock
+
+PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
+ORDER = ["tokenizer", "corpus", "pretrain"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of three recipes whose alphabetical order is not their order."""
+    recipes = tmp_path / "recipes" / "t"
+    recipes.mkdir(parents=True)
+    (tmp_path / "data.txt").write_text("hello\n")
+    source = f"data: {{name: {tmp_path / 'data.txt'}}}\n"
+    (recipes / "tokenizer.yaml").write_text(f"stage: tokenizer\nseed: 1\n{source}")
+    (recipes / "corpus.yaml").write_text(f"stage: corpus\ntokenizer: runs/t/tokenizer\n{source}")
+    return tmp_path
+
+
+def start(place: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (), **variables: str):
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment |= {"TOY_WITHOUT_TORCH": "1", "OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, *launcher, str(PROGRAM), "run", recipe, *words, "--runs-dir", "runs"]
+    return subprocess.Popen(command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def run(place: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+    process = start(place, recipe, *words, **variables)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == status, err
+    return out, err
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> str:
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line == f"at step {step}\n":
+            return said
+    raise AssertionError(said)
+
+
+def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place):
+    out, err = run(place, "recipes/t", "--json")
+    assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
+        ("1/2", "tokenizer", "tokenizer"), ("2/2", "corpus", "corpus")]
+    numbers = json.loads(out)
+    assert numbers["stages"]["tokenizer"]["total"] == 9 and list(numbers["stages"]) == ORDER[:2]
+    assert "a library that prints on stdout" in err
+    assert (place / "runs" / "t" / "report.html").exists()
+
+    began = time.monotonic()
+    out, err = run(place, "recipes/t", "--json")
+    assert time.monotonic() - began < 5
+    assert json.loads(out)["stages"].keys() == numbers["stages"].keys()
+    assert err.count("finished already") == 2 and "nothing to do" in err
+
+    (place / "recipes" / "t" / "second.yaml").write_text(
+        (place / "recipes" / "t" / "corpus.yaml").read_text() + "shard_tokens: 10\n")
+    _, err = run(place, "recipes/t")
+    assert err.count("finished already") == 2 and "runs/t/second: finished and sealed" in err
+
+
+def test_changed_settings_are_refused_before_anything_starts(place):
+    run(place, "recipes/t")
+    (place / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    _, err = run(place, "recipes/t", "shard_tokens=5", status=2)
+    assert "shard_tokens" in err  # no recipe sets it: the reader's refusal
+    _, err = run(place, "recipes/t", "seed=7", status=1)
+    assert "runs/t/tokenizer: seed: 1 -> 7" in err and "[1/2]" not in err
+    _, err = run(place, "recipes/t", "seed=7", "--fresh")
+    assert json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())["total"] == 27
+    assert json.loads((place / "runs/t/corpus/manifest.json").read_text())["overrides"] == []
+    run(place, "recipes/t", "seed=7")
+
+
+def test_changed_data_are_refused(place):
+    run(place, "recipes/t/tokenizer.yaml")
+    (place / "data.txt").write_text("hellO\n")
+    _, err = run(place, "recipes/t/tokenizer.yaml", status=1)
+    assert "data: other data: sha256:" in err and "--fresh" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_folder_says_where_it_goes_on_and_does(place, number):
+    process = start(place, "recipes/t", TOY_STOP_AT="2")
+    wait_for_step(process, 2)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "goes on from step 2" in err and "Traceback" not in err and not (place / "runs/t/corpus").exists()
+    _, err = run(place, "recipes/t")
+    assert "going on from step 2" in err
+    numbers = json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())
+    assert numbers == {"total": 9, "steps_here": 1}
+    assert [json.loads(line)["step"] for line in (place / "runs/t/tokenizer/metrics.jsonl").open()] == [1, 2, 3]
+
+
+def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(place):
+    process = start(place, "recipes/t", TOY_STOP_AT="1")
+    wait_for_step(process, 1)
+    process.kill()
+    process.communicate(timeout=20)  # ends only when the stage has closed the pipe, too
+    _, err = run(place, "recipes/t")
+    assert "going on from step 1" in err and lock.verify(place / "runs/t/corpus") == []
+
+
+def test_a_failing_stage_stops_the_folder_with_its_status(place):
+    _, err = run(place, "recipes/t", status=1, TOY_DATA_ERROR="1")
+    assert "toy.txt: a toy's complaint" in err and "tokenizer failed (exit status 1)" in err
+    assert "toolkit run recipes/t/tokenizer.yaml" in err and "[2/2]" not in err and "Traceback" not in err
+
+
+def test_a_full_disk_is_one_clear_message(place):
+    _, err = run(place, "recipes/t/tokenizer.yaml", status=1, TOY_FULL_AT="2")
+    assert "runs/t/tokenizer: the disk is full" in err and "Traceback" not in err
+    assert not lock.is_sealed(place / "runs/t/tokenizer")
+    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "going on from step 2" in err
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """In this process, with the toy of the corpus stage for both."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(execute, "_prepare", lambda recipe: None)
+
+    def work(recipe, run):
+        run.write_text("model/weights.txt", "x")
+        print("on stdout")
+
+    monkeypatch.setattr(execute, "_work", work)
+    return place
+
+
+def test_verify_names_the_file_and_gives_1(here, capfd):
+    for stage in ORDER[:2]:
+        assert execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
+    assert execute.verify_command("runs/t/corpus") == 0
+    capfd.readouterr()
+    (here / "runs/t/tokenizer/model/weights.txt").write_text("y")
+    assert execute.verify_command("runs/t/corpus", json=True) == 1
+    out, err = capfd.readouterr()
+    assert "runs/t/tokenizer: model/weights.txt: changed since the run was sealed" in err
+    found = json.loads(out)
+    assert not found["whole"] and [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
+    with pytest.raises(RunError, match="weights.txt: changed"):
+        execute.run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
+    assert lock.is_sealed(here / "runs/t/corpus")
+
+
+def test_json_of_one_recipe_is_the_only_thing_on_stdout(here, capfd):
+    assert execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
+    out, err = capfd.readouterr()
+    assert list(json.loads(out)["stages"]) == ["tokenizer"] and "on stdout" in err
+
+
+def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
+    monkeypatch.setattr(execute.processes, "die_with_parent", lambda parent=None: None)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("ACCELERATE_MIXED_PRECISION", "no")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            with pytest.raises(UsageError, match="--launch") as caught:
+                execute.run_command("recipes/t", runs_dir="runs")
+            assert caught.value.exit_status == 2
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("distributed_type: MULTI_CPU\nnum_processes: 4\n", "single process"), ("- a\n", "not an Accelerate"),
+    ("a: [", "cannot be read"), (None, "cannot be read")])
+def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
+    if content is not None:
+        (here / "launch.yaml").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        execute.run_command("recipes/t", runs_dir="runs", launch="launch.yaml")
+    assert not (here / "runs").exists()
+
+
+def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
+    monkeypatch.setattr(execute.data_files, "digest", lambda source: source.name)
+    one = schema.DataSource(name="a")
+    two = schema.DataSource(name="b")
+    recipe = schema.EvaluateRecipe(
+        stage="evaluate", models=["x"], perplexity=schema.PerplexitySettings(data=[one, two]),
+        win_rate=schema.WinRateSettings(data=two, baseline="x", judge_data=one))
+    assert execute.data_digests(recipe) == {"perplexity.data[0]": "a", "perplexity.data[1]": "b",
+                                            "win_rate.data": "b", "win_rate.judge_data": "a"}
+
+
+def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    from toolkit.runs import environment
+
+    seen = []
+    monkeypatch.setattr(execute, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
+    monkeypatch.setattr(execute.lock, "seal", lambda run: run.close())
+    monkeypatch.setattr(environment, "configure", lambda recipe, threads: seen.append(threads))
+    for cores, world in ((2, "1"), (8, "1"), (1, "1")):
+        monkeypatch.setattr(execute.facts, "cores", lambda cores=cores: cores)
+        execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    assert seen == [2, 2, 1]
+
+
+LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+
+
+def test_two_processes_work_as_one(place):
+    """Tier: none; that both take part, one opens and seals, and one speaks."""
+    (place / "recipes" / "t" / "pretrain.yaml").write_text(
+        "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n")
+    run(place, "recipes/t/tokenizer.yaml")
+    refused = start(place, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    _, err = refused.communicate(timeout=100)
+    assert refused.returncode == 1 and err.count("there is no such run") == 1
+    assert not (place / "runs/t/pretrain").exists()
+    run(place, "recipes/t/corpus.yaml")
+    process = start(place, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
+    assert err.count("finished and sealed") == 1 and lock.verify(place / "runs/t/pretrain") == []
+    assert json.loads((place / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2

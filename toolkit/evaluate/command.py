@@ -1,0 +1,275 @@
+"""`toolkit evaluate`: any models on any data, as a table on stderr or one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json as json_format
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from toolkit.data import conversations, documents, files, hub, sources
+from toolkit.data.documents import Part
+from toolkit.evaluate import judges, perplexity
+from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.perplexity import HeldOutText
+from toolkit.evaluate.session import Session, names_of
+from toolkit.evaluate.stage import known_accuracy
+from toolkit.evaluate.win_rate import Contest
+from toolkit.models.load import Reference
+from toolkit.recipe.errors import UsageError
+from toolkit.recipe.schema import DataSource
+from toolkit.runs import environment, lock, references
+
+DEFAULT_EXAMPLES = 200
+"""Of storyworld and of hub datasets, which may be endless or very large; a file is read whole."""
+CONVERSATION_COLUMNS = {*conversations.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says besides the models."""
+
+    data: str
+    config: str | None = None
+    split: str | None = None
+    field: str | None = None
+    examples: int | None = None
+    baseline: str | None = None
+    judge: str = "gold"
+    window: int | None = None
+    stride: int | None = None
+    max_new_tokens: int = 96
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    json: bool = False
+
+
+def evaluate_command(models: list[str], **given: object) -> int:
+    """Measure perplexity on text, and with a baseline the win rate on prompts; see Options.
+
+    Of a file everything is measured on, of storyworld the held-out part, of a corpus run its held-out tokens.
+
+    Raises:
+        ToolkitError: a model or data that cannot be had, data of neither kind, two models of one name.
+    """
+    options = Options(**given)
+    wanted = list(dict.fromkeys([*([options.baseline] if options.baseline else []), *models]))
+    names = names_of(wanted)
+    text, contest = open_data(options)
+    if contest is None and text is None:
+        raise UsageError(
+            "these are prompts without a model to compare with",
+            where=options.data,
+            fix="give --baseline MODEL",
+        )
+    baseline = next((name for name, model in names.items() if model == options.baseline), None)
+    device = environment.device("auto")
+    session = Session(
+        references={name: locate(model) for name, model in names.items()},
+        device=device,
+        seed=options.seed,
+        baseline=baseline,
+        text=text,
+        window=options.window,
+        stride=options.stride,
+        contest=contest,
+    )
+    judge = open_judge(options, contest, device) if contest else None
+    results = session.results({name: session.measure(name) for name in names}, judge)
+    settings = {key: value for key, value in asdict(options).items() if key != "json"}
+    if options.json:
+        print(json_format.dumps({**results, "settings": {"models": models, **settings}}, ensure_ascii=False))
+    else:
+        show(results)
+    return 0
+
+
+def locate(model: str) -> Reference:
+    """Where a model lies: a finished run, a checkpoint (of any run), a folder, or a hub id."""
+    folder = Path(model)
+    if folder.is_dir() and not lock.is_run(folder):
+        return model, None
+    # `runs/...` means below the runs directory in a recipe, and on the command line just what it says
+    return references.model(os.path.join(".", model) if folder.is_dir() else model, runs_dir=Path("runs"))
+
+
+def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
+    """The text, and the prompts, that the data hold; prompts only where there is a baseline."""
+    if lock.is_run(Path(options.data)):
+        run = Path(options.data)
+        lock.require_sealed(run)
+        if not (run / "corpus" / "held_out").is_dir():
+            raise UsageError(
+                "is not a corpus run", where=options.data, fix="give a corpus run, a file, or a name"
+            )
+        return perplexity.from_corpus(run), None
+    known = options.data == files.STORYWORLD
+    limit = options.examples or (None if files.is_local(options.data) else DEFAULT_EXAMPLES)
+    source = DataSource(
+        name=options.data,
+        config=options.config,
+        split=options.split,
+        field=options.field,
+        examples=None if known else limit,
+        held_out_examples=limit if known else None,
+    )
+    part: Part = "held_out" if known else "all"
+    has_text, has_prompts = kinds(source)
+    text = perplexity.from_data(source, part=part, seed=options.seed) if has_text else None
+    contest = None
+    if has_prompts and options.baseline:
+        if known and options.config is None:
+            source = source.model_copy(update={"config": "prompts"})
+        contest = Contest(
+            prompts=[row["prompt"] for row in sources.prompts(source, part=part, seed=options.seed)],
+            seed=options.seed,
+            known_world=known,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+        )
+    elif options.baseline:
+        print("the data are text without prompts: no win rate", file=sys.stderr)
+    return text, contest
+
+
+def kinds(source: DataSource) -> tuple[bool, bool]:
+    """Whether a source holds text, and whether it holds prompts; the first row of a table says so.
+
+    Raises:
+        UsageError: neither.
+    """
+    if source.name == files.STORYWORLD:
+        return source.config in (None, "stories"), source.config != "stories"
+    documents.as_sources(source)
+    paths = files.resolve(source)
+    if paths and files.suffix_of(paths[0]) == ".txt":
+        return True, False
+    row = _first_row(source, paths)
+    if source.field is not None and source.field in row:
+        return isinstance(row[source.field], str), not isinstance(row[source.field], str)
+    if "text" in row or CONVERSATION_COLUMNS & row.keys():
+        return "text" in row, bool(CONVERSATION_COLUMNS & row.keys())
+    raise UsageError(
+        f"neither text nor conversations: the columns are {', '.join(row)}",
+        where=source.name,
+        fix="name the column with --field",
+    )
+
+
+def _first_row(source: DataSource, paths: list[Path] | None) -> dict[str, object]:
+    if paths is not None:
+        return next(files.rows(paths[0]), ("", {}))[1]
+    return next(hub.rows(source, streaming=True), ("", {}))[1]
+
+
+def open_judge(options: Options, contest: Contest, device: object) -> Judge:
+    """Gold, or a reward model with the accuracy that its run has measured."""
+    if options.judge == "gold":
+        judges.require_known_world(contest.known_world, options.data)
+        return judges.gold_judge()
+    reference = locate(options.judge)
+    return judges.reward_judge(
+        options.judge, reference, device=device, known=known_accuracy(Path(reference[0])), seed=options.seed
+    )
+
+
+def show(results: dict[str, object]) -> None:
+    """Print the numbers as tables on stderr."""
+    console = Console(stderr=True, highlight=False)
+    models = results["models"]
+    first = next(iter(models.values()))
+    if "bits_per_byte" in first:
+        console.print(perplexity_table(models))
+    if results["judge"] is not None:
+        console.print(win_rate_table(models, results["baseline"]))
+        judge = results["judge"]
+        accuracy = f", accuracy {with_interval(judge, 'accuracy')}" if "accuracy" in judge else ""
+        console.print(
+            f"judge: {judge['name']}{accuracy}; {judge['power']}; KL in nats an answer, length in tokens"
+        )
+        if judge["doubt"]:
+            console.print(f"no verdict: {judge['doubt']}", style="yellow")
+
+
+def with_interval(row: dict[str, object], key: str, digits: int = 3) -> str:
+    """`1.234 [1.200, 1.268]`, `-` where it was not measured."""
+    value, interval = row.get(key), row.get(f"{key}_interval")
+    if value is None:
+        return "-"
+    ends = (
+        "" if not interval or None in interval else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    )
+    return f"{value:.{digits}f}{ends}"
+
+
+def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
+    """One row a model; the entropy floor, where it is known, is what no model can beat."""
+    first = next(iter(models.values()))
+    table = Table(
+        title=f"{first['documents']:,} documents, {first['bytes']:,} bytes; intervals (95%) over "
+        f"{first['interval_over']}",
+        title_justify="left",
+    )
+    compared = any("bits_per_byte_difference" in row for row in models.values())
+    columns = [
+        "bits per byte",
+        *(["less the baseline's"] if compared else []),
+        "token perplexity",
+        "word perplexity",
+        "tokens",
+        "window",
+    ]
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in models.items():
+        difference = [with_interval(row, "bits_per_byte_difference")] if compared else []
+        words = row["word_perplexity"]
+        table.add_row(
+            name,
+            with_interval(row, "bits_per_byte"),
+            *difference,
+            with_interval(row, "perplexity", 2),
+            "-" if words is None else f"{words:.1f}",
+            f"{row['tokens']:,}",
+            f"{row['window']:,}",
+        )
+    if first["entropy_floor_bits_per_byte"] is not None:
+        floor = f"{first['entropy_floor_bits_per_byte']:.3f}"
+        table.add_row("entropy floor (exact)", floor, *[""] * (len(columns) - 1), style="dim")
+    return table
+
+
+def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:
+    """One row a model: how often its answer is better than the baseline's, and what that has cost."""
+    prompts = next(iter(models.values()))["prompts"]
+    table = Table(
+        title=f"win rate against {baseline} on {prompts} prompts (95% intervals)", title_justify="left"
+    )
+    columns = ("verdict", "win rate", "ties", "KL", "length", "ended", "score")
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in models.items():
+        rate = row.get("win_rate")
+        cells = ["baseline", "-", "-"]
+        if rate:
+            share = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+            cells = [rate["verdict"], share, str(rate["ties"])]
+        table.add_row(
+            name,
+            *cells,
+            with_interval(row, "kl_to_baseline", 2),
+            with_interval(row, "mean_length", 1),
+            f"{row['ended']:.0%}",
+            with_interval(row, "score", 2),
+        )
+    return table

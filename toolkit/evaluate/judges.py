@@ -1,0 +1,176 @@
+"""Who says which of two answers is better, and whether it can be believed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from toolkit import stats
+from toolkit.data import sources, storyworld
+from toolkit.models.load import Reference, load_reward_model
+from toolkit.recipe.errors import UsageError
+from toolkit.recipe.schema import Data
+from toolkit.runs.streams import derive
+from toolkit.sampling import reward_scores
+
+Messages = list[dict[str, str]]
+Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray]
+
+FEWEST_FOR_GATE = 6
+"""With five prompts even five losses of five do not exclude one half."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores answers; the better answer has the higher score.
+
+    Attributes:
+        score: (prompts, answers, whether each ended by itself) -> (answers,) float64.
+        tie: scores that differ by less are equal; rounding must not decide.
+        accuracy: of a reward model, how often it agrees with held-out preferences; None for gold, which
+            is what the preferences are made from.
+    """
+
+    name: str
+    score: Score
+    tie: float
+    accuracy: stats.Estimate | None = None
+    checked_on: str = ""
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why nothing it says counts, or None."""
+        if self.name == "gold":
+            return None
+        if self.accuracy is None:
+            return "its accuracy is not known: give judge_data"
+        if not self.accuracy.low > 0.5:
+            low, high = self.accuracy.interval
+            ends = "no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
+            return f"its accuracy {self.accuracy.estimate:.2f} ({ends}) may be chance"
+        return None
+
+    def as_json(self) -> dict[str, object]:
+        """What is known of the judge."""
+        known = {} if self.accuracy is None else {**self.accuracy.as_json("accuracy"), "n": self.accuracy.n}
+        checked = {"checked_on": self.checked_on} if self.checked_on else {}
+        return {"name": self.name, **known, **checked, "doubt": self.doubt, **self.facts}
+
+
+def require_known_world(known: bool, where: str) -> None:
+    """Raise where gold would judge what it knows nothing of."""
+    if not known:
+        raise UsageError(
+            "gold judges answers to storyworld's prompts only",
+            where=where,
+            fix="name a reward model as the judge",
+        )
+
+
+def gold_judge() -> Judge:
+    """Storyworld's known utility of the text."""
+
+    def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
+        pairs = zip(prompts, answers, strict=True)
+        return np.array([storyworld.utility(prompt, answer).total for prompt, answer in pairs])
+
+    return Judge("gold", score, tie=1e-9)
+
+
+def reward_judge(
+    name: str,
+    reference: Reference,
+    *,
+    device: torch.device | str,
+    data: Data | None = None,
+    known: dict[str, object] | None = None,
+    seed: int = 0,
+) -> Judge:
+    """A reward model, checked on held-out preferences.
+
+    Args:
+        data: preferences; their held-out part is judged.
+        known: evaluation.json of the reward run, whose accuracy is taken where there are no data.
+    """
+    model, tokenizer = load_reward_model(reference, device=device)
+
+    def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
+        return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))
+
+    if data is not None:
+        accuracy, where = preference_accuracy(score, data, seed=seed), "held-out part of judge_data"
+    else:
+        accuracy, where = _known_accuracy(known or {}), "the reward run's own held-out preferences"
+    return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=where if accuracy else "")
+
+
+def preference_accuracy(score: Score, data: Data, *, seed: int) -> stats.Estimate:
+    """How often the preferred of two answers has the higher score; equal scores count half.
+
+    Raises:
+        DataError: there are no held-out preferences, or they cannot be read.
+    """
+    rows = list(sources.preferences(data, part="held_out", seed=seed))
+    prompts, ended = [row["prompt"] for row in rows], [True] * len(rows)
+    chosen, rejected = (
+        score(prompts, [row[side][0]["content"] for row in rows], ended) for side in ("chosen", "rejected")
+    )
+    right = (chosen > rejected) + 0.5 * (chosen == rejected)
+    return stats.bootstrap_share(right, seed=derive(seed, "judge"))
+
+
+def _known_accuracy(known: dict[str, object]) -> stats.Estimate | None:
+    if known.get("accuracy") is None:
+        return None
+    low, high = known.get("accuracy_interval") or (None, None)
+    ends = [math.nan if value is None else float(value) for value in (low, high)]
+    return stats.Estimate(float(known["accuracy"]), *ends, int(known.get("n") or 0), known.get("seed"))
+
+
+def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarray:
+    """1 for a win, 0.5 for a tie, 0 for a loss of each answer against the baseline's, (prompts,)."""
+    margin = np.asarray(scores) - np.asarray(baseline)
+    return np.where(np.abs(margin) <= tie, 0.5, (margin > 0).astype(float))
+
+
+def gate(
+    judge: Judge, prompts: Sequence[Messages], baseline: np.ndarray, *, words: int, seed: int
+) -> dict[str, object]:
+    """Answers that no judge may like must lose to the baseline's: nothing, the question, long nonsense.
+
+    Args:
+        baseline: scores of the baseline's answers, (prompts,).
+        words: words of the nonsense.
+
+    Returns:
+        `passed` (None where there are too few prompts to tell), and the win rate of each kind of answer.
+    """
+    random = np.random.default_rng(derive(seed, "gate"))
+    nonsense = {
+        "empty": ["" for _ in prompts],
+        "copied_prompt": [prompt[-1]["content"] for prompt in prompts],
+        "gibberish": [_gibberish(random, words) for _ in prompts],
+    }
+    result: dict[str, object] = {"passed": None}
+    lost = []
+    for kind, answers in nonsense.items():
+        scores = judge.score(prompts, answers, [True] * len(answers))
+        rate = stats.bootstrap_share(
+            compare(scores, baseline, tie=judge.tie), seed=derive(seed, "gate", kind)
+        )
+        result[kind] = rate.as_dict()
+        lost.append(rate.high < 0.5)
+    if len(prompts) >= FEWEST_FOR_GATE:
+        result["passed"] = all(lost)
+    return result
+
+
+def _gibberish(random: np.random.Generator, words: int) -> str:
+    """Words of random letters."""
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    return " ".join("".join(random.choice(letters, size=random.integers(2, 9))) for _ in range(words))

@@ -1,0 +1,150 @@
+"""What is measured, of which models: the part that the stage and the command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from toolkit import sampling
+from toolkit.data import chat
+from toolkit.evaluate import perplexity, win_rate
+from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.perplexity import HeldOutText
+from toolkit.evaluate.win_rate import Contest, LoadedModel
+from toolkit.models.load import Reference, load_causal_lm
+from toolkit.recipe.errors import UsageError
+from toolkit.runs.progress import Progress
+from toolkit.runs.streams import derive
+
+Measured = dict[str, object]
+
+
+@dataclass
+class Session:
+    """Everything that is measured of each model.
+
+    Attributes:
+        references: where each model lies, by the name that it is reported under.
+        baseline: the name of the model that the others are compared with, None without comparison.
+        text: what perplexity is measured on, None for no perplexity; `window` and `stride` as in scoring.
+        contest: prompts of the win rate, None for no win rate.
+        samples: prompts whose answers are shown.
+    """
+
+    references: dict[str, Reference]
+    device: torch.device | str
+    seed: int
+    baseline: str | None = None
+    text: HeldOutText | None = None
+    window: int | None = None
+    stride: int | None = None
+    contest: Contest | None = None
+    samples: list[str] = field(default_factory=list)
+
+    @cached_property
+    def _baseline_model(self) -> LoadedModel:
+        return self._load(self.baseline)
+
+    def _load(self, name: str) -> LoadedModel:
+        return load_causal_lm(self.references[name], device=self.device)
+
+    def measure(self, name: str) -> Measured:
+        """Score, answer and sample with one model; plain numbers and lists, as they go into a JSON file."""
+        loaded = self._baseline_model if self.contest and name == self.baseline else self._load(name)
+        measured: Measured = {}
+        if self.text is not None:
+            total = sum(len(ids) + 1 for ids in self.text.ids(loaded[1]))
+            with Progress(f"{name}: perplexity", total, "token") as progress:
+                measured["perplexity"] = perplexity.measure(
+                    *loaded, self.text, window=self.window, stride=self.stride, progress=progress.update
+                )
+        if self.contest is not None:
+            with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
+                measured["answers"] = win_rate.answer(loaded, self.contest, progress=progress.update)
+            if name != self.baseline:
+                measured["answers"]["kl"] = win_rate.kl_to_baseline(
+                    loaded, self._baseline_model, measured["answers"], self.contest
+                )
+        if self.samples:
+            measured["samples"] = self._samples(loaded)
+        return measured
+
+    def _samples(self, loaded: LoadedModel) -> list[dict[str, object]]:
+        """Answers to the prompts that are shown; a model without a chat template continues them."""
+        model, tokenizer = loaded
+        contest = self.contest or Contest([], self.seed)
+        seeds = [derive(self.seed, "sample", number) for number in range(len(self.samples))]
+        prompts = []
+        for text in self.samples:
+            if tokenizer.chat_template:
+                prompts.append(chat.prompt_ids(tokenizer, [{"role": "user", "content": text}]))
+            else:
+                start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+                prompts.append(start + chat.encode_text(tokenizer, text))
+        answers = sampling.generate(
+            model,
+            prompts,
+            seed=seeds,
+            end_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            max_new_tokens=contest.max_new_tokens,
+            temperature=contest.temperature,
+        )
+        rows = zip(self.samples, answers.ids, answers.ended, seeds, strict=True)
+        return [
+            {"prompt": text, "answer": chat.decode_answer(tokenizer, ids), "ended": ended, "seed": seed}
+            for text, ids, ended, seed in rows
+        ]
+
+    def results(self, measured: Mapping[str, Measured], judge: Judge | None) -> dict[str, object]:
+        """Numbers with their intervals: `models` by name, and `judge`."""
+        models: dict[str, dict[str, object]] = {name: {} for name in measured}
+        about: dict[str, object] | None = None
+        if self.text is not None:
+            for name, row in models.items():
+                row |= perplexity.summarize(measured[name]["perplexity"], self.text, seed=self.seed)
+            self._compare_perplexity(models, measured)
+        if self.contest is not None and judge is not None and self.baseline is not None:
+            answers = {name: one["answers"] for name, one in measured.items()}
+            numbers, about = win_rate.summarize(answers, self.contest, judge, baseline=self.baseline)
+            for name, row in models.items():
+                row |= numbers[name]
+        for name, row in models.items():
+            row |= {"samples": measured[name]["samples"]} if self.samples else {}
+        return {"models": models, "judge": about, "baseline": self.baseline, "seed": self.seed}
+
+    def _compare_perplexity(
+        self, models: dict[str, dict[str, object]], measured: Mapping[str, Measured]
+    ) -> None:
+        """Bits per byte less the baseline's, paired by document: much narrower than the two intervals."""
+        if self.baseline is None:
+            return
+        base = measured[self.baseline]["perplexity"]
+        for name, row in models.items():
+            if name == self.baseline:
+                continue
+            found = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
+            if found is not None:
+                row |= found.as_json("bits_per_byte_difference")
+
+
+def names_of(models: list[str]) -> dict[str, str]:
+    """Model by the name that it is reported under: its last path component, a hub id without its revision.
+
+    Raises:
+        UsageError: two models have the same name.
+    """
+    names: dict[str, str] = {}
+    for model in models:
+        name = model.split("@")[0].rstrip("/").split("/")[-1]
+        if name in names:
+            raise UsageError(
+                f"{names[name]} and {model} would both be reported as {name!r}",
+                where="models",
+                fix="copy or link one of them to a folder of another name",
+            )
+        names[name] = model
+    return names

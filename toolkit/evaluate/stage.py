@@ -1,0 +1,141 @@
+"""The evaluate stage: every model measured in the same way, on text and prompts that no stage trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from toolkit.data import documents, files, sources
+from toolkit.evaluate import judges, perplexity
+from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.perplexity import HeldOutText
+from toolkit.evaluate.session import Measured, Session, names_of
+from toolkit.evaluate.win_rate import Contest
+from toolkit.recipe.errors import RunError
+from toolkit.recipe.schema import EvaluateRecipe, PerplexitySettings, WinRateSettings
+from toolkit.runs import checkpoint, lock
+from toolkit.runs.directory import Run
+from toolkit.runs.environment import device
+
+MEASURED = "measured.json"
+
+
+def run(recipe: EvaluateRecipe, run: Run) -> None:
+    """Measure each model, then judge all answers together; writes evaluation.json and answers.jsonl.
+
+    What was measured of a model is sealed as a checkpoint, so that a run which goes on does not measure it
+    again. One process does all the work.
+    """
+    if not run.is_main:
+        return
+    session = open_session(recipe, run)
+    judge = open_judge(recipe.win_rate, run, session.contest) if recipe.win_rate else None
+    measured = load_measured(run)
+    for step, name in enumerate(session.references, 1):
+        if name in measured:
+            continue
+        measured[name] = session.measure(name)
+        checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
+    results = session.results(measured, judge)
+    results["settings"] = recipe.model_dump(mode="json", exclude={"stage", "run"})
+    if judge is not None:
+        write_answers(run, session.contest, measured, judge)
+    run.metrics.truncate(0)
+    for step, (name, row) in enumerate(results["models"].items(), 1):
+        run.metrics.log(step, model=name, **{key: row[key] for key in SHOWN if key in row})
+    run.write_json("evaluation.json", results)
+
+
+SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length", "ended")
+"""What goes into metrics.jsonl, one line a model."""
+
+
+def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
+    """Find the models and read the data."""
+    names = names_of(recipe.models)
+    contest = recipe.win_rate
+    baseline = next((name for name, model in names.items() if contest and model == contest.baseline), None)
+    settings = recipe.perplexity
+    return Session(
+        references={name: run.model_reference(model) for name, model in names.items()},
+        device=device(recipe.device),
+        seed=recipe.seed,
+        baseline=baseline,
+        text=open_text(settings, run, recipe.seed) if settings else None,
+        window=settings.window if settings else None,
+        stride=settings.stride if settings else None,
+        contest=open_contest(contest, recipe.seed) if contest else None,
+        samples=recipe.samples,
+    )
+
+
+def open_text(settings: PerplexitySettings, run: Run, seed: int) -> HeldOutText:
+    """The held-out part of a corpus run or of a text source."""
+    if settings.tokens is None:
+        return perplexity.from_data(settings.data, part="held_out", seed=seed)
+    corpus = run.reference(settings.tokens)
+    if not isinstance(corpus, Path):
+        raise RunError("is not a corpus run", where=settings.tokens, fix="name one, or give perplexity.data")
+    return perplexity.from_corpus(corpus)
+
+
+def open_contest(settings: WinRateSettings, seed: int) -> Contest:
+    """The held-out prompts, and how they are answered."""
+    prompts = sources.prompts(settings.data, part="held_out", seed=seed)
+    known = all(source.name == files.STORYWORLD for source in documents.as_sources(settings.data))
+    return Contest(
+        prompts=[row["prompt"] for row in prompts],
+        seed=seed,
+        known_world=known,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        batch_examples=settings.batch_examples,
+        bootstrap_samples=settings.bootstrap_samples,
+    )
+
+
+def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> Judge:
+    """Gold, or a reward model with its accuracy: on `judge_data`, else as its own run measured it."""
+    if settings.judge == "gold":
+        judges.require_known_world(contest.known_world, "win_rate.judge")
+        return judges.gold_judge()
+    found = run.reference(settings.judge)
+    return judges.reward_judge(
+        settings.judge,
+        run.model_reference(settings.judge),
+        device=device(run.recipe.device),
+        data=settings.judge_data,
+        known=known_accuracy(found) if isinstance(found, Path) else None,
+        seed=contest.seed,
+    )
+
+
+def known_accuracy(folder: Path) -> dict[str, object] | None:
+    """evaluation.json of the reward run that a model lies in, None outside of a run."""
+    place = lock.run_of(folder)
+    path = place / "evaluation.json" if place else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+
+
+def load_measured(run: Run) -> dict[str, Measured]:
+    """What earlier attempts have measured, by model."""
+    found = checkpoint.latest(run)
+    return json.loads((found[1] / MEASURED).read_text(encoding="utf-8")) if found else {}
+
+
+def _write(folder: Path, measured: dict[str, Measured]) -> None:
+    (folder / MEASURED).write_text(json.dumps(measured), encoding="utf-8")
+
+
+def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], judge: Judge) -> None:
+    """answers.jsonl: every answer of every model with its score, to be read by people."""
+    lines = []
+    for name, one in measured.items():
+        answers = one["answers"]
+        scores = judge.score(contest.prompts, answers["texts"], answers["ended"])
+        rows = zip(contest.prompts, answers["texts"], answers["ended"], scores, strict=True)
+        for number, (prompt, text, ended, score) in enumerate(rows):
+            row = {"model": name, "number": number, "prompt": prompt, "answer": text, "ended": ended}
+            lines.append(json.dumps({**row, "score": float(score)}, ensure_ascii=False) + "\n")
+    run.write_text("answers.jsonl", "".join(lines))

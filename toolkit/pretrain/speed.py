@@ -1,0 +1,78 @@
+"""How fast the training is, and what share of the machine's arithmetic that is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+PEAK_FLOPS = {
+    "H100 PCIe": {"bf16": 756e12, "fp32": 51e12},
+    "H100": {"bf16": 989e12, "fp32": 67e12},
+    "H200": {"bf16": 989e12, "fp32": 67e12},
+    "A100": {"bf16": 312e12, "fp32": 19.5e12},
+    "L40S": {"bf16": 362e12, "fp32": 91.6e12},
+    "L4": {"bf16": 121e12, "fp32": 30.3e12},
+    "RTX 4090": {"bf16": 165e12, "fp32": 82.6e12},
+    "RTX 3090": {"bf16": 71e12, "fp32": 35.6e12},
+}
+"""Dense operations per second (NVIDIA's data sheets, without sparsity); the first name that fits is used."""
+
+MATMUL_SIDE = 1024
+MATMUL_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Operations per second of one process's device, and where the number is from; None: not known."""
+
+    flops: float | None
+    source: str
+
+
+def peak(device: torch.device, precision: str) -> Peak:
+    """Return the peak of a known GPU, or of this CPU as measured now with these threads (0.1 s)."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known, flops in PEAK_FLOPS.items():
+            if known in name:
+                return Peak(flops[precision], f"data sheet of {known}")
+        return Peak(None, f"{name} is not in the table")
+    return Peak(_measure(precision), f"measured: product of {MATMUL_SIDE}-wide matrices, best of {MATMUL_TRIES}")
+
+
+def _measure(precision: str) -> float:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.ones(MATMUL_SIDE, MATMUL_SIDE, dtype=dtype)
+    best = float("inf")
+    for _ in range(MATMUL_TRIES):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return 2 * MATMUL_SIDE**3 / best
+
+
+class Stopwatch:
+    """Seconds and tokens of training alone: measuring, sampling and saving are left out."""
+
+    def __init__(self, *, seconds: float = 0.0, tokens: int = 0):
+        self.seconds, self.tokens = seconds, tokens
+        self._began: float | None = None
+
+    def start(self) -> None:
+        """Go on counting."""
+        self._began = time.perf_counter()
+
+    def stop(self, tokens: int) -> float | None:
+        """Add the time since `start` and its tokens; return tokens per second, None where nothing ran."""
+        if self._began is None or tokens == 0:
+            return None
+        elapsed = time.perf_counter() - self._began
+        self.seconds, self.tokens, self._began = self.seconds + elapsed, self.tokens + tokens, None
+        return tokens / elapsed
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over the whole training, attempts before a resume included."""
+        return self.tokens / self.seconds if self.seconds else None

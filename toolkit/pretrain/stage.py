@@ -1,0 +1,147 @@
+"""The pretrain stage: from a corpus of token shards to a GPT-2, with its bits per byte on held-out text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.data.order import Order
+from toolkit.data.tokens import TokenShards
+from toolkit.models.gpt2 import build, flops_per_token, parameters
+from toolkit.models.load import load_tokenizer, save_model
+from toolkit.pretrain import optimizer, speed
+from toolkit.pretrain.held_out import HeldOut
+from toolkit.pretrain.loop import Job, samples, train
+from toolkit.pretrain.objective import TrainingLoss
+from toolkit.recipe.errors import RunError, ToolkitError
+from toolkit.recipe.schema import PretrainRecipe
+from toolkit.runs import environment
+from toolkit.runs.directory import Run
+
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def run(recipe: PretrainRecipe, run: Run) -> None:
+    """Train a GPT-2 from random weights, measure it, and write its folder; called on every process.
+
+    Raises:
+        ToolkitError: a batch that the processes cannot share, no held-out text, a corpus shorter than one
+            row, a loss that is not finite.
+    """
+    job = _prepare(recipe, run)
+    train(job)
+    _finish(job)
+
+
+def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
+    device = environment.device(recipe.device)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+    environment.require_agreement(accelerator.num_processes)
+    if accelerator.distributed_type not in SUPPORTED:
+        raise RunError(
+            f"pretraining keeps all weights on every process; {accelerator.distributed_type.value} does not",
+            where=run.name, fix="use distributed_type: MULTI_GPU in the accelerate configuration",
+        )  # fmt: skip
+    length = recipe.sequence_length or recipe.model.n_positions
+    micro_rows = _micro_rows(recipe, length=length, processes=accelerator.num_processes)
+    folder = _corpus(run, recipe.tokens)
+    shards = TokenShards.open(folder / "train")
+    order = Order(shards.tokens, length, seed=recipe.seed, digest=shards.digest)
+    tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
+    bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
+    model = _build(recipe, tokenizer).to(device)
+    loss = TrainingLoss(model, bf16=bf16)
+    if run.record("compile", device.type == "cuda" if recipe.compile == "auto" else recipe.compile):
+        loss.compile()
+    held_out = HeldOut(
+        TokenShards.open(folder / "held_out"), accelerator=accelerator, bf16=bf16,
+        window=recipe.model.n_positions,
+    )  # fmt: skip
+    job = Job(
+        recipe=recipe, run=run, accelerator=accelerator, model=model, loss=accelerator.prepare_model(loss),
+        optimizers=optimizer.build(model, recipe.optimizer), tokenizer=tokenizer, shards=shards, order=order,
+        held_out=held_out, micro_rows=micro_rows,
+        flops_per_token=flops_per_token(recipe.model, vocab_size=len(tokenizer), sequence_length=length),
+        peak=speed.peak(device, "bf16" if bf16 else "fp32"),
+    )  # fmt: skip
+    epochs = order.epoch(job.steps, job.batch_rows)
+    run.record("steps", job.steps)
+    if run.is_main and epochs > 1:
+        print(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
+              "each time in another order", file=sys.stderr)  # fmt: skip
+    return job
+
+
+def _build(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return build(
+        recipe.model, vocab_size=len(tokenizer), seed=recipe.seed,
+        end_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
+    """Return the rows of one forward pass on one process.
+
+    Raises:
+        ToolkitError: a batch that is not a whole number of rows on each process.
+    """
+    share, rest = divmod(recipe.batch_tokens, length * processes)
+    if rest or not share:
+        raise ToolkitError(
+            f"batch_tokens {recipe.batch_tokens} is not a multiple of {length * processes} "
+            f"({length} tokens a row on each of {processes} process(es))",
+            where="batch_tokens", fix=f"take {max(1, share) * length * processes}",
+        )  # fmt: skip
+    if recipe.micro_batch_tokens is None:
+        return share
+    rows, rest = divmod(recipe.micro_batch_tokens, length)
+    if rest or not rows:
+        raise ToolkitError(
+            f"micro_batch_tokens {recipe.micro_batch_tokens} is not a multiple of a row's {length} tokens",
+            where="micro_batch_tokens", fix=f"take {max(1, rows) * length}",
+        )  # fmt: skip
+    return min(rows, share)
+
+
+def _corpus(run: Run, reference: str) -> Path:
+    """Return the folder with train/, held_out/ and tokenizer/ of a corpus run, or of a plain folder."""
+    found = run.reference(reference)
+    for folder in (Path(found) / "corpus", Path(found)):
+        if (folder / "train").is_dir():
+            return folder
+    raise RunError("is not a corpus: it has no token shards", where=str(found), fix="name a corpus run")
+
+
+def _finish(job: Job) -> None:
+    """Measure the model and its untrained twin on all held-out documents; write both results."""
+    recipe, run = job.recipe, job.run
+    nats = job.held_out.full(job.model)
+    untrained = _build(recipe, job.tokenizer).to(job.accelerator.device)
+    untrained_nats = job.held_out.full(untrained)
+    if run.is_main:
+        bits, over = job.held_out.estimate(job.model, nats, tokenizer=job.tokenizer, seed=recipe.seed)
+        floor = job.held_out.shards.entropy_floor()
+        rate = job.watch.tokens_per_second
+        numbers: dict[str, Any] = {
+            **bits.as_json("bits_per_byte"),
+            "untrained_bits_per_byte": float(bits.estimate * untrained_nats.sum() / nats.sum()),
+            "entropy_floor_bits_per_byte": floor,
+            **job.held_out.numbers(nats),
+            "interval_over": over, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,
+            "parameters": parameters(job.model), "tokens": job.steps * recipe.batch_tokens,
+            "epochs": job.order.epoch(job.steps, job.batch_rows),
+            "tokens_per_second": rate, "mfu": job.utilisation(rate),
+            "peak_flops": job.peak.flops, "peak_flops_source": job.peak.source,
+            "flops_per_token": job.flops_per_token, "samples": samples(job),
+        }  # fmt: skip
+        save_model(job.model, job.tokenizer, run.model_dir)
+        run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))
+    job.accelerator.wait_for_everyone()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
