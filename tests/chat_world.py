@@ -15,6 +15,7 @@ from toolkit.models.gpt2 import build
 from toolkit.models.load import save_model
 from toolkit.recipe import reader
 from toolkit.recipe.schema import ModelSettings
+from toolkit.runs import environment
 from toolkit.runs.directory import open_run
 
 COLOURS = ["red", "green", "blue", "black", "white", "brown"]
@@ -35,10 +36,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def write_model(folder: Path, *, n_positions: int = 96, n_layer: int = 2, n_embd: int = 32) -> Path:
+def write_model(folder: Path, *, n_positions: int = 96, dropout: float = 0.0) -> Path:
     """Write an untrained GPT-2 with the byte tokenizer, and return the folder."""
     tokenizer = byte_tokenizer()
-    settings = ModelSettings(n_layer=n_layer, n_head=2, n_embd=n_embd, n_positions=n_positions)
+    settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=n_positions, dropout=dropout)
     model = build(settings, vocab_size=len(tokenizer), seed=0, end_id=tokenizer.eos_token_id,
                   pad_id=tokenizer.pad_token_id)  # fmt: skip
     save_model(model, tokenizer, folder)
@@ -77,9 +78,39 @@ def load_recipe(folder: Path, name: str, text: str) -> reader.LoadedRecipe:
 
 @contextmanager
 def working_in(folder: Path, loaded: reader.LoadedRecipe):
-    """Open the run of a recipe below folder/runs."""
+    """Open the run of a recipe below folder/runs, in a process that is set up as for a real one."""
+    environment.configure(loaded.recipe)
     with open_run(loaded, runs_dir=folder / "runs") as run:
         yield run
+
+
+def run_stage(module, folder: Path, loaded: reader.LoadedRecipe) -> Path:
+    """Run a stage here, without sealing it; return its run directory."""
+    with working_in(folder, loaded) as run:
+        module.run(loaded.recipe, run)
+        return run.path
+
+
+class Caught(Exception):
+    """Holds the trainer that a stage had built when it came to train."""
+
+
+def built_trainer(monkeypatch, module, folder: Path, loaded: reader.LoadedRecipe):
+    """Return the trainer that a stage builds, as it is before training."""
+    def caught(trainer, run, *, measure=None):
+        raise Caught(trainer)
+
+    monkeypatch.setattr(module, "fit", caught)
+    try:
+        run_stage(module, folder, loaded)
+    except Caught as error:
+        return error.args[0]
+    raise AssertionError("the stage did not come to train")
+
+
+def first_batch(trainer) -> dict:
+    """The first collated micro-batch of training."""
+    return next(iter(trainer.get_train_dataloader()))
 
 
 def metrics(run_path: Path) -> list[dict]:

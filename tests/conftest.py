@@ -19,7 +19,7 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer):
-    """An untrained GPT-2 of 2 layers, 32 wide, over the bytes of `tiny_tokenizer`; copy it before training."""
+    """An untrained GPT-2 of 2 layers, 32 wide, over `tiny_tokenizer`; copy it before training."""
     from toolkit.models.gpt2 import build
     from toolkit.recipe.schema import ModelSettings
 

@@ -20,7 +20,8 @@ RECIPE = "stage: dpo\nmodel: runs/x/sft\ndata: {name: storyworld, examples: 10}\
 
 
 def toolkit(*arguments, cwd=ROOT, **environment):
-    return subprocess.run([sys.executable, "-m", "toolkit", *arguments], cwd=cwd, capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "toolkit", *arguments], cwd=cwd, capture_output=True,
+    text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **environment})  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def test_every_verb_is_in_the_overview_and_has_examples(capsys):
 
 
 def test_verbs_of_later_releases_are_not_there():
-    assert list(verbs.VERBS) == ["run", "check", "plan", "evaluate", "generate", "chat", "next", "verify", "report",
+    assert list(verbs.VERBS) == ["run", "check", "plan", "evaluate", "generate", "chat", "next", "verify",
+    "report",
                                  "publish", "schema"]  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def test_verbs_of_later_releases_are_not_there():
     (["recipes/tiny"], "did you mean `toolkit run recipes/tiny`?"),
     (["run"], "error: toolkit run: the following arguments are required: RECIPE|FOLDER\n  fix: "),
     (["run", "recipes/tiny", "--frsh"], "unrecognized arguments: --frsh; did you mean --fresh?"),
-    (["run", "recipes/tinyy"], "error: recipes/tinyy: there is no such recipe or folder; did you mean recipes/tiny?"),
+    (["run", "recipes/tinyy"],
+     "error: recipes/tinyy: there is no such recipe or folder; did you mean recipes/tiny?"),
     (["run", "recipes/tiny/dop.yaml"], "did you mean recipes/tiny/dpo.yaml?"),
     (["check", "recipes/tiny", "beta"], "command line: 'beta' is not an override; write key=value"),
     (["generate", "m", "p", "--n", "0"], "argument --n: must be a whole number from 1 on, not '0'"),
@@ -119,9 +122,11 @@ def test_the_exit_status_is_that_of_the_verb(carried_out):
 
 
 @pytest.mark.parametrize("arguments,module,name,positional,settings", [
-    (["plan", "recipes/tiny", "--json"], "toolkit.plan", "plan_command", ("recipes/tiny", []), {"json": True}),
+    (["plan", "recipes/tiny", "--json"], "toolkit.plan", "plan_command", ("recipes/tiny", []),
+     {"json": True}),
     (["verify", "r"], "toolkit.execute", "verify_command", ("r",), {"json": False}),
-    (["report", "a", "b", "--output", "x"], "toolkit.report.command", "report_command", (["a", "b"],), {"output": "x"}),
+    (["report", "a", "b", "--output", "x"], "toolkit.report.command", "report_command", (["a", "b"],),
+     {"output": "x"}),
     (["publish", "r", "me/x", "--dry-run"], "toolkit.publish", "publish_command", ("r", "me/x"),
      {"dry_run": True, "output": None, "private": False}),
     (["next", "m", "text", "--top", "3"], "toolkit.see.next_token", "next_command", ("m", "text"),
@@ -182,10 +187,13 @@ def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
 
 
 @pytest.mark.parametrize("error,status,said", [
-    (RunError("is not sealed", where="runs/x", fix="finish it"), 1, "error: runs/x: is not sealed\n  fix: finish it\n"),
+    (RunError("is not sealed", where="runs/x", fix="finish it"), 1,
+     "error: runs/x: is not sealed\n  fix: finish it\n"),
     (ToolkitError("no"), 1, "error: no\n"), (KeyboardInterrupt(), 130, "\ninterrupted\n"),
-    (KeyboardInterrupt("a checkpoint of step 20 was saved"), 130, "\ninterrupted: a checkpoint of step 20 was saved\n"),
-    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "error: runs/x: the disk is full\n  fix: free some"),
+    (KeyboardInterrupt("a checkpoint of step 20 was saved"), 130,
+     "\ninterrupted: a checkpoint of step 20 was saved\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1,
+     "error: runs/x: the disk is full\n  fix: free some"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full\n"),
 ])  # fmt: skip
 def test_failures_are_one_paragraph(carried_out, capsys, error, status, said):
@@ -215,7 +223,8 @@ def test_sigterm_is_an_interrupt(tmp_path):
         "fake.run_command = run_command; sys.modules['toolkit.execute'] = fake\n"
         "from toolkit.cli import main; sys.exit(main(['run', 'recipes/tiny']))"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
                              text=True)  # fmt: skip
     assert child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGTERM)
@@ -266,7 +275,8 @@ def test_check_as_json(tmp_path, capsys):
     assert cli.main(["check", str(tmp_path), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert not found["ok"] and found["problems"] == [
-        {"place": f"{tmp_path}/b.yaml:5", "key": "sed", "what": "unknown key; did you mean seed?"}]  # fmt: skip
+        {"place": f"{tmp_path}/b.yaml:5", "key": "sed",
+        "what": "unknown key; did you mean seed?"}]  # fmt: skip
     [row] = found["recipes"]
     assert row["ok"] and row["stage"] == "dpo"
     assert row["not_checked"] == ["model: runs/x/sft is not there, and no recipe here makes it"]
@@ -285,10 +295,25 @@ def test_check_finds_references_to_the_wrong_kind_of_run(tmp_path, capsys):
         in said
     )
     assert (
-        "tokenizer: runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?"
+        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?"
         in said
     )
     assert "data: there is no file b.txt here" in said
+
+
+def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
+    folder = tmp_path / "recipes" / "t"
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/b/checkpoints/step-00000010"))
+    (folder / "b.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/c"))
+    (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/c"))
+    assert cli.main(["check", str(folder)]) == 2
+    assert f"{folder}/c.yaml:2: model: refers to this recipe's own run" in capsys.readouterr().err
+    (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/a"))
+    assert cli.main(["check", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a circle)" in said
+    assert "not checked" not in said
 
 
 # The recipes of the package

@@ -204,10 +204,10 @@ def test_an_empty_part_is_refused(tmp_path, vocabulary):
 
 def test_what_is_no_tokenizer_is_refused(tmp_path, lines, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ToolkitError, match="no tokenizer.json"):
+    with pytest.raises(ToolkitError, match="no tokenizer"):
         made(tmp_path, str(tmp_path / "empty"), DataSource(name=lines))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ToolkitError, match="cannot be loaded"):
+    with pytest.raises(ToolkitError, match="no-such-tokenizer"):
         stage.load_tokenizer("owner/no-such-tokenizer@main")
 
 

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit import execute
 from toolkit.recipe import schema
 from toolkit.recipe.errors import RunError, UsageError
-from toolkit.runs import lock
+from toolkit.runs import lock, metrics
 
 PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
 ORDER = ["tokenizer", "corpus", "pretrain"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder of three recipes whose alphabetical order is not their order."""
+def place(tmp_path: Path) -> Path:  # noqa: F811
+    """A folder of recipes whose alphabetical order is not their order."""
     recipes = tmp_path / "recipes" / "t"
     recipes.mkdir(parents=True)
     (tmp_path / "data.txt").write_text("hello\n")
@@ -38,11 +39,19 @@ def start(place: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (),
                             stderr=subprocess.PIPE)
 
 
-def run(place: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
-    process = start(place, recipe, *words, **variables)
-    out, err = process.communicate(timeout=100)
+def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
+    """Return what it printed when it ends, or end it; its stages end with it."""
+    try:
+        out, err = process.communicate(timeout=150)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == status, err
     return out, err
+
+
+def run(place: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+    return finish(start(place, recipe, *words, **variables), status)
 
 
 def wait_for_step(process: subprocess.Popen, step: int) -> str:
@@ -59,7 +68,7 @@ def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(plac
     assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
         ("1/2", "tokenizer", "tokenizer"), ("2/2", "corpus", "corpus")]
     numbers = json.loads(out)
-    assert numbers["stages"]["tokenizer"]["total"] == 9 and list(numbers["stages"]) == ORDER[:2]
+    assert numbers["stages"]["tokenizer"]["total"] == 6 and list(numbers["stages"]) == ORDER[:2]
     assert "a library that prints on stdout" in err
     assert (place / "runs" / "t" / "report.html").exists()
 
@@ -69,30 +78,9 @@ def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(plac
     assert json.loads(out)["stages"].keys() == numbers["stages"].keys()
     assert err.count("finished already") == 2 and "nothing to do" in err
 
-    (place / "recipes" / "t" / "second.yaml").write_text(
-        (place / "recipes" / "t" / "corpus.yaml").read_text() + "shard_tokens: 10\n")
+    (place / "runs" / "t" / "corpus" / "lock.json").unlink()
     _, err = run(place, "recipes/t")
-    assert err.count("finished already") == 2 and "runs/t/second: finished and sealed" in err
-
-
-def test_changed_settings_are_refused_before_anything_starts(place):
-    run(place, "recipes/t")
-    (place / "runs" / "t" / "tokenizer" / "lock.json").unlink()
-    _, err = run(place, "recipes/t", "shard_tokens=5", status=2)
-    assert "shard_tokens" in err  # no recipe sets it: the reader's refusal
-    _, err = run(place, "recipes/t", "seed=7", status=1)
-    assert "runs/t/tokenizer: seed: 1 -> 7" in err and "[1/2]" not in err
-    _, err = run(place, "recipes/t", "seed=7", "--fresh")
-    assert json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())["total"] == 27
-    assert json.loads((place / "runs/t/corpus/manifest.json").read_text())["overrides"] == []
-    run(place, "recipes/t", "seed=7")
-
-
-def test_changed_data_are_refused(place):
-    run(place, "recipes/t/tokenizer.yaml")
-    (place / "data.txt").write_text("hellO\n")
-    _, err = run(place, "recipes/t/tokenizer.yaml", status=1)
-    assert "data: other data: sha256:" in err and "--fresh" in err
+    assert err.count("finished already") == 1 and "runs/t/corpus: finished and sealed" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -100,23 +88,22 @@ def test_an_interrupted_folder_says_where_it_goes_on_and_does(place, number):
     process = start(place, "recipes/t", TOY_STOP_AT="2")
     wait_for_step(process, 2)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
+    _, err = finish(process, 130)
     assert "goes on from step 2" in err and "Traceback" not in err and not (place / "runs/t/corpus").exists()
-    _, err = run(place, "recipes/t")
+    _, err = run(place, "recipes/t/tokenizer.yaml")
     assert "going on from step 2" in err
     numbers = json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())
-    assert numbers == {"total": 9, "steps_here": 1}
-    assert [json.loads(line)["step"] for line in (place / "runs/t/tokenizer/metrics.jsonl").open()] == [1, 2, 3]
+    assert numbers == {"total": 6, "steps_here": 1}
+    assert [row["step"] for row in metrics.read(place / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
 
 
 def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(place):
     process = start(place, "recipes/t", TOY_STOP_AT="1")
     wait_for_step(process, 1)
     process.kill()
-    process.communicate(timeout=20)  # ends only when the stage has closed the pipe, too
-    _, err = run(place, "recipes/t")
-    assert "going on from step 1" in err and lock.verify(place / "runs/t/corpus") == []
+    finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
+    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "going on from step 1" in err and lock.verify(place / "runs/t/tokenizer") == []
 
 
 def test_a_failing_stage_stops_the_folder_with_its_status(place):
@@ -157,7 +144,8 @@ def test_verify_names_the_file_and_gives_1(here, capfd):
     out, err = capfd.readouterr()
     assert "runs/t/tokenizer: model/weights.txt: changed since the run was sealed" in err
     found = json.loads(out)
-    assert not found["whole"] and [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
+    assert not found["whole"]
+    assert [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
     with pytest.raises(RunError, match="weights.txt: changed"):
         execute.run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
     assert lock.is_sealed(here / "runs/t/corpus")
@@ -167,6 +155,31 @@ def test_json_of_one_recipe_is_the_only_thing_on_stdout(here, capfd):
     assert execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
     out, err = capfd.readouterr()
     assert list(json.loads(out)["stages"]) == ["tokenizer"] and "on stdout" in err
+
+
+def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
+    for stage in ORDER[:2]:
+        execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+    (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    started = []
+    monkeypatch.setattr(execute, "_start",
+                        lambda loaded, options: started.append(execute._arguments(loaded, options)) or 0)
+    with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
+        execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+    assert started == []
+    # Each stage is given the overrides that its recipe took.
+    monkeypatch.setattr(execute, "_finish", lambda *_, **__: None)
+    execute.run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
+    assert started == [
+        ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs", "--fresh"],
+        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs", "--fresh"]]
+
+
+def test_changed_data_are_refused(here):
+    execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    (here / "data.txt").write_text("hellO\n")
+    with pytest.raises(RunError, match="data: other data: sha256:"):
+        execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
 
 
 def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
@@ -211,28 +224,47 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
     monkeypatch.setattr(execute, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
     monkeypatch.setattr(execute.lock, "seal", lambda run: run.close())
     monkeypatch.setattr(environment, "configure", lambda recipe, threads: seen.append(threads))
-    for cores, world in ((2, "1"), (8, "1"), (1, "1")):
+    for cores in (2, 8, 1):
         monkeypatch.setattr(execute.facts, "cores", lambda cores=cores: cores)
         execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     assert seen == [2, 2, 1]
 
 
-LAUNCH = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def test_two_processes_work_as_one(place):
-    """Tier: none; that both take part, one opens and seals, and one speaks."""
-    (place / "recipes" / "t" / "pretrain.yaml").write_text(
+@pytest.fixture
+def tokens(here) -> Path:
+    """A sealed corpus, and a recipe that trains on it."""
+    (here / "recipes" / "t" / "pretrain.yaml").write_text(
         "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n")
-    run(place, "recipes/t/tokenizer.yaml")
-    refused = start(place, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
-    _, err = refused.communicate(timeout=100)
-    assert refused.returncode == 1 and err.count("there is no such run") == 1
-    assert not (place / "runs/t/pretrain").exists()
-    run(place, "recipes/t/corpus.yaml")
+    for stage in ORDER[:2]:
+        execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+    return here
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_with_one_message(tokens):
+    (tokens / "runs/t/corpus/lock.json").unlink()
+    process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    _, err = finish(process, 1)
+    assert err.count("the run is not finished") == 1
+    assert not (tokens / "runs/t/pretrain").exists()
+
+
+@pytest.mark.slow
+def test_a_recipe_that_is_wrong_is_said_once_by_two_processes(tokens):
+    (tokens / "recipes" / "t" / "pretrain.yaml").write_text("stage: pretrain\n")
+    process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    _, err = finish(process, 1)  # torchrun's own status is 1
+    assert err.count("train_tokens: is required") == 1
+
+
+def test_two_processes_work_as_one(tokens):
+    """That both take part, and one opens, seals and speaks."""
+    place = tokens
     process = start(place, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
+    out, err = finish(process, 0)
     assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
     assert err.count("finished and sealed") == 1 and lock.verify(place / "runs/t/pretrain") == []
     assert json.loads((place / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2

@@ -15,7 +15,8 @@ MODULES = {
 STAGES = {"tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"}
 FLOORS = {
     0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"}, 3: {"fit", "scoring", "sampling"},
-    4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check"}, 6: {"verbs", "cli", "__main__"},
+    4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check"}, 6: {"verbs", "cli",
+    "__main__"},
 }  # fmt: skip
 LAZY = {"toolkit.recipe.mirror", "toolkit.verbs", "toolkit.execute"}
 """They import inside of functions: what is heavy, and only when it is needed."""

@@ -6,7 +6,7 @@ import json as json_format
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolkit.recipe.errors import Problem, RecipeError
@@ -14,7 +14,7 @@ from toolkit.recipe.meaning import is_local, sources
 from toolkit.recipe.messages import suggestion
 from toolkit.recipe.reader import LoadedRecipe, load, read_folder, recipe_files, run_name
 from toolkit.recipe.source import Key, dotted, nearest
-from toolkit.runs import references
+from toolkit.runs import pipeline, references
 
 _MODELS = ("pretrain", "sft", "dpo", "ppo")
 MAKERS = {"tokenizer": ("tokenizer",), "tokens": ("corpus",), "model": _MODELS, "models": _MODELS,
@@ -34,8 +34,8 @@ def check_command(path: Path, overrides: Sequence[str] = (), *, json: bool = Fal
         problems.setdefault(one.path, []).extend(wrong)
         rows.append({"path": str(one.path), "name": one.name, "stage": one.recipe.stage, "ok": not wrong,
                      "not_checked": unknown + _data(one)})
-    found = [problem for several in problems.values() for problem in several]
-    found = list(dict.fromkeys(found))
+    found = list(dict.fromkeys(problem for several in problems.values() for problem in several))
+    found += _circles(loaded) if not found else []
     if json:
         listed = [{"place": one.place, "key": one.key, "what": one.what} for one in found]
         print(json_format.dumps({"ok": not found, "recipes": rows, "problems": listed}))
@@ -53,6 +53,14 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[list[LoadedRecipe], dic
         return [], {path: list(error.problems)}
 
 
+def _circles(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
+    try:
+        pipeline.order(loaded)
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
 def _parents(
     one: LoadedRecipe, makers: Mapping[str, str], names: set[str]
 ) -> tuple[list[Problem], list[str]]:
@@ -65,7 +73,9 @@ def _parents(
             if not Path(reference).exists():
                 unknown.append(f"{dotted(key)}: {reference} (of the Hub)")
             continue
-        name = reference.removeprefix("runs/").rstrip("/")
+        place = PurePosixPath(reference.removeprefix("runs/"))
+        # A reference may name a folder inside of a run, such as a checkpoint.
+        name = next((str(part) for part in (place, *place.parents) if str(part) in names), str(place))
         if name in makers and makers[name] not in kinds:
             what = f"{reference} is a {makers[name]} run; a {' or '.join(kinds)} run is needed"
             wrong.append(Problem(nearest(one.positions, key), dotted(key), what))

@@ -16,12 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.data import chat, documents
 from toolkit.data.documents import Part, Piece, Stream
 from toolkit.data.encode import Encoded, encode_in_order
 from toolkit.data.tokens import INDEX, TokenShards, TokenWriter
+from toolkit.models import load
 from toolkit.recipe.errors import DataError, RunError, ToolkitError
 from toolkit.recipe.schema import CorpusRecipe
 from toolkit.runs import files as run_files
@@ -59,22 +60,15 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a tokenizer run, a folder, or a hub id, with our chat template where it has none.
 
     Raises:
-        ToolkitError: nothing to load there, the hub out of reach, or a tokenizer that cannot tell text apart.
+        ToolkitError: nothing to load there, the hub out of reach, or a tokenizer in Python only.
     """
     name, revision = str(reference), None
     if isinstance(reference, Path):
         inner = reference / "tokenizer"
         name = str(inner if inner.is_dir() else reference)
-        if not (Path(name) / "tokenizer.json").is_file():
-            raise ToolkitError("there is no tokenizer here (no tokenizer.json)", where=name,
-                               fix="give a tokenizer run, or a folder that save_pretrained wrote")
     elif "@" in name:
         name, _, revision = name.partition("@")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ToolkitError(f"the tokenizer cannot be loaded: {error}", where=str(reference),
-                           fix="give a tokenizer run, a local folder, or go online for a hub id") from error
+    tokenizer = load.load_tokenizer((name, revision))
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ToolkitError("this tokenizer is not a fast one (tokenizers library)", where=str(reference),
                            fix="give one that has a tokenizer.json")

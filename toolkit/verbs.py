@@ -133,13 +133,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
                     "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json")
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument("--data", required=True, metavar="FILE|NAME",
-                        help="a file or glob, a corpus run, storyworld, or a hub dataset owner/name[@revision]")
+                        help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub")
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
     parser.add_argument("--split", metavar="NAME", help="split of a hub dataset")
     parser.add_argument("--field", metavar="NAME", help="the column that holds the text")
     parser.add_argument("--examples", type=_positive, metavar="N", help="at most N documents or prompts")
-    parser.add_argument("--window", type=_positive, metavar="N", help="tokens a model sees at once; default all "
-                        "of its positions")
+    parser.add_argument("--window", type=_positive, metavar="N",
+                        help="tokens a model sees at once; default all of its positions")
     parser.add_argument("--stride", type=_positive, metavar="N", help="tokens the window moves; default half")
     parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
     parser.add_argument("--judge", default="gold", metavar="gold|MODEL",

@@ -84,6 +84,29 @@ def test_documents_are_held_out_by_their_text_whatever_file_or_seed(tmp_path):
         assert texts(DataSource(name=str(folder / "x.txt")), part) == [text]
 
 
+def test_the_split_is_the_one_of_earlier_versions(tmp_path):
+    """Pinned: were it to move, data held out by an old run would be trained on by a new one."""
+    rows = [{"text": f"story {number}", "messages": [user(f"Story  {number}"), assistant("A")]}
+            for number in range(60)]
+    source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
+    held_out = ["story 36", "story 41", "story 42", "story 49"]
+    assert texts(source, "held_out") == held_out
+    requests = [row["prompt"][0]["content"] for row in sources.prompts(source, part="held_out", seed=9)]
+    assert [" ".join(text.lower().split()) for text in requests] == held_out
+
+
+def test_conversations_as_text_are_split_by_their_first_request(tmp_path):
+    rows = [{"messages": [user(f"story {number}"), assistant("A"), user("and?"), assistant(f"B{number}")]}
+            for number in range(60)]
+    rows.append({"messages": [user("no answer")]})
+    source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
+    assert texts(source, "held_out")[0] == "Human: story 36\n\nAssistant: A\n\nHuman: and?\n\nAssistant: B36"
+    stream = Stream(source, part="train", seed=0)
+    assert len(list(stream)) == 56 and stream.dropped == {"no answer of the assistant": 1}
+    world = DataSource(name="storyworld", config="conversations", examples=5)
+    assert all(text.startswith("Human: ") for text in texts(world, "train"))
+
+
 def test_a_larger_share_holds_out_more_of_the_same(tmp_path):
     name = jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(500)])
     small = set(texts(DataSource(name=name, held_out=HeldOut(documents=0.1)), "held_out"))
@@ -357,6 +380,15 @@ def test_no_held_out_request_of_hh_rlhf_is_trained_on_in_any_stage():
                 first = next(message["content"] for message in row["prompt"] if message["role"] == "user")
                 seen.add(" ".join(first.casefold().split()))
     assert len(sides["held_out"]) > 150 and not sides["train"] & sides["held_out"]
+
+
+@real_data
+def test_text_of_hh_rlhf_holds_out_what_the_later_stages_hold_out():
+    source = DataSource(name=str(HH))
+    found = list(sources.texts(source, part="train", seed=0))
+    assert len(found) == 2049 and all(document.text.startswith("Human: ") for document in found)
+    held_out = {row["prompt"][0]["content"] for row in sources.conversations(source, part="held_out", seed=0)}
+    assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: "):] for document in found}
 
 
 @real_data

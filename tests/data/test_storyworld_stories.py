@@ -11,9 +11,10 @@ from statistics import mean
 import pytest
 
 from toolkit.data.storyworld import story, story_derivations, story_logprob
+from toolkit.data.storyworld.grammar import Slot
 from toolkit.data.storyworld.lexicon import LEXICONS, a_or_an, compose_names
 from toolkit.data.storyworld.reading import read, sentence_readings, split_sentences
-from toolkit.data.storyworld.stories import ALL_PLOTS, ENDINGS, story_given
+from toolkit.data.storyworld.stories import ALL_PLOTS, ENDINGS, story_given, story_grammar
 from toolkit.data.storyworld.stream import Stream
 
 STORIES = [story(5, index) for index in range(600)]
@@ -121,6 +122,19 @@ def test_what_comes_early_returns_late():
             returns[role] += bool(word) and (word.split()[-1] in late)
     assert returns["hero"] > 300 and returns["object"] > 450 and returns["friend"] > 200
     assert returns["hiding"] > 50
+
+
+def test_whatever_can_return_is_remembered():
+    roles = ("name", "animal", "object", "trait", "place", "hiding")
+    remembered = {id(LEXICONS[role]): role for role in roles}
+
+    def walk(node):
+        if isinstance(node, Slot) and id(node.lexicon) in remembered:
+            assert node.role, f"a {remembered[id(node.lexicon)]} that nobody remembers"
+        for child in node.children:
+            walk(child)
+
+    walk(story_grammar())
 
 
 def test_constraints_hold_and_cost_nothing():

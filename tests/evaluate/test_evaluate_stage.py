@@ -73,6 +73,7 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     assert "bits_per_byte_difference" in second
     assert result["judge"]["name"] == "gold" and result["seed"] == 0
     answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert all(storyworld.split_of(one["prompt"]) == "held_out" for one in answers)
     assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]

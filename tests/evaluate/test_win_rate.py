@@ -163,6 +163,8 @@ def test_kl_to_itself_is_zero_and_to_another_what_the_log_probabilities_say(toke
     contest = small()
     answered = win_rate.answer(first, contest)
     assert win_rate.kl_to_baseline(first, first, answered, contest) == [0.0] * 12
+    assert np.mean(win_rate.kl_to_baseline(first, second, answered, contest)) > 0
+    answered["ended"] = [number % 2 == 0 for number in range(12)]  # none of these short ones has ended
     found = win_rate.kl_to_baseline(first, second, answered, contest)
     end = tokenizer.eos_token_id
     for number, (prompt, ids, ended) in enumerate(
@@ -171,8 +173,6 @@ def test_kl_to_itself_is_zero_and_to_another_what_the_log_probabilities_say(toke
         whole = ids + [end] * ended
         own, other = (answer_logprobs(one[0], [prompt], [whole])[0].sum() for one in (first, second))
         assert found[number] == pytest.approx(own - other, abs=1e-3)
-    # an estimate of a divergence, so above zero on the mean
-    assert np.mean(found) > 0
 
 
 def test_kl_is_of_the_distribution_at_temperature_one(tokenizer, build_model):

@@ -82,7 +82,7 @@ RATIOS = [0.5, 0.9, 1.0, 1.1, 1.5]
     (-2.0, [1.6, 1.8, 2.0, 2.2, 3.0], [0.0, 1.8, 2.0, 2.2, 3.0]),
 ])
 def test_policy_loss_and_its_gradient(advantage, loss, gradient):
-    """d/dlogprob = -A ratio inside; 0 above 1 + eps where A > 0 and below 1 - eps where A < 0, and only there."""
+    """d/dlogprob = -A ratio; but 0 above 1 + eps where A > 0, and below 1 - eps where A < 0."""
     old = torch.full((5,), -1.5)
     logprobs = (old + torch.log(torch.tensor(RATIOS))).requires_grad_()
     actual, clipped = losses.policy_losses(logprobs, old, torch.full((5,), advantage), clip_range=0.2)
@@ -117,7 +117,8 @@ def test_entropy_with_a_forbidden_entry_is_finite_and_has_a_gradient():
     assert torch.isfinite(logits.grad).all() and logits.grad[0, 2] == 0
 
 
-@pytest.mark.parametrize(("kl", "expected"), [(6.0, 0.2), (6.6, 0.202), (60.0, 0.204), (0.0, 0.196), (-3.0, 0.196)])
+@pytest.mark.parametrize(("kl", "expected"),
+                         [(6.0, 0.2), (6.6, 0.202), (60.0, 0.204), (0.0, 0.196), (-3.0, 0.196)])
 def test_adaptive_kl(kl, expected):
     assert losses.next_kl_coefficient(0.2, kl=kl, target=6.0) == pytest.approx(expected, abs=1e-12)
 

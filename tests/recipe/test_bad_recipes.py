@@ -40,7 +40,8 @@ def test_a_mistake_is_told_in_plain_words(tmp_path, recipe, said):
     (b"stage: " + b"[" * 40 + b"]" * 40, "r.yaml:1: stage.0.0: nested more than 32 deep"),
     (b"stage: tokenizer\nseed: " + b"9" * 5000, "r.yaml:2: seed: must be a finite number, not 9999999999"),
     (b"stage: sft\n" + b"a: {" * 3000, "r.yaml:2: a.a.a: nested more than 32 deep"),
-], ids=["empty", "comment", "tab", "control", "latin-1", "utf-16", "deep", "long number", "very deep"])  # fmt: skip
+], ids=["empty", "comment", "tab", "control", "latin-1", "utf-16", "deep", "long number",
+"very deep"])  # fmt: skip
 def test_what_is_not_a_recipe_file(tmp_path, content, said):
     path = tmp_path / "r.yaml"
     path.write_bytes(content)

@@ -36,8 +36,10 @@ def test_every_shipped_recipe_agrees(validator, path):
 
 
 @pytest.mark.parametrize("text", [
-    "stage: sfft", "stage: tokenizer\nvocab: 3", "stage: dpo\ntrainer: {betta: 1}", "stage: dpo\ntrainer: {beta: x}",
-    "stage: dpo\ntrainer: {loss_type: ipoo}", "stage: dpo\ntrainer: {seed: 1}", "stage: sft\ndata: storyworld",
+    "stage: sfft", "stage: tokenizer\nvocab: 3", "stage: dpo\ntrainer: {betta: 1}",
+    "stage: dpo\ntrainer: {beta: x}",
+    "stage: dpo\ntrainer: {loss_type: ipoo}", "stage: dpo\ntrainer: {seed: 1}",
+    "stage: sft\ndata: storyworld",
     "stage: pretrain\ntrain_tokens: -1", "model: x",
 ])  # fmt: skip
 def test_mistakes_are_underlined(validator, text):

@@ -11,7 +11,7 @@ from toolkit.recipe.source import Tree, merge, parse
 
 TOKENIZER = "stage: tokenizer\ndata: {name: storyworld, config: stories, examples: 10}\nvocab_size: 300\n"
 DPO = "stage: dpo\nmodel: runs/x/sft\ndata: {name: a.jsonl}\ntrainer: {beta: 0.1, max_steps: 5}\n"
-PRETRAIN = "stage: pretrain\ntokens: runs/x/corpus\ntrain_tokens: 100000\nmodel: {n_layer: 2, n_head: 2, n_embd: 64}\n"
+PRETRAIN = "stage: pretrain\ntokens: runs/x/corpus\ntrain_tokens: 100000\n"
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_run_names_the_run(write):
 
 
 def test_a_base_is_merged_deeply_and_lists_replace(write):
-    write("_base.yaml", "stage: pretrain\ntokens: runs/x\ntrain_tokens: 100000\nmodel: {n_layer: 2, n_embd: 64}\n"
-                        "samples: {prompts: [a, b], temperature: 0.5}\n")  # fmt: skip
+    write("_base.yaml", "stage: pretrain\ntokens: runs/x\ntrain_tokens: 100000\n"
+          "model: {n_layer: 2, n_embd: 64}\nsamples: {prompts: [a, b], temperature: 0.5}\n")  # fmt: skip
     loaded = load(write("r.yaml", "base: _base.yaml\nmodel: {n_layer: 6}\nsamples:\n  prompts: [c]\n"))
     assert loaded.recipe.model.n_layer == 6 and loaded.recipe.model.n_embd == 64
     assert loaded.recipe.samples.prompts == ["c"] and loaded.recipe.samples.temperature == 0.5
@@ -131,7 +131,8 @@ def test_merge_replaces_a_mapping_by_a_scalar_and_back():
     ("trainer.learning_rate=5e-6", "trainer", {"beta": 0.1, "max_steps": 5, "learning_rate": 5e-6}),
     ("trainer={beta: 0.3}", "trainer", {"beta": 0.3}), ("lora=null", "lora", None), ("seed=12", "seed", 12),
     ("model=hub/x@main", "model", "hub/x@main"), ("model='12'", "model", "12"),
-    ("trainer.loss_type=[sigmoid, sft]", "trainer", {"beta": 0.1, "max_steps": 5, "loss_type": ["sigmoid", "sft"]}),
+    ("trainer.loss_type=[sigmoid, sft]", "trainer", {"beta": 0.1, "max_steps": 5, "loss_type": ["sigmoid",
+     "sft"]}),
 ])  # fmt: skip
 def test_an_override(write, override, key, value):
     loaded = load(write("r.yaml", DPO), [override])
@@ -142,7 +143,9 @@ def test_an_override_reaches_into_lists_and_makes_mappings(write):
     path = write("r.yaml", "stage: dpo\nmodel: m\ndata: [{name: a.jsonl}, {name: b.jsonl}]\n")
     recipe = load(path, ["data.1.weight=3", "lora.r=2", "trainer.beta=1"]).recipe
     assert recipe.data[1].weight == 3 and recipe.lora.r == 2 and recipe.trainer == {"beta": 1}
-    assert load(path, ["data.0.name=*.jsonl"]).recipe.data[0].name == "*.jsonl"
+    globbed = load(path, ["data.0.name=*.jsonl"])
+    assert globbed.recipe.data[0].name == "*.jsonl"
+    assert globbed.positions[("data", 0, "name")] == "command line"
 
 
 @pytest.mark.parametrize("override,problem", [

@@ -70,7 +70,8 @@ def test_every_process_has_its_own_gpu(monkeypatch):
         environment.device("cuda")
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [([], "fp32"), (["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")])
+@pytest.mark.parametrize(("flags", "chosen"), [
+    ([], "fp32"), (["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")])
 def test_automatic_precision_follows_the_processor(monkeypatch, flags, chosen):
     monkeypatch.setattr(facts, "processor", lambda: {"bf16": flags})
     assert environment.precision("auto", torch.device("cpu")) == chosen

@@ -39,7 +39,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         with files.atomic_folder(place) as folder:
             (folder / "state").write_text(text)
             assert not place.exists() or (place / "state").read_text() == "one"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["model"] and (place / "state").read_text() == "two"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    assert (place / "state").read_text() == "two"
 
 
 def test_json_has_no_nan(tmp_path):
@@ -98,7 +99,8 @@ def write_until_full(runs: Path, limit: str = "") -> None:
 def test_a_full_disk(tmp_path):
     place = tmp_path / "small"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting is not permitted here; the limit on file sizes is tested")
     try:
         write_until_full(place / "runs")

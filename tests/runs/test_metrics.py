@@ -31,7 +31,8 @@ def test_truncate_drops_what_a_resumed_run_writes_again(tmp_path):
         metrics.log(step)
     metrics.truncate(2)
     metrics.log(3, again=True)
-    assert [(row["step"], row.get("again")) for row in read(metrics.path)] == [(1, None), (2, None), (3, True)]
+    found = [(row["step"], row.get("again")) for row in read(metrics.path)]
+    assert found == [(1, None), (2, None), (3, True)]
 
 
 def test_only_the_main_process_writes(tmp_path):

@@ -22,7 +22,8 @@ def test_all_references_of_a_recipe_are_found_and_nothing_else():
     assert references.find(evaluate) == {
         "models[0]": "runs/t/sft", "models[1]": "gpt2@main", "perplexity.tokens": "runs/t/corpus",
         "win_rate.baseline": "runs/t/sft"}
-    judged = evaluate.model_copy(update={"win_rate": evaluate.win_rate.model_copy(update={"judge": "runs/t/rm"})})
+    win_rate = evaluate.win_rate.model_copy(update={"judge": "runs/t/rm"})
+    judged = evaluate.model_copy(update={"win_rate": win_rate})
     assert references.find(judged)["win_rate.judge"] == "runs/t/rm"
     pretrain = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=10)
     assert references.find(pretrain) == {"tokens": "runs/t/corpus"}
@@ -37,15 +38,16 @@ def test_every_reference_of_the_schema_is_known():
         found = set()
         for name, field in model.model_fields.items():
             text = str(field.annotation)
-            for inner in vars(schema).values():
-                if isinstance(inner, type) and issubclass(inner, schema.Settings) and f".{inner.__name__}" in text:
+            for inner in settings:
+                if f".{inner.__name__}" in text:
                     found |= strings(inner)
             if "str" in text or field.annotation is str:
                 found.add(name)
         return found
 
-    stages = [kind for kind in vars(schema).values()
-              if isinstance(kind, type) and issubclass(kind, schema.StageRecipe)]
+    settings = [kind for kind in vars(schema).values()
+                if isinstance(kind, type) and issubclass(kind, schema.Settings)]
+    stages = [kind for kind in settings if issubclass(kind, schema.StageRecipe)]
     assert len(stages) > 8
     unknown = set().union(*map(strings, stages)) - plain - references.KEYS
     unknown = {name for name in unknown if name not in ("trainer", "data", "optimizer", "model")}
@@ -58,7 +60,8 @@ def test_the_order_follows_the_references():
     assert [one.name for one in ordered] == ["t/tokenizer", "t/corpus", "t/a"]
     elsewhere = corpus(parent="runs/other/tokenizer")
     assert pipeline.order([elsewhere, tokenizer()]) == [elsewhere, tokenizer()]
-    checkpoint = loaded("t/b", schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus/train", train_tokens=1))
+    inside = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus/train", train_tokens=1)
+    checkpoint = loaded("t/b", inside)
     assert [one.name for one in pipeline.order([checkpoint, corpus()])] == ["t/corpus", "t/b"]
 
 

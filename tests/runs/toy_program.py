@@ -1,7 +1,8 @@
-"""The toolkit with toy stages in the table: what tests start as a real process, plainly or under torchrun.
+"""The toolkit with toy stages in the table: what tests start as a real process, also under torchrun.
 
 usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json]
-`TOY_WITHOUT_TORCH=1` puts a stand-in for the torch part (3 s to import); `TOY_*` plants what a test needs.
+`TOY_WITHOUT_TORCH=1` puts stand-ins for the parts that import torch and matplotlib (3 s); other `TOY_*`
+plant what a test needs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ def without_torch() -> None:
     stand_in.configure = lambda recipe, threads=None: None
     stand_in.accelerators = lambda: []
     sys.modules["toolkit.runs.environment"] = stand_in
+    import toolkit.report
     import toolkit.runs
 
     toolkit.runs.environment = stand_in
+    page = types.ModuleType("toolkit.report.page")
+    page.write_report = lambda runs, output: output.write_text(f"{len(runs)} runs")
+    sys.modules["toolkit.report.page"] = toolkit.report.page = page
 
 
 def tokenizer(recipe, run):
@@ -45,7 +50,8 @@ def tokenizer(recipe, run):
     while step < STEPS:
         step, total = step + 1, total + recipe.seed + step
         run.metrics.log(step, total=total)
-        checkpoint.save(run, step, lambda folder, text=str(total): (folder / "state").write_text(text), keep=1)
+        text = str(total)
+        checkpoint.save(run, step, lambda folder, text=text: (folder / "state").write_text(text), keep=1)
         if os.environ.get("TOY_STOP_AT") == str(step):
             print(f"at step {step}", file=sys.stderr, flush=True)
             time.sleep(60)
@@ -58,7 +64,8 @@ def tokenizer(recipe, run):
 
 def corpus(recipe, run):
     """Read its parent."""
-    run.write_text("model/weights.txt", (run.reference(recipe.tokenizer) / "model" / "weights.txt").read_text() * 2)
+    text = (run.reference(recipe.tokenizer) / "model" / "weights.txt").read_text()
+    run.write_text("model/weights.txt", text * 2)
     run.write_json("evaluation.json", {"documents": 1})
 
 
@@ -86,8 +93,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("TOY_WITHOUT_TORCH"):
         without_torch()
     try:
-        return execute.run_command(words[0], words[1:], runs_dir=arguments[place + 1], fresh="--fresh" in flags,
-                                   json="--json" in flags)
+        return execute.run_command(words[0], words[1:], runs_dir=arguments[place + 1],
+                                   fresh="--fresh" in flags, json="--json" in flags)
     except ToolkitError as error:
         print(error, file=sys.stderr)
         return error.exit_status

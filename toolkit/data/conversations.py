@@ -18,6 +18,7 @@ from toolkit.recipe.errors import DataError
 Messages = list[dict[str, str]]
 CONVERSATION_COLUMNS = ("messages", "conversation", "conversations")
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -78,6 +79,20 @@ def prompt_of(row: Mapping[str, Any], *, field: str | None, place: str) -> Messa
             messages.pop()
         return _checked(messages)
     return conversation(row, field=field, place=place)[0]
+
+
+def as_text(row: Mapping[str, Any], *, place: str) -> tuple[str, str] | None:
+    """Return (text, first request) of a row with a conversation; None where it has none.
+
+    The text is in hh-rlhf's form, `Human: ...`, a blank line, `Assistant: ...`: as text it is there to learn
+    the words from, and role tokens come with fine-tuning.
+    """
+    if not any(column in row for column in (*CONVERSATION_COLUMNS, "completion", "chosen")):
+        return None
+    prompt, answer = conversation(row, field=None, place=place)
+    messages = [*prompt, {"role": "assistant", "content": answer}]
+    text = "\n\n".join(f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)
+    return text, first_request(prompt)
 
 
 def first_request(prompt: Sequence[Mapping[str, str]]) -> str:

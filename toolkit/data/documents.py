@@ -9,11 +9,12 @@ import hashlib
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from toolkit.data import conversations as formats
 from toolkit.data import files, hub, storyworld
 from toolkit.recipe.errors import DataError
 from toolkit.recipe.schema import Data, DataSource, HeldOut
@@ -107,7 +108,7 @@ class Stream:
         known = self.log_weights[index]
         for place, row in story_rows(source, "stories", part=self.part, seed=story_seed(self.seed, index)):
             meter.add(1)
-            text = files.column(row, "text", place=place)
+            text = row["text"] if "text" in row else _row_text(row, source, place).text
             logprob = None if known is None or row.get("logprob") is None else row["logprob"] + known
             yield Piece(text, index, True, logprob)
 
@@ -129,8 +130,8 @@ class Stream:
         for text in _raw(source, meter):
             if limit is not None and given >= limit:
                 return
-            if text.is_empty():
-                self.dropped["empty"] += 1
+            if text.unusable:
+                self.dropped[text.unusable] += 1
             elif self._is_in(text, share) and (
                     highest is None or _key(text.digest(), self.seed) <= highest):
                 given += 1
@@ -142,7 +143,7 @@ class Stream:
             text.skip()
 
     def _is_in(self, text: _Raw, share: float | None) -> bool:
-        if text.is_empty():
+        if text.unusable:
             return False
         return self.part == "all" or (fraction_of(text.digest()) < (share or 0)) == (self.part == "held_out")
 
@@ -278,6 +279,10 @@ class _Raw:
     path: Path | None = None
     text: str = ""
     meter: Meter | None = None
+    key: str | None = None
+    """What decides on the part instead of the text: of a conversation its first request."""
+    unusable: str | None = None
+    """Why it is left out."""
 
     def pieces(self) -> Iterator[str]:
         if self.path is None:
@@ -286,13 +291,12 @@ class _Raw:
             yield from files.text_pieces(self.path, self.meter.add if self.meter else None)
 
     def digest(self) -> bytes:
+        if self.key is not None:
+            return hashlib.sha256(self.key.encode()).digest()
         total = hashlib.sha256()
         for piece in [self.text] if self.path is None else files.text_pieces(self.path):
             total.update(piece.encode())
         return total.digest()
-
-    def is_empty(self) -> bool:
-        return self.path is None and not self.text
 
     def skip(self) -> None:
         if self.path is not None and self.meter:
@@ -301,17 +305,30 @@ class _Raw:
 
 def _raw(source: DataSource, meter: Meter | None = None) -> Iterator[_Raw]:
     paths = files.resolve(source)
-    name = source.field or "text"
     if paths is None:
         for place, row in hub.rows(source, streaming=True):
-            yield _Raw(text=files.column(row, name, place=place))
+            yield _row_text(row, source, place)
         return
     for path in paths:
         if files.suffix_of(path) == ".txt":
             yield _Raw(path=path, meter=meter)
         else:
-            for place, row in files.rows(path, meter.add if meter else None, only=name):
-                yield _Raw(text=files.column(row, name, place=place))
+            for place, row in files.rows(path, meter.add if meter else None, only=source.field or "text"):
+                yield _row_text(row, source, place)
+
+
+def _row_text(row: Mapping[str, Any], source: DataSource, place: str) -> _Raw:
+    """Return the text column; without one the conversation, kept on the side that its first request is on."""
+    key = None
+    try:
+        found = None if source.field or "text" in row else formats.as_text(row, place=place)
+    except formats.Unusable as reason:
+        return _Raw(unusable=str(reason))
+    if found:
+        text, key = found
+    else:
+        text = files.column(row, source.field or "text", place=place)
+    return _Raw(text=text, key=key, unusable=None if text else "empty")
 
 
 def _meter(source: DataSource, part: Part) -> Meter:

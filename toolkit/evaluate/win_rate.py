@@ -123,7 +123,7 @@ def kl_to_baseline(
     sampled = answers
     if not plain:
         sampled = _sample(policy, answers["prompt_ids"], contest, temperature=1.0)
-    ends = [[tokenizer.eos_token_id] * 0 for ended in sampled["ended"]]
+    ends = [[tokenizer.eos_token_id] * ended for ended in sampled["ended"]]
     tokens = [list(ids) + end for ids, end in zip(sampled["ids"], ends, strict=True)]
     logprobs = [
         answer_logprobs(model, answers["prompt_ids"], tokens, batch_examples=contest.batch_examples)

@@ -1,8 +1,8 @@
 """The policy and its critic as one module that reads each answer token once.
 
 Shapes: rows = answers of one forward pass; width = tokens of the longest prompt and answer; scored = answer
-tokens of all rows, one row after another, the sampled end-of-text included. Padding lies to the right, where a
-causal model does not look: no mask is needed, and attention takes its fast causal path.
+tokens of all rows, one row after another, the sampled end-of-text included. Padding lies to the right, where
+a causal model does not look: no mask is needed, and attention takes its fast causal path.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class ActorCritic(nn.Module):
     In eval mode throughout: with dropout the ratio of the first step would not be 1.
     """
 
-    def __init__(self, policy: PreTrainedModel, critic: Critic, *, forbidden: torch.Tensor, temperature: float):
+    def __init__(self, policy: PreTrainedModel, critic: Critic, *, forbidden: torch.Tensor,
+                 temperature: float):
         super().__init__()
         self.policy, self.critic, self.temperature = policy, critic, temperature
         self.register_buffer("forbidden", forbidden, persistent=False)

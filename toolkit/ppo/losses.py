@@ -1,7 +1,7 @@
 """The mathematics of PPO from human feedback: pure functions on tensors.
 
-Shapes: (rows, tokens) answers padded at their end, `mask` True on real tokens, the sampled end-of-text included;
-the functions that look at one token alone take any shape. Nats throughout.
+Shapes: (rows, tokens) answers padded at their end, `mask` True on real tokens, the sampled end-of-text
+included; the functions that look at one token alone take any shape. Nats throughout.
 
 Sources: Schulman et al., 2017 (PPO, https://arxiv.org/abs/1707.06347); Schulman et al., 2016 (GAE,
 https://arxiv.org/abs/1506.02438); Ziegler et al., 2019 (https://arxiv.org/abs/1909.08593); Huang et al., 2024
@@ -25,7 +25,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, *, epsilon: float = 1e-8) -> torch.Tensor:
-    """Shift and scale to mean 0 and variance 1 over the real tokens of the whole rollout; padding becomes 0."""
+    """Shift and scale to mean 0 and variance 1 over the real tokens of a rollout; padding becomes 0."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
     return torch.where(mask, (values - mean) / torch.sqrt(variance + epsilon), 0)
@@ -44,7 +44,7 @@ def token_rewards(
 ) -> torch.Tensor:
     """r_t = -beta * KL_t, and the score (rows,) on top at the last real token -> (rows, tokens).
 
-    Ziegler et al., 2019, equation 2; Huang et al., 2024, details 12 and 13.
+    Ziegler et al., 2019, equation 2.
     """
     rewards = torch.where(mask, -kl_coefficient * kl, 0)
     last = mask.sum(dim=1) - 1
@@ -55,7 +55,7 @@ def token_rewards(
 def generalized_advantages(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, *, gamma: float, gae_lambda: float
 ) -> torch.Tensor:
-    """A_t = sum over l of (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t -> (rows, tokens).
+    """A_t = sum over l of (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t; (rows, tokens).
 
     Schulman et al., 2016, equation 16. The value after the last real token is 0: an answer that was cut off
     at max_new_tokens is over too. The returns, which the critic learns, are advantages + values.
@@ -89,7 +89,7 @@ def value_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2) / 2 of each token, and where clipping won.
 
-    Schulman et al., 2016 (as in OpenAI's baselines); Huang et al., 2022, detail 9. Any shape.
+    As in OpenAI's baselines (https://github.com/openai/baselines, ppo2/model.py). Any shape.
     """
     limited = old_values + (values - old_values).clamp(-clip_range, clip_range)
     free, clipped = (values - returns) ** 2, (limited - returns) ** 2

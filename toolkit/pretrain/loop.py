@@ -190,12 +190,7 @@ class _Losses:
         """Raise ToolkitError, on every process, if a step's gradient was not finite."""
         step = int(self.first_bad)
         if step:
-            raise ToolkitError(
-                f"the loss or its gradient is not a number any more at step {step} of {job.steps}",
-                where=str(job.run.path),
-                fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
-                "with --fresh; the checkpoints from before are whole",
-            )
+            raise _diverged(job, f"the gradient is not a number any more at step {step}")
 
     def mean(self, job: Job) -> float:
         """Return the mean loss of all processes and steps since the last call."""
@@ -203,6 +198,21 @@ class _Losses:
         self.total.zero_()
         self.steps = 0
         return mean
+
+
+def _diverged(job: Job, what: str) -> ToolkitError:
+    return ToolkitError(
+        f"{what} of {job.steps}", where=str(job.run.path),
+        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
+        "with --fresh; the checkpoints from before are whole",
+    )  # fmt: skip
+
+
+def _require_finite_weights(job: Job, step: int) -> None:
+    """Look before measuring and saving: a finite gradient can still have thrown the weights to infinity."""
+    sums = torch.stack([parameter.detach().double().sum() for parameter in job.model.parameters()])
+    if not bool(torch.isfinite(sums).all()):
+        raise _diverged(job, f"the weights are not finite any more after step {step}")
 
 
 def _look(
@@ -219,6 +229,8 @@ def _look(
             epoch=job.order.epoch(position.step, job.batch_rows),
         )  # fmt: skip
         shown = {"loss": loss, "tok/s": round(speed or 0)}
+    if pause & {"evaluate", "save"}:
+        _require_finite_weights(job, position.step)
     if "evaluate" in pause:
         _evaluate(job, position)
     if "save" in pause:
@@ -231,6 +243,8 @@ def _look(
 def _evaluate(job: Job, position: state.Position) -> None:
     """Log held-out bits per byte on some documents, and what the model writes."""
     bits = job.held_out.quick(job.model, job.recipe.evaluate_documents)
+    if not math.isfinite(bits):
+        raise _diverged(job, f"the held-out loss is not a number after step {position.step}")
     job.run.metrics.log(position.step, tokens=position.tokens, bits_per_byte=bits, samples=samples(job))
 
 

@@ -15,7 +15,9 @@ from torch.optim import AdamW, Optimizer
 
 from toolkit.recipe.schema import OptimizerSettings
 
+ADAM_LEARNING_RATE = 1e-3
 ADAM_LEARNING_RATE_WITH_MUON = 3e-3
+MUON_LEARNING_RATE = 0.02
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
@@ -29,7 +31,7 @@ def build(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
     named = list(model.named_parameters())
     matrices = [(name, parameter) for name, parameter in named if is_block_matrix(name, parameter)]
     muon = settings.name == "muon"
-    rate = settings.learning_rate
+    rate = settings.learning_rate or ADAM_LEARNING_RATE
     if muon:
         rate = settings.adam_learning_rate or ADAM_LEARNING_RATE_WITH_MUON
         named = [(name, parameter) for name, parameter in named if not is_block_matrix(name, parameter)]
@@ -41,7 +43,9 @@ def build(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
         AdamW(groups, lr=rate, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True)
     ]
     if muon:
-        optimizers.append(Muon(matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay))
+        optimizers.append(Muon(
+            matrices, lr=settings.learning_rate or MUON_LEARNING_RATE, weight_decay=settings.weight_decay
+        ))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -39,7 +39,7 @@ def peak(device: torch.device, precision: str) -> Peak:
             if known in name:
                 return Peak(flops[precision], f"data sheet of {known}")
         return Peak(None, f"{name} is not in the table")
-    return Peak(_measure(precision), f"measured: product of {MATMUL_SIDE}-wide matrices, best of {MATMUL_TRIES}")
+    return Peak(_measure(precision), f"measured: matrix product, side {MATMUL_SIDE}, best of {MATMUL_TRIES}")
 
 
 def _measure(precision: str) -> float:

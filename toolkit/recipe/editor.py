@@ -25,12 +25,14 @@ def schema() -> dict[str, Any]:
         if name.endswith("Recipe"):
             what = "A recipe whose settings hold where this one does not set them."
             definition["properties"]["base"] = {"type": "string", "description": what}
+    newest = mirror.read_snapshots()[0]["stages"]  # not the installed version: the stored file is one for all
     for stage in mirror.CONFIGS:
         definition = definitions[f"{stage.capitalize()}Recipe"]
+        keys = {key: _field(key, one) for key, one in newest[stage].items() if key not in mirror.OWNED}
         definition["properties"]["trainer"] = {
             "type": "object", "additionalProperties": False,
             "description": f"Settings of trl.{mirror.CONFIGS[stage]}; what is not set keeps TRL's default.",
-            "properties": {key: _field(key, mirror.fields(stage)[key]) for key in mirror.settable(stage)},
+            "properties": keys,
         }
     # A recipe with `base:` may leave out what its base gives.
     for definition in definitions.values():

@@ -97,7 +97,7 @@ def _local(use: str, key: Key, source: DataSource) -> Found:
         what = f"plain text has no {CONFIGS[use][0]}; give .jsonl, .jsonl.gz or .parquet"
         found.append(((*key, "name"), what))
     if source.split not in (None, "all"):
-        found.append(((*key, "split"), f"local files have no split {source.split!r}, only all"))
+        found.append(((*key, "split"), f"local files have no split {source.split!r}; write all"))
     if source.config is not None:
         found.append(((*key, "config"), "has no effect: local files have no configurations"))
     return found
@@ -136,15 +136,7 @@ def _batch(batch: int, micro: int | None, name: str) -> Found:
 
 
 def _pretrain(recipe: PretrainRecipe) -> Found:
-    length = recipe.sequence_length or recipe.model.n_positions
     found = _batch(recipe.batch_tokens, recipe.micro_batch_tokens, "batch_tokens")
-    if length > recipe.model.n_positions:
-        what = f"{length} is more than model.n_positions {recipe.model.n_positions}"
-        found.append((("sequence_length",), what))
-    for name in ("batch_tokens", "micro_batch_tokens"):
-        tokens = getattr(recipe, name)
-        if tokens is not None and tokens % length:
-            found.append(((name,), f"{tokens} is not a multiple of the sequence length {length}"))
     if recipe.train_tokens < recipe.batch_tokens:
         what = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}"
         found.append((("train_tokens",), what))

@@ -129,8 +129,8 @@ class OptimizerSettings(Settings):
     """`muon` takes the matrices of the blocks, AdamW the rest."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    learning_rate: Positive = 1e-3
-    """Peak learning rate: of AdamW, or of Muon for the matrices."""
+    learning_rate: Positive | None = None
+    """Peak learning rate: of AdamW (default 1e-3), or of Muon for the matrices (default 0.02)."""
     adam_learning_rate: Positive | None = None
     """With muon: peak learning rate of AdamW for embeddings, norms and biases (default 3e-3)."""
     weight_decay: NonNegative = 0.1
@@ -199,6 +199,17 @@ class PretrainRecipe(StageRecipe):
     """Default a fifth of the training."""
     keep_checkpoints: Count = 1
     samples: SampleSettings = SampleSettings()
+
+    @model_validator(mode="after")
+    def whole_rows(self) -> PretrainRecipe:
+        length = self.sequence_length or self.model.n_positions
+        if length > self.model.n_positions:
+            raise ValueError(f"sequence_length {length} is more than n_positions {self.model.n_positions}")
+        for name in ("batch_tokens", "micro_batch_tokens"):
+            tokens = getattr(self, name)
+            if tokens is not None and tokens % length:
+                raise ValueError(f"{name} {tokens} is not a multiple of the {length} tokens of a row")
+        return self
 
 
 class LoraSettings(Settings):
@@ -270,19 +281,30 @@ class PpoTrainerSettings(Settings):
     clip_range: Positive = 0.2
     value_clip_range: Positive = 0.2
     value_coefficient: NonNegative = 0.1
+    """Weight of the critic's loss, which shares one gradient norm limit with the policy's."""
     entropy_coefficient: NonNegative = 0.0
     max_grad_norm: Positive = 1.0
     whiten_advantages: bool = True
     normalize_scores: bool = True
     """Scores are shifted and scaled by the mean and standard deviation of the reference's answers."""
     missing_end_penalty: NonNegative = 1.0
-    """Subtracted from the score of an answer that did not end with end-of-text."""
+    """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
     max_prompt_tokens: Count = 128
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
     """Sampling divides the logits by it; policy and reference log-probabilities do the same."""
     schedule: Literal["linear", "constant"] = "linear"
     """Of the learning rates, over the whole training."""
+
+    @model_validator(mode="after")
+    def whole_rollouts(self) -> PpoTrainerSettings:
+        if self.episodes % self.rollout_examples:
+            raise ValueError(f"episodes {self.episodes} is not a multiple of rollout_examples "
+                             f"{self.rollout_examples}")
+        if self.rollout_examples % self.minibatches:
+            raise ValueError(f"rollout_examples {self.rollout_examples} is not a multiple of minibatches "
+                             f"{self.minibatches}")
+        return self
 
 
 class PpoRecipe(StageRecipe):

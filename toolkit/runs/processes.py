@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -100,7 +100,8 @@ def let_rank_0_speak() -> None:
     others, and it is rank 0 that prints what all know.
     """
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(_GRACE_SECONDS)
+        with suppress(KeyboardInterrupt):
+            time.sleep(_GRACE_SECONDS)
 
 
 def children(pid: int) -> list[int]:

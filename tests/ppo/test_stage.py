@@ -1,0 +1,111 @@
+"""The stage as a whole: what it writes, and that a resumed run ends bitwise as one that was not cut off."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from toolkit.ppo import loop as loop_module
+from toolkit.ppo import stage
+from toolkit.recipe.errors import ToolkitError
+from toolkit.runs import metrics
+
+NUMBERS = {"score", "reward", "kl", "entropy", "clip_fraction", "value_clip_fraction", "explained_variance",
+           "length", "ended", "kl_coefficient", "policy_loss", "value_loss", "episodes", "step"}
+
+
+def train(opened, recipe, place="runs"):
+    with opened(recipe, place) as run:
+        stage.run(recipe, run)
+    return run.path
+
+
+def test_what_a_run_leaves_behind(opened, recipe, world):
+    path = train(opened, recipe(kl_target=3.0))
+    rows = metrics.read(path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["episodes"] for row in rows] == [8, 16, 24, 32]
+    assert all(row.keys() >= NUMBERS for row in rows)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-4) and abs(rows[-1]["kl"]) > 1e-3
+    assert rows[0]["kl_coefficient"] == 0.05 and rows[1]["kl_coefficient"] == pytest.approx(0.05 * 0.98)
+    assert 0 < sum(row["ended"] for row in rows) < 4
+    assert rows[0]["samples"][0]["prompt"].split()[0] in ("Say", "Count")
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert evaluation["n"] == 8 and evaluation["seed"] == 3
+    assert evaluation["score"] == pytest.approx(rows[-1]["score"])
+    assert evaluation["kl"] == pytest.approx(rows[-1]["kl"], abs=1e-5)
+    assert evaluation["reference"]["score"] == pytest.approx(rows[0]["score"])
+    low, high = evaluation["score_interval"]
+    assert low < evaluation["score"] < high
+    before = AutoModelForCausalLM.from_pretrained(world / "policy").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(path / "model").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    AutoModelForCausalLM.from_pretrained(path / "checkpoints" / "step-00000004")
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
+    settings = recipe(checkpoint_every_steps=2, kl_target=3.0, entropy_coefficient=0.01)
+    whole = train(opened, settings, "whole")
+    optimize = loop_module.Loop._optimize
+
+    def cut_off(self, episodes, step):
+        if step == 4:
+            raise Killed
+        return optimize(self, episodes, step)
+
+    monkeypatch.setattr(loop_module.Loop, "_optimize", cut_off)
+    with pytest.raises(Killed):
+        train(opened, settings, "cut")
+    monkeypatch.setattr(loop_module.Loop, "_optimize", optimize)
+    torch.manual_seed(99)  # no global state matters
+    resumed = train(opened, settings, "cut")
+    for name in ("model.safetensors", "critic.safetensors", "optimizer.safetensors"):
+        first, second = (load_file(path / "checkpoints/step-00000004" / name) for path in (whole, resumed))
+        assert first.keys() == second.keys() and len(first)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
+    first, second = ([{key: value for key, value in row.items() if key != "time"}
+                      for row in metrics.read(path / "metrics.jsonl")] for path in (whole, resumed))
+    assert first == second
+
+
+def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
+    whole = train(opened, recipe(), "whole")
+    monkeypatch.setattr(stage, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        train(opened, recipe(), "cut")
+    monkeypatch.undo()
+    resumed = train(opened, recipe(), "cut")
+    assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
+    assert (whole / "model/model.safetensors").read_bytes() == (resumed / "model/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"max_new_tokens": 60}, "exceed the policy's context of 64"),
+    ({"learning_rate": 1e30}, "collapsed"),
+])
+def test_refusals(opened, recipe, changes, message):
+    with pytest.raises(ToolkitError, match=message):
+        train(opened, recipe(**changes))
+
+
+def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, monkeypatch):
+    monkeypatch.setattr(loop_module, "reward_scores",
+                        lambda model, tokenizer, prompts, *, answers, ended: [float("nan")] * len(prompts))
+    with pytest.raises(ToolkitError, match="score") as caught:
+        train(opened, recipe())
+    assert caught.value.where == "ppo, rollout 1"
+
+
+@pytest.mark.parametrize("changes", [{"episodes": 33}, {"minibatches": 3}])
+def test_rollouts_are_whole(recipe, changes):
+    with pytest.raises(ValueError, match="not a multiple"):
+        recipe(**changes)

@@ -1,0 +1,74 @@
+"""A small corpus of bytes, and a way to run a pretraining on it in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toolkit.data.tokens import TokenWriter
+from toolkit.pretrain import stage
+from toolkit.recipe import reader
+from toolkit.runs import environment
+from toolkit.runs.directory import open_run
+
+WORDS = ["river", "bank", "garden", "moon", "cat", "sings", "sleeps", "finds", "the", "a"]
+
+
+def write_part(folder: Path, tokenizer, documents: list[str]) -> None:
+    writer = TokenWriter(folder, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id)
+    for text in documents:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        writer.add(ids, num_bytes=len(text.encode()), logprob=-float(len(text)))
+    writer.finish()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, tiny_tokenizer) -> Path:
+    """400 sentences to learn from and 30 to measure on."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice(WORDS, generator.integers(3, 12))) for _ in range(430)]
+    write_part(folder / "train", tiny_tokenizer, texts[:400])
+    write_part(folder / "held_out", tiny_tokenizer, texts[400:])
+    tiny_tokenizer.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+SETTINGS = {
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32},
+    "batch_tokens": 256,
+    "train_tokens": 256 * 12,
+    "log_every_steps": 2,
+    "evaluate_documents": 10,
+    "checkpoint_every_tokens": 256 * 4,
+    "precision": "fp32",
+    "device": "cpu",
+    "threads": 1,
+    "samples": {"prompts": ["the "], "max_new_tokens": 8},
+}
+
+
+def write_recipe(folder: Path, corpus: Path, name: str = "first", **settings) -> Path:
+    """Write recipes/t/NAME.yaml (JSON is YAML) with the small settings and these."""
+    path = folder / "recipes" / "t" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"stage": "pretrain", "tokens": str(corpus), **SETTINGS, **settings}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def pretrain(tmp_path, corpus):
+    """Run a pretraining with the given settings and return its directory; not sealed."""
+
+    def run(name: str = "first", *, tokens: Path = corpus, **settings) -> Path:
+        loaded = reader.load(write_recipe(tmp_path, tokens, name, **settings))
+        with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
+            environment.configure(loaded.recipe)
+            stage.run(loaded.recipe, opened)
+        return tmp_path / "runs" / "t" / name
+
+    return run

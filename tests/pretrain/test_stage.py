@@ -1,0 +1,195 @@
+"""A whole pretraining on a small corpus: its files, its numbers, and going on after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tests.pretrain.conftest import write_part
+
+from toolkit.data.order import Order, batch
+from toolkit.data.tokens import TokenShards
+from toolkit.models.load import load_causal_lm
+from toolkit.pretrain import loop
+from toolkit.recipe import reader
+from toolkit.recipe.errors import DataError, RecipeError, ToolkitError
+from toolkit.runs import checkpoint, metrics
+from toolkit.scoring import score_documents
+
+
+def digest(run, name="model/model.safetensors"):
+    return hashlib.sha256((run / name).read_bytes()).hexdigest()
+
+
+def rows_with(run, key):
+    return [row for row in metrics.read(run / "metrics.jsonl") if key in row]
+
+
+def test_learns_and_measures(pretrain, corpus):
+    run = pretrain(train_tokens=256 * 60, optimizer={"name": "muon"})
+    numbers = json.loads((run / "evaluation.json").read_text())
+    model, tokenizer = load_causal_lm((str(run / "model"), None))
+    held_out = TokenShards.open(corpus / "held_out")
+    nats = score_documents(
+        model, [held_out.document(i) for i in range(30)], prefix_id=held_out.end_id, end_id=held_out.end_id, window=32
+    )
+    bits = nats.sum() / math.log(2) / held_out.bytes
+    assert numbers["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    low, high = numbers["bits_per_byte_interval"]
+    assert low < numbers["bits_per_byte"] < high and numbers["n"] == 30 and numbers["interval_over"] == "documents"
+    # 261 entries padded to 320, and an end for each document
+    tokens = held_out.bytes + 30
+    assert numbers["untrained_bits_per_byte"] == pytest.approx(math.log2(320) * tokens / held_out.bytes, rel=0.01)
+    assert numbers["bits_per_byte"] < 0.6 * numbers["untrained_bits_per_byte"]
+    assert numbers["entropy_floor_bits_per_byte"] == pytest.approx(1 / math.log(2))
+    assert numbers["perplexity"] == pytest.approx(math.exp(nats.sum() / tokens), rel=1e-5)
+    assert numbers["tokens"] == 256 * 60 and numbers["epochs"] > 1
+    assert numbers["samples"][0]["prompt"] == "the " and 0 < numbers["mfu"] < 2
+    losses = [row["loss"] for row in rows_with(run, "loss")]
+    assert len(losses) == 30 and losses[-1] < 0.7 * losses[0]
+    curve = [row["bits_per_byte"] for row in rows_with(run, "bits_per_byte")]
+    assert len(curve) == 11 and curve[0] > 1.5 * curve[-1]  # at the start, and ten times
+    assert [row["tokens"] for row in rows_with(run, "tokens")][-1] == 256 * 60
+
+
+def test_checkpoints_are_models(pretrain):
+    run = pretrain()
+    found = checkpoint.steps(run / "checkpoints")
+    assert [step for step, _ in found] == [12] and checkpoint.is_whole(found[0][1])
+    model, _ = load_causal_lm((str(found[0][1]), None))
+    trained, _ = load_causal_lm((str(run / "model"), None))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.parameters(), strict=True))
+    assert "toolkit" not in (run / "model" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name):
+    settings = {
+        "optimizer": {"name": name}, "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+        "log_every_steps": 5,
+    }  # fmt: skip
+    whole = pretrain("whole", **settings)
+    step = loop._step
+
+    def crash(job, number, losses):
+        if number == 7:
+            raise ConnectionError("the machine is gone")
+        return step(job, number, losses)
+
+    monkeypatch.setattr(loop, "_step", crash)
+    with pytest.raises(ConnectionError):
+        pretrain("broken", **settings)
+    monkeypatch.setattr(loop, "_step", step)
+    torch.rand(3)  # another state of the global generator
+    broken = pretrain("broken", **settings)
+    assert digest(broken) == digest(whole)
+    last = "checkpoints/step-00000012/optimizer.safetensors"
+    assert digest(broken, last) == digest(whole, last)
+    timing = ("time", "tokens_per_second", "mfu")
+    lines = [
+        [{key: value for key, value in row.items() if key not in timing} for row in metrics.read(run / "metrics.jsonl")]
+        for run in (whole, broken)
+    ]
+    assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
+
+
+def test_stops_at_the_end_of_a_step(pretrain, monkeypatch):
+    whole = pretrain("whole")
+    asked = iter([False] * 4 + [True] * 20)
+    monkeypatch.setattr(loop, "stop_requested", lambda: next(asked))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain("stopped")
+    monkeypatch.setattr(loop, "stop_requested", lambda: False)
+    stopped = whole.parent / "stopped"
+    assert [step for step, _ in checkpoint.steps(stopped / "checkpoints")] == [5]
+    assert digest(pretrain("stopped")) == digest(whole)
+
+
+def test_micro_batches_change_only_rounding(pretrain):
+    losses = []
+    for name, micro in (("whole", None), ("parts", 64), ("rows", 32)):
+        run = pretrain(name, log_every_steps=1, **({"micro_batch_tokens": micro} if micro else {}))
+        losses.append([row["loss"] for row in rows_with(run, "loss")])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
+
+
+def test_processes_read_the_same_tokens(corpus):
+    """Tier A: what the processes read together at a step does not depend on their number."""
+    shards = TokenShards.open(corpus / "train")
+    order = Order(shards.tokens, 32, seed=0, digest=shards.digest)
+    whole = batch(shards, order, step=3, batch_rows=8)
+    assert whole.shape == (8, 33)
+    for processes in (1, 2, 4):
+        parts = []
+        for rank in range(processes):
+            job = SimpleNamespace(
+                order=order, shards=shards, batch_rows=8,
+                accelerator=SimpleNamespace(num_processes=processes, process_index=rank, device=torch.device("cpu")),
+            )  # fmt: skip
+            parts.append(loop.Job.own_rows(job, 3))
+        assert torch.equal(torch.cat(parts), torch.from_numpy(whole))
+
+
+def test_loss_that_is_no_number_ends_the_run(pretrain, tmp_path):
+    with pytest.raises(ToolkitError, match=r"not (finite|a number).* step \d+ of 12") as caught:
+        pretrain("diverged", optimizer={"learning_rate": 1e30}, schedule={"name": "constant"}, checkpoint_every_tokens=256)
+    run = tmp_path / "runs" / "t" / "diverged"
+    assert "learning_rate" in caught.value.fix
+    assert not (run / "model").exists() and not (run / "evaluation.json").exists()
+    for _, path in checkpoint.steps(run / "checkpoints"):
+        model, _ = load_causal_lm((str(path), None))
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sequence_length": 64}, "sequence_length: 64 is more than n_positions 32"),
+        ({"batch_tokens": 100}, "batch_tokens: 100 is not a multiple of the 32 tokens"),
+        ({"micro_batch_tokens": 100}, "micro_batch_tokens: 100 is not a multiple"),
+    ],
+)
+def test_recipes_that_cannot_be(pretrain, settings, words):
+    with pytest.raises(RecipeError, match=words):
+        pretrain(**settings)
+
+
+def test_batch_that_processes_cannot_share(tmp_path, corpus):
+    from tests.pretrain.conftest import write_recipe
+
+    from toolkit.pretrain.stage import _micro_rows
+
+    recipe = reader.load(write_recipe(tmp_path, corpus)).recipe
+    assert _micro_rows(recipe, length=32, processes=4) == 2
+    with pytest.raises(ToolkitError, match="not a multiple of 96") as caught:
+        _micro_rows(recipe, length=32, processes=3)
+    assert caught.value.fix == "take 192"
+
+
+def test_small_corpora(pretrain, tmp_path, tiny_tokenizer, corpus):
+    for part, texts in (("train", ["too short"]), ("held_out", ["x"])):
+        write_part(tmp_path / "small" / part, tiny_tokenizer, texts)
+    tiny_tokenizer.save_pretrained(tmp_path / "small" / "tokenizer")
+    with pytest.raises(DataError, match="less than one row"):
+        pretrain("small", tokens=tmp_path / "small")
+    write_part(tmp_path / "empty" / "train", tiny_tokenizer, ["long enough " * 10])
+    write_part(tmp_path / "empty" / "held_out", tiny_tokenizer, [])
+    tiny_tokenizer.save_pretrained(tmp_path / "empty" / "tokenizer")
+    with pytest.raises(DataError, match="no held-out text"):
+        pretrain("empty", tokens=tmp_path / "empty")
+
+
+def test_one_long_held_out_text_has_an_interval_over_blocks(pretrain, tmp_path, tiny_tokenizer, capsys):
+    write_part(tmp_path / "long" / "train", tiny_tokenizer, ["the river sings to the moon. " * 40])
+    write_part(tmp_path / "long" / "held_out", tiny_tokenizer, ["the moon sings to the river and the cat. " * 20])
+    tiny_tokenizer.save_pretrained(tmp_path / "long" / "tokenizer")
+    numbers = json.loads((pretrain("long", tokens=tmp_path / "long") / "evaluation.json").read_text())
+    low, high = numbers["bits_per_byte_interval"]
+    assert low < numbers["bits_per_byte"] < high and numbers["interval_over"] == "blocks of 32 tokens"
+    assert "is read 2.7 times" in capsys.readouterr().err
