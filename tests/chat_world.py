@@ -63,7 +63,9 @@ def write_preferences(path: Path, count: int = 48) -> Path:
         for i in range(count):
             colour, thing = COLOURS[i % len(COLOURS)], THINGS[(i // len(COLOURS)) % len(THINGS)]
             prompt = [{"role": "user", "content": f"the {thing} is {colour}?"}]
-            answers = [[{"role": "assistant", "content": text}] for text in (f"yes, {colour}" + "." * (i % 4), "no")]
+            answers = [
+                [{"role": "assistant", "content": text}] for text in (f"yes, {colour}" + "." * (i % 4), "no")
+            ]
             print(json.dumps({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}), file=file)
     return path
 
@@ -97,6 +99,7 @@ class Caught(Exception):
 
 def built_trainer(monkeypatch, module, folder: Path, loaded: reader.LoadedRecipe):
     """Return the trainer that a stage builds, as it is before training."""
+
     def caught(trainer, run, *, measure=None):
         raise Caught(trainer)
 

@@ -295,8 +295,7 @@ def test_check_finds_references_to_the_wrong_kind_of_run(tmp_path, capsys):
         in said
     )
     assert (
-        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?"
-        in said
+        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?" in said
     )
     assert "data: there is no file b.txt here" in said
 

@@ -8,7 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from chat_world import built_trainer, first_batch, load_recipe, metrics, run_stage, write_model, write_preferences
+from chat_world import (
+    built_trainer,
+    first_batch,
+    load_recipe,
+    metrics,
+    run_stage,
+    write_model,
+    write_preferences,
+)
 
 from toolkit import dpo
 from toolkit.data.pairs import Pair
@@ -36,7 +44,9 @@ def folder(tmp_path_factory):
 
 
 def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch):
-    trainer = built_trainer(monkeypatch, dpo, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder)))
+    trainer = built_trainer(
+        monkeypatch, dpo, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     for place, ids in enumerate(batch["input_ids"]):
         mask, completion = batch["attention_mask"][place].bool(), batch["completion_mask"][place].bool()
@@ -48,7 +58,9 @@ def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch
 
 
 def test_our_implicit_rewards_are_trls(folder, monkeypatch):
-    trainer = built_trainer(monkeypatch, dpo, folder, load_recipe(folder, "same", RECIPE.format(folder=folder)))
+    trainer = built_trainer(
+        monkeypatch, dpo, folder, load_recipe(folder, "same", RECIPE.format(folder=folder))
+    )
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -56,7 +68,10 @@ def test_our_implicit_rewards_are_trls(folder, monkeypatch):
     batch, rows = first_batch(trainer), trainer.train_dataset[:8]
     trainer.compute_loss(trainer.model, batch)
     theirs = trainer._metrics["eval"]["rewards/margins"][0]
-    pairs = [Pair(*row) for row in zip(*(rows[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)]
+    pairs = [
+        Pair(*row)
+        for row in zip(*(rows[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
+    ]
     reference, _ = load_causal_lm((str(folder / "base"), None))
     after, before = dpo.pair_logprobs(trainer.model, pairs), dpo.pair_logprobs(reference, pairs)
     ours = 0.5 * ((after[0] - before[0]) - (after[1] - before[1])).mean()
@@ -70,7 +85,9 @@ def test_the_stage_starts_at_its_reference_and_learns(folder):
     assert rows[0] == {"step": 0, "held_out_accuracy": 0.5, "held_out_margin": 0.0,
                        "held_out_loss": pytest.approx(math.log(2))}  # fmt: skip
     assert rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert {"rewards/accuracies", "rewards/margins", "rewards/chosen", "learning_rate", "grad_norm"} <= rows[1].keys()
+    assert {"rewards/accuracies", "rewards/margins", "rewards/chosen", "learning_rate", "grad_norm"} <= rows[
+        1
+    ].keys()
     assert evaluation["accuracy"] == 1.0 and evaluation["margin"] > 0.05
     assert rows[-1]["held_out_margin"] == pytest.approx(evaluation["margin"], rel=1e-4)
     assert evaluation["held_out_loss"] == pytest.approx(rows[-1]["held_out_loss"], rel=1e-4)

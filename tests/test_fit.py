@@ -42,7 +42,9 @@ RECIPE = """
 
 @pytest.fixture
 def folder(tmp_path):
-    write_model(tmp_path / "base", dropout=0.1)  # dropout draws random numbers, which a resumed run must draw again
+    write_model(
+        tmp_path / "base", dropout=0.1
+    )  # dropout draws random numbers, which a resumed run must draw again
     write_conversations(tmp_path / "conversations.jsonl")
     return tmp_path
 
@@ -59,7 +61,11 @@ def test_every_pass_takes_each_row_once_and_a_longer_training_begins_alike():
     assert list(order[:10]) != list(order[10:])
     assert list(training_order(lengths, steps=7, batch=4, seed=1)[:20]) == list(order)
     assert list(training_order(lengths, steps=5, batch=4, seed=2)) != list(order)
-    assert list(training_order(lengths, steps=3, batch=4, seed=1, strategy="sequential")) == [*range(10), 0, 1]
+    assert list(training_order(lengths, steps=3, batch=4, seed=1, strategy="sequential")) == [
+        *range(10),
+        0,
+        1,
+    ]
     with pytest.raises(DataError, match="no example"):
         training_order(np.zeros(0, dtype=int), steps=1, batch=1, seed=0)
 
@@ -76,7 +82,9 @@ def test_group_by_length_takes_the_same_rows_with_less_padding():
     assert sorted(plain[:400]) == sorted(grouped[:400]) == list(range(400))
     assert padding(grouped) < 0.1 * padding(plain)
     means = lengths[grouped].reshape(-1, 8).mean(axis=1)
-    assert abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5  # batches of like length do not come in a row
+    assert (
+        abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5
+    )  # batches of like length do not come in a row
 
 
 def test_row_table_gives_back_what_was_put_in():
@@ -113,8 +121,13 @@ def test_a_batch_is_shared_equally_or_refused(monkeypatch, processes, settings, 
 
 
 def test_steps_follow_from_epochs_or_are_given():
-    assert fit.num_steps(recipe(batch_examples=8), SFTConfig, examples=20) == 8  # 3 epochs of 20 in batches of 8
-    assert fit.num_steps(recipe(batch_examples=8, trainer={"num_train_epochs": 0.5}), SFTConfig, examples=20) == 2
+    assert (
+        fit.num_steps(recipe(batch_examples=8), SFTConfig, examples=20) == 8
+    )  # 3 epochs of 20 in batches of 8
+    assert (
+        fit.num_steps(recipe(batch_examples=8, trainer={"num_train_epochs": 0.5}), SFTConfig, examples=20)
+        == 2
+    )
     assert fit.num_steps(recipe(trainer={"max_steps": 7}), SFTConfig, examples=20) == 7
     with pytest.raises(ToolkitError, match="exclude"):
         fit.num_steps(recipe(trainer={"max_steps": 7, "num_train_epochs": 1}), SFTConfig, examples=20)
@@ -157,10 +170,14 @@ def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
     assert child.returncode == -signal.SIGKILL, child.stderr
     killed = folder / "runs" / "killed"
     assert [path.name for path in killed.glob("checkpoints/step-*")] == ["step-00000004"]
-    assert list(killed.glob("checkpoints/.*")) and list(killed.glob(".trainer/*"))  # what the kill left behind
+    assert list(killed.glob("checkpoints/.*")) and list(
+        killed.glob(".trainer/*")
+    )  # what the kill left behind
     assert not (killed / "model").exists()
     assert run_stage(sft, folder, load_recipe(folder, "killed", text)) == killed
-    assert (killed / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    assert (killed / "model/model.safetensors").read_bytes() == (
+        whole / "model/model.safetensors"
+    ).read_bytes()
     assert metrics(killed) == metrics(whole)
     assert [row["step"] for row in metrics(killed)] == list(range(13))
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000012"]
@@ -212,7 +229,9 @@ def test_lora_is_merged_into_a_plain_model(folder):
     before, after = load_file(folder / "base/model.safetensors"), load_file(path / "model/model.safetensors")
     assert before.keys() == after.keys()
     changed = {name for name in after if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in after if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))}
+    assert changed == {
+        name for name in after if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+    }
     rank = torch.linalg.matrix_rank(after["transformer.h.0.attn.c_attn.weight"]
                                     - before["transformer.h.0.attn.c_attn.weight"], rtol=1e-3)  # fmt: skip
     assert int(rank) == 4
@@ -230,3 +249,56 @@ def test_lora_knows_how_gpt2_stores_its_weights(folder):
     with pytest.raises(ToolkitError, match="q_proj") as caught:
         fit.lora(recipe(lora={"target_modules": ["q_proj"]}), model, "CAUSAL_LM")
     assert "c_attn" in caught.value.fix
+
+
+KILL_MAIN_WHILE_SAVING = """
+import os, signal, sys
+from toolkit import fit
+from toolkit.cli import main
+
+move = fit._move
+def killed(written, folder):
+    move(written, folder)
+    if written.name == "checkpoint-8" and os.environ.get("KILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+fit._move = killed
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_rows_and_go_on_to_the_same_bits(folder):
+    """Rows do not depend on the number of processes; a killed run of two goes on to the bits of two."""
+    (folder / "program.py").write_text(KILL_MAIN_WHILE_SAVING)
+    write_model(folder / "base")  # without dropout, whose random numbers belong to a process
+    write_model(folder / "noisy", dropout=0.1)
+    text = RECIPE.format(folder=folder)
+    load_recipe(folder, "plain", text.replace("micro_batch_examples: 4", "micro_batch_examples: 2"))
+    load_recipe(folder, "noisy", text.replace(f"{folder}/base", f"{folder}/noisy"))
+
+    def toolkit(runs, recipe_name, *launcher, **variables):
+        command = [
+            sys.executable,
+            *launcher,
+            str(folder / "program.py"),
+            "run",
+            f"recipes/{recipe_name}.yaml",
+        ]
+        return subprocess.run(
+            [*command, "--runs-dir", runs], cwd=folder, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **variables},
+        )  # fmt: skip
+
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert (done := toolkit("one", "plain")).returncode == 0, done.stderr
+    assert (done := toolkit("two", "plain", *two)).returncode == 0, done.stderr
+    for alone, together in zip(metrics(folder / "one/plain"), metrics(folder / "two/plain"), strict=True):
+        for name in {"loss", "grad_norm", "held_out_loss"} & alone.keys():  # other rows: 1 % away and more
+            assert together[name] == pytest.approx(alone[name], rel=1e-4), (name, alone["step"])
+    assert (done := toolkit("two", "noisy", *two)).returncode == 0, done.stderr
+    assert toolkit("killed", "noisy", *two, KILL="1").returncode != 0
+    assert [path.name for path in (folder / "killed/noisy/checkpoints").glob("step-*")] == ["step-00000004"]
+    assert (done := toolkit("killed", "noisy", *two)).returncode == 0, done.stderr
+    whole, killed = (folder / runs / "noisy/model/model.safetensors" for runs in ("two", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+    assert metrics(folder / "two/noisy") == metrics(folder / "killed/noisy")

@@ -50,7 +50,9 @@ def preference(question, chosen, rejected):
 
 
 def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkeypatch):
-    trainer = built_trainer(monkeypatch, reward, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder)))
+    trainer = built_trainer(
+        monkeypatch, reward, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 16  # chosen, then rejected
     for place, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
@@ -65,8 +67,12 @@ def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkey
 
 def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder):
     model, tokenizer = load_reward_model((str(folder / "base"), None), new_head_seed=0)
-    short, long = (pair.prompt + pair.chosen for pair in
-                   encode([preference("a?", "b", "c"), preference("a?" * 9, "b" * 20, "c")], tokenizer, max_length=96))
+    short, long = (
+        pair.prompt + pair.chosen
+        for pair in encode(
+            [preference("a?", "b", "c"), preference("a?" * 9, "b" * 20, "c")], tokenizer, max_length=96
+        )
+    )
     together = reward.scores(model, [short, long], pad_id=tokenizer.pad_token_id)
     alone = [reward.scores(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
     assert together == pytest.approx(alone, abs=1e-5)
@@ -75,7 +81,9 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
     assert short[-1] == tokenizer.eos_token_id
     assert together[0] == pytest.approx(model.score(hidden).item(), abs=1e-5)
     asked = [[{"role": "user", "content": "a?"}]]
-    assert together[0] == pytest.approx(reward_scores(model, tokenizer, asked, answers=["b"], ended=[True])[0], abs=1e-5)
+    assert together[0] == pytest.approx(
+        reward_scores(model, tokenizer, asked, answers=["b"], ended=[True])[0], abs=1e-5
+    )
     assert abs(together[0] - reward_scores(model, tokenizer, asked, answers=["b"], ended=[False])[0]) > 1e-4
 
 
@@ -120,7 +128,9 @@ def test_accuracy_is_reported_beside_what_is_possible(monkeypatch):
         pairs=[Pair([i], [i], [i]) for i in margins], messages=[[]] * 4, probability=[0.9, 0.6, 0.5, 0.2],
         utility_margin=[1.0, -2.0, 0.0, -0.5],
     )  # fmt: skip
-    monkeypatch.setattr(reward, "pair_scores", lambda *_, **__: (np.array(list(margins.values())), np.zeros(4)))
+    monkeypatch.setattr(
+        reward, "pair_scores", lambda *_, **__: (np.array(list(margins.values())), np.zeros(4))
+    )
     numbers = reward.held_out_numbers(None, held_out, pad_id=1, seed=0)
     assert numbers["accuracy"] == pytest.approx(2.5 / 4)
     assert numbers["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
@@ -132,7 +142,11 @@ def test_accuracy_is_reported_beside_what_is_possible(monkeypatch):
 
 def test_a_pair_keeps_whole_answers_and_one_prompt_or_is_left_out():
     tokenizer = byte_tokenizer()
-    rows = [preference("q" * 30, "a" * 5, "b" * 12), preference("q", "a" * 30, "b"), preference("q", "a", "b")]
+    rows = [
+        preference("q" * 30, "a" * 5, "b" * 12),
+        preference("q", "a" * 30, "b"),
+        preference("q", "a", "b"),
+    ]
     first, second, third = encode(rows, tokenizer, max_length=30)
     assert tokenizer.decode(first.prompt) == "<|user|>" + "q" * 15 + "<|assistant|>"
     assert tokenizer.decode(first.chosen) == "aaaaa<|endoftext|>"

@@ -60,7 +60,9 @@ def scored(tokenizer, row):
 
 
 def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, monkeypatch):
-    trainer = built_trainer(monkeypatch, sft, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder)))
+    trainer = built_trainer(
+        monkeypatch, sft, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 8
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -140,7 +142,9 @@ def test_the_stage_learns_and_reports_the_exact_token_mean(folder):
         row = labelled(tokenizer, example["prompt"], example["completion"][0]["content"], max_length=96)
         labels = torch.tensor([row["labels"]])
         with torch.no_grad():
-            loss = model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss  # a mean over the row
+            loss = model(
+                input_ids=torch.tensor([row["input_ids"]]), labels=labels
+            ).loss  # a mean over the row
         count = int((labels != IGNORED).sum())
         nats, tokens = nats + float(loss) * count, tokens + count
     assert evaluation["held_out_tokens"] == tokens

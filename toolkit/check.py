@@ -17,8 +17,15 @@ from toolkit.recipe.source import Key, dotted, nearest
 from toolkit.runs import pipeline, references
 
 _MODELS = ("pretrain", "sft", "dpo", "ppo")
-MAKERS = {"tokenizer": ("tokenizer",), "tokens": ("corpus",), "model": _MODELS, "models": _MODELS,
-          "baseline": _MODELS, "reward_model": ("reward",), "judge": ("reward",)}
+MAKERS = {
+    "tokenizer": ("tokenizer",),
+    "tokens": ("corpus",),
+    "model": _MODELS,
+    "models": _MODELS,
+    "baseline": _MODELS,
+    "reward_model": ("reward",),
+    "judge": ("reward",),
+}
 """Setting -> the stages whose run it may name."""
 
 
@@ -32,8 +39,15 @@ def check_command(path: Path, overrides: Sequence[str] = (), *, json: bool = Fal
     for one in loaded:
         wrong, unknown = _parents(one, makers, files | set(makers))
         problems.setdefault(one.path, []).extend(wrong)
-        rows.append({"path": str(one.path), "name": one.name, "stage": one.recipe.stage, "ok": not wrong,
-                     "not_checked": unknown + _data(one)})
+        rows.append(
+            {
+                "path": str(one.path),
+                "name": one.name,
+                "stage": one.recipe.stage,
+                "ok": not wrong,
+                "not_checked": unknown + _data(one),
+            }
+        )
     found = list(dict.fromkeys(problem for several in problems.values() for problem in several))
     found += _circles(loaded) if not found else []
     if json:

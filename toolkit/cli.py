@@ -68,8 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _is_disk_full(error):
             raise
         place = getattr(error, "filename", None)
-        _tell(ToolkitError("the disk is full", where=place, fix="free some space and give the same command "
-                           "again; an unfinished run goes on from its last checkpoint"))
+        _tell(
+            ToolkitError(
+                "the disk is full",
+                where=place,
+                fix="free some space and give the same command "
+                "again; an unfinished run goes on from its last checkpoint",
+            )
+        )
         return 1
 
 

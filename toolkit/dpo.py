@@ -61,7 +61,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
 
 
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    """log p of the chosen and of the rejected answers given the prompt, their ends included, (pairs,) each."""
+    """log p of the chosen and of the rejected answers given the prompt, end included, (pairs,) each."""
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     sums = np.array([values.sum(dtype=np.float64) for values in answer_logprobs(model, prompts, answers)])
@@ -90,9 +90,13 @@ def held_out_numbers(
 
 
 def distance(
-    model: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutPairs,
-    *, seed: int,
-) -> dict:  # fmt: skip
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOutPairs,
+    *,
+    seed: int,
+) -> dict:
     """KL(policy || reference) per answer in nats, from answers that the policy samples, and these answers.
 
     The estimator is the mean of log p - log p_reference over whole answers (k1): unbiased, and so it may

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def split_batch(recipe: TrainerRecipe) -> tuple[int, int]:
     micro = recipe.micro_batch_examples or share
     if share % micro:
         raise ToolkitError(
-            f"micro_batch_examples {micro} does not divide the {share} examples of one process of {processes}",
+            f"micro_batch_examples {micro} does not divide the {share} examples of each process",
             fix=f"take a divisor of {share}",
         )  # fmt: skip
     return micro, share // micro
@@ -153,7 +154,9 @@ def arguments(
     }
     settings = {key: value for key, value in recipe.trainer.items() if key not in OURS}
     if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
-        settings[_checkpointing(config_class)] = False  # TRL's True costs 1.5x time where memory is no problem
+        settings[_checkpointing(config_class)] = (
+            False  # TRL's True costs 1.5x time where memory is no problem
+        )
     settings.setdefault("dataloader_pin_memory", not on_cpu)
     clash = sorted(settings.keys() & (owned.keys() | WITHOUT_EFFECT))
     if clash:
@@ -206,7 +209,11 @@ def quiet(trainer_class: type[Trainer]) -> type[Trainer]:
 
 
 def lora(recipe: TrainerRecipe, model: PreTrainedModel, task: str) -> peft.LoraConfig | None:
-    """Return the adapters that the recipe asks for; `task` is CAUSAL_LM, or SEQ_CLS, whose new head is trained too."""
+    """Return the adapters that the recipe asks for.
+
+    Args:
+        task: CAUSAL_LM, or SEQ_CLS, whose new head is trained whole.
+    """
     if recipe.lora is None:
         return None
     wanted = tuple(recipe.lora.target_modules)
@@ -243,14 +250,19 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint was sealed first.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise RunError("this stage needs every weight on every process; FSDP and DeepSpeed share them out",
-                       where=run.name, fix="set distributed_type: MULTI_GPU in the accelerate configuration")
+        raise RunError(
+            "this stage needs every weight on every process; FSDP and DeepSpeed share them out",
+            where=run.name,
+            fix="set distributed_type: MULTI_GPU in the accelerate configuration",
+        )
     trainer.model.config.use_cache = False
     found = _newest_checkpoint(trainer, run)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     run.metrics.truncate(found[0] if found else -1)
-    with Progress(run.name, trainer.args.max_steps, unit="step") as progress:
+    with Progress(run.name, trainer.args.max_steps, unit="step") as progress, warnings.catch_warnings():
+        # TRL uses names that transformers renamed; nobody who reads it could change that
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer.add_callback(_Watch(trainer, run, progress, measure))
         trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     if trainer.state.global_step < trainer.args.max_steps:
@@ -295,7 +307,7 @@ class _Watch(TrainerCallback):
         if processes.stop_requested():
             control.should_save = control.should_training_stop = True
         if control.should_save:
-            control.should_log = True  # nothing is saved before its loss was looked at, and no log spans a save
+            control.should_log = True  # no save before a look at its loss, and no log that spans a save
         return control
 
     def on_log(self, args, state, control, logs=None, **kwargs):

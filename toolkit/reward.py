@@ -44,7 +44,8 @@ def run(recipe: RewardRecipe, run: Run) -> None:
         trained, _ = load_reward_model((str(run.model_dir), None), device=target)
         run.write_json("evaluation.json", {
             **held_out_numbers(trained, held_out, pad_id=pad_id, seed=recipe.seed),
-            "base": recipe.model, "tokenizer": recipe.model, "examples": len(table), "steps": config.max_steps,
+            "base": recipe.model, "tokenizer": recipe.model,
+            "examples": len(table), "steps": config.max_steps,
             "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,
         })  # fmt: skip
 
@@ -69,7 +70,9 @@ def scores(
     return result
 
 
-def pair_scores(model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def pair_scores(
+    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores of the chosen and of the rejected answers, (pairs,) each."""
     rows = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
     values = scores(model, rows, pad_id=pad_id)

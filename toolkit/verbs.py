@@ -20,9 +20,13 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are UsageErrors, with a suggestion for a mistyped option."""
 
     def __init__(self, verb: str, description: str, examples: str):
-        super().__init__(prog=f"toolkit {verb}", description=textwrap.fill(description, 100),
-                         epilog="examples:\n" + textwrap.indent(examples, "  "), allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(
+            prog=f"toolkit {verb}",
+            description=textwrap.fill(description, 100),
+            epilog="examples:\n" + textwrap.indent(examples, "  "),
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def error(self, message: str) -> NoReturn:
         message = message.removesuffix(", key=value")  # argparse says that of what may be left out
@@ -40,9 +44,13 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def _recipe(parser: Parser) -> None:
     parser.add_argument("recipe", metavar="RECIPE|FOLDER", help="a recipe, or a folder of recipes")
-    parser.add_argument("overrides", metavar="key=value", nargs="*",
-                        help="settings to change, as in trainer.learning_rate=5e-5; in a folder, in the "
-                        "recipes that set the key")
+    parser.add_argument(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        help="settings to change, as in trainer.learning_rate=5e-5; in a folder, in the "
+        "recipes that set the key",
+    )
 
 
 def _json(parser: Parser) -> None:
@@ -57,8 +65,9 @@ def _positive(text: str) -> int:
 
 def _sampling(parser: Parser, max_new_tokens: int = 200) -> None:
     parser.add_argument("--max-new-tokens", type=_positive, default=max_new_tokens, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T",
-                        help="0 takes the likeliest token")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
+    )
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of the likeliest, up to P")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same answer")
@@ -67,28 +76,45 @@ def _sampling(parser: Parser, max_new_tokens: int = 200) -> None:
 def _choice(args: argparse.Namespace) -> Any:
     from toolkit.see.generate import Choice
 
-    return Choice(max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_k=args.top_k,
-                  top_p=args.top_p, seed=args.seed)
+    return Choice(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+    )
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parser = Parser("run", "Run a recipe, or a folder of recipes in the order that their references give. "
-                    "What is finished is skipped; what was interrupted goes on from its last checkpoint.",
-                    "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
-                    "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml")
+    parser = Parser(
+        "run",
+        "Run a recipe, or a folder of recipes in the order that their references give. "
+        "What is finished is skipped; what was interrupted goes on from its last checkpoint.",
+        "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
+        "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml",
+    )
     _recipe(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="root of all runs")
     parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
-    parser.add_argument("--launch", metavar="ACCELERATE.yaml",
-                        help="start each stage with accelerate launch and this configuration")
+    parser.add_argument(
+        "--launch",
+        metavar="ACCELERATE.yaml",
+        help="start each stage with accelerate launch and this configuration",
+    )
     _json(parser)
     args = parser.parse_intermixed_args(arguments)
     from toolkit.execute import run_command
     from toolkit.recipe.shipped import locate
 
     overrides = _literal(args.overrides, args.runs_dir)
-    return run_command(locate(args.recipe), overrides, runs_dir=args.runs_dir, fresh=args.fresh,
-                       launch=args.launch and locate(args.launch), json=args.json)
+    return run_command(
+        locate(args.recipe),
+        overrides,
+        runs_dir=args.runs_dir,
+        fresh=args.fresh,
+        launch=args.launch and locate(args.launch),
+        json=args.json,
+    )
 
 
 def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
@@ -96,14 +122,19 @@ def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
     if Path(runs_dir).absolute() == Path("runs").absolute():
         return list(overrides)
     references = r"(\w+\.)*(tokenizer|tokens|model|reward_model|models|baseline|judge)(\.\d+)?="
-    return [re.sub(r"(?<![\w./-])runs/", "./runs/", text) if re.match(references, text) else text
-            for text in overrides]
+    return [
+        re.sub(r"(?<![\w./-])runs/", "./runs/", text) if re.match(references, text) else text
+        for text in overrides
+    ]
 
 
 def _check(arguments: Sequence[str]) -> int:
-    parser = Parser("check", "Find every mistake in a recipe or a folder of them, and say what cannot be "
-                    "checked without data and parents. Nothing is run or written.",
-                    "toolkit check recipes/tiny\ntoolkit check my.yaml trainer.beta=0.2 --json")
+    parser = Parser(
+        "check",
+        "Find every mistake in a recipe or a folder of them, and say what cannot be "
+        "checked without data and parents. Nothing is run or written.",
+        "toolkit check recipes/tiny\ntoolkit check my.yaml trainer.beta=0.2 --json",
+    )
     _recipe(parser)
     _json(parser)
     args = parser.parse_intermixed_args(arguments)
@@ -114,9 +145,12 @@ def _check(arguments: Sequence[str]) -> int:
 
 
 def _plan(arguments: Sequence[str]) -> int:
-    parser = Parser("plan", "Say what a recipe or a folder will cost before it runs: parameters, tokens, "
-                    "FLOPs, memory, time and money.",
-                    "toolkit plan recipes/gpt2-124m\ntoolkit plan recipes/tiny/pretrain.yaml model.n_layer=8")
+    parser = Parser(
+        "plan",
+        "Say what a recipe or a folder will cost before it runs: parameters, tokens, "
+        "FLOPs, memory, time and money.",
+        "toolkit plan recipes/gpt2-124m\ntoolkit plan recipes/tiny/pretrain.yaml model.n_layer=8",
+    )
     _recipe(parser)
     _json(parser)
     args = parser.parse_intermixed_args(arguments)
@@ -127,23 +161,38 @@ def _plan(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
-    parser = Parser("evaluate", "Measure perplexity and bits per byte of models on any text, and with "
-                    "--baseline the win rate of their answers against it, each with its interval.",
-                    "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
-                    "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json")
+    parser = Parser(
+        "evaluate",
+        "Measure perplexity and bits per byte of models on any text, and with "
+        "--baseline the win rate of their answers against it, each with its interval.",
+        "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
+        "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json",
+    )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
-    parser.add_argument("--data", required=True, metavar="FILE|NAME",
-                        help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE|NAME",
+        help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub",
+    )
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
     parser.add_argument("--split", metavar="NAME", help="split of a hub dataset")
     parser.add_argument("--field", metavar="NAME", help="the column that holds the text")
     parser.add_argument("--examples", type=_positive, metavar="N", help="at most N documents or prompts")
-    parser.add_argument("--window", type=_positive, metavar="N",
-                        help="tokens a model sees at once; default all of its positions")
+    parser.add_argument(
+        "--window",
+        type=_positive,
+        metavar="N",
+        help="tokens a model sees at once; default all of its positions",
+    )
     parser.add_argument("--stride", type=_positive, metavar="N", help="tokens the window moves; default half")
     parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
-    parser.add_argument("--judge", default="gold", metavar="gold|MODEL",
-                        help="who compares: storyworld's known utility, or a reward model")
+    parser.add_argument(
+        "--judge",
+        default="gold",
+        metavar="gold|MODEL",
+        help="who compares: storyworld's known utility, or a reward model",
+    )
     _sampling(parser, max_new_tokens=96)
     parser.set_defaults(temperature=1.0)
     _json(parser)
@@ -155,10 +204,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _generate(arguments: Sequence[str]) -> int:
-    parser = Parser("generate", "Print what a model answers to a prompt. A model of conversations is asked, "
-                    "another one continues the text.",
-                    'toolkit generate runs/tiny/pretrain "Once upon a time"\n'
-                    'toolkit generate runs/tiny/dpo "Tell me a story about a fox." --n 3 --temperature 0.7')
+    parser = Parser(
+        "generate",
+        "Print what a model answers to a prompt. A model of conversations is asked, "
+        "another one continues the text.",
+        'toolkit generate runs/tiny/pretrain "Once upon a time"\n'
+        'toolkit generate runs/tiny/dpo "Tell me a story about a fox." --n 3 --temperature 0.7',
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("prompt", help="the text; - reads it from stdin")
     parser.add_argument("--n", type=_positive, default=1, metavar="N", help="how many answers")
@@ -171,13 +223,17 @@ def _generate(arguments: Sequence[str]) -> int:
     from toolkit.see.generate import generate_command
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    return generate_command(args.model, prompt, choice=_choice(args), count=args.n, chat=args.chat,
-                            json=args.json)
+    return generate_command(
+        args.model, prompt, choice=_choice(args), count=args.n, chat=args.chat, json=args.json
+    )
 
 
 def _chat(arguments: Sequence[str]) -> int:
-    parser = Parser("chat", "Talk with a model; /help lists what you can do, Ctrl-D ends.",
-                    'toolkit chat runs/tiny/ppo\ntoolkit chat runs/tiny/sft --system "Answer briefly."')
+    parser = Parser(
+        "chat",
+        "Talk with a model; /help lists what you can do, Ctrl-D ends.",
+        'toolkit chat runs/tiny/ppo\ntoolkit chat runs/tiny/sft --system "Answer briefly."',
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     _sampling(parser)
@@ -188,15 +244,23 @@ def _chat(arguments: Sequence[str]) -> int:
 
 
 def _next(arguments: Sequence[str]) -> int:
-    parser = Parser("next", "Show the distribution of the next token as a table with bars: what a language "
-                    "model is.", 'toolkit next runs/tiny/pretrain "Once upon a"\n'
-                    'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8')
+    parser = Parser(
+        "next",
+        "Show the distribution of the next token as a table with bars: what a language model is.",
+        'toolkit next runs/tiny/pretrain "Once upon a"\n'
+        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("text", help="the text so far")
     parser.add_argument("--top", type=_positive, default=10, metavar="K", help="rows of the table")
     parser.add_argument("--steps", type=_positive, default=1, metavar="N", help="go on for N tokens")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T",
-                        help="above 0: the token to go on with is drawn (0: the likeliest)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="above 0: the token to go on with is drawn (0: the likeliest)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--chat", action="store_true", help="put the text into the chat template")
     _json(parser)
@@ -208,8 +272,11 @@ def _next(arguments: Sequence[str]) -> int:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    parser = Parser("verify", "Check every file of a finished run, and of the runs that it was made from, "
-                    "against what was sealed.", "toolkit verify runs/tiny/ppo")
+    parser = Parser(
+        "verify",
+        "Check every file of a finished run, and of the runs that it was made from, against what was sealed.",
+        "toolkit verify runs/tiny/ppo",
+    )
     parser.add_argument("run", metavar="RUN", help="a run directory")
     _json(parser)
     args = parser.parse_args(arguments)
@@ -219,9 +286,11 @@ def _verify(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    parser = Parser("report", "Write one self-contained HTML page about runs; its path goes to stdout.",
-                    "toolkit report runs/tiny\n"
-                    "toolkit report runs/tiny/dpo runs/tiny/ppo --output compared.html")
+    parser = Parser(
+        "report",
+        "Write one self-contained HTML page about runs; its path goes to stdout.",
+        "toolkit report runs/tiny\ntoolkit report runs/tiny/dpo runs/tiny/ppo --output compared.html",
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory, or a folder of them")
     parser.add_argument("--output", metavar="FILE", help="where to write it")
     args = parser.parse_intermixed_args(arguments)
@@ -231,10 +300,13 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _publish(arguments: Sequence[str]) -> int:
-    parser = Parser("publish", "Upload the model of a finished run to the Hugging Face Hub, with a model "
-                    "card that says where every number comes from.",
-                    "toolkit publish runs/tiny/dpo me/storyteller --dry-run --output card\n"
-                    "toolkit publish runs/tiny/dpo me/storyteller --private")
+    parser = Parser(
+        "publish",
+        "Upload the model of a finished run to the Hugging Face Hub, with a model "
+        "card that says where every number comes from.",
+        "toolkit publish runs/tiny/dpo me/storyteller --dry-run --output card\n"
+        "toolkit publish runs/tiny/dpo me/storyteller --private",
+    )
     parser.add_argument("run", metavar="RUN", help="a finished run")
     parser.add_argument("repo_id", metavar="REPO_ID", help="user/name on the Hub")
     parser.add_argument("--dry-run", action="store_true", help="write the folder, upload nothing")
@@ -243,16 +315,23 @@ def _publish(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     from toolkit.publish import publish_command
 
-    return publish_command(args.run, args.repo_id, dry_run=args.dry_run, output=args.output,
-                           private=args.private)
+    return publish_command(
+        args.run, args.repo_id, dry_run=args.dry_run, output=args.output, private=args.private
+    )
 
 
 def _schema(arguments: Sequence[str]) -> int:
-    parser = Parser("schema", "Write the JSON schema of recipes, with which editors complete and check them.",
-                    "toolkit schema\ntoolkit schema --output - | head")
-    parser.add_argument("--output", metavar="FILE",
-                        help="where to write it, - for stdout (default recipes/recipe.schema.json where it "
-                        "is there, else stdout)")
+    parser = Parser(
+        "schema",
+        "Write the JSON schema of recipes, with which editors complete and check them.",
+        "toolkit schema\ntoolkit schema --output - | head",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where to write it, - for stdout (default recipes/recipe.schema.json where it "
+        "is there, else stdout)",
+    )
     args = parser.parse_args(arguments)
     from toolkit.recipe.editor import schema_command
 
@@ -260,6 +339,15 @@ def _schema(arguments: Sequence[str]) -> int:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _run, "check": _check, "plan": _plan, "evaluate": _evaluate, "generate": _generate, "chat": _chat,
-    "next": _next, "verify": _verify, "report": _report, "publish": _publish, "schema": _schema,
+    "run": _run,
+    "check": _check,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "generate": _generate,
+    "chat": _chat,
+    "next": _next,
+    "verify": _verify,
+    "report": _report,
+    "publish": _publish,
+    "schema": _schema,
 }

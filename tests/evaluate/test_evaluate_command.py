@@ -37,7 +37,7 @@ def test_storyworld_with_a_baseline_has_both_tables(folders, capsys, monkeypatch
     assert evaluate_command([str(folders / "second")], **options) == 0
     out = capsys.readouterr()
     assert out.out == ""
-    for sign in ("entropy floor", "win rate against first", "judge: gold", "can tell", "less the baseline"):
+    for sign in ("entropy floor", "win rate against first", "judge: gold", "can tell", "minus baseline"):
         assert sign in out.err
 
 

@@ -73,8 +73,8 @@ def test_the_snapshot_is_that_of_the_installed_trl():
     from toolkit.recipe import upstream
 
     described = upstream.describe()
-    stored = next((one for one in mirror.read_snapshots() if mirror._matches(one, described)), None)
-    assert stored, "write it: python -m toolkit.recipe.mirror"
+    stored = next((one for one in mirror.read_snapshots() if mirror.matches(one, described)), None)
+    assert stored, "write it: python -m toolkit.recipe.upstream"
     assert stored["stages"] == described["stages"] and stored["schedulers"] == described["schedulers"]
 
 

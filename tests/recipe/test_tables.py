@@ -32,7 +32,9 @@ def test_the_examples_are_right():
     for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
         lines = block.splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("data:")] or [0]
-        parts = [lines] if len(starts) == 1 else [
-            lines[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)
-        ]
+        parts = (
+            [lines]
+            if len(starts) == 1
+            else [lines[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        )
         assert all(isinstance(parse("\n".join(part), "page").value, dict) for part in parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import signal
 import sys
@@ -62,8 +64,9 @@ def killed_at(number: int, action: Callable[[], None]) -> bool:
 
 
 def _arm(number: int) -> None:
-    """Count fsync, rename, replace, unlink, rmdir and truncate, and half the bytes of each written file."""
+    """Count the calls that change the disk, and each write once more when half of its bytes are there."""
     left = [number]
+    plain_open = io.open
 
     def counted(function):
         def call(*arguments, **options):
@@ -76,3 +79,34 @@ def _arm(number: int) -> None:
     for name in ("fsync", "rename", "replace", "unlink", "rmdir", "truncate", "mkdir"):
         setattr(os, name, counted(getattr(os, name)))
     files.hash_files = counted(files.hash_files)
+
+    def open_counted(*arguments, **options):
+        handle = plain_open(*arguments, **options)
+        if handle.writable():
+            return _Halves(handle, counted(lambda: None))
+        return handle
+
+    builtins.open = io.open = open_counted
+
+
+class _Halves:
+    """A file whose writes can be cut off in the middle."""
+
+    def __init__(self, handle, step: Callable[[], None]):
+        self._handle, self._step = handle, step
+
+    def write(self, content):
+        self._step()
+        self._handle.write(content[: len(content) // 2])
+        self._handle.flush()
+        self._step()
+        self._handle.write(content[len(content) // 2:])
+
+    def __getattr__(self, name: str):
+        return getattr(self._handle, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._handle.close()

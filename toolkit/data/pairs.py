@@ -1,4 +1,4 @@
-"""Preferences as token ids, one way for the reward model and for DPO, and what may be said of held-out ones."""
+"""Preferences as token ids, one way for the reward model and for DPO, and what is known of held-out ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HeldOutPairs:
     """Pairs that do not fit in the model."""
 
     def bayes_accuracy(self) -> float | None:
-        """The accuracy of one who knows the true utilities: mean of max(p, 1 - p); None where p is unknown."""
+        """The accuracy of one who knows the true utilities, mean of max(p, 1 - p); None without them."""
         known = np.array([p for p in self.probability if p is not None])
         return float(np.maximum(known, 1 - known).mean()) if len(known) else None
 
@@ -62,7 +62,11 @@ def encode(
 
 
 def training_pairs(
-    preferences: Iterable[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int, joined: bool = False
+    preferences: Iterable[Mapping],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    joined: bool = False,
 ) -> tuple[RowTable, int]:
     """Return prompt_ids, chosen_ids and rejected_ids of each pair, and the number of pairs that do not fit.
 
@@ -74,10 +78,12 @@ def training_pairs(
     for pair in encode(preferences, tokenizer, max_length=max_length):
         if pair is None:
             left_out += 1
-        elif joined:
-            table.append({"chosen_ids": pair.prompt + pair.chosen, "rejected_ids": pair.prompt + pair.rejected})
+            continue
+        row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
+        if joined:
+            table.append({name: pair.prompt + ids for name, ids in row.items()})
         else:
-            table.append({"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected})
+            table.append({"prompt_ids": pair.prompt, **row})
     if left_out and not len(table):
         raise DataError(f"not one of {left_out} preferences fits in {max_length} tokens",
                         fix="raise trainer.max_length, or take a model with more positions")  # fmt: skip

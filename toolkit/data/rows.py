@@ -102,8 +102,12 @@ def _group_by_length(places: np.ndarray, lengths: np.ndarray, batch: int, seed: 
 
 
 def labelled(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, *,
-    max_length: int, loss_on: str = "answer",
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: str,
+    *,
+    max_length: int,
+    loss_on: str = "answer",
 ) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a conversation, both (length,), labels not shifted.
 

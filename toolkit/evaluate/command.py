@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -213,63 +214,43 @@ def with_interval(row: dict[str, object], key: str, digits: int = 3) -> str:
 def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
     """One row a model; the entropy floor, where it is known, is what no model can beat."""
     first = next(iter(models.values()))
-    table = Table(
-        title=f"{first['documents']:,} documents, {first['bytes']:,} bytes; intervals (95%) over "
-        f"{first['interval_over']}",
-        title_justify="left",
-    )
+    size = f"{first['documents']:,} documents, {first['bytes']:,} bytes"
     compared = any("bits_per_byte_difference" in row for row in models.values())
-    columns = [
-        "bits per byte",
-        *(["less the baseline's"] if compared else []),
-        "token perplexity",
-        "word perplexity",
-        "tokens",
-        "window",
-    ]
-    table.add_column("model")
-    for column in columns:
-        table.add_column(column, justify="right")
+    columns = ["bits per byte", *(["minus baseline"] if compared else []), "perplexity", "by word"]
+    table = _table(f"{size}; 95% intervals over {first['interval_over']}", columns)
     for name, row in models.items():
-        difference = [with_interval(row, "bits_per_byte_difference")] if compared else []
-        words = row["word_perplexity"]
+        difference = [with_interval(row, "bits_per_byte_difference", 2)] if compared else []
+        words = "-" if row["word_perplexity"] is None else f"{row['word_perplexity']:.3g}"
         table.add_row(
-            name,
-            with_interval(row, "bits_per_byte"),
-            *difference,
-            with_interval(row, "perplexity", 2),
-            "-" if words is None else f"{words:.1f}",
-            f"{row['tokens']:,}",
-            f"{row['window']:,}",
+            name, with_interval(row, "bits_per_byte"), *difference, f"{row['perplexity']:.2f}", words
         )
     if first["entropy_floor_bits_per_byte"] is not None:
-        floor = f"{first['entropy_floor_bits_per_byte']:.3f}"
-        table.add_row("entropy floor (exact)", floor, *[""] * (len(columns) - 1), style="dim")
+        table.add_row("entropy floor", f"{first['entropy_floor_bits_per_byte']:.3f} (exact)", style="dim")
     return table
 
 
 def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:
     """One row a model: how often its answer is better than the baseline's, and what that has cost."""
     prompts = next(iter(models.values()))["prompts"]
-    table = Table(
-        title=f"win rate against {baseline} on {prompts} prompts (95% intervals)", title_justify="left"
-    )
-    columns = ("verdict", "win rate", "ties", "KL", "length", "ended", "score")
-    table.add_column("model")
-    for column in columns:
-        table.add_column(column, justify="right")
+    columns = ["verdict", "win rate", "ties", "KL", "length", "ended", "score"]
+    table = _table(f"win rate against {baseline} on {prompts} prompts, 95% intervals", columns)
     for name, row in models.items():
         rate = row.get("win_rate")
         cells = ["baseline", "-", "-"]
         if rate:
-            share = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+            share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
             cells = [rate["verdict"], share, str(rate["ties"])]
-        table.add_row(
-            name,
-            *cells,
-            with_interval(row, "kl_to_baseline", 2),
-            with_interval(row, "mean_length", 1),
-            f"{row['ended']:.0%}",
-            with_interval(row, "score", 2),
-        )
+        kl = "-" if row.get("kl_to_baseline") is None else f"{row['kl_to_baseline']:.2f}"
+        numbers = [kl, f"{row['mean_length']:.1f}", f"{row['ended']:.0%}", f"{row['score']:.2f}"]
+        table.add_row(name, *cells, *numbers)
+    return table
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("model", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from toolkit import sampling
 from toolkit.data import chat
@@ -49,6 +50,7 @@ class Session:
         return self._load(self.baseline)
 
     def _load(self, name: str) -> LoadedModel:
+        disable_progress_bar()  # of the weights: it would stand between the bars of the measurements
         return load_causal_lm(self.references[name], device=self.device)
 
     def measure(self, name: str) -> Measured:

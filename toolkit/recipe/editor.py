@@ -13,8 +13,14 @@ from toolkit.recipe import mirror
 from toolkit.recipe.schema import Recipe
 
 DEFAULT = Path("recipes/recipe.schema.json")
-_TYPES = {"bool": "boolean", "int": "integer", "float": "number", "text": "string", "null": "null",
-          "mapping": "object"}
+_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "text": "string",
+    "null": "null",
+    "mapping": "object",
+}
 
 
 def schema() -> dict[str, Any]:
@@ -30,7 +36,8 @@ def schema() -> dict[str, Any]:
         definition = definitions[f"{stage.capitalize()}Recipe"]
         keys = {key: _field(key, one) for key, one in newest[stage].items() if key not in mirror.OWNED}
         definition["properties"]["trainer"] = {
-            "type": "object", "additionalProperties": False,
+            "type": "object",
+            "additionalProperties": False,
             "description": f"Settings of trl.{mirror.CONFIGS[stage]}; what is not set keeps TRL's default.",
             "properties": keys,
         }
@@ -47,8 +54,9 @@ def schema() -> dict[str, Any]:
 def _field(key: str, described: dict[str, Any]) -> dict[str, Any]:
     kinds, words = described["types"], mirror.choices(key, described)
     options = [_scalar(kind, words) for kind in kinds if kind in _TYPES]
-    options += [{"type": "array", "items": _scalar(kind[8:], words)}
-                for kind in kinds if kind.startswith("list of ")]
+    options += [
+        {"type": "array", "items": _scalar(kind[8:], words)} for kind in kinds if kind.startswith("list of ")
+    ]
     body = options[0] if len(options) == 1 else {"anyOf": options}
     return {**body, "default": described["default"]}
 

@@ -23,9 +23,17 @@ Found = list[tuple[Key, str]]
 
 # Storyworld's configurations that a stage or setting can read, the default first.
 _PROMPTS = ("prompts", "conversations", "preferences")
-CONFIGS = {"tokenizer": ("stories",), "corpus": ("stories",), "perplexity": ("stories",),
-           "sft": ("conversations", "preferences"), "reward": ("preferences",), "dpo": ("preferences",),
-           "ppo": _PROMPTS, "win_rate": _PROMPTS, "judge_data": ("preferences",)}
+CONFIGS = {
+    "tokenizer": ("stories",),
+    "corpus": ("stories",),
+    "perplexity": ("stories",),
+    "sft": ("conversations", "preferences"),
+    "reward": ("preferences",),
+    "dpo": ("preferences",),
+    "ppo": _PROMPTS,
+    "win_rate": _PROMPTS,
+    "judge_data": ("preferences",),
+}
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
 OPTIONS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
 """Setting -> the configurations of storyworld that it acts on."""
@@ -43,7 +51,12 @@ def check(recipe: StageRecipe) -> Found:
     if isinstance(recipe, PretrainRecipe):
         found += _pretrain(recipe)
     if isinstance(recipe, TrainerRecipe):
-        found += _batch(recipe.batch_examples, recipe.micro_batch_examples, "batch_examples")
+        found += _batch(
+            recipe.batch_examples,
+            recipe.micro_batch_examples,
+            key="micro_batch_examples",
+            name="batch_examples",
+        )
     if isinstance(recipe, PpoRecipe):
         found += _ppo(recipe)
     if isinstance(recipe, EvaluateRecipe):
@@ -77,8 +90,11 @@ def _source(stage: str, key: Key, source: DataSource, alone: bool) -> Found:
     if source.name == "storyworld":
         found += _storyworld(use, key, source)
     else:
-        found += [((*key, name), "has an effect only with name: storyworld")
-                  for name in OPTIONS if getattr(source, name) is not None]
+        found += [
+            ((*key, name), "has an effect only with name: storyworld")
+            for name in OPTIONS
+            if getattr(source, name) is not None
+        ]
         found += _local(use, key, source) if is_local(source.name) else []
     if alone and "weight" in source.model_fields_set:
         found.append(((*key, "weight"), "has an effect only in a list of several sources"))
@@ -104,8 +120,11 @@ def _local(use: str, key: Key, source: DataSource) -> Found:
 
 
 def _storyworld(use: str, key: Key, source: DataSource) -> Found:
-    found: Found = [((*key, name), "has no effect with storyworld") for name in ("split", "field")
-                    if getattr(source, name) is not None]
+    found: Found = [
+        ((*key, name), "has no effect with storyworld")
+        for name in ("split", "field")
+        if getattr(source, name) is not None
+    ]
     allowed = CONFIGS[use]
     config = source.config or allowed[0]
     if config not in EVERY_CONFIG:
@@ -115,8 +134,11 @@ def _storyworld(use: str, key: Key, source: DataSource) -> Found:
         found.append(((*key, "config"), f"must be {listed(allowed)} here, not {config!r}"))
     else:
         given = {name: configs for name, configs in OPTIONS.items() if getattr(source, name) is not None}
-        found += [((*key, name), f"has no effect on {config}, only on {listed(configs)}")
-                  for name, configs in given.items() if config not in configs]
+        found += [
+            ((*key, name), f"has no effect on {config}, only on {listed(configs)}")
+            for name, configs in given.items()
+            if config not in configs
+        ]
     if source.examples is None:
         measured = use in ("perplexity", "win_rate", "judge_data")  # only the held-out part is read
         if not measured:
@@ -126,17 +148,18 @@ def _storyworld(use: str, key: Key, source: DataSource) -> Found:
     return found
 
 
-def _batch(batch: int, micro: int | None, name: str) -> Found:
+def _batch(batch: int, micro: int | None, *, key: str, name: str) -> Found:
     if micro is None or batch % micro == 0:
         return []
-    key = f"micro_{name}"
     if micro > batch:
         return [((key,), f"{micro} is more than {name} {batch}")]
     return [((key,), f"{name} {batch} is not a multiple of {micro}")]
 
 
 def _pretrain(recipe: PretrainRecipe) -> Found:
-    found = _batch(recipe.batch_tokens, recipe.micro_batch_tokens, "batch_tokens")
+    found = _batch(
+        recipe.batch_tokens, recipe.micro_batch_tokens, key="micro_batch_tokens", name="batch_tokens"
+    )
     if recipe.train_tokens < recipe.batch_tokens:
         what = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}"
         found.append((("train_tokens",), what))
@@ -149,18 +172,8 @@ def _pretrain(recipe: PretrainRecipe) -> Found:
 
 
 def _ppo(recipe: PpoRecipe) -> Found:
-    trainer, found = recipe.trainer, []
-    if trainer.rollout_examples % trainer.minibatches:
-        what = f"rollout_examples {trainer.rollout_examples} is not a multiple of {trainer.minibatches}"
-        found.append((("trainer", "minibatches"), what))
-    elif recipe.micro_batch_examples:
-        minibatch = trainer.rollout_examples // trainer.minibatches
-        found += [(key, what.replace("batch_examples", "the minibatch", 1)) for key, what
-                  in _batch(minibatch, recipe.micro_batch_examples, "batch_examples")]
-    if trainer.episodes < trainer.rollout_examples:
-        what = f"{trainer.episodes} is less than one rollout of rollout_examples {trainer.rollout_examples}"
-        found.append((("trainer", "episodes"), what))
-    return found
+    minibatch = recipe.trainer.rollout_examples // recipe.trainer.minibatches
+    return _batch(minibatch, recipe.micro_batch_examples, key="micro_batch_examples", name="the minibatch")
 
 
 def _evaluate(recipe: EvaluateRecipe) -> Found:

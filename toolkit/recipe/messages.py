@@ -14,13 +14,29 @@ from toolkit.recipe.schema import DataSource
 from toolkit.recipe.source import Key, scalar
 
 # What other programs call it.
-SYNONYMS = {"beta": ("kl_coefficient",), "kl_coef": ("kl_coefficient",), "lr": ("learning_rate",),
-            "batch_size": ("batch_examples", "batch_tokens", "rollout_examples"), "dataset": ("data",),
-            "datasets": ("data",), "max_steps": ("train_tokens", "episodes"), "bf16": ("precision",),
-            "fp16": ("precision",), "rank": ("r",), "lora_alpha": ("alpha",), "num_layers": ("n_layer",),
-            "hidden_size": ("n_embd",), "num_heads": ("n_head",), "context_length": ("n_positions",),
-            "model_name_or_path": ("model",), "ppo_epochs": ("epochs",), "total_episodes": ("episodes",),
-            "path": ("name",), "max_length": ("sequence_length",), "output_dir": ("run",)}
+SYNONYMS = {
+    "beta": ("kl_coefficient",),
+    "kl_coef": ("kl_coefficient",),
+    "lr": ("learning_rate",),
+    "batch_size": ("batch_examples", "batch_tokens", "rollout_examples"),
+    "dataset": ("data",),
+    "datasets": ("data",),
+    "max_steps": ("train_tokens", "episodes"),
+    "bf16": ("precision",),
+    "fp16": ("precision",),
+    "rank": ("r",),
+    "lora_alpha": ("alpha",),
+    "num_layers": ("n_layer",),
+    "hidden_size": ("n_embd",),
+    "num_heads": ("n_head",),
+    "context_length": ("n_positions",),
+    "model_name_or_path": ("model",),
+    "ppo_epochs": ("epochs",),
+    "total_episodes": ("episodes",),
+    "path": ("name",),
+    "max_length": ("sequence_length",),
+    "output_dir": ("run",),
+}
 
 
 def shown(value: Any) -> str:
@@ -178,8 +194,12 @@ def _sentence(model: Any, key: Key, error: dict[str, Any], known: list[str]) -> 
         return _unknown(model, key, known)
     if kind == "value_error":
         return str(context["error"])
-    bounds = {"greater_than": ("gt", "greater than"), "greater_than_equal": ("ge", "at least"),
-              "less_than": ("lt", "less than"), "less_than_equal": ("le", "at most")}
+    bounds = {
+        "greater_than": ("gt", "greater than"),
+        "greater_than_equal": ("ge", "at least"),
+        "less_than": ("lt", "less than"),
+        "less_than_equal": ("le", "at most"),
+    }
     if kind in bounds:
         name, words = bounds[kind]
         return f"must be {words} {context[name]:.12g}, not {shown(given)}"
@@ -210,8 +230,10 @@ def _wanted(members: list[Any], given: Any) -> str:
         return f"must be {one_of}{', '.join(words)}, not {shown(given)}{close}"
     parts = [names[one] for one in members if one in names]
     models = [one for one in members if is_model(one) or typing.get_origin(one) is dict]
-    parts += ["a mapping such as {name: storyworld}" if one is DataSource else "a mapping (key: value)"
-              for one in models]
+    parts += [
+        "a mapping such as {name: storyworld}" if one is DataSource else "a mapping (key: value)"
+        for one in models
+    ]
     parts += ["a list" for one in members if typing.get_origin(one) is list]
     return f"must be {listed(parts)}, not {shown(given)}{repair(members, given)}"
 

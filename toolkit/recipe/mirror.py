@@ -1,7 +1,7 @@
 """`trainer:` checked against TRL's own configuration classes, by name, type and range, without importing TRL.
 
 Importing DPOConfig takes 4 to 5 seconds, so its fields come from `trl_fields.json`, written for the versions
-named in it by `python -m toolkit.recipe.mirror`. With another version of TRL the class itself is asked:
+named in it by `python -m toolkit.recipe.upstream`. With another version of TRL the class itself is asked:
 right, and slow. Only the keys that a recipe sets are passed on: upstream defaults stay upstream's.
 """
 
@@ -16,76 +16,41 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.recipe.messages import listed, repair, shown, suggestion
+from toolkit.recipe.owned import OWNED, RENAMED
 
 CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"}
 SNAPSHOT = Path(__file__).with_name("trl_fields.json")
 
-_BATCH = "follows from batch_examples and micro_batch_examples at the top of the recipe"
-_PRECISION = "set precision at the top of the recipe"
-_LOG = "set log_every_steps at the top of the recipe"
-_SAVE = "set checkpoint_every_steps at the top of the recipe; checkpoints are complete, the newest is kept"
-_EVALUATE = "held-out data is measured when the training ends"
-_TRACK = "metrics go to metrics.jsonl in the run directory; it prints its own progress"
-_UPLOAD = "training uploads nothing; use `toolkit publish` on the finished run"
-_DATA = "the toolkit prepares the data; set data at the top of the recipe"
-_MODEL = "the toolkit loads model and tokenizer; set model at the top of the recipe"
-_LAUNCH = "belongs in an Accelerate configuration; give it with `toolkit run --launch FILE`"
-_RESUME = "the same command resumes an unfinished run by itself, exactly"
-_ROWS = "one row is one conversation: packed, GPT-2's attention would look into the one before"
-_FIXED = "the toolkit sets it: the result must not depend on the number of processes"
-
-OWNED: dict[str, str] = {
-    "output_dir": "the run directory decides; set run at the top of the recipe",
-    "seed": "set seed at the top of the recipe", "data_seed": "set seed at the top of the recipe",
-    "use_cpu": "set device at the top of the recipe", "full_determinism": "runs are deterministic already",
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size",
-                     "gradient_accumulation_steps", "auto_find_batch_size"), _BATCH),
-    **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), _PRECISION),
-    **dict.fromkeys(("logging_steps", "logging_strategy", "logging_first_step", "log_on_each_node",
-                     "logging_nan_inf_filter"), _LOG),
-    **dict.fromkeys(("save_steps", "save_strategy", "save_total_limit", "save_only_model",
-                     "save_on_each_node", "enable_jit_checkpoint"), _SAVE),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_delay",
-                     "eval_on_start", "eval_accumulation_steps", "eval_do_concat_batches",
-                     "eval_use_gather_object", "prediction_loss_only", "include_for_metrics",
-                     "batch_eval_metrics", "load_best_model_at_end", "metric_for_best_model",
-                     "greater_is_better"), _EVALUATE),
-    **dict.fromkeys(("report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
-                     "trackio_static_space_id", "disable_tqdm", "log_level", "log_level_replica",
-                     "include_num_input_tokens_seen", "debug", "skip_memory_metrics"), _TRACK),
-    **dict.fromkeys(("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy",
-                     "hub_always_push", "hub_revision"), _UPLOAD),
-    **dict.fromkeys(("dataset_num_proc", "dataset_text_field", "dataset_kwargs", "label_names",
-                     "remove_unused_columns", "length_column_name", "shuffle_dataset"), _DATA),
-    **dict.fromkeys(("model_init_kwargs", "trust_remote_code", "chat_template_path", "eos_token", "pad_token",
-                     "use_cache"), _MODEL),
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config",
-                     "local_rank", "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_static_graph",
-                     "ddp_broadcast_buffers", "ddp_find_unused_parameters"), _LAUNCH),
-    **dict.fromkeys(("resume_from_checkpoint", "ignore_data_skip",
-                     "restore_callback_states_from_checkpoint"), _RESUME),
-    **dict.fromkeys(("packing", "packing_strategy", "padding_free", "eval_packing"), _ROWS),
-    "truncation_mode": "a row that is too long loses the oldest turns of its prompt first",
-    **dict.fromkeys(("average_tokens_across_devices", "dataloader_in_order", "dataloader_drop_last"), _FIXED),
-}
-"""Keys that the toolkit sets, each with what to write instead."""
-
-RENAMED = {"warmup_ratio": "warmup_steps (below 1 it is a share of the training)", "lr": "learning_rate",
-           "max_seq_length": "max_length", "max_prompt_length": "max_length", "epochs": "num_train_epochs",
-           "lr_scheduler": "lr_scheduler_type", "scheduler": "lr_scheduler_type", "optimizer": "optim",
-           "batch_size": "batch_examples at the top of the recipe", "kl_coef": "beta",
-           "peft_config": "lora at the top of the recipe", "use_peft": "lora at the top of the recipe"}
-
 # key: (lowest, is it allowed itself, highest, is it allowed itself)
 RANGES: dict[str, tuple[float | None, bool, float | None, bool]] = {
-    **dict.fromkeys(("learning_rate", "num_train_epochs", "beta", "adam_epsilon", "discopop_tau",
-                     "neftune_noise_alpha"), (0, False, None, False)),
-    **dict.fromkeys(("weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers",
-                     "center_rewards_coefficient", "router_aux_loss_coef"), (0, True, None, False)),
+    **dict.fromkeys(
+        ("learning_rate", "num_train_epochs", "beta", "adam_epsilon", "discopop_tau", "neftune_noise_alpha"),
+        (0, False, None, False),
+    ),
+    **dict.fromkeys(
+        (
+            "weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "dataloader_num_workers",
+            "center_rewards_coefficient",
+            "router_aux_loss_coef",
+        ),
+        (0, True, None, False),
+    ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), (0, True, 1, False)),
     **dict.fromkeys(("ld_alpha", "ref_model_mixup_alpha"), (0, True, 1, True)),
-    **dict.fromkeys(("max_length", "ref_model_sync_steps", "precompute_ref_batch_size", "pad_to_multiple_of",
-                     "torch_empty_cache_steps", "dataloader_prefetch_factor"), (1, True, None, False)),
+    **dict.fromkeys(
+        (
+            "max_length",
+            "ref_model_sync_steps",
+            "precompute_ref_batch_size",
+            "pad_to_multiple_of",
+            "torch_empty_cache_steps",
+            "dataloader_prefetch_factor",
+        ),
+        (1, True, None, False),
+    ),
     "label_smoothing": (0, True, 0.5, False),
 }
 
@@ -95,11 +60,20 @@ REFUSED_VALUES = {
     "train_sampling_strategy": ("batch_rebalance",),  # its order depends on the number of processes
 }
 TEXT_VALUES = {"pad_to_multiple_of": ("auto",)}
-PACKAGES = {**dict.fromkeys(("bnb", "paged", "adamw_8bit", "lion", "ademamix"), "bitsandbytes"),
-            "galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo_optim",
-            "grokadamw": "grokadamw", "schedule_free": "schedulefree", "stable_adamw": "optimi",
-            "torch_4bit": "torchao", "torch_8bit": "torchao", "anyprecision": "torchdistx",
-            "xla": "torch_xla", "npu": "torch_npu"}
+PACKAGES = {
+    **dict.fromkeys(("bnb", "paged", "adamw_8bit", "lion", "ademamix"), "bitsandbytes"),
+    "galore": "galore_torch",
+    "apollo": "apollo_torch",
+    "lomo": "lomo_optim",
+    "grokadamw": "grokadamw",
+    "schedule_free": "schedulefree",
+    "stable_adamw": "optimi",
+    "torch_4bit": "torchao",
+    "torch_8bit": "torchao",
+    "anyprecision": "torchdistx",
+    "xla": "torch_xla",
+    "npu": "torch_npu",
+}
 """Part of an optimizer's name -> the package that it needs (transformers/trainer_optimizer.py)."""
 
 
@@ -141,15 +115,15 @@ def _description() -> dict[str, Any]:
         installed = {}
     snapshots = read_snapshots()
     for snapshot in snapshots:
-        if not installed or _matches(snapshot, installed):
+        if not installed or matches(snapshot, installed):
             return snapshot
     from toolkit.recipe.upstream import describe
 
     return describe()
 
 
-def _matches(snapshot: Mapping[str, str], installed: Mapping[str, str]) -> bool:
-    """TRL's version exactly, transformers' up to the patch level (which adds no arguments)."""
+def matches(snapshot: Mapping[str, str], installed: Mapping[str, str]) -> bool:
+    """Say whether a snapshot holds: TRL's version exactly, transformers' but for the patch level."""
     minor = [one["transformers"].split(".")[:2] for one in (snapshot, installed)]
     return snapshot["trl"] == installed["trl"] and minor[0] == minor[1]
 
@@ -178,8 +152,14 @@ def _wrong_type(value: Any, described: Mapping[str, Any]) -> str | None:
     kinds = [kind for kind in described["types"] if not (kind == "text" and "mapping" in described["types"])]
     if any(_fits(value, kind) for kind in kinds):
         return None
-    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "text": "text",
-             "null": "null", "mapping": "a mapping (key: value)"}
+    words = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "text": "text",
+        "null": "null",
+        "mapping": "a mapping (key: value)",
+    }
     words |= {"list of text": "a list of texts", "list of float": "a list of numbers"}
     plain = {"bool": bool, "int": int, "float": float, "text": str}
     hint = repair([plain[kind] for kind in kinds if kind in plain], value)
@@ -250,12 +230,14 @@ def _together(given: Mapping[str, Any], names: set[str]) -> list[tuple[str, str]
 
 
 _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "ref_model_mixup_alpha": ("sync_ref_model", (True,)), "ref_model_sync_steps": ("sync_ref_model", (True,)),
+    "ref_model_mixup_alpha": ("sync_ref_model", (True,)),
+    "ref_model_sync_steps": ("sync_ref_model", (True,)),
     "precompute_ref_batch_size": ("precompute_ref_log_probs", (True,)),
     "f_alpha_divergence_coef": ("f_divergence_type", ("alpha_divergence",)),
     "discopop_tau": ("loss_type", ("discopop",)),
     "label_smoothing": ("loss_type", ("robust", "exo_pair", "aot", "aot_unpaired")),
-    "torch_compile_backend": ("torch_compile", (True,)), "torch_compile_mode": ("torch_compile", (True,)),
+    "torch_compile_backend": ("torch_compile", (True,)),
+    "torch_compile_mode": ("torch_compile", (True,)),
 }
 
 
@@ -264,8 +246,11 @@ def _schedule(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     allowed = _description()["schedulers"].get(kind, [])
     where = "lr_scheduler_kwargs" if options else "lr_scheduler_type"
     takes = f"unknown key: the schedule {kind} takes {', '.join(allowed) or 'none'}"
-    found = [(f"lr_scheduler_kwargs.{key}", takes + suggestion(key, allowed))
-             for key in options if key not in allowed]
+    found = [
+        (f"lr_scheduler_kwargs.{key}", takes + suggestion(key, allowed))
+        for key in options
+        if key not in allowed
+    ]
     if kind == "warmup_stable_decay" and "num_decay_steps" not in options:
         found.append((where, f"the schedule {kind} needs lr_scheduler_kwargs: {{num_decay_steps: ...}}"))
     if kind.endswith("min_lr") and not {"min_lr", "min_lr_rate"} & set(options):
@@ -292,34 +277,3 @@ def _losses(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     if given.get("sync_ref_model") and given.get("precompute_ref_log_probs"):
         found.append(("sync_ref_model", "contradicts precompute_ref_log_probs: the reference would change"))
     return found
-
-
-def write_snapshot() -> None:
-    """Store the description of the installed TRL beside those of other versions."""
-    from toolkit.recipe.upstream import describe
-
-    new = describe()
-    others = [one for one in read_snapshots() if not _matches(one, new)]
-    SNAPSHOT.write_text("[\n" + ",\n".join(_compact(one) for one in [new, *others]) + "\n]\n")
-
-
-def _compact(described: Mapping[str, Any]) -> str:
-    """One line for each key; what the three classes share only once."""
-    stages = described["stages"]
-    common = {key: value for key, value in stages["sft"].items()
-              if all(one.get(key) == value for one in stages.values())}
-    own = {stage: {key: value for key, value in one.items() if key not in common}
-           for stage, one in stages.items()}
-
-    def block(entries: Mapping[str, Any], indent: str) -> str:
-        lines = (f"{indent}  {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-
-    body = ",\n".join(f'    "{stage}": {block(one, "    ")}' for stage, one in own.items())
-    return (f'{{\n  "trl": "{described["trl"]}",\n  "transformers": "{described["transformers"]}",\n'
-            f'  "schedulers": {json.dumps(described["schedulers"])},\n'
-            f'  "common": {block(common, "  ")},\n  "stages": {{\n{body}\n  }}\n}}')
-
-
-if __name__ == "__main__":
-    write_snapshot()

@@ -112,8 +112,11 @@ def recipe_files(folder: Path) -> list[Path]:
 
 
 def _recipes_in(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir()
-                  if one.suffix in SUFFIXES and one.name[0] not in "._" and one.is_file())
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if one.suffix in SUFFIXES and one.name[0] not in "._" and one.is_file()
+    )
 
 
 def run_name(path: Path) -> str:
@@ -121,7 +124,7 @@ def run_name(path: Path) -> str:
     parts = path.absolute().with_suffix("").parts
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] in ("recipes", "_recipes"):
-            return "/".join(parts[i + 1:])
+            return "/".join(parts[i + 1 :])
     return "/".join(parts[-2:])
 
 

@@ -111,8 +111,10 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     if "'\\t'" in problem:
         return "not valid YAML: a tab; indent with spaces"
     if "mapping values are not allowed" in problem:
-        return ("not valid YAML: no `key: value` can stand here; check the indentation, and put quotes "
-                "around a text with a colon")
+        return (
+            "not valid YAML: no `key: value` can stand here; check the indentation, and put quotes "
+            "around a text with a colon"
+        )
     if "alias" in context or "anchor" in context:
         return "not valid YAML: put quotes around a text that begins with * or &"
     begun = f", line {error.context_mark.line + 1}" if error.context_mark else ""
@@ -145,8 +147,12 @@ class _Builder:
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> Any:
         place = self._place(event)
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-            raise _Refused(place, key, "anchors and aliases (& and *) are not read; share settings with "
-                           "base:, and put quotes around a text that begins with & or *")
+            raise _Refused(
+                place,
+                key,
+                "anchors and aliases (& and *) are not read; share settings with "
+                "base:, and put quotes around a text that begins with & or *",
+            )
         if event.tag is not None:
             raise _Refused(place, key, f"tags such as {event.tag} are not read")
         if len(key) > DEEPEST:

@@ -139,16 +139,25 @@ def owned_table() -> str:
     by_reason: dict[str, list[str]] = {}
     for key, reason in mirror.OWNED.items():
         by_reason.setdefault(reason, []).append(f"`{key}`")
-    return "\n".join(["| key | instead |", "|---|---|",
-                      *(f"| {', '.join(keys)} | {reason} |" for reason, keys in by_reason.items())])
+    return "\n".join(
+        [
+            "| key | instead |",
+            "|---|---|",
+            *(f"| {', '.join(keys)} | {reason} |" for reason, keys in by_reason.items()),
+        ]
+    )
 
 
 def filled(text: str) -> str:
     """The page with every table between `<!-- settings: x -->` and `<!-- end -->` written anew."""
+
     def replace(found: re.Match[str]) -> str:
         name = found[1]
-        body = owned_table() if name == "owned" else "\n\n".join(
-            table(model, prefix) for prefix, model in SECTIONS[name])
+        body = (
+            owned_table()
+            if name == "owned"
+            else "\n\n".join(table(model, prefix) for prefix, model in SECTIONS[name])
+        )
         return f"<!-- settings: {name} -->\n\n{body}\n\n<!-- end -->"
 
     return re.sub(r"<!-- settings: (.+?) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)

@@ -1,6 +1,7 @@
 """The installed TRL's configuration classes, described as plain data (importing trl takes 4 to 5 seconds).
 
-Imported only to write `trl_fields.json`, and where the installed version is not in it.
+Imported only where the installed version is not in `trl_fields.json`, and to write that file:
+`python -m toolkit.recipe.upstream`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import ast
 import dataclasses
 import enum
 import inspect
+import json
 import textwrap
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import transformers
@@ -19,6 +22,8 @@ import trl
 from transformers import optimization
 from transformers.trainer_utils import SchedulerType
 from trl.trainer import dpo_trainer, sft_trainer
+
+from toolkit.recipe import mirror
 
 CLASSES = {"sft": trl.SFTConfig, "reward": trl.RewardConfig, "dpo": trl.DPOConfig}
 
@@ -30,8 +35,12 @@ def describe() -> dict[str, Any]:
     stages["dpo"]["loss_type"]["types"].append("text")  # __post_init__ makes a list of one name
     stages["dpo"]["f_divergence_type"]["choices"] = _compared(dpo_trainer, "self.f_divergence_type")
     stages["sft"]["loss_type"]["choices"] = _compared(sft_trainer, "args.loss_type")
-    return {"trl": trl.__version__, "transformers": transformers.__version__, "stages": stages,
-            "schedulers": _schedulers()}
+    return {
+        "trl": trl.__version__,
+        "transformers": transformers.__version__,
+        "stages": stages,
+        "schedulers": _schedulers(),
+    }
 
 
 def _fields(cls: type) -> dict[str, dict[str, Any]]:
@@ -80,8 +89,12 @@ def _compared(module: types.ModuleType, name: str) -> list[str]:
     values: list[str] = []
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(module)))):
         if isinstance(node, ast.Compare) and ast.unparse(node.left) == name:
-            values += [item.value for right in node.comparators for item in ast.walk(right)
-                       if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+            values += [
+                item.value
+                for right in node.comparators
+                for item in ast.walk(right)
+                if isinstance(item, ast.Constant) and isinstance(item.value, str)
+            ]
     return list(dict.fromkeys(values))
 
 
@@ -90,8 +103,44 @@ def _schedulers() -> dict[str, list[str]]:
     given = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", "kwargs"}
     plain = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)  # called without them
     return {
-        kind.value: [] if kind in plain else [
-            name for name in inspect.signature(function).parameters if name not in given
-        ]
+        kind.value: []
+        if kind in plain
+        else [name for name in inspect.signature(function).parameters if name not in given]
         for kind, function in optimization.TYPE_TO_SCHEDULER_FUNCTION.items()
     }
+
+
+def write_snapshot() -> None:
+    """Store the description of the installed TRL beside those of other versions."""
+    new = describe()
+    others = [one for one in mirror.read_snapshots() if not mirror.matches(one, new)]
+    mirror.SNAPSHOT.write_text("[\n" + ",\n".join(_compact(one) for one in [new, *others]) + "\n]\n")
+
+
+def _compact(described: Mapping[str, Any]) -> str:
+    """One line for each key; what the three classes share only once."""
+    stages = described["stages"]
+    common = {
+        key: value
+        for key, value in stages["sft"].items()
+        if all(one.get(key) == value for one in stages.values())
+    }
+    own = {
+        stage: {key: value for key, value in one.items() if key not in common}
+        for stage, one in stages.items()
+    }
+
+    def block(entries: Mapping[str, Any], indent: str) -> str:
+        lines = (f"{indent}  {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+    body = ",\n".join(f'    "{stage}": {block(one, "    ")}' for stage, one in own.items())
+    return (
+        f'{{\n  "trl": "{described["trl"]}",\n  "transformers": "{described["transformers"]}",\n'
+        f'  "schedulers": {json.dumps(described["schedulers"])},\n'
+        f'  "common": {block(common, "  ")},\n  "stages": {{\n{body}\n  }}\n}}'
+    )
+
+
+if __name__ == "__main__":
+    write_snapshot()

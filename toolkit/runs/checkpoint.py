@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -95,10 +94,7 @@ def prune(folder: Path, *, step: int, keep: int) -> None:
     kept = [path for number, path in everything if number <= step][-keep:]
     for _, path in everything:
         if path not in kept:
-            # Renamed first: a kill in the middle of the deletion leaves no half of a checkpoint.
-            aside = files.temporary_sibling(path)
-            os.rename(path, aside)
-            files.remove(aside)
+            files.remove(path)
 
 
 def latest(run: Run) -> tuple[int, Path] | None:

@@ -284,7 +284,7 @@ def _empty(path: Path) -> None:
     """
     (path / lock.LOCK).unlink(missing_ok=True)
     files.sync(path)
-    for entry in list(path.iterdir()):
+    for entry in sorted(path.iterdir()):
         if entry.name not in (lock.IN_USE, lock.MANIFEST):
             files.remove(entry)
     (path / lock.MANIFEST).unlink(missing_ok=True)

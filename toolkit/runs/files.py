@@ -36,11 +36,11 @@ def is_temporary(name: str) -> bool:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed writer left in `folder` (not below it)."""
-    if folder.is_dir():
-        for entry in list(folder.iterdir()):
-            if is_temporary(entry.name):
-                remove(entry)
+    """Delete what a killed writer left in `folder` and below it."""
+    for parent, directories, names in os.walk(folder):
+        for name in filter(is_temporary, [*directories, *names]):
+            remove(Path(parent, name))
+        directories[:] = [name for name in directories if not is_temporary(name)]
 
 
 def remove(path: Path) -> None:
@@ -159,15 +159,12 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 def list_files(folder: Path) -> list[str]:
     """Return the names of all files below `folder`, relative, with forward slashes, sorted.
 
-    Temporary leftovers are not listed. Links are listed, so that the caller can refuse them.
+    Links are listed too, also those to folders, so that the caller can refuse them.
     """
     names = []
     for parent, directories, files in os.walk(folder):
-        directories[:] = [name for name in directories if not is_temporary(name)]
         links = [name for name in directories if Path(parent, name).is_symlink()]
-        for name in files + links:
-            if not is_temporary(name):
-                names.append(Path(parent, name).relative_to(folder).as_posix())
+        names += [Path(parent, name).relative_to(folder).as_posix() for name in files + links]
     return sorted(names)
 
 

@@ -79,7 +79,7 @@ def require_sealed(path: Path) -> None:
 
 
 def outputs(path: Path) -> list[str]:
-    """Return the names of the files that a lock covers (relative, sorted); temporary leftovers are not."""
+    """Return the names of the files that a lock covers (relative, sorted)."""
     return [name for name in files.list_files(path) if name not in _APART]
 
 

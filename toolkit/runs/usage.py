@@ -22,10 +22,16 @@ class Held:
 
     def __init__(self, descriptor: int):
         self._descriptor: int | None = descriptor
-        os.register_at_fork(after_in_child=self.release)
+        os.register_at_fork(after_in_child=self._close)
 
     def release(self) -> None:
         """Let others use the run; twice is fine."""
+        if self._descriptor is not None:
+            # A child that was forked this moment may not have closed its copy yet: unlock, do not only close.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from toolkit.data import chat
 from toolkit.models.load import load_causal_lm
@@ -73,6 +74,7 @@ def open_model(name: str) -> OpenModel:
         ToolkitError: nothing of that name, or not a language model.
     """
     reference = locate(name)
+    disable_progress_bar()
     model, tokenizer = load_causal_lm(reference, device=environment.device("auto"))
     stage = stage_of(Path(reference[0]))
     return OpenModel(model, tokenizer, bool(tokenizer.chat_template) and stage in (None, *CONVERSING))
