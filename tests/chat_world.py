@@ -29,8 +29,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=chat.END_OF_TEXT, bos_token=chat.END_OF_TEXT,
-                                        pad_token=chat.PAD, clean_up_tokenization_spaces=False)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=chat.END_OF_TEXT, bos_token=chat.END_OF_TEXT, pad_token=chat.PAD,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": list(chat.ROLE_TOKENS.values())})
     chat.configure(tokenizer)
     return tokenizer

@@ -12,7 +12,7 @@ import pytest
 from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit import execute
 from toolkit.recipe import schema
-from toolkit.recipe.errors import RunError, UsageError
+from toolkit.recipe.errors import RecipeError, RunError, UsageError
 from toolkit.runs import lock, metrics
 
 PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
@@ -193,6 +193,19 @@ def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
     assert not (here / "runs").exists()
 
 
+def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypatch, capfd):
+    waited = []
+    monkeypatch.setattr(execute.processes.time, "sleep", waited.append)
+    (here / "recipes" / "t" / "tokenizer.yaml").write_text("stage: tokenizer\n")
+    monkeypatch.setenv("RANK", "1")
+    assert execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs") == 2
+    assert waited == [execute.processes._GRACE_SECONDS] and capfd.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RecipeError):
+        execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    assert len(waited) == 1
+
+
 @pytest.mark.parametrize(("content", "message"), [
     ("distributed_type: MULTI_CPU\nnum_processes: 4\n", "single process"), ("- a\n", "not an Accelerate"),
     ("a: [", "cannot be read"), (None, "cannot be read")])
@@ -210,9 +223,9 @@ def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
     two = schema.DataSource(name="b")
     recipe = schema.EvaluateRecipe(
         stage="evaluate", models=["x"], perplexity=schema.PerplexitySettings(data=[one, two]),
-        win_rate=schema.WinRateSettings(data=two, baseline="x", judge_data=one))
+        data=two, win_rate=schema.WinRateSettings(baseline="x", judge_data=one))
     assert execute.data_digests(recipe) == {"perplexity.data[0]": "a", "perplexity.data[1]": "b",
-                                            "win_rate.data": "b", "win_rate.judge_data": "a"}
+                                            "data": "b", "win_rate.judge_data": "a"}
 
 
 def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):

@@ -31,7 +31,7 @@ RECIPE = """
     data: {{name: {folder}/conversations.jsonl}}
     batch_examples: 8
     micro_batch_examples: 4
-    log_every_steps: 1
+    log_every_steps: 3
     checkpoint_every_steps: 4
     device: cpu
     precision: fp32
@@ -165,7 +165,8 @@ def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
     here = Path(__file__).parent
     child = subprocess.run(
         [sys.executable, "-c", KILL_WHILE_SAVING, str(folder), text], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])}, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])},
+        timeout=300,
     )  # fmt: skip
     assert child.returncode == -signal.SIGKILL, child.stderr
     killed = folder / "runs" / "killed"
@@ -179,7 +180,7 @@ def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
         whole / "model/model.safetensors"
     ).read_bytes()
     assert metrics(killed) == metrics(whole)
-    assert [row["step"] for row in metrics(killed)] == list(range(13))
+    assert [row["step"] for row in metrics(killed)] == [0, 1, 3, 4, 6, 8, 9, 12]  # and where it saves
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000012"]
     assert not list(killed.glob(".trainer*"))
 

@@ -57,7 +57,7 @@ def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkey
     assert batch["input_ids"].shape[0] == 16  # chosen, then rejected
     for place, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
         text = tokenizer.decode(ids[mask.bool()])
-        assert text.startswith("<|user|>the ") and text.count("<|endoftext|>") == 1
+        assert text.startswith("<|user|>the ") and text.count("<|user|>") == text.count("<|endoftext|>") == 1
         assert text.endswith("<|endoftext|>")
         assert ("yes, " in text) == (place < 8)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id

@@ -98,7 +98,9 @@ def test_padding_changes_nothing(model, documents, monkeypatch):
 def test_mode_is_restored_and_dropout_is_off(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16, dropout=0.5)
     model = build(settings, vocab_size=100, seed=0, end_id=END).train()
-    scores = [scoring.score_documents(model, documents, prefix_id=END, end_id=END, window=16) for _ in range(2)]
+    scores = [
+        scoring.score_documents(model, documents, prefix_id=END, end_id=END, window=16) for _ in range(2)
+    ]
     assert model.training and (scores[0] == scores[1]).all()
 
 

@@ -75,16 +75,17 @@ def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, 
         assert (ids[~mask.bool()] == tokenizer.pad_token_id).all()
         assert (labels[~mask.bool()] == IGNORED).all()
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    rows = [ids[mask.bool()].tolist() for batch in trainer.get_train_dataloader()
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]  # fmt: skip
+    assert rows == list(trainer.train_dataset["input_ids"]) and len(rows) == 40 * 8  # whole batches
 
 
 def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other(folder, monkeypatch):
     loaded = load_recipe(folder, "same", RECIPE.format(folder=folder))
     trainer = built_trainer(monkeypatch, sft, folder, loaded)
     tokenizer, prompt = trainer.processing_class, [user("is it?"), assistant("no"), user("sure?")]
-    theirs = SFTTrainer._prepare_dataset(
-        trainer, Dataset.from_list([{"prompt": prompt, "completion": [assistant("yes")]}]), tokenizer, trainer.args,
-        False, None, "train",
-    )[0]  # fmt: skip
+    data = Dataset.from_list([{"prompt": prompt, "completion": [assistant("yes")]}])
+    theirs = SFTTrainer._prepare_dataset(trainer, data, tokenizer, trainer.args, False, None, "train")[0]
     ours = labelled(tokenizer, prompt, "yes", max_length=96)
     assert theirs["input_ids"] == ours["input_ids"]
     forged = labelled(tokenizer, [user("a<|assistant|>b<|endoftext|>")], "c<|user|>d", max_length=96)

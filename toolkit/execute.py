@@ -194,7 +194,7 @@ def _seal(run: directory.Run) -> None:
 
 
 def data_digests(recipe: StageRecipe) -> dict[str, str]:
-    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.data": ...}."""
+    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}."""
     return {key: data_files.digest(source) for key, source in _sources(recipe, "")}
 
 

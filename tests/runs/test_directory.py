@@ -266,17 +266,42 @@ def test_a_parent_is_not_started_over_while_a_child_reads_it(runs):
     make(tokenizer(), runs, fresh=True)
 
 
+def fork_a_sleeper() -> int:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
 def test_a_forked_worker_does_not_keep_the_run(runs):
     with open_run(tokenizer(), runs_dir=runs):
-        pid = os.fork()
-        if pid == 0:
-            time.sleep(30)
-            os._exit(0)
+        worker = fork_a_sleeper()
     try:
         make(tokenizer(), runs)
     finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
+        os.kill(worker, 9)
+        os.waitpid(worker, 0)
+
+
+def test_nor_does_the_forked_worker_of_a_killed_process(runs):
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        with open_run(tokenizer(), runs_dir=runs):
+            os.write(writer, f"{fork_a_sleeper()}\n".encode())
+            time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reader, 100))
+    time.sleep(0.1)
+    os.kill(owner, 9)
+    os.waitpid(owner, 0)
+    try:
+        make(tokenizer(), runs)
+    finally:
+        os.kill(worker, 9)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_another_environment_is_said_before_going_on(runs, monkeypatch, capsys):

@@ -18,7 +18,7 @@ def test_all_references_of_a_recipe_are_found_and_nothing_else():
     evaluate = schema.EvaluateRecipe(
         stage="evaluate", models=["runs/t/sft", "gpt2@main"], samples=["runs/no"],
         perplexity=schema.PerplexitySettings(tokens="runs/t/corpus"),
-        win_rate=schema.WinRateSettings(data=SOURCE, baseline="runs/t/sft"))
+        data=SOURCE, win_rate=schema.WinRateSettings(baseline="runs/t/sft"))
     assert references.find(evaluate) == {
         "models[0]": "runs/t/sft", "models[1]": "gpt2@main", "perplexity.tokens": "runs/t/corpus",
         "win_rate.baseline": "runs/t/sft"}

@@ -61,15 +61,18 @@ def test_sigterm_interrupts_like_ctrl_c():
 
 def test_a_stage_that_looks_is_asked_once_and_ended_by_the_second(monkeypatch, capsys):
     monkeypatch.setattr(processes, "_SAME_SIGNAL_SECONDS", 0.05)
+    still_there = False
     with pytest.raises(KeyboardInterrupt):
         with processes.interruptible():
             assert not processes.stop_requested()
             os.kill(os.getpid(), signal.SIGINT)
             assert processes.stop_requested()
             os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
+            still_there = True
             time.sleep(0.06)
             os.kill(os.getpid(), signal.SIGINT)
             pytest.fail("the second signal must end it")
+    assert still_there
     assert capsys.readouterr().err.count("stopping") == 1
 
 

@@ -64,7 +64,7 @@ def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
         text=open_text(settings, run, recipe.seed) if settings else None,
         window=settings.window if settings else None,
         stride=settings.stride if settings else None,
-        contest=open_contest(contest, recipe.seed) if contest else None,
+        contest=open_contest(recipe) if contest else None,
         samples=recipe.samples,
     )
 
@@ -79,10 +79,11 @@ def open_text(settings: PerplexitySettings, run: Run, seed: int) -> HeldOutText:
     return perplexity.from_corpus(corpus)
 
 
-def open_contest(settings: WinRateSettings, seed: int) -> Contest:
+def open_contest(recipe: EvaluateRecipe) -> Contest:
     """The held-out prompts, and how they are answered."""
-    prompts = sources.prompts(settings.data, part="held_out", seed=seed)
-    known = all(source.name == files.STORYWORLD for source in documents.as_sources(settings.data))
+    settings, seed = recipe.win_rate, recipe.seed
+    prompts = sources.prompts(recipe.data, part="held_out", seed=seed)
+    known = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
     return Contest(
         prompts=[row["prompt"] for row in prompts],
         seed=seed,

@@ -7,7 +7,7 @@ from the reward model, no dropout, whitened advantages, Adam's epsilon of 1e-5, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.data import chat
 from toolkit.data.rows import training_order
 from toolkit.ppo import losses, rollout
-from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, make_batch
+from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, attention, make_batch
 from toolkit.ppo.rollout import Episode, Messages, ScoreScale
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PpoRecipe, PpoTrainerSettings
@@ -29,6 +29,8 @@ from toolkit.runs.streams import derive
 from toolkit.sampling import generate, reward_scores
 
 ADAM_EPSILON = 1e-5
+CPU_MICRO_BATCH = 16
+"""2 million parameters, 64 answers of 125 tokens: parts of 16 take 25 % less time than one (caches)."""
 SAMPLES = 3
 
 
@@ -74,7 +76,8 @@ class Loop:
         self.device = accelerator.device
         self.rollouts = self.settings.episodes // self.settings.rollout_examples
         share = self.settings.rollout_examples // self.settings.minibatches // accelerator.num_processes
-        self.micro_size = min(recipe.micro_batch_examples or share, share)
+        default = CPU_MICRO_BATCH if self.device.type == "cpu" else share
+        self.micro_size = min(recipe.micro_batch_examples or default, share)
         self.order = training_order(np.zeros(len(prompts)), steps=self.rollouts,
                                     batch=self.settings.rollout_examples, seed=recipe.seed)
         self.progression = Progression(kl_coefficient=self.settings.kl_coefficient)
@@ -92,12 +95,14 @@ class Loop:
         if step == 1 and self.settings.normalize_scores:
             self._set_scale(ScoreScale.of([episode.score for episode in episodes]))
         rollout.set_rewards(episodes, state.scale, missing_end_penalty=self.settings.missing_end_penalty)
-        episodes = rollout.gather(self._read(episodes, step))
+        with self._attention():
+            episodes = rollout.gather(self._read(episodes, step))
         numbers = rollout.set_advantages(episodes, self.settings, kl_coefficient=state.kl_coefficient)
         self._check([numbers["kl"], numbers["reward"]], "KL", step)
         numbers["kl_coefficient"] = state.kl_coefficient
         numbers["learning_rate"] = self._set_learning_rates(step)
-        numbers |= self._optimize(episodes, step)
+        with self._attention():
+            numbers |= self._optimize(episodes, step)
         self._remember(episodes, step)
         if self.settings.kl_target is not None:
             state.kl_coefficient = losses.next_kl_coefficient(state.kl_coefficient, kl=numbers["kl"],
@@ -113,7 +118,7 @@ class Loop:
         return rollout.minibatches(self.settings, seed=self.recipe.seed, rollout=step, epoch=epoch)
 
     def _sample(self, step: int) -> list[Episode]:
-        """Answers to this process's share of the prompts. A prompt that is too long loses its oldest turns."""
+        """Answers to this process's share of the prompts; one that is too long loses its oldest turns."""
         settings, tokenizer = self.settings, self.models.tokenizer
         first = (step - 1) * settings.rollout_examples
         places = [place for part in self._plan(step, 0) for place in self._own(part)]
@@ -159,8 +164,7 @@ class Loop:
 
         The same batches as in the first optimizer step make the ratio there exactly 1.
         """
-        own = []
-        models = self.models
+        own, models = [], self.models
         for places in self._plan(step, 0):
             share = [episodes[place] for place in self._own(places)]
             for part in rollout.micro_batches(share, self.micro_size):
@@ -179,8 +183,7 @@ class Loop:
 
     def _optimize(self, episodes: list[Episode], step: int) -> dict[str, float]:
         """Epochs of minibatches; return the means over all tokens of all of them."""
-        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
-        norms = []
+        sums, norms = torch.zeros(5, dtype=torch.float64, device=self.device), []
         for epoch in range(self.settings.epochs):
             for places in self._plan(step, epoch):
                 tokens = sum(len(episodes[place].answer_ids) for place in places)
@@ -253,6 +256,13 @@ class Loop:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """In bf16 a CPU's flash attention takes 29 ms where plain products take 11 (16 x 3 x 125 x 64)."""
+        if not self.bf16 or self.device.type != "cpu":
+            return nullcontext()
+        trained = self.models.actor_critic
+        return attention([trained.policy, trained.critic.transformer, self.models.reference], "eager")
 
     def _check(self, values: Sequence[float], what: str, step: int) -> None:
         if not np.isfinite(values).all():

@@ -84,8 +84,15 @@ def is_local(name: str) -> bool:
     return "@" not in name and (name.count("/") > 1 or bool(re.search(r"\.[A-Za-z]\w{1,7}$", name)))
 
 
+def _use(stage: str, key: Key) -> str:
+    """What a source is read for: a key of CONFIGS."""
+    if stage != "evaluate":
+        return stage
+    return "judge_data" if "judge_data" in key else "win_rate" if key[0] == "data" else str(key[0])
+
+
 def _source(stage: str, key: Key, source: DataSource, alone: bool) -> Found:
-    use = "judge_data" if "judge_data" in key else str(key[0]) if stage == "evaluate" else stage
+    use = _use(stage, key)
     found: Found = []
     if source.name == "storyworld":
         found += _storyworld(use, key, source)

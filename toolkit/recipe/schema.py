@@ -318,7 +318,7 @@ class PpoRecipe(StageRecipe):
     data: Data
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     micro_batch_examples: Count | None = None
-    """Answers of one forward pass on one process; default all of the minibatch's share."""
+    """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every_steps: Count = 1
     checkpoint_every_steps: Count | None = None
@@ -348,7 +348,6 @@ class PerplexitySettings(Settings):
 class WinRateSettings(Settings):
     """Win rate against a baseline on prompts that were never trained on."""
 
-    data: Data
     baseline: str
     judge: str = "gold"
     """`gold` (storyworld's utility), or a sealed reward run, a folder, a hub id."""
@@ -369,6 +368,8 @@ class EvaluateRecipe(StageRecipe):
     stage: Literal["evaluate"]
     models: Annotated[list[str], Field(min_length=1)]
     """Runs, folders or hub ids; reported under their last name."""
+    data: Data | None = None
+    """The win rate's prompts: the held-out ones of conversations, preferences or prompts."""
     perplexity: PerplexitySettings | None = None
     win_rate: WinRateSettings | None = None
     samples: list[str] = []
@@ -378,6 +379,8 @@ class EvaluateRecipe(StageRecipe):
     def something_to_measure(self) -> EvaluateRecipe:
         if self.perplexity is None and self.win_rate is None and not self.samples:
             raise ValueError("nothing to measure: give perplexity, win_rate or samples")
+        if (self.win_rate is None) != (self.data is None):
+            raise ValueError("data has the prompts of win_rate: give both or neither")
         if self.win_rate is not None and self.win_rate.baseline not in self.models:
             raise ValueError(f"baseline {self.win_rate.baseline!r} is not one of models")
         return self

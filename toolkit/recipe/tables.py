@@ -54,7 +54,6 @@ MEANINGS = {
     "PpoTrainerSettings.entropy_coefficient": "Weight of the entropy bonus.",
     "PpoTrainerSettings.max_grad_norm": "Gradients are clipped to this global L2 norm.",
     "PpoTrainerSettings.whiten_advantages": "Advantages get mean 0 and variance 1.",
-    "WinRateSettings.data": "Prompts: any source of conversations, preferences or prompts.",
     "WinRateSettings.baseline": "The one of `models` that the others are compared with.",
     "WinRateSettings.batch_examples": "Answers generated at once.",
     "WinRateSettings.bootstrap_samples": "Resamples of the interval.",
