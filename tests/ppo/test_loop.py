@@ -105,7 +105,7 @@ def test_the_ratio_is_one_on_the_first_micro_batch(make_loop, monkeypatch, micro
 
     monkeypatch.setattr(loop_module.losses, "policy_losses", spy)
     loop.train_rollout()
-    assert torch.abs(ratios[0] - 1).max() < 1e-6
+    assert (ratios[0] == 1).all()
     assert torch.abs(ratios[-1] - 1).max() > 1e-4
 
 
@@ -180,8 +180,8 @@ def test_bf16_computes_in_bf16_and_leaves_no_trace(make_loop, monkeypatch):
     assert used == ["sdpa", "eager"]
     assert rounded.models.actor_critic.policy.config._attn_implementation == "sdpa"
     assert first["score"] == second["score"]
-    assert first["entropy"] != second["entropy"]
-    assert first["entropy"] == pytest.approx(second["entropy"], rel=0.01)
+    assert first["gradient_norm"] != second["gradient_norm"]
+    assert first["gradient_norm"] == pytest.approx(second["gradient_norm"], rel=0.05)
     assert {parameter.dtype for parameter in rounded.models.actor_critic.parameters()} == {torch.float32}
 
 
@@ -237,27 +237,26 @@ def test_learning_rates(make_loop, schedule, expected):
     np.testing.assert_allclose(actual, expected)
 
 
-def count_of_e(model, tokenizer, prompts, *, answers, ended):
-    return np.array([answer.count("e") for answer in answers], dtype=float)
+def early_letters(model, tokenizer, prompts, *, answers, ended):
+    """How many of the 12 characters lie from a to m: 13 of the 256 bytes."""
+    return np.array([sum("a" <= letter <= "m" for letter in answer) for answer in answers], dtype=float)
 
 
 def test_it_learns_to_say_what_is_rewarded_while_the_kl_stays_bounded(make_loop, monkeypatch):
-    monkeypatch.setattr(loop_module, "reward_scores", count_of_e)
+    monkeypatch.setattr(loop_module, "reward_scores", early_letters)
     loop = make_loop(episodes=384, rollout_examples=32, minibatches=1, epochs=4, learning_rate=1e-2,
                      kl_coefficient=0.05, missing_end_penalty=0.0, max_new_tokens=12)
     rows = [loop.train_rollout() for _ in range(loop.rollouts)]
     first, last = rows[0]["score"], np.mean([row["score"] for row in rows[-3:]])
-    print([(row['score'], row['kl']) for row in rows])
-    assert first < 0.3 and last > 3
-    assert 0 < np.mean([row["kl"] for row in rows[-3:]]) < 40
+    assert first < 1 and last > 4
+    assert 1 < np.mean([row["kl"] for row in rows[-3:]]) < 20
 
 
 def test_a_larger_kl_coefficient_stays_closer(make_loop, monkeypatch):
-    monkeypatch.setattr(loop_module, "reward_scores", count_of_e)
+    monkeypatch.setattr(loop_module, "reward_scores", early_letters)
     ends = []
     for coefficient in (0.0, 1.0):
         loop = make_loop(episodes=192, rollout_examples=32, minibatches=1, learning_rate=1e-2,
                          kl_coefficient=coefficient, missing_end_penalty=0.0, max_new_tokens=12)
         ends.append([loop.train_rollout() for _ in range(loop.rollouts)][-1]["kl"])
-    print(ends)
-    assert ends[1] < 0.5 * ends[0]
+    assert ends[1] < 0.6 * ends[0]

@@ -24,11 +24,12 @@ def model_with_gradients(seed=0):
     return model
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sides", [(24, 24), (16, 48), (48, 16)])
-def test_equals_torch_on_the_transposed_matrix(sides):
+def test_equals_torch_on_the_transposed_matrix(sides, dtype):
     ours = nn.Parameter(torch.randn(sides, generator=torch.Generator().manual_seed(0)))
     theirs = nn.Parameter(ours.detach().T.clone())  # nn.Linear holds (outputs, inputs)
-    mine = optimizer.Muon([("h.0.mlp.c_fc.weight", ours)], lr=0.1, weight_decay=0.1)
+    mine = optimizer.Muon([("h.0.mlp.c_fc.weight", ours)], lr=0.1, weight_decay=0.1, dtype=dtype)
     reference = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, momentum=optimizer.MUON_MOMENTUM)
     for seed in range(3):
         ours.grad = torch.randn(sides, generator=torch.Generator().manual_seed(seed + 1))

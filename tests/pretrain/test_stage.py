@@ -78,10 +78,11 @@ def test_checkpoints_are_models(pretrain):
     assert "toolkit" not in (run / "model" / "config.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name):
+@pytest.mark.parametrize(("name", "precision"), [("adamw", "fp32"), ("muon", "bf16")])
+def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
     settings = {
         "optimizer": {"name": name},
+        "precision": precision,
         "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
         "log_every_steps": 5,
     }  # fmt: skip

@@ -22,9 +22,13 @@ MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
 
+NEWTON_SCHULZ_STEPS = 5
 
-def build(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
+
+def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) -> list[Optimizer]:
     """Return the optimizers of a GPT-2; each group's `peak` is its highest learning rate.
+
+    `bf16` lets Muon iterate in bfloat16; its state and the weights stay in fp32.
 
     Matrices decay, norms and biases do not (Brown et al., 2020, as in nanoGPT).
     """
@@ -44,7 +48,8 @@ def build(model: nn.Module, settings: OptimizerSettings) -> list[Optimizer]:
     ]
     if muon:
         optimizers.append(Muon(
-            matrices, lr=settings.learning_rate or MUON_LEARNING_RATE, weight_decay=settings.weight_decay
+            matrices, lr=settings.learning_rate or MUON_LEARNING_RATE, weight_decay=settings.weight_decay,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
         ))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -68,17 +73,21 @@ class Muon(Optimizer):
 
     Args:
         named: (name, parameter) of the matrices.
+        dtype: of the iteration. It was tuned in bfloat16, which takes 49 instead of 112 ms for 4 layers of
+            192 on a CPU core that has it.
     """
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float, steps: int = 5
-    ):
+        self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ):  # fmt: skip
         named = list(named)
         groups = [
             {"params": [p for name, p in named if "c_attn" in name], "parts": 3},
             {"params": [p for name, p in named if "c_attn" not in name], "parts": 1},
         ]
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM, "steps": steps}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM}
+        self.dtype = dtype
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -102,27 +111,23 @@ class Muon(Optimizer):
             for shape, pairs in by_shape.items():
                 inputs, outputs = shape
                 scale = math.sqrt(max(1.0, outputs / inputs))
-                directions = orthogonalise(torch.stack([piece for _, piece in pairs]), group["steps"])
+                stacked = torch.stack([piece for _, piece in pairs])
+                directions = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype)
                 for (part, _), direction in zip(pairs, directions, strict=True):
                     part.mul_(1 - group["lr"] * group["weight_decay"])
                     part.add_(direction, alpha=-group["lr"] * scale)
 
 
-def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Move every singular value near one (0.7 to 1.2), singular vectors kept: (layers, inputs, outputs).
-
-    In bf16 on a GPU, as the method was tuned; in fp32 on a CPU, where that is not slower at these sizes.
-    """
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Move every singular value near one (0.7 to 1.2), singular vectors kept: (layers, inputs, outputs)."""
     a, b, c = NEWTON_SCHULZ
-    values = matrices.bfloat16() if matrices.is_cuda else matrices.float()
-    tall = values.shape[1] > values.shape[2]
-    if tall:
-        values = values.transpose(1, 2)
+    tall = matrices.shape[1] > matrices.shape[2]
+    values = matrices.transpose(1, 2) if tall else matrices
     values = values / values.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = values @ values.transpose(1, 2)
         values = torch.baddbmm(values, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), values, beta=a)
-    return (values.transpose(1, 2) if tall else values).to(matrices.dtype)
+    return values.transpose(1, 2) if tall else values
 
 
 def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:

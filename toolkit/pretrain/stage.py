@@ -65,8 +65,8 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
     )  # fmt: skip
     job = Job(
         recipe=recipe, run=run, accelerator=accelerator, model=model, loss=accelerator.prepare_model(loss),
-        optimizers=optimizer.build(model, recipe.optimizer), tokenizer=tokenizer, shards=shards, order=order,
-        held_out=held_out, micro_rows=micro_rows,
+        optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
+        shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
         flops_per_token=flops_per_token(recipe.model, vocab_size=len(tokenizer), sequence_length=length),
         peak=speed.peak(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
