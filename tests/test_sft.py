@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from trl import SFTTrainer
 from toolkit import sft
 from toolkit.data import chat
 from toolkit.data.rows import IGNORED, labelled
-from toolkit.fit import quiet
+from toolkit.fit import quiet, scored_positions_only
 
 RECIPE = """
     stage: sft
@@ -166,3 +167,19 @@ def test_quiet_trainers_send_nothing_and_prepare_nothing(monkeypatch):
     assert trainer_class._prepare_dataset(None, rows, "tokenizer", "args", False, None, "train") is rows
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **_: pytest.fail("telemetry"))
     trainer_class._send_telemetry(None)
+
+
+def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(folder, monkeypatch):
+    loaded = load_recipe(folder, "skip", RECIPE.format(folder=folder))
+    trainer = built_trainer(monkeypatch, sft, folder, loaded)
+    found, batch = [], first_batch(trainer)
+    for context in (nullcontext(), scored_positions_only()):
+        with context:
+            trainer.model.zero_grad()
+            loss = trainer.compute_loss(trainer.model, dict(batch))
+            loss.backward()
+            gradient = [parameter.grad.clone() for parameter in trainer.model.parameters()]
+            found.append((loss.item(), gradient))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    for all_positions, scored in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(all_positions, scored, rtol=1e-4, atol=1e-7)

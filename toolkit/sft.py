@@ -22,7 +22,7 @@ from toolkit.runs.streams import derive
 from toolkit.sampling import generate
 from toolkit.scoring import answer_logprobs
 
-MEASURED_WHILE_TRAINING = 200
+MEASURED_WHILE_TRAINING = 64
 """Held-out conversations of the measurements during training; at the end all are measured."""
 
 SAMPLES = 5

@@ -70,10 +70,12 @@ def training_order(
 ) -> np.ndarray:
     """Return the row of every place of training, (steps * batch,).
 
-    Every pass takes each row once, in a new shuffle; the last pass ends where the training does.
+    Every pass takes each row once, in a new shuffle; the last pass ends where the training does. Within
+    a batch the longest rows come first: it is the same batch, and its micro-batches need little padding
+    (of 32 conversations 31 % of the tokens, in micro-batches of 8 so sorted 6 %).
 
     Args:
-        lengths: tokens of each row; only `group_by_length` reads them.
+        lengths: tokens of each row.
         strategy: `random`; `group_by_length` puts rows of like length into one batch (within windows of
             50 batches, whose batches are shuffled again); `sequential` keeps the order of the data.
     """
@@ -88,14 +90,22 @@ def training_order(
             generator = np.random.default_rng(derive(seed, "order of rows", number))
             passes.append(generator.permutation(rows))
     places = np.concatenate(passes)[:total]
-    return _group_by_length(places, lengths, batch, seed) if strategy == "group_by_length" else places
+    if strategy == "sequential":
+        return places
+    if strategy == "group_by_length":
+        return _group_by_length(places, lengths, batch, seed)
+    return np.concatenate([_longest_first(places[at : at + batch], lengths) for at in range(0, total, batch)])
+
+
+def _longest_first(places: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return places[np.argsort(-lengths[places], kind="stable")]
 
 
 def _group_by_length(places: np.ndarray, lengths: np.ndarray, batch: int, seed: int) -> np.ndarray:
     grouped = []
     for start in range(0, len(places), WINDOW_BATCHES * batch):
         window = places[start : start + WINDOW_BATCHES * batch]
-        by_length = window[np.argsort(-lengths[window], kind="stable")].reshape(-1, batch)
+        by_length = _longest_first(window, lengths).reshape(-1, batch)
         generator = np.random.default_rng(derive(seed, "order of batches", start))
         grouped.append(by_length[generator.permutation(len(by_length))].reshape(-1))
     return np.concatenate(grouped)
