@@ -87,8 +87,10 @@ def test_documents_come_back_with_their_bytes(tmp_path, vocabulary, lines):
 def test_the_shards_do_not_depend_on_the_number_of_workers(tmp_path, vocabulary, lines, monkeypatch):
     small_batches(monkeypatch)
     data = DataSource(name=lines)
-    folders = [made(tmp_path / str(workers), vocabulary, data, workers=workers, shard_tokens=5000)[0]
-               for workers in (1, 2, 3)]
+    folders = [
+        made(tmp_path / str(workers), vocabulary, data, workers=workers, shard_tokens=5000)[0]
+        for workers in (1, 2, 3)
+    ]
     first = content(folders[0])
     assert len(first) > 8 and all(content(folder) == first for folder in folders[1:])
 
@@ -107,8 +109,9 @@ def test_one_long_text_in_pieces_is_the_text_as_a_whole(tmp_path, vocabulary, mo
 
 
 def test_the_entropy_floor_of_storyworld_is_exact(tmp_path, vocabulary):
-    folder, measured = made(tmp_path, vocabulary,
-                            DataSource(name="storyworld", examples=50, held_out_examples=30))
+    folder, measured = made(
+        tmp_path, vocabulary, DataSource(name="storyworld", examples=50, held_out_examples=30)
+    )
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     shards = TokenShards.open(folder / "held_out")
     texts = [tokenizer.decode(shards.document(number)) for number in range(shards.documents)]
@@ -146,11 +149,20 @@ if __name__ == "__main__":  # the workers import this file
 
 def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, capsys, monkeypatch):
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "killed"),
-                                      tokenizer=vocabulary, lines=lines))
+    program.write_text(
+        PROGRAM.format(
+            tests=str(Path(__file__).parent),
+            folder=str(tmp_path / "killed"),
+            tokenizer=vocabulary,
+            lines=lines,
+        )
+    )
     journal = tmp_path / "killed" / "corpus" / "corpus" / "train" / "journal.json"
-    process = subprocess.Popen([sys.executable, str(program)], cwd=Path(__file__).parents[1],
-                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
     try:
         wait_for(lambda: journal.exists() and json.loads(journal.read_text())["writer"]["digests"], process)
         children = children_of(process.pid)

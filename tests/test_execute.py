@@ -35,8 +35,9 @@ def start(place: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (),
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment |= {"TOY_WITHOUT_TORCH": "1", "OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, *launcher, str(PROGRAM), "run", recipe, *words, "--runs-dir", "runs"]
-    return subprocess.Popen(command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
@@ -66,7 +67,9 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
 def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place):
     out, err = run(place, "recipes/t", "--json")
     assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
-        ("1/2", "tokenizer", "tokenizer"), ("2/2", "corpus", "corpus")]
+        ("1/2", "tokenizer", "tokenizer"),
+        ("2/2", "corpus", "corpus"),
+    ]
     numbers = json.loads(out)
     assert numbers["stages"]["tokenizer"]["total"] == 6 and list(numbers["stages"]) == ORDER[:2]
     assert "a library that prints on stdout" in err
@@ -162,8 +165,9 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
         execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     started = []
-    monkeypatch.setattr(execute, "_start",
-                        lambda loaded, options: started.append(execute._arguments(loaded, options)) or 0)
+    monkeypatch.setattr(
+        execute, "_start", lambda loaded, options: started.append(execute._arguments(loaded, options)) or 0
+    )
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
@@ -172,7 +176,8 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     execute.run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
         ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs", "--fresh"],
-        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs", "--fresh"]]
+        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs", "--fresh"],
+    ]
 
 
 def test_changed_data_are_refused(here):
@@ -206,9 +211,15 @@ def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypat
     assert len(waited) == 1
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("distributed_type: MULTI_CPU\nnum_processes: 4\n", "single process"), ("- a\n", "not an Accelerate"),
-    ("a: [", "cannot be read"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("distributed_type: MULTI_CPU\nnum_processes: 4\n", "single process"),
+        ("- a\n", "not an Accelerate"),
+        ("a: [", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
 def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
     if content is not None:
         (here / "launch.yaml").write_text(content)
@@ -222,10 +233,18 @@ def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
     one = schema.DataSource(name="a")
     two = schema.DataSource(name="b")
     recipe = schema.EvaluateRecipe(
-        stage="evaluate", models=["x"], perplexity=schema.PerplexitySettings(data=[one, two]),
-        data=two, win_rate=schema.WinRateSettings(baseline="x", judge_data=one))
-    assert execute.data_digests(recipe) == {"perplexity.data[0]": "a", "perplexity.data[1]": "b",
-                                            "data": "b", "win_rate.judge_data": "a"}
+        stage="evaluate",
+        models=["x"],
+        perplexity=schema.PerplexitySettings(data=[one, two]),
+        data=two,
+        win_rate=schema.WinRateSettings(baseline="x", judge_data=one),
+    )
+    assert execute.data_digests(recipe) == {
+        "perplexity.data[0]": "a",
+        "perplexity.data[1]": "b",
+        "data": "b",
+        "win_rate.judge_data": "a",
+    }
 
 
 def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
@@ -250,7 +269,8 @@ LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
 def tokens(here) -> Path:
     """A sealed corpus, and a recipe that trains on it."""
     (here / "recipes" / "t" / "pretrain.yaml").write_text(
-        "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n")
+        "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n"
+    )
     for stage in ORDER[:2]:
         execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     return here

@@ -20,8 +20,17 @@ PROMPTS = [[7, 8, 9], [5], [6, 7, 8, 9, 10, 11], [12, 13], [20, 21, 22]]
 @pytest.fixture(scope="module")
 def model() -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_positions=48, n_embd=32, n_layer=2, n_head=2, initializer_range=0.12,
-                        bos_token_id=END, eos_token_id=END, pad_token_id=PAD)
+    config = GPT2Config(
+        vocab_size=64,
+        n_positions=48,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.12,
+        bos_token_id=END,
+        eos_token_id=END,
+        pad_token_id=PAD,
+    )
     model = GPT2LMHeadModel(config).eval()
     model.generation_config.suppress_tokens = list(range(VOCAB, 64))
     return model
@@ -40,8 +49,8 @@ def reference_answer(model, prompt, *, seed, steps, temperature):
         nats.append(float(logprobs[token]))
         ids.append(token)
         if token == END:
-            return ids[len(prompt):-1], True, nats
-    return ids[len(prompt):], False, nats
+            return ids[len(prompt) : -1], True, nats
+    return ids[len(prompt) :], False, nats
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0, 1.5])
@@ -86,8 +95,16 @@ def test_stream_is_generate_one_token_at_a_time(model):
 
 def test_frequencies_are_the_models_probabilities(model):
     prompt, draws = [5, 6], 4000
-    answers = generate(model, [prompt] * draws, seed=1, max_new_tokens=1, temperature=0.8, end_id=None,
-                       pad_id=PAD, batch_rows=1000)
+    answers = generate(
+        model,
+        [prompt] * draws,
+        seed=1,
+        max_new_tokens=1,
+        temperature=0.8,
+        end_id=None,
+        pad_id=PAD,
+        batch_rows=1000,
+    )
     logits = model(torch.tensor([prompt])).logits[0, -1].detach() / 0.8
     logits = logits + forbidden_bias(model, pad_id=PAD, end_id=None)
     expected = logits.softmax(-1).numpy()
@@ -115,8 +132,10 @@ def test_padding_that_is_the_end_of_text_may_be_sampled(model):
 
 def test_restrict_by_hand():
     logprobs = torch.log(torch.tensor([[0.5, 0.1, 0.25, 0.15], [0.1, 0.2, 0.3, 0.4]]))
+
     def kept(**rules):
         return torch.isfinite(restrict(logprobs, **rules)).tolist()
+
     assert kept(top_k=0, top_p=1.0) == [[True] * 4] * 2
     assert kept(top_k=2, top_p=1.0) == [[True, False, True, False], [False, False, True, True]]
     assert kept(top_k=0, top_p=0.6) == [[True, False, True, False], [False, False, True, True]]
@@ -174,8 +193,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {token: place for place, token in enumerate([*chat.SPECIAL_TOKENS, *alphabet])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=chat.END_OF_TEXT,
-                                        pad_token=chat.PAD)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=chat.END_OF_TEXT, pad_token=chat.PAD
+    )
     chat.configure(tokenizer)
     return tokenizer
 
@@ -183,9 +203,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def reward_model(tokenizer) -> GPT2ForSequenceClassification:
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=40, n_embd=32, n_layer=2, n_head=2,
-                        num_labels=1, initializer_range=0.3, eos_token_id=0,
-                        pad_token_id=tokenizer.pad_token_id)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=40,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        num_labels=1,
+        initializer_range=0.3,
+        eos_token_id=0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return GPT2ForSequenceClassification(config).eval()
 
 
@@ -194,21 +222,27 @@ def test_reward_scores_read_the_end_exactly_if_the_answer_ended(reward_model, to
     answers, ended = ["yes", "", "no<|user|>"], [True, False, False]
     scores = reward_scores(reward_model, tokenizer, prompts, answers=answers, ended=ended)
     expected = []
-    for text in ["<|user|>Hi<|assistant|>yes<|endoftext|>", "<|user|>Who?<|assistant|>",
-                 "<|user|>A<|assistant|>no< |user|>"]:
+    for text in [
+        "<|user|>Hi<|assistant|>yes<|endoftext|>",
+        "<|user|>Who?<|assistant|>",
+        "<|user|>A<|assistant|>no< |user|>",
+    ]:
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         hidden = reward_model.transformer(ids).last_hidden_state[0, -1]
         expected.append(reward_model.score(hidden).item())
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     other = reward_scores(reward_model, tokenizer, prompts, answers=answers, ended=[not end for end in ended])
     assert np.abs(other - scores).min() > 1e-3
-    single = [reward_scores(reward_model, tokenizer, [p], answers=[a], ended=[e])[0]
-              for p, a, e in zip(prompts, answers, ended, strict=True)]
+    single = [
+        reward_scores(reward_model, tokenizer, [p], answers=[a], ended=[e])[0]
+        for p, a, e in zip(prompts, answers, ended, strict=True)
+    ]
     np.testing.assert_allclose(single, scores, atol=1e-5)
 
 
 def test_reward_scores_of_an_answer_longer_than_the_context(reward_model, tokenizer):
     prompt = [{"role": "user", "content": "x" * 60}]
-    scores = reward_scores(reward_model, tokenizer, [prompt, prompt], answers=["y" * 90, "y" * 90],
-                           ended=[True, False])
+    scores = reward_scores(
+        reward_model, tokenizer, [prompt, prompt], answers=["y" * 90, "y" * 90], ended=[True, False]
+    )
     assert np.isfinite(scores).all() and scores[0] != scores[1]

@@ -40,9 +40,12 @@ def test_the_folder_loads_and_the_numbers_are_right(tmp_path, capsys):
     tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
     assert len(tokenizer) == measured["vocab_size"] == 300
     assert (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token) == (
-        "<|endoftext|>", "<|endoftext|>", "<|pad|>")
+        "<|endoftext|>",
+        "<|endoftext|>",
+        "<|pad|>",
+    )
     assert tokenizer.chat_template == chat.CHAT_TEMPLATE and tokenizer.model_max_length >= 10**9
-    held_out = TEXT[int(len(TEXT) * 0.9):]
+    held_out = TEXT[int(len(TEXT) * 0.9) :]
     tokens = len(tokenizer(held_out)["input_ids"])
     assert measured["held_out_tokens"] == tokens
     assert measured["bytes_per_token"] == len(held_out.encode()) / tokens
@@ -72,8 +75,10 @@ def test_any_text_comes_back(tmp_path):
 def test_the_same_text_gives_the_same_tokenizer_in_another_process():
     # Many pairs occur equally often here: ties must not be broken by a process's hash seed.
     text = " ".join(f"{a}{b}{c}" for a in "abcdef" for b in "aeiou" for c in "xyz") * 3
-    code = ("import sys; from toolkit.tokenizer import learn;"
-            "print(learn([sys.argv[1]], vocab_size=320).backend_tokenizer.to_str())")
+    code = (
+        "import sys; from toolkit.tokenizer import learn;"
+        "print(learn([sys.argv[1]], vocab_size=320).backend_tokenizer.to_str())"
+    )
     there = subprocess.run([sys.executable, "-c", code, text], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == stage.learn([text], vocab_size=320).backend_tokenizer.to_str()
 
@@ -101,8 +106,9 @@ def test_a_smaller_vocabulary_than_asked_is_said_aloud(tmp_path, capsys):
 def test_min_frequency_and_max_characters_act(tmp_path, capsys):
     few, _ = learned(tmp_path, name="a", vocab_size=1000, min_frequency=2)
     assert "entries, not" in capsys.readouterr().err
-    rare, _ = learned(tmp_path, "cat cat cat dog dog bird bird bird " * 2, name="b", vocab_size=300,
-                      min_frequency=6)
+    rare, _ = learned(
+        tmp_path, "cat cat cat dog dog bird bird bird " * 2, name="b", vocab_size=300, min_frequency=6
+    )
     vocabulary = AutoTokenizer.from_pretrained(rare / "tokenizer").get_vocab()
     assert "at" in vocabulary and "og" not in vocabulary
     _, measured = learned(tmp_path, name="c", max_characters=1000)
@@ -126,8 +132,11 @@ def test_only_the_main_process_works(tmp_path, monkeypatch):
 
 
 def test_storyworld(tmp_path):
-    recipe = TokenizerRecipe(stage="tokenizer", vocab_size=512,
-                             data=DataSource(name="storyworld", examples=200, held_out_examples=20))
+    recipe = TokenizerRecipe(
+        stage="tokenizer",
+        vocab_size=512,
+        data=DataSource(name="storyworld", examples=200, held_out_examples=20),
+    )
     run = opened(tmp_path, recipe)
     stage.run(recipe, run)
     measured = json.loads((run.path / "evaluation.json").read_text())

@@ -46,8 +46,15 @@ class Options:
     json: bool = False
 
 
-def run_command(path: Path | str, overrides: Sequence[str] = (), *, runs_dir: Path | str = "runs",
-                fresh: bool = False, launch: Path | str | None = None, json: bool = False) -> int:
+def run_command(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    runs_dir: Path | str = "runs",
+    fresh: bool = False,
+    launch: Path | str | None = None,
+    json: bool = False,
+) -> int:
     """Run a recipe, or all recipes of a folder in the order of their references; returns the exit status.
 
     Under a launcher this is called on every rank; rank 0 raises and the others return the same status.
@@ -109,9 +116,15 @@ def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
 
 def _open(loaded: LoadedRecipe, options: Options, stack: ExitStack) -> directory.Run | None:
     recipe = loaded.recipe
-    return stack.enter_context(directory.open_run(
-        loaded, runs_dir=options.runs_dir, fresh=options.fresh, data=data_digests(recipe),
-        before=lambda: _prepare(recipe)))
+    return stack.enter_context(
+        directory.open_run(
+            loaded,
+            runs_dir=options.runs_dir,
+            fresh=options.fresh,
+            data=data_digests(recipe),
+            before=lambda: _prepare(recipe),
+        )
+    )
 
 
 def _run_on_ranks(loaded: LoadedRecipe, options: Options) -> int:
@@ -237,8 +250,11 @@ def _live_no_longer_than_parent() -> None:
 
 def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int:
     if facts.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        raise UsageError("a folder cannot run under a launcher: each of its stages is a launch of its own",
-                         where=str(folder), fix=f"toolkit run {folder} --launch ACCELERATE.yaml")
+        raise UsageError(
+            "a folder cannot run under a launcher: each of its stages is a launch of its own",
+            where=str(folder),
+            fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
+        )
     recipes = pipeline.order(reader.load_folder(folder, overrides))
     if not options.fresh:
         _refuse_changed(recipes, options)
@@ -267,8 +283,10 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: Options) -> None:
         for change in directory.changed_settings(loaded, runs_dir=options.runs_dir):
             lines.append(f"{references.below(loaded.name, options.runs_dir)}: {change}")
     if lines:
-        raise RunError("runs that are there were made from other settings:\n    " + "\n    ".join(lines),
-                       fix="put the settings back, name another --runs-dir, or start over with --fresh")
+        raise RunError(
+            "runs that are there were made from other settings:\n    " + "\n    ".join(lines),
+            fix="put the settings back, name another --runs-dir, or start over with --fresh",
+        )
 
 
 def _is_done(loaded: LoadedRecipe, options: Options) -> bool:
@@ -281,8 +299,11 @@ def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -
         print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
     else:
         command = shlex.join(["toolkit", *_arguments(loaded, options)])
-        print(f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays.\n"
-              f"The same command goes on there; this stage alone:\n  {command}", file=sys.stderr)
+        print(
+            f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays.\n"
+            f"The same command goes on there; this stage alone:\n  {command}",
+            file=sys.stderr,
+        )
     return status
 
 
@@ -303,8 +324,12 @@ def _start(loaded: LoadedRecipe, options: Options) -> int:
         environment[_PARENT] = str(os.getpid())
     sys.stdout.flush()
     # stdout stays free for the one JSON object.
-    child = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=sys.__stderr__,
-                             preexec_fn=processes.die_with_parent if launched else None)
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=sys.__stderr__,
+        preexec_fn=processes.die_with_parent if launched else None,
+    )
     try:
         status = child.wait()
     except KeyboardInterrupt:
@@ -334,15 +359,24 @@ def _check_launch(path: Path) -> None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot be read: {error}", where=str(path),
-                         fix="write one with `accelerate config --config_file FILE`") from None
+        raise UsageError(
+            f"cannot be read: {error}",
+            where=str(path),
+            fix="write one with `accelerate config --config_file FILE`",
+        ) from None
     if not isinstance(content, dict):
-        raise UsageError("is not an Accelerate configuration", where=str(path),
-                         fix="write one with `accelerate config --config_file FILE`")
+        raise UsageError(
+            "is not an Accelerate configuration",
+            where=str(path),
+            fix="write one with `accelerate config --config_file FILE`",
+        )
     mpi = (content.get("mpirun_config") or {}).get("mpirun_hostfile")
     if content.get("distributed_type") == "MULTI_CPU" and (content.get("num_processes") or 1) > 1 and not mpi:
-        raise UsageError("MULTI_CPU without mpirun: Accelerate would silently start a single process",
-                         where=str(path), fix="set num_processes: 1, or use torchrun --nproc-per-node N")
+        raise UsageError(
+            "MULTI_CPU without mpirun: Accelerate would silently start a single process",
+            where=str(path),
+            fix="set num_processes: 1, or use torchrun --nproc-per-node N",
+        )
 
 
 # What is shown at the end
@@ -387,8 +421,15 @@ def verify_command(run: Path | str, *, json: bool = False) -> int:
         for problem in link.problems:
             print(f"{_near(link.path)}: {problem}", file=sys.stderr)
     if json:
-        rows = [{"run": str(_near(link.path)), "stage": link.stage, "files": link.files,
-                 "problems": link.problems} for link in links]
+        rows = [
+            {
+                "run": str(_near(link.path)),
+                "stage": link.stage,
+                "files": link.files,
+                "problems": link.problems,
+            }
+            for link in links
+        ]
         _print_json({"run": str(run), "whole": not wrong, "chain": rows})
     return 1 if wrong else 0
 

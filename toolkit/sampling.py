@@ -106,23 +106,30 @@ class _PreallocatedLayer(DynamicLayer):
             self.key_buffer = key_states.new_empty(rows, heads, self.capacity, head_width)
             self.value_buffer = value_states.new_empty(rows, heads, self.capacity, head_width)
         end = self.filled + key_states.shape[2]
-        self.key_buffer[:, :, self.filled:end] = key_states
-        self.value_buffer[:, :, self.filled:end] = value_states
+        self.key_buffer[:, :, self.filled : end] = key_states
+        self.value_buffer[:, :, self.filled : end] = value_states
         self.filled = end
         self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
         return self.keys, self.values
 
     def keep(self, rows: torch.Tensor) -> None:
         self.key_buffer, self.value_buffer = self.key_buffer[rows], self.value_buffer[rows]
-        self.keys = self.key_buffer[:, :, :self.filled]
-        self.values = self.value_buffer[:, :, :self.filled]
+        self.keys = self.key_buffer[:, :, : self.filled]
+        self.values = self.value_buffer[:, :, : self.filled]
 
 
 class _Decoder:
     """A batch of left-padded rows with their cache: log-probabilities of each row's next token."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], *, sampling: Sampling,
-                 pad_id: int | None, end_id: int | None):
+    def __init__(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: Sampling,
+        pad_id: int | None,
+        end_id: int | None,
+    ):
         longest = max(len(prompt) for prompt in prompts)
         self.capacity = longest + sampling.max_new_tokens
         self.model, self.device, self.width = model, model.device, 0
@@ -152,8 +159,12 @@ class _Decoder:
         if self.preallocated and ids is not None:
             mask = self.bias[:, None, None, :end]  # a ready 4-D mask saves building one a token
         output = self.model(
-            input_ids=inputs, attention_mask=mask, position_ids=self.positions[:, self.width:end],
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=self.positions[:, self.width : end],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.width = end
         logits = output.logits[:, -1].float() / self.temperature + self.forbidden
@@ -209,17 +220,25 @@ def _check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_toke
     context = getattr(model.config, "max_position_embeddings", None)
     for number, prompt in enumerate(prompts):
         if not len(prompt):
-            raise ToolkitError("the prompt has no token", where=f"prompt {number}",
-                               fix="begin it with the end-of-text token")
+            raise ToolkitError(
+                "the prompt has no token", where=f"prompt {number}", fix="begin it with the end-of-text token"
+            )
         if context is not None and len(prompt) + max_new_tokens > context:
             raise ToolkitError(
                 f"{len(prompt)} prompt tokens and {max_new_tokens} new ones exceed the context of {context}",
-                where=f"prompt {number}", fix="shorten the prompt or lower max_new_tokens")
+                where=f"prompt {number}",
+                fix="shorten the prompt or lower max_new_tokens",
+            )
 
 
 def generate(
-    model: nn.Module, prompts: Sequence[Sequence[int]], *, seed: int | Sequence[int], end_id: int | None,
-    pad_id: int | None, **settings,
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int | Sequence[int],
+    end_id: int | None,
+    pad_id: int | None,
+    **settings,
 ) -> Answers:
     """Sample one answer for each prompt, with a key-value cache, in eval mode.
 
@@ -246,16 +265,17 @@ def generate(
     model.eval()
     try:
         for start in range(0, len(by_length), sampling.batch_rows):
-            batch = by_length[start:start + sampling.batch_rows]
-            decoder = _Decoder(model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id,
-                               end_id=end_id)
+            batch = by_length[start : start + sampling.batch_rows]
+            decoder = _Decoder(
+                model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id, end_id=end_id
+            )
             sampled, nats = _decode_batch(decoder, [seed[row] for row in batch], sampling, end_id)
             for place, row in enumerate(batch):
                 tokens = sampled[place]
                 stop = np.flatnonzero(tokens == (-1 if end_id is None else end_id))
                 length = int(stop[0]) if len(stop) else len(tokens)
                 ids[row], ended[row] = tokens[:length].tolist(), bool(len(stop))
-                logprobs[row] = nats[place, :length + ended[row]].copy()
+                logprobs[row] = nats[place, : length + ended[row]].copy()
     finally:
         model.train(was_training)
     return Answers(ids, ended, logprobs)
@@ -307,7 +327,7 @@ def stream(
     decoder = _Decoder(model, [ids], sampling=sampling, pad_id=pad_id, end_id=end_id)
     chosen = None
     for step in range(int(steps)):
-        chosen = choose(decoder.logprobs(chosen), uniforms[step:step + 1], sampling)
+        chosen = choose(decoder.logprobs(chosen), uniforms[step : step + 1], sampling)
         if int(chosen) == end_id:
             return
         yield int(chosen)
@@ -315,8 +335,13 @@ def stream(
 
 @torch.inference_mode()
 def reward_scores(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, str]]], *,
-    answers: Sequence[str], ended: Sequence[bool], batch_examples: int = 16,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[dict[str, str]]],
+    *,
+    answers: Sequence[str],
+    ended: Sequence[bool],
+    batch_examples: int = 16,
 ) -> np.ndarray:
     """The reward model's score of each answer, float64 (examples,).
 
@@ -336,7 +361,7 @@ def reward_scores(
     was_training = model.training
     model.eval()
     for start in range(0, len(by_length), batch_examples):
-        batch = by_length[start:start + batch_examples]
+        batch = by_length[start : start + batch_examples]
         longest = max(len(rows[row]) for row in batch)
         lengths = torch.tensor([len(rows[row]) for row in batch])
         ids = torch.tensor([rows[row] + [pad_id] * (longest - len(rows[row])) for row in batch])

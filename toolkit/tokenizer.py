@@ -33,8 +33,11 @@ def learn(pieces: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(chat.SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(chat.SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(pieces, trainer)
     return wrap(tokenizer)
@@ -43,10 +46,14 @@ def learn(pieces: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """Return it as a transformers tokenizer with our special tokens and chat template."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=chat.END_OF_TEXT, eos_token=chat.END_OF_TEXT,
-        pad_token=chat.PAD, extra_special_tokens=list(chat.ROLE_TOKENS.values()),
+        tokenizer_object=tokenizer,
+        bos_token=chat.END_OF_TEXT,
+        eos_token=chat.END_OF_TEXT,
+        pad_token=chat.PAD,
+        extra_special_tokens=list(chat.ROLE_TOKENS.values()),
         chat_template=chat.CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False, model_max_length=10**9,
+        clean_up_tokenization_spaces=False,
+        model_max_length=10**9,
     )
 
 
@@ -80,23 +87,35 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
         return
     stream = documents.Stream(recipe.data, part="train", seed=recipe.seed)
     limited = Limited(documents.whole_words(stream), recipe.max_characters)
-    tokenizer = learn(_shown(limited, stream), vocab_size=recipe.vocab_size,
-                      min_frequency=recipe.min_frequency)
+    tokenizer = learn(
+        _shown(limited, stream), vocab_size=recipe.vocab_size, min_frequency=recipe.min_frequency
+    )
     if not limited.characters:
-        raise DataError("the training part holds no text to learn a tokenizer from",
-                        fix="give more text, or a smaller held_out share")
+        raise DataError(
+            "the training part holds no text to learn a tokenizer from",
+            fix="give more text, or a smaller held_out share",
+        )
     if limited.cut:
         say(f"tokenizer: learned from the first {limited.characters:,} characters (max_characters)")
     if len(tokenizer) < recipe.vocab_size:
-        say(f"tokenizer: {len(tokenizer)} entries, not {recipe.vocab_size}: no further pair occurs "
-            f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size")
+        say(
+            f"tokenizer: {len(tokenizer)} entries, not {recipe.vocab_size}: no further pair occurs "
+            f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size"
+        )
     tokenizer.save_pretrained(run.path / FOLDER)
     measured = _measure(recipe, tokenizer)
-    run.write_json("evaluation.json", {
-        "vocab_size": len(tokenizer), "requested_vocab_size": recipe.vocab_size, "seed": recipe.seed,
-        "characters": limited.characters, "documents": limited.documents, "train_bytes": limited.bytes,
-        **measured,
-    })
+    run.write_json(
+        "evaluation.json",
+        {
+            "vocab_size": len(tokenizer),
+            "requested_vocab_size": recipe.vocab_size,
+            "seed": recipe.seed,
+            "characters": limited.characters,
+            "documents": limited.documents,
+            "train_bytes": limited.bytes,
+            **measured,
+        },
+    )
 
 
 def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, float | int | None]:
@@ -104,11 +123,16 @@ def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dic
     limited = Limited(documents.whole_words(stream), HELD_OUT_CHARACTERS)
     tokens = sum(len(chat.encode_text(tokenizer, text)) for text in limited)
     if not tokens:
-        say("tokenizer: the held-out part is empty, so bytes per token are not measured; "
-            "one long text can be split with held_out: {last_characters: 0.1}")
-    return {"bytes_per_token": limited.bytes / tokens if tokens else None,
-            "held_out_documents": limited.documents, "held_out_bytes": limited.bytes,
-            "held_out_tokens": tokens}
+        say(
+            "tokenizer: the held-out part is empty, so bytes per token are not measured; "
+            "one long text can be split with held_out: {last_characters: 0.1}"
+        )
+    return {
+        "bytes_per_token": limited.bytes / tokens if tokens else None,
+        "held_out_documents": limited.documents,
+        "held_out_bytes": limited.bytes,
+        "held_out_tokens": tokens,
+    }
 
 
 def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:

@@ -36,8 +36,17 @@ def test_what_looks_like_a_path_is_local(name):
     assert files.is_local(name)
 
 
-@pytest.mark.parametrize("name", ["storyworld", "owner/name", "squad", "owner/corpus-v1.5", "owner/name@main",
-                                  "owner/name@refs/convert/parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "storyworld",
+        "owner/name",
+        "squad",
+        "owner/corpus-v1.5",
+        "owner/name@main",
+        "owner/name@refs/convert/parquet",
+    ],
+)
 def test_hub_names_are_not_local(name):
     assert not files.is_local(name)
     assert resolve(name) is None
@@ -52,8 +61,11 @@ def test_a_name_that_exists_is_local(tmp_path, monkeypatch):
 
 def test_a_missing_file_names_a_similar_one(tmp_path):
     write(tmp_path / "stories.txt", "a")
-    refused(lambda: resolve(tmp_path / "storys.txt"), "storys.txt: this file does not exist",
-            f"did you mean {tmp_path}/stories.txt?")
+    refused(
+        lambda: resolve(tmp_path / "storys.txt"),
+        "storys.txt: this file does not exist",
+        f"did you mean {tmp_path}/stories.txt?",
+    )
 
 
 def test_a_missing_folder_is_said(tmp_path):
@@ -73,8 +85,9 @@ def test_a_folder_an_empty_file_and_another_suffix_are_refused(tmp_path):
     refused(lambda: resolve(write(tmp_path / "a.pdf", "x")), ".pdf", ".jsonl.gz")
 
 
-@pytest.mark.parametrize("settings", [{"split": "train"}, {"config": "en"}, {"flawed_share": 0.1},
-                                      {"temperature": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"split": "train"}, {"config": "en"}, {"flawed_share": 0.1}, {"temperature": 1.0}]
+)
 def test_settings_without_effect_on_files_are_refused(tmp_path, settings):
     refused(lambda: resolve(write(tmp_path / "a.txt", "x"), **settings), next(iter(settings)))
 
@@ -98,9 +111,14 @@ def test_text_is_read_as_it_is_with_a_character_across_pieces(tmp_path, monkeypa
     assert sum(seen) == path.stat().st_size
 
 
-@pytest.mark.parametrize(("content", "offset"), [
-    (b"abcdefgh\xff", 8), (b"ab\xe3\x81", 2), (b"abcd\xe3\x81(", 4),
-])
+@pytest.mark.parametrize(
+    ("content", "offset"),
+    [
+        (b"abcdefgh\xff", 8),
+        (b"ab\xe3\x81", 2),
+        (b"abcd\xe3\x81(", 4),
+    ],
+)
 def test_bytes_that_are_not_utf8_are_named(tmp_path, monkeypatch, content, offset):
     monkeypatch.setattr(files, "PIECE_BYTES", 5)
     path = write(tmp_path / "a.txt", content)
@@ -113,9 +131,15 @@ def test_a_nul_byte_is_named(tmp_path, monkeypatch):
     refused(lambda: list(files.text_pieces(path)), "NUL byte at byte 6")
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("{broken", ["not JSON"]), ("[1]", ["a list"]), ('"x"', ["text"]), ('{"text": "\\ud800"}', ["surrogate"]),
-])
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{broken", ["not JSON"]),
+        ("[1]", ["a list"]),
+        ('"x"', ["text"]),
+        ('{"text": "\\ud800"}', ["surrogate"]),
+    ],
+)
 def test_a_wrong_line_is_named_by_its_number(tmp_path, line, words):
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n' + line + "\n")
     refused(lambda: list(files.rows(path)), f"{path}:3:", *words)
@@ -145,8 +169,13 @@ def test_a_damaged_archive_or_table_is_said(tmp_path):
 
 
 def test_a_missing_or_wrong_column_is_said():
-    refused(lambda: files.column({"texts": "a", "id": 1}, "text", place="f:1"),
-            "f:1:", "no column 'text'", "id, texts", "field: texts")
+    refused(
+        lambda: files.column({"texts": "a", "id": 1}, "text", place="f:1"),
+        "f:1:",
+        "no column 'text'",
+        "id, texts",
+        "field: texts",
+    )
     refused(lambda: files.column({"text": 3}, "text", place="f:1"), "a number")
 
 
@@ -161,7 +190,9 @@ def test_the_digest_is_of_the_bytes(tmp_path):
 
 
 def test_the_light_modules_do_not_import_datasets_or_transformers():
-    code = ("import sys, toolkit.data.files, toolkit.data.tokens, toolkit.data.chat, toolkit.data.encode;"
-            "print([name for name in ('datasets', 'transformers', 'torch') if name in sys.modules])")
+    code = (
+        "import sys, toolkit.data.files, toolkit.data.tokens, toolkit.data.chat, toolkit.data.encode;"
+        "print([name for name in ('datasets', 'transformers', 'torch') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -46,6 +46,7 @@ def refused(call, *words):
 
 # Documents
 
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_last_characters_cuts_the_concatenation_at_one_place(tmp_path, monkeypatch, share):
     monkeypatch.setattr("toolkit.data.files.PIECE_BYTES", 7)
@@ -86,8 +87,10 @@ def test_documents_are_held_out_by_their_text_whatever_file_or_seed(tmp_path):
 
 def test_the_split_is_the_one_of_earlier_versions(tmp_path):
     """Pinned: were it to move, data held out by an old run would be trained on by a new one."""
-    rows = [{"text": f"story {number}", "messages": [user(f"Story  {number}"), assistant("A")]}
-            for number in range(60)]
+    rows = [
+        {"text": f"story {number}", "messages": [user(f"Story  {number}"), assistant("A")]}
+        for number in range(60)
+    ]
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
     held_out = ["story 36", "story 41", "story 42", "story 49"]
     assert texts(source, "held_out") == held_out
@@ -96,8 +99,10 @@ def test_the_split_is_the_one_of_earlier_versions(tmp_path):
 
 
 def test_conversations_as_text_are_split_by_their_first_request(tmp_path):
-    rows = [{"messages": [user(f"story {number}"), assistant("A"), user("and?"), assistant(f"B{number}")]}
-            for number in range(60)]
+    rows = [
+        {"messages": [user(f"story {number}"), assistant("A"), user("and?"), assistant(f"B{number}")]}
+        for number in range(60)
+    ]
     rows.append({"messages": [user("no answer")]})
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
     assert texts(source, "held_out")[0] == "Human: story 36\n\nAssistant: A\n\nHuman: and?\n\nAssistant: B36"
@@ -188,7 +193,8 @@ def test_stories_carry_their_logprob_and_are_on_their_side():
     assert (len(train), len(held_out)) == (60, 10)
     assert all(storyworld.split_of(document.text) == "held_out" for document in held_out)
     assert [document.logprob for document in train] == pytest.approx(
-        [storyworld.story_logprob(document.text) for document in train])
+        [storyworld.story_logprob(document.text) for document in train]
+    )
     assert len(texts(DataSource(name="storyworld", examples=90), "held_out")) == 10
     assert len(texts(source, "all")) == 70
 
@@ -198,17 +204,22 @@ def test_a_mixture_of_one_world_is_that_world_and_one_with_files_is_unknown(tmp_
     twice = list(sources.texts([world, world], part="train", seed=3))
     assert len({document.text for document in twice}) == len(twice) == 40, "each source has its own stories"
     assert [document.logprob for document in twice] == pytest.approx(
-        [storyworld.story_logprob(document.text) for document in twice])
+        [storyworld.story_logprob(document.text) for document in twice]
+    )
     other = DataSource(name=jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(99)]))
     assert {document.logprob for document in sources.texts([world, other], part="train", seed=3)} == {None}
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({}, ["examples"]), ({"examples": 5, "config": "novels"}, ["novels", "stories"]),
-    ({"examples": 5, "flawed_share": 0.5}, ["flawed_share"]),
-    ({"examples": 5, "config": "prompts"}, ["text"]),
-    ({"examples": 5, "held_out": HeldOut(last_characters=0.1)}, ["characters"]),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ["examples"]),
+        ({"examples": 5, "config": "novels"}, ["novels", "stories"]),
+        ({"examples": 5, "flawed_share": 0.5}, ["flawed_share"]),
+        ({"examples": 5, "config": "prompts"}, ["text"]),
+        ({"examples": 5, "held_out": HeldOut(last_characters=0.1)}, ["characters"]),
+    ],
+)
 def test_what_storyworld_does_not_know_is_refused(settings, words):
     refused(lambda: texts(DataSource(name="storyworld", **settings), "train"), *words)
 
@@ -221,8 +232,14 @@ FORMATS = {
     "hh-rlhf": {"chosen": HH_TEXT + ANSWER, "rejected": HH_TEXT + WORSE},
     "whole messages": {"chosen": [*PROMPT, assistant(ANSWER)], "rejected": [*PROMPT, assistant(WORSE)]},
     "prompt and messages": {"prompt": PROMPT, "chosen": [assistant(ANSWER)], "rejected": [assistant(WORSE)]},
-    "ultrafeedback": {"prompt": "Q1", "prompt_id": "0", "score_chosen": 1.0, "messages": [user("other")],
-                      "chosen": [*PROMPT, assistant(ANSWER)], "rejected": [*PROMPT, assistant(WORSE)]},
+    "ultrafeedback": {
+        "prompt": "Q1",
+        "prompt_id": "0",
+        "score_chosen": 1.0,
+        "messages": [user("other")],
+        "chosen": [*PROMPT, assistant(ANSWER)],
+        "rejected": [*PROMPT, assistant(WORSE)],
+    },
     "prompt as hh text": {"prompt": HH_TEXT[: -len("\n\nAssistant: ")], "chosen": ANSWER, "rejected": WORSE},
 }
 
@@ -244,16 +261,28 @@ def test_trl_text_preferences(tmp_path):
     assert row == {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
 
 
-@pytest.mark.parametrize("row", [
-    {"messages": [*PROMPT, assistant(ANSWER)]}, {"conversation": [*PROMPT, assistant(ANSWER), user("bye")]},
-    {"prompt": PROMPT, "completion": ANSWER}, {"prompt": PROMPT, "completion": [assistant(ANSWER)]},
-    {"conversations": [{"from": "human", "value": "Q1"}, {"from": "gpt", "value": "A1"},
-                       {"from": "human", "value": "Q2"}, {"from": "gpt", "value": ANSWER}]},
-])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [*PROMPT, assistant(ANSWER)]},
+        {"conversation": [*PROMPT, assistant(ANSWER), user("bye")]},
+        {"prompt": PROMPT, "completion": ANSWER},
+        {"prompt": PROMPT, "completion": [assistant(ANSWER)]},
+        {
+            "conversations": [
+                {"from": "human", "value": "Q1"},
+                {"from": "gpt", "value": "A1"},
+                {"from": "human", "value": "Q2"},
+                {"from": "gpt", "value": ANSWER},
+            ]
+        },
+    ],
+)
 def test_formats_of_conversations(tmp_path, row):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [row]))
     assert sources.conversations(source, part="all", seed=0).to_list() == [
-        {"prompt": PROMPT, "completion": [assistant(ANSWER)]}]
+        {"prompt": PROMPT, "completion": [assistant(ANSWER)]}
+    ]
     assert sources.prompts(source, part="all", seed=0).to_list() == [{"prompt": PROMPT}]
 
 
@@ -267,29 +296,47 @@ def test_prompts_alone_and_a_named_field(tmp_path):
 
 def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path, capsys):
     good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
-    rows = [good, {**good, "chosen": " "}, {**good, "rejected": "A"},
-            {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
-            {"chosen": [assistant("A")], "rejected": [assistant("B")]}]
+    rows = [
+        good,
+        {**good, "chosen": " "},
+        {**good, "rejected": "A"},
+        {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
+        {"chosen": [assistant("A")], "rejected": [assistant("B")]},
+    ]
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
     report = sources.Report()
     assert len(sources.preferences(source, part="all", seed=0, report=report)) == 1
-    assert report.as_json() == {"read": 5, "kept": 1, "dropped": {
-        "an answer is empty": 1, "the two answers are the same": 1, "no message of the user": 1,
-        "the prompts of the two answers differ": 1}}
+    assert report.as_json() == {
+        "read": 5,
+        "kept": 1,
+        "dropped": {
+            "an answer is empty": 1,
+            "the two answers are the same": 1,
+            "no message of the user": 1,
+            "the prompts of the two answers differ": 1,
+        },
+    }
     assert capsys.readouterr().err == ""
     sources.preferences(source, part="all", seed=0)
     assert "1 of 5 rows; 1 rows left out: an answer is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("row", "read", "words"), [
-    ({"text": "a"}, sources.preferences, ["'chosen'", "text"]),
-    ({"chosen": "a"}, sources.preferences, ["'rejected'"]),
-    ({"text": "a"}, sources.conversations, ["'messages'"]),
-    ({"messages": 3}, sources.conversations, ["messages", "int"]),
-    ({"messages": [{"role": "tool", "content": "x"}]}, sources.conversations, ["tool", "role"]),
-    ({"messages": [{"role": "user"}]}, sources.conversations, ["content"]),
-    ({"prompt": "", "completion": "A"}, sources.conversations, ["no usable row", "no message of the user"]),
-])
+@pytest.mark.parametrize(
+    ("row", "read", "words"),
+    [
+        ({"text": "a"}, sources.preferences, ["'chosen'", "text"]),
+        ({"chosen": "a"}, sources.preferences, ["'rejected'"]),
+        ({"text": "a"}, sources.conversations, ["'messages'"]),
+        ({"messages": 3}, sources.conversations, ["messages", "int"]),
+        ({"messages": [{"role": "tool", "content": "x"}]}, sources.conversations, ["tool", "role"]),
+        ({"messages": [{"role": "user"}]}, sources.conversations, ["content"]),
+        (
+            {"prompt": "", "completion": "A"},
+            sources.conversations,
+            ["no usable row", "no message of the user"],
+        ),
+    ],
+)
 def test_columns_that_are_missing_or_wrong_are_named(tmp_path, row, read, words):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [row]))
     refused(lambda: read(source, part="all", seed=0), "a.jsonl", *words)
@@ -299,21 +346,25 @@ def test_plain_text_and_last_characters_are_no_conversations(tmp_path):
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     source = DataSource(name=str(tmp_path / "a.txt"))
     refused(lambda: sources.prompts(source, part="all", seed=0), "plain text")
-    source = DataSource(name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]),
-                        held_out=HeldOut(last_characters=0.5))
+    source = DataSource(
+        name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]), held_out=HeldOut(last_characters=0.5)
+    )
     refused(lambda: sources.prompts(source, part="train", seed=0), "last_characters")
 
 
 def test_an_empty_part_is_an_error(tmp_path):
-    source = DataSource(name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]),
-                        held_out=HeldOut(documents=1e-9))
+    source = DataSource(
+        name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]), held_out=HeldOut(documents=1e-9)
+    )
     refused(lambda: sources.preferences(source, part="held_out", seed=0), "held-out part has no usable row")
 
 
 def test_the_split_does_not_see_case_space_or_what_follows_the_first_request(tmp_path):
     variants = ["Tell me a STORY ", "tell  me a story", "Ｔell me\na story"]
-    rows = [{"messages": [user(text), assistant(f"A{number}"), user(f"more {number}"), assistant("end")]}
-            for number, text in enumerate(variants)]
+    rows = [
+        {"messages": [user(text), assistant(f"A{number}"), user(f"more {number}"), assistant("end")]}
+        for number, text in enumerate(variants)
+    ]
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows), held_out=HeldOut(documents=0.5))
     sizes = []
     for part in ("train", "held_out"):
@@ -388,7 +439,7 @@ def test_text_of_hh_rlhf_holds_out_what_the_later_stages_hold_out():
     found = list(sources.texts(source, part="train", seed=0))
     assert len(found) == 2049 and all(document.text.startswith("Human: ") for document in found)
     held_out = {row["prompt"][0]["content"] for row in sources.conversations(source, part="held_out", seed=0)}
-    assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: "):] for document in found}
+    assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in found}
 
 
 @real_data
@@ -411,6 +462,7 @@ def test_the_usual_split_of_tinyshakespeare():
 
 # The hub
 
+
 class Offline:
     @staticmethod
     def load(*args, **kwargs):
@@ -419,8 +471,10 @@ class Offline:
 
 def test_without_network_it_is_said_what_to_pass(monkeypatch):
     monkeypatch.setattr(hub.datasets, "load_dataset", Offline.load)
-    for read in (lambda: texts(DataSource(name="owner/name@v1"), "train"),
-                 lambda: sources.preferences(DataSource(name="owner/name@v1"), part="train", seed=0)):
+    for read in (
+        lambda: texts(DataSource(name="owner/name@v1"), "train"),
+        lambda: sources.preferences(DataSource(name="owner/name@v1"), part="train", seed=0),
+    ):
         refused(read, "owner/name@v1: the Hub cannot be reached", "local .jsonl", "storyworld")
 
 
@@ -428,10 +482,18 @@ def test_without_network_it_is_said_what_to_pass(monkeypatch):
 def fake_hub(monkeypatch):
     def load(name, config, *, revision, streaming):
         calls.append((name, config, revision, streaming))
-        return datasets.DatasetDict({
-            split: datasets.Dataset.from_list([{"text": f"{split} {number}", "prompt": f"{split} {number}",
-                                                "completion": "A"} for number in range(100)])
-            for split in ("train", "test")})
+        return datasets.DatasetDict(
+            {
+                split: datasets.Dataset.from_list(
+                    [
+                        {"text": f"{split} {number}", "prompt": f"{split} {number}", "completion": "A"}
+                        for number in range(100)
+                    ]
+                )
+                for split in ("train", "test")
+            }
+        )
+
     calls = []
     monkeypatch.setattr(hub.datasets, "load_dataset", load)
     monkeypatch.setattr(hub.datasets.config, "HF_HUB_OFFLINE", False)

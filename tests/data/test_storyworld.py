@@ -21,19 +21,27 @@ def test_rows_are_plain_and_split_by_their_key(config):
 def test_columns():
     columns = {config: set(next(rows(config, 1, "train", 1))) for config in CONFIGS}
     assert columns == {
-        "stories": {"text", "logprob"}, "prompts": {"prompt"},
+        "stories": {"text", "logprob"},
+        "prompts": {"prompt"},
         "conversations": {"prompt", "completion", "flaws"},
-        "preferences": {"prompt", "chosen", "rejected", "utility_chosen", "utility_rejected", "probability"}}
+        "preferences": {"prompt", "chosen", "rejected", "utility_chosen", "utility_rejected", "probability"},
+    }
     row = next(rows("preferences", 1, "train", 1))
     assert [message["role"] for message in row["chosen"] + row["rejected"]] == ["assistant"] * 2
 
 
 def test_a_held_out_prompt_is_in_no_training_set():
-    held_out = {row["prompt"][0]["content"] for config, seed in (("prompts", 1), ("conversations", 2))
-                for row in rows(config, seed, "held_out", 100)}
+    held_out = {
+        row["prompt"][0]["content"]
+        for config, seed in (("prompts", 1), ("conversations", 2))
+        for row in rows(config, seed, "held_out", 100)
+    }
     sizes = [("prompts", 1, 2500), ("prompts", 3, 500), ("conversations", 2, 200), ("preferences", 4, 100)]
-    trained = {row["prompt"][0]["content"] for config, seed, count in sizes
-               for row in rows(config, seed, "train", count)}
+    trained = {
+        row["prompt"][0]["content"]
+        for config, seed, count in sizes
+        for row in rows(config, seed, "train", count)
+    }
     assert not held_out & trained and len(trained) > 3000
 
 
@@ -50,8 +58,11 @@ def test_the_split_looks_at_the_first_user_message_alone_and_not_at_its_spacing(
     for index in range(50):
         text = f"Tell me a story number {index}."
         first = [{"role": "user", "content": text}]
-        longer = [{"role": "user", "content": f"  {text.upper()}\n"},
-                  {"role": "assistant", "content": "Well"}, {"role": "user", "content": "Who?"}]
+        longer = [
+            {"role": "user", "content": f"  {text.upper()}\n"},
+            {"role": "assistant", "content": "Well"},
+            {"role": "user", "content": "Who?"},
+        ]
         assert split_of(first) == split_of(longer) == split_of(text)
 
 
@@ -69,12 +80,16 @@ def test_options_reach_the_rows():
     assert all(value == 0.5 or value > 0.999 for value in likely)
 
 
-@pytest.mark.parametrize(("arguments", "options", "message"), [
-    (("tales", 1, "train", 1), {}, "unknown storyworld config 'tales'"),
-    (("stories", 1, "test", 1), {}, "unknown split 'test'"),
-    (("stories", 1, "train", 1), {"temperature": 1.0}, "no option temperature"),
-    (("prompts", 1, "train", 1), {"stride": 0}, "stride"),
-    (("prompts", 1, "train", 1), {"held_out_fraction": 1.5}, "held_out_fraction")])
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("tales", 1, "train", 1), {}, "unknown storyworld config 'tales'"),
+        (("stories", 1, "test", 1), {}, "unknown split 'test'"),
+        (("stories", 1, "train", 1), {"temperature": 1.0}, "no option temperature"),
+        (("prompts", 1, "train", 1), {"stride": 0}, "stride"),
+        (("prompts", 1, "train", 1), {"held_out_fraction": 1.5}, "held_out_fraction"),
+    ],
+)
 def test_what_rows_refuse(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         rows(*arguments, **options)
@@ -89,8 +104,15 @@ def test_the_public_names_exist():
 
 
 def test_the_import_is_light():
-    command = ("import sys, toolkit.data.storyworld;"
-               "print(sorted({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules)))")
-    found = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True,
-                           env={"PYTHONPATH": ":".join(filter(None, sys.path))})
+    command = (
+        "import sys, toolkit.data.storyworld;"
+        "print(sorted({'torch', 'datasets', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", command],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
     assert found.stdout.strip() == "[]"

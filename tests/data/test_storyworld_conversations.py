@@ -39,7 +39,9 @@ def test_free_requests_are_read_by_their_words():
     assert asked == {"animal": "owl", "object": "music box", "ending": "well", "length": "short"}
     name = LEXICONS["name"].keys[0]
     assert read_request(f"Something sad at the end about {name}. It ends badly. Someone called {name}.") == {
-        "hero": name, "ending": "badly"}
+        "hero": name,
+        "ending": "badly",
+    }
     assert read_request("") == {} == read_request("\u732b" * 5000)
 
 
@@ -83,8 +85,11 @@ def _facts_of(flaw):
 def test_wrong_answers_are_wrong_in_that_and_nothing_else(role):
     for prompt, text in _facts_of(f"wrong_{role}"):
         found = read(text)
-        wrong = {asked for asked, word in prompt.asked.items()
-                 if asked != "length" and found.facts.get(asked) != word}
+        wrong = {
+            asked
+            for asked, word in prompt.asked.items()
+            if asked != "length" and found.facts.get(asked) != word
+        }
         assert wrong == {role} and found.conflicts == 0
 
 

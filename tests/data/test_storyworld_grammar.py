@@ -35,8 +35,10 @@ def friend():
 def small_grammar():
     meets = Sentence(Sequence([hero(), Text(" met "), friend(), Text(".")]), kind="opening", lead="")
     rest = Sentence(Sequence([Text("Then "), hero("he"), Text(" slept.")]), kind="middle")
-    ends = {"well": Sentence(Sequence([hero(), Text(" smiled.")]), kind="closing"),
-            "badly": Sentence(Sequence([friend(), Text(" wept.")]), kind="closing")}
+    ends = {
+        "well": Sentence(Sequence([hero(), Text(" smiled.")]), kind="closing"),
+        "badly": Sentence(Sequence([friend(), Text(" wept.")]), kind="closing"),
+    }
     return Sequence([meets, Optional(rest, probability=0.3), Choice(ends, weights=[2.0, 1.0], role="ending")])
 
 
@@ -84,9 +86,18 @@ def test_probability_by_hand():
     assert roles == {"hero": "Bo", "friend": "Ada", "ending": "badly"}
 
 
-@pytest.mark.parametrize("text", [
-    "Bo met Bo. Bo smiled.", "Bo met Ada. Then she slept. Bo smiled.", "Bo met Ada. Cy smiled.",
-    "Bo met Ada. Bo smiled. ", "Bo met Ada.", "", "Bo met Ada. Then he slept. Then he slept. Bo smiled."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bo met Bo. Bo smiled.",
+        "Bo met Ada. Then she slept. Bo smiled.",
+        "Bo met Ada. Cy smiled.",
+        "Bo met Ada. Bo smiled. ",
+        "Bo met Ada.",
+        "",
+        "Bo met Ada. Then he slept. Then he slept. Bo smiled.",
+    ],
+)
 def test_texts_outside_the_language(text):
     assert total_logprob(derivations(small_grammar(), text)) is None
 
@@ -106,7 +117,7 @@ def test_the_story_grammar_restricted_to_few_words_sums_to_one_without_ambiguity
             texts.append((text, logprob))
         assert isclose(mass, 1.0, abs_tol=1e-9), plot
         assert len({text for text, _ in texts}) == len(texts) > 100, plot
-        for text, logprob in texts[::max(1, len(texts) // 40)]:
+        for text, logprob in texts[:: max(1, len(texts) // 40)]:
             [(_, parsed)] = derivations(grammar, text)
             assert isclose(parsed, logprob, abs_tol=1e-9)
 
@@ -119,7 +130,7 @@ def test_generation_has_the_frequencies_that_the_probabilities_say():
         counts["".join(out)] = counts.get("".join(out), 0) + 1
     for text, _, logprob in grammar.enumerate({}):
         expected = draws * exp(logprob)
-        assert abs(counts.get(text, 0) - expected) < 5 * expected ** 0.5 + 1, text
+        assert abs(counts.get(text, 0) - expected) < 5 * expected**0.5 + 1, text
 
 
 def test_a_bound_role_is_a_constraint_and_costs_nothing():

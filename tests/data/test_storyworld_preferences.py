@@ -52,8 +52,9 @@ DEGENERATE = {
     "another constant story": lambda prompt: FLAWLESS[7],
     "long gibberish": lambda prompt: "lorem ipsum dolor sit amet " * 80,
     "gibberish of the right length": lambda prompt: " ".join(f"word{index}" for index in range(60)) + ".",
-    "right length and ending only": lambda prompt: " ".join(f"a{index} b c" for index in range(20)) + ". "
-    + FLAWLESS_END,
+    "right length and ending only": lambda prompt: (
+        " ".join(f"a{index} b c" for index in range(20)) + ". " + FLAWLESS_END
+    ),
     "stuffed keywords": lambda prompt: "fox key fox key fox key" * 8,
     "the prompt's words, stuffed": lambda prompt: " ".join([prompt[-1]["content"].rstrip("?.")] * 5) + ".",
     "endings only": lambda prompt: " ".join([FLAWLESS_END] * 8),
@@ -62,20 +63,43 @@ DEGENERATE = {
 
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_policies_lose_clearly_to_flawed_stories(name):
-    policy = mean(utility(each.messages_prompt, DEGENERATE[name](each.messages_prompt)).total
-                  for each in CONVERSATIONS)
+    policy = mean(
+        utility(each.messages_prompt, DEGENERATE[name](each.messages_prompt)).total for each in CONVERSATIONS
+    )
     flawed = [found.total for each, found in zip(CONVERSATIONS, UTILITIES, strict=True) if each.flaws]
     assert policy < mean(flawed) - 2.0
     assert policy < sorted(flawed)[len(flawed) // 10]
 
 
-@pytest.mark.parametrize("text", [
-    "", ".", "?!", '"', "\x00\ud800", "\u732b\u304c\u597d\u304d\u3002" * 100, "A. " * 3000,
-    "a" * 100_000, "Mira " * 9000, "Once there was a", "\n\n\n", "[|]{}", "He She His Her."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "?!",
+        '"',
+        "\x00\ud800",
+        "\u732b\u304c\u597d\u304d\u3002" * 100,
+        "A. " * 3000,
+        "a" * 100_000,
+        "Mira " * 9000,
+        "Once there was a",
+        "\n\n\n",
+        "[|]{}",
+        "He She His Her.",
+    ],
+)
 def test_any_text_has_a_utility_soon(text):
-    prompts = [CONVERSATIONS[0].messages_prompt, [], [{"role": "user", "content": text}],
-               [{"role": "user", "content": text}, {"role": "assistant", "content": text},
-                {"role": "user", "content": "Who was lost?"}]]
+    prompts = [
+        CONVERSATIONS[0].messages_prompt,
+        [],
+        [{"role": "user", "content": text}],
+        [
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": "Who was lost?"},
+        ],
+    ]
     began = time.process_time()
     for prompt in prompts:
         assert 0.0 <= utility(prompt, text).total < 0.8 * TOP
@@ -83,8 +107,10 @@ def test_any_text_has_a_utility_soon(text):
 
 
 def test_utility_takes_a_millisecond():
-    answers = [(each.messages_prompt, conversation(80, index).answer)
-               for index, each in enumerate(CONVERSATIONS[:100])]
+    answers = [
+        (each.messages_prompt, conversation(80, index).answer)
+        for index, each in enumerate(CONVERSATIONS[:100])
+    ]
     began = time.process_time()
     for prompt, text in answers:
         utility(prompt, text)

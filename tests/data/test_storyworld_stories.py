@@ -34,8 +34,8 @@ def test_changed_stories_are_not_in_the_language():
         words = each.text.split()
         half = len(words) // 2
         sentences = split_sentences(each.text)
-        assert story_logprob(" ".join(words[:half] + ["zebrafish"] + words[half + 1:])) is None
-        assert story_logprob(" ".join(words[:half] + words[half + 1:])) is None
+        assert story_logprob(" ".join(words[:half] + ["zebrafish"] + words[half + 1 :])) is None
+        assert story_logprob(" ".join(words[:half] + words[half + 1 :])) is None
         assert story_logprob(" ".join(sentences[:-1])) is None
         assert story_logprob(" ".join([*sentences, sentences[-1]])) is None
         assert story_logprob(each.text + " ") is None
@@ -47,8 +47,11 @@ def test_a_name_that_changes_late_is_not_in_the_language():
     for each in STORIES[:100]:
         head, hero, tail = each.text.rpartition(each.roles["hero"])
         if hero in head and tail:
-            other = next(name for name, kind in LEXICONS["name"].kinds.items()
-                         if kind == LEXICONS["name"].kinds[hero] and name not in each.text)
+            other = next(
+                name
+                for name, kind in LEXICONS["name"].kinds.items()
+                if kind == LEXICONS["name"].kinds[hero] and name not in each.text
+            )
             assert story_logprob(head + other + tail) is None
             changed += 1
     assert changed > 50
@@ -63,11 +66,20 @@ def test_a_story_is_a_function_of_seed_and_index_alone():
     assert story(5, 7) == STORIES[7]
     assert story(5, 7).text != story(6, 7).text != story(5, 8).text
     # Every row, of every config, in another process with another hash seed.
-    command = ("from hashlib import sha256; from toolkit.data.storyworld import CONFIGS, rows;"
-               "print(sha256(repr([list(rows(c, 9, 'train', 12)) for c in CONFIGS]).encode()).hexdigest())")
-    digests = {subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True,
-                              env={**os.environ, "PYTHONHASHSEED": seed,
-                                   "PYTHONPATH": os.pathsep.join(sys.path)}).stdout for seed in ("1", "2")}
+    command = (
+        "from hashlib import sha256; from toolkit.data.storyworld import CONFIGS, rows;"
+        "print(sha256(repr([list(rows(c, 9, 'train', 12)) for c in CONFIGS]).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", command],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(digests) == 1
 
 
@@ -139,8 +151,15 @@ def test_whatever_can_return_is_remembered():
 
 def test_constraints_hold_and_cost_nothing():
     for index in range(40):
-        given = {"hero": LEXICONS["name"].keys[index], "animal": "owl",
-                 "object": "key", "plot": "guard", "ending": "badly", "place": "bakery", "pal": "fox"}
+        given = {
+            "hero": LEXICONS["name"].keys[index],
+            "animal": "owl",
+            "object": "key",
+            "plot": "guard",
+            "ending": "badly",
+            "place": "bakery",
+            "pal": "fox",
+        }
         told = story_given(Stream("given", index), **given)
         assert all(told.roles[role] == word for role, word in given.items())
         assert " owl" in told.text and "key" in told.text and "the bakery" in told.text
@@ -160,8 +179,11 @@ def test_sentences_are_read_one_by_one():
 def test_reading_sees_contradictions():
     each = next(each for each in STORIES if each.text.count(each.roles["hero"]) > 1)
     hero = each.roles["hero"]
-    other = next(name for name, kind in LEXICONS["name"].kinds.items()
-                 if kind != LEXICONS["name"].kinds[hero] and name not in each.text)
+    other = next(
+        name
+        for name, kind in LEXICONS["name"].kinds.items()
+        if kind != LEXICONS["name"].kinds[hero] and name not in each.text
+    )
     head, _, tail = each.text.rpartition(hero)
     assert read(head + other + tail).conflicts >= 1
     assert read("A stranger named Nobody saw " + other + ".").conflicts == 1

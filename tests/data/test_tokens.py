@@ -37,8 +37,12 @@ def test_the_stream_and_the_documents_come_back(tmp_path, shard_tokens):
 
 def test_reading_beyond_the_end_is_an_error(tmp_path):
     shards = written(tmp_path)
-    for call in (lambda: shards.read(shards.tokens - 1, 2), lambda: shards.read(-1, 1),
-                 lambda: shards.document(5), lambda: shards.document(-1)):
+    for call in (
+        lambda: shards.read(shards.tokens - 1, 2),
+        lambda: shards.read(-1, 1),
+        lambda: shards.document(5),
+        lambda: shards.document(-1),
+    ):
         with pytest.raises(IndexError):
             call()
 
@@ -84,7 +88,8 @@ def test_a_killed_writer_goes_on_where_its_state_says(tmp_path):
         assert again.finish()["digest"] == whole.digest
         assert TokenShards.open(folder).verify() == []
         assert sorted(path.name for path in folder.iterdir()) == sorted(
-            path.name for path in (tmp_path / "whole").iterdir())
+            path.name for path in (tmp_path / "whole").iterdir()
+        )
 
 
 def test_a_changed_finished_file_is_found_when_going_on(tmp_path):

@@ -45,8 +45,15 @@ def test_save_is_whole_or_nothing(folder, tiny_model, tiny_tokenizer, monkeypatc
 
 
 def test_other_architectures_load(tmp_path, tiny_tokenizer):
-    config = LlamaConfig(vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=32)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+    )
     save_model(LlamaForCausalLM(config), tiny_tokenizer, tmp_path / "llama")
     model, _ = load_causal_lm((str(tmp_path / "llama"), None))
     assert model.config.model_type == "llama"

@@ -17,8 +17,15 @@ from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import ModelSettings, PpoRecipe
 from toolkit.runs.directory import open_run
 
-SETTINGS = {"episodes": 32, "rollout_examples": 8, "epochs": 2, "minibatches": 2, "learning_rate": 1e-3,
-            "max_prompt_tokens": 16, "max_new_tokens": 24}
+SETTINGS = {
+    "episodes": 32,
+    "rollout_examples": 8,
+    "epochs": 2,
+    "minibatches": 2,
+    "learning_rate": 1e-3,
+    "max_prompt_tokens": 16,
+    "max_new_tokens": 24,
+}
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +42,23 @@ def world(tmp_path_factory, tiny_tokenizer) -> Path:
         policy.transformer.wte.weight[end_id, -1] = 1.6
     save_model(policy, tiny_tokenizer, folder / "policy")
     torch.manual_seed(2)
-    config = GPT2Config(vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=1,
-                        initializer_range=0.2, eos_token_id=end_id, pad_token_id=pad_id)
+    config = GPT2Config(
+        vocab_size=320,
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        num_labels=1,
+        initializer_range=0.2,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
+    )
     save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, folder / "reward")
-    prompts = [{"prompt": [{"role": "user", "content": f"{word} {number}"}]}
-               for number in range(20) for word in ("Say", "Count to")]
+    prompts = [
+        {"prompt": [{"role": "user", "content": f"{word} {number}"}]}
+        for number in range(20)
+        for word in ("Say", "Count to")
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     return folder
 
@@ -47,21 +66,30 @@ def world(tmp_path_factory, tiny_tokenizer) -> Path:
 @pytest.fixture
 def recipe(world) -> Callable[..., PpoRecipe]:
     """A small recipe; keywords of the recipe, or of `trainer`."""
+
     def make(**changes) -> PpoRecipe:
         own = {key: changes.pop(key) for key in list(changes) if key in PpoRecipe.model_fields}
         settings = {"precision": "fp32", "device": "cpu", "seed": 3, **own}
         return PpoRecipe(
-            stage="ppo", model=str(world / "policy"), reward_model=str(world / "reward"),
-            data={"name": str(world / "prompts.jsonl")}, trainer={**SETTINGS, **changes}, **settings)
+            stage="ppo",
+            model=str(world / "policy"),
+            reward_model=str(world / "reward"),
+            data={"name": str(world / "prompts.jsonl")},
+            trainer={**SETTINGS, **changes},
+            **settings,
+        )
+
     return make
 
 
 @pytest.fixture
 def opened(tmp_path):
     """Open a run of a recipe below tmp_path/<place>."""
+
     @contextmanager
     def open_it(recipe: PpoRecipe, place: str = "runs"):
         loaded = LoadedRecipe(tmp_path / "ppo.yaml", "t/ppo", recipe, "stage: ppo\n", {})
         with open_run(loaded, runs_dir=tmp_path / place) as run:
             yield run
+
     return open_it

@@ -34,16 +34,30 @@ def make_loop(world, recipe):
         policy, tokenizer = load_causal_lm((str(world / "policy"), None))
         reward_model, reward_tokenizer = load_reward_model((str(world / "reward"), None))
         forbidden = forbidden_bias(policy, pad_id=tokenizer.pad_token_id, end_id=tokenizer.eos_token_id)
-        actor_critic = ActorCritic(policy, critic_from_reward_model(reward_model), forbidden=forbidden,
-                                   temperature=settings.trainer.temperature)
+        actor_critic = ActorCritic(
+            policy,
+            critic_from_reward_model(reward_model),
+            forbidden=forbidden,
+            temperature=settings.trainer.temperature,
+        )
         accelerator = Accelerator(cpu=True)
         optimizer = build_optimizer(actor_critic, settings.trainer)
         wrapped, optimizer = accelerator.prepare(actor_critic, optimizer)
-        models = Models(actor_critic, wrapped, optimizer, copy.deepcopy(policy), tokenizer, reward_model,
-                        reward_tokenizer, critic_knows_scores=True)
-        prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": f"Say {number}"}]}
-                                     for number in range(20)])["prompt"]
+        models = Models(
+            actor_critic,
+            wrapped,
+            optimizer,
+            copy.deepcopy(policy),
+            tokenizer,
+            reward_model,
+            reward_tokenizer,
+            critic_knows_scores=True,
+        )
+        prompts = Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": f"Say {number}"}]} for number in range(20)]
+        )["prompt"]
         return Loop(settings, models, prompts, accelerator=accelerator, bf16=bf16)
+
     return make
 
 
@@ -67,8 +81,13 @@ def test_an_episode_ends_as_it_was_sampled_and_is_scored_as_text(make_loop):
         assert end_id not in episode.answer_ids[:-1]
         assert episode.ended or len(episode.answer_ids) == 24
         assert "endoftext" not in episode.text
-        expected = reward_scores(loop.models.reward_model, loop.models.reward_tokenizer, [episode.prompt],
-                                 answers=[episode.text], ended=[episode.ended])
+        expected = reward_scores(
+            loop.models.reward_model,
+            loop.models.reward_tokenizer,
+            [episode.prompt],
+            answers=[episode.text],
+            ended=[episode.ended],
+        )
         assert episode.score == pytest.approx(float(expected[0]), abs=1e-5)
 
 
@@ -85,7 +104,7 @@ def test_logprobs_are_those_of_sampling_and_of_the_plain_model(make_loop, temper
     for episode in read_rollout(loop):
         logits = policy(torch.tensor([episode.prompt_ids + episode.answer_ids])).logits[0].detach()
         logits[:, tokenizer.pad_token_id] = -torch.inf
-        logits[:, len(tokenizer):] = -torch.inf
+        logits[:, len(tokenizer) :] = -torch.inf
         expected = (logits / temperature).log_softmax(-1)
         rows = torch.arange(len(episode.answer_ids)) + len(episode.prompt_ids) - 1
         expected = expected[rows, torch.tensor(episode.answer_ids)]
@@ -125,8 +144,9 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(make_loop):
     whole = gradient(loop, episodes)
     for size in (1, 5, 16):
         loop.micro_size = size
-        torch.testing.assert_close(gradient(loop, episodes), whole, atol=1e-5 * float(whole.abs().max()),
-                                   rtol=1e-5)
+        torch.testing.assert_close(
+            gradient(loop, episodes), whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-5
+        )
 
 
 def test_the_gradient_is_that_of_the_mean_over_tokens(make_loop):
@@ -190,8 +210,9 @@ def test_the_critic_begins_as_the_reward_model_in_normalised_scores(make_loop):
     loop._set_scale(ScoreScale(mean=-3.0, std=0.5))
     prompt = [{"role": "user", "content": "Who?"}]
     head, answer = chat.example_ids(loop.models.tokenizer, prompt, "Me.")
-    score = reward_scores(loop.models.reward_model, loop.models.reward_tokenizer, [prompt], answers=["Me."],
-                          ended=[True])[0]
+    score = reward_scores(
+        loop.models.reward_model, loop.models.reward_tokenizer, [prompt], answers=["Me."], ended=[True]
+    )[0]
     whole = make_batch([head + answer], [[5]], filler=1, device=torch.device("cpu"))
     assert loop.models.actor_critic.critic(whole).item() == pytest.approx((score + 3.0) / 0.5, abs=1e-4)
 
@@ -224,10 +245,13 @@ def test_rewards_are_normalised_and_an_answer_without_an_end_pays():
     assert ScoreScale.of([4.0, 4.0]) == ScoreScale(4.0, 1.0)
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("linear", [(1e-3, 2e-3), (7.5e-4, 1.5e-3), (5e-4, 1e-3), (2.5e-4, 5e-4)]),
-    ("constant", [(1e-3, 2e-3)] * 4),
-])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [(1e-3, 2e-3), (7.5e-4, 1.5e-3), (5e-4, 1e-3), (2.5e-4, 5e-4)]),
+        ("constant", [(1e-3, 2e-3)] * 4),
+    ],
+)
 def test_learning_rates(make_loop, schedule, expected):
     loop = make_loop(schedule=schedule, value_learning_rate=2e-3)
     actual = []
@@ -244,8 +268,16 @@ def early_letters(model, tokenizer, prompts, *, answers, ended):
 
 def test_it_learns_to_say_what_is_rewarded_while_the_kl_stays_bounded(make_loop, monkeypatch):
     monkeypatch.setattr(loop_module, "reward_scores", early_letters)
-    loop = make_loop(episodes=384, rollout_examples=32, minibatches=1, epochs=4, learning_rate=1e-2,
-                     kl_coefficient=0.05, missing_end_penalty=0.0, max_new_tokens=12)
+    loop = make_loop(
+        episodes=384,
+        rollout_examples=32,
+        minibatches=1,
+        epochs=4,
+        learning_rate=1e-2,
+        kl_coefficient=0.05,
+        missing_end_penalty=0.0,
+        max_new_tokens=12,
+    )
     rows = [loop.train_rollout() for _ in range(loop.rollouts)]
     first, last = rows[0]["score"], np.mean([row["score"] for row in rows[-3:]])
     assert first < 1 and last > 4
@@ -256,7 +288,14 @@ def test_a_larger_kl_coefficient_stays_closer(make_loop, monkeypatch):
     monkeypatch.setattr(loop_module, "reward_scores", early_letters)
     ends = []
     for coefficient in (0.0, 1.0):
-        loop = make_loop(episodes=192, rollout_examples=32, minibatches=1, learning_rate=1e-2,
-                         kl_coefficient=coefficient, missing_end_penalty=0.0, max_new_tokens=12)
+        loop = make_loop(
+            episodes=192,
+            rollout_examples=32,
+            minibatches=1,
+            learning_rate=1e-2,
+            kl_coefficient=coefficient,
+            missing_end_penalty=0.0,
+            max_new_tokens=12,
+        )
         ends.append([loop.train_rollout() for _ in range(loop.rollouts)][-1]["kl"])
     assert ends[1] < 0.6 * ends[0]

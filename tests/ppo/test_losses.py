@@ -60,9 +60,11 @@ def test_advantages_equal_the_definition_for_ragged_lengths(gamma, gae_lambda):
     for row, length in enumerate(lengths):
         reward, value = rewards[row, :length].tolist(), [*values[row, :length].tolist(), 0.0]
         for token in range(length):
-            expected = sum((gamma * gae_lambda) ** (later - token)
-                           * (reward[later] + gamma * value[later + 1] - value[later])
-                           for later in range(token, length))
+            expected = sum(
+                (gamma * gae_lambda) ** (later - token)
+                * (reward[later] + gamma * value[later + 1] - value[later])
+                for later in range(token, length)
+            )
             assert float(advantages[row, token]) == pytest.approx(expected, abs=1e-12)
         assert not advantages[row, length:].any()
 
@@ -77,10 +79,13 @@ def test_lambda_one_makes_the_returns_the_discounted_rewards():
 RATIOS = [0.5, 0.9, 1.0, 1.1, 1.5]
 
 
-@pytest.mark.parametrize(("advantage", "loss", "gradient"), [
-    (2.0, [-1.0, -1.8, -2.0, -2.2, -2.4], [-1.0, -1.8, -2.0, -2.2, 0.0]),
-    (-2.0, [1.6, 1.8, 2.0, 2.2, 3.0], [0.0, 1.8, 2.0, 2.2, 3.0]),
-])
+@pytest.mark.parametrize(
+    ("advantage", "loss", "gradient"),
+    [
+        (2.0, [-1.0, -1.8, -2.0, -2.2, -2.4], [-1.0, -1.8, -2.0, -2.2, 0.0]),
+        (-2.0, [1.6, 1.8, 2.0, 2.2, 3.0], [0.0, 1.8, 2.0, 2.2, 3.0]),
+    ],
+)
 def test_policy_loss_and_its_gradient(advantage, loss, gradient):
     """d/dlogprob = -A ratio; but 0 above 1 + eps where A > 0, and below 1 - eps where A < 0."""
     old = torch.full((5,), -1.5)
@@ -117,8 +122,9 @@ def test_entropy_with_a_forbidden_entry_is_finite_and_has_a_gradient():
     assert torch.isfinite(logits.grad).all() and logits.grad[0, 2] == 0
 
 
-@pytest.mark.parametrize(("kl", "expected"),
-                         [(6.0, 0.2), (6.6, 0.202), (60.0, 0.204), (0.0, 0.196), (-3.0, 0.196)])
+@pytest.mark.parametrize(
+    ("kl", "expected"), [(6.0, 0.2), (6.6, 0.202), (60.0, 0.204), (0.0, 0.196), (-3.0, 0.196)]
+)
 def test_adaptive_kl(kl, expected):
     assert losses.next_kl_coefficient(0.2, kl=kl, target=6.0) == pytest.approx(expected, abs=1e-12)
 

@@ -24,8 +24,19 @@ def test_two_processes_train_as_one(opened, recipe, tmp_path):
     content = settings.model_dump(exclude_none=True, exclude_defaults=True, mode="json")
     path = tmp_path / "ppo.yaml"
     path.write_text(yaml.safe_dump({"stage": "ppo", "run": "t/ppo", **content}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "toolkit", "run",
-               str(path), "--runs-dir", str(tmp_path / "two")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "toolkit",
+        "run",
+        str(path),
+        "--runs-dir",
+        str(tmp_path / "two"),
+    ]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     two = tmp_path / "two/t/ppo"

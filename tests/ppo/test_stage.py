@@ -14,8 +14,22 @@ from toolkit.ppo import stage
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
 
-NUMBERS = {"score", "reward", "kl", "entropy", "clip_fraction", "value_clip_fraction", "explained_variance",
-           "length", "ended", "kl_coefficient", "policy_loss", "value_loss", "episodes", "step"}
+NUMBERS = {
+    "score",
+    "reward",
+    "kl",
+    "entropy",
+    "clip_fraction",
+    "value_clip_fraction",
+    "explained_variance",
+    "length",
+    "ended",
+    "kl_coefficient",
+    "policy_loss",
+    "value_loss",
+    "episodes",
+    "step",
+}
 
 
 def train(opened, recipe, place="runs"):
@@ -72,8 +86,13 @@ def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
         assert first.keys() == second.keys() and len(first)
         assert all(torch.equal(first[key], second[key]) for key in first), name
     assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
-    first, second = ([{key: value for key, value in row.items() if key != "time"}
-                      for row in metrics.read(path / "metrics.jsonl")] for path in (whole, resumed))
+    first, second = (
+        [
+            {key: value for key, value in row.items() if key != "time"}
+            for row in metrics.read(path / "metrics.jsonl")
+        ]
+        for path in (whole, resumed)
+    )
     assert first == second
 
 
@@ -89,18 +108,24 @@ def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, r
     assert first == second
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"max_new_tokens": 60}, "exceed the policy's context of 64"),
-    ({"learning_rate": 1e30}, "collapsed"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 60}, "exceed the policy's context of 64"),
+        ({"learning_rate": 1e30}, "collapsed"),
+    ],
+)
 def test_refusals(opened, recipe, changes, message):
     with pytest.raises(ToolkitError, match=message):
         train(opened, recipe(**changes))
 
 
 def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, monkeypatch):
-    monkeypatch.setattr(loop_module, "reward_scores",
-                        lambda model, tokenizer, prompts, *, answers, ended: [float("nan")] * len(prompts))
+    monkeypatch.setattr(
+        loop_module,
+        "reward_scores",
+        lambda model, tokenizer, prompts, *, answers, ended: [float("nan")] * len(prompts),
+    )
     with pytest.raises(ToolkitError, match="score") as caught:
         train(opened, recipe())
     assert caught.value.where == "ppo, rollout 1"

@@ -74,6 +74,7 @@ def _arm(number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
             return function(*arguments, **options)
+
         return call
 
     for name in ("fsync", "rename", "replace", "unlink", "rmdir", "truncate", "mkdir"):
@@ -100,7 +101,7 @@ class _Halves:
         self._handle.write(content[: len(content) // 2])
         self._handle.flush()
         self._step()
-        self._handle.write(content[len(content) // 2:])
+        self._handle.write(content[len(content) // 2 :])
 
     def __getattr__(self, name: str):
         return getattr(self._handle, name)

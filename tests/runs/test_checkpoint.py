@@ -20,6 +20,7 @@ def writer(text: str):
         (folder / "state").write_text(text)
         (folder / "random").mkdir()
         (folder / "random" / "rank-0").write_text(text)
+
     return write
 
 
@@ -63,9 +64,11 @@ def test_a_kill_while_the_stage_writes(run):
     checkpoint.save(run, 1, writer("one"), keep=1)
     pid = os.fork()
     if pid == 0:
+
         def write(folder: Path) -> None:
             (folder / "state").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
+
         checkpoint.save(run, 2, write, keep=1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -78,6 +81,7 @@ def test_an_error_while_the_stage_writes_leaves_nothing(run):
     def write(folder: Path) -> None:
         (folder / "state").write_text("half")
         raise OSError(28, "No space left on device")
+
     with pytest.raises(OSError):
         checkpoint.save(run, 1, write, keep=1)
     assert list(run.checkpoints.iterdir()) == []
@@ -87,12 +91,14 @@ def test_an_error_while_the_stage_writes_leaves_nothing(run):
 def test_a_broken_one_is_skipped_with_a_word(run, capsys, harm):
     checkpoint.save(run, 1, writer("one"), keep=2)
     path = checkpoint.save(run, 2, writer("two"), keep=2)
-    {"flip": lambda: (path / "state").write_text("twO"),
-     "cut": lambda: (path / "state").write_text("tw"),
-     "missing": lambda: (path / "random" / "rank-0").unlink(),
-     "added": lambda: (path / "adapter_config.json").write_text("{}"),
-     "no seal": lambda: (path / checkpoint.SEAL).unlink(),
-     "bad seal": lambda: (path / checkpoint.SEAL).write_text("[]")}[harm]()
+    {
+        "flip": lambda: (path / "state").write_text("twO"),
+        "cut": lambda: (path / "state").write_text("tw"),
+        "missing": lambda: (path / "random" / "rank-0").unlink(),
+        "added": lambda: (path / "adapter_config.json").write_text("{}"),
+        "no seal": lambda: (path / checkpoint.SEAL).unlink(),
+        "bad seal": lambda: (path / checkpoint.SEAL).write_text("[]"),
+    }[harm]()
     assert state(run) == (1, "one")
     assert "step-00000002: not used" in capsys.readouterr().err
     checkpoint.save(run, 2, writer("again"), keep=1)

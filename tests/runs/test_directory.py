@@ -175,8 +175,14 @@ def test_fresh_deletes_only_after_the_checks_passed(runs):
     assert (path / "model" / "weights.txt").read_text() == "new"
 
 
-@pytest.mark.parametrize("content", [{"photo.jpg": "x"}, {"manifest.json": '{"name": "a web page"}', "a": ""},
-                                     {"manifest.json": "{", "lock.json": "{}"}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"photo.jpg": "x"},
+        {"manifest.json": '{"name": "a web page"}', "a": ""},
+        {"manifest.json": "{", "lock.json": "{}"},
+    ],
+)
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_directory_that_is_no_run_is_never_touched(runs, content, fresh):
     place = runs / "t" / "tokenizer"

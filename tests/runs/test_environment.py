@@ -70,8 +70,9 @@ def test_every_process_has_its_own_gpu(monkeypatch):
         environment.device("cuda")
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [
-    ([], "fp32"), (["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")])
+@pytest.mark.parametrize(
+    ("flags", "chosen"), [([], "fp32"), (["avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")]
+)
 def test_automatic_precision_follows_the_processor(monkeypatch, flags, chosen):
     monkeypatch.setattr(facts, "processor", lambda: {"bf16": flags})
     assert environment.precision("auto", torch.device("cpu")) == chosen
@@ -93,7 +94,9 @@ def test_processes_and_accelerate_must_agree(monkeypatch):
 
 
 def test_telemetry_is_off_once_the_variables_are_set():
-    code = ("from toolkit.runs import switches; switches.set_variables()\n"
-            "from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY")
+    code = (
+        "from toolkit.runs import switches; switches.set_variables()\n"
+        "from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
+    )
     environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environ)

@@ -89,6 +89,7 @@ def write_until_full(runs: Path, limit: str = "") -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 3, (done.returncode, done.stdout, done.stderr)
     from toolkit.runs import checkpoint
+
     path = runs / tokenizer().name
     assert not lock.is_sealed(path)
     (kept,) = checkpoint.steps(path / "checkpoints")

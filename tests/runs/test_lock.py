@@ -18,14 +18,21 @@ def chain(runs: Path) -> tuple[Path, Path]:
 def test_a_sealed_run_has_every_output_in_its_lock(chain):
     parent, child = chain
     content = json.loads((parent / "lock.json").read_text())
-    assert set(content["files"]) == {"metrics.jsonl", "model/weights.txt", "recipe.yaml", "resolved.yaml",
-                                     "timing.json"}
+    assert set(content["files"]) == {
+        "metrics.jsonl",
+        "model/weights.txt",
+        "recipe.yaml",
+        "resolved.yaml",
+        "timing.json",
+    }
     assert lock.is_sealed(parent) and lock.verify(child) == []
     assert [link.path.name for link in lock.chain(child)] == ["tokenizer", "corpus"]
 
 
-@pytest.mark.parametrize("name", ["model/weights.txt", "metrics.jsonl", "recipe.yaml", "resolved.yaml",
-                                  "manifest.json", "timing.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model/weights.txt", "metrics.jsonl", "recipe.yaml", "resolved.yaml", "manifest.json", "timing.json"],
+)
 def test_any_changed_byte_is_named(chain, name):
     path = chain[0] / name
     content = bytearray(path.read_bytes())
@@ -54,8 +61,9 @@ def test_a_parent_that_was_made_again_breaks_the_chain(chain, runs):
     assert lock.verify(chain[1]) == [f"{chain[1]}: tokenizer: its parent tokenizer was sealed again since"]
 
 
-@pytest.mark.parametrize("content", [
-    "", "{", "[]", '{"files": 3}', '{"format": "toolkit run 1", "files": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"files": 3}', '{"format": "toolkit run 1", "files": {"a": 1}}']
+)
 def test_a_lock_that_is_no_lock_is_a_problem_and_no_crash(chain, content):
     (chain[0] / "lock.json").write_text(content)
     assert lock.verify(chain[1])

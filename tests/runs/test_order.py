@@ -16,12 +16,19 @@ def loaded(name: str, recipe: schema.StageRecipe) -> LoadedRecipe:
 
 def test_all_references_of_a_recipe_are_found_and_nothing_else():
     evaluate = schema.EvaluateRecipe(
-        stage="evaluate", models=["runs/t/sft", "gpt2@main"], samples=["runs/no"],
+        stage="evaluate",
+        models=["runs/t/sft", "gpt2@main"],
+        samples=["runs/no"],
         perplexity=schema.PerplexitySettings(tokens="runs/t/corpus"),
-        data=SOURCE, win_rate=schema.WinRateSettings(baseline="runs/t/sft"))
+        data=SOURCE,
+        win_rate=schema.WinRateSettings(baseline="runs/t/sft"),
+    )
     assert references.find(evaluate) == {
-        "models[0]": "runs/t/sft", "models[1]": "gpt2@main", "perplexity.tokens": "runs/t/corpus",
-        "win_rate.baseline": "runs/t/sft"}
+        "models[0]": "runs/t/sft",
+        "models[1]": "gpt2@main",
+        "perplexity.tokens": "runs/t/corpus",
+        "win_rate.baseline": "runs/t/sft",
+    }
     win_rate = evaluate.win_rate.model_copy(update={"judge": "runs/t/rm"})
     judged = evaluate.model_copy(update={"win_rate": win_rate})
     assert references.find(judged)["win_rate.judge"] == "runs/t/rm"
@@ -31,8 +38,23 @@ def test_all_references_of_a_recipe_are_found_and_nothing_else():
 
 def test_every_reference_of_the_schema_is_known():
     """A new setting that names a run must be in references.KEYS, or its parent would not be verified."""
-    plain = {"stage", "run", "name", "config", "split", "field", "architecture", "activation", "precision",
-             "device", "schedule", "prompts", "samples", "target_modules", "compile"}
+    plain = {
+        "stage",
+        "run",
+        "name",
+        "config",
+        "split",
+        "field",
+        "architecture",
+        "activation",
+        "precision",
+        "device",
+        "schedule",
+        "prompts",
+        "samples",
+        "target_modules",
+        "compile",
+    }
 
     def strings(model) -> set[str]:
         found = set()
@@ -45,8 +67,9 @@ def test_every_reference_of_the_schema_is_known():
                 found.add(name)
         return found
 
-    settings = [kind for kind in vars(schema).values()
-                if isinstance(kind, type) and issubclass(kind, schema.Settings)]
+    settings = [
+        kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, schema.Settings)
+    ]
     stages = [kind for kind in settings if issubclass(kind, schema.StageRecipe)]
     assert len(stages) > 8
     unknown = set().union(*map(strings, stages)) - plain - references.KEYS
@@ -67,13 +90,15 @@ def test_the_order_follows_the_references():
 
 def test_a_circle_is_named_with_its_places():
     first, second = corpus("t/a", "runs/t/b"), corpus("t/b", "runs/t/a")
-    first, second = (dataclasses.replace(one, positions={("tokenizer",): f"{one.name}.yaml:2"})
-                     for one in (first, second))
+    first, second = (
+        dataclasses.replace(one, positions={("tokenizer",): f"{one.name}.yaml:2"}) for one in (first, second)
+    )
     with pytest.raises(RecipeError) as caught:
         pipeline.order([corpus("t/c", "runs/t/a"), first, second])
     assert sorted(str(problem) for problem in caught.value.problems) == [
         "t/a.yaml:2: tokenizer: refers to runs/t/b, which needs runs/t/a first (a circle)",
-        "t/b.yaml:2: tokenizer: refers to runs/t/a, which needs runs/t/b first (a circle)"]
+        "t/b.yaml:2: tokenizer: refers to runs/t/a, which needs runs/t/b first (a circle)",
+    ]
     with pytest.raises(RecipeError, match="refers to runs/t/a, which needs"):
         pipeline.order([corpus("t/a", "runs/t/a")])
 

@@ -61,14 +61,21 @@ def test_durations(seconds, text):
 
 
 def test_a_terminal_gets_a_bar_and_stdout_stays_clean(tmp_path):
-    code = ("from toolkit.runs.progress import Progress\n"
-            "with Progress('tiny/dpo', 3) as p:\n"
-            "    for i in range(1, 4):\n"
-            "        print('{\"a\": 1}', flush=True) if i == 2 else None\n"
-            "        p.update(i, loss=1.5)\n")
+    code = (
+        "from toolkit.runs.progress import Progress\n"
+        "with Progress('tiny/dpo', 3) as p:\n"
+        "    for i in range(1, 4):\n"
+        "        print('{\"a\": 1}', flush=True) if i == 2 else None\n"
+        "        p.update(i, loss=1.5)\n"
+    )
     main, terminal = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=terminal, cwd=ROOT,
-                          env={**os.environ, "TERM": "xterm", "COLUMNS": "120"})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
     os.close(terminal)
     shown = b""
     while True:

@@ -88,13 +88,18 @@ STAGES["pretrain"] = ("__main__:pretrain", schema.PretrainRecipe)
 def main(arguments: list[str]) -> int:
     flags = {word for word in arguments if word in ("--fresh", "--json")}
     place = arguments.index("--runs-dir")
-    words = [word for word in arguments[1:place] + arguments[place + 2:] if word not in flags]
+    words = [word for word in arguments[1:place] + arguments[place + 2 :] if word not in flags]
     execute.PROGRAM = (__file__,)
     if os.environ.get("TOY_WITHOUT_TORCH"):
         without_torch()
     try:
-        return execute.run_command(words[0], words[1:], runs_dir=arguments[place + 1],
-                                   fresh="--fresh" in flags, json="--json" in flags)
+        return execute.run_command(
+            words[0],
+            words[1:],
+            runs_dir=arguments[place + 1],
+            fresh="--fresh" in flags,
+            json="--json" in flags,
+        )
     except ToolkitError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -75,15 +75,24 @@ def configure(tokenizer: PreTrainedTokenizerBase) -> int:
 def check_messages(messages: Sequence[Message], *, where: str | None = None) -> None:
     """Raise DataError unless `messages` is a list of {role, content} with known roles and text."""
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
-        raise DataError("a conversation must be a list of messages", where=where,
-                        fix='write it as [{"role": "user", "content": "..."}, ...]')
+        raise DataError(
+            "a conversation must be a list of messages",
+            where=where,
+            fix='write it as [{"role": "user", "content": "..."}, ...]',
+        )
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise DataError("a message must have `role` and `content`, both text", where=where,
-                            fix='write it as {"role": "user", "content": "..."}')
+            raise DataError(
+                "a message must have `role` and `content`, both text",
+                where=where,
+                fix='write it as {"role": "user", "content": "..."}',
+            )
         if message.get("role") not in ROLE_TOKENS:
-            raise DataError(f"unknown role {message.get('role')!r}", where=where,
-                            fix=f"use one of {', '.join(sorted(ROLE_TOKENS))}")
+            raise DataError(
+                f"unknown role {message.get('role')!r}",
+                where=where,
+                fix=f"use one of {', '.join(sorted(ROLE_TOKENS))}",
+            )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -96,33 +105,47 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
-           generation_prompt: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool
+) -> str:
     """Return the conversation as one text; special tokens typed by a person are broken up first.
 
     Our own template does that itself; here it is done for the templates of other tokenizers too.
     """
     check_messages(messages)
-    special = [token.content for token in tokenizer.added_tokens_decoder.values()
-               if token.special and len(token.content) > 1]
-    safe = [{"role": message["role"], "content": _without(message["content"], special)}
-            for message in messages]
+    special = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special and len(token.content) > 1
+    ]
+    safe = [
+        {"role": message["role"], "content": _without(message["content"], special)} for message in messages
+    ]
     if not tokenizer.chat_template:
-        raise ToolkitError("the tokenizer has no chat template", where=tokenizer.name_or_path or None,
-                           fix="fine-tune the model with the sft stage first, which adds one")
+        raise ToolkitError(
+            "the tokenizer has no chat template",
+            where=tokenizer.name_or_path or None,
+            fix="fine-tune the model with the sft stage first, which adds one",
+        )
     return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation_prompt)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
-               max_tokens: int | None = None) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, max_tokens: int | None = None
+) -> list[int]:
     """Return the ids of a prompt with the generation prompt, cut with `shorten` where it is too long."""
     if max_tokens is not None:
         messages = shorten(tokenizer, messages, max_tokens=max_tokens)
     return _ids(tokenizer, render(tokenizer, messages, generation_prompt=True))
 
 
-def example_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, *,
-                max_tokens: int | None = None) -> tuple[list[int], list[int]]:
+def example_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: str,
+    *,
+    max_tokens: int | None = None,
+) -> tuple[list[int], list[int]]:
     """Return (prompt ids, answer ids); the answer ends with end-of-text.
 
     Where both are longer than `max_tokens` the prompt loses its oldest turns, down to half of the room;
@@ -137,8 +160,9 @@ def example_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], a
     return head, tail[: max_tokens - len(head)]
 
 
-def shorten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
-            max_tokens: int) -> list[Message]:
+def shorten(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, max_tokens: int
+) -> list[Message]:
     """Return the newest turns that fit in `max_tokens`, generation prompt included.
 
     Whole turns go first, oldest first, so that what is left begins with a user's turn; a leading system
@@ -150,7 +174,7 @@ def shorten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
         return messages
     system = messages[:1] if messages and messages[0]["role"] == "system" else []
     turns = [i for i, message in enumerate(messages) if message["role"] == "user"] or [len(messages) - 1]
-    candidates = [system + messages[i:] for i in turns if i > 0] + [messages[turns[-1]:]]
+    candidates = [system + messages[i:] for i in turns if i > 0] + [messages[turns[-1] :]]
     for candidate in candidates:
         if len(prompt_ids(tokenizer, candidate)) <= max_tokens:
             return candidate
@@ -160,8 +184,10 @@ def shorten(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
 def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_tokens: int) -> list[Message]:
     frame = len(prompt_ids(tokenizer, [{**message, "content": ""}]))
     if max_tokens < frame:
-        raise ToolkitError(f"a prompt of {max_tokens} tokens has no room for its {frame} special tokens",
-                           fix="allow more tokens for the prompt")
+        raise ToolkitError(
+            f"a prompt of {max_tokens} tokens has no room for its {frame} special tokens",
+            fix="allow more tokens for the prompt",
+        )
     ids = encode_text(tokenizer, message["content"])
     for keep in range(min(max_tokens - frame, len(ids)), 0, -1):
         # A cut inside a character decodes to U+FFFD, and the rest may encode to more ids than before.
@@ -172,15 +198,18 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
     return [{**message, "content": ""}]
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str,
-                head: list[int]) -> list[int]:
+def _answer_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, head: list[int]
+) -> list[int]:
     messages = [*prompt, {"role": "assistant", "content": answer}]
     whole = _ids(tokenizer, render(tokenizer, messages, generation_prompt=False))
     if whole[: len(head)] != head:
-        raise ToolkitError("the chat template renders a prompt differently once the answer follows it",
-                           where=tokenizer.name_or_path or None,
-                           fix="use a tokenizer whose prompt is a prefix of the whole conversation")
-    return whole[len(head):]
+        raise ToolkitError(
+            "the chat template renders a prompt differently once the answer follows it",
+            where=tokenizer.name_or_path or None,
+            fix="use a tokenizer whose prompt is a prefix of the whole conversation",
+        )
+    return whole[len(head) :]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

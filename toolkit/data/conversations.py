@@ -100,8 +100,9 @@ def first_request(prompt: Sequence[Mapping[str, str]]) -> str:
 
     Its hash decides between training and held-out part, so that a prompt is in the same part in all stages.
     """
-    text = next(message["content"] for message in prompt
-                if message["role"] == "user" and message["content"].strip())
+    text = next(
+        message["content"] for message in prompt if message["role"] == "user" and message["content"].strip()
+    )
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -122,8 +123,11 @@ def _messages(value: Any, role: str, *, place: str) -> Messages:
             return _dialogue(value)
         return [{"role": role, "content": value}]
     if not isinstance(value, Sequence):
-        raise DataError(f"text or a list of messages belongs here, not {type(value).__name__}", where=place,
-                        fix="write messages as [{\"role\": \"user\", \"content\": \"...\"}, ...]")
+        raise DataError(
+            f"text or a list of messages belongs here, not {type(value).__name__}",
+            where=place,
+            fix='write messages as [{"role": "user", "content": "..."}, ...]',
+        )
     messages = [_message(message) for message in value]
     chat.check_messages(messages, where=place)
     return messages
@@ -139,8 +143,10 @@ def _message(message: Any) -> Any:
 def _dialogue(text: str) -> Messages:
     """Split hh-rlhf's text, "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
     parts = _TURN.split("\n\n" + text.lstrip())[1:]
-    return [{"role": "user" if who == "Human" else "assistant", "content": said.strip()}
-            for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [
+        {"role": "user" if who == "Human" else "assistant", "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def _checked(prompt: Messages) -> Messages:
@@ -150,5 +156,8 @@ def _checked(prompt: Messages) -> Messages:
 
 
 def _missing(row: Mapping[str, Any], name: str, fix: str, place: str) -> None:
-    raise DataError(f"there is no column {name!r}; the columns are: {', '.join(sorted(row)) or 'none'}",
-                    where=place, fix=fix)
+    raise DataError(
+        f"there is no column {name!r}; the columns are: {', '.join(sorted(row)) or 'none'}",
+        where=place,
+        fix=fix,
+    )

@@ -132,8 +132,7 @@ class Stream:
                 return
             if text.unusable:
                 self.dropped[text.unusable] += 1
-            elif self._is_in(text, share) and (
-                    highest is None or _key(text.digest(), self.seed) <= highest):
+            elif self._is_in(text, share) and (highest is None or _key(text.digest(), self.seed) <= highest):
                 given += 1
                 if highest is None and not files.is_local(source.name):
                     meter.add(1)
@@ -164,8 +163,11 @@ class Stream:
     def _check_mixture(self) -> None:
         missing = [source.name for index, source in enumerate(self.sources) if not self.documents[index]]
         if missing and self.documents.total():
-            raise DataError("the mixture ended before a document of this source had its turn",
-                            where=missing[0], fix="weights count documents: give more documents, or weight")
+            raise DataError(
+                "the mixture ended before a document of this source had its turn",
+                where=missing[0],
+                fix="weights count documents: give more documents, or weight",
+            )
 
 
 def texts(data: Data, *, part: Part, seed: int) -> Iterator[Document]:
@@ -223,8 +225,11 @@ def as_sources(data: Data) -> list[DataSource]:
     for source in sources:
         files.check(source)
     if len(sources) == 1 and sources[0].weight != 1.0:
-        raise DataError("`weight` has an effect only in a mixture of several sources", where=sources[0].name,
-                        fix="leave `weight` out")
+        raise DataError(
+            "`weight` has an effect only in a mixture of several sources",
+            where=sources[0].name,
+            fix="leave `weight` out",
+        )
     return sources
 
 
@@ -245,19 +250,26 @@ def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Ite
         DataError: an unknown configuration, or a setting that has no effect on it.
     """
     config = source.config or config
-    options = {key: getattr(source, key) for key in ("flawed_share", "temperature")
-               if getattr(source, key) is not None}
+    options = {
+        key: getattr(source, key)
+        for key in ("flawed_share", "temperature")
+        if getattr(source, key) is not None
+    }
     if source.held_out is not None:
         if source.held_out.documents is None:
-            raise DataError("storyworld holds out whole documents, not characters", where=files.STORYWORLD,
-                            fix="leave `held_out` out, or give held_out: {documents: 0.1}")
+            raise DataError(
+                "storyworld holds out whole documents, not characters",
+                where=files.STORYWORLD,
+                fix="leave `held_out` out, or give held_out: {documents: 0.1}",
+            )
         options["held_out_fraction"] = source.held_out.documents
     for split, count in story_counts(source, part).items():
         try:
             found = storyworld.rows(config, seed, split, count, **options)
         except ValueError as error:
-            raise DataError(str(error), where=files.STORYWORLD,
-                            fix="leave the setting out, or name another `config`") from None
+            raise DataError(
+                str(error), where=files.STORYWORLD, fix="leave the setting out, or name another `config`"
+            ) from None
         for number, row in enumerate(found):
             yield f"storyworld {config} {split}:{number}", row
 
@@ -265,8 +277,11 @@ def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Ite
 def story_counts(source: DataSource, part: Part) -> dict[str, int]:
     """Return how many examples storyworld makes of each split: held out, a ninth of the others by default."""
     if source.examples is None and (part != "held_out" or source.held_out_examples is None):
-        raise DataError("storyworld has no end: say how many", where=files.STORYWORLD,
-                        fix="give `examples`, and `held_out_examples` where it matters")
+        raise DataError(
+            "storyworld has no end: say how many",
+            where=files.STORYWORLD,
+            fix="give `examples`, and `held_out_examples` where it matters",
+        )
     held_out = source.held_out_examples or max(1, round((source.examples or 0) / 9))
     counts = {"train": source.examples or 0, "held_out": held_out}
     return counts if part == "all" else {part: counts[part]}

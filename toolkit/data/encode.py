@@ -38,8 +38,9 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
     return ids, lengths
 
 
-def encode_in_order(batches: Iterable[tuple[Item, list[str]]], *, tokenizer: Tokenizer,
-                    workers: int) -> Iterator[tuple[Item, Encoded]]:
+def encode_in_order(
+    batches: Iterable[tuple[Item, list[str]]], *, tokenizer: Tokenizer, workers: int
+) -> Iterator[tuple[Item, Encoded]]:
     """Yield (item, encoded texts) of each batch (item, texts), in order, at most a few batches ahead.
 
     Raises:
@@ -70,8 +71,10 @@ def encode_in_order(batches: Iterable[tuple[Item, list[str]]], *, tokenizer: Tok
                 item, future = waiting.popleft()
                 yield item, future.result()
         except BrokenProcessPool:
-            raise ToolkitError("a process that tokenizes died, perhaps for want of memory",
-                               fix="give fewer `workers`; the same command goes on from here") from None
+            raise ToolkitError(
+                "a process that tokenizes died, perhaps for want of memory",
+                fix="give fewer `workers`; the same command goes on from here",
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

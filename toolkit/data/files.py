@@ -68,15 +68,19 @@ def check(source: DataSource) -> None:
     if is_local(name):
         kind, useless = "a local file", ("config", "flawed_share", "temperature")
         if source.split not in (None, "all"):
-            raise DataError(f"local files have no split {source.split!r}, only `all`", where=name,
-                            fix="leave `split` out")
+            raise DataError(
+                f"local files have no split {source.split!r}, only `all`", where=name, fix="leave `split` out"
+            )
     elif name == STORYWORLD:
         kind, useless = "storyworld", ("split", "field")
     elif _HUB_ID.fullmatch(name):
         kind, useless = "a hub dataset", ("flawed_share", "temperature")
     else:
-        raise DataError("this is neither a file nor the name of a hub dataset", where=name,
-                        fix="give storyworld, a path or glob, or owner/name[@revision]")
+        raise DataError(
+            "this is neither a file nor the name of a hub dataset",
+            where=name,
+            fix="give storyworld, a path or glob, or owner/name[@revision]",
+        )
     for key in useless:
         if getattr(source, key) is not None:
             raise DataError(f"`{key}` has no effect on {kind}", where=name, fix=f"leave `{key}` out")
@@ -119,8 +123,11 @@ def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
         while chunk := file.read(PIECE_BYTES):
             nul = chunk.find(b"\0")
             if nul >= 0:
-                raise DataError(f"not text: a NUL byte at byte {offset + nul}", where=str(path),
-                                fix="give UTF-8 text (UTF-16 must be converted first)")
+                raise DataError(
+                    f"not text: a NUL byte at byte {offset + nul}",
+                    where=str(path),
+                    fix="give UTF-8 text (UTF-16 must be converted first)",
+                )
             text = _decode(decoder, chunk, path, offset=offset)
             offset += len(chunk)
             if position:
@@ -148,12 +155,18 @@ def column(row: dict[str, Any], name: str, *, place: str) -> str:
     if name not in row:
         names = ", ".join(sorted(row)) or "none"
         close = difflib.get_close_matches(name, row, n=1)
-        raise DataError(f"there is no column {name!r}; the columns are: {names}", where=place,
-                        fix=f"set `field: {close[0] if close else '<column>'}` in the data source")
+        raise DataError(
+            f"there is no column {name!r}; the columns are: {names}",
+            where=place,
+            fix=f"set `field: {close[0] if close else '<column>'}` in the data source",
+        )
     value = row[name]
     if not isinstance(value, str):
-        raise DataError(f"column {name!r} holds {_kind(value)} where text belongs", where=place,
-                        fix="name the column that holds the text with `field`")
+        raise DataError(
+            f"column {name!r} holds {_kind(value)} where text belongs",
+            where=place,
+            fix="name the column that holds the text with `field`",
+        )
     return value
 
 
@@ -170,8 +183,9 @@ def _expand(name: str) -> list[Path]:
         return [path]
     paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
     if not paths:
-        raise DataError("no file matches this pattern", where=name,
-                        fix=_inside(Path(_GLOB.split(str(path))[0])))
+        raise DataError(
+            "no file matches this pattern", where=name, fix=_inside(Path(_GLOB.split(str(path))[0]))
+        )
     return paths
 
 
@@ -181,8 +195,11 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError("this is not a file", where=str(path), fix="give a path to a file, or a glob")
     if suffix_of(path) not in SUFFIXES:
-        raise DataError(f"files ending in {path.suffix or 'no suffix'} are not read", where=str(path),
-                        fix=f"give one of {' '.join(SUFFIXES)}")
+        raise DataError(
+            f"files ending in {path.suffix or 'no suffix'} are not read",
+            where=str(path),
+            fix=f"give one of {' '.join(SUFFIXES)}",
+        )
     if not path.stat().st_size:
         raise DataError("this file is empty", where=str(path), fix="remove it or name another file")
 
@@ -204,14 +221,18 @@ def _inside(path: Path) -> str:
     return f"{folder} holds {shown}" if names else f"{folder} holds no {' '.join(SUFFIXES)} file"
 
 
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, *, offset: int,
-            final: bool = False) -> str:
+def _decode(
+    decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, *, offset: int, final: bool = False
+) -> str:
     pending = len(decoder.getstate()[0])
     try:
         return decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text: byte {offset - pending + error.start} cannot be decoded",
-                        where=str(path), fix="convert the file to UTF-8, for example with iconv") from None
+        raise DataError(
+            f"not UTF-8 text: byte {offset - pending + error.start} cannot be decoded",
+            where=str(path),
+            fix="convert the file to UTF-8, for example with iconv",
+        ) from None
 
 
 def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
@@ -227,8 +248,9 @@ def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
                 if line.strip():
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
         except (EOFError, gzip.BadGzipFile, OSError) as error:
-            raise DataError(f"the archive is damaged: {error}", where=str(path),
-                            fix="fetch the file again") from None
+            raise DataError(
+                f"the archive is damaged: {error}", where=str(path), fix="fetch the file again"
+            ) from None
         if position:
             position(raw.tell() - seen)
 
@@ -238,16 +260,23 @@ def _json_object(line: bytes, place: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8"))
         json.dumps(row, ensure_ascii=False).encode() if b"\\ud" in line.lower() else None
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text: byte {error.start} of the line", where=place,
-                        fix="convert the file to UTF-8") from None
+        raise DataError(
+            f"not UTF-8 text: byte {error.start} of the line", where=place, fix="convert the file to UTF-8"
+        ) from None
     except UnicodeEncodeError:
-        raise DataError("the line holds half of a surrogate pair, which is not text", where=place,
-                        fix="remove the broken \\ud... escape") from None
+        raise DataError(
+            "the line holds half of a surrogate pair, which is not text",
+            where=place,
+            fix="remove the broken \\ud... escape",
+        ) from None
     except ValueError as error:
         raise DataError(f"not JSON: {error}", where=place, fix="each line must be one JSON object") from None
     if not isinstance(row, dict):
-        raise DataError(f"a JSON object belongs here, not {_kind(row)}", where=place,
-                        fix='write each line as {"text": ...}')
+        raise DataError(
+            f"a JSON object belongs here, not {_kind(row)}",
+            where=place,
+            fix='write each line as {"text": ...}',
+        )
     return row
 
 
@@ -263,11 +292,19 @@ def _parquet_rows(path: Path, position: Position | None, only: str | None) -> It
             if position:
                 position(size * batch.num_rows // total)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"not a readable Parquet file: {error}", where=str(path),
-                        fix="fetch the file again") from None
+        raise DataError(
+            f"not a readable Parquet file: {error}", where=str(path), fix="fetch the file again"
+        ) from None
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", str: "text", list: "a list", dict: "an object", bool: "true or false",
-             int: "a number", float: "a number"}
+    names = {
+        type(None): "null",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), type(value).__name__)

@@ -31,18 +31,27 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
     try:
         loaded = datasets.load_dataset(name, source.config, revision=revision, streaming=streaming)
     except DatasetNotFoundError as error:
-        raise DataError(f"the Hub has no such dataset, or it is private or gated: {error}", where=where,
-                        fix="check owner/name and revision, or `hf auth login`") from error
+        raise DataError(
+            f"the Hub has no such dataset, or it is private or gated: {error}",
+            where=where,
+            fix="check owner/name and revision, or `hf auth login`",
+        ) from error
     except FileNotFoundError as error:
-        raise DataError(f"the Hub has no such dataset or revision: {error}", where=where,
-                        fix="check owner/name and revision; a local file needs a suffix or ./") from error
+        raise DataError(
+            f"the Hub has no such dataset or revision: {error}",
+            where=where,
+            fix="check owner/name and revision; a local file needs a suffix or ./",
+        ) from error
     except OSError as error:
-        raise DataError(f"the Hub cannot be reached: {error}", where=where,
-                        fix="go online (unset HF_HUB_OFFLINE), or give a local .jsonl or .parquet file, "
-                            "or `storyworld`") from error
+        raise DataError(
+            f"the Hub cannot be reached: {error}",
+            where=where,
+            fix="go online (unset HF_HUB_OFFLINE), or give a local .jsonl or .parquet file, or `storyworld`",
+        ) from error
     except ValueError as error:
-        raise DataError(f"the dataset cannot be read like this: {error}", where=where,
-                        fix="check `config`") from error
+        raise DataError(
+            f"the dataset cannot be read like this: {error}", where=where, fix="check `config`"
+        ) from error
     chosen = _splits(loaded, source, where=where)
     for split in chosen:
         for number, row in enumerate(loaded[split]):
@@ -55,10 +64,16 @@ def _splits(loaded: Mapping[str, Any], source: DataSource, *, where: str) -> lis
         return names
     if source.split is None:
         if len(names) > 1:
-            raise DataError(f"the dataset has several splits: {', '.join(names)}", where=where,
-                            fix="name one with `split`, or `all`")
+            raise DataError(
+                f"the dataset has several splits: {', '.join(names)}",
+                where=where,
+                fix="name one with `split`, or `all`",
+            )
         return names
     if source.split not in names:
-        raise DataError(f"there is no split {source.split!r}; the splits are: {', '.join(names)}",
-                        where=where, fix="name one of them with `split`, or `all`")
+        raise DataError(
+            f"there is no split {source.split!r}; the splits are: {', '.join(names)}",
+            where=where,
+            fix="name one of them with `split`, or `all`",
+        )
     return [source.split]

@@ -52,8 +52,9 @@ class Report:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        why = "; ".join(f"{count:,} rows left out: {reason}"
-                        for reason, count in sorted(self.dropped.items()))
+        why = "; ".join(
+            f"{count:,} rows left out: {reason}" for reason, count in sorted(self.dropped.items())
+        )
         return f"{self.kept:,} of {self.read:,} rows" + (f"; {why}" if why else "")
 
     def as_json(self) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class Report:
 
 def conversations(data: Data, *, part: Part, seed: int, report: Report | None = None) -> datasets.Dataset:
     """Return columns prompt (messages) and completion (one message); of preferences the chosen answer."""
+
     def convert(row: Mapping[str, Any], field: str | None, place: str) -> dict[str, Any]:
         prompt, answer = formats.conversation(row, field=field, place=place)
         return {"prompt": prompt, "completion": _answer(answer)}
@@ -76,6 +78,7 @@ def preferences(data: Data, *, part: Part, seed: int, report: Report | None = No
     Where a source is storyworld also utility_chosen, utility_rejected, and probability (that the noisy
     annotator prefers what is chosen here); None in the rows of other sources.
     """
+
     def convert(row: Mapping[str, Any], field: str | None, place: str) -> dict[str, Any]:
         prompt, chosen, rejected = formats.preference(row, place=place)
         known = {name: row.get(name) for name in _KNOWN if name in columns}
@@ -89,6 +92,7 @@ def preferences(data: Data, *, part: Part, seed: int, report: Report | None = No
 
 def prompts(data: Data, *, part: Part, seed: int, report: Report | None = None) -> datasets.Dataset:
     """Return column prompt (messages), of conversations, preferences or prompts."""
+
     def convert(row: Mapping[str, Any], field: str | None, place: str) -> dict[str, Any]:
         return {"prompt": formats.prompt_of(row, field=field, place=place)}
 
@@ -115,8 +119,11 @@ def _read(data: Data, convert: Convert, wanted: _Wanted, report: Report | None) 
         rows = _converted(_rows(source, index, wanted), convert, source, wanted.part, noted)
         table = _table(rows, wanted.columns)
         if not table.num_rows:
-            raise DataError(f"the {wanted.part.replace('_', '-')} part has no usable row ({noted})",
-                            where=source.name, fix="give more rows, or another held_out share")
+            raise DataError(
+                f"the {wanted.part.replace('_', '-')} part has no usable row ({noted})",
+                where=source.name,
+                fix="give more rows, or another held_out share",
+            )
         parts.append(_sample(table, source, index, wanted))
     table = parts[0] if len(parts) == 1 else _mixed(parts, sources, wanted.seed)
     noted.kept = table.num_rows
@@ -136,16 +143,27 @@ def _rows(source: DataSource, index: int, wanted: _Wanted) -> Iterator[tuple[str
         return
     for path in paths:
         if files.suffix_of(path) == ".txt":
-            raise DataError(f"plain text has no {wanted.config}", where=str(path),
-                            fix="give .jsonl, .jsonl.gz or .parquet with columns of messages")
+            raise DataError(
+                f"plain text has no {wanted.config}",
+                where=str(path),
+                fix="give .jsonl, .jsonl.gz or .parquet with columns of messages",
+            )
         yield from files.rows(path)
 
 
-def _converted(rows: Iterator[tuple[str, Mapping[str, Any]]], convert: Convert, source: DataSource,
-               part: Part, report: Report) -> Iterator[dict[str, Any]]:
+def _converted(
+    rows: Iterator[tuple[str, Mapping[str, Any]]],
+    convert: Convert,
+    source: DataSource,
+    part: Part,
+    report: Report,
+) -> Iterator[dict[str, Any]]:
     if source.held_out is not None and source.held_out.last_characters is not None:
-        raise DataError("held_out.last_characters is for text, not for conversations", where=source.name,
-                        fix="give held_out: {documents: 0.1}")
+        raise DataError(
+            "held_out.last_characters is for text, not for conversations",
+            where=source.name,
+            fix="give held_out: {documents: 0.1}",
+        )
     share = source.held_out.documents if source.held_out else DEFAULT_HELD_OUT
     for place, row in rows:
         report.read += 1
@@ -192,8 +210,11 @@ def _mixed(parts: list[pa.Table], sources: list[DataSource], seed: int) -> pa.Ta
         used[index] += 1
     for source, count in zip(sources, used, strict=True):
         if not count:
-            raise DataError("the mixture ended before a row of this source had its turn", where=source.name,
-                            fix="give the others more rows, or this one more weight")
+            raise DataError(
+                "the mixture ended before a row of this source had its turn",
+                where=source.name,
+                fix="give the others more rows, or this one more weight",
+            )
     return pa.concat_tables(parts).take(np.array(order))
 
 

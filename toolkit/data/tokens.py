@@ -63,15 +63,21 @@ class TokenShards:
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError("there are no token shards here (no index.json)", where=str(folder),
-                           fix="give the folder of a finished corpus run") from None
+            raise RunError(
+                "there are no token shards here (no index.json)",
+                where=str(folder),
+                fix="give the folder of a finished corpus run",
+            ) from None
         for entry in index["files"]:
             path = folder / entry["name"]
             size = path.stat().st_size if path.exists() else None
             if size != entry["bytes"]:
                 found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-                raise RunError(f"{entry['name']} {found}", where=str(folder),
-                               fix="run the corpus recipe again with --fresh")
+                raise RunError(
+                    f"{entry['name']} {found}",
+                    where=str(folder),
+                    fix="run the corpus recipe again with --fresh",
+                )
         return cls(folder, index)
 
     @property
@@ -125,8 +131,11 @@ class TokenShards:
 
     def verify(self) -> list[str]:
         """Return the names of files whose sha256 is not the recorded one."""
-        return [entry["name"] for entry in self.index["files"]
-                if file_digest(self.folder / entry["name"]) != entry["sha256"]]
+        return [
+            entry["name"]
+            for entry in self.index["files"]
+            if file_digest(self.folder / entry["name"]) != entry["sha256"]
+        ]
 
     def _shard(self, index: int) -> np.ndarray:
         if index not in self._maps:
@@ -140,8 +149,15 @@ class TokenWriter:
     A document is one `add`, or several `extend` and one `end_document` where it is too long to hold.
     """
 
-    def __init__(self, folder: Path | str, *, vocab_size: int, end_id: int, shard_tokens: int = 100_000_000,
-                 state: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        vocab_size: int,
+        end_id: int,
+        shard_tokens: int = 100_000_000,
+        state: dict[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.vocab_size, self.end_id, self.shard_tokens = vocab_size, end_id, shard_tokens
@@ -174,8 +190,9 @@ class TokenWriter:
     def end_document(self, logprob: float | None = None) -> None:
         """Close the open document with end-of-text."""
         length = self.tokens - self._open_start
-        self._records += _RECORD_BYTES.pack(self._open_start, length, self._open_bytes,
-                                            math.nan if logprob is None else logprob)
+        self._records += _RECORD_BYTES.pack(
+            self._open_start, length, self._open_bytes, math.nan if logprob is None else logprob
+        )
         self._append(np.array([self.end_id], self.dtype))
         self.documents += 1
         self.bytes += self._open_bytes
@@ -184,9 +201,14 @@ class TokenWriter:
     def state(self) -> dict[str, Any]:
         """Write everything to disk and return what a new writer needs to go on from exactly here."""
         self._flush(sync=True)
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes,
-                "open_start": self._open_start, "open_bytes": self._open_bytes,
-                "digests": list(self._digests)}
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "open_start": self._open_start,
+            "open_bytes": self._open_bytes,
+            "digests": list(self._digests),
+        }
 
     def finish(self, facts: dict[str, Any] | None = None) -> dict[str, Any]:
         """Write the index, last and atomically, and return it; `facts` go in, outside the digest."""
@@ -198,9 +220,15 @@ class TokenWriter:
         files = [_entry(self.folder / shard_name(i), digest) for i, digest in enumerate(self._digests)]
         files.append(_entry(self.folder / DOCUMENTS, file_digest(self.folder / DOCUMENTS)))
         index = {
-            "format": 1, "dtype": self.dtype.str, "vocab_size": self.vocab_size, "end_id": self.end_id,
-            "shard_tokens": self.shard_tokens, "tokens": self.tokens, "documents": self.documents,
-            "bytes": self.bytes, "files": files,
+            "format": 1,
+            "dtype": self.dtype.str,
+            "vocab_size": self.vocab_size,
+            "end_id": self.end_id,
+            "shard_tokens": self.shard_tokens,
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "files": files,
         }
         index["digest"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
         index["facts"] = facts or {}
@@ -225,7 +253,7 @@ class TokenWriter:
             _append_bytes(path, part.tobytes(), sync=sync or offset + len(part) == self.shard_tokens)
             if offset + len(part) == self.shard_tokens:
                 self._digests.append(file_digest(path))
-            ids, position = ids[len(part):], position + len(part)
+            ids, position = ids[len(part) :], position + len(part)
         _append_bytes(self.folder / DOCUMENTS, bytes(self._records), sync=sync)
         self._records.clear()
 
@@ -236,8 +264,11 @@ class TokenWriter:
         for shard, digest in enumerate(self._digests):
             path = self.folder / shard_name(shard)
             if not path.exists() or file_digest(path) != digest:
-                raise RunError("this file was changed since it was written", where=str(path),
-                               fix="start the corpus over with --fresh")
+                raise RunError(
+                    "this file was changed since it was written",
+                    where=str(path),
+                    fix="start the corpus over with --fresh",
+                )
 
     def _cut_files(self) -> None:
         """Cut each file to what the state covers: a killed writer may have written more, never less."""
@@ -250,8 +281,11 @@ class TokenWriter:
             path = self.folder / name
             path.touch()
             if path.stat().st_size < size:
-                raise RunError(f"{name} is shorter than it was", where=str(self.folder),
-                               fix="start the corpus over with --fresh")
+                raise RunError(
+                    f"{name} is shorter than it was",
+                    where=str(self.folder),
+                    fix="start the corpus over with --fresh",
+                )
             os.truncate(path, size)
             if not size and name != DOCUMENTS:
                 path.unlink()

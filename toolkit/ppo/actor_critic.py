@@ -40,10 +40,16 @@ def make_batch(
     """Put prompts and answers (end-of-text included) into one batch, as wide as its longest row."""
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     width = max(lengths) - 1  # nothing is predicted from the last token
-    rows = [[*prompt, *answer][:width] + [filler] * (width - length)
-            for prompt, answer, length in zip(prompts, answers, lengths, strict=True)]
-    index = torch.cat([row * width + len(prompt) - 1 + torch.arange(len(answer))
-                       for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))])
+    rows = [
+        [*prompt, *answer][:width] + [filler] * (width - length)
+        for prompt, answer, length in zip(prompts, answers, lengths, strict=True)
+    ]
+    index = torch.cat(
+        [
+            row * width + len(prompt) - 1 + torch.arange(len(answer))
+            for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+    )
     targets = torch.tensor([token for answer in answers for token in answer])
     return Batch(torch.tensor(rows).to(device), index.to(device), targets.to(device))
 
@@ -125,8 +131,9 @@ class ActorCritic(nn.Module):
     In eval mode throughout: with dropout the ratio of the first step would not be 1.
     """
 
-    def __init__(self, policy: PreTrainedModel, critic: Critic, *, forbidden: torch.Tensor,
-                 temperature: float):
+    def __init__(
+        self, policy: PreTrainedModel, critic: Critic, *, forbidden: torch.Tensor, temperature: float
+    ):
         super().__init__()
         self.policy, self.critic, self.temperature = policy, critic, temperature
         self.register_buffer("forbidden", forbidden, persistent=False)

@@ -68,8 +68,15 @@ class Progression:
 class Loop:
     """One training; `train_rollout` does one round."""
 
-    def __init__(self, recipe: PpoRecipe, models: Models, prompts: Sequence[Messages], *,
-                 accelerator: Accelerator, bf16: bool):
+    def __init__(
+        self,
+        recipe: PpoRecipe,
+        models: Models,
+        prompts: Sequence[Messages],
+        *,
+        accelerator: Accelerator,
+        bf16: bool,
+    ):
         self.recipe, self.models, self.prompts = recipe, models, prompts
         self.settings: PpoTrainerSettings = recipe.trainer
         self.accelerator, self.bf16 = accelerator, bf16
@@ -78,8 +85,12 @@ class Loop:
         share = self.settings.rollout_examples // self.settings.minibatches // accelerator.num_processes
         default = CPU_MICRO_BATCH if self.device.type == "cpu" else share
         self.micro_size = min(recipe.micro_batch_examples or default, share)
-        self.order = training_order(np.zeros(len(prompts)), steps=self.rollouts,
-                                    batch=self.settings.rollout_examples, seed=recipe.seed)
+        self.order = training_order(
+            np.zeros(len(prompts)),
+            steps=self.rollouts,
+            batch=self.settings.rollout_examples,
+            seed=recipe.seed,
+        )
         self.progression = Progression(kl_coefficient=self.settings.kl_coefficient)
 
     def train_rollout(self) -> dict[str, float]:
@@ -105,14 +116,15 @@ class Loop:
             numbers |= self._optimize(episodes, step)
         self._remember(episodes, step)
         if self.settings.kl_target is not None:
-            state.kl_coefficient = losses.next_kl_coefficient(state.kl_coefficient, kl=numbers["kl"],
-                                                              target=self.settings.kl_target)
+            state.kl_coefficient = losses.next_kl_coefficient(
+                state.kl_coefficient, kl=numbers["kl"], target=self.settings.kl_target
+            )
         state.step = step
         return numbers
 
     def _own(self, places: np.ndarray) -> list[int]:
         """This process's share of a minibatch."""
-        return places[self.accelerator.process_index::self.accelerator.num_processes].tolist()
+        return places[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
 
     def _plan(self, step: int, epoch: int) -> list[np.ndarray]:
         return rollout.minibatches(self.settings, seed=self.recipe.seed, rollout=step, epoch=epoch)
@@ -122,12 +134,19 @@ class Loop:
         settings, tokenizer = self.settings, self.models.tokenizer
         first = (step - 1) * settings.rollout_examples
         places = [place for part in self._plan(step, 0) for place in self._own(part)]
-        prompts = [chat.shorten(tokenizer, self.prompts[int(self.order[first + place])],
-                                max_tokens=settings.max_prompt_tokens) for place in places]
+        prompts = [
+            chat.shorten(
+                tokenizer, self.prompts[int(self.order[first + place])], max_tokens=settings.max_prompt_tokens
+            )
+            for place in places
+        ]
         prompt_ids = [chat.prompt_ids(tokenizer, prompt) for prompt in prompts]
         answers = generate(
-            self.models.actor_critic.policy, prompt_ids, end_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id, max_new_tokens=settings.max_new_tokens,
+            self.models.actor_critic.policy,
+            prompt_ids,
+            end_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
             seed=[derive(self.recipe.seed, "episode", first + place) for place in places],
         )
@@ -141,8 +160,12 @@ class Loop:
 
     def _score(self, episodes: list[Episode]) -> list[Episode]:
         scores = reward_scores(
-            self.models.reward_model, self.models.reward_tokenizer, [episode.prompt for episode in episodes],
-            answers=[episode.text for episode in episodes], ended=[episode.ended for episode in episodes])
+            self.models.reward_model,
+            self.models.reward_tokenizer,
+            [episode.prompt for episode in episodes],
+            answers=[episode.text for episode in episodes],
+            ended=[episode.ended for episode in episodes],
+        )
         for episode, score in zip(episodes, scores, strict=True):
             episode.score = float(score)
         return episodes
@@ -155,8 +178,12 @@ class Loop:
     def _batch(self, episodes: Sequence[Episode]) -> Batch:
         # any id will do to the right of an answer; transformers warns where it is the padding id
         filler = 1 if self.models.tokenizer.pad_token_id == 0 else 0
-        return make_batch([episode.prompt_ids for episode in episodes],
-                          [episode.answer_ids for episode in episodes], filler=filler, device=self.device)
+        return make_batch(
+            [episode.prompt_ids for episode in episodes],
+            [episode.answer_ids for episode in episodes],
+            filler=filler,
+            device=self.device,
+        )
 
     @torch.no_grad()
     def _read(self, episodes: list[Episode], step: int) -> list[Episode]:
@@ -171,9 +198,14 @@ class Loop:
                 batch = self._batch(part)
                 with self._autocast():
                     logprobs, values, entropies = models.actor_critic(
-                        batch.ids, batch.index, batch.targets, True)
-                    logits = answer_logits(models.reference, batch, forbidden=models.actor_critic.forbidden,
-                                           temperature=self.settings.temperature)
+                        batch.ids, batch.index, batch.targets, True
+                    )
+                    logits = answer_logits(
+                        models.reference,
+                        batch,
+                        forbidden=models.actor_critic.forbidden,
+                        temperature=self.settings.temperature,
+                    )
                 rollout.store(part, "logprobs", logprobs)
                 rollout.store(part, "values", values)
                 rollout.store(part, "entropies", entropies)
@@ -189,8 +221,9 @@ class Loop:
                 tokens = sum(len(episodes[place].answer_ids) for place in places)
                 share = [episodes[place] for place in self._own(places)]
                 sums += self._accumulate_gradient(share, tokens)
-                norm = self.accelerator.clip_grad_norm_(self.models.wrapped.parameters(),
-                                                        self.settings.max_grad_norm)
+                norm = self.accelerator.clip_grad_norm_(
+                    self.models.wrapped.parameters(), self.settings.max_grad_norm
+                )
                 norms.append(float(norm))
                 self._check(norms[-1:], "gradient norm", step)
                 self.models.optimizer.step()
@@ -215,21 +248,27 @@ class Loop:
                 batch = self._batch(part)
                 with self._autocast():
                     logprobs, values, entropies = self.models.wrapped(
-                        batch.ids, batch.index, batch.targets, settings.entropy_coefficient > 0)
-                old = {name: rollout.flat(part, name, self.device)
-                       for name in ("logprobs", "values", "advantages", "returns")}
-                policy, clipped = losses.policy_losses(logprobs, old["logprobs"], old["advantages"],
-                                                       clip_range=settings.clip_range)
-                value, value_clipped = losses.value_losses(values, old["values"], old["returns"],
-                                                           clip_range=settings.value_clip_range)
+                        batch.ids, batch.index, batch.targets, settings.entropy_coefficient > 0
+                    )
+                old = {
+                    name: rollout.flat(part, name, self.device)
+                    for name in ("logprobs", "values", "advantages", "returns")
+                }
+                policy, clipped = losses.policy_losses(
+                    logprobs, old["logprobs"], old["advantages"], clip_range=settings.clip_range
+                )
+                value, value_clipped = losses.value_losses(
+                    values, old["values"], old["returns"], clip_range=settings.value_clip_range
+                )
                 loss = policy.sum() + settings.value_coefficient * value.sum()
                 if entropies is not None:
                     loss = loss - settings.entropy_coefficient * entropies.sum()
                 # DDP averages over processes
                 self.accelerator.backward(loss * (self.accelerator.num_processes / tokens))
             counted = torch.tensor(len(policy), device=self.device)
-            sums += torch.stack([policy.detach().sum(), value.detach().sum(), clipped.sum(),
-                                 value_clipped.sum(), counted]).double()
+            sums += torch.stack(
+                [policy.detach().sum(), value.detach().sum(), clipped.sum(), value_clipped.sum(), counted]
+            ).double()
         return sums
 
     def _set_learning_rates(self, step: int) -> float:
@@ -241,12 +280,21 @@ class Loop:
         return policy["lr"]
 
     def _remember(self, episodes: list[Episode], step: int) -> None:
-        row = {"score": [episode.score for episode in episodes],
-               "length": [float(len(episode.answer_ids)) for episode in episodes],
-               "ended": [float(episode.ended) for episode in episodes]}
+        row = {
+            "score": [episode.score for episode in episodes],
+            "length": [float(len(episode.answer_ids)) for episode in episodes],
+            "ended": [float(episode.ended) for episode in episodes],
+        }
         self.progression.samples = [
-            {"prompt": episode.prompt[-1]["content"], "answer": episode.text, "ended": episode.ended,
-             "score": episode.score, "kl": episode.kl} for episode in episodes[:SAMPLES]]
+            {
+                "prompt": episode.prompt[-1]["content"],
+                "answer": episode.text,
+                "ended": episode.ended,
+                "score": episode.score,
+                "kl": episode.kl,
+            }
+            for episode in episodes[:SAMPLES]
+        ]
         if step == 1:
             self.progression.reference = row
         if step > self.rollouts - last_rollouts(self.rollouts):
@@ -267,15 +315,18 @@ class Loop:
     def _check(self, values: Sequence[float], what: str, step: int) -> None:
         if not np.isfinite(values).all():
             raise ToolkitError(
-                f"training collapsed: the {what} is not finite any more", where=f"ppo, rollout {step}",
-                fix="lower trainer.learning_rate or raise trainer.kl_coefficient; start over with --fresh")
+                f"training collapsed: the {what} is not finite any more",
+                where=f"ppo, rollout {step}",
+                fix="lower trainer.learning_rate or raise trainer.kl_coefficient; start over with --fresh",
+            )
 
 
 def build_optimizer(actor_critic: ActorCritic, settings: PpoTrainerSettings) -> torch.optim.AdamW:
     """AdamW without decay: a group for the policy and one for the critic."""
     groups = [{"params": list(part.parameters())} for part in (actor_critic.policy, actor_critic.critic)]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=ADAM_EPSILON, weight_decay=0.0,
-                             fused=True)
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, eps=ADAM_EPSILON, weight_decay=0.0, fused=True
+    )
 
 
 def last_rollouts(rollouts: int) -> int:

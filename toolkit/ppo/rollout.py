@@ -53,9 +53,10 @@ def minibatches(settings: PpoTrainerSettings, *, seed: int, rollout: int, epoch:
 
 def micro_batches(episodes: Sequence[Episode], size: int) -> list[list[Episode]]:
     """Cut into forward passes of at most `size` answers of like length, the longest first."""
-    by_length = sorted(episodes, key=lambda episode: (-len(episode.prompt_ids) - len(episode.answer_ids),
-                                                      episode.place))
-    return [by_length[start:start + size] for start in range(0, len(by_length), size)]
+    by_length = sorted(
+        episodes, key=lambda episode: (-len(episode.prompt_ids) - len(episode.answer_ids), episode.place)
+    )
+    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
 
 def gather(own: Sequence[Episode]) -> list[Episode]:
@@ -94,8 +95,9 @@ def set_advantages(
     kl = losses.token_kl(logprobs, _padded(episodes, "reference_logprobs"))
     scores = torch.tensor([episode.reward for episode in episodes], dtype=torch.float32)
     rewards = losses.token_rewards(scores, kl, mask, kl_coefficient=kl_coefficient)
-    advantages = losses.generalized_advantages(rewards, values, mask, gamma=settings.gamma,
-                                               gae_lambda=settings.gae_lambda)
+    advantages = losses.generalized_advantages(
+        rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+    )
     returns = advantages + values
     if settings.whiten_advantages:
         advantages = losses.whiten(advantages, mask)

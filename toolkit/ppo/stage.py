@@ -72,7 +72,9 @@ def _prepare(recipe: PpoRecipe, run: Run) -> Loop:
     if accelerator.distributed_type not in SUPPORTED:
         raise ToolkitError(
             f"ppo keeps all weights on every process; {accelerator.distributed_type.value} does not",
-            where=run.name, fix="use distributed_type: MULTI_GPU in the accelerate configuration")
+            where=run.name,
+            fix="use distributed_type: MULTI_GPU in the accelerate configuration",
+        )
     _check_shares(recipe, accelerator.num_processes)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=device)
     reference = run.model_reference(recipe.reward_model)
@@ -85,9 +87,14 @@ def _prepare(recipe: PpoRecipe, run: Run) -> Loop:
     actor_critic.to(device)
     wrapped, optimizer = accelerator.prepare(actor_critic, build_optimizer(actor_critic, recipe.trainer))
     models = Models(
-        actor_critic=actor_critic, wrapped=wrapped, optimizer=optimizer,
-        reference=copy.deepcopy(policy).requires_grad_(False), tokenizer=tokenizer, reward_model=reward_model,
-        reward_tokenizer=reward_tokenizer, critic_knows_scores=from_reward_model,
+        actor_critic=actor_critic,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        reference=copy.deepcopy(policy).requires_grad_(False),
+        tokenizer=tokenizer,
+        reward_model=reward_model,
+        reward_tokenizer=reward_tokenizer,
+        critic_knows_scores=from_reward_model,
     )
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     loop = Loop(recipe, models, prompts, accelerator=accelerator, bf16=bf16)
@@ -99,7 +106,9 @@ def _prepare(recipe: PpoRecipe, run: Run) -> Loop:
 
 
 def _critic(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reward_model: PreTrainedModel,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_model: PreTrainedModel,
     reward_tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Critic, bool]:
     """The critic, and whether it began as the reward model: only where that reads the policy's tokens."""
@@ -118,8 +127,10 @@ def _check_shares(recipe: PpoRecipe, processes: int) -> None:
     if settings.rollout_examples % parts:
         raise ToolkitError(
             f"{settings.rollout_examples} answers cannot be shared equally by {settings.minibatches} "
-            f"minibatches on {processes} process(es)", where="trainer.rollout_examples",
-            fix=f"take a multiple of {parts}")
+            f"minibatches on {processes} process(es)",
+            where="trainer.rollout_examples",
+            fix=f"take a multiple of {parts}",
+        )
 
 
 def _check_context(recipe: PpoRecipe, policy: PreTrainedModel) -> None:
@@ -128,8 +139,10 @@ def _check_context(recipe: PpoRecipe, policy: PreTrainedModel) -> None:
     if needed > context:
         raise ToolkitError(
             f"{settings.max_prompt_tokens} prompt tokens and {settings.max_new_tokens} new ones exceed the "
-            f"policy's context of {context}", where="trainer.max_new_tokens",
-            fix=f"lower max_prompt_tokens or max_new_tokens by {needed - context}")
+            f"policy's context of {context}",
+            where="trainer.max_new_tokens",
+            fix=f"lower max_prompt_tokens or max_new_tokens by {needed - context}",
+        )
 
 
 def evaluation(loop: Loop) -> dict[str, Any]:

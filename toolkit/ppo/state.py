@@ -21,9 +21,11 @@ def write(folder: Path, models: Models, progression: Progression) -> None:
     write_model(models.actor_critic.policy, models.tokenizer, folder)
     critic = models.actor_critic.critic.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in critic.items()}, folder / CRITIC)
-    moments = {f"{number}.{name}": tensor.contiguous()
-               for number, entry in models.optimizer.state_dict()["state"].items()
-               for name, tensor in entry.items()}
+    moments = {
+        f"{number}.{name}": tensor.contiguous()
+        for number, entry in models.optimizer.state_dict()["state"].items()
+        for name, tensor in entry.items()
+    }
     save_file(moments, folder / OPTIMIZER)
     (folder / STATE).write_text(json.dumps(asdict(progression)) + "\n", encoding="utf-8")
 

@@ -299,11 +299,14 @@ class PpoTrainerSettings(Settings):
     @model_validator(mode="after")
     def whole_rollouts(self) -> PpoTrainerSettings:
         if self.episodes % self.rollout_examples:
-            raise ValueError(f"episodes {self.episodes} is not a multiple of rollout_examples "
-                             f"{self.rollout_examples}")
+            raise ValueError(
+                f"episodes {self.episodes} is not a multiple of rollout_examples {self.rollout_examples}"
+            )
         if self.rollout_examples % self.minibatches:
-            raise ValueError(f"rollout_examples {self.rollout_examples} is not a multiple of minibatches "
-                             f"{self.minibatches}")
+            raise ValueError(
+                f"rollout_examples {self.rollout_examples} is not a multiple of minibatches "
+                f"{self.minibatches}"
+            )
         return self
 
 
@@ -387,7 +390,13 @@ class EvaluateRecipe(StageRecipe):
 
 
 Recipe = Annotated[
-    TokenizerRecipe | CorpusRecipe | PretrainRecipe | SftRecipe | RewardRecipe | DpoRecipe | PpoRecipe
+    TokenizerRecipe
+    | CorpusRecipe
+    | PretrainRecipe
+    | SftRecipe
+    | RewardRecipe
+    | DpoRecipe
+    | PpoRecipe
     | EvaluateRecipe,
     Field(discriminator="stage"),
 ]

@@ -41,8 +41,9 @@ class Run:
         self.manifest = content
         self._kept = set(content["facts"])
         self._timing = _Timing(self.path / TIMING)
-        self.metrics = metrics.Metrics(self.path / "metrics.jsonl", active=self.is_main,
-                                       seconds_before=self._timing.before)
+        self.metrics = metrics.Metrics(
+            self.path / "metrics.jsonl", active=self.is_main, seconds_before=self._timing.before
+        )
 
     @property
     def seed(self) -> int:
@@ -93,8 +94,10 @@ class Run:
             began = self.manifest["facts"][key]
             if self.is_main:
                 for line in manifest.settings_differences({key: value}, {key: began}):
-                    print(f"{self.path}: going on as the run began, not as it would begin now: {line}",
-                          file=sys.stderr)
+                    print(
+                        f"{self.path}: going on as the run began, not as it would begin now: {line}",
+                        file=sys.stderr,
+                    )
             return began
         if self.manifest["facts"].get(key, _ABSENT) != value:
             self.manifest["facts"][key] = value
@@ -162,13 +165,17 @@ def _inputs_of(path: Path) -> dict[str, Any]:
     content = files.read_json(path / lock.MANIFEST)
     inputs = content.get("inputs")
     if not isinstance(inputs, dict) or not {"settings", "parents", "data"} <= inputs.keys():
-        raise RunError("the manifest does not say what went in", where=str(path / lock.MANIFEST),
-                       fix="start over with --fresh")
+        raise RunError(
+            "the manifest does not say what went in",
+            where=str(path / lock.MANIFEST),
+            fix="start over with --fresh",
+        )
     return inputs
 
 
-def examine(loaded: Any, *, runs_dir: Path, fresh: bool = False,
-            data: Mapping[str, str] | None = None) -> State:
+def examine(
+    loaded: Any, *, runs_dir: Path, fresh: bool = False, data: Mapping[str, str] | None = None
+) -> State:
     """Look at a run directory and at its parents; write nothing.
 
     Args:
@@ -184,16 +191,22 @@ def examine(loaded: Any, *, runs_dir: Path, fresh: bool = False,
     path = references.below(loaded.name, runs_dir)
     _refuse_foreign(path, Path(runs_dir), fresh)
     given = manifest.inputs(loaded.recipe, path=path, runs_dir=runs_dir, data=data)
-    parents = {Path(os.path.normpath(path.resolve() / parent["path"])): parent["digest"]
-               for parent in given["parents"].values() if parent["kind"] == "run"}
+    parents = {
+        Path(os.path.normpath(path.resolve() / parent["path"])): parent["digest"]
+        for parent in given["parents"].values()
+        if parent["kind"] == "run"
+    }
     if path.resolve() in parents:
         raise RunError("the recipe refers to its own run", where=str(path), fix="name another run")
     if fresh or not lock.is_run(path):
         return State(path, "new", given, parents)
     changed = manifest.differences(_inputs_of(path), given)
     if changed:
-        raise RunError("the run that is there was made from other inputs:\n    " + "\n    ".join(changed),
-                       where=str(path), fix="put them back, give another `run:`, or start over with --fresh")
+        raise RunError(
+            "the run that is there was made from other inputs:\n    " + "\n    ".join(changed),
+            where=str(path),
+            fix="put them back, give another `run:`, or start over with --fresh",
+        )
     if not lock.is_sealed(path):
         return State(path, "unfinished", given, parents)
     lock.require_unchanged(path)
@@ -211,16 +224,28 @@ def _refuse_foreign(path: Path, runs_dir: Path, fresh: bool) -> None:
         if not path.is_dir():
             raise RunError("is not a directory", where=str(path), fix="move it away, or give another `run:`")
         if [name for name in os.listdir(path) if name != lock.IN_USE and not files.is_temporary(name)]:
-            raise RunError("is not empty and is not a run of this toolkit", where=str(path),
-                           fix="move it away, or give another `run:`")
+            raise RunError(
+                "is not empty and is not a run of this toolkit",
+                where=str(path),
+                fix="move it away, or give another `run:`",
+            )
     if fresh and path.resolve() != runs_dir.resolve() / path.relative_to(runs_dir):
-        raise RunError("is reached through a link: --fresh would delete what lies elsewhere", where=str(path),
-                       fix="delete it yourself, or name the real place with --runs-dir")
+        raise RunError(
+            "is reached through a link: --fresh would delete what lies elsewhere",
+            where=str(path),
+            fix="delete it yourself, or name the real place with --runs-dir",
+        )
 
 
 @contextmanager
-def open_run(loaded: Any, *, runs_dir: Path, fresh: bool = False, data: Mapping[str, str] | None = None,
-             before: Callable[[], None] | None = None) -> Iterator[Run | None]:
+def open_run(
+    loaded: Any,
+    *,
+    runs_dir: Path,
+    fresh: bool = False,
+    data: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Iterator[Run | None]:
     """Open a run for work and hold its lock; yields None, after saying so, where there is nothing to do.
 
     Args:
@@ -296,8 +321,10 @@ def _say_what_changed(path: Path, content: dict[str, Any]) -> None:
     lines = manifest.environment_differences(content, now)
     print(f"{path}: not finished yet, going on from {where_from(path)}", file=sys.stderr)
     if lines:
-        print("  not as it last ran, so the same bits are not promised:\n    " + "\n    ".join(lines),
-              file=sys.stderr)
+        print(
+            "  not as it last ran, so the same bits are not promised:\n    " + "\n    ".join(lines),
+            file=sys.stderr,
+        )
         content["resumed"].append(now)
 
 

@@ -45,15 +45,21 @@ def device(setting: str = "auto") -> torch.device:
     """
     available = torch.cuda.is_available()
     if setting == "cuda" and not available:
-        raise ToolkitError("device: cuda, but PyTorch sees no GPU here", where="device",
-                           fix="set device: auto or cpu, or install a PyTorch build for your GPU")
+        raise ToolkitError(
+            "device: cuda, but PyTorch sees no GPU here",
+            where="device",
+            fix="set device: auto or cpu, or install a PyTorch build for your GPU",
+        )
     if setting == "cpu" or not available:
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", "0"))
     if index >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ToolkitError(f"process {index} has no GPU: there are {count}", where="device",
-                           fix="start as many processes as there are GPUs (--num_processes)")
+        raise ToolkitError(
+            f"process {index} has no GPU: there are {count}",
+            where="device",
+            fix="start as many processes as there are GPUs (--num_processes)",
+        )
     return torch.device("cuda", index)
 
 
@@ -97,5 +103,7 @@ def require_agreement(processes: int) -> None:
     if processes != launched:
         raise ToolkitError(
             f"the launcher started {launched} processes, but Accelerate sees {processes}: these would be "
-            f"{launched} copies of the same run", where="accelerate launch",
-            fix="with GPUs: one process per GPU; on a CPU: num_processes: 1, or torchrun --nproc-per-node N")
+            f"{launched} copies of the same run",
+            where="accelerate launch",
+            fix="with GPUs: one process per GPU; on a CPU: num_processes: 1, or torchrun --nproc-per-node N",
+        )

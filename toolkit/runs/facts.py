@@ -13,8 +13,18 @@ from typing import Any
 import toolkit
 from toolkit.runs import files
 
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "trl", "peft", "datasets", "safetensors",
-            "numpy", "pydantic")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "trl",
+    "peft",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "pydantic",
+)
 
 
 def rank() -> int:
@@ -46,8 +56,9 @@ def versions() -> dict[str, str | None]:
 
 def _git(root: Path, *arguments: str) -> bytes | None:
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=30,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, timeout=30, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

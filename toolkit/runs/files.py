@@ -21,8 +21,15 @@ _counter = itertools.count()
 # EFBIG is what a limit on the size of files (ulimit -f) gives: for the person it is the same thing.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors (Rust) and torch.save (C++) lose the errno; these are the words that they leave.
-_FULL_WORDS = ("No space left on device", "os error 28", "File too large", "os error 27",
-               "Disk quota exceeded", "os error 122", "file write failed")
+_FULL_WORDS = (
+    "No space left on device",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "Disk quota exceeded",
+    "os error 122",
+    "file write failed",
+)
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -147,6 +154,7 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
     hashlib releases the interpreter lock: 2 threads hash 1 GB in 0.4 s where SHA-NI is there.
     """
+
     def one(name: str) -> dict[str, Any]:
         file = folder / name
         return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
@@ -185,4 +193,6 @@ def full_error(path: Path) -> ToolkitError:
     """The one message for a full disk."""
     return ToolkitError(
         "the disk is full: the last file could not be written, and nothing half-written was kept",
-        where=str(path), fix="make room (or raise the quota), then give the same command again: it goes on")
+        where=str(path),
+        fix="make room (or raise the quota), then give the same command again: it goes on",
+    )

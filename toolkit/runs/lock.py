@@ -69,13 +69,19 @@ def digest(path: Path) -> str:
 def require_sealed(path: Path) -> None:
     """Raise RunError with what to do unless `path` is a sealed run."""
     if not Path(path).exists():
-        raise RunError("there is no such run", where=str(path),
-                       fix="run its recipe first, or the whole folder of recipes")
+        raise RunError(
+            "there is no such run",
+            where=str(path),
+            fix="run its recipe first, or the whole folder of recipes",
+        )
     if not is_run(path):
         raise RunError("is not a run directory", where=str(path), fix="name a run that this toolkit made")
     if not is_sealed(path):
-        raise RunError("the run is not finished (it has no lock.json)", where=str(path),
-                       fix="give its `toolkit run` command again: it goes on where it stopped")
+        raise RunError(
+            "the run is not finished (it has no lock.json)",
+            where=str(path),
+            fix="give its `toolkit run` command again: it goes on where it stopped",
+        )
 
 
 def outputs(path: Path) -> list[str]:
@@ -97,8 +103,11 @@ def seal(run: Run) -> str:
     names = outputs(path)
     for name in names:
         if (path / name).is_symlink():
-            raise RunError("an output is a link, and a run must hold its own bytes", where=str(path / name),
-                           fix="write a copy instead")
+            raise RunError(
+                "an output is a link, and a run must hold its own bytes",
+                where=str(path / name),
+                fix="write a copy instead",
+            )
     files.sync_tree(path)
     lock = {
         "format": FORMAT,
@@ -145,8 +154,11 @@ def require_unchanged(path: Path) -> str:
     problems = changes(path)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise RunError(f"the run is not what was sealed: {shown}", where=str(path),
-                       fix="put the bytes back, or make the run again with --fresh")
+        raise RunError(
+            f"the run is not what was sealed: {shown}",
+            where=str(path),
+            fix="put the bytes back, or make the run again with --fresh",
+        )
     return lock_digest
 
 

@@ -22,8 +22,9 @@ def settings(recipe: BaseModel) -> dict[str, Any]:
     return {key: value for key, value in recipe.model_dump(mode="json").items() if key != "run"}
 
 
-def inputs(recipe: BaseModel, *, path: Path, runs_dir: Path,
-           data: Mapping[str, str] | None = None) -> dict[str, Any]:
+def inputs(
+    recipe: BaseModel, *, path: Path, runs_dir: Path, data: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return what decides whether a run is the same run: settings, parents' lock digests, data digests.
 
     Raises:
@@ -80,8 +81,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         first, second = old["parents"][key], new["parents"][key]
         if first["digest"] != second["digest"] and second["kind"] != "hub":
             # A reference that was renamed shows as a setting already; what counts here are the bytes.
-            lines.append(f"{key}: another parent ({second['kind']} {second['path']}): "
-                         f"{first['digest'][:12]} -> {second['digest'][:12]}")
+            lines.append(
+                f"{key}: another parent ({second['kind']} {second['path']}): "
+                f"{first['digest'][:12]} -> {second['digest'][:12]}"
+            )
     for key in sorted(old["data"].keys() & new["data"].keys()):
         if old["data"][key] != new["data"][key]:
             lines.append(f"{key}: other data: {_short(old['data'][key])} -> {_short(new['data'][key])}")

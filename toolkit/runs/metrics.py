@@ -22,8 +22,14 @@ class Metrics:
         seconds_before: seconds of earlier attempts, so that `time` goes on after a resume.
     """
 
-    def __init__(self, path: Path, *, active: bool = True, seconds_before: float = 0.0,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        active: bool = True,
+        seconds_before: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.path, self._active, self._clock = path, active, clock
         self._start = clock() - seconds_before
         self._handle: TextIO | None = None

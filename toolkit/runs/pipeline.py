@@ -29,8 +29,14 @@ def order(recipes: Sequence[Any]) -> list[Any]:
     wanted = {name: _parents(loaded, by_name) for name, loaded in by_name.items()}
     ordered: list[str] = []
     while len(ordered) < len(by_name):
-        ready = next((name for name in by_name
-                      if name not in ordered and all(parent in ordered for parent in wanted[name])), None)
+        ready = next(
+            (
+                name
+                for name in by_name
+                if name not in ordered and all(parent in ordered for parent in wanted[name])
+            ),
+            None,
+        )
         if ready is None:
             left = {name: parents for name, parents in wanted.items() if name not in ordered}
             raise RecipeError(_circle(left, by_name))
@@ -59,7 +65,7 @@ def _circle(wanted: dict[str, dict[str, str]], by_name: dict[str, Any]) -> list[
     while True:
         parent = next(name for name in wanted[path[-1]] if name in wanted)
         if parent in path:
-            path = path[path.index(parent):]
+            path = path[path.index(parent) :]
             break
         path.append(parent)
     problems = []

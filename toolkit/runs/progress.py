@@ -40,8 +40,14 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._active and sys.stderr.isatty():
             # Redirecting stdout would put a program's JSON on the terminal's stderr.
-            self._bar = Bar(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"),
-                            console=Console(stderr=True), redirect_stdout=False, refresh_per_second=4)
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[words]}"),
+                console=Console(stderr=True),
+                redirect_stdout=False,
+                refresh_per_second=4,
+            )
             self._bar.start()
             self._task = self._bar.add_task(self._description, total=self._total, words="")
         return self
@@ -77,8 +83,9 @@ class Progress:
             print(f"{self._description}: {self._last}", file=sys.stderr, flush=True)
             self._last, self._last_line = "", now
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self._active:

@@ -37,8 +37,11 @@ def join(device: str = "auto") -> None:
         Told: the same, on the others.
     """
     if not os.environ.get("MASTER_ADDR"):
-        raise ToolkitError("WORLD_SIZE is set, but there is no launcher behind it (MASTER_ADDR is missing)",
-                           where="environment", fix="use torchrun or accelerate launch, or unset WORLD_SIZE")
+        raise ToolkitError(
+            "WORLD_SIZE is set, but there is no launcher behind it (MASTER_ADDR is missing)",
+            where="environment",
+            fix="use torchrun or accelerate launch, or unset WORLD_SIZE",
+        )
     # torchrun on a machine without GPU means the CPUs; Accelerate would start copies that know nothing of
     # each other unless it is told. Under its own launcher its configuration has said which it is.
     if device == "cpu" or not (torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" in os.environ):

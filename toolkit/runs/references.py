@@ -49,8 +49,11 @@ def below(name: str, runs_dir: Path) -> Path:
     """Return `runs_dir/name`; refuses an empty name, an absolute one, and one with `..`."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts:
-        raise RunError(f"{name!r} is not a name below the runs directory", where=str(runs_dir),
-                       fix="write it like tiny/dpo")
+        raise RunError(
+            f"{name!r} is not a name below the runs directory",
+            where=str(runs_dir),
+            fix="write it like tiny/dpo",
+        )
     return Path(runs_dir) / Path(*parts)
 
 
@@ -73,8 +76,11 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
         lock.require_sealed((lock.run_of(path) if path.is_dir() else None) or path)
         return path
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
-        raise RunError("there is no such folder, and it is not the id of a model on the Hub", where=reference,
-                       fix="write runs/NAME, a path, or id@revision")
+        raise RunError(
+            "there is no such folder, and it is not the id of a model on the Hub",
+            where=reference,
+            fix="write runs/NAME, a path, or id@revision",
+        )
     return reference
 
 
@@ -91,6 +97,7 @@ def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
     if not lock.is_run(found):
         return str(found), None
     if not (found / "model").is_dir():
-        raise RunError("the run has no model", where=str(found),
-                       fix="name a pretrain, sft, reward, dpo or ppo run")
+        raise RunError(
+            "the run has no model", where=str(found), fix="name a pretrain, sft, reward, dpo or ppo run"
+        )
     return str(found / "model"), None

@@ -49,8 +49,9 @@ def hold(path: Path) -> Held:
     except BlockingIOError:
         who = _holder(descriptor)
         os.close(descriptor)
-        raise RunError(f"the run is in use by {who}", where=str(path),
-                       fix="wait until that process ends, or end it") from None
+        raise RunError(
+            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+        ) from None
     except BaseException:
         os.close(descriptor)
         raise
@@ -75,8 +76,9 @@ def share(path: Path) -> Held | None:
     except BlockingIOError:
         who = _holder(descriptor)
         os.close(descriptor)
-        raise RunError(f"the run is in use by {who}", where=str(path),
-                       fix="wait until that process ends, or end it") from None
+        raise RunError(
+            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+        ) from None
     return Held(descriptor)
 
 

@@ -47,8 +47,12 @@ def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE
     return sum(scores) / len(scores)
 
 
-def preference(seed: int, index: int, temperature: float = DEFAULT_TEMPERATURE,
-               flawed_share: float = DEFAULT_FLAWED_SHARE) -> Preference:
+def preference(
+    seed: int,
+    index: int,
+    temperature: float = DEFAULT_TEMPERATURE,
+    flawed_share: float = DEFAULT_FLAWED_SHARE,
+) -> Preference:
     """Preference ``index`` of a seed.
 
     flawed_share: of the pairs in which both answers are flawed; of the others a few

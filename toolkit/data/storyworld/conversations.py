@@ -108,7 +108,7 @@ def _fitting_story(stream: Stream, asked: Roles, *, names_late: bool = False) ->
     for attempt in range(_TRIES):
         story = story_given(stream.child(attempt), **asked)
         sentences = split_sentences(story.text)
-        late = sentences[len(sentences) // 2:]
+        late = sentences[len(sentences) // 2 :]
         if names_late and not any(story.roles["hero"] in sentence for sentence in late):
             continue
         words = len(story.text.split())
@@ -173,7 +173,7 @@ def _cut(stream: Stream, sentences: list[str]) -> list[str]:
     """Without its last sentence, and the one before it breaks off; an answer of one sentence breaks off."""
     kept = sentences[:-1] if len(sentences) > 1 else sentences
     words = kept[-1].split()
-    broken = words[:max(1, len(words) - 2 - stream.index(max(1, len(words) - 4)))]
+    broken = words[: max(1, len(words) - 2 - stream.index(max(1, len(words) - 4)))]
     return [*kept[:-1], " ".join(broken).rstrip(".,!?")]
 
 
@@ -185,7 +185,7 @@ def _question_answer(stream: Stream, prompt: Prompt, flaws: tuple[str, ...]) -> 
     if "rambling" in flaws:
         more = split_sentences(prompt.messages[1]["content"])
         first = stream.index(len(more) - 2)
-        sentences += more[first:first + 3]
+        sentences += more[first : first + 3]
     if "switched_name" in flaws:
         sentences = _rename(stream, sentences, told)
     if "repeated_sentence" in flaws:

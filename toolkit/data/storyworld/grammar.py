@@ -30,8 +30,14 @@ class Lexicon:
     kinds: for forms that many words share (pronouns), which words go together, as key -> kind.
     """
 
-    def __init__(self, entries: list[tuple[str, dict[str, str]]], *, exponent: float = 0.5,
-                 offset: float = 3.0, kinds: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        entries: list[tuple[str, dict[str, str]]],
+        *,
+        exponent: float = 0.5,
+        offset: float = 3.0,
+        kinds: dict[str, str] | None = None,
+    ) -> None:
         self.keys = [key for key, _ in entries]
         if len(set(self.keys)) != len(self.keys):
             raise ValueError(f"duplicate words: {sorted(k for k in self.keys if self.keys.count(k) > 1)}")
@@ -117,8 +123,9 @@ class Slot:
     apart: roles whose words this one may not take (a friend is not the hero).
     """
 
-    def __init__(self, lexicon: Lexicon, *, role: str = "", form: str = "",
-                 apart: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, lexicon: Lexicon, *, role: str = "", form: str = "", apart: tuple[str, ...] = ()
+    ) -> None:
         self.lexicon, self.role, self.form, self.apart = lexicon, role, form, apart
         self.surfaces = lexicon.forms[form]
         self.shared = lexicon.is_shared(form)
@@ -197,8 +204,11 @@ class Sequence:
     def match(self, text: str, position: int, roles: Roles) -> list[Reading]:
         readings = [(position, roles, 0.0)]
         for node in self.children:
-            readings = [(end, bound, before + logprob) for start, known, before in readings
-                        for end, bound, logprob in node.match(text, start, known)]
+            readings = [
+                (end, bound, before + logprob)
+                for start, known, before in readings
+                for end, bound, logprob in node.match(text, start, known)
+            ]
             if not readings:
                 break
         return readings
@@ -252,8 +262,11 @@ class Choice:
 
     def match(self, text: str, position: int, roles: Roles) -> list[Reading]:
         if self.role:
-            return [(end, bound, before + logprob) for node, known, before in self._options(roles)
-                    for end, bound, logprob in node.match(text, position, known)]
+            return [
+                (end, bound, before + logprob)
+                for node, known, before in self._options(roles)
+                for end, bound, logprob in node.match(text, position, known)
+            ]
         readings = []
         for node, before in zip(self.children, self.logprobs, strict=True):
             for end, bound, logprob in node.match(text, position, roles):

@@ -60,8 +60,12 @@ def sentence_readings(sentence: str) -> tuple[tuple[str, Roles], ...]:
     """Every way in which the grammar derives a sentence by itself, as (kind, roles)."""
     if len(sentence) > _LONGEST_SENTENCE:
         return ()
-    return tuple((node.kind, {**implied, **roles}) for node, implied, literal in _sentences()
-                 if literal in sentence for roles, _ in derivations(node.node, sentence))
+    return tuple(
+        (node.kind, {**implied, **roles})
+        for node, implied, literal in _sentences()
+        if literal in sentence
+        for roles, _ in derivations(node.node, sentence)
+    )
 
 
 def _contradicts(facts: Roles, roles: Roles) -> int:

@@ -25,15 +25,33 @@ _FRAMES = [
     "Could you write about <who> who <does>?",
 ]
 _ENDINGS = {
-    "well": ["Make it end well.", "It should have a happy ending.", "Let it end well.",
-             "I want a happy ending.", "Please, nothing sad at the end."],
-    "badly": ["Make it end badly.", "It should have a sad ending.", "Let it end badly.",
-              "I want a sad ending.", "Do not give it a happy ending."],
+    "well": [
+        "Make it end well.",
+        "It should have a happy ending.",
+        "Let it end well.",
+        "I want a happy ending.",
+        "Please, nothing sad at the end.",
+    ],
+    "badly": [
+        "Make it end badly.",
+        "It should have a sad ending.",
+        "Let it end badly.",
+        "I want a sad ending.",
+        "Do not give it a happy ending.",
+    ],
 }
-_PLACES = ["Let it happen {place.at}.", "Set it {place.at}.", "It should take place {place.at}.",
-           "Part of it should happen {place.at}."]
-_FRIENDS = ["Give the hero a friend who is {pal.a}.", "There should be {pal.a} in it as well.",
-            "Add {pal.a}.", "I also like stories with {pal.a} in them."]
+_PLACES = [
+    "Let it happen {place.at}.",
+    "Set it {place.at}.",
+    "It should take place {place.at}.",
+    "Part of it should happen {place.at}.",
+]
+_FRIENDS = [
+    "Give the hero a friend who is {pal.a}.",
+    "There should be {pal.a} in it as well.",
+    "Add {pal.a}.",
+    "I also like stories with {pal.a} in them.",
+]
 _LENGTHS = ["Keep it short.", "Make it short.", "A few lines are enough.", "Only a short one, please."]
 COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
 
@@ -42,18 +60,36 @@ COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
 def request_grammar() -> Sequence:
     """The grammar of requests; what it binds is what the story must satisfy."""
     who = Sequence([compile_template("{animal.a}"), compile_template("[| named {hero}| called {hero}]")])
-    does = Choice({plot: zipf_choice([compile_template(ask) for ask in parts["ask"]])
-                   for plot, parts in ALL_PLOTS.items()}, role="plot")
-    frames = [Sequence([{"<who>": who, "<does>": does}.get(part) or compile_template(part)
-                        for part in re.split("(<who>|<does>)", frame)]) for frame in _FRAMES]
+    does = Choice(
+        {
+            plot: zipf_choice([compile_template(ask) for ask in parts["ask"]])
+            for plot, parts in ALL_PLOTS.items()
+        },
+        role="plot",
+    )
+    frames = [
+        Sequence(
+            [
+                {"<who>": who, "<does>": does}.get(part) or compile_template(part)
+                for part in re.split("(<who>|<does>)", frame)
+            ]
+        )
+        for frame in _FRAMES
+    ]
 
     def extra(templates: list[str]):
         return Sequence([Text(" "), zipf_choice([compile_template(template) for template in templates])])
 
     endings = Choice({ending: extra(templates) for ending, templates in _ENDINGS.items()}, role="ending")
-    return Sequence([zipf_choice(frames), Optional(extra(_PLACES), probability=0.2),
-                     Optional(extra(_FRIENDS), probability=0.2), Optional(endings, probability=0.55),
-                     Optional(Choice({"short": extra(_LENGTHS)}, role="length"), probability=0.2)])
+    return Sequence(
+        [
+            zipf_choice(frames),
+            Optional(extra(_PLACES), probability=0.2),
+            Optional(extra(_FRIENDS), probability=0.2),
+            Optional(endings, probability=0.55),
+            Optional(Choice({"short": extra(_LENGTHS)}, role="length"), probability=0.2),
+        ]
+    )
 
 
 def request(stream: Stream) -> tuple[str, Roles]:
@@ -76,8 +112,11 @@ def _scan(text: str) -> Roles:
     roles: Roles = {}
     lower = text.lower()
     for role in ("animal", "object"):
-        places = {key: match.start() for key in LEXICONS[role].keys
-                  if key in lower and (match := re.search(rf"\b{re.escape(key)}\b", lower))}
+        places = {
+            key: match.start()
+            for key in LEXICONS[role].keys
+            if key in lower and (match := re.search(rf"\b{re.escape(key)}\b", lower))
+        }
         if places:
             roles[role] = min(places, key=lambda key: (places[key], -len(key)))
     named = re.search(r"\b(?:named|called) ([A-Z][a-z]+)", text)
@@ -96,8 +135,11 @@ def _scan(text: str) -> Roles:
 def _questions() -> list[tuple[str, object, object]]:
     """(plot or "", question, answer) of every question."""
     listed = [("", question, answer) for question, answer in COMMON_QUESTIONS.items()]
-    listed += [(plot, question, answer) for plot, parts in ALL_PLOTS.items()
-               for question, answer in parts["questions"].items()]
+    listed += [
+        (plot, question, answer)
+        for plot, parts in ALL_PLOTS.items()
+        for question, answer in parts["questions"].items()
+    ]
     return [(plot, compile_template(question), compile_template(answer)) for plot, question, answer in listed]
 
 
@@ -131,8 +173,11 @@ def _slots(node) -> dict[str, Slot]:
 
 def _matching(asked: str, roles: Roles) -> list[tuple[object, object]]:
     plot = roles.get("plot")
-    return [(node, answer) for known, node, answer in _questions()
-            if known in ("", plot) and derivations(node, asked, roles)]
+    return [
+        (node, answer)
+        for known, node, answer in _questions()
+        if known in ("", plot) and derivations(node, asked, roles)
+    ]
 
 
 @dataclass(frozen=True)
@@ -145,8 +190,10 @@ class Asked:
 
     def is_right(self, sentence: str) -> bool:
         """Whether a sentence answers rightly, whatever it calls the hero."""
-        return any(all(found.get(role) == value for role, value in self.roles.items())
-                   for found, _ in derivations(self.grammar, sentence))
+        return any(
+            all(found.get(role) == value for role, value in self.roles.items())
+            for found, _ in derivations(self.grammar, sentence)
+        )
 
 
 def read_question(asked: str, roles: Roles) -> Asked | None:

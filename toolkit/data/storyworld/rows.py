@@ -14,12 +14,16 @@ from toolkit.data.storyworld.stream import Stream
 CONFIGS = ("stories", "conversations", "preferences", "prompts")
 SPLITS = ("train", "held_out")
 HELD_OUT_FRACTION = 0.1
-_OPTIONS = {"stories": (), "conversations": ("flawed_share",), "preferences": ("flawed_share", "temperature"),
-            "prompts": ()}
+_OPTIONS = {
+    "stories": (),
+    "conversations": ("flawed_share",),
+    "preferences": ("flawed_share", "temperature"),
+    "prompts": (),
+}
 
 
 def split_of(messages_or_text: list[Message] | str, *, held_out_fraction: float = HELD_OUT_FRACTION) -> str:
-    """"train" or "held_out", by a hash of the first user message (or of the story) alone.
+    """ "train" or "held_out", by a hash of the first user message (or of the story) alone.
 
     Case and white space do not count. So a prompt is on the same side in every config and for every seed.
     """
@@ -53,8 +57,9 @@ def rows(config: str, seed: int, split: str, count: int, **options) -> Iterator[
     return _rows(config, seed, (split, fraction), (count, start, stride), options)
 
 
-def _rows(config: str, seed: int, side: tuple[str, float], span: tuple[int, int, int],
-          options: dict) -> Iterator[dict]:
+def _rows(
+    config: str, seed: int, side: tuple[str, float], span: tuple[int, int, int], options: dict
+) -> Iterator[dict]:
     split, fraction = side
     count, index, stride = span
     while count > 0:
@@ -72,16 +77,23 @@ def _story_row(seed: int, index: int, options: dict) -> tuple[str, dict]:
 
 def _conversation_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
     drawn = conversation(seed, index, **options)
-    return drawn.messages_prompt, {"prompt": drawn.messages_prompt, "completion": _said(drawn.answer),
-                                   "flaws": list(drawn.flaws)}
+    return drawn.messages_prompt, {
+        "prompt": drawn.messages_prompt,
+        "completion": _said(drawn.answer),
+        "flaws": list(drawn.flaws),
+    }
 
 
 def _preference_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
     drawn = preference(seed, index, **options)
     return drawn.messages_prompt, {
-        "prompt": drawn.messages_prompt, "chosen": _said(drawn.chosen), "rejected": _said(drawn.rejected),
-        "utility_chosen": drawn.utility_chosen, "utility_rejected": drawn.utility_rejected,
-        "probability": drawn.probability}
+        "prompt": drawn.messages_prompt,
+        "chosen": _said(drawn.chosen),
+        "rejected": _said(drawn.rejected),
+        "utility_chosen": drawn.utility_chosen,
+        "utility_rejected": drawn.utility_rejected,
+        "probability": drawn.probability,
+    }
 
 
 def _prompt_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
@@ -93,8 +105,12 @@ def _said(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-_ROWS = {"stories": _story_row, "conversations": _conversation_row, "preferences": _preference_row,
-         "prompts": _prompt_row}
+_ROWS = {
+    "stories": _story_row,
+    "conversations": _conversation_row,
+    "preferences": _preference_row,
+    "prompts": _prompt_row,
+}
 
 
 @cache

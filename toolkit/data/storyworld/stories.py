@@ -105,8 +105,13 @@ def story_grammar() -> Sequence:
             final = [_sentence(template, "closing") for template in closings] + shared[ending]
             endings[ending] = Sequence([_beat(outcome), zipf_choice(final)])
         beats = [_beat(beat) for beat in plot["beats"]]
-        plots[name] = Sequence([*beats, talk if plot["talk"] else wait,
-                                Choice(endings, weights=list(ENDINGS.values()), role="ending")])
+        plots[name] = Sequence(
+            [
+                *beats,
+                talk if plot["talk"] else wait,
+                Choice(endings, weights=list(ENDINGS.values()), role="ending"),
+            ]
+        )
     weights = [1.0 / (rank + 8.0) for rank in range(len(plots))]
     return Sequence([_beat(OPENINGS, "opening"), aside, Choice(plots, weights=weights, role="plot")])
 

@@ -44,7 +44,7 @@ def _alternatives(template: str, position: int) -> tuple[list, int]:
         if character == "{":
             flush()
             end = template.index("}", position)
-            nodes.append(_slot(template[position + 1:end]))
+            nodes.append(_slot(template[position + 1 : end]))
             position = end + 1
         elif character == "[":
             flush()

@@ -9,8 +9,14 @@ from toolkit.data.storyworld.lexicon import LEXICONS
 from toolkit.data.storyworld.reading import Read, read, split_sentences
 from toolkit.data.storyworld.requests import Asked, read_question, read_request
 
-WEIGHTS = {"request": 4.0, "consistency": 2.0, "ending": 1.5, "length": 1.5, "repetition": 1.5,
-           "wellformed": 1.0}
+WEIGHTS = {
+    "request": 4.0,
+    "consistency": 2.0,
+    "ending": 1.5,
+    "length": 1.5,
+    "repetition": 1.5,
+    "wellformed": 1.0,
+}
 """What each term can add; a flawless answer has their sum."""
 
 ANSWER_WORDS = (2, 14)
@@ -59,11 +65,15 @@ def term_shares(utilities: list[Utility], others: list[Utility] | None = None) -
         columns = {term: _centred(column) for term, column in columns.items()}
     else:
         totals = [a - b.total for a, b in zip(totals, others, strict=True)]
-        columns = {term: [a - WEIGHTS[term] * b.terms[term] for a, b in zip(column, others, strict=True)]
-                   for term, column in columns.items()}
+        columns = {
+            term: [a - WEIGHTS[term] * b.terms[term] for a, b in zip(column, others, strict=True)]
+            for term, column in columns.items()
+        }
     square = sum(value * value for value in totals)
-    return {term: sum(a * b for a, b in zip(column, totals, strict=True)) / square if square else 0.0
-            for term, column in columns.items()}
+    return {
+        term: sum(a * b for a, b in zip(column, totals, strict=True)) / square if square else 0.0
+        for term, column in columns.items()
+    }
 
 
 def _centred(values: list[float]) -> list[float]:
@@ -143,4 +153,4 @@ def _question_terms(text: str, asked: Asked, told: Roles) -> dict[str, float]:
 def _shared_start(text: str, right: str) -> float:
     """The share of the right answer's words that the text begins with, 0 if it goes on differently."""
     words, wanted = text.rstrip(".").split(), right.rstrip(".").split()
-    return len(words) / len(wanted) if words == wanted[:len(words)] else 0.0
+    return len(words) / len(wanted) if words == wanted[: len(words)] else 0.0
