@@ -13,7 +13,7 @@ from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit import execute
 from toolkit.recipe import schema
 from toolkit.recipe.errors import RecipeError, RunError, UsageError
-from toolkit.runs import lock, metrics
+from toolkit.runs import launching, lock, metrics
 
 PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
 ORDER = ["tokenizer", "corpus", "pretrain"]
@@ -166,7 +166,7 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     started = []
     monkeypatch.setattr(
-        execute, "_start", lambda loaded, options: started.append(execute._arguments(loaded, options)) or 0
+        launching, "start", lambda loaded, options: started.append(launching.arguments(loaded, options)) or 0
     )
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")

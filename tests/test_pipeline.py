@@ -25,10 +25,30 @@ TOY = {
         "schedule.warmup_tokens=1024",
         "checkpoint_every_tokens=2048",
     ],
-    "sft": ["trainer.max_length=128", "trainer.max_steps=3", "trainer.warmup_steps=0"],
-    "reward": ["trainer.max_length=128", "trainer.max_steps=3"],
-    "dpo": ["trainer.max_length=128", "trainer.max_steps=3"],
+    "sft": [
+        "trainer.max_length=128",
+        "data.examples=24",
+        "data.held_out={documents: 0.2}",
+        "batch_examples=8",
+        "micro_batch_examples=8",
+        "trainer.warmup_steps=0",
+    ],
+    "reward": [
+        "trainer.max_length=128",
+        "data.examples=24",
+        "data.held_out={documents: 0.2}",
+        "batch_examples=8",
+        "micro_batch_examples=8",
+    ],
+    "dpo": [
+        "trainer.max_length=128",
+        "data.examples=24",
+        "data.held_out={documents: 0.2}",
+        "batch_examples=8",
+        "micro_batch_examples=8",
+    ],
     "ppo": [
+        "data.held_out={documents: 0.2}",
         "trainer.episodes=16",
         "trainer.rollout_examples=8",
         "trainer.minibatches=2",
@@ -36,7 +56,11 @@ TOY = {
         "trainer.max_new_tokens=16",
         "micro_batch_examples=4",
     ],
-    "evaluate": ["win_rate.max_prompt_tokens=64", "win_rate.max_new_tokens=16"],
+    "evaluate": [
+        "data.held_out={documents: 0.2}",
+        "win_rate.max_prompt_tokens=64",
+        "win_rate.max_new_tokens=16",
+    ],
 }
 
 

@@ -7,16 +7,12 @@ import importlib
 import json as json_format
 import os
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -26,24 +22,20 @@ from toolkit.recipe import reader
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import DataSource, StageRecipe
-from toolkit.runs import directory, facts, files, lock, pipeline, processes, progress, references, switches
+from toolkit.runs import (
+    directory,
+    facts,
+    files,
+    launching,
+    lock,
+    pipeline,
+    processes,
+    progress,
+    references,
+    switches,
+)  # fmt: skip
+from toolkit.runs.launching import INTERRUPTED, ONE_PROCESS, PARENT, Options
 from toolkit.stages import STAGES
-
-# They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
-ONE_PROCESS = frozenset({"tokenizer", "corpus"})
-_PARENT = "TOOLKIT_PARENT"
-PROGRAM = ("-m", "toolkit")
-INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says besides the recipe."""
-
-    runs_dir: Path
-    fresh: bool = False
-    launch: Path | None = None
-    json: bool = False
 
 
 def run_command(
@@ -67,7 +59,7 @@ def run_command(
     with processes.interruptible():
         try:
             if options.launch is not None:
-                _check_launch(options.launch)
+                launching.check_configuration(options.launch)
             return (_run_folder if path.is_dir() else _run_recipe)(path, overrides, options)
         except ToolkitError as error:
             if facts.rank() == 0 or isinstance(error, _OnThisRank):
@@ -86,7 +78,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> int:
     loaded = reader.load(path, overrides)
     place = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
-        status = _start(loaded, options)
+        status = launching.start(loaded, options)
     else:
         switches.set_variables(loaded.recipe.device)
         with _stdout_to_stderr():
@@ -238,7 +230,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 def _live_no_longer_than_parent() -> None:
     """End with the folder runner, or with the launcher, that started this process."""
-    parent = os.environ.pop(_PARENT, None)
+    parent = os.environ.pop(PARENT, None)
     if parent is not None:
         processes.die_with_parent(int(parent))
     elif "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
@@ -267,7 +259,7 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
             continue
         print(head, file=sys.stderr, flush=True)
         started += 1
-        status = _start(loaded, options)
+        status = launching.start(loaded, options)
         if status != 0:
             return _stopped(loaded, place, status, options)
     if started == 0:
@@ -298,85 +290,13 @@ def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -
     if status == INTERRUPTED:
         print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
     else:
-        command = shlex.join(["toolkit", *_arguments(loaded, options)])
+        command = shlex.join(["toolkit", *launching.arguments(loaded, options)])
         print(
             f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays.\n"
             f"The same command goes on there; this stage alone:\n  {command}",
             file=sys.stderr,
         )
     return status
-
-
-def _arguments(loaded: LoadedRecipe, options: Options) -> list[str]:
-    fresh = ["--fresh"] if options.fresh else []
-    return ["run", str(loaded.path), *loaded.overrides, "--runs-dir", str(options.runs_dir), *fresh]
-
-
-def _start(loaded: LoadedRecipe, options: Options) -> int:
-    """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
-    arguments = [*PROGRAM, *_arguments(loaded, options)]
-    environment = dict(os.environ)
-    launched = options.launch is not None and loaded.recipe.stage not in ONE_PROCESS
-    if launched:
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
-        arguments = [*launcher, *arguments]
-    else:
-        environment[_PARENT] = str(os.getpid())
-    sys.stdout.flush()
-    # stdout stays free for the one JSON object.
-    child = subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment,
-        stdout=sys.__stderr__,
-        preexec_fn=processes.die_with_parent if launched else None,
-    )
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        _pass_on(child, launched)
-        return INTERRUPTED
-    return 128 - status if status < 0 else status
-
-
-def _pass_on(child: subprocess.Popen, launched: bool) -> None:
-    """Interrupt a stage and wait for it: it may be saving a checkpoint. A second signal ends it at once."""
-    try:
-        for process in processes.children(child.pid) if launched else [child.pid]:
-            os.kill(process, signal.SIGINT)
-    except ProcessLookupError:
-        pass
-    try:
-        child.wait()
-    except KeyboardInterrupt:
-        child.kill()
-        child.wait()
-
-
-def _check_launch(path: Path) -> None:
-    """Refuse a launch configuration that is not there, or that starts something else than it says."""
-    if facts.world_size() > 1 or "LOCAL_RANK" in os.environ:
-        raise UsageError("--launch under a launcher", where=str(path), fix="use one of them")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"cannot be read: {error}",
-            where=str(path),
-            fix="write one with `accelerate config --config_file FILE`",
-        ) from None
-    if not isinstance(content, dict):
-        raise UsageError(
-            "is not an Accelerate configuration",
-            where=str(path),
-            fix="write one with `accelerate config --config_file FILE`",
-        )
-    mpi = (content.get("mpirun_config") or {}).get("mpirun_hostfile")
-    if content.get("distributed_type") == "MULTI_CPU" and (content.get("num_processes") or 1) > 1 and not mpi:
-        raise UsageError(
-            "MULTI_CPU without mpirun: Accelerate would silently start a single process",
-            where=str(path),
-            fix="set num_processes: 1, or use torchrun --nproc-per-node N",
-        )
 
 
 # What is shown at the end

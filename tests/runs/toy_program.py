@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from toolkit import execute
 from toolkit.recipe import schema
 from toolkit.recipe.errors import DataError, ToolkitError
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, launching
 from toolkit.stages import STAGES
 
 STEPS = 3
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
     flags = {word for word in arguments if word in ("--fresh", "--json")}
     place = arguments.index("--runs-dir")
     words = [word for word in arguments[1:place] + arguments[place + 2 :] if word not in flags]
-    execute.PROGRAM = (__file__,)
+    launching.PROGRAM = (__file__,)
     if os.environ.get("TOY_WITHOUT_TORCH"):
         without_torch()
     try:

@@ -298,15 +298,10 @@ class PpoTrainerSettings(Settings):
 
     @model_validator(mode="after")
     def whole_rollouts(self) -> PpoTrainerSettings:
-        if self.episodes % self.rollout_examples:
-            raise ValueError(
-                f"episodes {self.episodes} is not a multiple of rollout_examples {self.rollout_examples}"
-            )
-        if self.rollout_examples % self.minibatches:
-            raise ValueError(
-                f"rollout_examples {self.rollout_examples} is not a multiple of minibatches "
-                f"{self.minibatches}"
-            )
+        for whole, part in (("episodes", "rollout_examples"), ("rollout_examples", "minibatches")):
+            if getattr(self, whole) % getattr(self, part):
+                text = f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
+                raise ValueError(text)
         return self
 
 

@@ -13,7 +13,7 @@ PLOTS: dict[str, dict] = {
         "beats": [
             [
                 "One {*weather} {*time}, {he} found {trait.a} {object} {place.at}.",
-                "While looking for {*forage} {place.at}, {he} [spotted|noticed|stepped on] {trait.a} {object}.",
+                "While looking for {*forage} {place.at}, {he} [spotted|noticed|stepped on] {trait.a} {object}.",  # noqa: E501
                 "That spring {he} dug up {trait.a} {object} {place.at}.",
                 "{place.At}, under {*tree.a} tree, {he} found {trait.a} {object}.",
             ],

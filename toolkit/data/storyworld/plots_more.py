@@ -63,7 +63,7 @@ MORE_PLOTS: dict[str, dict] = {
             [
                 "One {*time}, {he} and {friend} the {pal} both wanted {trait.a} {object} {place.at}.",
                 "{He} and {friend} the {pal} won {trait.a} {object} at a fair {place.at}.",
-                "{place.At} lay {trait.a} {object}, but {friend}, {pal.a} with {*feature}, had seen it first.",
+                "{place.At} lay {trait.a} {object}, but {friend}, {pal.a} with {*feature}, had seen it first.",  # noqa: E501
             ],
             [
                 0.4,
