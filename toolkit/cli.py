@@ -7,7 +7,6 @@ Exit status: 0 done, 1 failed, 2 a wrong recipe or usage, 130 interrupted.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -65,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not _is_disk_full(error):
+        from toolkit.runs import files
+
+        if not files.disk_full(error):
             raise
         place = getattr(error, "filename", None)
         _tell(
@@ -112,15 +113,6 @@ def _tell(error: ToolkitError) -> None:
     if os.environ.get("RANK", "0") == "0" or error.exit_status != 2:
         # The problems of a recipe begin with their place, where editors and terminals look for it.
         print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Also where a library (safetensors, pyarrow) has made another exception of it."""
-    while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-            return True
-        error = error.__cause__
-    return False
 
 
 @contextmanager

@@ -71,3 +71,21 @@ def test_saved_model_is_plain_gpt2(tmp_path):
     model.save_pretrained(tmp_path)
     again = GPT2LMHeadModel.from_pretrained(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_sinusoidal_positions_shift_by_one_linear_map():
+    settings = ModelSettings(n_layer=1, n_head=1, n_embd=32, n_positions=64, position_init="sinusoidal")
+    model = build(settings, vocab_size=100, seed=0, end_id=0)
+    table = model.transformer.wpe.weight.detach().double()
+    assert table.requires_grad is False and model.transformer.wpe.weight.requires_grad
+    assert table.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
+    first, last = (
+        table[0] / 0.02,
+        table[:, 0] / 0.02,
+    )  # sin 0 = 0 and cos 0 = 1; the fastest turns by 1 radian
+    assert first.tolist() == pytest.approx([0.0] * 16 + [2**0.5] * 16)
+    assert last[1].item() == pytest.approx(2**0.5 * 0.8414709848, rel=1e-6)
+    shift = torch.linalg.lstsq(table[:32], table[1:33]).solution  # learned on the first half ...
+    assert (table[32:63] @ shift - table[33:]).abs().max() < 1e-6  # ... it holds on the second
+    plain = build(settings.model_copy(update={"position_init": "normal"}), vocab_size=100, seed=0, end_id=0)
+    assert torch.equal(plain.transformer.wte.weight, model.transformer.wte.weight)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.session import Session, names_of
 from toolkit.evaluate.stage import known_accuracy
 from toolkit.evaluate.win_rate import Contest
-from toolkit.models.load import Reference
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.schema import DataSource
 from toolkit.runs import environment, lock, references
@@ -72,7 +70,7 @@ def evaluate_command(models: list[str], **given: object) -> int:
     baseline = next((name for name, model in names.items() if model == options.baseline), None)
     device = environment.device("auto")
     session = Session(
-        references={name: locate(model) for name, model in names.items()},
+        references={name: references.named_model(model) for name, model in names.items()},
         device=device,
         seed=options.seed,
         baseline=baseline,
@@ -89,15 +87,6 @@ def evaluate_command(models: list[str], **given: object) -> int:
     else:
         show(results)
     return 0
-
-
-def locate(model: str) -> Reference:
-    """Where a model lies: a finished run, a checkpoint (of any run), a folder, or a hub id."""
-    folder = Path(model)
-    if folder.is_dir() and not lock.is_run(folder):
-        return model, None
-    # `runs/...` means below the runs directory in a recipe, and on the command line just what it says
-    return references.model(os.path.join(".", model) if folder.is_dir() else model, runs_dir=Path("runs"))
 
 
 def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
@@ -176,7 +165,7 @@ def open_judge(options: Options, contest: Contest, device: object) -> Judge:
     if options.judge == "gold":
         judges.require_known_world(contest.known_world, options.data)
         return judges.gold_judge()
-    reference = locate(options.judge)
+    reference = references.named_model(options.judge)
     return judges.reward_judge(
         options.judge, reference, device=device, known=known_accuracy(Path(reference[0])), seed=options.seed
     )

@@ -117,6 +117,8 @@ class ModelSettings(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
     """`gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """Where the learned position embeddings start; from `sinusoidal` a small model sooner learns to copy."""
 
     @model_validator(mode="after")
     def heads_divide_width(self) -> ModelSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,3 +102,18 @@ def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
             "the run has no model", where=str(found), fix="name a pretrain, sft, reward, dpo or ppo run"
         )
     return str(found / "model"), None
+
+
+def named_model(name: str) -> tuple[str, str | None]:
+    """Return (path or hub id, revision) of a model named on the command line.
+
+    A run must be finished; a checkpoint may be looked at while its run goes on. `runs/...` means below the
+    runs directory in a recipe, and on the command line just what it says.
+
+    Raises:
+        RunError: as `model`.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not lock.is_run(folder):
+        return name, None
+    return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,23 +72,11 @@ def open_model(name: str) -> OpenModel:
     Raises:
         ToolkitError: nothing of that name, or not a language model.
     """
-    reference = locate(name)
+    reference = references.named_model(name)
     disable_progress_bar()
     model, tokenizer = load_causal_lm(reference, device=environment.device("auto"))
     stage = stage_of(Path(reference[0]))
     return OpenModel(model, tokenizer, bool(tokenizer.chat_template) and stage in (None, *CONVERSING))
-
-
-def locate(name: str) -> tuple[str, str | None]:
-    """Where a model lies: (folder or hub id, revision).
-
-    A run must be finished; a checkpoint may be looked at while its run goes on. `runs/...` means below the
-    runs directory in a recipe, and on the command line just what it says.
-    """
-    folder = Path(name)
-    if folder.is_dir() and not lock.is_run(folder):
-        return name, None
-    return references.model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))
 
 
 def stage_of(folder: Path) -> str | None:
