@@ -79,13 +79,10 @@ def test_sinusoidal_positions_shift_by_one_linear_map():
     table = model.transformer.wpe.weight.detach().double()
     assert table.requires_grad is False and model.transformer.wpe.weight.requires_grad
     assert table.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-3)
-    first, last = (
-        table[0] / 0.02,
-        table[:, 0] / 0.02,
-    )  # sin 0 = 0 and cos 0 = 1; the fastest turns by 1 radian
-    assert first.tolist() == pytest.approx([0.0] * 16 + [2**0.5] * 16)
-    assert last[1].item() == pytest.approx(2**0.5 * 0.8414709848, rel=1e-6)
-    shift = torch.linalg.lstsq(table[:32], table[1:33]).solution  # learned on the first half ...
-    assert (table[32:63] @ shift - table[33:]).abs().max() < 1e-6  # ... it holds on the second
+    sines, cosines = table[:, :16] / (0.02 * 2**0.5), table[:, 16:] / (0.02 * 2**0.5)
+    assert sines[0].abs().max() == 0 and sines[1, 0].item() == pytest.approx(0.8414709848, rel=1e-6)  # sin 1
+    steps = 64.0 ** -(torch.arange(16).double() / 16)  # radians from one position to the next
+    turned = sines[:-1] * steps.cos() + cosines[:-1] * steps.sin()  # a rotation: the same at every position
+    assert (turned - sines[1:]).abs().max() < 1e-5
     plain = build(settings.model_copy(update={"position_init": "normal"}), vocab_size=100, seed=0, end_id=0)
     assert torch.equal(plain.transformer.wte.weight, model.transformer.wte.weight)
