@@ -325,7 +325,7 @@ def _finish(places: Sequence[Path], options: Options, *, new: bool) -> None:
         write_report(list(places), page)
     print(f"report: {page}", file=sys.stderr)
     if options.json:
-        _print_json(numbers)
+        _print_json({"report": str(page), **numbers})
 
 
 def verify_command(run: Path | str, *, json: bool = False) -> int:
