@@ -43,6 +43,25 @@ def test_plain_attention_in_bf16_is_attention(monkeypatch):
     assert not torch.equal(plain, flash)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_documents_of_a_row_are_kept_apart(tiny_model, bf16):
+    model = copy.deepcopy(tiny_model)
+    generator = torch.Generator().manual_seed(0)
+    end = model.config.eos_token_id
+    texts = [torch.randint(0, 200, (length,), generator=generator) for length in (9, 5, 17)]
+    stop = torch.tensor([end])
+    row = torch.cat([stop, texts[0], stop, texts[1], stop, texts[2], stop])[None]  # (1, 35)
+    alone = [torch.cat([stop, text, stop])[None] for text in texts]
+    with attention_for_training(model):
+        apart = TrainingLoss(model, bf16=bf16, end_id=end)
+        losses = torch.stack([TrainingLoss(model, bf16=bf16)(one) for one in alone])
+        weights = torch.tensor([one.shape[1] - 1.0 for one in alone])
+        expected = (losses * weights).sum() / weights.sum()
+        assert apart(row).item() == pytest.approx(expected.item(), rel=1e-2 if bf16 else 1e-6)
+        together = TrainingLoss(model, bf16=bf16)(row)
+    assert abs(together.item() - expected.item()) > (1e-3 if bf16 else 1e-4)
+
+
 def test_attention_is_restored(tiny_model, tmp_path):
     model = copy.deepcopy(tiny_model)
     before = model.config._attn_implementation

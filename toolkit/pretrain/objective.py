@@ -17,9 +17,19 @@ LONGEST_PLAIN = 512
 
 
 def causal_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, **settings
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    same_document: Tensor | None = None,
+    **settings,
 ) -> tuple[Tensor, None]:
-    """Attend to the past of unpadded rows, (rows, heads, length, width of a head), without a mask.
+    """Attend to the past of unpadded rows, (rows, heads, length, width of a head), without a dense mask.
+
+    Args:
+        same_document: (rows, 1, length, length) bool; where given, positions see only their own document.
 
     GPT-2 passes position ids, which makes transformers build a dense mask under torch.compile, and a dense
     mask loses the flash kernels. Only right for training: no padding, no cache.
@@ -31,10 +41,13 @@ def causal_attention(
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= LONGEST_PLAIN:
         future = torch.full((length, length), -math.inf, dtype=query.dtype).triu(1)
         scores = (query * settings["scaling"]) @ key.transpose(2, 3) + future  # (rows, heads, length, length)
+        if same_document is not None:
+            scores = scores.masked_fill(~same_document, -math.inf)
         shares = functional.dropout(scores.softmax(-1), settings.get("dropout", 0.0)).to(value.dtype)
         return (shares @ value).transpose(1, 2), None
+    mask = None if same_document is None else same_document.tril()
     attended = functional.scaled_dot_product_attention(
-        query, key, value, is_causal=True,
+        query, key, value, attn_mask=mask, is_causal=mask is None,
         dropout_p=settings.get("dropout", 0.0), scale=settings.get("scaling"),
     )  # fmt: skip
     return attended.transpose(1, 2), None
@@ -72,15 +85,30 @@ class TrainingLoss(nn.Module):
     Args:
         model: a GPT-2.
         bf16: compute in bfloat16 by autocast; weights, softmax and loss stay in fp32.
+        end_id: where given, documents are kept apart: each starts at position 0 with the end-of-text before
+            it, as it is scored, and sees nothing of its neighbours. Needs `attention_for_training`.
     """
 
-    def __init__(self, model: PreTrainedModel, *, bf16: bool):
+    def __init__(self, model: PreTrainedModel, *, bf16: bool, end_id: int | None = None):
         super().__init__()
-        self.model, self.bf16 = model, bf16
+        self.model, self.bf16, self.end_id = model, bf16, end_id
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the loss, a scalar, of token ids (rows, length + 1)."""
+        apart = {} if self.end_id is None else documents_apart(rows[:, :-1], self.end_id)
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            hidden = self.model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state
+            hidden = self.model.base_model(input_ids=rows[:, :-1], use_cache=False, **apart).last_hidden_state
             logits = self.model.lm_head(hidden).flatten(0, 1)  # (rows * length, vocabulary)
         return functional.cross_entropy(logits.float(), rows[:, 1:].flatten())
+
+
+def documents_apart(inputs: Tensor, end_id: int) -> dict[str, Tensor]:
+    """Return position_ids (rows, length) and same_document (rows, 1, length, length) of packed inputs."""
+    starts = inputs == end_id
+    number = starts.cumsum(1)
+    places = torch.arange(inputs.shape[1], device=inputs.device)
+    begins = torch.where(starts, places, 0).cummax(1).values
+    return {
+        "position_ids": places - begins,
+        "same_document": (number[:, :, None] == number[:, None, :])[:, None],
+    }

@@ -56,7 +56,8 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
-    loss = TrainingLoss(model, bf16=bf16)
+    end_id = shards.end_id if recipe.separate_documents else None
+    loss = TrainingLoss(model, bf16=bf16, end_id=end_id)
     if run.record("compile", device.type == "cuda" if recipe.compile == "auto" else recipe.compile):
         loss.compile()
     held_out = HeldOut(

@@ -183,6 +183,8 @@ class PretrainRecipe(StageRecipe):
     schedule: ScheduleSettings = ScheduleSettings()
     sequence_length: Count | None = None
     """Tokens of one training row; default n_positions."""
+    separate_documents: bool = False
+    """Each document in a row starts at position 0 and sees only itself; a GPU loses its flash kernel."""
     batch_tokens: Count = 8192
     """Tokens of one optimizer step, over all processes."""
     micro_batch_tokens: Count | None = None
@@ -387,13 +389,7 @@ class EvaluateRecipe(StageRecipe):
 
 
 Recipe = Annotated[
-    TokenizerRecipe
-    | CorpusRecipe
-    | PretrainRecipe
-    | SftRecipe
-    | RewardRecipe
-    | DpoRecipe
-    | PpoRecipe
+    TokenizerRecipe | CorpusRecipe | PretrainRecipe | SftRecipe | RewardRecipe | DpoRecipe | PpoRecipe
     | EvaluateRecipe,
     Field(discriminator="stage"),
-]
+]  # fmt: skip
