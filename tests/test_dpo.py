@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from chat_world import (
+
+from tests.chat_world import (
     built_trainer,
     first_batch,
     load_recipe,
@@ -17,7 +18,6 @@ from chat_world import (
     write_model,
     write_preferences,
 )
-
 from toolkit import dpo
 from toolkit.data.pairs import Pair
 from toolkit.models.load import load_causal_lm

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chat_world import load_recipe, metrics, run_stage, write_conversations, write_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
+from tests.chat_world import load_recipe, metrics, run_stage, write_conversations, write_model
 from toolkit import fit, sft
 from toolkit.data.rows import RowTable, training_order
 from toolkit.models.load import load_causal_lm
@@ -146,7 +146,7 @@ def test_rows_never_outgrow_the_model(folder):
 KILL_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
-from chat_world import load_recipe, run_stage
+from tests.chat_world import load_recipe, run_stage
 from toolkit import fit, sft
 
 move = fit._move
@@ -163,7 +163,7 @@ run_stage(sft, folder, load_recipe(folder, "killed", sys.argv[2]))
 def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
     text = RECIPE.format(folder=folder)
     whole = run_stage(sft, folder, load_recipe(folder, "whole", text))
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     child = subprocess.run(
         [sys.executable, "-c", KILL_WHILE_SAVING, str(folder), text], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])},

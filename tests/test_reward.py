@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from chat_world import (
+
+from tests.chat_world import (
     built_trainer,
     byte_tokenizer,
     first_batch,
@@ -17,7 +18,6 @@ from chat_world import (
     write_model,
     write_preferences,
 )
-
 from toolkit import reward
 from toolkit.data.pairs import HeldOutPairs, Pair, encode, wins
 from toolkit.models.load import load_reward_model

@@ -9,7 +9,11 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from chat_world import (
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from trl import SFTTrainer
+
+from tests.chat_world import (
     built_trainer,
     byte_tokenizer,
     first_batch,
@@ -18,10 +22,6 @@ from chat_world import (
     write_conversations,
     write_model,
 )
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
-from trl import SFTTrainer
-
 from toolkit import sft
 from toolkit.data import chat
 from toolkit.data.rows import IGNORED, labelled

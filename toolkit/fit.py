@@ -32,6 +32,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.data.rows import RowTable, training_order
+from toolkit.models.attention import fast_attention
 from toolkit.models.load import save_model
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import TrainerRecipe
@@ -266,6 +267,7 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
         Progress(run.name, trainer.args.max_steps, unit="step") as progress,
         warnings.catch_warnings(),
         scored_positions_only(),
+        fast_attention(_models(trainer), device_type=trainer.args.device.type, bf16=trainer.args.bf16),
     ):
         # TRL uses names that transformers renamed; nobody who reads it could change that
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -276,6 +278,13 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
     _save(trainer, run)
     if run.is_main:
         shutil.rmtree(staging(run), ignore_errors=True)
+
+
+def _models(trainer: Trainer) -> list[PreTrainedModel]:
+    """The trained model without adapters, and DPO's reference where it is a model of its own."""
+    found = [trainer.model, getattr(trainer, "ref_model", None)]
+    return [getattr(model, "base_model", model).model if isinstance(model, peft.PeftModel) else model
+            for model in found if model is not None]  # fmt: skip
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from toolkit import stats
@@ -38,6 +38,19 @@ class HeldOut:
     messages: list[list[chat.Message]]
 
 
+class CpuSFTTrainer(SFTTrainer):
+    """TRL's trainer with the model's own loss, which is the same number without its extra metrics.
+
+    TRL computes the logits in tiles, twice, and the entropy and rank of every position: it spares a GPU's
+    memory, and on a CPU takes 0.48 instead of 0.35 s a step (16 conversations, 2.6 million parameters).
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.args.loss_type != "nll":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
 def run(recipe: SftRecipe, run: Run) -> None:
     """Fine-tune `recipe.model`; writes the model, metrics, and evaluation.json."""
     target = device(recipe.device)
@@ -48,7 +61,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     held_out = held_out_conversations(recipe, tokenizer, length)
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
     before = token_nats(model, held_out) if run.is_main else []
-    trainer = quiet(SFTTrainer)(
+    trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=lora(recipe, model, "CAUSAL_LM"),
     )  # fmt: skip

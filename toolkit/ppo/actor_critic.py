@@ -8,8 +8,7 @@ a causal model does not look: no mask is needed, and attention takes its fast ca
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,19 +72,6 @@ def answer_logits(
         logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)
         logits = logits.index_select(0, batch.index).float() + forbidden
     return logits if temperature == 1 else logits / temperature
-
-
-@contextmanager
-def attention(models: Sequence[PreTrainedModel], implementation: str) -> Iterator[None]:
-    """Compute with another attention implementation of transformers meanwhile."""
-    before = [model.config._attn_implementation for model in models]
-    for model in models:
-        model.set_attn_implementation(implementation)
-    try:
-        yield
-    finally:
-        for model, name in zip(models, before, strict=True):
-            model.set_attn_implementation(name)
 
 
 class Critic(nn.Module):
