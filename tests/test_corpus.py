@@ -115,7 +115,7 @@ def test_the_entropy_floor_of_storyworld_is_exact(tmp_path, vocabulary):
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     shards = TokenShards.open(folder / "held_out")
     texts = [tokenizer.decode(shards.document(number)) for number in range(shards.documents)]
-    nats = sum(storyworld.story_logprob(text) for text in texts)
+    nats = sum(storyworld.document_logprob(text) for text in texts)
     size = sum(len(text.encode()) for text in texts)
     assert len(texts) == 30 and all(storyworld.split_of(text) == "held_out" for text in texts)
     assert measured["entropy_floor_bits_per_byte"] == pytest.approx(-nats / np.log(2) / size, rel=1e-9)

@@ -193,7 +193,7 @@ def test_stories_carry_their_logprob_and_are_on_their_side():
     assert (len(train), len(held_out)) == (60, 10)
     assert all(storyworld.split_of(document.text) == "held_out" for document in held_out)
     assert [document.logprob for document in train] == pytest.approx(
-        [storyworld.story_logprob(document.text) for document in train]
+        [storyworld.document_logprob(document.text) for document in train]
     )
     assert len(texts(DataSource(name="storyworld", examples=90), "held_out")) == 10
     assert len(texts(source, "all")) == 70
@@ -204,7 +204,7 @@ def test_a_mixture_of_one_world_is_that_world_and_one_with_files_is_unknown(tmp_
     twice = list(sources.texts([world, world], part="train", seed=3))
     assert len({document.text for document in twice}) == len(twice) == 40, "each source has its own stories"
     assert [document.logprob for document in twice] == pytest.approx(
-        [storyworld.story_logprob(document.text) for document in twice]
+        [storyworld.document_logprob(document.text) for document in twice]
     )
     other = DataSource(name=jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(99)]))
     assert {document.logprob for document in sources.texts([world, other], part="train", seed=3)} == {None}

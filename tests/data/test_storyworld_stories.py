@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from toolkit.data.storyworld import story, story_derivations, story_logprob
+from toolkit.data.storyworld import document, document_logprob, story, story_derivations, story_logprob
 from toolkit.data.storyworld.grammar import Slot
 from toolkit.data.storyworld.lexicon import LEXICONS, a_or_an, compose_names
 from toolkit.data.storyworld.reading import read, sentence_readings, split_sentences
@@ -27,6 +27,17 @@ def test_every_story_parses_back_to_its_probability_with_one_derivation():
         assert isclose(found[0][1], each.logprob, abs_tol=1e-9), each.text
         assert found[0][0] == each.roles
         assert isclose(story_logprob(each.text), each.logprob, abs_tol=1e-9)
+
+
+def test_a_title_follows_from_its_story():
+    for each in STORIES[:60]:
+        text = document(each)
+        hero, animal, thing = (each.roles[role] for role in ("hero", "animal", "object"))
+        assert text == f"{hero} the {animal} and the {thing}\n{each.text}"
+        assert isclose(document_logprob(text), each.logprob, abs_tol=1e-9)
+        other = next(key for key in LEXICONS["animal"].keys if key not in each.text)
+        assert document_logprob(text.replace(animal, other, 1)) is None
+        assert document_logprob(each.text) is None and document_logprob(text + ".") is None
 
 
 def test_changed_stories_are_not_in_the_language():

@@ -12,6 +12,7 @@ annotator of known temperature labels pairs by it: so the best accuracy of any r
 Everything is a pure function of (config, seed, index): no network, no files, no global state.
 
     story(1, 0).text, story_logprob(text)            stories and the log of their exact probability
+    document(story), document_logprob(text)          the same under a title, as a corpus holds them
     conversation(1, 0), preference(1, 0)             what supervised and preference training read
     utility(messages, answer).total                  the gold utility; .terms, WEIGHTS, term_shares
     bayes_accuracy(differences, temperature)         the accuracy of the best judge
@@ -28,7 +29,14 @@ from toolkit.data.storyworld.annotator import (
 )
 from toolkit.data.storyworld.conversations import FLAWS, Conversation, conversation
 from toolkit.data.storyworld.rows import CONFIGS, HELD_OUT_FRACTION, SPLITS, digest, rows, split_of
-from toolkit.data.storyworld.stories import Story, story, story_derivations, story_logprob
+from toolkit.data.storyworld.stories import (
+    Story,
+    document,
+    document_logprob,
+    story,
+    story_derivations,
+    story_logprob,
+)
 from toolkit.data.storyworld.utility import WEIGHTS, Utility, term_shares, utility
 
 __all__ = [
@@ -52,6 +60,8 @@ __all__ = [
     "split_of",
     "story",
     "story_derivations",
+    "document",
+    "document_logprob",
     "story_logprob",
     "term_shares",
     "utility",

@@ -8,7 +8,7 @@ from pathlib import Path
 from toolkit.data.storyworld.annotator import preference
 from toolkit.data.storyworld.conversations import Message, conversation, make_prompt
 from toolkit.data.storyworld.lexicon import VERSION
-from toolkit.data.storyworld.stories import story
+from toolkit.data.storyworld.stories import document, story
 from toolkit.data.storyworld.stream import Stream
 
 CONFIGS = ("stories", "conversations", "preferences", "prompts")
@@ -72,7 +72,8 @@ def _rows(
 
 def _story_row(seed: int, index: int, options: dict) -> tuple[str, dict]:
     drawn = story(seed, index)
-    return drawn.text, {"text": drawn.text, "logprob": drawn.logprob}
+    text = document(drawn)
+    return text, {"text": text, "logprob": drawn.logprob}
 
 
 def _conversation_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:

@@ -132,6 +132,28 @@ def story(seed: int, index: int) -> Story:
     return story_given(Stream("stories", seed, index))
 
 
+def title(roles: Roles) -> str:
+    """What stands above a story: "Pilob the turkey and the key"."""
+    return f"{roles['hero']} the {roles['animal']} and the {roles['object']}"
+
+
+def document(story: Story) -> str:
+    """A story under its title, which the story determines: the document is exactly as probable as the story.
+
+    Who reads on from the title must look back at it, as from a request. Without titles a small model learned
+    the names by heart and copied nothing in a million tokens.
+    """
+    return f"{title(story.roles)}\n{story.text}"
+
+
+def document_logprob(text: str) -> float | None:
+    """The natural log of the probability of a story under its title, None if it is not in the language."""
+    above, _, told = text.partition("\n")
+    return total_logprob(
+        [(roles, value) for roles, value in story_derivations(told) if title(roles) == above]
+    )
+
+
 def story_derivations(text: str) -> list[tuple[Roles, float]]:
     """Every derivation of a text as a whole story, as (roles, log-probability); the grammar has one each."""
     return derivations(story_grammar(), text)
