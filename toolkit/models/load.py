@@ -52,6 +52,8 @@ def load_causal_lm(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _check_vocabulary(model, tokenizer, reference)
+    # GPT2LMHeadModel's name does not say which loss it has: transformers takes this one, with a warning.
+    model.loss_type = model.loss_type or "ForCausalLM"
     return model.to(device).eval(), tokenizer
 
 
