@@ -110,6 +110,12 @@ def test_repeated_sentence_is_there_twice():
         assert len(sentences) == len(set(sentences)) + 1
 
 
+def test_garbled_sentences_are_no_sentences_of_the_world():
+    for _, text in _facts_of("garbled"):
+        kinds = read(text).kinds
+        assert 1 <= kinds.count(None) <= len(kinds) / 2 and kinds[0] is not None and kinds[-1] is not None
+
+
 def test_rambling_is_long_without_repeating_itself():
     for _, text in _facts_of("rambling"):
         sentences = split_sentences(text)

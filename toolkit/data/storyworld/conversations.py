@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from toolkit.data.storyworld.grammar import Roles
 from toolkit.data.storyworld.lexicon import LEXICONS
-from toolkit.data.storyworld.reading import split_sentences
+from toolkit.data.storyworld.reading import sentence_readings, split_sentences
 from toolkit.data.storyworld.requests import question, request, wrong_answer
 from toolkit.data.storyworld.stories import ENDINGS, story_given
 from toolkit.data.storyworld.stream import Stream
@@ -16,9 +16,10 @@ SHORT_WORDS = (30, 64)
 STORY_WORDS = (45, 88)
 RAMBLING_WORDS = 115
 _TEXT_FLAWS = ("rambling", "switched_name", "repeated_sentence", "missing_ending")
-STORY_FLAWS = ("wrong_animal", "wrong_object", "wrong_ending", *_TEXT_FLAWS)
+STORY_FLAWS = ("wrong_animal", "wrong_object", "wrong_ending", *_TEXT_FLAWS, "garbled")
 QUESTION_FLAWS = ("wrong_answer", *_TEXT_FLAWS)
 FLAWS = tuple(dict.fromkeys(STORY_FLAWS + QUESTION_FLAWS))
+_GARBLED_SHARE = 0.4
 # wrong_ending is open only if an ending was asked for; its weight restores the balance.
 _FLAW_WEIGHT = {"wrong_ending": 1.9}
 _TRIES = 250  # of about 60 microseconds each; only short stories need more than a few
@@ -142,7 +143,30 @@ def _story_answer(stream: Stream, asked: Roles, flaws: tuple[str, ...]) -> str:
         sentences.insert(repeated + 1 + stream.index(2), sentences[repeated])
     if "missing_ending" in flaws:
         sentences = _cut(stream, sentences)
+    if "garbled" in flaws:
+        sentences = _garble(stream.child("garble"), sentences)
     return " ".join(sentences)
+
+
+def _garble(stream: Stream, sentences: list[str]) -> list[str]:
+    """Some sentences in the middle begin as they did and end like another one, as a weak model writes."""
+    middle = list(range(1, len(sentences) - 1)) or [0]
+    result = list(sentences)
+    for _ in range(max(1, round(_GARBLED_SHARE * len(sentences)))):
+        if not middle:
+            break
+        place = middle.pop(stream.index(len(middle)))
+        head = sentences[place].split()
+        ends = [other.split() for other in sentences if other != sentences[place]] or [head[::-1]]
+        for _ in range(_TRIES):
+            tail = ends[stream.index(len(ends))]
+            begun = head[: 1 + stream.index(max(1, len(head) - 2))]
+            mixed = " ".join([*begun, *tail[1 + stream.index(max(1, len(tail) - 1)) :]])
+            mixed = mixed.replace(". ", " ").rstrip(".,") + "."
+            if not sentence_readings(mixed) and len(split_sentences(mixed)) == 1:
+                break
+        result[place] = mixed
+    return result
 
 
 def _ramble(stream: Stream, sentences: list[str], roles: Roles) -> list[str]:

@@ -15,7 +15,7 @@ WEIGHTS = {
     "ending": 1.5,
     "length": 1.5,
     "repetition": 1.5,
-    "wellformed": 1.0,
+    "wellformed": 3.0,
 }
 """What each term can add; a flawless answer has their sum."""
 
