@@ -145,21 +145,26 @@ def _win_rate_table(stages: dict, names: list[str]) -> Table:
     counts = {stages[name]["win_rate"]["n"] for name in names if stages[name].get("win_rate")}
     prompts = "/".join(str(count) for count in sorted(counts))
     table = Table(title=f"win rate against {baseline} on {prompts} unseen prompts", title_justify="left")
-    columns = ("model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte")
+    columns = ("model", "win rate [95%]", f"KL to {baseline}", "length", "ended", "bits/byte")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for name in names:
         row = stages[name]
         ended = row.get("ended")
         table.add_row(
             name,
             win_rate_text(row),
-            interval_text(row, "kl_to_baseline", digits=2),
-            interval_text(row, "mean_length", digits=1),
+            _number(row, "kl_to_baseline", 2),
+            _number(row, "mean_length", 1),
             "-" if ended is None else f"{ended:.0%}",
-            interval_text(row, "bits_per_byte"),
+            _number(row, "bits_per_byte", 3),
         )
     return table
+
+
+def _number(row: dict, key: str, digits: int) -> str:
+    """Without its interval, for which a terminal has no room: the report and the JSON have it."""
+    return "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
 
 
 def _judge_line(stages: dict) -> Text:
@@ -168,7 +173,7 @@ def _judge_line(stages: dict) -> Text:
         return Text("")
     accuracy = interval_text(judge, "accuracy", percent=True)
     words = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
-    return Text(f"{words}; length in tokens, KL in nats an answer", style="dim")
+    return Text(f"{words}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
 
 
 def _sample_panel(sample: dict) -> Panel:
