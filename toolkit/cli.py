@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from toolkit.recipe.errors import RecipeError, ToolkitError, UsageError
+from toolkit.runs import files
 from toolkit.verbs import VERBS, did_you_mean
 
 OVERVIEW = """usage: toolkit VERB ...
@@ -64,8 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        from toolkit.runs import files
-
         if not files.disk_full(error):
             raise
         place = getattr(error, "filename", None)
