@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit import execute
@@ -175,9 +176,25 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     monkeypatch.setattr(execute, "_finish", lambda *_, **__: None)
     execute.run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
-        ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs", "--fresh"],
-        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs", "--fresh"],
+        ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs"],
+        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
     ]
+    # All runs were emptied at once: interrupted, the folder goes on without --fresh.
+    assert not list((here / "runs" / "t").glob("*/manifest.json"))
+
+
+def test_a_run_that_failed_before_any_work_takes_a_corrected_recipe(here, monkeypatch):
+    def work(recipe, run):
+        raise RunError("too long", where="trainer.max_length")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "_work", work)
+        with pytest.raises(RunError, match="too long"):
+            execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    run = here / "runs" / "t" / "tokenizer"
+    assert (run / "manifest.json").exists() and not (run / "lock.json").exists()
+    assert execute.run_command("recipes/t/tokenizer.yaml", ["seed=7"], runs_dir="runs") == 0
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 7
 
 
 def test_changed_data_are_refused(here):

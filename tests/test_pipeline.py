@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,10 @@ def write_hub_like_files(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def toolkit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+def toolkit(*arguments: str, cwd: Path, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "toolkit", *arguments],
+        [sys.executable, *launcher, "-m", "toolkit", *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -111,21 +112,25 @@ def toolkit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+def command(stage: str, files: dict[str, Path]) -> list[str]:
+    """The arguments that run a recipe of recipes/gpt2-124m at toy size."""
+    sources = {"tokenizer": "web", "corpus": "web", "sft": "chats"}
+    words = ["run", str(ROOT / "recipes" / "gpt2-124m" / f"{stage}.yaml"), *TOY[stage], "threads=1"]
+    if stage not in ("tokenizer", "corpus"):
+        words.append("device=cpu")
+    if stage != "pretrain":
+        words += [f"data.name={files[sources.get(stage, 'feedback')]}", "data.split=null"]
+    if stage in ("tokenizer", "corpus"):
+        words.append("data.config=null")
+    return words
+
+
 @pytest.fixture(scope="module")
 def toy_runs(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("toy")
     files = write_hub_like_files(place)
-    sources = {"tokenizer": "web", "corpus": "web", "sft": "chats"}
-    for stage, overrides in TOY.items():
-        recipe = str(ROOT / "recipes" / "gpt2-124m" / f"{stage}.yaml")
-        device = [] if stage in ("tokenizer", "corpus") else ["device=cpu"]
-        data = []
-        if stage != "pretrain":
-            key = "data"
-            data = [f"{key}.name={files[sources.get(stage, 'feedback')]}", f"{key}.split=null"]
-        if stage in ("tokenizer", "corpus"):
-            data.append("data.config=null")
-        done = toolkit("run", recipe, *overrides, *device, *data, "threads=1", cwd=place)
+    for stage in TOY:
+        done = toolkit(*command(stage, files), cwd=place)
         assert done.returncode == 0, f"{stage}\n{done.stderr}"
     return place / "runs" / "gpt2-124m"
 
@@ -180,6 +185,8 @@ def test_publish_without_network_leaves_a_loadable_repository(toy_runs, tmp_path
     assert f"{rate['estimate']:.1%}" in card and "someone/toy-dpo" in card and "stage: dpo" in card
     assert AutoModelForCausalLM.from_pretrained(output).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(output).chat_template
+    opened = toolkit("generate", str(output), "a red fox", "--max-new-tokens", "4", cwd=tmp_path)
+    assert opened.returncode == 0 and opened.stdout.strip(), opened.stderr
 
 
 def test_publish_refuses_what_it_cannot_do(toy_runs, tmp_path):
@@ -202,3 +209,38 @@ def test_a_second_run_does_nothing(toy_runs):
     sealed = (toy_runs / "evaluate" / "lock.json").read_bytes()
     done = toolkit("verify", str(toy_runs / "evaluate"), "--json", cwd=toy_runs.parent)
     assert json.loads(done.stdout) and (toy_runs / "evaluate" / "lock.json").read_bytes() == sealed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
+def test_two_processes_make_a_sealed_run(toy_runs, stage):
+    place = toy_runs.parent.parent
+    files = {name: place / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
+    words = [*command(stage, files), f"run=two/{stage}"]
+    if stage in ("sft", "reward", "dpo"):
+        words.append("micro_batch_examples=4")
+    if stage == "pretrain":
+        words.append("micro_batch_tokens=256")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = toolkit(*words, cwd=place, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    run = place / "runs" / "two" / stage
+    assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
+    assert toolkit("verify", str(run), cwd=place).returncode == 0
+    ours, alone = (
+        json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage)
+    )  # the same batches: the same numbers but for rounding
+    for key in ("bits_per_byte", "held_out_loss"):
+        if key in alone:
+            assert ours[key] == pytest.approx(alone[key], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_a_recipe(toy_runs):
+    place = toy_runs.parent.parent
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
+    done = toolkit(*command("pretrain", {}), "run=launched/pretrain", cwd=place, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    launched, alone = place / "runs" / "launched" / "pretrain", toy_runs / "pretrain"
+    weights = [(run / "model" / "model.safetensors").read_bytes() for run in (launched, alone)]
+    assert weights[0] == weights[1]

@@ -8,7 +8,6 @@ corpus/train/  corpus/held_out/    the shards; they do not depend on kills, nor 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from toolkit.data.tokens import INDEX, TokenShards, TokenWriter
 from toolkit.models import load
 from toolkit.recipe.errors import DataError, RunError, ToolkitError
 from toolkit.recipe.schema import CorpusRecipe
+from toolkit.runs import facts
 from toolkit.runs import files as run_files
 from toolkit.runs.directory import Run
 from toolkit.runs.progress import Progress
@@ -113,7 +113,7 @@ def _write_part(
     done = begun["pieces"] if begun else 0
     batches = _batches(islice(_pieces(stream, tokenizer), done, None))
     results = encode_in_order(
-        batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or len(os.sched_getaffinity(0))
+        batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or facts.cores()
     )
     for count in _append(results, writer, stream=stream, description=f"corpus: {part}"):
         done += count

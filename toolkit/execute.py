@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,10 +252,15 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
     if not options.fresh:
         _refuse_changed(recipes, options)
     places = [references.below(loaded.name, options.runs_dir) for loaded in recipes]
+    fresh = options.fresh
+    if fresh:  # all at once, children first: an interrupted folder goes on without --fresh
+        for place in reversed(places):
+            directory.discard(place, runs_dir=options.runs_dir)
+        options = replace(options, fresh=False)
     started = 0
     for number, (loaded, place) in enumerate(zip(recipes, places, strict=True), 1):
         head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {place}"
-        if not options.fresh and _is_done(loaded, options):
+        if not fresh and _is_done(loaded, options):
             print(f"{head}  finished already", file=sys.stderr, flush=True)
             continue
         print(head, file=sys.stderr, flush=True)

@@ -124,7 +124,7 @@ def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int 
     """
     length = _sequence_length(recipe, model)
     if isinstance(recipe, schema.PretrainRecipe):
-        return recipe.train_tokens, 1.0, f"{-(-recipe.train_tokens // recipe.batch_tokens):,} steps"
+        return recipe.train_tokens, 1.0, f"{recipe.train_tokens // recipe.batch_tokens:,} steps"
     if isinstance(recipe, schema.PpoRecipe):
         settings = recipe.trainer
         # Sampling, old policy, reference, value and reward: 5 forward passes; then policy and value train.

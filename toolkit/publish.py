@@ -15,11 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.runs import lock
 from toolkit.runs.files import atomic_folder
+from toolkit.runs.network import NETWORK_ERRORS
 
 CARD = Environment(
     loader=PackageLoader("toolkit", "."), autoescape=False, undefined=StrictUndefined, trim_blocks=True
 )
 REPO_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}")
+PROVENANCE = "provenance"
 HEADLINES = {
     "bits_per_byte": "bits per byte, held out",
     "untrained_bits_per_byte": "bits per byte, untrained",
@@ -85,9 +87,10 @@ def _check_run(path: Path) -> None:
 def build(run: Path, repo_id: str, folder: Path) -> None:
     """Fill `folder` with the model, its card, its evaluation and its provenance."""
     shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+    (folder / PROVENANCE).mkdir()  # apart: a folder with a manifest of its own would be taken for a run
     for name in ("evaluation.json", "manifest.json", "lock.json", "recipe.yaml", "resolved.yaml"):
         if (run / name).exists():
-            shutil.copyfile(run / name, folder / name)
+            shutil.copyfile(run / name, folder / PROVENANCE / name)
     (folder / "README.md").write_text(model_card(run, repo_id), encoding="utf-8")
 
 
@@ -122,7 +125,7 @@ def _is_number(numbers: dict, key: str) -> bool:
 
 def _number(label: str, key: str, numbers: dict) -> dict:
     bounds = numbers.get(f"{key}_interval")
-    interval = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
+    interval = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds and None not in bounds else ""
     return {"label": label, "value": f"{numbers[key]:.4f}", "interval": interval}
 
 
@@ -177,7 +180,7 @@ def _upload(folder: Path, repo_id: str, *, private: bool) -> None:
         raise ToolkitError(
             f"the Hub refused: {error}", where=repo_id, fix="check the name and your token: hf auth whoami"
         ) from None
-    except (OfflineModeIsEnabled, OSError) as error:
+    except (OfflineModeIsEnabled, OSError, *NETWORK_ERRORS) as error:
         raise ToolkitError(
             f"the Hub cannot be reached: {error}",
             where=repo_id,

@@ -147,8 +147,7 @@ def _check(arguments: Sequence[str]) -> int:
 def _plan(arguments: Sequence[str]) -> int:
     parser = Parser(
         "plan",
-        "Say what a recipe or a folder will cost before it runs: parameters, tokens, "
-        "FLOPs, memory, time and money.",
+        "Say what a recipe or a folder will cost before it runs: parameters, tokens, FLOPs, memory and time.",
         "toolkit plan recipes/gpt2-124m\ntoolkit plan recipes/tiny/pretrain.yaml model.n_layer=8",
     )
     _recipe(parser)

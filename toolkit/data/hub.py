@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetNotFoundError
 from toolkit.data import files
 from toolkit.recipe.errors import DataError
 from toolkit.recipe.schema import DataSource
+from toolkit.runs.network import NETWORK_ERRORS
 
 
 def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,7 +55,20 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
         ) from error
     chosen = _splits(loaded, source, where=where)
     for split in chosen:
-        for number, row in enumerate(loaded[split]):
+        rows_of_split = iter(loaded[split])
+        number = -1
+        while True:
+            try:  # streaming downloads here; what is done with a row raises elsewhere
+                row = next(rows_of_split)
+            except StopIteration:
+                break
+            except (OSError, *NETWORK_ERRORS) as error:
+                raise DataError(
+                    f"the Hub cannot be reached any more: {error}",
+                    where=f"{where} {split}:{number + 1}",
+                    fix="give the same command again: it goes on from its last checkpoint",
+                ) from error
+            number += 1
             yield f"{where} {split}:{number}", row
 
 

@@ -19,7 +19,7 @@ from toolkit.ppo.actor_critic import ActorCritic, Critic, critic_from_policy, cr
 from toolkit.ppo.loop import Loop, Models, build_optimizer
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PpoRecipe
-from toolkit.runs import checkpoint, environment
+from toolkit.runs import checkpoint, environment, processes
 from toolkit.runs.directory import Run
 from toolkit.runs.progress import Progress
 from toolkit.sampling import forbidden_bias
@@ -60,9 +60,13 @@ def _train(loop: Loop, run: Run) -> None:
                 shown = {"samples": loop.progression.samples} if step == 1 or step % show_every == 0 else {}
                 run.metrics.log(step, episodes=episodes, **numbers, **shown)
             progress.update(episodes, score=numbers["score"], kl=numbers["kl"])
-            if step == loop.rollouts or step % checkpoint_every == 0:
+            stop = processes.stop_requested()
+            if stop or step == loop.rollouts or step % checkpoint_every == 0:
                 write = partial(state.write, models=loop.models, progression=loop.progression)
                 checkpoint.save(run, step, write, keep=1)
+            if stop and step < loop.rollouts:
+                raise KeyboardInterrupt
+    processes.stop_at_once()
 
 
 def _prepare(recipe: PpoRecipe, run: Run) -> Loop:

@@ -13,6 +13,9 @@ from rich.text import Text
 
 from toolkit.recipe.errors import RunError
 
+REMEASURED = ("ended", "mean_length")
+"""Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
+
 
 def summarize(runs: Sequence[Path]) -> dict:
     """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
@@ -66,8 +69,8 @@ def _merge(summary: dict, numbers: dict) -> None:
             if key == "samples":
                 for sample in value:
                     prompts.setdefault(sample["prompt"], {})[name] = sample["answer"]
-            elif key in row and key.startswith("bits_per_byte"):
-                continue  # the stage's own measurement, on the same documents
+            elif key in row and not key.startswith(REMEASURED):
+                continue  # the stage's own measurement
             else:
                 row[key] = value
     summary["samples"] += [{"prompt": prompt, "answers": answers} for prompt, answers in prompts.items()]
@@ -81,7 +84,7 @@ def interval_text(row: dict, key: str, *, percent: bool = False, digits: int = 3
     scale, digits, sign = (100, 1, "%") if percent else (1, digits, "")
     text = f"{value * scale:.{digits}f}{sign}"
     bounds = row.get(f"{key}_interval")
-    if bounds is None:
+    if not bounds or None in bounds:  # one unit has no interval
         return text
     return f"{text} [{bounds[0] * scale:.{digits}f}, {bounds[1] * scale:.{digits}f}]"
 

@@ -201,6 +201,8 @@ def examine(
     if fresh or not lock.is_run(path):
         return State(path, "new", given, parents)
     changed = manifest.differences(_inputs_of(path), given)
+    if changed and not has_work(path):
+        return State(path, "new", given, parents)  # it failed before its first checkpoint: nothing is lost
     if changed:
         raise RunError(
             "the run that is there was made from other inputs:\n    " + "\n    ".join(changed),
@@ -211,6 +213,26 @@ def examine(
         return State(path, "unfinished", given, parents)
     lock.require_unchanged(path)
     return State(path, "sealed", given, parents)
+
+
+def has_work(path: Path) -> bool:
+    """Whether a run holds anything that took time: it is sealed, or has a checkpoint or a journal."""
+    return lock.is_sealed(path) or any(path.glob("checkpoints/*")) or any(path.rglob("journal.json"))
+
+
+def discard(path: Path, *, runs_dir: Path) -> None:
+    """Empty a run that is to start over; nothing happens where there is none.
+
+    Raises:
+        RunError: the run is in use, or its place is not ours to delete.
+    """
+    if lock.is_run(path):
+        _refuse_foreign(path, runs_dir, True)
+        held = usage.hold(path)
+        try:
+            _empty(path)
+        finally:
+            held.release()
 
 
 def _refuse_foreign(path: Path, runs_dir: Path, fresh: bool) -> None:
@@ -285,7 +307,7 @@ def open_run(
 def _begin(loaded: Any, *, runs_dir: Path, state: State, fresh: bool) -> Run:
     """Make the directory what the run starts from: empty, or cleaned of leftovers."""
     path = state.path
-    if fresh:
+    if fresh or (state.kind == "new" and lock.is_run(path)):
         _empty(path)
     files.remove_temporaries(path)
     if state.kind == "unfinished":

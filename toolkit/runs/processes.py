@@ -62,6 +62,18 @@ def stop_requested() -> bool:
     return _Interrupts.requested
 
 
+def stop_at_once() -> None:
+    """Let a signal end the stage at once again: what follows the last step saves nothing in between.
+
+    Raises:
+        KeyboardInterrupt: a signal came before.
+    """
+    _Interrupts.deferred = False
+    if _Interrupts.requested:
+        _Interrupts.requested = False
+        raise KeyboardInterrupt
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     now, before = time.monotonic(), _Interrupts.last
     _Interrupts.last = now

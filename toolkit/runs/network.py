@@ -1,0 +1,10 @@
+"""What the Hub's HTTP client raises where there is no network: not an OSError."""
+
+from __future__ import annotations
+
+try:
+    import httpx2 as client  # of huggingface_hub 2
+except ImportError:
+    import httpx as client  # of huggingface_hub 1
+
+NETWORK_ERRORS: tuple[type[Exception], ...] = (client.HTTPError,)
