@@ -13,6 +13,7 @@ from rich.text import Text
 
 from toolkit.recipe.errors import RunError
 
+NO_VERDICT = " (no verdict)"
 REMEASURED = ("ended", "mean_length")
 """Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
 
@@ -95,7 +96,7 @@ def win_rate_text(row: dict) -> str:
     if rate is None:
         return "baseline" if row.get("is_baseline") else "-"
     text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-    return f"{text} (no verdict)" if rate.get("verdict") == "no verdict" else text
+    return text + NO_VERDICT if rate.get("verdict") == "no verdict" else text
 
 
 def show(summary: dict, *, console: Console | None = None) -> None:
@@ -156,7 +157,7 @@ def _win_rate_table(stages: dict, names: list[str]) -> Table:
         ended = row.get("ended")
         table.add_row(
             name,
-            win_rate_text(row),
+            win_rate_text(row).replace(NO_VERDICT, "*"),
             _number(row, "kl_to_baseline", 2),
             _number(row, "mean_length", 1),
             "-" if ended is None else f"{ended:.0%}",
@@ -176,6 +177,9 @@ def _judge_line(stages: dict) -> Text:
         return Text("")
     accuracy = interval_text(judge, "accuracy", percent=True)
     words = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
+    if any((row.get("win_rate") or {}).get("verdict") == "no verdict" for row in stages.values()):
+        reason = judge.get("doubt") or "the interval includes one half, or the sign test is not clear"
+        words = f"* no verdict: {reason}\n{words}"
     return Text(f"{words}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
 
 
