@@ -165,6 +165,7 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     for stage in ORDER[:2]:
         execute.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    (here / "runs" / "t" / "tokenizer" / "checkpoints" / "step-1").mkdir(parents=True)
     started = []
     monkeypatch.setattr(
         launching, "start", lambda loaded, options: started.append(launching.arguments(loaded, options)) or 0
@@ -181,6 +182,15 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     ]
     # All runs were emptied at once: interrupted, the folder goes on without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
+
+
+def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_work(here, monkeypatch):
+    execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    started = []
+    monkeypatch.setattr(launching, "start", lambda loaded, options: started.append(loaded.recipe.stage) or 1)
+    execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+    assert started == ["tokenizer"]
 
 
 def test_a_run_that_failed_before_any_work_takes_a_corrected_recipe(here, monkeypatch):

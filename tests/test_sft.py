@@ -176,7 +176,7 @@ def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(fol
     for context in (nullcontext(), scored_positions_only()):
         with context:
             trainer.model.zero_grad()
-            loss = trainer.compute_loss(trainer.model, dict(batch))
+            loss = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch))
             loss.backward()
             gradient = [parameter.grad.clone() for parameter in trainer.model.parameters()]
             found.append((loss.item(), gradient))

@@ -67,15 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not files.disk_full(error):
             raise
-        place = getattr(error, "filename", None)
-        _tell(
-            ToolkitError(
-                "the disk is full",
-                where=place,
-                fix="free some space and give the same command "
-                "again; an unfinished run goes on from its last checkpoint",
-            )
-        )
+        _tell(files.full_error(getattr(error, "filename", None)))
         return 1
 
 

@@ -275,6 +275,7 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
         trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     if trainer.state.global_step < trainer.args.max_steps:
         raise KeyboardInterrupt
+    processes.stop_at_once()
     _save(trainer, run)
     if run.is_main:
         shutil.rmtree(staging(run), ignore_errors=True)

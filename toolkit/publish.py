@@ -16,6 +16,7 @@ from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.runs import lock
 from toolkit.runs.files import atomic_folder
 from toolkit.runs.network import NETWORK_ERRORS
+from toolkit.stats import interval_of
 
 CARD = Environment(
     loader=PackageLoader("toolkit", "."), autoescape=False, undefined=StrictUndefined, trim_blocks=True
@@ -124,8 +125,8 @@ def _is_number(numbers: dict, key: str) -> bool:
 
 
 def _number(label: str, key: str, numbers: dict) -> dict:
-    bounds = numbers.get(f"{key}_interval")
-    interval = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds and None not in bounds else ""
+    bounds = interval_of(numbers, key)
+    interval = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else ""
     return {"label": label, "value": f"{numbers[key]:.4f}", "interval": interval}
 
 

@@ -8,8 +8,9 @@ and by normal instead of t quantiles; at n = 10 it covers 90 % where 95 % was me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,6 +58,22 @@ class Estimate:
         """The estimate of a monotone function of the quantity: exp of bits for a perplexity."""
         ends = sorted((function(self.low), function(self.high)))
         return Estimate(function(self.estimate), *ends, self.n, self.seed, self.samples, self.level)
+
+
+def interval_of(row: Mapping[str, Any], key: str) -> list[float] | None:
+    """Return `<key>_interval` of a row written with `Estimate.as_json`, None where there is none."""
+    bounds = row.get(f"{key}_interval")
+    return bounds if bounds and None not in bounds else None  # one unit alone has no interval
+
+
+def interval_text(row: Mapping[str, Any], key: str, *, percent: bool = False, digits: int = 3) -> str:
+    """Return `0.912 [0.897, 0.926]` for a key with its `<key>_interval`, `-` where it was not measured."""
+    value, bounds = row.get(key), interval_of(row, key)
+    if value is None:
+        return "-"
+    scale, digits, sign = (100, 1, "%") if percent else (1, digits, "")
+    text = f"{value * scale:.{digits}f}{sign}"
+    return f"{text} [{bounds[0] * scale:.{digits}f}, {bounds[1] * scale:.{digits}f}]" if bounds else text
 
 
 def bootstrap_mean(values: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95) -> Estimate:

@@ -117,10 +117,10 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
 def test_stops_at_the_end_of_a_step(pretrain, monkeypatch):
     whole = pretrain("whole")
     asked = iter([False] * 4 + [True] * 20)
-    monkeypatch.setattr(loop, "stop_requested", lambda: next(asked))
+    monkeypatch.setattr(loop.processes, "stop_requested", lambda: next(asked))
     with pytest.raises(KeyboardInterrupt):
         pretrain("stopped")
-    monkeypatch.setattr(loop, "stop_requested", lambda: False)
+    monkeypatch.setattr(loop.processes, "stop_requested", lambda: False)
     stopped = whole.parent / "stopped"
     assert [step for step, _ in checkpoint.steps(stopped / "checkpoints")] == [5]
     assert digest(pretrain("stopped")) == digest(whole)

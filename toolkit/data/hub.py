@@ -5,7 +5,7 @@ A module of its own: `datasets` takes 1 to 2 s to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -43,7 +43,7 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
             where=where,
             fix="check owner/name and revision; a local file needs a suffix or ./",
         ) from error
-    except OSError as error:
+    except (OSError, *NETWORK_ERRORS) as error:
         raise DataError(
             f"the Hub cannot be reached: {error}",
             where=where,
@@ -53,23 +53,22 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
         raise DataError(
             f"the dataset cannot be read like this: {error}", where=where, fix="check `config`"
         ) from error
-    chosen = _splits(loaded, source, where=where)
-    for split in chosen:
-        rows_of_split = iter(loaded[split])
-        number = -1
-        while True:
-            try:  # streaming downloads here; what is done with a row raises elsewhere
-                row = next(rows_of_split)
-            except StopIteration:
-                break
-            except (OSError, *NETWORK_ERRORS) as error:
-                raise DataError(
-                    f"the Hub cannot be reached any more: {error}",
-                    where=f"{where} {split}:{number + 1}",
-                    fix="give the same command again: it goes on from its last checkpoint",
-                ) from error
-            number += 1
-            yield f"{where} {split}:{number}", row
+    for split in _splits(loaded, source, where=where):
+        yield from _read(loaded[split], where=f"{where} {split}")
+
+
+def _read(rows_of_split: Iterable[dict[str, Any]], *, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Streaming downloads here, so the network can fail at any row."""
+    number = -1
+    try:
+        for number, row in enumerate(rows_of_split):
+            yield f"{where}:{number}", row
+    except (OSError, *NETWORK_ERRORS) as error:
+        raise DataError(
+            f"the Hub cannot be reached any more: {error}",
+            where=f"{where}:{number + 1}",
+            fix="give the same command again: it goes on from its last checkpoint",
+        ) from error
 
 
 def _splits(loaded: Mapping[str, Any], source: DataSource, *, where: str) -> list[str]:

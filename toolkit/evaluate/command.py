@@ -22,6 +22,7 @@ from toolkit.evaluate.win_rate import Contest
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.schema import DataSource
 from toolkit.runs import environment, lock, references
+from toolkit.stats import interval_text
 
 DEFAULT_EXAMPLES = 200
 """Of storyworld and of hub datasets, which may be endless or very large; a file is read whole."""
@@ -181,23 +182,12 @@ def show(results: dict[str, object]) -> None:
     if results["judge"] is not None:
         console.print(win_rate_table(models, results["baseline"]))
         judge = results["judge"]
-        accuracy = f", accuracy {with_interval(judge, 'accuracy')}" if "accuracy" in judge else ""
+        accuracy = f", accuracy {interval_text(judge, 'accuracy')}" if "accuracy" in judge else ""
         console.print(
             f"judge: {judge['name']}{accuracy}; {judge['power']}; KL in nats an answer, length in tokens"
         )
         if judge["doubt"]:
             console.print(f"no verdict: {judge['doubt']}", style="yellow")
-
-
-def with_interval(row: dict[str, object], key: str, digits: int = 3) -> str:
-    """`1.234 [1.200, 1.268]`, `-` where it was not measured."""
-    value, interval = row.get(key), row.get(f"{key}_interval")
-    if value is None:
-        return "-"
-    ends = (
-        "" if not interval or None in interval else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
-    )
-    return f"{value:.{digits}f}{ends}"
 
 
 def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
@@ -208,10 +198,10 @@ def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
     columns = ["bits per byte", *(["minus baseline"] if compared else []), "perplexity", "by word"]
     table = _table(f"{size}; 95% intervals over {first['interval_over']}", columns)
     for name, row in models.items():
-        difference = [with_interval(row, "bits_per_byte_difference", 2)] if compared else []
+        difference = [interval_text(row, "bits_per_byte_difference", digits=2)] if compared else []
         words = "-" if row["word_perplexity"] is None else f"{row['word_perplexity']:.3g}"
         table.add_row(
-            name, with_interval(row, "bits_per_byte"), *difference, f"{row['perplexity']:.2f}", words
+            name, interval_text(row, "bits_per_byte"), *difference, f"{row['perplexity']:.2f}", words
         )
     if first["entropy_floor_bits_per_byte"] is not None:
         table.add_row("entropy floor", f"{first['entropy_floor_bits_per_byte']:.3f} (exact)", style="dim")

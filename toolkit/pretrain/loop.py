@@ -26,9 +26,8 @@ from toolkit.pretrain.objective import attention_for_training
 from toolkit.pretrain.speed import Peak, Stopwatch
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, processes
 from toolkit.runs.directory import Run
-from toolkit.runs.processes import stop_requested
 from toolkit.runs.progress import Progress
 from toolkit.runs.streams import derive
 from toolkit.sampling import generate
@@ -131,6 +130,7 @@ def train(job: Job) -> None:
             progress.update(position.step, **shown)
             if "stop" in pause:
                 raise KeyboardInterrupt
+    processes.stop_at_once()
 
 
 def _pause(job: Job, done: int) -> set[str]:
@@ -141,7 +141,7 @@ def _pause(job: Job, done: int) -> set[str]:
         "evaluate": last or done % job.evaluation_steps == 0,
         "save": last or done % job.checkpoint_steps == 0,
     }
-    if stop_requested() and not last:
+    if processes.stop_requested() and not last:
         due |= {"save": True, "stop": True}
     return {name for name, is_due in due.items() if is_due}
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.report import figures
-from toolkit.report.summary import interval_text, summarize, win_rate_text
+from toolkit.report.summary import summarize, win_rate_text
 from toolkit.runs import lock
 from toolkit.runs.files import write_atomic
+from toolkit.stats import interval_text
 
 PAGE = Environment(
     loader=PackageLoader("toolkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True

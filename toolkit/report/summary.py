@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.recipe.errors import RunError
+from toolkit.stats import interval_text
 
-NO_VERDICT = " (no verdict)"
 REMEASURED = ("ended", "mean_length")
 """Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
 
@@ -77,26 +77,13 @@ def _merge(summary: dict, numbers: dict) -> None:
     summary["samples"] += [{"prompt": prompt, "answers": answers} for prompt, answers in prompts.items()]
 
 
-def interval_text(row: dict, key: str, *, percent: bool = False, digits: int = 3) -> str:
-    """Return `0.912 [0.897, 0.926]` for a key with its `<key>_interval`, `-` where it was not measured."""
-    value = row.get(key)
-    if value is None:
-        return "-"
-    scale, digits, sign = (100, 1, "%") if percent else (1, digits, "")
-    text = f"{value * scale:.{digits}f}{sign}"
-    bounds = row.get(f"{key}_interval")
-    if not bounds or None in bounds:  # one unit has no interval
-        return text
-    return f"{text} [{bounds[0] * scale:.{digits}f}, {bounds[1] * scale:.{digits}f}]"
-
-
-def win_rate_text(row: dict) -> str:
-    """Return `71.5% [66.0, 77.0]`, with the verdict where it is `no verdict`."""
+def win_rate_text(row: dict, *, doubt: str = " (no verdict)") -> str:
+    """Return `71.5% [66.0, 77.0]`, with `doubt` after it where the verdict is `no verdict`."""
     rate = row.get("win_rate")
     if rate is None:
         return "baseline" if row.get("is_baseline") else "-"
     text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-    return text + NO_VERDICT if rate.get("verdict") == "no verdict" else text
+    return text + doubt if rate.get("verdict") == "no verdict" else text
 
 
 def show(summary: dict, *, console: Console | None = None) -> None:
@@ -157,7 +144,7 @@ def _win_rate_table(stages: dict, names: list[str]) -> Table:
         ended = row.get("ended")
         table.add_row(
             name,
-            win_rate_text(row).replace(NO_VERDICT, "*"),
+            win_rate_text(row, doubt="*"),
             _number(row, "kl_to_baseline", 2),
             _number(row, "mean_length", 1),
             "-" if ended is None else f"{ended:.0%}",

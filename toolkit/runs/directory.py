@@ -156,7 +156,7 @@ class State:
 def changed_settings(loaded: Any, *, runs_dir: Path) -> list[str]:
     """Return the settings in which a recipe differs from the run that is there; nothing else is looked at."""
     path = references.below(loaded.name, runs_dir)
-    if not lock.is_run(path):
+    if not lock.is_run(path) or not has_work(path):
         return []
     return manifest.settings_differences(_inputs_of(path)["settings"], manifest.settings(loaded.recipe))
 

@@ -189,10 +189,11 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def full_error(path: Path) -> ToolkitError:
+def full_error(place: Path | str | None) -> ToolkitError:
     """The one message for a full disk."""
     return ToolkitError(
-        "the disk is full: the last file could not be written, and nothing half-written was kept",
-        where=str(path),
-        fix="make room (or raise the quota), then give the same command again: it goes on",
+        "the disk is full",
+        where=None if place is None else str(place),
+        fix="free some space (or raise the quota) and give the same command again; nothing half-written was "
+        "kept, and an unfinished run goes on from its last checkpoint",
     )
