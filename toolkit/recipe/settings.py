@@ -1,0 +1,77 @@
+"""What the settings of all stages are made of: numbers with bounds, data sources, the base of every recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Strict and frozen: no unknown key, no coercion from another type, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class HeldOut(Settings):
+    """Which part of a source is never trained on; give exactly one key."""
+
+    last_characters: Fraction | None = None
+    """The last share of the characters of the whole text, for one long text."""
+    documents: Fraction | None = None
+    """The share of documents, chosen by a hash of the text (of the first prompt, for conversations)."""
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> HeldOut:
+        if (self.last_characters is None) == (self.documents is None):
+            raise ValueError("give exactly one of last_characters and documents")
+        return self
+
+
+class DataSource(Settings):
+    """Where text, conversations or preferences come from."""
+
+    name: str
+    """`storyworld`, a local path or glob (.txt .jsonl .jsonl.gz .parquet), or `hub-id[@revision]`."""
+    config: str | None = None
+    """Storyworld: stories, conversations, preferences, prompts. Hub: the dataset's configuration."""
+    split: str | None = None
+    """The split of a hub dataset; `all` joins every split in order. Local files have only `all`."""
+    field: str | None = None
+    """The column that holds the text (default `text`) or the conversation (default by its name)."""
+    weight: Positive = 1.0
+    """Share in a mixture, relative to the other sources."""
+    examples: Count | None = None
+    """Documents or examples to train on; all where not given (storyworld needs it)."""
+    held_out: HeldOut | None = None
+    """What is kept apart for measuring; default one tenth of the documents."""
+    held_out_examples: Count | None = None
+    """At most so many held-out documents or examples are measured on (storyworld: so many are made)."""
+    flawed_share: Probability | None = None
+    """Storyworld only: the share of answers that have a flaw on purpose."""
+    temperature: Positive | None = None
+    """Storyworld only: the temperature of the noisy annotator, in units of the utility."""
+
+
+Data = DataSource | Annotated[list[DataSource], Field(min_length=1)]
+
+
+class StageRecipe(Settings):
+    """What every stage has."""
+
+    stage: str
+    run: str | None = None
+    """Place of the run below the runs directory; default the recipe's own place, `tiny/dpo`."""
+    seed: Size = 0
+    """The root of every random stream of the stage."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`cuda` fails where there is no GPU; `auto` takes what the machine has."""
+    threads: Count | None = None
+    """CPU threads of each process; default the cores divided by the local processes."""
