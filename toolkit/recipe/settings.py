@@ -1,4 +1,4 @@
-"""What the settings of all stages are made of: numbers with bounds, data sources, the base of every recipe."""
+"""What the settings of all stages are made of: bounded numbers, data sources, the base of every recipe."""
 
 from __future__ import annotations
 
