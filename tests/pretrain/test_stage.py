@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from toolkit.data.order import Order, batch
 from toolkit.data.tokens import TokenShards
 from toolkit.models.load import load_causal_lm
 from toolkit.pretrain import loop
+from toolkit.pretrain.feed import Feed
 from toolkit.pretrain.objective import TrainingLoss
 from toolkit.recipe import reader
 from toolkit.recipe.errors import DataError, RecipeError, ToolkitError
@@ -87,17 +87,17 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         "log_every_steps": 5,
     }  # fmt: skip
     whole = pretrain("whole", **settings)
-    step = loop._step
+    take = loop.take
 
-    def crash(job, number, losses):
+    def crash(job, number, rows, guard):
         if number == 7:
             raise ConnectionError("the machine is gone")
-        return step(job, number, losses)
+        return take(job, number, rows, guard)
 
-    monkeypatch.setattr(loop, "_step", crash)
+    monkeypatch.setattr(loop, "take", crash)
     with pytest.raises(ConnectionError):
         pretrain("broken", **settings)
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take", take)
     torch.rand(3)  # another state of the global generator
     broken = pretrain("broken", **settings)
     assert digest(broken) == digest(whole)
@@ -112,15 +112,16 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         for run in (whole, broken)
     ]
     assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
+    assert (whole / "steps.jsonl").read_bytes() == (broken / "steps.jsonl").read_bytes()
 
 
 def test_stops_at_the_end_of_a_step(pretrain, monkeypatch):
     whole = pretrain("whole")
     asked = iter([False] * 4 + [True] * 20)
-    monkeypatch.setattr(loop.processes, "stop_requested", lambda: next(asked))
+    monkeypatch.setattr(loop.processes, "stop_requested", lambda agreed: next(asked))
     with pytest.raises(KeyboardInterrupt):
         pretrain("stopped")
-    monkeypatch.setattr(loop.processes, "stop_requested", lambda: False)
+    monkeypatch.setattr(loop.processes, "stop_requested", lambda agreed: False)
     stopped = whole.parent / "stopped"
     assert [step for step, _ in checkpoint.steps(stopped / "checkpoints")] == [5]
     assert digest(pretrain("stopped")) == digest(whole)
@@ -144,13 +145,8 @@ def test_processes_read_the_same_tokens(corpus):
     for processes in (1, 2, 4):
         parts = []
         for rank in range(processes):
-            job = SimpleNamespace(
-                order=order, shards=shards, batch_rows=8,
-                accelerator=SimpleNamespace(
-                    num_processes=processes, process_index=rank, device=torch.device("cpu")
-                ),
-            )  # fmt: skip
-            parts.append(loop.Job.own_rows(job, 3))
+            feed = Feed(shards, order, batch_rows=8, rank=rank, processes=processes)
+            parts.append(dict(feed.steps(2, 5))[3])
         assert torch.equal(torch.cat(parts), torch.from_numpy(whole))
 
 
@@ -177,20 +173,20 @@ def test_gradient_that_is_no_number_is_noticed_at_its_step(pretrain, monkeypatch
         "forward",
         lambda self, rows: forward(self, rows) * (math.nan if next(calls) == 5 else 1),
     )
-    with pytest.raises(ToolkitError, match="gradient is not a number any more at step 5 of 12"):
+    with pytest.raises(ToolkitError, match=r"loss is not a number any more \(nan\) at step 5 of 12"):
         pretrain("broken", evaluate_every_tokens=256 * 12)
 
 
 def test_infinite_weights_are_never_sealed(pretrain, monkeypatch, tmp_path):
-    step = loop._step
+    take = loop.take
 
-    def overflow(job, number, losses):
-        result = step(job, number, losses)
+    def overflow(job, number, rows, guard):
+        result = take(job, number, rows, guard)
         if number == 7:
             job.model.transformer.wpe.weight.data[3, 4] = math.inf
         return result
 
-    monkeypatch.setattr(loop, "_step", overflow)
+    monkeypatch.setattr(loop, "take", overflow)
     with pytest.raises(ToolkitError, match="weights are not finite any more after step 8 of 12"):
         pretrain("broken", evaluate_every_tokens=256 * 12)
     found = checkpoint.steps(tmp_path / "runs" / "t" / "broken" / "checkpoints")

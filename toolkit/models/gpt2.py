@@ -26,12 +26,12 @@ def build(
     Every parameter draws from its own stream of `seed`, and the global generator is left as it was: the
     same settings and seed give bitwise the same model whatever was drawn before.
 
-    The vocabulary is padded to a multiple of 64. The added rows start at zero and stay in the softmax,
+    The vocabulary is padded to `vocabulary_multiple`. The added rows start at zero and stay in the softmax,
     so whatever probability they get counts against the model in every loss and every measurement;
     training makes them improbable within some hundred steps. `generation_config.suppress_tokens` names
     them, so that `generate` never draws one, not even from an untrained model.
     """
-    rows = padded_vocabulary(vocab_size)
+    rows = padded_vocabulary(vocab_size, settings.vocabulary_multiple)
     config = GPT2Config(
         vocab_size=rows, n_positions=settings.n_positions, n_embd=settings.n_embd,
         n_layer=settings.n_layer, n_head=settings.n_head, activation_function=settings.activation,

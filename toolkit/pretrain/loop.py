@@ -1,211 +1,210 @@
-"""The training loop: steps, measurements, samples and checkpoints, on any number of processes.
-
-Shapes: rows of a batch, length = tokens of one row.
-"""
+"""The training loop: steps, measurements, samples and checkpoints, on any number of processes."""
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.data.order import Order, read_rows
-from toolkit.data.tokens import TokenShards
-from toolkit.pretrain import optimizer, schedule, state
-from toolkit.pretrain.held_out import HeldOut
+from toolkit.pretrain import incident, journal, state
+from toolkit.pretrain.guard import Guard, Trigger
+from toolkit.pretrain.job import Job, synchronise
+from toolkit.pretrain.journal import Journal
 from toolkit.pretrain.objective import attention_for_training
-from toolkit.pretrain.speed import Peak, Stopwatch
+from toolkit.pretrain.saving import Saver
+from toolkit.pretrain.speed import Stopwatch
+from toolkit.pretrain.step import Outcome, take
+from toolkit.pretrain.stopping import Stopping
 from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import PretrainRecipe
 from toolkit.runs import checkpoint, processes
-from toolkit.runs.directory import Run
 from toolkit.runs.progress import Progress
 from toolkit.runs.streams import derive
 from toolkit.sampling import generate
 
-EVALUATIONS = 10
-"""Measurements in a training, where the recipe does not say."""
-CHECKPOINTS = 5
-
 
 @dataclass
-class Job:
-    """Everything that the steps of one training share."""
+class _Training:
+    """One attempt at a job: where it is, and what writes down how it goes."""
 
-    recipe: PretrainRecipe
-    run: Run
-    accelerator: Accelerator
-    model: PreTrainedModel
-    """The bare model; `loss` is the same one wrapped for training."""
-    loss: nn.Module
-    optimizers: list[Optimizer]
-    tokenizer: PreTrainedTokenizerBase
-    shards: TokenShards
-    order: Order
-    held_out: HeldOut
-    micro_rows: int
-    flops_per_token: int
-    peak: Peak
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    @property
-    def batch_rows(self) -> int:
-        """Rows of one optimizer step over all processes."""
-        return self.recipe.batch_tokens // self.order.sequence_length
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return max(1, self.recipe.train_tokens // self.recipe.batch_tokens)
-
-    @property
-    def checkpoint_steps(self) -> int:
-        """Steps between two checkpoints."""
-        tokens = self.recipe.checkpoint_every_tokens or math.ceil(self.recipe.train_tokens / CHECKPOINTS)
-        return max(1, tokens // self.recipe.batch_tokens)
-
-    @property
-    def evaluation_steps(self) -> int:
-        """Steps between two measurements."""
-        tokens = self.recipe.evaluate_every_tokens or math.ceil(self.recipe.train_tokens / EVALUATIONS)
-        return max(1, tokens // self.recipe.batch_tokens)
-
-    def own_rows(self, step: int) -> Tensor:
-        """Return this process's rows of a step, (rows, length + 1): a contiguous part of the global batch."""
-        starts = self.order.starts(step, self.batch_rows)
-        share = self.batch_rows // self.accelerator.num_processes
-        begin = share * self.accelerator.process_index
-        rows = read_rows(self.shards, starts[begin : begin + share], self.order.sequence_length)
-        return torch.from_numpy(rows).to(self.accelerator.device, non_blocking=True)
-
-    def utilisation(self, tokens_per_second: float | None) -> float | None:
-        """Return the share of the peak arithmetic (MFU); None where the peak is not known."""
-        if tokens_per_second is None or self.peak.flops is None:
-            return None
-        return tokens_per_second * self.flops_per_token / (self.peak.flops * self.accelerator.num_processes)
+    job: Job
+    position: state.Position
+    journal: Journal
+    guard: Guard
+    saver: Saver
+    stopping: Stopping
+    shown: dict[str, Any] = field(default_factory=dict)
+    """What the progress bar shows."""
+    since: int = 0
+    """The step from which the stopwatch's tokens count."""
 
 
 def train(job: Job) -> None:
     """Train to the end, from the newest sealed checkpoint where there is one; the last step seals one too.
 
     Raises:
-        ToolkitError: the gradient became NaN or infinite.
-        KeyboardInterrupt: the run was asked to stop; a checkpoint was sealed first.
+        ToolkitError: the guard stopped the run; what the step depended on is in `incidents/`.
+        KeyboardInterrupt: a signal or the time limit; a checkpoint was sealed first.
     """
-    position = _resume(job)
-    job.run.metrics.truncate(position.step)
-    job.watch = Stopwatch(seconds=position.seconds, tokens=position.timed_tokens)
-    losses = _Losses(job.accelerator.device, position)
-    with Progress(job.run.name, job.steps) as progress, attention_for_training(job.model) as plain:
-        if position.step == 0:
-            with plain():
-                _evaluate(job, position)
-        shown: dict[str, Any] = {}
-        job.model.train()
-        job.watch.start()
-        since = position.step  # the stopwatch's tokens are counted from here
-        for step in range(position.step, job.steps):
-            factor, norm = _step(job, step, losses)
-            position.step, position.tokens = step + 1, (step + 1) * job.recipe.batch_tokens
-            pause = _pause(job, position.step)
-            if pause or job.accelerator.device.type == "cpu":
-                losses.require_finite(job)
-            if pause:
-                speed = job.watch.stop((position.step - since) * job.recipe.batch_tokens)
-                since = position.step
-                numbers = {"factor": factor, "norm": norm, "speed": speed}
-                with plain():
-                    shown = _look(job, position, losses, pause, numbers) or shown
-                job.model.train()
-                job.watch.start()
-            progress.update(position.step, **shown)
-            if "stop" in pause:
-                raise KeyboardInterrupt
+    training = _begin(job)
+    try:
+        causal = job.recipe.speed.causal_attention
+        with (
+            Progress(job.run.name, job.steps) as progress,
+            attention_for_training(job.model, causal=causal) as plain,
+        ):
+            _run(training, progress, plain)
+        training.saver.wait()
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what counts
+            training.saver.wait()
+        raise
     processes.stop_at_once()
 
 
-def _pause(job: Job, done: int) -> set[str]:
-    """Return what there is to do after `done` steps: log, evaluate, save, stop."""
+def _begin(job: Job) -> _Training:
+    template = state.Template(job.model, job.tokenizer)
+    position = _resume(job)
+    job.run.metrics.truncate(position.step)
+    steps = Journal(
+        job.run.path / journal.FILE, job.accelerator, active=job.run.is_main,
+        whole=job.watchful or job.recipe.exact,
+    )  # fmt: skip
+    every = job.recipe.log_every_steps
+    steps.go_on(position.step, line=position.step // every * every)
+    job.watch = Stopwatch(seconds=position.seconds, tokens=position.timed_tokens)
+    saver = Saver(
+        job.run, template, background=job.recipe.speed.background_saves,
+        keep=job.recipe.keep_checkpoints, every=job.kept_steps,
+    )  # fmt: skip
+    limit = job.recipe.time_limit_minutes
+    stopping = Stopping(saver, limit_seconds=None if limit is None else 60 * limit)
+    return _Training(job, position, steps, Guard(job.recipe.guard, position.guard), saver, stopping)
+
+
+def _run(training: _Training, progress: Progress, plain: Any) -> None:
+    job, position = training.job, training.position
+    if position.step == 0:
+        with plain():
+            _evaluate(job, position)
+    job.model.train()
+    job.watch.start()
+    training.since = position.step
+    for step, rows in job.feed().steps(position.step, job.steps):
+        outcome = take(job, step, rows, training.guard)
+        _note(training, step, outcome)
+        stop = training.stopping.asked() if step + 1 < job.steps else None
+        pause = _pause(job, position.step, stop=stop is not None)
+        if pause:
+            synchronise(job.accelerator.device)
+            speed = job.watch.stop((position.step - training.since) * job.recipe.batch_tokens)
+            training.since = position.step
+            with plain():
+                _look(training, pause, outcome, speed)
+            job.model.train()
+            job.watch.start()
+        progress.update(position.step, **training.shown)
+        if stop is not None:
+            training.saver.wait()
+            training.stopping.say(stop, position.step)
+            raise KeyboardInterrupt
+
+
+def _pause(job: Job, done: int, *, stop: bool) -> set[str]:
+    """Return what there is to do after `done` steps: log, evaluate, save."""
     last = done == job.steps
     due = {
         "log": last or done % job.recipe.log_every_steps == 0,
         "evaluate": last or done % job.evaluation_steps == 0,
-        "save": last or done % job.checkpoint_steps == 0,
+        "save": stop or last or done % job.checkpoint_steps == 0,
     }
-    if processes.stop_requested() and not last:
-        due |= {"save": True, "stop": True}
     return {name for name, is_due in due.items() if is_due}
 
 
-def _step(job: Job, step: int, losses: _Losses) -> tuple[float, Tensor]:
-    """Do one optimizer step; returns the learning rate's factor and the gradient's norm before clipping."""
-    recipe = job.recipe
-    if recipe.model.dropout:
-        torch.manual_seed(derive(recipe.seed, "dropout", step, job.accelerator.process_index))
-    middle = (step + 0.5) * recipe.batch_tokens
-    factor = schedule.factor(recipe.schedule, tokens=middle, total_tokens=job.steps * recipe.batch_tokens)
-    optimizer.set_rates(job.optimizers, factor)
-    rows = job.own_rows(step)
-    parts = rows.split(job.micro_rows)
-    mean = torch.zeros((), device=rows.device)
-    for number, part in enumerate(parts, 1):
-        # gradients are exchanged once a step, with the last part's
-        with nullcontext() if number == len(parts) else job.accelerator.no_sync(job.loss):
-            loss = job.loss(part) * (len(part) / len(rows))
-            loss.backward()
-        mean += loss.detach()
-    norm = nn.utils.clip_grad_norm_(job.model.parameters(), recipe.optimizer.max_grad_norm)
-    for each in job.optimizers:
-        each.step()
-        each.zero_grad(set_to_none=True)
-    losses.add(mean, norm, step + 1)
-    return factor, norm
+def _note(training: _Training, step: int, outcome: Outcome) -> None:
+    """Write a step down; one that was held up is kept as an incident, and ends the run where it must."""
+    job, position = training.job, training.position
+    batch = journal.digest(job.order.starts(step, job.batch_rows))
+    skipped = outcome.trigger is not None
+    training.journal.add(step + 1, outcome.loss, outcome.norm, batch, skipped=skipped)
+    if skipped:
+        settings = job.recipe.guard
+        # before the step: the guard left weights and optimizers as they were
+        snapshot = state.take(job.model, job.optimizers, _now(training))
+        _keep(training, step, outcome.trigger, float(outcome.loss), float(outcome.norm), snapshot)
+        position.skipped.append(step + 1)
+        if settings.action == "stop" or len(position.skipped) > settings.max_skips:
+            raise _held_up(job, step, outcome.trigger, skips=len(position.skipped))
+    position.step, position.tokens = step + 1, (step + 1) * job.recipe.batch_tokens
 
 
-class _Losses:
-    """Losses since the last log line, and the first step that went wrong, kept on the device: no waiting."""
-
-    def __init__(self, device: torch.device, position: state.Position):
-        self.total = torch.tensor(position.loss_sum, dtype=torch.float64, device=device)
-        self.steps = position.loss_steps
-        self.first_bad = torch.zeros((), dtype=torch.int64, device=device)
-
-    def add(self, loss: Tensor, norm: Tensor, step: int) -> None:
-        """Count one step; the norm is of all processes' gradients, so they all see what one did."""
-        self.total += loss
-        self.steps += 1
-        bad = ~torch.isfinite(norm) & (self.first_bad == 0)
-        self.first_bad += bad * step
-
-    def require_finite(self, job: Job) -> None:
-        """Raise ToolkitError, on every process, if a step's gradient was not finite."""
-        step = int(self.first_bad)
-        if step:
-            raise _diverged(job, f"the gradient is not a number any more at step {step}")
-
-    def mean(self, job: Job) -> float:
-        """Return the mean loss of all processes and steps since the last call."""
-        mean = float(job.accelerator.reduce(self.total / self.steps, reduction="mean"))
-        self.total.zero_()
-        self.steps = 0
-        return mean
-
-
-def _diverged(job: Job, what: str) -> ToolkitError:
-    return ToolkitError(
-        f"{what} of {job.steps}", where=str(job.run.path),
-        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
-        "with --fresh; the checkpoints from before are whole",
+def _keep(
+    training: _Training, step: int, trigger: Trigger, loss: float, norm: float,
+    snapshot: state.Snapshot | None,
+) -> None:  # fmt: skip
+    training.journal.collect()
+    training.saver.wait()
+    incident.write(
+        training.job, step=step, trigger=trigger, loss=loss, norm=norm,
+        snapshot=snapshot, template=training.saver.template,
     )  # fmt: skip
+
+
+def _held_up(job: Job, step: int, trigger: Trigger | str, *, skips: int = 0) -> ToolkitError:
+    kept = job.run.path / incident.FOLDER / f"step-{step + 1:08d}" / incident.FILE
+    many = f"; {skips} steps were left out, more than guard.max_skips" if skips > 1 else ""
+    again = (
+        f"; `toolkit run {job.run.name}.yaml --replay-incident {kept}` makes the step again"
+        if kept.exists()
+        else ""
+    )
+    return ToolkitError(
+        f"{trigger} at step {step + 1} of {job.steps}{many}", where=str(job.run.path),
+        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
+        f"with --fresh; the checkpoints from before are whole{again}",
+    )  # fmt: skip
+
+
+def _now(training: _Training) -> state.Position:
+    """Return the position with the guard's memory and the stopwatch as they are."""
+    position, watch = training.position, training.job.watch
+    position.guard, position.seconds, position.timed_tokens = (
+        training.guard.state(),
+        watch.seconds,
+        watch.tokens,
+    )
+    return position
+
+
+def _look(training: _Training, pause: set[str], outcome: Outcome, speed: float | None) -> None:
+    """Log, measure and save, as is due."""
+    job, position = training.job, training.position
+    for done in training.journal.collect():
+        if not (done.finite or done.skipped):  # noticed late, since nobody waited for the device
+            name = "loss" if not math.isfinite(done.loss) else "gradient norm"
+            trigger = Trigger(name, getattr(done, name.split()[-1]))
+            _keep(training, done.step - 1, trigger, done.loss, done.norm, None)
+            raise _held_up(job, done.step - 1, trigger)
+    if "log" in pause:
+        loss = training.journal.line_loss()
+        job.run.metrics.log(
+            position.step, tokens=position.tokens, loss=loss,
+            learning_rate=job.optimizers[-1].param_groups[0]["lr"], learning_rate_factor=outcome.factor,
+            grad_norm=float(outcome.norm), tokens_per_second=speed, mfu=job.utilisation(speed),
+            epoch=job.order.epoch(position.step, job.batch_rows),
+        )  # fmt: skip
+        training.shown = {"loss": loss, "tok/s": round(speed or 0)}
+    if pause & {"evaluate", "save"}:
+        _require_finite_weights(job, position.step)
+    if "evaluate" in pause:
+        _evaluate(job, position)
+    if "save" in pause:
+        training.journal.sync()
+        training.saver.save(state.take(job.model, job.optimizers, _now(training)))
 
 
 def _require_finite_weights(job: Job, step: int) -> None:
@@ -215,29 +214,12 @@ def _require_finite_weights(job: Job, step: int) -> None:
         raise _diverged(job, f"the weights are not finite any more after step {step}")
 
 
-def _look(
-    job: Job, position: state.Position, losses: _Losses, pause: set[str], numbers: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Log, measure and save, as is due; returns what the progress bar shows from now on."""
-    shown = None
-    if "log" in pause:
-        loss, speed = losses.mean(job), numbers["speed"]
-        job.run.metrics.log(
-            position.step, tokens=position.tokens, loss=loss,
-            learning_rate=job.optimizers[-1].param_groups[0]["lr"], learning_rate_factor=numbers["factor"],
-            grad_norm=float(numbers["norm"]), tokens_per_second=speed, mfu=job.utilisation(speed),
-            epoch=job.order.epoch(position.step, job.batch_rows),
-        )  # fmt: skip
-        shown = {"loss": loss, "tok/s": round(speed or 0)}
-    if pause & {"evaluate", "save"}:
-        _require_finite_weights(job, position.step)
-    if "evaluate" in pause:
-        _evaluate(job, position)
-    if "save" in pause:
-        position.loss_sum, position.loss_steps = float(losses.total), losses.steps
-        position.seconds, position.timed_tokens = job.watch.seconds, job.watch.tokens
-        _save(job, position)
-    return shown
+def _diverged(job: Job, what: str) -> ToolkitError:
+    return ToolkitError(
+        f"{what} of {job.steps}", where=str(job.run.path),
+        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
+        "with --fresh; the checkpoints from before are whole",
+    )  # fmt: skip
 
 
 def _evaluate(job: Job, position: state.Position) -> None:
@@ -267,13 +249,6 @@ def samples(job: Job) -> list[dict[str, str]]:
     )  # fmt: skip
     texts = [job.tokenizer.decode(ids) for ids in answers.ids]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
-
-
-def _save(job: Job, position: state.Position) -> None:
-    def write(folder: Path) -> None:
-        state.write(folder, position, model=job.model, tokenizer=job.tokenizer, optimizers=job.optimizers)
-
-    checkpoint.save(job.run, position.step, write, keep=job.recipe.keep_checkpoints)
 
 
 def _resume(job: Job) -> state.Position:

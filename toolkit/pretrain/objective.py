@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
+
+from toolkit.pretrain import head
+from toolkit.pretrain.optimizer import is_block_matrix
 
 CAUSAL_ATTENTION = "toolkit_causal"
 LONGEST_PLAIN = 512
@@ -57,12 +60,20 @@ AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
 
 
 @contextmanager
-def attention_for_training(model: PreTrainedModel) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def attention_for_training(
+    model: PreTrainedModel, *, causal: bool = True
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Attend without a mask inside the block; yields a block in which attention is as it was before.
 
     Sampling needs the usual attention, and no configuration that is saved may name ours.
+
+    Args:
+        causal: False leaves the model's own attention, to measure what this is worth.
     """
     before = model.config._attn_implementation
+    if not causal:
+        yield nullcontext
+        return
 
     @contextmanager
     def as_before() -> Iterator[None]:
@@ -87,19 +98,52 @@ class TrainingLoss(nn.Module):
         bf16: compute in bfloat16 by autocast; weights, softmax and loss stay in fp32.
         end_id: where given, documents are kept apart: each starts at position 0 with the end-of-text before
             it, as it is scored, and sees nothing of its neighbours. Needs `attention_for_training`.
+        head_block: positions whose logits exist at once (see `head.blockwise_loss`); 0: all.
     """
 
-    def __init__(self, model: PreTrainedModel, *, bf16: bool, end_id: int | None = None):
+    def __init__(self, model: PreTrainedModel, *, bf16: bool, end_id: int | None = None, head_block: int = 0):
         super().__init__()
-        self.model, self.bf16, self.end_id = model, bf16, end_id
+        self.model, self.bf16, self.end_id, self.head_block = model, bf16, end_id, head_block
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the loss, a scalar, of token ids (rows, length + 1)."""
+        targets = rows[:, 1:].flatten()
+        hidden = self.hidden(rows)
+        if self.head_block and self.head_block < len(targets):
+            weight, block = self.model.lm_head.weight, self.head_block
+            return head.blockwise_loss(hidden.flatten(0, 1), weight, targets, block=block, bf16=self.bf16)
+        return functional.cross_entropy(self.logits(hidden).float(), targets)
+
+    def hidden(self, rows: Tensor) -> Tensor:
+        """Return the last hidden states, (rows, length, width)."""
         apart = {} if self.end_id is None else documents_apart(rows[:, :-1], self.end_id)
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            hidden = self.model.base_model(input_ids=rows[:, :-1], use_cache=False, **apart).last_hidden_state
-            logits = self.model.lm_head(hidden).flatten(0, 1)  # (rows * length, vocabulary)
-        return functional.cross_entropy(logits.float(), rows[:, 1:].flatten())
+            return self.model.base_model(input_ids=rows[:, :-1], use_cache=False, **apart).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of all positions, (rows * length, vocabulary)."""
+        with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return self.model.lm_head(hidden).flatten(0, 1)
+
+    def speed_up(self, *, inside: bool = True) -> None:
+        """Compile: the whole loss, or (to measure what that is worth) only what comes before the logits."""
+        if inside:
+            self.compile(dynamic=False)  # rows of another length are another graph, each with fixed shapes
+        else:
+            self.hidden = torch.compile(self.hidden, dynamic=False)
+
+
+@torch.no_grad()
+def keep_transposed(model: PreTrainedModel, transposed: bool = True) -> None:
+    """Lay the matrices of the blocks out in memory as nn.Linear's, or as usual; shapes and numbers stay.
+
+    GPT-2's `Conv1D` holds (inputs, outputs). oneDNN's bf16 product wants the inputs of one output side by
+    side.
+    """
+    for name, parameter in model.named_parameters():
+        if is_block_matrix(name, parameter):
+            data = parameter.data
+            parameter.data = data.t().contiguous().t() if transposed else data.contiguous()
 
 
 def documents_apart(inputs: Tensor, end_id: int) -> dict[str, Tensor]:

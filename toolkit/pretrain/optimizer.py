@@ -44,7 +44,7 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizers: list[Optimizer] = [
-        AdamW(groups, lr=rate, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=True)
+        AdamW(groups, lr=rate, betas=(settings.beta1, settings.beta2), eps=1e-8, fused=settings.fused)
     ]
     if muon:
         optimizers.append(Muon(
@@ -138,7 +138,7 @@ def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
 
 
 def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole state as {"parameter:key": tensor} on the CPU, for safetensors.
+    """Return the whole state as {"parameter:key": tensor}, where it lies.
 
     Everything else about an optimizer follows from the recipe and the step.
     """
@@ -148,8 +148,7 @@ def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for key, value in optimizer.state[parameter].items():
-                    name = f"{names[id(parameter)]}:{key}"
-                    tensors[name] = torch.as_tensor(value).detach().cpu().contiguous()
+                    tensors[f"{names[id(parameter)]}:{key}"] = torch.as_tensor(value).detach()
     return tensors
 
 
@@ -165,3 +164,8 @@ def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mappi
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         content["state"] = {place: by_name[names[id(p)]] for place, p in enumerate(parameters)}
         optimizer.load_state_dict(content)
+        for parameter in parameters:
+            for key, value in optimizer.state[parameter].items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    # the fused kernel walks both in memory's order: a weight that is kept transposed too
+                    optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value)

@@ -15,10 +15,11 @@ from toolkit.data.order import Order
 from toolkit.data.tokens import TokenShards
 from toolkit.models.gpt2 import build, flops_per_token, parameters
 from toolkit.models.load import load_tokenizer, save_model
-from toolkit.pretrain import optimizer, speed
+from toolkit.pretrain import head, optimizer, speed
 from toolkit.pretrain.held_out import HeldOut
-from toolkit.pretrain.loop import Job, samples, train
-from toolkit.pretrain.objective import TrainingLoss
+from toolkit.pretrain.job import Job
+from toolkit.pretrain.loop import samples, train
+from toolkit.pretrain.objective import TrainingLoss, keep_transposed
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
 from toolkit.runs import environment
@@ -56,19 +57,19 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
-    end_id = shards.end_id if recipe.separate_documents else None
-    loss = TrainingLoss(model, bf16=bf16, end_id=end_id)
-    if run.record("compile", device.type == "cuda" if recipe.compile == "auto" else recipe.compile):
-        loss.compile()
+    if run.record("transposed_weights", _transposed(recipe, device, bf16=bf16)):
+        keep_transposed(model)
+    loss = _loss(recipe, run, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
     held_out = HeldOut(
         TokenShards.open(folder / "held_out"), accelerator=accelerator, bf16=bf16,
         window=recipe.model.n_positions,
     )  # fmt: skip
     job = Job(
-        recipe=recipe, run=run, accelerator=accelerator, model=model, loss=accelerator.prepare_model(loss),
+        recipe=recipe, run=run, accelerator=accelerator, model=model,
+        loss=loss if recipe.exact else accelerator.prepare_model(loss),
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
-        flops_per_token=flops_per_token(recipe.model, vocab_size=len(tokenizer), sequence_length=length),
+        flops_per_token=_mean_flops(recipe, vocab_size=len(tokenizer), full=length),
         peak=speed.peak(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
     epochs = order.epoch(job.steps, job.batch_rows)
@@ -77,6 +78,37 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
         print(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
               "each time in another order", file=sys.stderr)  # fmt: skip
     return job
+
+
+def _loss(
+    recipe: PretrainRecipe, run: Run, model: PreTrainedModel, *, micro_tokens: int, end_id: int, bf16: bool
+) -> TrainingLoss:  # fmt: skip
+    """Return the loss as the recipe's levers want it, compiled where they do."""
+    rows = model.lm_head.weight.shape[0]
+    block = head.block_of(recipe.speed.head_block_tokens, positions=micro_tokens, vocabulary=rows)
+    loss = TrainingLoss(
+        model, bf16=bf16, end_id=end_id if recipe.separate_documents else None, head_block=block
+    )
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if run.record("compile", on_gpu if recipe.compile == "auto" else recipe.compile):
+        loss.speed_up(inside=recipe.speed.loss_in_module)
+    return loss
+
+
+def _transposed(recipe: PretrainRecipe, device: torch.device, *, bf16: bool) -> bool:
+    setting = recipe.speed.transposed_weights
+    return (bf16 and device.type == "cpu") if setting == "auto" else setting
+
+
+def _mean_flops(recipe: PretrainRecipe, *, vocab_size: int, full: int) -> float:
+    """Return the operations of one token, on average over the lengths of the training."""
+    begins = [0, *(min(entry.tokens, recipe.train_tokens) for entry in recipe.length_warmup)]
+    lengths = [*(entry.sequence_length for entry in recipe.length_warmup), full]
+    parts = zip(begins, [*begins[1:], recipe.train_tokens], lengths, strict=True)
+    return sum(
+        (end - begin) * flops_per_token(recipe.model, vocab_size=vocab_size, sequence_length=length)
+        for begin, end, length in parts
+    ) / recipe.train_tokens  # fmt: skip
 
 
 def _build(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -99,6 +131,8 @@ def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
             f"({length} tokens a row on each of {processes} process(es))",
             where="batch_tokens", fix=f"take {max(1, share) * length * processes}",
         )  # fmt: skip
+    if recipe.exact:
+        _require_tree(recipe, processes)
     if recipe.micro_batch_tokens is None:
         return share
     rows, rest = divmod(recipe.micro_batch_tokens, length)
@@ -108,6 +142,16 @@ def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
             where="micro_batch_tokens", fix=f"take {max(1, rows) * length}",
         )  # fmt: skip
     return min(rows, share)
+
+
+def _require_tree(recipe: PretrainRecipe, processes: int) -> None:
+    """Refuse a number of processes that cannot share the tree of micro-batches."""
+    parts = recipe.batch_tokens // (recipe.micro_batch_tokens or recipe.batch_tokens)
+    if processes & (processes - 1) or processes > parts:
+        raise ToolkitError(
+            f"exact: {parts} micro-batches cannot be shared by {processes} processes",
+            where="exact", fix=f"start a power of two of processes, at most {parts}",
+        )  # fmt: skip
 
 
 def _corpus(run: Run, reference: str) -> Path:
@@ -141,6 +185,7 @@ def _finish(job: Job) -> None:
             "peak_flops": job.peak.flops, "peak_flops_source": job.peak.source,
             "flops_per_token": job.flops_per_token, "samples": samples(job),
         }  # fmt: skip
+        keep_transposed(job.model, False)
         save_model(job.model, job.tokenizer, run.model_dir)
         run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))
     job.accelerator.wait_for_everyone()

@@ -2,51 +2,99 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.models.load import write_model
-from toolkit.pretrain import optimizer
+from toolkit.pretrain import optimizer, sharding
 
 STATE = "training.json"
 OPTIMIZER = "optimizer.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass
 class Position:
-    """Where a training is. Dropout draws from a stream of (seed, step): no generator has a state to keep."""
+    """Where a training is. Dropout draws from a stream of (seed, step, part): no generator has a state."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps done, skipped ones too."""
     tokens: int = 0
     """Tokens trained on, over all processes."""
-    loss_sum: float = 0.0
-    """Sum of the losses since the last line of metrics.jsonl."""
-    loss_steps: int = 0
     seconds: float = 0.0
     """Time in training steps alone, over all attempts."""
     timed_tokens: int = 0
+    guard: dict[str, list[float]] = field(default_factory=dict)
+    """What the guard compares the next step with."""
+    skipped: list[int] = field(default_factory=list)
+    """Steps that the guard left out."""
 
 
-def write(
-    folder: Path, position: Position, *, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    optimizers: list[Optimizer],
-) -> None:  # fmt: skip
-    """Fill a checkpoint's folder: the model as `from_pretrained` reads it, the optimizers, the position."""
-    write_model(model, tokenizer, folder)
-    save_file(optimizer.state_tensors(optimizers, model), folder / OPTIMIZER)
-    (folder / STATE).write_text(json.dumps(asdict(position), indent=1) + "\n", encoding="utf-8")
+class Template:
+    """A model and its tokenizer without weights: what `from_pretrained` reads besides them.
+
+    Made before training switches the attention: no configuration that is saved may name ours.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.config, self.tokenizer = copy.deepcopy(model.config), tokenizer
+        self.generation_config = copy.deepcopy(model.generation_config)
+        self.config.architectures = [type(model).__name__]
+        self.config.dtype = str(model.dtype).removeprefix("torch.")
+        self.tied = set(model.all_tied_weights_keys)
+
+    def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a `from_pretrained` folder into an existing folder; callers make it atomic."""
+        self.config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
+        own = {name: tensor for name, tensor in weights.items() if name not in self.tied}
+        save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+        self.tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights and optimizer state at one moment, on the CPU, apart from what goes on being trained."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    position: Position
+
+    def write(self, folder: Path, template: Template) -> None:
+        """Fill a checkpoint's folder: the model as `from_pretrained` reads it, the optimizers, the
+        position.
+        """
+        template.write(folder, self.weights)
+        save_file(self.optimizer, folder / OPTIMIZER)
+        (folder / STATE).write_text(json.dumps(asdict(self.position), indent=1) + "\n", encoding="utf-8")
+
+
+def take(model: nn.Module, optimizers: list[Optimizer], position: Position) -> Snapshot:
+    """Copy everything; with sharded weights every process takes part, and each gets the whole."""
+    weights = {name: _apart(parameter) for name, parameter in model.named_parameters()}
+    tensors = {name: _apart(value) for name, value in optimizer.state_tensors(optimizers, model).items()}
+    return Snapshot(weights, tensors, copy.deepcopy(position))
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU in memory's usual order, (the same shape)."""
+    whole = sharding.whole(tensor.detach())
+    return torch.empty(whole.shape, dtype=whole.dtype).copy_(whole)
 
 
 def read(folder: Path, *, model: PreTrainedModel, optimizers: list[Optimizer]) -> Position:
-    """Put back, bitwise, what `write` wrote; weights go into the model that is there."""
-    saved = type(model).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-    model.load_state_dict(saved.state_dict())
+    """Put back, bitwise, what `Snapshot.write` wrote; weights go into the model that is there."""
+    saved = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            sharding.put(parameter, saved[name])
     optimizer.load_state(optimizers, model, load_file(folder / OPTIMIZER))
     return Position(**json.loads((folder / STATE).read_text(encoding="utf-8")))

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from toolkit.recipe.pretraining import (  # noqa: F401 - every recipe can be had from here
+    GuardSettings,
+    LengthSettings,
     ModelSettings,
     OptimizerSettings,
     PretrainRecipe,
     SampleSettings,
     ScheduleSettings,
+    SpeedSettings,
 )
 from toolkit.recipe.settings import (  # noqa: F401
     Count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,6 +65,9 @@ Data = DataSource | Annotated[list[DataSource], Field(min_length=1)]
 
 class StageRecipe(Settings):
     """What every stage has."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"run"})
+    """Settings that no result depends on: they may change while a run is unfinished."""
 
     stage: str
     run: str | None = None

@@ -64,11 +64,11 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def save(run: Run, step: int, write: Callable[[Path], None], keep: int) -> Path:
+def save(run: Run, step: int, write: Callable[[Path], None], keep: int, *, every: int | None = None) -> Path:
     """Write checkpoints/step-N: `write(folder)` fills a temporary folder, which is sealed and renamed.
 
-    Only the main process writes; on the others this returns the path at once. Older checkpoints than the
-    newest `keep` are deleted after the new one is on the disk. A whole checkpoint of the same step stays.
+    Only the main process writes; on the others this returns the path at once. Older checkpoints are deleted
+    after the new one is on the disk, see `prune`. A whole checkpoint of the same step stays.
     """
     path = run.checkpoints / f"step-{step:08d}"
     if not run.is_main:
@@ -81,17 +81,20 @@ def save(run: Run, step: int, write: Callable[[Path], None], keep: int) -> Path:
             write(temporary)
             seal_folder(temporary)
     run.note_progress()
-    prune(run.checkpoints, step=step, keep=keep)
+    prune(run.checkpoints, step=step, keep=keep, every=every)
     return path
 
 
-def prune(folder: Path, *, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` up to `step`, once `step` is whole.
+def prune(folder: Path, *, step: int, keep: int, every: int | None = None) -> None:
+    """Delete all but the newest `keep` up to `step`, and each whose step is a multiple of `every`.
 
-    A folder of a later step was skipped as broken when the run went on, or it would have been taken.
+    Called once `step` is whole. A folder of a later step was skipped as broken when the run went on, or it
+    would have been taken.
     """
     everything = steps(folder)
     kept = [path for number, path in everything if number <= step][-keep:]
+    if every:
+        kept += [path for number, path in everything if number <= step and number % every == 0]
     for _, path in everything:
         if path not in kept:
             files.remove(path)

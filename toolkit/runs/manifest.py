@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 
+from toolkit.recipe.schema import StageRecipe
 from toolkit.runs import facts, files, lock, references
 
 RECIPE = "recipe.yaml"
 RESOLVED = "resolved.yaml"
 
 
-def settings(recipe: BaseModel) -> dict[str, Any]:
-    """Return every effective setting, defaults filled in, except `run`, which is only the place."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key != "run"}
+def settings(recipe: StageRecipe) -> dict[str, Any]:
+    """Return every effective setting, defaults filled in, except those that no result depends on."""
+    return {k: value for k, value in recipe.model_dump(mode="json").items() if k not in recipe.operational}
 
 
 def inputs(
-    recipe: BaseModel, *, path: Path, runs_dir: Path, data: Mapping[str, str] | None = None
+    recipe: StageRecipe, *, path: Path, runs_dir: Path, data: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return what decides whether a run is the same run: settings, parents' lock digests, data digests.
 
@@ -96,8 +96,14 @@ def _short(digest: str) -> str:
 
 
 def given_as(loaded: Any) -> dict[str, Any]:
-    """Return how a recipe was given: the digest of its text, and the overrides."""
-    return {"recipe": files.sha256(loaded.text), "overrides": list(loaded.overrides)}
+    """Return how a recipe was given: the digest of its text, the overrides, what no result depends on."""
+    content, names = loaded.recipe.model_dump(mode="json"), loaded.recipe.operational - {"run"}
+    operational = {name: content[name] for name in sorted(names)}
+    return {
+        "recipe": files.sha256(loaded.text),
+        "overrides": list(loaded.overrides),
+        "operational": operational,
+    }
 
 
 def create(loaded: Any, *, given: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +136,7 @@ def resolved(manifest: dict[str, Any]) -> str:
     A recorded value of a setting's name takes its place: `precision: auto` reads `precision: bf16`.
     """
     settings, recorded = manifest["inputs"]["settings"], manifest["facts"]
+    settings = {**settings, **manifest.get("operational", {})}
     content = {key: recorded.get(key, value) for key, value in settings.items()}
     found = {key: value for key, value in recorded.items() if key not in settings}
     if found:

@@ -17,6 +17,7 @@ from types import FrameType
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
+_STARTED = time.monotonic()
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
@@ -51,14 +52,24 @@ class _Interrupts:
     last = -math.inf
 
 
-def stop_requested() -> bool:
+def started() -> float:
+    """Return when this process began, as `time.monotonic` counts; loading the libraries is part of its
+    time.
+    """
+    return _STARTED
+
+
+def stop_requested(*, agreed: bool = False) -> bool:
     """Say whether SIGINT or SIGTERM arrived; from the first call on the first signal only sets this.
 
     A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
     The second signal ends the stage at once. With several processes it stays false and signals end the
     stage at once: the processes would see the signal at different steps and wait for each other.
+
+    Args:
+        agreed: the stage lets all processes agree before it acts: then several can stop in order, too.
     """
-    _Interrupts.deferred = os.environ.get("WORLD_SIZE", "1") == "1"
+    _Interrupts.deferred = agreed or os.environ.get("WORLD_SIZE", "1") == "1"
     return _Interrupts.requested
 
 
