@@ -6,6 +6,7 @@ An epoch visits the rows in a permutation of its own; where the cuts fall shifts
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,11 @@ class Order:
     def epoch(self, step: int, batch_rows: int) -> float:
         """Return how many times the corpus was passed before step `step`."""
         return step * batch_rows / self.rows_per_epoch
+
+
+def digest(starts: np.ndarray) -> str:
+    """Return a short digest of where rows begin, (rows,): with the corpus digest it says what was read."""
+    return hashlib.sha256(np.ascontiguousarray(starts, dtype="<i8").tobytes()).hexdigest()[:16]
 
 
 def batch(shards: TokenShards, order: Order, *, step: int, batch_rows: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.pretrain import journal
+from toolkit.data import order
 from toolkit.pretrain.guard import FILE, FOLDER, Trigger
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.state import Snapshot, Template
@@ -50,7 +50,7 @@ def _account(
         "loss": repr(loss), "gradient_norm": repr(norm),
         "state": STATE if has_state else None,
         "checkpoint": None if has_state else f"../../checkpoints/step-{before[-1]:08d}" if before else None,
-        "batch": journal.digest(starts), "row_starts": starts.tolist(), "row_tokens": job.length(step),
+        "batch": order.digest(starts), "row_starts": starts.tolist(), "row_tokens": job.length(step),
         "corpus": job.shards.digest, "micro_rows": job.micro_rows,
         "random": {"seed": job.recipe.seed, "stream": f"dropout/{step}/number of the part"},
         "world_size": facts.world_size(), "threads": job.run.manifest["facts"].get("threads"),

@@ -56,7 +56,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
-        return max(1, self.recipe.train_tokens // self.recipe.batch_tokens)
+        return self.recipe.steps
 
     @property
     def checkpoint_steps(self) -> int:
@@ -97,21 +97,13 @@ class Job:
 
     def length(self, step: int) -> int:
         """Return the tokens of a row at a step (from 0), shorter during `length_warmup`."""
-        return row_length(self.recipe, step * self.recipe.batch_tokens, full=self.order.sequence_length)
+        return self.recipe.row_tokens(step)
 
     def utilisation(self, tokens_per_second: float | None) -> float | None:
         """Return the share of the peak arithmetic (MFU); None where the peak is not known."""
         if tokens_per_second is None or self.peak.flops is None:
             return None
         return tokens_per_second * self.flops_per_token / (self.peak.flops * self.accelerator.num_processes)
-
-
-def row_length(recipe: PretrainRecipe, tokens: int, *, full: int) -> int:
-    """Return the tokens of a row after `tokens` were trained on."""
-    for entry in recipe.length_warmup:
-        if tokens < entry.tokens:
-            return entry.sequence_length
-    return full
 
 
 def synchronise(device: torch.device) -> None:

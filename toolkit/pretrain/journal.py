@@ -6,7 +6,6 @@ a time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -14,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from toolkit.runs import files, metrics
 
-FILE = "steps.jsonl"
+FILE = metrics.STEPS
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Journal:
         self._pending.append((step, loss, norm, batch, skipped))
 
     def collect(self) -> list[Step]:
-        """Fetch what was noted since the last call, append it to the file, and return it; on every process."""
+        """Fetch what was noted since the last call, append it to the file and return it; on every process."""
         if not self._pending:
             return []
         numbers, losses, norms, batches, skipped = zip(*self._pending, strict=True)
@@ -104,11 +102,6 @@ def read(path: Path) -> list[Step]:
         Step(row["step"], float(row["loss"]), float(row["norm"]), row["batch"], row.get("skipped", False))
         for row in metrics.read(path)
     ]
-
-
-def digest(starts: np.ndarray) -> str:
-    """Return a short digest of where rows begin, (rows,): with the corpus digest it says what was read."""
-    return hashlib.sha256(np.ascontiguousarray(starts, dtype="<i8").tobytes()).hexdigest()[:16]
 
 
 def differences(before: Iterable[Step], again: Iterable[Step]) -> list[str]:

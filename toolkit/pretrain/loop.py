@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
+from toolkit.data import order
 from toolkit.pretrain import incident, journal, state
 from toolkit.pretrain.guard import Guard, Trigger
 from toolkit.pretrain.job import Job, synchronise
@@ -128,7 +129,7 @@ def _pause(job: Job, done: int, *, stop: bool) -> set[str]:
 def _note(training: _Training, step: int, outcome: Outcome) -> None:
     """Write a step down; one that was held up is kept as an incident, and ends the run where it must."""
     job, position = training.job, training.position
-    batch = journal.digest(job.order.starts(step, job.batch_rows))
+    batch = order.digest(job.order.starts(step, job.batch_rows))
     skipped = outcome.trigger is not None
     training.journal.add(step + 1, outcome.loss, outcome.norm, batch, skipped=skipped)
     if skipped:

@@ -177,6 +177,19 @@ class PretrainRecipe(StageRecipe):
         "keep_checkpoints", "keep_every_tokens", "time_limit_minutes"
     }  # fmt: skip
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return max(1, self.train_tokens // self.batch_tokens)
+
+    def row_tokens(self, step: int | None = None) -> int:
+        """Return the tokens of a full row, or of one at a step (from 0), shorter during `length_warmup`."""
+        if step is not None:
+            for entry in self.length_warmup:
+                if step * self.batch_tokens < entry.tokens:
+                    return entry.sequence_length
+        return self.sequence_length or self.model.n_positions
+
     @model_validator(mode="after")
     def lengths_rise(self) -> PretrainRecipe:
         full = self.sequence_length or self.model.n_positions

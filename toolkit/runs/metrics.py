@@ -12,6 +12,9 @@ from typing import Any, TextIO
 
 from toolkit.runs import files
 
+STEPS = "steps.jsonl"
+"""Of a pretraining: one line for every single step."""
+
 
 class Metrics:
     """Appends to metrics.jsonl of a run; only the main process writes.
