@@ -1,0 +1,89 @@
+"""The preflight passes what is right, and names each fault that is put in."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from toolkit.pretrain import objective, preflight
+from toolkit.pretrain.objective import TrainingLoss
+from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.schema import ModelSettings, PretrainRecipe
+
+SHAPE = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64)
+
+
+def recipe(**settings):
+    return PretrainRecipe(stage="pretrain", tokens="x", model=SHAPE, train_tokens=8192, **settings)
+
+
+@pytest.fixture
+def look(tiny_model):
+    """Run the preflight on a fresh copy of the small model."""
+
+    def check(*, apart=False, compiled=True, **settings):
+        model = copy.deepcopy(tiny_model)
+        end = model.config.eos_token_id
+        loss = TrainingLoss(model, bf16=settings.pop("bf16", False), end_id=end if apart else None)
+        preflight.check(
+            loss, recipe(separate_documents=apart, **settings), vocab_size=261, compiled=compiled,
+            where="t/first", say=True,
+        )  # fmt: skip
+        return model
+
+    return check
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_passes_what_is_right(look, capsys, apart, bf16):
+    model = look(apart=apart, bf16=bf16)
+    assert "no token sees what it must not" in capsys.readouterr().err
+    assert model.config._attn_implementation != objective.CAUSAL_ATTENTION  # all is as it was
+
+
+def test_a_dense_mask_is_found(look):
+    with pytest.raises(ToolkitError, match="2 of 2 attentions get a dense mask"):
+        look(speed={"causal_attention": False})
+
+
+def test_a_graph_break_is_found(look, monkeypatch):
+    hidden = TrainingLoss.hidden
+
+    def broken(self, rows):
+        torch._dynamo.graph_break()
+        return hidden(self, rows)
+
+    monkeypatch.setattr(TrainingLoss, "hidden", broken)
+    with pytest.raises(ToolkitError, match="the graph breaks"):
+        look()
+
+
+def test_documents_that_leak_are_found(look, monkeypatch):
+    apart = objective.documents_apart
+
+    def positions_only(inputs, end_id):
+        return {"position_ids": apart(inputs, end_id)["position_ids"]}
+
+    monkeypatch.setattr(objective, "documents_apart", positions_only)
+    with pytest.raises(ToolkitError, match="documents leak"):
+        look(apart=True, compiled=False)
+
+
+def test_attention_to_the_future_is_found(look, monkeypatch):
+    monkeypatch.setattr(
+        objective.functional,
+        "scaled_dot_product_attention",
+        lambda query, key, value, **rest: (query @ key.transpose(2, 3) / 4).softmax(-1) @ value,
+    )
+    with pytest.raises(ToolkitError, match="attention sees the future") as caught:
+        look()
+    assert "no attention kernel in the graph" in str(caught.value)  # both at once
+
+
+def test_auto_looks_where_it_is_compiled():
+    assert preflight.wanted(recipe(), compiled=True) and not preflight.wanted(recipe(), compiled=False)
+    assert preflight.wanted(recipe(preflight=True), compiled=False)
+    assert not preflight.wanted(recipe(preflight=False), compiled=True)
