@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 
 try:  # line editing and history at the prompt; not there on every platform
@@ -29,6 +30,9 @@ HELP = """\
 /temperature X    0 takes the most probable token; also /top_k N, /top_p X, /max_new_tokens N, /seed N
 /settings         show them
 /quit             end (also end-of-file); Ctrl-C stops an answer"""
+
+TICK_SECONDS = 0.2
+"""The longest that a Ctrl-C at the prompt can wait."""
 
 
 class StopChat(Exception):
@@ -104,6 +108,11 @@ class Conversation:
             del self.messages[asked[-1] :]
         return bool(asked)
 
+    def forget_unanswered(self) -> None:
+        """Take back a question whose answer did not begin: two questions in a row are no conversation."""
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.undo()
+
 
 def chat_command(model: str, *, choice: Choice, system: str | None = None) -> int:
     """Talk with a model until /quit or end-of-file."""
@@ -112,14 +121,33 @@ def chat_command(model: str, *, choice: Choice, system: str | None = None) -> in
     warn(opened)
     if sys.stdin.isatty():
         tell(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends")
-    for line in lines():
-        try:
-            respond(conversation, line)
-        except StopChat:
-            break
-        except (ToolkitError, TemplateError) as error:
-            tell(f"[{error}]")
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    with ticking() if interactive else nullcontext():
+        while turn(conversation, interactive=interactive):
+            pass
     return 0
+
+
+@contextmanager
+def ticking() -> Iterator[None]:
+    """Have a Ctrl-C noticed that comes after the prompt is shown and before readline waits for a key.
+
+    Python's handler only sets a flag then. readline's loop looks at the flag when its select() is
+    interrupted, so such a Ctrl-C did nothing until the next one: on a loaded machine 2 of 1450 that
+    were sent as soon as the prompt came, and 10 of 10 with that moment stretched to 30 ms. A timer's signal
+    interrupts the select(). It interrupts nothing else: writes to a slow terminal are restarted.
+    """
+    if not hasattr(signal, "setitimer"):  # Windows, which has no readline either
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # first: without a handler the signal kills
+        signal.signal(signal.SIGALRM, before)
 
 
 def warn(opened: OpenModel) -> None:
@@ -130,23 +158,35 @@ def warn(opened: OpenModel) -> None:
         tell("warning: the model was only pretrained: it saw no conversations and may answer anything")
 
 
-def lines() -> Iterator[str]:
-    """Yield what is typed, or read from a pipe, until its end; Ctrl-C at the prompt clears the line."""
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+def turn(conversation: Conversation, *, interactive: bool) -> bool:
+    """Read a line and carry it out; False at the end. In a terminal no Ctrl-C ends the conversation."""
+    try:
+        line = read_line(interactive=interactive)
+        if line is None:
+            return False
+        respond(conversation, line)
+    except StopChat:
+        return False
+    except KeyboardInterrupt:  # at the prompt, which clears the line, or just before or after an answer
+        if not interactive:
+            raise
+        conversation.forget_unanswered()
+        tell("\n[/quit or Ctrl-D ends]")
+    except (ToolkitError, TemplateError) as error:
+        tell(f"[{error}]")
+    return True
+
+
+def read_line(*, interactive: bool) -> str | None:
+    """What is typed, or the next line of a pipe; None at its end."""
     if not interactive:
-        for line in sys.stdin:
-            yield line.strip()
-        return
-    while True:
-        try:
-            line = input("> ")
-        except KeyboardInterrupt:
-            tell("\n[/quit or Ctrl-D ends]")
-            continue
-        except EOFError:
-            tell("")
-            return
-        yield line.strip()
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    try:
+        return input("> ").strip()
+    except EOFError:
+        tell("")
+        return None
 
 
 def respond(conversation: Conversation, line: str) -> None:
@@ -160,12 +200,13 @@ def respond(conversation: Conversation, line: str) -> None:
 
 def ask(conversation: Conversation, question: str) -> None:
     """Print the answer while it is made; Ctrl-C stops it. A question that cannot be asked is taken back."""
-    conversation.messages.append({"role": "user", "content": question})
     try:
+        conversation.messages.append({"role": "user", "content": question})
         with closing(conversation.answer()) as pieces:
             for piece in pieces:
                 print(harmless(piece) if sys.stdout.isatty() else piece, end="", flush=True)
     except KeyboardInterrupt:
+        conversation.forget_unanswered()
         tell("\n[stopped]")
     except (ToolkitError, TemplateError):
         conversation.undo()
