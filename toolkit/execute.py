@@ -25,6 +25,7 @@ from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import DataSource, StageRecipe
 from toolkit.runs import (
     directory,
+    distribution,
     facts,
     files,
     launching,
@@ -91,6 +92,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> int:
 
 def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
     """Run one recipe in this process; its fellow ranks do the same."""
+    distribution.require_supported(loaded.recipe)
     try:
         if facts.world_size() > 1:
             return _run_on_ranks(loaded, options)

@@ -25,6 +25,8 @@ FEW_DOCUMENTS = 10
 class HeldOut:
     """The held-out part of a corpus, on every process; each scores its share of the documents.
 
+    Models must be whole (`sharding.whole_model`): processes make different numbers of forward passes.
+
     Raises:
         DataError: there is none.
     """

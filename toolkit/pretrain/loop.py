@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
 
 from toolkit.data import order
-from toolkit.pretrain import incident, journal, state
+from toolkit.pretrain import incident, journal, sharding, state
 from toolkit.pretrain.guard import Guard, Trigger
 from toolkit.pretrain.job import Job, synchronise
 from toolkit.pretrain.journal import Journal
@@ -135,7 +136,7 @@ def _note(training: _Training, step: int, outcome: Outcome) -> None:
     if skipped:
         settings = job.recipe.guard
         # before the step: the guard left weights and optimizers as they were
-        snapshot = state.take(job.model, job.optimizers, _now(training))
+        snapshot = state.take(job.model, job.optimizers, _now(training), keep=job.run.is_main)
         _keep(training, step, outcome.trigger, float(outcome.loss), float(outcome.norm), snapshot)
         position.skipped.append(step + 1)
         if settings.action == "stop" or len(position.skipped) > settings.max_skips:
@@ -205,12 +206,12 @@ def _look(training: _Training, pause: set[str], outcome: Outcome, speed: float |
         _evaluate(job, position)
     if "save" in pause:
         training.journal.sync()
-        training.saver.save(state.take(job.model, job.optimizers, _now(training)))
+        training.saver.save(state.take(job.model, job.optimizers, _now(training), keep=job.run.is_main))
 
 
 def _require_finite_weights(job: Job, step: int) -> None:
     """Look before measuring and saving: a finite gradient can still have thrown the weights to infinity."""
-    sums = torch.stack([parameter.detach().double().sum() for parameter in job.model.parameters()])
+    sums = torch.stack([sharding.whole(p.detach().double().sum()) for p in job.model.parameters()])
     if not bool(torch.isfinite(sums).all()):
         raise _diverged(job, f"the weights are not finite any more after step {step}")
 
@@ -225,14 +226,20 @@ def _diverged(job: Job, what: str) -> ToolkitError:
 
 def _evaluate(job: Job, position: state.Position) -> None:
     """Log held-out bits per byte on some documents, and what the model writes."""
-    bits = job.held_out.quick(job.model, job.recipe.evaluate_documents)
+    model = sharding.whole_model(job.model)
+    bits = job.held_out.quick(model, job.recipe.evaluate_documents)
     if not math.isfinite(bits):
         raise _diverged(job, f"the held-out loss is not a number after step {position.step}")
-    job.run.metrics.log(position.step, tokens=position.tokens, bits_per_byte=bits, samples=samples(job))
+    texts = samples(job, model)
+    job.run.metrics.log(position.step, tokens=position.tokens, bits_per_byte=bits, samples=texts)
 
 
-def samples(job: Job) -> list[dict[str, str]]:
-    """Let the main process write a text for each prompt; the same random numbers at every step."""
+def samples(job: Job, model: PreTrainedModel) -> list[dict[str, str]]:
+    """Let the main process write a text for each prompt; the same random numbers at every step.
+
+    Args:
+        model: the job's, whole.
+    """
     settings, prompts = job.recipe.samples, job.recipe.samples.prompts
     if not job.run.is_main or not prompts:
         return []
@@ -244,7 +251,7 @@ def samples(job: Job) -> list[dict[str, str]]:
         for prompt in prompts
     ]
     answers = generate(
-        job.model, encoded, seed=[derive(job.recipe.seed, "samples", i) for i in range(len(prompts))],
+        model, encoded, seed=[derive(job.recipe.seed, "samples", i) for i in range(len(prompts))],
         end_id=end_id, pad_id=job.tokenizer.pad_token_id, max_new_tokens=new_tokens,
         temperature=settings.temperature,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from toolkit.pretrain import sharding
 from toolkit.recipe.schema import OptimizerSettings
 
 ADAM_LEARNING_RATE = 1e-3
@@ -23,6 +24,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 NEWTON_SCHULZ_STEPS = 5
+GATHERED_AT_ONCE = 2**26
+"""Numbers of spread matrices that are whole at once (256 MB in fp32): gathering those of all blocks would
+take as much memory as the weights that were spread."""
 
 
 def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) -> list[Optimizer]:
@@ -92,30 +96,45 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all matrices that have a gradient."""
+        """Update all matrices that have a gradient; where they are spread, on all processes together."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                buffer = state["momentum_buffer"]
-                buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"])  # Nesterov
-                for part, piece in zip(
-                    parameter.chunk(group["parts"], dim=1), update.chunk(group["parts"], dim=1), strict=True
-                ):
-                    by_shape.setdefault(part.shape, []).append((part, piece))
-            for shape, pairs in by_shape.items():
-                inputs, outputs = shape
-                scale = math.sqrt(max(1.0, outputs / inputs))
-                stacked = torch.stack([piece for _, piece in pairs])
-                directions = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype)
-                for (part, _), direction in zip(pairs, directions, strict=True):
-                    part.mul_(1 - group["lr"] * group["weight_decay"])
-                    part.add_(direction, alpha=-group["lr"] * scale)
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, alike in by_shape.items():
+                spread = sharding.is_spread(alike)
+                count = max(1, GATHERED_AT_ONCE // shape.numel()) if spread else len(alike)
+                for first in range(0, len(alike), count):
+                    self._update(alike[first : first + count], group)
+
+    def _update(self, alike: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Update matrices of one shape.
+
+        The iteration needs whole matrices. Where they are spread each process gathers them, does the same
+        arithmetic as it would with whole weights, and takes its part of the result.
+        """
+        parts, rate = group["parts"], group["lr"]
+        updates = [sharding.whole(self._averaged(parameter, group["momentum"])) for parameter in alike]
+        stacked = torch.stack([piece for update in updates for piece in update.chunk(parts, dim=1)])
+        del updates
+        scale = math.sqrt(max(1.0, stacked.shape[2] / stacked.shape[1]))
+        directions = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype)
+        for parameter, pieces in zip(alike, directions.split(parts), strict=True):
+            direction = sharding.as_spread_as(parameter, torch.cat(tuple(pieces), dim=1))
+            mine = sharding.own(parameter)
+            mine.mul_(1 - rate * group["weight_decay"])
+            mine.add_(sharding.own(direction), alpha=-rate * scale)
+
+    def _averaged(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Return the gradient after momentum (Nesterov's), spread as the gradient is."""
+        state, grad = self.state[parameter], parameter.grad
+        assert grad is not None
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"]
+        buffer.lerp_(grad, 1 - momentum)
+        return grad.lerp(buffer, momentum)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -162,7 +181,13 @@ def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mappi
     for optimizer in optimizers:
         content: dict[str, Any] = optimizer.state_dict()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        content["state"] = {place: by_name[names[id(p)]] for place, p in enumerate(parameters)}
+        content["state"] = {
+            place: {
+                key: sharding.as_spread_as(p, value) if value.shape == p.shape else value
+                for key, value in by_name[names[id(p)]].items()
+            }
+            for place, p in enumerate(parameters)
+        }
         optimizer.load_state_dict(content)
         for parameter in parameters:
             for key, value in optimizer.state[parameter].items():

@@ -29,11 +29,12 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot; raises here what the write before failed with."""
+    def save(self, snapshot: Snapshot | None) -> None:
+        """Write a snapshot, where the main process gives one; raises what the write before failed with."""
         self.wait()
         if not self.run.is_main:
             return
+        assert snapshot is not None
         if not self.background:
             self._write(snapshot)
             self.wait()

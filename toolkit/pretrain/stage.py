@@ -15,17 +15,17 @@ from toolkit.data.order import Order
 from toolkit.data.tokens import TokenShards
 from toolkit.models.gpt2 import build, flops_per_token, parameters
 from toolkit.models.load import load_tokenizer, save_model
-from toolkit.pretrain import head, optimizer, speed
+from toolkit.pretrain import head, optimizer, preflight, sharding, speed
 from toolkit.pretrain.held_out import HeldOut
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.loop import samples, train
 from toolkit.pretrain.objective import TrainingLoss, keep_transposed
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import environment
+from toolkit.runs import distribution, environment
 from toolkit.runs.directory import Run
 
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
 def run(recipe: PretrainRecipe, run: Run) -> None:
@@ -46,8 +46,8 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
     environment.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:
         raise RunError(
-            f"pretraining keeps all weights on every process; {accelerator.distributed_type.value} does not",
-            where=run.name, fix="use distributed_type: MULTI_GPU in the accelerate configuration",
+            f"pretraining knows DDP and FSDP2, not {accelerator.distributed_type.value}",
+            where=run.name, fix="use distributed_type: MULTI_GPU or FSDP in the accelerate configuration",
         )  # fmt: skip
     length = recipe.sequence_length or recipe.model.n_positions
     micro_rows = _micro_rows(recipe, length=length, processes=accelerator.num_processes)
@@ -57,16 +57,25 @@ def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
-    if run.record("transposed_weights", _transposed(recipe, device, bf16=bf16)):
+    sharded = _sharded(recipe, run)
+    if not sharded and run.record("transposed_weights", _transposed(recipe, device, bf16=bf16)):
         keep_transposed(model)
     loss = _loss(recipe, run, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
+    compiled = run.manifest["facts"]["compile"]
+    if preflight.wanted(recipe, compiled=compiled):
+        preflight.check(
+            loss, recipe, vocab_size=len(tokenizer), compiled=compiled, where=run.name, say=run.is_main
+        )  # fmt: skip
+    if sharded:
+        sharding.spread(loss, model, device=device, let_go=distribution.lets_go())
     held_out = HeldOut(
         TokenShards.open(folder / "held_out"), accelerator=accelerator, bf16=bf16,
         window=recipe.model.n_positions,
     )  # fmt: skip
+    fsdp = accelerator.distributed_type is DistributedType.FSDP  # its prepare_model wants the optimizer too
     job = Job(
         recipe=recipe, run=run, accelerator=accelerator, model=model,
-        loss=loss if recipe.exact else accelerator.prepare_model(loss),
+        loss=loss if sharded or recipe.exact or fsdp else accelerator.prepare_model(loss), sharded=sharded,
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
         flops_per_token=_mean_flops(recipe, vocab_size=len(tokenizer), full=length),
@@ -93,6 +102,15 @@ def _loss(
     if run.record("compile", on_gpu if recipe.compile == "auto" else recipe.compile):
         loss.speed_up(inside=recipe.speed.loss_in_module)
     return loss
+
+
+def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
+    """Say whether weights are kept in parts; may change when a run goes on: checkpoints are whole."""
+    distribution.require_supported(recipe)
+    sharded = run.record("sharded", distribution.spreads_weights(recipe), keep=False)
+    if run.is_main and not sharded and (recipe.shard_weights is True or distribution.sharding_asked()):
+        print(f"{run.name}: one process keeps all weights: there is nothing to share out", file=sys.stderr)
+    return sharded
 
 
 def _transposed(recipe: PretrainRecipe, device: torch.device, *, bf16: bool) -> bool:
@@ -165,12 +183,12 @@ def _corpus(run: Run, reference: str) -> Path:
 
 def _finish(job: Job) -> None:
     """Measure the model and its untrained twin on all held-out documents; write both results."""
-    recipe, run = job.recipe, job.run
-    nats = job.held_out.full(job.model)
+    recipe, run, model = job.recipe, job.run, sharding.whole_model(job.model)
+    nats = job.held_out.full(model)
     untrained = _build(recipe, job.tokenizer).to(job.accelerator.device)
     untrained_nats = job.held_out.full(untrained)
     if run.is_main:
-        bits, over = job.held_out.estimate(job.model, nats, tokenizer=job.tokenizer, seed=recipe.seed)
+        bits, over = job.held_out.estimate(model, nats, tokenizer=job.tokenizer, seed=recipe.seed)
         floor = job.held_out.shards.entropy_floor()
         rate = job.watch.tokens_per_second
         numbers: dict[str, Any] = {
@@ -179,14 +197,14 @@ def _finish(job: Job) -> None:
             "entropy_floor_bits_per_byte": floor,
             **job.held_out.numbers(nats),
             "interval_over": over, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,
-            "parameters": parameters(job.model), "tokens": job.steps * recipe.batch_tokens,
+            "parameters": parameters(model), "tokens": job.steps * recipe.batch_tokens,
             "epochs": job.order.epoch(job.steps, job.batch_rows),
             "tokens_per_second": rate, "mfu": job.utilisation(rate),
             "peak_flops": job.peak.flops, "peak_flops_source": job.peak.source,
-            "flops_per_token": job.flops_per_token, "samples": samples(job),
+            "flops_per_token": job.flops_per_token, "samples": samples(job, model),
         }  # fmt: skip
-        keep_transposed(job.model, False)
-        save_model(job.model, job.tokenizer, run.model_dir)
+        keep_transposed(model, False)
+        save_model(model, job.tokenizer, run.model_dir)
         run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))
     job.accelerator.wait_for_everyone()
     if torch.cuda.is_available():

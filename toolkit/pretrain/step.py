@@ -6,7 +6,7 @@ Legend: rows = of this process's share of the batch, length = tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -62,13 +62,20 @@ def gradients(job: Job, step: int, rows: Tensor) -> Tensor:
     parts = rows.split(job.micro_rows)
     mean = torch.zeros((), device=rows.device)
     for number, part in _seeded(job, step, parts):
-        # gradients are exchanged once a step, with the last part's
         last = number == len(parts) - 1
-        with nullcontext() if last or job.sharded else job.accelerator.no_sync(job.loss):
+        with _exchanging(job, last):
             loss = job.loss(cut(part, job.length(step))) * (len(part) / len(rows))
             loss.backward()
         mean += loss.detach()
     return mean
+
+
+def _exchanging(job: Job, last: bool) -> AbstractContextManager[None]:
+    """Return a block whose backward pass exchanges gradients with the last part alone: once a step."""
+    if job.sharded:
+        sharding.exchange(job.loss, last)
+    alone = job.sharded or job.accelerator.num_processes == 1
+    return nullcontext() if last or alone else job.accelerator.no_sync(job.loss)
 
 
 def _seeded(job: Job, step: int, parts: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:

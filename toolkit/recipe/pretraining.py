@@ -151,7 +151,8 @@ class PretrainRecipe(StageRecipe):
     exact: bool = False
     """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are added up in a fixed tree."""
     shard_weights: Literal["auto"] | bool = "auto"
-    """FSDP2: each process keeps a part of weights and optimizer; `auto` where Accelerate is set to FSDP."""
+    """FSDP2: each process keeps a part of weights and optimizer; `auto` where Accelerate is set to FSDP.
+    May change when a run goes on: checkpoints hold whole weights."""
     speed: SpeedSettings = SpeedSettings()
     length_warmup: list[LengthSettings] = []
     """Shorter rows at first, in rising order."""
@@ -174,7 +175,7 @@ class PretrainRecipe(StageRecipe):
     samples: SampleSettings = SampleSettings()
 
     operational: ClassVar[frozenset[str]] = StageRecipe.operational | {
-        "keep_checkpoints", "keep_every_tokens", "time_limit_minutes"
+        "keep_checkpoints", "keep_every_tokens", "time_limit_minutes", "shard_weights"
     }  # fmt: skip
 
     @property

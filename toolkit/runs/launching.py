@@ -13,7 +13,7 @@ import yaml
 
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.reader import LoadedRecipe
-from toolkit.runs import facts, processes
+from toolkit.runs import distribution, facts, processes
 
 # They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
 ONE_PROCESS = frozenset({"tokenizer", "corpus"})
@@ -95,6 +95,7 @@ def check_configuration(path: Path) -> None:
             where=str(path),
             fix="write one with `accelerate config --config_file FILE`",
         )
+    distribution.require_supported_configuration(content, where=str(path))
     mpi = (content.get("mpirun_config") or {}).get("mpirun_hostfile")
     if content.get("distributed_type") == "MULTI_CPU" and (content.get("num_processes") or 1) > 1 and not mpi:
         raise UsageError(
