@@ -1,0 +1,177 @@
+"""Pretrainings in processes of their own: started, killed, started again, on any number of processes.
+
+As a program it is `toolkit run` for each of the recipes, with a fault planted first:
+    attempts.py FAULT RECIPE ... --runs-dir DIR
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from accelerate import Accelerator
+
+from toolkit import cli
+from toolkit.pretrain import feed, saving, step
+from toolkit.runs import checkpoint, metrics, ranks
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("time", "tokens_per_second", "mfu")
+
+
+def command(*recipes: Path, folder: Path, processes: int = 1, fault: str = "") -> list[str]:
+    """Return the command line: plain `toolkit run` for one recipe without a fault."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    plain = len(recipes) == 1 and not fault
+    words = ["-m", "toolkit", "run"] if plain else [str(ROOT / "tests/pretrain/attempts.py"), fault or "none"]
+    return [
+        sys.executable, *(launcher if processes > 1 else []), *words, *map(str, recipes),
+        "--runs-dir", str(folder / "runs"),
+    ]  # fmt: skip
+
+
+def start(*recipes: Path, folder: Path, **how) -> subprocess.Popen:
+    """Start in a process group of its own, as a shell does, so that Ctrl-C reaches all of it."""
+    return subprocess.Popen(
+        command(*recipes, folder=folder, **how), cwd=ROOT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(*recipes: Path, folder: Path, **how) -> Path:
+    """Run to the end; return the directory of the last recipe's run."""
+    status, err = outcome(start(*recipes, folder=folder, **how))
+    assert status == 0, err
+    return place(recipes[-1], folder)
+
+
+def outcome(process: subprocess.Popen, timeout: float = 280) -> tuple[int, str]:
+    """Wait for the end; return the exit status and stderr. Nothing of it stays behind."""
+    try:
+        _, err = process.communicate(timeout=timeout)
+        return process.returncode, err
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def place(recipe: Path, folder: Path) -> Path:
+    return folder / "runs" / recipe.parent.name / recipe.stem
+
+
+def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> bool:
+    """SIGKILL the process and its group as soon as `ready`; False where it ended before."""
+    while process.poll() is None:
+        if ready():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def steps_done(run: Path) -> int:
+    """Return the last step that metrics.jsonl has seen."""
+    return max((row["step"] for row in metrics.read(run / "metrics.jsonl")), default=0)
+
+
+def newest(run: Path) -> int:
+    found = checkpoint.steps(run / "checkpoints")
+    return found[-1][0] if found else 0
+
+
+def result(run: Path) -> dict[str, object]:
+    """Return all that must be bitwise the same: weights, optimizer state, steps.jsonl, metrics minus times."""
+    last = checkpoint.steps(run / "checkpoints")[-1][1]
+    lines = metrics.read(run / "metrics.jsonl")
+    return {
+        "weights": (run / "model" / "model.safetensors").read_bytes(),
+        "optimizer": (last / "optimizer.safetensors").read_bytes(),
+        "steps": (run / "steps.jsonl").read_bytes(),
+        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines],
+    }
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Return what differs between two finished runs, of weights, optimizer, steps and metrics."""
+    one, other = result(first), result(second)
+    return [name for name in one if one[name] != other[name]]
+
+
+# What is broken on purpose, to see that the tests notice
+
+
+def _write_in_place() -> None:
+    """Checkpoints are written where they are read, without a seal, and the newest folder is believed."""
+
+    def save(run, step, write, keep, *, every=None):
+        path = run.checkpoints / f"step-{step:08d}"
+        path.mkdir(parents=True, exist_ok=True)
+        write(path)
+
+    saving.checkpoint.save = save
+    checkpoint.problems = lambda path: []
+
+
+def _last_loss_alone() -> None:
+    """At step 42 the last process alone sees a loss that is 100 higher, with the same gradient."""
+    rank, world, take = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), step.gradients
+
+    def spiked(job, number, rows):
+        return take(job, number, rows) + (100.0 if number == 41 and rank == world - 1 else 0.0)
+
+    step.gradients = spiked
+
+
+def _last_loss_alone_not_shared() -> None:
+    """Each process looks at its own loss."""
+    _last_loss_alone()
+    Accelerator.reduce = lambda self, tensor, reduction="sum", scale=1.0: tensor
+
+
+def _slow_steps() -> None:
+    """Nothing is broken: a step takes 20 ms, so that a signal hits the middle of a training."""
+    steps = feed.Feed.steps
+
+    def slow(self, first, end):
+        for item in steps(self, first, end):
+            time.sleep(0.02)
+            yield item
+
+    feed.Feed.steps = slow
+
+
+FAULTS = {
+    "none": lambda: None,
+    "write in place": _write_in_place,
+    "last loss alone": _last_loss_alone,
+    "last loss alone, not shared": _last_loss_alone_not_shared,
+    "slow steps": _slow_steps,
+}
+
+
+def main(words: list[str]) -> int:
+    FAULTS[words[0]]()
+    end = words.index("--runs-dir")
+    if len(words[1:end]) > 1:
+        ranks.leave = lambda: None  # the next recipe needs the process group, too
+    for recipe in words[1:end]:
+        status = cli.main(["run", recipe, *words[end:]])
+        if status:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # as toolkit/__main__.py, for the same reason
