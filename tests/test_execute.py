@@ -266,7 +266,7 @@ def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
         data=two,
         win_rate=schema.WinRateSettings(baseline="x", judge_data=one),
     )
-    assert execute.data_digests(recipe) == {
+    assert execute.data_files.digests(recipe) == {
         "perplexity.data[0]": "a",
         "perplexity.data[1]": "b",
         "data": "b",

@@ -17,10 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
+from toolkit import proofs, verbs
 from toolkit.recipe.errors import RecipeError, ToolkitError, UsageError
 from toolkit.runs import files
-from toolkit.verbs import VERBS, did_you_mean
+from toolkit.verbs import did_you_mean
 
+VERBS = {**verbs.VERBS, **proofs.VERBS}
 OVERVIEW = """usage: toolkit VERB ...
 
 From plain text to an aligned, evaluated, published language model. Every step is a YAML recipe.
@@ -36,7 +38,10 @@ look
 measure
   toolkit evaluate MODEL ... --data NAME        perplexity, bits per byte, win rate of any models
   toolkit report RUN ...                        a self-contained HTML page
-  toolkit verify RUN                            is every file of a run, and of its parents, unchanged?
+prove
+  toolkit verify RUN [--replay N]               is every file unchanged? does training give the same bits?
+  toolkit batch RUN --step N                    which documents and tokens a step of pretraining read
+  toolkit reproduce RUN                         make a run again from nothing, and compare every file
 publish
   toolkit publish RUN REPO_ID                   to the Hugging Face Hub, with a model card
   toolkit schema                                the JSON schema of recipes, for editors

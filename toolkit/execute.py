@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from toolkit.data import files as data_files
 from toolkit.recipe import reader
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.recipe.reader import LoadedRecipe
-from toolkit.recipe.schema import DataSource, StageRecipe
+from toolkit.recipe.schema import StageRecipe
 from toolkit.runs import (
     directory,
     distribution,
@@ -116,7 +115,7 @@ def _open(loaded: LoadedRecipe, options: Options, stack: ExitStack) -> directory
             loaded,
             runs_dir=options.runs_dir,
             fresh=options.fresh,
-            data=data_digests(recipe),
+            data=data_files.digests(recipe),
             before=lambda: _prepare(recipe),
         )
     )
@@ -201,22 +200,6 @@ def _seal(run: directory.Run) -> None:
     print(f"{run.path}: finished and sealed, {progress.duration(seconds)}", file=sys.stderr)
 
 
-def data_digests(recipe: StageRecipe) -> dict[str, str]:
-    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}."""
-    return {key: data_files.digest(source) for key, source in _sources(recipe, "")}
-
-
-def _sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
-    if isinstance(value, DataSource):
-        yield key, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _sources(getattr(value, name), f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _sources(item, f"{key}[{index}]")
-
-
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Send what a stage and its libraries print to stderr, C and child processes included."""
@@ -290,7 +273,7 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: Options) -> None:
 
 
 def _is_done(loaded: LoadedRecipe, options: Options) -> bool:
-    data = data_digests(loaded.recipe)
+    data = data_files.digests(loaded.recipe)
     return directory.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"
 
 
@@ -336,9 +319,16 @@ def _finish(places: Sequence[Path], options: Options, *, new: bool) -> None:
         _print_json({"report": str(page), **numbers})
 
 
-def verify_command(run: Path | str, *, json: bool = False) -> int:
-    """Rehash a run and all runs it came from, show a table, and return 1 where something differs."""
-    links = lock.chain(Path(run))
+def verify_command(
+    run: Path | str, *, json: bool = False, also: Callable[[], dict[str, Any]] | None = None
+) -> int:
+    """Rehash a run and all runs it came from, show a table, and return 1 where something differs.
+
+    Args:
+        also: does more where the parents are whole, and returns {"same": bool, ...} for the JSON. The run
+            itself need not be finished then.
+    """
+    links = lock.chain(Path(run)) if also is None or lock.is_sealed(Path(run)) else _parents(Path(run))
     wrong = [link for link in links if link.problems]
     table = Table("run", "stage", "files", "", box=None, pad_edge=False)
     for link in links:
@@ -348,6 +338,13 @@ def verify_command(run: Path | str, *, json: bool = False) -> int:
     for link in wrong:
         for problem in link.problems:
             print(f"{_near(link.path)}: {problem}", file=sys.stderr)
+    more: dict[str, Any] = {}
+    if also is not None:
+        own = Path(os.path.abspath(run))
+        if any(link.path != own for link in wrong):
+            raise RunError("its parents are not what was sealed: nothing can be made again", where=str(run))
+        with _stdout_to_stderr():
+            more = also()
     if json:
         rows = [
             {
@@ -358,8 +355,17 @@ def verify_command(run: Path | str, *, json: bool = False) -> int:
             }
             for link in links
         ]
-        _print_json({"run": str(run), "whole": not wrong, "chain": rows})
-    return 1 if wrong else 0
+        _print_json({"run": str(run), "whole": not wrong, "chain": rows, **more})
+    return 1 if wrong or not more.get("same", True) else 0
+
+
+def _parents(run: Path) -> list[lock.Link]:
+    """The chain of a run that is not finished, without itself."""
+    if not lock.is_run(run):
+        return lock.chain(run)
+    print(f"{run}: not finished, so only what it was made from can be checked by hashes", file=sys.stderr)
+    links = [link for _, place, _, is_run in lock.parents(run) if is_run for link in lock.chain(place)]
+    return list({link.path: link for link in links}.values())
 
 
 def _near(path: Path) -> Path:

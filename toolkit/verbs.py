@@ -42,8 +42,10 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _recipe(parser: Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE|FOLDER", help="a recipe, or a folder of recipes")
+def _recipe(parser: Parser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE|FOLDER", nargs=nargs, help="a recipe, or a folder of recipes"
+    )
     parser.add_argument(
         "overrides",
         metavar="key=value",
@@ -93,7 +95,7 @@ def _run(arguments: Sequence[str]) -> int:
         "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
         "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml",
     )
-    _recipe(parser)
+    _recipe(parser, "?")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="root of all runs")
     parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
     parser.add_argument(
@@ -101,8 +103,18 @@ def _run(arguments: Sequence[str]) -> int:
         metavar="ACCELERATE.yaml",
         help="start each stage with accelerate launch and this configuration",
     )
+    parser.add_argument(
+        "--replay-incident",
+        type=Path,
+        metavar="FILE",
+        help="make a step again that a pretraining held up (RUN/incidents/step-N); RECIPE may be left out",
+    )
     _json(parser)
     args = parser.parse_intermixed_args(arguments)
+    if args.replay_incident is not None:
+        return _replay_incident(parser, args)
+    if args.recipe is None:
+        parser.error("the following arguments are required: RECIPE|FOLDER")
     from toolkit.execute import run_command
     from toolkit.recipe.shipped import locate
 
@@ -115,6 +127,16 @@ def _run(arguments: Sequence[str]) -> int:
         launch=args.launch and locate(args.launch),
         json=args.json,
     )
+
+
+def _replay_incident(parser: Parser, args: argparse.Namespace) -> int:
+    if args.fresh or args.launch:
+        parser.error("--replay-incident makes one step in this process; it takes no --fresh and no --launch")
+    from toolkit.pretrain.incident_replay import incident_command
+    from toolkit.recipe.shipped import locate
+
+    recipe = args.recipe and locate(args.recipe)
+    return incident_command(args.replay_incident, recipe, args.overrides, json=args.json)
 
 
 def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
@@ -270,20 +292,6 @@ def _next(arguments: Sequence[str]) -> int:
     return next_command(given.pop("model"), given.pop("text"), **given)
 
 
-def _verify(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "verify",
-        "Check every file of a finished run, and of the runs that it was made from, against what was sealed.",
-        "toolkit verify runs/tiny/ppo",
-    )
-    parser.add_argument("run", metavar="RUN", help="a run directory")
-    _json(parser)
-    args = parser.parse_args(arguments)
-    from toolkit.execute import verify_command
-
-    return verify_command(args.run, json=args.json)
-
-
 def _report(arguments: Sequence[str]) -> int:
     parser = Parser(
         "report",
@@ -345,7 +353,6 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": _generate,
     "chat": _chat,
     "next": _next,
-    "verify": _verify,
     "report": _report,
     "publish": _publish,
     "schema": _schema,

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.parquet
+from pydantic import BaseModel
 
 from toolkit.data import storyworld
 from toolkit.recipe.errors import DataError
@@ -90,6 +91,22 @@ def hub_name(source: DataSource) -> tuple[str, str | None]:
     """Return (owner/name, revision) of a hub source."""
     name, _, revision = source.name.partition("@")
     return name, revision or None
+
+
+def digests(recipe: BaseModel) -> dict[str, str]:
+    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}."""
+    return {key: digest(source) for key, source in _sources(recipe, "")}
+
+
+def _sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
+    if isinstance(value, DataSource):
+        yield key, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _sources(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _sources(item, f"{key}[{index}]")
 
 
 def digest(source: DataSource) -> str:

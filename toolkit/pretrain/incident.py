@@ -12,6 +12,7 @@ from toolkit.pretrain.state import Snapshot, Template
 from toolkit.runs import checkpoint, facts, files
 
 STATE = "state"
+FORMAT = "toolkit incident 1"
 
 
 def write(
@@ -45,7 +46,7 @@ def _account(
     before = [number for number, _ in checkpoint.steps(job.run.checkpoints) if number <= step]
     number = {"what": trigger.what, "value": repr(trigger.value), "z_score": trigger.z_score}
     return {
-        "format": "toolkit incident 1", "step": step + 1, "why": str(trigger), **number,
+        "format": FORMAT, "step": step + 1, "why": str(trigger), **number,
         "mean": trigger.mean, "deviation": trigger.deviation,
         "loss": repr(loss), "gradient_norm": repr(norm),
         "state": STATE if has_state else None,

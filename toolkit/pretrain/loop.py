@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,7 @@ def _held_up(job: Job, step: int, trigger: Trigger | str, *, skips: int = 0) -> 
     kept = job.run.path / incident.FOLDER / f"step-{step + 1:08d}" / incident.FILE
     many = f"; {skips} steps were left out, more than guard.max_skips" if skips > 1 else ""
     again = (
-        f"; `toolkit run {job.run.name}.yaml --replay-incident {kept}` makes the step again"
+        f"; `toolkit run --replay-incident {shlex.quote(str(kept))}` makes the step again"
         if kept.exists()
         else ""
     )

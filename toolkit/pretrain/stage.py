@@ -35,12 +35,13 @@ def run(recipe: PretrainRecipe, run: Run) -> None:
         ToolkitError: a batch that the processes cannot share, no held-out text, a corpus shorter than one
             row, a loss that is not finite.
     """
-    job = _prepare(recipe, run)
+    job = prepare(recipe, run)
     train(job)
     _finish(job)
 
 
-def _prepare(recipe: PretrainRecipe, run: Run) -> Job:
+def prepare(recipe: PretrainRecipe, run: Run) -> Job:
+    """Build what the steps of a training need; values that the run recorded before are taken again."""
     device = environment.device(recipe.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     environment.require_agreement(accelerator.num_processes)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:  # importing it takes 3 s, and what only shows text needs none of it
+    from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
 VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
