@@ -18,7 +18,8 @@ FLOORS = {
     4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check", "reproduce"},
     6: {"verbs", "proofs", "cli", "__main__"},
 }  # fmt: skip
-LAZY = {"toolkit.recipe.mirror", "toolkit.verbs", "toolkit.proofs", "toolkit.execute"}
+LAZY = {"toolkit.recipe.mirror", "toolkit.verbs", "toolkit.proofs", "toolkit.execute",
+        "toolkit.data.documents", "toolkit.models.vocabulary"}  # fmt: skip
 """They import inside of functions: what is heavy, and only when it is needed."""
 
 
@@ -60,7 +61,7 @@ def test_a_module_imports_only_lower_floors(module):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_only_these_modules_import_inside_of_functions(module):
+def test_only_few_modules_import_inside_of_functions(module):
     late = [name for name, inside in imports(module) if inside and module not in LAZY]
     assert not late, f"{module} imports {late} inside of a function"
 
@@ -89,6 +90,12 @@ def test_no_module_has_a_name_that_shadows():
     assert not names & (set(sys.stdlib_module_names) | {"utils", "common", "helpers", "manager"}) - {
         "__main__"
     }
+
+
+@pytest.mark.parametrize("module", ["toolkit.tokenizer", "toolkit.corpus"])
+def test_stages_that_read_text_start_without_torch(module):
+    code = f"import sys, {module}; print([name for name in ('torch', 'datasets') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from toolkit.data import chat, documents
 from toolkit.data.documents import Part, Piece, Stream
 from toolkit.data.encode import Encoded, encode_in_order
 from toolkit.data.tokens import INDEX, TokenShards, TokenWriter
-from toolkit.models import load
+from toolkit.models import vocabulary
 from toolkit.recipe.errors import DataError, RunError, ToolkitError
 from toolkit.recipe.schema import CorpusRecipe
 from toolkit.runs import facts
@@ -73,7 +73,7 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
         name = str(inner if inner.is_dir() else reference)
     elif "@" in name:
         name, _, revision = name.partition("@")
-    tokenizer = load.load_tokenizer((name, revision))
+    tokenizer = vocabulary.load_tokenizer((name, revision))
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ToolkitError(
             "this tokenizer is not a fast one (tokenizers library)",

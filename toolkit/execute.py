@@ -161,14 +161,28 @@ def _entry(stage: str) -> Callable[[StageRecipe, directory.Run], None]:
 
 def _prepare(recipe: StageRecipe) -> None:
     """Everything that can refuse before a byte is written: the machine, and the stage's own imports."""
-    from toolkit.runs import environment  # torch: 3 s
+    if recipe.stage not in ONE_PROCESS:  # those only read text
+        from toolkit.runs import environment  # torch: 3 s
 
-    environment.device(recipe.device)
+        environment.device(recipe.device)
     _entry(recipe.stage)
 
 
 def _work(recipe: StageRecipe, run: directory.Run) -> None:
-    """Run the stage with the threads that the run began with."""
+    """Run the stage; one that computes gets the threads that the run began with."""
+    if recipe.stage not in ONE_PROCESS:
+        _configure(recipe, run)
+    try:
+        _entry(recipe.stage)(recipe, run)
+    except Exception as error:
+        if files.disk_full(error):
+            raise files.full_error(run.path) from error
+        if memory.is_shortage(error):
+            raise memory.shortage(error, recipe, run) from error
+        raise
+
+
+def _configure(recipe: StageRecipe, run: directory.Run) -> None:
     from toolkit.runs import environment
 
     threads = environment.default_threads(recipe)
@@ -178,15 +192,6 @@ def _work(recipe: StageRecipe, run: directory.Run) -> None:
     environment.configure(recipe, threads=threads)
     run.record("device", str(environment.device(recipe.device).type))
     run.record("accelerators", environment.accelerators(), keep=False)
-    try:
-        _entry(recipe.stage)(recipe, run)
-    except Exception as error:
-        if files.disk_full(error):
-            raise files.full_error(run.path) from error
-        if type(error).__name__ == "OutOfMemoryError":
-            fix = "make the micro batch or the model smaller, and start over with --fresh"
-            raise ToolkitError("the GPU's memory is not enough", where=str(run.path), fix=fix) from error
-        raise
 
 
 def _seal(run: directory.Run) -> None:

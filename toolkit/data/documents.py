@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.data import conversations as formats
-from toolkit.data import files, hub, storyworld
+from toolkit.data import files, storyworld
 from toolkit.recipe.errors import DataError
 from toolkit.recipe.schema import Data, DataSource, HeldOut
 from toolkit.runs.streams import derive
@@ -319,8 +319,9 @@ class _Raw:
 
 
 def _raw(source: DataSource, meter: Meter | None = None) -> Iterator[_Raw]:
-    paths = files.resolve(source)
-    if paths is None:
+    if (paths := files.resolve(source)) is None:
+        from toolkit.data import hub  # `datasets` takes 1 s
+
         for place, row in hub.rows(source, streaming=True):
             yield _row_text(row, source, place)
         return
@@ -383,11 +384,11 @@ def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _first(pieces: Iterator[Piece], limit: int | None) -> Iterator[Piece]:
-    count = 0
+    left = math.inf if limit is None else limit
     for piece in pieces:
-        if limit is not None and count >= limit:
+        if left <= 0:
             return
-        count += piece.ends
+        left -= piece.ends
         yield piece
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,14 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from toolkit.models.vocabulary import Reference, load_tokenizer, local_folder, not_loadable
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs.directory import atomic_folder
 from toolkit.runs.streams import derive
-
-Reference = tuple[str, str | None]
-"""A folder or a hub id, and the hub revision."""
 
 PAD_TOKEN = "<|pad|>"
 
@@ -95,21 +91,6 @@ def load_reward_model(
     return model.to(device).eval(), tokenizer
 
 
-def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder, of a tokenizer folder, or of a hub model."""
-    name, revision = reference
-    folder = _local_folder(name)
-    if folder and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        raise ToolkitError(
-            "has no tokenizer (tokenizer.json)", where=name,
-            fix="copy the tokenizer's files into the folder: tokenizer.save_pretrained(folder)",
-        )  # fmt: skip
-    try:
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _not_loadable(name, revision, error) from error
-
-
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
     """Write a `from_pretrained` folder whole or not at all: safetensors, config, tokenizer, chat template.
 
@@ -130,7 +111,7 @@ def _load(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load with transformers' own report of missing and unexpected weights, which it only warns about."""
     name, revision = reference
-    folder = _local_folder(name)
+    folder = local_folder(name)
     if folder:
         _check_model_folder(folder)
     try:
@@ -140,20 +121,7 @@ def _load(
                 output_loading_info=True, **config,
             )  # fmt: skip
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _not_loadable(name, revision, error) from error
-
-
-def _local_folder(name: str) -> Path | None:
-    """Return the folder that `name` is, or None for a hub id; a path that is not there is an error."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    looks_like_path = path.is_absolute() or name.startswith((".", "~", "runs/")) or name.count("/") > 1
-    if path.is_file():
-        raise ToolkitError("is a file, not a model folder", where=name, fix="name the folder that holds it")
-    if looks_like_path:
-        raise ToolkitError("no such folder", where=name, fix="check the path, or run its stage first")
-    return None
+        raise not_loadable(name, revision, error) from error
 
 
 def _check_model_folder(folder: Path) -> None:
@@ -166,20 +134,6 @@ def _check_model_folder(folder: Path) -> None:
             "has no weights in safetensors", where=str(folder),
             fix="a pickle can run code and is never loaded: save the model again with save_pretrained",
         )  # fmt: skip
-
-
-def _not_loadable(name: str, revision: str | None, error: Exception) -> ToolkitError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(name).expanduser().is_dir():
-        return ToolkitError(f"cannot be loaded: {reason}", where=name, fix="check that the folder is whole")
-    where = f"{name}@{revision}" if revision else name
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or "connect" in str(error).lower()
-    fix = (
-        "there is no way to the hub from here: download the model where there is one, and name its folder"
-        if offline
-        else "check the name and the revision; a private model needs `hf auth login`"
-    )
-    return ToolkitError(f"is no folder here and cannot be had from the hub: {reason}", where=where, fix=fix)
 
 
 def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitError:
