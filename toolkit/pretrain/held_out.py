@@ -33,6 +33,7 @@ class HeldOut:
 
     shards: TokenShards
     accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
     window: int
     bf16: bool
 
@@ -43,47 +44,73 @@ class HeldOut:
                 fix="give its data held_out: {documents: 0.1}, or {last_characters: 0.1} for one long text",
             )  # fmt: skip
 
-    def quick(self, model: PreTrainedModel, documents: int) -> float:
-        """Return bits per byte of the first `documents`, in the precision of the training."""
-        count = min(documents, self.shards.documents)
-        nats = self._score(model, count, bf16=self.bf16)
-        return float(nats.sum() / math.log(2) / max(1, int(self.shards.document_bytes[:count].sum())))
+    def quick(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
+        """Return bits per byte of the first `documents`, at most `tokens`, in the precision of the training.
+
+        A document that the limit cuts is scored up to there, without its end; the bytes are those of its tokens.
+        """
+        parts, sizes = self._first(documents, tokens)
+        nats = self._score(model, parts, bf16=self.bf16)
+        return float(nats.sum() / math.log(2) / max(1.0, sum(sizes)))
+
+    def _first(self, documents: int, tokens: int) -> tuple[list[np.ndarray], list[float]]:
+        """Return the documents up to the limits, the last one perhaps cut, and the bytes of each."""
+        parts: list[np.ndarray] = []
+        sizes: list[float] = []
+        for index in range(min(documents, self.shards.documents)):
+            whole, total = self.shards.document(index), float(self.shards.document_bytes[index])
+            part = whole[:tokens]
+            cut = len(part) < len(whole)
+            sizes.append(float(token_bytes(self.tokenizer, whole, total)[:tokens].sum()) if cut else total)
+            parts.append(part if cut else np.append(part, self.shards.end_id))
+            tokens -= len(part)
+            if tokens <= 0:
+                break
+        return parts, sizes
 
     def full(self, model: PreTrainedModel) -> np.ndarray:
         """Return the nats of every document in fp32, (documents,), the same on every process."""
-        return self._score(model, self.shards.documents, bf16=False)
+        documents = [self.shards.document(index) for index in range(self.shards.documents)]
+        return self._score(model, [np.append(one, self.shards.end_id) for one in documents], bf16=False)
 
-    def _score(self, model: PreTrainedModel, count: int, *, bf16: bool) -> np.ndarray:
+    def tokens(self, model: PreTrainedModel) -> list[np.ndarray]:
+        """Return the nats of every token of every document and of its end in fp32, on this process alone."""
+        documents = [self.shards.document(index) for index in range(self.shards.documents)]
+        end_id = self.shards.end_id
+        return score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
+
+    def _score(self, model: PreTrainedModel, parts: list[np.ndarray], *, bf16: bool) -> np.ndarray:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
-        own = range(rank, count, processes)
-        nats = np.zeros(count)
+        own = range(rank, len(parts), processes)
+        nats = np.zeros(len(parts))
         if len(own):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 nats[own.start :: processes] = score_documents(
-                    model, [self.shards.document(index) for index in own], prefix_id=self.shards.end_id,
-                    end_id=self.shards.end_id, window=self.window,
+                    model, [parts[index] for index in own], prefix_id=self.shards.end_id,
+                    end_id=None, window=self.window,
                 )  # fmt: skip
         total = self.accelerator.reduce(torch.from_numpy(nats).to(device), reduction="sum")
         return total.cpu().numpy()
 
-    def estimate(
-        self, model: PreTrainedModel, nats: np.ndarray, *, tokenizer: PreTrainedTokenizerBase, seed: int
-    ) -> tuple[Estimate, str]:
-        """Return bits per byte with its bootstrap interval, and what was resampled."""
-        if len(nats) >= FEW_DOCUMENTS:
-            bits = np.asarray(nats) / math.log(2)
-            return ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
-        documents = [self.shards.document(index) for index in range(self.shards.documents)]
-        end_id = self.shards.end_id
-        scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
+    def measure(self, model: PreTrainedModel, *, seed: int) -> tuple[np.ndarray, Estimate, str]:
+        """Return the nats of every document, bits per byte with its interval, and what was resampled.
+
+        Every process takes part, and gets the same.
+        """
+        if self.shards.documents >= FEW_DOCUMENTS:
+            nats = self.full(model)
+            bits = nats / math.log(2)
+            return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
+        scored = self.tokens(model)  # few documents are not worth sharing among processes
         sizes = [
-            token_bytes(tokenizer, document, float(total))
-            for document, total in zip(documents, self.shards.document_bytes, strict=True)
+            token_bytes(self.tokenizer, self.shards.document(index), float(total))
+            for index, total in enumerate(self.shards.document_bytes)
         ]
         tokens = np.concatenate(scored).astype(np.float64) / math.log(2)
         estimate = block_ratio(tokens, np.concatenate(sizes), block=self.window, seed=seed)
-        return estimate, f"blocks of {self.window} tokens"
+        nats = np.array([one.sum(dtype=np.float64) for one in scored])
+        return nats, estimate, f"blocks of {self.window} tokens"
 
     def numbers(self, nats: np.ndarray) -> dict[str, Any]:
         """Return what the measurement was made on, and the perplexity per token (ends included)."""

@@ -228,7 +228,8 @@ def _diverged(job: Job, what: str) -> ToolkitError:
 def _evaluate(job: Job, position: state.Position) -> None:
     """Log held-out bits per byte on some documents, and what the model writes."""
     model = sharding.whole_model(job.model)
-    bits = job.held_out.quick(model, job.recipe.evaluate_documents)
+    recipe = job.recipe
+    bits = job.held_out.quick(model, documents=recipe.evaluate_documents, tokens=recipe.evaluate_tokens)
     if not math.isfinite(bits):
         raise _diverged(job, f"the held-out loss is not a number after step {position.step}")
     texts = samples(job, model)

@@ -22,7 +22,7 @@ from toolkit.pretrain.loop import samples, train
 from toolkit.pretrain.objective import TrainingLoss, keep_transposed
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import distribution, environment
+from toolkit.runs import distribution, environment, metrics
 from toolkit.runs.directory import Run
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
@@ -70,7 +70,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     if sharded:
         sharding.spread(loss, model, device=device, let_go=distribution.lets_go())
     held_out = HeldOut(
-        TokenShards.open(folder / "held_out"), accelerator=accelerator, bf16=bf16,
+        TokenShards.open(folder / "held_out"), accelerator=accelerator, tokenizer=tokenizer, bf16=bf16,
         window=recipe.model.n_positions,
     )  # fmt: skip
     fsdp = accelerator.distributed_type is DistributedType.FSDP  # its prepare_model wants the optimizer too
@@ -182,19 +182,22 @@ def _corpus(run: Run, reference: str) -> Path:
     raise RunError("is not a corpus: it has no token shards", where=str(found), fix="name a corpus run")
 
 
+def _untrained(run: Run) -> float:
+    """Return what was measured before the first step; a model that knows nothing is the same on any text."""
+    rows = metrics.read(run.path / "metrics.jsonl")
+    return next(row["bits_per_byte"] for row in rows if row["step"] == 0 and "bits_per_byte" in row)
+
+
 def _finish(job: Job) -> None:
     """Measure the model and its untrained twin on all held-out documents; write both results."""
     recipe, run, model = job.recipe, job.run, sharding.whole_model(job.model)
-    nats = job.held_out.full(model)
-    untrained = _build(recipe, job.tokenizer).to(job.accelerator.device)
-    untrained_nats = job.held_out.full(untrained)
+    nats, bits, over = job.held_out.measure(model, seed=recipe.seed)
     if run.is_main:
-        bits, over = job.held_out.estimate(model, nats, tokenizer=job.tokenizer, seed=recipe.seed)
         floor = job.held_out.shards.entropy_floor()
         rate = job.watch.tokens_per_second
         numbers: dict[str, Any] = {
             **bits.as_json("bits_per_byte"),
-            "untrained_bits_per_byte": float(bits.estimate * untrained_nats.sum() / nats.sum()),
+            "untrained_bits_per_byte": _untrained(run),
             "entropy_floor_bits_per_byte": floor,
             **job.held_out.numbers(nats),
             "interval_over": over, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,

@@ -164,6 +164,8 @@ class PretrainRecipe(StageRecipe):
     """Held-out bits per byte during training; default a tenth of the training."""
     evaluate_documents: Count = 200
     """Held-out documents for the measurements during training; at the end all are scored."""
+    evaluate_tokens: Count = 32768
+    """At most so many tokens of them: one document may be a whole book."""
     checkpoint_every_tokens: Count | None = None
     """Default a fifth of the training."""
     keep_checkpoints: Count = 1
