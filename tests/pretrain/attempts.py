@@ -89,7 +89,7 @@ def newest(run: Path) -> int:
 
 
 def result(run: Path) -> dict[str, object]:
-    """Return all that must be bitwise the same: weights, optimizer state, steps.jsonl, metrics minus times."""
+    """Return all that must be bitwise the same: weights, optimizers, steps.jsonl, metrics minus times."""
     last = checkpoint.steps(run / "checkpoints")[-1][1]
     lines = metrics.read(run / "metrics.jsonl")
     return {

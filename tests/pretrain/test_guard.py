@@ -295,14 +295,10 @@ def test_z_scores_by_hand():
     for loss in (1.0, 3.0) * 2:
         assert guard.look(loss=loss, norm=1.0) is None
     assert guard.look(loss=50.0, norm=1.0) is None  # fewer than half a window: nothing to compare with
-    guard = Guard(
-        GuardSettings(z_score=3.0, window=10), {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
-    )
+    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
     assert guard.look(loss=4.9, norm=1.0) is None
     assert guard.state()["loss"] == [3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 4.9]
-    guard = Guard(
-        GuardSettings(z_score=3.0, window=10), {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
-    )
+    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
     assert guard.look(loss=5.5, norm=1.0) == Trigger("loss", 5.5, 3.5, 2.0, 1.0)
     assert guard.state()["loss"] == [1.0, 3.0] * 5  # the spike is not what the next is compared with
     assert guard.look(loss=-50.0, norm=1.0) is None

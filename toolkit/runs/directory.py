@@ -312,7 +312,7 @@ def _begin(loaded: Any, *, runs_dir: Path, state: State, fresh: bool) -> Run:
     files.remove_temporaries(path)
     if state.kind == "unfinished":
         content = files.read_json(path / lock.MANIFEST)
-        _say_what_changed(path, content)
+        _say_what_changed(path, content, loaded.recipe)
         # The same settings, but perhaps other comments: what is kept is what was given last.
         content.update(manifest.given_as(loaded))
     else:
@@ -337,17 +337,40 @@ def _empty(path: Path) -> None:
     (path / lock.MANIFEST).unlink(missing_ok=True)
 
 
-def _say_what_changed(path: Path, content: dict[str, Any]) -> None:
-    """Say on stderr where the run goes on, and what is not as when it last ran; write that down."""
+def _say_what_changed(path: Path, content: dict[str, Any], recipe: StageRecipe) -> None:
+    """Say on stderr where the run goes on, what is not as when it last ran, and what that does to the result.
+
+    The manifest keeps it.
+    """
     now = facts.collect()
-    lines = manifest.environment_differences(content, now)
+    changed = manifest.environment_differences(content, now)
+    lines = changed + _threads_change(content, recipe)
     print(f"{path}: not finished yet, going on from {where_from(path)}", file=sys.stderr)
     if lines:
+        # Cores decide only through the threads, which have a line of their own.
+        harmless = ["hardware.processor.cores:"]
+        exact = getattr(recipe, "exact", False)
+        if exact:
+            harmless.append("world_size:")
+        if not all(line.startswith(tuple(harmless)) for line in lines):
+            bits = "; the same bits are not promised"
+        else:
+            bits = " and computes the same bits" + (" (exact: true)" if exact else "")
+        shown = "\n    ".join(lines)
         print(
-            "  not as it last ran, so the same bits are not promised:\n    " + "\n    ".join(lines),
+            f"  not as it last ran:\n    {shown}\n  each step still reads the same data{bits}",
             file=sys.stderr,
         )
+    if changed:
         content["resumed"].append(now)
+
+
+def _threads_change(content: dict[str, Any], recipe: StageRecipe) -> list[str]:
+    """Return a line where the threads of each process cannot stay as they were (see execute._work)."""
+    before = content["facts"].get("threads")
+    same = content["world_size"] == facts.world_size() and (before or 0) <= facts.cores()
+    now = recipe.threads or max(1, facts.cores() // facts.local_world_size())
+    return [f"threads: {before} -> {now}"] if before and before != now and not same else []
 
 
 def where_from(path: Path) -> str:

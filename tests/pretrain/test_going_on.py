@@ -1,0 +1,129 @@
+"""A run that goes on elsewhere says before its first step what changed, and what that does to the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+
+import pytest
+
+from tests.pretrain.conftest import write_part, write_recipe
+from toolkit.recipe import reader
+from toolkit.recipe.errors import RunError
+from toolkit.runs import facts
+from toolkit.runs.directory import open_run
+
+BITS_LOST = "each step still reads the same data; the same bits are not promised\n"
+BITS_KEPT = "each step still reads the same data and computes the same bits"
+EXACT = {"exact": True, "micro_batch_tokens": 32}
+
+
+@pytest.fixture
+def attempt(tmp_path, corpus, capsys, monkeypatch):
+    """Open the run as the process would, with a machine of 4 cores, and return what it says."""
+    monkeypatch.setattr(facts, "cores", lambda: 4)
+    facts.processor.cache_clear()
+
+    def go(**settings) -> str:
+        facts.processor.cache_clear()
+        loaded = reader.load(write_recipe(tmp_path, corpus, **settings))
+        with open_run(loaded, runs_dir=tmp_path / "runs") as run:
+            threads = loaded.recipe.threads or facts.cores() // facts.local_world_size()
+            same = run.manifest["world_size"] == facts.world_size() and run.manifest["facts"].get(
+                "threads", 0
+            )
+            run.record("threads", threads, keep=0 < same <= facts.cores())  # as execute._work
+        return capsys.readouterr().err
+
+    yield go
+    facts.processor.cache_clear()
+
+
+def other_torch(patch):
+    patch.setattr(facts, "versions", lambda: {"torch": "1.0"})
+
+
+def other_processor(patch):
+    patch.setattr(facts, "processor", cache(lambda: {"name": "an abacus", "bf16": [], "cores": 4}))
+
+
+def more_cores(patch):
+    patch.setattr(facts, "cores", lambda: 8)
+
+
+def fewer_cores(patch):
+    patch.setattr(facts, "cores", lambda: 2)
+
+
+def two_processes(patch):
+    patch.setenv("WORLD_SIZE", "2")
+    patch.setenv("LOCAL_WORLD_SIZE", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "line", "promise"),
+    [
+        (other_torch, {}, 'versions.torch: "2', BITS_LOST),
+        (other_torch, EXACT, 'versions.torch: "2', BITS_LOST),
+        (other_processor, {}, '-> "an abacus"', BITS_LOST),
+        (two_processes, {}, "world_size: 1 -> 2", BITS_LOST),
+        (two_processes, EXACT, "world_size: 1 -> 2", BITS_KEPT + " (exact: true)\n"),
+        (two_processes, {"threads": None}, "threads: 4 -> 2", BITS_LOST),
+        (fewer_cores, {"threads": None}, "threads: 4 -> 2", BITS_LOST),
+        (fewer_cores, {"threads": 2}, "hardware.processor.cores: 4 -> 2", BITS_KEPT + "\n"),
+        (more_cores, {"threads": None}, "hardware.processor.cores: 4 -> 8", BITS_KEPT + "\n"),
+    ],
+)  # fmt: skip
+def test_what_changed_is_said_with_what_it_does(attempt, change, settings, line, promise):
+    attempt(**settings)
+    with pytest.MonkeyPatch.context() as patch:
+        change(patch)
+        said = attempt(**settings)
+        assert "going on from the beginning" in said and "not as it last ran:" in said
+        assert line in said and promise in said
+        # it is compared with the last attempt, and said once
+        assert "not as it last ran" not in attempt(**settings)
+
+
+def test_nothing_changed_nothing_is_said(attempt):
+    attempt()
+    said = attempt()
+    assert "going on from" in said and "each step" not in said and "not as" not in said
+
+
+def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
+    """Tier A would be lost: one other document, and the words say which setting it came by."""
+    own = tmp_path / "corpus"
+    shutil.copytree(corpus, own)
+    loaded = reader.load(write_recipe(tmp_path, own))
+    with open_run(loaded, runs_dir=tmp_path / "runs") as run:
+        (run.checkpoints / "step-00000004").mkdir(parents=True)
+    with open_run(loaded, runs_dir=tmp_path / "runs"):
+        pass
+    shutil.rmtree(own / "train")
+    write_part(own / "train", tiny_tokenizer, ["the river sings"] * 40)
+    with pytest.raises(RunError, match=r"made from other inputs:\n +tokens: another parent") as caught:
+        with open_run(loaded, runs_dir=tmp_path / "runs"):
+            pass
+    assert "corpus" in caught.value.what and "->" in caught.value.what
+    assert caught.value.fix == "put them back, give another `run:`, or start over with --fresh"
+
+
+def test_limits_and_what_is_kept_may_change_and_other_settings_not(tmp_path, corpus):
+    """time_limit_minutes and which checkpoints stay are no inputs; the learning rate is one."""
+    for settings in (
+        {"time_limit_minutes": 5.0},
+        {"time_limit_minutes": 7.5, "keep_checkpoints": 3},
+        {"keep_every_tokens": 1024},
+    ):
+        loaded = reader.load(write_recipe(tmp_path, corpus, **settings))
+        with open_run(loaded, runs_dir=tmp_path / "runs") as run:
+            (run.checkpoints / "step-00000004").mkdir(parents=True, exist_ok=True)
+        manifest = json.loads((tmp_path / "runs/t/first/manifest.json").read_text())
+        name, value = next(iter(settings.items()))
+        assert manifest["operational"][name] == value and name not in manifest["inputs"]["settings"]
+    loaded = reader.load(write_recipe(tmp_path, corpus, optimizer={"learning_rate": 0.5}))
+    with pytest.raises(RunError, match="optimizer.learning_rate: null -> 0.5"):
+        with open_run(loaded, runs_dir=tmp_path / "runs"):
+            pass
