@@ -1,0 +1,249 @@
+"""FSDP2 on two processes of a CPU: the same numbers as with whole weights, files that anybody can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
+
+from tests.pretrain import attempts
+from tests.pretrain.conftest import write_recipe
+from toolkit.pretrain import journal, stage
+from toolkit.recipe import reader
+from toolkit.recipe.errors import ToolkitError, UsageError
+from toolkit.runs import distribution, environment, launching, lock
+from toolkit.runs.directory import open_run
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATIONS = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
+STEPS, HALF = 20, 12
+SETTINGS = {
+    "train_tokens": 256 * STEPS, "micro_batch_tokens": 64, "checkpoint_every_tokens": 256 * 4,
+    "keep_checkpoints": 5, "evaluate_every_tokens": 256 * 10, "optimizer": {"name": "muon"},
+    "schedule": {"name": "constant"},  # a shorter training begins as a longer one does
+}  # fmt: skip
+SHORT = {"train_tokens": 256 * 6}
+LOSS, NORM, WEIGHT = 1e-6, 1e-5, 3e-5
+"""Tolerances, relative but for weights. Measured over 20 steps: 1.2e-7, 1.6e-6 and 3.3e-6 (AdamW 5.7e-7)."""
+
+
+def launched(*recipes: Path, folder: Path, **variables: str) -> None:
+    """Run recipes one after the other on two processes."""
+    program = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*program, str(ROOT / "tests/pretrain/sharded_program.py"), *map(str, recipes)]
+    done = subprocess.run(
+        [sys.executable, *command, "--runs-dir", str(folder / "runs")], cwd=ROOT, text=True,
+        capture_output=True, timeout=280, env=os.environ | variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def alone(recipe: Path, folder: Path) -> None:
+    """Run a recipe in this process, with whole weights."""
+    loaded = reader.load(recipe)
+    with open_run(loaded, runs_dir=folder / "runs") as run:
+        environment.configure(loaded.recipe)
+        stage.run(loaded.recipe, run)
+
+
+def rewind(run: Path, copy: str) -> None:
+    """Copy a finished run as if it had been interrupted after half of its steps."""
+    other = run.with_name(copy)
+    shutil.copytree(run, other)
+    (other / lock.LOCK).unlink(missing_ok=True)
+    for path in (other / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > HALF:
+            shutil.rmtree(path)
+
+
+def require_same_steps(one: Path, other: Path, *, steps: int = STEPS) -> None:
+    """Require the same losses and norms of the first steps of two runs, within rounding."""
+    before, again = (journal.read(run / journal.FILE)[:steps] for run in (one, other))
+    assert len(before) == steps and [a.batch for a in before] == [b.batch for b in again]
+    np.testing.assert_allclose([b.loss for b in again], [a.loss for a in before], rtol=LOSS)
+    np.testing.assert_allclose([b.norm for b in again], [a.norm for a in before], rtol=NORM)
+
+
+def require_agreement(one: Path, other: Path) -> None:
+    """Require the same steps, model and measurements of two runs, within rounding."""
+    require_same_steps(one, other)
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, atol=WEIGHT, rtol=0)
+    results = [json.loads((run / "evaluation.json").read_text()) for run in (one, other)]
+    assert results[0]["bits_per_byte"] == pytest.approx(results[1]["bits_per_byte"], rel=LOSS)
+    assert results[0]["samples"] == results[1]["samples"]
+
+
+def accounts(run: Path) -> list[dict]:
+    """Return how the weights lay on each process."""
+    return [json.loads(run.with_name(f"{run.name}.{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, corpus) -> Path:
+    """The folder of finished runs: whole weights on one process, spread ones on two, and broken ones."""
+    folder = tmp_path_factory.mktemp("sharding")
+    adamw = {"optimizer": {"name": "adamw"}}
+    for name, settings in {"plain": {}, "plain-adamw": adamw}.items():
+        alone(write_recipe(folder, corpus, name, **SETTINGS | settings), folder)
+    wanted = {
+        "spread": {}, "spread-adamw": adamw, "broken-muon": SHORT, "broken-norm": SHORT,
+        "broken-files": SHORT, "incident": SHORT | {"guard": {"action": "skip"}},
+        "spread-bf16": SHORT | {"precision": "bf16"},
+    }  # fmt: skip
+    recipes = [
+        write_recipe(folder, corpus, name, **SETTINGS | settings, shard_weights=True)
+        for name, settings in wanted.items()
+    ]
+    launched(*recipes, folder=folder)
+    return folder / "runs" / "t"
+
+
+@pytest.mark.slow
+def test_every_process_keeps_half(trained):
+    plain = GPT2LMHeadModel.from_pretrained(trained / "plain" / "model")
+    weights = sum(parameter.numel() for parameter in plain.parameters())
+    matrices = sum(p.numel() for name, p in plain.named_parameters() if ".h." in name and p.ndim == 2)
+    for name, numbers in (("spread", 3 * weights - matrices), ("spread-adamw", 3 * weights)):
+        for account in accounts(trained / name):
+            assert account["spread_weights"] and account["spread_states"] == [True]
+            assert account["tied"] and account["dtypes"] == ["torch.float32"]
+            assert account["bytes"] == 4 * numbers / 2  # every first dimension here is even
+    assert accounts(trained / "spread")[0]["states"] == ["exp_avg", "exp_avg_sq", "momentum_buffer"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["", "-adamw"])
+def test_the_same_numbers_as_whole_weights(trained, optimizer):
+    require_agreement(trained / f"plain{optimizer}", trained / f"spread{optimizer}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["broken-muon", "broken-norm"])
+def test_a_part_instead_of_the_whole_is_noticed(trained, name):
+    with pytest.raises(AssertionError):
+        require_same_steps(trained / "plain", trained / name, steps=6)
+
+
+@pytest.mark.slow
+def test_checkpoints_are_whole_models(trained):
+    last = GPT2LMHeadModel.from_pretrained(trained / "spread" / "checkpoints" / f"step-{STEPS:08d}")
+    final = load_file(trained / "spread" / "model" / "model.safetensors")
+    assert all(torch.equal(last.state_dict()[name], tensor) for name, tensor in final.items())
+    with pytest.raises(RuntimeError, match="size"):
+        GPT2LMHeadModel.from_pretrained(trained / "broken-files" / "checkpoints" / "step-00000006")
+
+
+@pytest.mark.slow
+def test_bf16_keeps_weights_in_fp32(trained):
+    steps, halves = (journal.read(trained / name / journal.FILE) for name in ("spread", "spread-bf16"))
+    assert accounts(trained / "spread-bf16")[0]["dtypes"] == ["torch.float32"]
+    differences = [abs(a.loss - b.loss) / a.loss for a, b in zip(steps, halves, strict=False)]
+    assert 1e-6 < max(differences) < 2e-2
+
+
+@pytest.mark.slow
+def test_incident_holds_the_whole_state(trained):
+    run = trained / "incident"
+    before = run / "checkpoints" / "step-00000004"
+    kept = run / "incidents" / "step-00000005" / "state"
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (kept / name).read_bytes() == (before / name).read_bytes()
+    assert [step.step for step in journal.read(run / journal.FILE) if step.skipped] == [5]
+
+
+@pytest.mark.slow
+def test_goes_on_on_any_processes(trained, corpus):
+    folder = trained.parents[1]
+    settings = SETTINGS | {"optimizer": {"name": "muon"}}
+    recipes = []
+    for source, name, shard in (
+        ("spread", "again", True), ("spread", "to-ddp", False), ("plain", "from-plain", True),
+        ("spread", "to-plain", "auto"),
+    ):  # fmt: skip
+        rewind(trained / source, name)
+        recipes.append(write_recipe(folder, corpus, name, **settings, shard_weights=shard))
+    launched(*recipes[:3], folder=folder)
+    alone(recipes[3], folder)
+    assert not attempts.differing(trained / "spread", trained / "again")
+    assert not accounts(trained / "to-ddp")[0]["spread_weights"]
+    for name in ("to-ddp", "from-plain", "to-plain"):
+        assert attempts.differing(trained / "spread", trained / name)  # it did go on, in another way
+        require_agreement(trained / "plain", trained / name)
+
+
+@pytest.mark.slow
+def test_auto_follows_accelerate_where_accelerate_does_not(tmp_path, corpus):
+    """On a CPU Accelerate makes DDP of FSDP; the weights are spread all the same."""
+    recipe = write_recipe(tmp_path, corpus)
+    launched(recipe, folder=tmp_path, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    for account in accounts(tmp_path / "runs" / "t" / "first"):
+        assert account["accelerate"] == "MULTI_CPU" and account["spread_weights"]
+
+
+# Launches
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
+def test_configurations_are_accelerates_own(path):
+    configuration = load_config_from_file(str(path))  # raises on a key that it does not know
+    assert configuration.num_processes == 1
+    launching.check_configuration(path)
+    assert f"--config_file recipes/accelerate/{path.name}" in path.read_text()
+
+
+def test_fsdp_file_is_fsdp2():
+    assert [path.name for path in CONFIGURATIONS] == ["fsdp.yaml", "gpus.yaml"]
+    configuration = load_config_from_file(str(CONFIGURATIONS[0]))
+    assert configuration.distributed_type == "FSDP" and configuration.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fsdp_config": {"fsdp_version": 1}}, "FSDP1"),
+        ({"fsdp_config": {}}, "FSDP1"),
+        ({"fsdp_config": {"fsdp_version": 2, "fsdp_offload_params": True}}, "fsdp_offload_params"),
+        ({"distributed_type": "DEEPSPEED"}, "DEEPSPEED"),
+        ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM"),
+    ],
+)
+def test_configurations_that_are_refused(tmp_path, change, words):
+    path = tmp_path / "launch.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(CONFIGURATIONS[0].read_text()) | change))
+    with pytest.raises(UsageError, match=words):
+        launching.check_configuration(path)
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "words"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "DEEPSPEED"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, {}, "MEGATRON_LM"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, {}, "FSDP1"),
+        ({"ACCELERATE_USE_FSDP": "true"}, {}, "FSDP1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"shard_weights": False}, "shard_weights"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"exact": True}, "exact keeps all weights"),
+        ({}, {"shard_weights": True, "speed": {"transposed_weights": True}}, "usual order"),
+    ],
+)
+def test_launches_that_are_refused(tmp_path, corpus, monkeypatch, variables, settings, words):
+    for name, value in ({"WORLD_SIZE": "2", "RANK": "0"} | variables).items():
+        monkeypatch.setenv(name, value)
+    settings = {"micro_batch_tokens": 64} | settings
+    recipe = write_recipe(tmp_path, corpus, **settings)
+    with pytest.raises(ToolkitError, match=words):
+        distribution.require_supported(reader.load(recipe).recipe)
