@@ -161,7 +161,8 @@ def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         return _timeless(json_format.loads(text))
-    return [_timeless(json_format.loads(line)) for line in text.splitlines()]
+    lines = enumerate(text.splitlines(), 1)
+    return {f"line {number}": _timeless(json_format.loads(line)) for number, line in lines}
 
 
 def _timeless(value: Any) -> Any:

@@ -1,0 +1,308 @@
+"""Steps made again and compared with what the run wrote down: the same bits pass, one other bit does not."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.pretrain.conftest import write_recipe
+from toolkit import cli
+from toolkit.data.order import Order
+from toolkit.execute import run_command
+from toolkit.pretrain import replay
+from toolkit.runs import checkpoint, files, lock, twin
+
+
+def run_of(folder: Path, corpus: Path, name: str, **settings) -> Path:
+    recipe = write_recipe(
+        folder, corpus, name, samples={"prompts": []}, evaluate_every_tokens=10**6, **settings
+    )
+    assert run_command(recipe, runs_dir=folder / "runs") == 0
+    return folder / "runs" / "t" / name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus) -> Path:
+    """12 steps, checkpoints after 4, 8 and 12; chance in dropout, short rows at first."""
+    return run_of(
+        tmp_path_factory.mktemp("finished"), corpus, "whole", keep_checkpoints=9, optimizer={"name": "muon"},
+        model={"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+        length_warmup=[{"tokens": 256 * 3, "sequence_length": 16}],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def copy(finished, request) -> Path:
+    """A copy beside the run: its parents are where they were, seen from it."""
+    place = finished.parent / request.node.name.replace("/", "_")
+    shutil.copytree(finished, place)
+    return place
+
+
+def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns)
+            for name in files.list_files(folder)}  # fmt: skip
+
+
+def verify(run: Path, steps: int, capfd) -> tuple[int, dict, str]:
+    status = cli.main(["verify", str(run), "--replay", str(steps), "--json"])
+    captured = capfd.readouterr()
+    return status, json.loads(captured.out), captured.err
+
+
+@pytest.mark.parametrize(
+    ("steps", "begin", "states"), [(4, 8, ["12"]), (6, 4, ["08"]), (12, 0, ["04", "08", "12"])]
+)
+def test_the_same_bits_from_a_checkpoint_and_from_the_start(finished, capfd, steps, begin, states):
+    before = bytes_of(finished)
+    status, told, shown = verify(finished, steps, capfd)
+    found = told["replay"]
+    assert status == 0 and told["same"] and told["whole"] and found["tier"] == "B"
+    assert found["from"] == begin and found["checkpoint"] == (f"step-{begin:08d}" if begin else None)
+    assert [row["step"] for row in found["losses"]] == list(range(begin + 1, begin + steps + 1))
+    assert all(row["loss"] == row["recorded_loss"] for row in found["losses"])
+    compared = {row["what"]: row["tensors"] for row in found["states"]}
+    assert [name[-10:-8] for name in compared if name.endswith(" weights") and "/" in name] == states
+    assert ("model weights" in compared) == ("12" in states)
+    assert all(count > 10 for name, count in compared.items() if "position" not in name)
+    assert "tier B" in shown and shown.index("tier B") < shown.index("replay: ")
+    assert bytes_of(finished) == before
+
+
+def spoil_loss(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    lines[9]["loss"] = math.nextafter(lines[9]["loss"], 0)
+    (run / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def spoil_batch(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    lines[10]["batch"] = lines[9]["batch"]
+    (run / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def flip(file: Path) -> None:
+    """Turn the last bit of one number of one tensor over."""
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    tensors[name].view(torch.int32).view(-1)[7] ^= 1
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+FAULTS = {
+    "loss": (spoil_loss, "step 10: loss was "),
+    "batch": (spoil_batch, "step 11: batch was "),
+    "weight": (lambda run: flip(run / "checkpoints/step-00000012/model.safetensors"),
+               "checkpoints/step-00000012 weights: transformer.h.0.attn.c_proj.weight: 1 of 1024 "),
+    "optimizer": (lambda run: flip(run / "checkpoints/step-00000012/optimizer.safetensors"),
+                  "checkpoints/step-00000012 optimizer: "),
+    "model": (lambda run: flip(run / "model/model.safetensors"), "model weights: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_other_bit_is_found(copy, capfd, fault):
+    (copy / "lock.json").unlink()  # or the hashes would tell
+    spoil, said = FAULTS[fault]
+    spoil(copy)
+    status, told, shown = verify(copy, 4, capfd)
+    assert status == 1 and not told["same"]
+    assert told["replay"]["first_difference"].startswith(said) and f"first of all {said}" in shown
+
+
+def test_hashes_count_as_well(copy, capfd):
+    (copy / "evaluation.json").write_text("{}")
+    status, told, _ = verify(copy, 1, capfd)
+    assert status == 1 and not told["whole"] and told["same"]
+
+
+def test_a_disturbed_order_is_found(finished, capfd, monkeypatch):
+    starts = Order.starts
+    monkeypatch.setattr(Order, "starts", lambda self, step, rows: np.flip(starts(self, step, rows)))
+    status, told, _ = verify(finished, 2, capfd)
+    assert status == 1 and told["replay"]["first_difference"].startswith("step 9: batch was ")
+
+
+def test_other_random_numbers_are_found(finished, capfd, monkeypatch):
+    """The same batch, and another dropout: only loss and norm can tell."""
+    monkeypatch.setattr("toolkit.pretrain.step.derive", lambda *names: 1)
+    status, told, _ = verify(finished, 2, capfd)
+    assert status == 1 and told["replay"]["first_difference"].startswith("step 9: loss was ")
+
+
+def test_a_broken_checkpoint_is_not_begun_from(copy, capfd):
+    (copy / "lock.json").unlink()
+    flip(copy / "checkpoints/step-00000008/model.safetensors")
+    status, told, shown = verify(copy, 4, capfd)
+    assert told["replay"]["from"] == 4 and "step-00000008: not used" in shown
+    assert status == 1 and "checkpoints/step-00000008 weights" in told["replay"]["first_difference"]
+
+
+def change_manifest(run: Path, change) -> None:
+    content = files.read_json(run / lock.MANIFEST)
+    change(content)
+    files.write_json(run / lock.MANIFEST, content)
+    (run / "lock.json").unlink(missing_ok=True)
+
+
+def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
+    change_manifest(copy, lambda content: content["versions"].update(torch="1.0"))
+    status, told, shown = verify(copy, 1, capfd)
+    assert status == 0 and told["replay"]["tier"] == "A"
+    assert told["replay"]["environment"][0].startswith('versions.torch: "1.0" -> ')
+    assert shown.index("only the same tokens are promised (tier A)") < shown.index("replay: ")
+    assert "only what it was made from can be checked by hashes" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "status", "said"),
+    [
+        (lambda content: content.update(world_size=2), 2, 1, "was trained on 2 processes"),
+        (lambda content: content.update(stage="corpus"), 2, 2, "is a run of the stage corpus"),
+        (lambda content: None, 13, 2, "13 steps cannot be replayed: 12 are written down"),
+        (lambda content: content["inputs"]["parents"]["tokens"].update(digest="0" * 64), 2, 1,
+         "is not what the run was made from"),
+        (lambda content: content["inputs"]["settings"].update(later=1), 2, 1,
+         "later is not one of this version"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_replayed_is_refused(copy, capsys, change, steps, status, said):
+    change_manifest(copy, change)
+    assert cli.main(["verify", str(copy), "--replay", str(steps)]) == status
+    shown = capsys.readouterr()
+    assert said in shown.err and "Traceback" not in shown.err and shown.out == ""
+
+
+def test_an_exact_run_of_several_processes_is_replayed_on_one(tmp_path, corpus, capfd):
+    run = run_of(tmp_path, corpus, "exact", exact=True, micro_batch_tokens=64, train_tokens=256 * 4)
+    change_manifest(run, lambda content: content.update(world_size=2))
+    status, told, _ = verify(run, 4, capfd)
+    assert status == 0 and told["replay"]["tier"] == "C"
+
+
+def test_what_the_run_decided_is_taken_again(copy):
+    def undecided(content):
+        content["inputs"]["settings"].update(threads=None, precision="auto", device="auto")
+        content["facts"].update(threads=2, precision="bf16")
+
+    change_manifest(copy, undecided)
+    recipe = twin.recipe(copy)
+    assert (recipe.threads, recipe.precision, recipe.device, recipe.compile) == (2, "bf16", "cpu", False)
+
+
+def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
+    change_manifest(copy, lambda content: content["inputs"]["settings"].update(threads=None))
+    change_manifest(copy, lambda content: content["facts"].update(threads=2))
+    with replay.job_of(copy):
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+# Steps that the guard held up
+
+
+@pytest.fixture(scope="module")
+def held_up(tmp_path_factory, corpus) -> tuple[Path, str]:
+    """(the incident, what was printed): a loss above the mean of those before is enough to stop."""
+    folder = tmp_path_factory.mktemp("held up")  # a command that is printed must quote it
+    with pytest.raises(Exception, match="standard deviations above") as error:
+        run_of(
+            folder, corpus, "nervous", guard={"z_score": 1e-6, "window": 10}, keep_checkpoints=9,
+            optimizer={"learning_rate": 1e-9}, train_tokens=256 * 40, checkpoint_every_tokens=256 * 3,
+        )  # fmt: skip
+    (incident,) = (folder / "runs" / "t" / "nervous" / "incidents").iterdir()
+    return incident, str(error.value)
+
+
+@pytest.fixture
+def incident(held_up, request) -> Path:
+    run = held_up[0].parents[1]
+    place = run.with_name(request.node.name)
+    shutil.copytree(run, place)
+    return place / "incidents" / held_up[0].name
+
+
+def rewrite(incident: Path, **values) -> None:
+    account = files.read_json(incident / "incident.json")
+    files.write_json(incident / "incident.json", account | values)
+    checkpoint.seal_folder(incident)
+
+
+def again(place: Path, capfd, *more: str) -> tuple[int, dict]:
+    status = cli.main(["run", *more, "--replay-incident", str(place), "--json"])
+    return status, json.loads(capfd.readouterr().out)
+
+
+def test_the_printed_command_makes_the_step_again(held_up, capfd):
+    incident, said = held_up
+    before = bytes_of(incident.parents[1])
+    command = shlex.split(said.split("`")[1])
+    assert command[0] == "toolkit" and cli.main([*command[1:], "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    recorded = files.read_json(incident / "incident.json")
+    assert told["reproduced"] and told["step"] == recorded["step"] and told["steps_before"] == 0
+    assert repr(told["loss"]) == recorded["loss"] and repr(told["norm"]) == recorded["gradient_norm"]
+    assert bytes_of(incident.parents[1]) == before
+
+
+def test_its_recipe_may_be_named_and_must_be_the_run_s(held_up, capfd, tmp_path, corpus):
+    incident = held_up[0]
+    run = incident.parents[1]
+    given = run.parents[2] / "recipes" / "t" / "nervous.yaml"
+    for recipe in (run / "recipe.yaml", given):
+        assert again(incident, capfd, str(recipe))[0] == 0
+    assert cli.main(["run", str(given), "seed=1", "--replay-incident", str(incident)]) == 1
+    assert "seed: 0 -> 1" in capfd.readouterr().err
+    assert cli.main(["run", "--fresh", "--replay-incident", str(incident)]) == 2
+    assert cli.main(["run"]) == 2 and "required: RECIPE|FOLDER" in capfd.readouterr().err
+
+
+def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
+    step = files.read_json(incident / "incident.json")["step"]
+    newest = [number for number, _ in checkpoint.steps(incident.parents[1] / "checkpoints") if number < step][
+        -1
+    ]
+    shutil.rmtree(incident / "state")
+    rewrite(incident, state=None, checkpoint=f"../../checkpoints/step-{newest:08d}")
+    status, told = again(incident, capfd)
+    assert status == 0 and told["steps_before"] == step - newest - 1
+    rewrite(incident, checkpoint=None)  # and from the initial weights where there was none yet
+    status, told = again(incident, capfd)
+    assert status == 0 and told["steps_before"] == step - 1
+    rewrite(incident, checkpoint="../../checkpoints/step-99999999")
+    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert "the checkpoint before the step cannot be used: missing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_another_number_is_not_reproduced(incident, capfd, name):
+    recorded = float(files.read_json(incident / "incident.json")[name])
+    rewrite(incident, **{name: repr(math.nextafter(recorded, 0))})
+    status, told = again(incident, capfd)
+    assert status == 1 and not told["reproduced"]
+
+
+def test_another_state_is_refused_or_not_reproduced(incident, capfd):
+    weights = load_file(incident / "state/model.safetensors")
+    weights["transformer.wte.weight"][97] += 0.5
+    save_file(weights, incident / "state/model.safetensors", metadata={"format": "pt"})
+    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert "the incident is not what was sealed: state/model.safetensors: changed" in capfd.readouterr().err
+    checkpoint.seal_folder(incident)
+    assert again(incident, capfd)[0] == 1
+
+
+def test_an_incident_of_another_plan_is_refused(incident, capfd):
+    rewrite(incident, batch="0" * 16, micro_rows=3)
+    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert "batch, micro_rows differ" in capfd.readouterr().err
+    assert cli.main(["run", "--replay-incident", str(incident.parent)]) == 2
+    assert "there is no incident" in capfd.readouterr().err
