@@ -1,0 +1,299 @@
+"""How long until how good: recipes of the toolkit beside nanoGPT's own CPU recipe, same text, same machine.
+
+    python benchmarks/time_to_quality.py --nanogpt DIR --text tinyshakespeare.txt
+    python benchmarks/time_to_quality.py --nanogpt DIR --text FILE --repeat 3 recipes/shakespeare
+
+DIR is a checkout of https://github.com/karpathy/nanoGPT; it is copied, never written to. nanoGPT trains
+as its README says for a CPU ("I only have a macbook"): a model of characters. Seconds are the wall time of
+whole commands from nothing: data preparation or tokenizer and corpus, imports, compiling, training,
+evaluations. CPU seconds (of all threads) are the steadier number where others use the machine too.
+
+Quality is bits per byte of the last 10% of the text, which neither side trains on: every character once, in
+windows as long as the model's context that move on by half of it. toolkit/scoring.py does the same over
+tokens, and counts the end of the text in.
+
+Each round runs everything once, one after another; with --repeat the numbers are medians over the rounds,
+ratios those within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import pickle
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+FOLDERS = ("recipes/shakespeare-16s", "recipes/shakespeare")
+PEER = "nanoGPT"
+PEER_DATA = Path("data/shakespeare_char")
+PEER_COMMAND = (
+    "train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
+    "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128",
+    "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
+)  # fmt: skip
+"""https://github.com/karpathy/nanoGPT/blob/3adf61e1/README.md, under "I only have a macbook"."""
+BLOCK_CHARACTERS = 256
+"""Unit of the interval for nanoGPT; the toolkit's are as many tokens as its window, about as much text."""
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a mistake ends with status 2 and a word."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER",
+        help=f"recipe folders that take data.name=FILE, missing ones skipped; default {' '.join(FOLDERS)}",
+    )  # fmt: skip
+    parser.add_argument("--nanogpt", metavar="DIR", type=Path, required=True, help="a checkout of nanoGPT")
+    parser.add_argument("--text", metavar="FILE", type=Path, required=True, help="the text, UTF-8")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="rounds; default 1")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, not a table")
+    args = parser.parse_args(given)
+    for name in ("train.py", "model.py", PEER_DATA / "prepare.py"):
+        if not (args.nanogpt / name).is_file():
+            parser.error(f"--nanogpt {args.nanogpt}: there is no {name} in it; "
+                         "git clone https://github.com/karpathy/nanoGPT")  # fmt: skip
+    if not args.text.is_file():
+        parser.error(f"--text {args.text}: there is no such file")
+    if args.repeat < 1:
+        parser.error(f"--repeat {args.repeat}: give at least 1")
+    places = [Path(one) for one in args.folders] or [ROOT / one for one in FOLDERS]
+    for place in places:
+        if not place.is_dir():
+            say(f"{place} is not there: skipped")
+    args.places = [place.resolve() for place in places if place.is_dir()]
+    if not args.places:
+        parser.error("none of the recipe folders is there: nothing to compare")
+    args.nanogpt, args.text = args.nanogpt.resolve(), args.text.resolve()
+    return args
+
+
+def windows(count: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, first scored) over a sequence of `count` ids: [start, end) is what the model sees.
+
+    Its predictions of the ids from `first scored` to `end`, that included, count; id 0 is context alone.
+    The policy of toolkit/scoring.py.
+    """
+    start, scored = 0, 1
+    while scored < count:
+        end = min(start + window, count - 1)
+        yield start, end, scored
+        start, scored = start + stride, end + 1
+
+
+def score_characters(
+    logits_of: Callable, ids: np.ndarray, *, prefix: int, window: int, rows: int = 128
+) -> np.ndarray:
+    """Return -log2 p of every id once, in order, float64 (count,).
+
+    Args:
+        logits_of: int64 tensor (rows, length) to logits (rows, length, vocabulary) of a causal model.
+        ids: the held-out characters.
+        prefix: what stands before them.
+        window: characters that the model sees at once; it moves on by half of it.
+        rows: windows of one forward pass.
+    """
+    import torch
+
+    sequence = torch.from_numpy(np.concatenate([[prefix], ids]).astype(np.int64))
+    bits = np.full(len(sequence), np.nan)
+    by_length: dict[int, list[tuple[int, int, int]]] = {}
+    for one in windows(len(sequence), window, max(1, window // 2)):
+        by_length.setdefault(one[1] - one[0], []).append(one)
+    for group in by_length.values():
+        for at in range(0, len(group), rows):
+            batch = group[at : at + rows]
+            inputs = torch.stack([sequence[start:end] for start, end, _ in batch])  # (rows, length)
+            targets = torch.stack([sequence[start + 1 : end + 1] for start, end, _ in batch])
+            with torch.no_grad():
+                logprobs = logits_of(inputs).float().log_softmax(-1)
+            of_targets = logprobs.gather(-1, targets[..., None])[..., 0].double().numpy()  # (rows, length)
+            for row, (_, end, first) in zip(of_targets, batch, strict=True):
+                assert np.isnan(bits[first : end + 1]).all(), "a character was scored twice"
+                bits[first : end + 1] = -row[first - end - 1 :] / math.log(2)
+    assert not np.isnan(bits[1:]).any(), "a character was not scored"
+    return bits[1:]
+
+
+def score_peer(copy: Path) -> dict:
+    """Return parameters and bits per byte of the checkpoint in a copy of nanoGPT that was trained."""
+    import torch
+
+    from toolkit import stats
+
+    described = importlib.util.spec_from_file_location("nanogpt_model", copy / "model.py")
+    module = importlib.util.module_from_spec(described)
+    sys.modules[described.name] = module  # its dataclass looks itself up there
+    described.loader.exec_module(module)
+    saved = torch.load(copy / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=True)
+    with redirect_stdout(sys.stderr):  # it says its size on stdout, which is for the result
+        model = module.GPT(module.GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    model.eval()
+    train, held_out = (
+        np.fromfile(copy / PEER_DATA / name, dtype=np.uint16) for name in ("train.bin", "val.bin")
+    )
+    characters = pickle.loads((copy / PEER_DATA / "meta.pkl").read_bytes())["itos"]
+    num_bytes = np.array([len(characters[one].encode()) for one in held_out], dtype=np.float64)
+    window = saved["model_args"]["block_size"]
+    bits = score_characters(
+        lambda inputs: model(inputs, targets=inputs)[0],  # without targets it gives the last position alone
+        held_out, prefix=int(train[-1]), window=window,
+    )  # fmt: skip
+    found = stats.block_ratio(bits, num_bytes, block=BLOCK_CHARACTERS, seed=0)
+    return {
+        "parameters": sum(one.numel() for one in model.parameters()),
+        "bits_per_byte": found.estimate, "bits_per_byte_interval": [found.low, found.high],
+        "held_out_bytes": int(num_bytes.sum()), "window": window, "iteration": saved["iter_num"],
+    }  # fmt: skip
+
+
+def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str]) -> dict:
+    """Run commands one after another; return their seconds, CPU seconds, and the last one's stdout."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    for command in commands:
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=folder, env={**os.environ, **environment}, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True,
+        )  # fmt: skip
+        if ended.returncode:
+            last = "\n".join((ended.stdout + ended.stderr).splitlines()[-20:])
+            raise SystemExit(f"{' '.join(command)}: ended with status {ended.returncode}:\n{last}")
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "cpu_seconds": used, "stdout": ended.stdout}
+
+
+def run_peer(args: argparse.Namespace, scratch: Path) -> dict:
+    """Run nanoGPT's recipe in a copy of its checkout and score what it saved."""
+    copy = scratch / "nanogpt"
+    shutil.copytree(args.nanogpt, copy, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "meta.pkl"))
+    shutil.copyfile(args.text, copy / PEER_DATA / "input.txt")  # or prepare.py downloads it
+    commands = [[str(PEER_DATA / "prepare.py")], list(PEER_COMMAND)]
+    found = timed(commands, folder=copy, environment={"PYTHONUTF8": "1"})
+    return {**found, **score_peer(copy)}
+
+
+def run_folder(place: Path, args: argparse.Namespace, scratch: Path) -> dict:
+    """Run a recipe folder of the toolkit from nothing, compiled code included, and read what it measured."""
+    command = ["-m", "toolkit", "run", str(place), f"data.name={args.text}"]
+    command += ["--runs-dir", str(scratch / "runs"), "--json"]
+    environment = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    found = timed([command], folder=ROOT, environment=environment)
+    stages = json.loads(found["stdout"])["stages"].values()
+    measured = [stage for stage in stages if stage.get("bits_per_byte") is not None and "parameters" in stage]
+    if not measured:
+        raise SystemExit(f"{place}: none of its stages measured bits_per_byte")
+    names = ("parameters", "bits_per_byte", "bits_per_byte_interval", "held_out_bytes", "window", "tokens")
+    return {**found, **{name: measured[-1].get(name) for name in names}}
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Run the rounds; return what each system gave in each of them."""
+    systems: dict[str, Callable[[Path], dict]] = {PEER: lambda scratch: run_peer(args, scratch)}
+    for place in args.places:
+        systems[label(place)] = lambda scratch, place=place: run_folder(place, args, scratch)
+    rounds: dict[str, list[dict]] = {name: [] for name in systems}
+    for number in range(args.repeat):
+        for name, run in systems.items():
+            say(f"round {number + 1} of {args.repeat}: {name} ...")
+            load = os.getloadavg()[0]
+            with tempfile.TemporaryDirectory(prefix="time-to-quality-") as scratch:
+                found = {"load_before": load, **run(Path(scratch)), "load_after": os.getloadavg()[0]}
+            del found["stdout"]
+            rounds[name].append(found)
+            say(f"    {found['seconds']:.1f} s, {found['bits_per_byte']:.4f} bits per byte, "
+                f"load {found['load_before']:.1f} to {found['load_after']:.1f}")  # fmt: skip
+            if found["held_out_bytes"] != rounds[PEER][0]["held_out_bytes"]:
+                raise SystemExit(f"{name} holds out {found['held_out_bytes']} bytes, {PEER} "
+                                 f"{rounds[PEER][0]['held_out_bytes']}: not comparable")  # fmt: skip
+    return rounds
+
+
+def label(place: Path) -> str:
+    """Return a folder's name as one would type it."""
+    return str(place.relative_to(ROOT)) if place.is_relative_to(ROOT) else str(place)
+
+
+def results(rounds: dict[str, list[dict]]) -> list[dict]:
+    """Return a row a system: medians over the rounds, and of the ratios of time within them."""
+    rows = []
+    for name, found in rounds.items():
+        middle = statistics.median_low([one["bits_per_byte"] for one in found])
+        best = next(one for one in found if one["bits_per_byte"] == middle)  # its interval belongs to it
+        pairs = list(zip(found, rounds[PEER], strict=True))
+        row = {"system": name, "parameters": best["parameters"]}
+        for key in ("seconds", "cpu_seconds"):
+            row[key] = statistics.median(one[key] for one in found)
+            row[f"{key}_ratio"] = statistics.median(one[key] / peer[key] for one, peer in pairs)
+        row |= {key: best[key] for key in ("bits_per_byte", "bits_per_byte_interval", "window")}
+        rows.append({**row, "rounds": found})
+    return rows
+
+
+def show(rows: list[dict], about: dict) -> None:
+    """Print the table."""
+    from toolkit.stats import interval_text
+
+    print(f"{about['text']}, {about['held_out_bytes']:,} bytes held out; {about['hardware']}, "
+          f"torch {about['torch']}; rounds: {about['repeat']}")  # fmt: skip
+    print(f"{'system':28s} {'parameters':>11s} {'seconds':>8s} {'CPU s':>8s} "
+          f"{'bits per byte [95%]':>24s} {'time':>7s} {'CPU':>7s}")  # fmt: skip
+    for row in rows:
+        print(f"{row['system']:28s} {row['parameters']:11,} {row['seconds']:8.1f} {row['cpu_seconds']:8.1f} "
+              f"{interval_text(row, 'bits_per_byte', digits=4):>24s} {row['seconds_ratio']:6.2f}x "
+              f"{row['cpu_seconds_ratio']:6.2f}x")  # fmt: skip
+    loads = [one[key] for row in rows for one in row["rounds"] for key in ("load_before", "load_after")]
+    print(f"time, CPU: beside {PEER}'s. Load average {min(loads):.1f} to {max(loads):.1f}; "
+          f"the runs themselves are {about['cores']} at most.")  # fmt: skip
+
+
+def about(args: argparse.Namespace, rows: list[dict]) -> dict:
+    """Return what the numbers are of."""
+    from importlib.metadata import version
+
+    from toolkit.runs.facts import processor
+
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "text": args.text.name, "held_out_bytes": rows[0]["rounds"][0]["held_out_bytes"],
+        "hardware": f"{processor()['name']}, {cores} cores", "cores": cores, "torch": version("torch"),
+        "repeat": args.repeat, "nanogpt_command": " ".join(PEER_COMMAND),
+    }  # fmt: skip
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    args = arguments()
+    rows = results(measure(args))
+    facts = about(args, rows)
+    if args.json:
+        print(json.dumps({**facts, "systems": rows}))
+    else:
+        show(rows, facts)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
