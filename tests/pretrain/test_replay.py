@@ -306,3 +306,18 @@ def test_an_incident_of_another_plan_is_refused(incident, capfd):
     assert "batch, micro_rows differ" in capfd.readouterr().err
     assert cli.main(["run", "--replay-incident", str(incident.parent)]) == 2
     assert "there is no incident" in capfd.readouterr().err
+
+
+def test_tensors_are_compared_by_their_bytes():
+    nan = torch.tensor([math.nan, 0.0])
+    assert replay.tensor_differences({"a": nan}, {"a": nan.clone()}) == []
+    assert replay.tensor_differences({"a": nan}, {"a": torch.tensor([math.nan, -0.0])}) == [
+        "a: 1 of 2 numbers differ"
+    ]
+    assert replay.tensor_differences({"a": nan}, {"a": nan.double(), "b": nan}) == [
+        "b: is on one side only", "a: torch.float32 (2,) -> torch.float64 (2,)"
+    ]  # fmt: skip
+    step = torch.tensor(3.0)
+    assert replay.tensor_differences({"step": step}, {"step": step + 1}) == ["step: 1 of 1 numbers differ"]
+    turned = torch.arange(6.0).reshape(2, 3)
+    assert replay.tensor_differences({"a": turned}, {"a": turned.T.contiguous().T}) == []

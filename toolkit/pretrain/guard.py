@@ -1,6 +1,6 @@
 """Losses and gradients that are no numbers, or far from those before: noticed, kept, skipped or the end.
 
-An incident is a folder with everything that the step depended on; `toolkit run RECIPE --replay-incident
+An incident is a folder with everything that the step depended on; `toolkit run --replay-incident
 FILE` makes the step again from it.
 """
 
