@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from accelerate import Accelerator
 
 from toolkit import cli
-from toolkit.pretrain import feed, saving, step
+from toolkit.pretrain import feed, state, step
 from toolkit.runs import checkpoint, metrics, ranks
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,13 @@ def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> bool:
     return False
 
 
+def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """Wait until `ready`; the process must not end before."""
+    while not ready():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
 def steps_done(run: Path) -> int:
     """Return the last step that metrics.jsonl has seen."""
     return max((row["step"] for row in metrics.read(run / "metrics.jsonl")), default=0)
@@ -117,7 +124,14 @@ def _write_in_place() -> None:
         path.mkdir(parents=True, exist_ok=True)
         write(path)
 
-    saving.checkpoint.save = save
+    write = state.Template.write
+
+    def slowly(self, folder, weights):
+        write(self, folder, weights)
+        time.sleep(0.3)  # between the weights and the optimizer state
+
+    state.Template.write = slowly
+    checkpoint.save = save
     checkpoint.problems = lambda path: []
 
 

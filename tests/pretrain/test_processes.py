@@ -1,79 +1,99 @@
-"""Pretraining in processes of its own: killed and started again, and on two processes."""
+"""Pretraining in processes of its own: killed at any time and started again, and on two processes."""
 
 from __future__ import annotations
 
-import os
+import random
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pretrain import attempts
 from tests.pretrain.conftest import write_recipe
-from toolkit.runs import checkpoint, lock, metrics
+from toolkit.runs import checkpoint, files, lock, metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-
-def command(recipe, folder, *, processes=1):
-    program = [sys.executable, "-m", "toolkit"]
-    if processes > 1:
-        launch = [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-            "toolkit",
-        ]
-        program = [sys.executable, "-m", *launch]
-    return [*program, "run", str(recipe), "--runs-dir", str(folder / "runs")]
+# 55 rows of 8 are one epoch: all kills fall into the first one
+SETTINGS = {
+    "train_tokens": 256 * 50, "checkpoint_every_tokens": 256 * 5, "optimizer": {"name": "muon"},
+    "samples": {"prompts": []}, "log_every_steps": 1, "evaluate_every_tokens": 256 * 7,
+    "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+    "guard": {"z_score": 50.0, "window": 10},
+}  # fmt: skip
 
 
-def finish(recipe, folder, **settings):
-    done = subprocess.run(command(recipe, folder, **settings), capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "t" / recipe.stem
+def half_written(run) -> bool:
+    """Whether a checkpoint is being written just now, or was when the writer was killed."""
+    folder = run / "checkpoints"
+    return folder.is_dir() and any(files.is_temporary(entry.name) for entry in folder.iterdir())
 
 
 def losses(run):
     return [row["loss"] for row in metrics.read(run / "metrics.jsonl") if "loss" in row]
 
 
-def test_killed_and_run_again_is_bitwise_the_same(tmp_path, corpus):
-    """Tier B: SIGKILL at any time, the same command again: the same bytes as if nothing had happened."""
-    settings = {
-        "train_tokens": 256 * 300, "checkpoint_every_tokens": 256 * 40, "optimizer": {"name": "muon"},
-        "samples": {"prompts": []}, "log_every_steps": 7,
-    }  # fmt: skip
-    whole = finish(write_recipe(tmp_path, corpus, "whole", **settings), tmp_path)
-    recipe = write_recipe(tmp_path, corpus, "killed", **settings)
-    killed = tmp_path / "runs" / "t" / "killed"
-    for wanted in (1, 120):
-        process = subprocess.Popen(command(recipe, tmp_path), stderr=subprocess.PIPE, text=True)
-        while process.poll() is None:
-            found = checkpoint.steps(killed / "checkpoints")
-            if found and found[-1][0] >= wanted:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.01)
-        assert process.wait() == -signal.SIGKILL, process.stderr.read()
-        assert not lock.is_sealed(killed)
-    finish(recipe, tmp_path)
-    assert lock.is_sealed(killed) and not lock.verify(killed)
-    for name in ("model/model.safetensors", "checkpoints/step-00000300/optimizer.safetensors"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    assert losses(killed) == losses(whole)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus):
+    folder = tmp_path_factory.mktemp("whole")
+    return attempts.finish(write_recipe(folder, corpus, "whole", **SETTINGS), folder=folder)
+
+
+def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, whole):
+    """Tier B: SIGKILL five times within one epoch, the same command again: the same bytes as undisturbed."""
+    recipe = write_recipe(tmp_path, corpus, "killed", **SETTINGS)
+    run = attempts.place(recipe, tmp_path)
+    generator = random.Random(0)
+    first = generator.randint(1, 4)  # before the first checkpoint
+    conditions = [lambda: attempts.steps_done(run) >= first]
+    conditions += [lambda: half_written(run)] * 2
+    wanted = generator.randint(20, 25)
+    conditions += [lambda: attempts.steps_done(run) >= wanted, lambda: half_written(run)]
+    in_the_middle = 0
+    for condition in conditions:
+        process = attempts.start(recipe, folder=tmp_path, fault="slow steps")
+        before = attempts.newest(run)
+        assert attempts.kill_when(process, condition), process.stderr
+        assert process.returncode == -signal.SIGKILL and not lock.is_sealed(run)
+        in_the_middle += half_written(run)
+        found = checkpoint.steps(run / "checkpoints")
+        assert all(checkpoint.is_whole(path) for _, path in found)
+        assert attempts.newest(run) >= before
+        # the journal reaches as far as the checkpoint that the run will go on from
+        rows = metrics.read(run / "steps.jsonl")
+        assert not found or rows[-1]["step"] >= found[-1][0]
+    assert in_the_middle >= 1
+    attempts.finish(recipe, folder=tmp_path)
+    assert lock.is_sealed(run) and not lock.verify(run)
+    assert attempts.differing(whole, run) == []
+
+
+def test_a_writer_without_seal_is_noticed(tmp_path, corpus, whole):
+    """Broken on purpose: written where it is read, and believed. Killed half-way it goes on wrong or not at
+    all.
+    """
+    recipe = write_recipe(tmp_path, corpus, "broken", **SETTINGS)
+    run = attempts.place(recipe, tmp_path)
+
+    def middle() -> bool:
+        return any(not (path / "training.json").exists() for _, path in checkpoint.steps(run / "checkpoints"))
+
+    process = attempts.start(recipe, folder=tmp_path, fault="write in place")
+    assert attempts.kill_when(process, middle) and middle()
+    status, _ = attempts.outcome(attempts.start(recipe, folder=tmp_path, fault="write in place"))
+    assert status != 0 or attempts.differing(whole, run) != []
+    # what is there now is refused by a run as it should be, which starts from what is whole
+    status, err = attempts.outcome(attempts.start(recipe, folder=tmp_path))
+    assert status == 0 and "not used, it is not what was sealed" in err
+    assert attempts.differing(whole, run) == []
 
 
 def test_two_processes_learn_as_one(tmp_path, corpus):
     settings = {"log_every_steps": 1, "train_tokens": 256 * 20, "micro_batch_tokens": 64}
-    one = finish(write_recipe(tmp_path, corpus, "one", **settings), tmp_path)
-    two = finish(write_recipe(tmp_path, corpus, "two", **settings), tmp_path, processes=2)
+    one = attempts.finish(write_recipe(tmp_path, corpus, "one", **settings), folder=tmp_path)
+    two = attempts.finish(write_recipe(tmp_path, corpus, "two", **settings), folder=tmp_path, processes=2)
     assert len(losses(one)) == 20
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
     first, second = (load_file(run / "model" / "model.safetensors") for run in (one, two))

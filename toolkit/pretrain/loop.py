@@ -72,7 +72,7 @@ def train(job: Job) -> None:
 def _begin(job: Job) -> _Training:
     template = state.Template(job.model, job.tokenizer)
     position = _resume(job)
-    job.run.metrics.truncate(position.step)
+    job.run.metrics.truncate(position.step or -1)  # without a checkpoint step 0 is measured again, too
     steps = Journal(
         job.run.path / journal.FILE, job.accelerator, active=job.run.is_main,
         whole=job.watchful or job.recipe.exact,
@@ -207,6 +207,7 @@ def _look(training: _Training, pause: set[str], outcome: Outcome, speed: float |
         _evaluate(job, position)
     if "save" in pause:
         training.journal.sync()
+        job.run.metrics.close()  # to the disk, too; the next line opens it again
         training.saver.save(state.take(job.model, job.optimizers, _now(training), keep=job.run.is_main))
 
 

@@ -50,7 +50,8 @@ class Stopping:
         return now - self.began > self.limit - min(reserve, self.limit / 2)
 
     def say(self, reason: str, step: int) -> None:
-        """Say on stderr why the training stops."""
+        """Say on stderr why the training stops; its checkpoint is sealed."""
+        processes.stopped_in_order()
         if self.saver.run.is_main and reason == "time limit":
             assert self.limit is not None
             print(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from toolkit.runs import distribution, facts, processes
 ONE_PROCESS = frozenset({"tokenizer", "corpus"})
 PARENT = "TOOLKIT_PARENT"
 PROGRAM = ("-m", "toolkit")
-INTERRUPTED = 130
+INTERRUPTED = processes.INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,26 @@ def start(loaded: LoadedRecipe, options: Options) -> int:
     else:
         environment[PARENT] = str(os.getpid())
     sys.stdout.flush()
-    # stdout stays free for the one JSON object.
-    child = subprocess.Popen(
-        [sys.executable, *command],
-        env=environment,
-        stdout=sys.__stderr__,
-        preexec_fn=processes.die_with_parent if launched else None,
-    )
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        _pass_on(child, launched)
-        return INTERRUPTED
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "status"
+        if launched:
+            environment[processes.STATUS] = str(told)
+        # stdout stays free for the one JSON object. A terminal's Ctrl-C must not reach a launcher, which
+        # ends at once with a traceback: it goes to its processes from here.
+        child = subprocess.Popen(
+            [sys.executable, *command],
+            env=environment,
+            stdout=sys.__stderr__,
+            preexec_fn=processes.die_with_parent if launched else None,
+            process_group=0 if launched else None,
+        )
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            _pass_on(child, launched)
+            return INTERRUPTED
+        if told.exists():
+            status = int(told.read_text())
     return 128 - status if status < 0 else status
 
 

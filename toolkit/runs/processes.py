@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+STATUS = "TOOLKIT_STATUS"
+"""The environment variable of the file that takes the status of a launched stage, see `exit_status`."""
+INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
@@ -49,6 +52,7 @@ class _Interrupts:
 
     deferred = False  # a stage looks at `stop_requested` between steps
     requested = False
+    in_order = False  # all processes stopped at the same step, their checkpoint is sealed
     last = -math.inf
 
 
@@ -73,6 +77,26 @@ def stop_requested(*, agreed: bool = False) -> bool:
     return _Interrupts.requested
 
 
+def stopped_in_order() -> None:
+    """Note that all processes agreed to stop and that what they did is saved."""
+    _Interrupts.in_order = True
+
+
+def exit_status(status: int) -> int:
+    """Return the status to end this process with.
+
+    A launcher turns any status but 0 into 1 and adds 40 lines of traceback. Where `toolkit run --launch`
+    asks for it by STATUS, a stop in order is written to that file and every process ends with 0; anything
+    else is the launcher's to see, which then ends the processes that are still there.
+    """
+    place = os.environ.get(STATUS)
+    if place is None or status != INTERRUPTED or not _Interrupts.in_order:
+        return status
+    if os.environ.get("RANK", "0") == "0":
+        Path(place).write_text(str(status))
+    return 0
+
+
 def stop_at_once() -> None:
     """Let a signal end the stage at once again: what follows the last step saves nothing in between.
 
@@ -92,7 +116,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     if _Interrupts.deferred and not _Interrupts.requested:
         _Interrupts.requested = True
-        print("\nstopping after this step (once more: at once)", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("\nstopping after this step (once more: at once)", file=sys.stderr)
         return
     raise KeyboardInterrupt
 
@@ -108,6 +133,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     _Interrupts.deferred, _Interrupts.requested, _Interrupts.last = False, False, -math.inf
+    _Interrupts.in_order = False
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

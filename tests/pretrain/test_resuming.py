@@ -1,0 +1,173 @@
+"""Going on in this process: what a resume that forgets something gives, what is kept, writers that fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import pytest
+import torch
+
+from tests.pretrain import attempts
+from toolkit.pretrain import loop, optimizer, state
+from toolkit.pretrain.journal import Journal
+from toolkit.pretrain.stopping import Stopping
+from toolkit.runs import checkpoint, metrics
+
+SETTINGS = {
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+    "optimizer": {"name": "muon"}, "log_every_steps": 5, "samples": {"prompts": []},
+}  # fmt: skip
+take = loop.take
+
+
+def crash_at(*wanted):
+    left = list(wanted)
+
+    def crash(job, number, rows, guard):
+        if left and number == left[0]:
+            left.pop(0)
+            raise ConnectionError("the machine is gone")
+        return take(job, number, rows, guard)
+
+    return crash
+
+
+def forget_optimizer(monkeypatch):
+    monkeypatch.setattr(optimizer, "load_state", lambda *words: None)
+
+
+def forget_step(monkeypatch):
+    """The weights go on from step 8 while rows, rates and dropout are those of step 9."""
+    read = state.read
+
+    def wrong(*words, **more):
+        position = read(*words, **more)
+        return dataclasses.replace(position, step=position.step + 1)
+
+    monkeypatch.setattr(state, "read", wrong)
+
+
+def keep_later_lines(monkeypatch):
+    monkeypatch.setattr(Journal, "go_on", lambda self, step, line: None)
+
+
+def keep_later_metrics(monkeypatch):
+    monkeypatch.setattr(metrics.Metrics, "truncate", lambda self, step: None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "noticed"),
+    [
+        (lambda monkeypatch: None, []),
+        (forget_optimizer, ["weights", "optimizer", "steps", "metrics"]),
+        (forget_step, ["weights", "optimizer", "steps", "metrics"]),
+        (keep_later_lines, ["steps", "metrics"]),
+        (keep_later_metrics, ["metrics"]),
+    ],
+)
+def test_crashed_twice_in_one_epoch(pretrain, monkeypatch, broken, noticed):
+    """Tier B: before the first checkpoint and between two; a resume that forgets anything is noticed."""
+    whole = pretrain("whole", **SETTINGS)
+    monkeypatch.setattr(loop, "take", crash_at(3, 10))
+    with pytest.raises(ConnectionError):
+        pretrain("broken", **SETTINGS)
+    torch.rand(3)  # another state of the global generator
+    with pytest.raises(ConnectionError):
+        pretrain("broken", **SETTINGS)
+    broken(monkeypatch)
+    assert attempts.differing(whole, pretrain("broken", **SETTINGS)) == noticed
+
+
+def test_the_newest_are_kept_and_one_for_every_so_many_tokens(pretrain):
+    steps = {}
+    for name, settings in (
+        ("newest", {"keep_checkpoints": 2}),
+        ("every", {"keep_checkpoints": 1, "keep_every_tokens": 256 * 6}),
+    ):
+        run = pretrain(name, checkpoint_every_tokens=256 * 2, **settings)
+        found = checkpoint.steps(run / "checkpoints")
+        assert all(checkpoint.is_whole(path) for _, path in found)
+        steps[name] = [number for number, _ in found]
+    assert steps == {"newest": [10, 12], "every": [6, 12]}
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
+    pretrain, monkeypatch, tmp_path, background
+):
+    """The error of the writer's thread arrives; nothing of the checkpoint that failed is there."""
+    write = state.Snapshot.write
+
+    def full(self, folder, template):
+        write(self, folder, template)
+        if self.position.step == 8:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.Snapshot, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        pretrain(**SETTINGS | {"speed": {"background_saves": background}})
+    run = tmp_path / "runs" / "t" / "first"
+    assert [entry.name for entry in (run / "checkpoints").iterdir()] == ["step-00000004"]
+    assert checkpoint.is_whole(run / "checkpoints" / "step-00000004")
+    monkeypatch.undo()
+    assert attempts.newest(pretrain(**SETTINGS | {"speed": {"background_saves": background}})) == 12
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_slow_write_in_the_background_is_of_its_own_moment(pretrain, monkeypatch, copied):
+    """Training goes on while a checkpoint is written: it holds the weights of its step all the same."""
+    quick = pretrain("quick", keep_checkpoints=3, **SETTINGS)
+    write = state.Snapshot.write
+    threads = set()
+
+    def slow(self, folder, template):
+        threads.add(threading.current_thread())
+        time.sleep(0.2)  # four steps take less
+        write(self, folder, template)
+
+    monkeypatch.setattr(state.Snapshot, "write", slow)
+    if not copied:  # broken: what is written is what is being trained
+        monkeypatch.setattr(state, "_apart", lambda tensor, *more: tensor.detach())
+    run = pretrain("slow", keep_checkpoints=3, **SETTINGS)
+    assert threads and threading.main_thread() not in threads
+    name = "checkpoints/step-00000004/model.safetensors"
+    assert ((run / name).read_bytes() == (quick / name).read_bytes()) is copied
+
+
+class Watch:
+    """A clock that a test turns."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_the_time_limit_leaves_time_for_the_slowest_save_and_step(monkeypatch):
+    clock = Watch()
+    monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
+    saver = type("Saver", (), {"slowest": 0.0})()
+    stopping = Stopping(saver, limit_seconds=100.0, began=100.0)
+
+    def after(seconds: float) -> str | None:
+        clock.now += seconds
+        return stopping.asked()
+
+    assert [after(10) for _ in range(8)] == [None] * 8  # 80 s; 5 in reserve and a step of 10
+    assert after(4) is None and after(2) == "time limit"
+    stopping = Stopping(saver, limit_seconds=100.0, began=clock.now)
+    saver.slowest = 20.0
+    assert after(50) is None and after(1) == "time limit"  # never more than half of it is kept in reserve
+    stopping = Stopping(saver, limit_seconds=100.0, began=clock.now)
+    assert [after(6) for _ in range(8)] == [None] * 8 and after(3) == "time limit"
+
+
+def test_no_limit_never_stops(monkeypatch):
+    clock = Watch()
+    monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
+    stopping = Stopping(type("Saver", (), {"slowest": 0.0})(), limit_seconds=None, began=0.0)
+    clock.now = 1e9
+    assert stopping.asked() is None
