@@ -25,6 +25,8 @@ from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.runs import distribution, environment, launching, lock
 from toolkit.runs.directory import open_run
 
+pytestmark = pytest.mark.timeout(900)  # eleven trainings on two processes: 2 minutes of CPU time
+
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
 STEPS, HALF = 20, 12
@@ -44,7 +46,7 @@ def launched(*recipes: Path, folder: Path, **variables: str) -> None:
     command = [*program, str(ROOT / "tests/pretrain/sharded_program.py"), *map(str, recipes)]
     done = subprocess.run(
         [sys.executable, *command, "--runs-dir", str(folder / "runs")], cwd=ROOT, text=True,
-        capture_output=True, timeout=280, env=os.environ | variables,
+        capture_output=True, timeout=600, env=os.environ | variables,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -190,7 +192,9 @@ def test_auto_follows_accelerate_where_accelerate_does_not(tmp_path, corpus):
     """On a CPU Accelerate makes DDP of FSDP; the weights are spread all the same."""
     recipe = write_recipe(tmp_path, corpus)
     launched(recipe, folder=tmp_path, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
-    for account in accounts(tmp_path / "runs" / "t" / "first"):
+    run = tmp_path / "runs" / "t" / "first"
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["shard_weights"] is True
+    for account in accounts(run):
         assert account["accelerate"] == "MULTI_CPU" and account["spread_weights"]
 
 

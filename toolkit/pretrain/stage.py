@@ -108,7 +108,7 @@ def _loss(
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are kept in parts; may change when a run goes on: checkpoints are whole."""
     distribution.require_supported(recipe)
-    sharded = run.record("sharded", distribution.spreads_weights(recipe), keep=False)
+    sharded = run.record("shard_weights", distribution.spreads_weights(recipe), keep=False)
     if run.is_main and not sharded and (recipe.shard_weights is True or distribution.sharding_asked()):
         print(f"{run.name}: one process keeps all weights: there is nothing to share out", file=sys.stderr)
     return sharded
