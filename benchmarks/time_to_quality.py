@@ -76,12 +76,12 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     if args.repeat < 1:
         parser.error(f"--repeat {args.repeat}: give at least 1")
     places = [Path(one) for one in args.folders] or [ROOT / one for one in FOLDERS]
+    args.places = [place.resolve() for place in places if any(place.glob("*.yaml"))]
     for place in places:
-        if not place.is_dir():
-            say(f"{place} is not there: skipped")
-    args.places = [place.resolve() for place in places if place.is_dir()]
+        if place.resolve() not in args.places:
+            say(f"{place}: there are no recipes: skipped")
     if not args.places:
-        parser.error("none of the recipe folders is there: nothing to compare")
+        parser.error("no folder with recipes is given: nothing to compare")
     args.nanogpt, args.text = args.nanogpt.resolve(), args.text.resolve()
     return args
 

@@ -83,8 +83,10 @@ def test_what_is_missing_is_named(checkout, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             benchmark.arguments(given)
         assert ended.value.code == 2 and complaint in capsys.readouterr().err
-    args = benchmark.arguments([*good, str(tmp_path / "gone"), str(checkout)])
-    assert args.places == [checkout.resolve()] and "gone is not there: skipped" in capsys.readouterr().err
+    (checkout / "pretrain.yaml").touch()
+    args = benchmark.arguments([*good, str(tmp_path / "gone"), str(tmp_path), str(checkout)])
+    skipped = capsys.readouterr().err
+    assert args.places == [checkout.resolve()] and skipped.count("no recipes: skipped") == 2
 
 
 def test_help_does_not_import_torch():
