@@ -19,7 +19,8 @@ class Stopping:
     """Asked after each step.
 
     Processes see a signal at different steps. They agree by an all-reduce of one number over gloo, which
-    leaves a GPU's queue alone: 0.2 ms a step between two processes of one machine.
+    leaves a GPU's queue alone: 0.2 ms a step between two processes of one machine, 0.4 to 0.8 ms where
+    other programs want its cores, too.
 
     Args:
         limit_seconds: of this attempt, from `began`.
