@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.data import files as data_files
+from toolkit.pretrain import memory
 from toolkit.recipe import reader
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.recipe.reader import LoadedRecipe

@@ -1,112 +1,191 @@
-"""`toolkit plan`: what a recipe costs, before it is spent. Nothing here imports torch or reads data."""
+"""`toolkit plan`: what a recipe costs, before it is spent: counted, and timed by a few steps on this machine.
+
+Nothing here imports torch or reads text; the steps are made by a program of their own (pretrain/probe.py).
+"""
 
 from __future__ import annotations
 
+import importlib
 import json as json_format
+import math
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from toolkit.models.shape import flops_per_token, num_parameters
 from toolkit.recipe import schema
+from toolkit.recipe.errors import RunError, UsageError
 from toolkit.recipe.reader import LoadedRecipe, load, load_folder, read_folder
-from toolkit.runs import pipeline
+from toolkit.runs import facts, files, lock, pipeline, processes, references
 
 TRAINED = (schema.SftRecipe, schema.RewardRecipe, schema.DpoRecipe)
+# By name, as stages are reached: a plan stands beside them, and imports none.
+MEMORY, PROBE = "toolkit.pretrain.memory", "toolkit.pretrain.probe"
+PROBE_SECONDS = 4.0
+PROBE_LIMIT_SECONDS = 300
+"""Compiling for a GPU takes a minute; what takes longer than this does not end."""
+ASSUMED_FLOPS = 0.4 * 989e12
+"""Of a GPU that is not here: an H100 in bf16, 40 % of its data sheet (a well-tuned GPT-2 reaches that)."""
+ASSUMED = "40% of an H100's 989 TFLOP/s"
 
 
-def plan_command(path: str, overrides: Sequence[str] = (), *, json: bool = False) -> int:
-    """Print the plan of a recipe or a folder: a table on stderr, or one JSON object on stdout."""
+@dataclass(frozen=True)
+class Question:
+    """What the command line asks besides the recipes."""
+
+    probe: bool = True
+    price: float | None = None
+    """Money for an hour of one process (a GPU, or a machine)."""
+    processes: int = 1
+    runs_dir: Path = Path("runs")
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What probes said, by the run's name."""
+
+
+def plan_command(
+    path: str,
+    overrides: Sequence[str] = (),
+    *,
+    json: bool = False,
+    probe: bool = True,
+    price: float | None = None,
+    processes: int = 1,
+    runs_dir: Path | str = "runs",
+) -> int:
+    """Print the plan of a recipe or a folder: a table on stderr, or one JSON object on stdout.
+
+    Raises:
+        ToolkitError: a batch that the processes cannot share, or a probe that failed.
+    """
+    if price is not None and not 0 <= price < math.inf:
+        raise UsageError(f"--price {price:g} is no amount of money", fix="give a number from 0 on")
     place = Path(path)
     folder = pipeline.order(load_folder(place, overrides)) if place.is_dir() else None
     chosen = folder if folder is not None else [load(place, overrides)]
-    rows = plan(chosen, neighbours=folder if folder is not None else _neighbours(place))
+    question = Question(probe=probe, price=price, processes=processes, runs_dir=Path(runs_dir))
+    rows = plan(chosen, neighbours=folder if folder is not None else _neighbours(place), question=question)
+    total = {key: _sum(rows, key) for key in ("flops", "seconds", "money")}
     if json:
-        print(json_format.dumps({"plan": rows}))
-        return 0
-    console = Console(stderr=True)
-    table = Table("stage", "parameters", "tokens", "FLOPs", "training state", "note", title=f"plan of {path}")
-    for row in rows:
-        table.add_row(
-            row["stage"],
-            _short(row["parameters"]),
-            _short(row["tokens"]),
-            "-" if row["flops"] is None else f"{row['flops']:.2e}",
-            "-" if row["state_bytes"] is None else f"{row['state_bytes'] / 2**20:,.0f} MiB",
-            row["note"],
-        )
-    console.print(table)
-    known = [row["flops"] for row in rows if row["flops"] is not None]
-    if known:
-        total = sum(known)
-        print(
-            f"{total:.2e} floating-point operations in the stages that can be counted: "
-            f"{_duration(total / 0.2e12)} at 0.2 TFLOP/s (2 laptop cores), {_duration(total / 400e12)} at "
-            f"400 TFLOP/s (one H100 in bf16, 40% used).",
-            file=sys.stderr,
-        )
+        print(json_format.dumps({"plan": rows, "total": total}))
+    else:
+        _show(path, rows, total, question)
     return 0
 
 
-def plan(recipes: Sequence[LoadedRecipe], *, neighbours: Sequence[LoadedRecipe]) -> list[dict]:
-    """Return one row a recipe: stage, run, parameters, tokens, flops, state_bytes (None where unknown), note.
+def plan(
+    recipes: Sequence[LoadedRecipe], *, neighbours: Sequence[LoadedRecipe], question: Question | None = None
+) -> list[dict[str, Any]]:
+    """Return one row a recipe; None stands where a number is not known.
 
-    `neighbours` are the recipes in which references such as `runs/tiny/pretrain` are looked up.
+    stage, run; parameters; tokens (trained on); flops; state_bytes (weights, gradients, optimizer); memory
+    (bytes of each part) and peak_bytes, both of one process; tokens_per_second of all processes while
+    training; seconds of the stage; basis of the seconds: `measured` here, `scaled` from a measurement of
+    the pretraining by FLOPs, `assumed`; money; note.
+
+    Args:
+        neighbours: the recipes in which references such as `runs/tiny/pretrain` are looked up.
+        question: None asks for no probe.
     """
     by_reference = {f"runs/{loaded.name}": loaded for loaded in neighbours}
-    return [_row(loaded, by_reference) for loaded in recipes]
+    by_reference |= {f"runs/{loaded.name}": loaded for loaded in recipes}
+    return [_row(loaded, by_reference, question or Question(probe=False)) for loaded in recipes]
 
 
 def _neighbours(path: Path) -> list[LoadedRecipe]:
     return read_folder(path.parent)[0] if path.parent.is_dir() else []
 
 
-def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]) -> dict:
+def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: Question) -> dict[str, Any]:
     recipe = loaded.recipe
-    row = {
-        "stage": recipe.stage,
-        "run": loaded.name,
-        "parameters": None,
-        "tokens": None,
-        "flops": None,
-        "state_bytes": None,
-        "note": "",
-    }
-    shape = _shape(recipe, by_reference)
-    if shape is None:
+    row: dict[str, Any] = {"stage": recipe.stage, "run": loaded.name}
+    row |= dict.fromkeys((
+        "parameters", "tokens", "flops", "state_bytes", "memory", "peak_bytes", "tokens_per_second",
+        "seconds", "basis", "money",
+    ))  # fmt: skip
+    row["note"] = ""
+    base = _pretraining(recipe, loaded, by_reference)
+    vocab_size = None if base is None else _vocabulary(base.recipe, by_reference, question)
+    if base is None or vocab_size is None:
         trains = isinstance(recipe, (schema.PretrainRecipe, schema.PpoRecipe, *TRAINED))
         row["note"] = "the model's shape is not in these recipes" if trains else "no training"
         return row
-    model, vocab_size = shape
+    model = base.recipe.model
     row["parameters"] = num_parameters(model, vocab_size=vocab_size)
     # Weights, gradients and two moments in fp32: 16 bytes a weight; references and rewards: 4 more each.
-    copies = {"dpo": 20, "ppo": 16 + 16 + 4 + 4}.get(recipe.stage, 16)
-    row["state_bytes"] = row["parameters"] * copies
-    tokens, factor, row["note"] = _work(recipe, model)
-    row["tokens"] = tokens
-    if tokens is not None:
-        length = _sequence_length(recipe, model)
-        row["flops"] = int(
-            tokens * factor * flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
-        )
+    row["state_bytes"] = row["parameters"] * {"dpo": 20, "ppo": 16 + 16 + 4 + 4}.get(recipe.stage, 16)
+    row["tokens"], factor, row["note"] = _work(recipe, model)
+    if row["tokens"] is not None:
+        row["flops"] = int(row["tokens"] * factor * _flops(recipe, model, vocab_size))
+    answer = _answer(base, vocab_size, question)
+    if isinstance(recipe, schema.PretrainRecipe):
+        _remember(row, recipe, vocab_size, answer, question)
+    _time(row, recipe, base.recipe, vocab_size, answer, question)
+    if row["seconds"] is not None and question.price is not None:
+        row["money"] = row["seconds"] / 3600 * question.processes * question.price
     return row
 
 
-def _shape(recipe: schema.StageRecipe, by_reference: dict[str, LoadedRecipe]) -> tuple | None:
-    """Return (ModelSettings, vocabulary) of what the recipe trains, following its references."""
+def _pretraining(
+    recipe: schema.StageRecipe, loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]
+) -> LoadedRecipe | None:
+    """Return the pretraining that a recipe is, or whose model it goes on with, following its references."""
     seen: set[str] = set()
     while not isinstance(recipe, schema.PretrainRecipe):
         reference = getattr(recipe, "model", None)
         if not isinstance(reference, str) or reference in seen or reference not in by_reference:
             return None
         seen.add(reference)
-        recipe = by_reference[reference].recipe
+        loaded = by_reference[reference]
+        recipe = loaded.recipe
+    return loaded
+
+
+def _vocabulary(
+    recipe: schema.PretrainRecipe, by_reference: dict[str, LoadedRecipe], question: Question
+) -> int | None:
+    """Return the entries of the vocabulary: of the corpus that is there, or as its recipes ask for."""
+    index = _index(recipe, "train", question)
+    if index is not None:
+        return index["vocab_size"]
     corpus = by_reference.get(recipe.tokens)
     tokenizer = by_reference.get(corpus.recipe.tokenizer) if corpus else None
-    return (recipe.model, tokenizer.recipe.vocab_size) if tokenizer else None
+    return tokenizer.recipe.vocab_size if tokenizer else None
+
+
+def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict[str, Any] | None:
+    """Return what a corpus says of itself; None where it is not there (yet)."""
+    place = references.run_path(recipe.tokens, question.runs_dir) or Path(recipe.tokens)
+    if lock.is_run(place) and not lock.is_sealed(place):
+        return None
+    found = [folder / part / "index.json" for folder in (place / "corpus", place)]
+    return next((files.read_json(file) for file in found if file.is_file()), None)
+
+
+# Work
+
+
+def _flops(recipe: schema.StageRecipe, model: schema.ModelSettings, vocab_size: int) -> float:
+    """Return the operations of training on one token; the mean of the lengths where rows grow."""
+    full = _sequence_length(recipe, model)
+    cuts = [(0, full)]
+    if isinstance(recipe, schema.PretrainRecipe) and recipe.length_warmup:
+        ends = [0, *(min(entry.tokens, recipe.train_tokens) for entry in recipe.length_warmup)]
+        cuts = list(
+            zip(ends, [*(entry.sequence_length for entry in recipe.length_warmup), full], strict=True)
+        )
+    total = recipe.train_tokens if isinstance(recipe, schema.PretrainRecipe) else 1
+    begins = [begin for begin, _ in cuts]
+    return sum(
+        (end - begin) / total * flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
+        for begin, end, (_, length) in zip(begins, [*begins[1:], total], cuts, strict=True)
+    )
 
 
 def _sequence_length(recipe: schema.StageRecipe, model: schema.ModelSettings) -> int:
@@ -147,6 +226,161 @@ def _examples(recipe: schema.TrainerRecipe) -> float | None:
     if any(source.examples is None for source in sources):
         return None
     return recipe.trainer.get("num_train_epochs", 3.0) * sum(source.examples for source in sources)
+
+
+# Memory and time
+
+
+def _remember(
+    row: dict[str, Any], recipe: schema.PretrainRecipe, vocab_size: int, answer: dict[str, Any],
+    question: Question,
+) -> None:  # fmt: skip
+    """Fill in the memory; without a probe a GPU is there if the recipe asks for one, and bf16 with it."""
+    share = recipe.batch_tokens % (_sequence_length(recipe, recipe.model) * question.processes)
+    if share:
+        raise UsageError(
+            f"batch_tokens {recipe.batch_tokens} is not a whole number of rows on each of "
+            f"{question.processes} processes",
+            where=row["run"], fix="take another --processes, or another batch_tokens",
+        )  # fmt: skip
+    on_gpu = answer.get("device", recipe.device) == "cuda"
+    native = on_gpu or bool(facts.processor()["bf16"])
+    precision = recipe.precision if recipe.precision != "auto" else "bf16" if native else "fp32"
+    need = importlib.import_module(MEMORY).estimate(
+        recipe, vocab_size=vocab_size, bf16=precision == "bf16", on_gpu=on_gpu, processes=question.processes
+    )
+    row["state_bytes"] = need.weights + need.gradients + need.optimizer
+    row["memory"], row["peak_bytes"] = need.parts(), need.peak
+
+
+def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str, Any]:
+    """Return what the probe of a pretraining says, asked once; {} where none was to be made."""
+    if not question.probe:
+        return {}
+    if base.name not in question.answers:
+        print(f"{base.name}: a few training steps, to see how fast this machine is (--no-probe skips them)",
+              file=sys.stderr, flush=True)  # fmt: skip
+        question.answers[base.name] = _ask(base, vocab_size, question.processes)
+    return question.answers[base.name]
+
+
+def _ask(base: LoadedRecipe, vocab_size: int, count: int) -> dict[str, Any]:
+    text = json_format.dumps({
+        "recipe": base.recipe.model_dump(mode="json", exclude_unset=True), "vocab_size": vocab_size, "processes": count,
+        "seconds": PROBE_SECONDS,
+    })  # fmt: skip
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", PROBE], input=text, capture_output=True, text=True,
+            timeout=PROBE_LIMIT_SECONDS, preexec_fn=processes.die_with_parent,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"refused": f"a few steps take longer than {PROBE_LIMIT_SECONDS} seconds here"}
+    if done.returncode == -9:
+        return {"refused": "the system ended it, most often for lack of memory"}
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise RunError(f"the probe failed: {last}", where=base.name, fix="plan with --no-probe")
+    answer = json_format.loads(done.stdout.strip().splitlines()[-1])
+    return answer | {"starting_seconds": time.monotonic() - began - answer.get("measuring_seconds", 0.0)}
+
+
+def _time(
+    row: dict[str, Any], recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int,
+    answer: dict[str, Any], question: Question,
+) -> None:  # fmt: skip
+    """Fill in the seconds, what they rest on, and the tokens trained on in one of them."""
+    pretrains = isinstance(recipe, schema.PretrainRecipe)
+    measured = "tokens_per_second" in answer and (recipe.device, answer["device"]) != ("cuda", "cpu")
+    if "refused" in answer:
+        row["note"] += f"; no probe here: {answer['refused']}"
+    if row["flops"] is None or not (measured or recipe.device == "cuda"):
+        return
+    if measured:
+        full = _sequence_length(base, base.model)
+        flops = flops_per_token(base.model, vocab_size=vocab_size, sequence_length=full)
+        rate = answer["tokens_per_second"] * flops
+        row["basis"] = "measured" if pretrains else "scaled"
+        row["note"] += "" if pretrains else "; time scaled by FLOPs from the pretraining's"
+    else:
+        rate = ASSUMED_FLOPS * question.processes
+        row["basis"] = "assumed"
+        row["note"] += f"; time at an assumed {ASSUMED}" + " on each GPU" * (question.processes > 1)
+    row["seconds"] = row["flops"] / rate
+    if pretrains:
+        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        if measured:
+            row["seconds"] += answer["starting_seconds"] + _measuring(recipe, answer, question)
+            row["note"] += f"; {answer['steps']} steps of {answer['micro_batch_tokens']:,} tokens were timed"
+
+
+def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: Question) -> float:
+    """Return the seconds that scoring held-out text takes, eleven times in part and at the end twice in full.
+
+    Where the corpus is not there yet, a document is taken to have half a row, and there are as many as
+    `evaluate_documents`.
+    """
+    index = _index(recipe, "held_out", question)
+    window = recipe.model.n_positions
+    count = index["documents"] if index else recipe.evaluate_documents
+    each = index["tokens"] / max(1, count) if index else window / 2
+    again = 2 if each > window else 1  # windows overlap by half
+    every = max(recipe.batch_tokens, recipe.evaluate_every_tokens or recipe.train_tokens / 10)
+    looks = 1 + recipe.train_tokens / every
+    quick = looks * min(count, recipe.evaluate_documents) * answer["score_seconds"]["quick"]
+    return each * again * (quick + 2 * count * answer["score_seconds"]["full"]) / question.processes
+
+
+# What is shown
+
+
+def _show(path: str, rows: list[dict[str, Any]], total: dict[str, float | None], question: Question) -> None:
+    console = Console(stderr=True)
+    table = Table(
+        "stage", "parameters", "tokens", "FLOPs", "memory", "tokens/s", "time", title=f"plan of {path}"
+    )
+    if question.price is not None:
+        table.add_column("money")
+    for row in rows:
+        about = "" if row["basis"] in (None, "measured") else "~"
+        bytes_ = row["peak_bytes"] or row["state_bytes"]
+        cells = [
+            row["stage"], _short(row["parameters"]), _short(row["tokens"]),
+            "-" if row["flops"] is None else f"{row['flops']:.1e}",
+            "-" if bytes_ is None else f"{'' if row['peak_bytes'] else '> '}{bytes_ / 2**30:.2f} GiB",
+            _short(row["tokens_per_second"] and round(row["tokens_per_second"])),
+            "-" if row["seconds"] is None else about + _duration(row["seconds"]),
+            "-" if row["money"] is None else f"{about}{row['money']:.2f}",
+        ]  # fmt: skip
+        table.add_row(*cells[: len(table.columns)])
+    console.print(table)
+    for row in rows:
+        if row["note"] != "no training":
+            print(f"{row['stage']}: {row['note']}", file=sys.stderr)
+    _show_total(rows, total, question)
+
+
+def _show_total(rows: list[dict[str, Any]], total: dict[str, float | None], question: Question) -> None:
+    if total["seconds"] is not None:
+        left_out = [row["stage"] for row in rows if row["seconds"] is None]
+        words = f"; not counted: {', '.join(left_out)}" if left_out else ""
+        many = f" on {question.processes} processes" if question.processes > 1 else ""
+        money = "" if total["money"] is None else f", {total['money']:.2f} at {question.price:g} an hour each"
+        print(f"in all {_duration(total['seconds'])}{many}{money}{words}", file=sys.stderr)
+    elif total["flops"] is not None:
+        flops = total["flops"]
+        print(
+            f"{flops:.2e} floating-point operations in the stages that can be counted: "
+            f"{_duration(flops / 0.2e12)} at 0.2 TFLOP/s (2 laptop cores), "
+            f"{_duration(flops / ASSUMED_FLOPS)} at {ASSUMED}",
+            file=sys.stderr,
+        )
+
+
+def _sum(rows: list[dict[str, Any]], key: str) -> float | None:
+    known = [row[key] for row in rows if row[key] is not None]
+    return sum(known) if known else None
 
 
 def _short(number: int | None) -> str:

@@ -1,0 +1,218 @@
+"""The estimate of memory against what processes really take, and a run that has too little of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.pretrain.conftest import write_recipe
+from toolkit import scoring
+from toolkit.pretrain import head, memory, objective
+from toolkit.recipe.schema import PretrainRecipe, SftRecipe
+
+ROOT = Path(__file__).parent.parent.parent
+TOLERANCE = 0.35
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+
+
+def recipe(layers=2, width=256, **settings):
+    model = {"n_layer": layers, "n_head": 4, "n_embd": width, "n_positions": 256}
+    settings = {"batch_tokens": 4096, "model": model, "speed": {"background_saves": False}} | settings
+    return PretrainRecipe(stage="pretrain", tokens="runs/x", train_tokens=10**6, **settings)
+
+
+GROWTH = """
+import json, resource, sys
+import numpy as np, torch
+from toolkit.models.gpt2 import build
+from toolkit.pretrain import head, memory, objective, optimizer
+from toolkit.recipe.schema import PretrainRecipe
+from toolkit.scoring import score_documents
+question = json.loads(sys.argv[1])
+recipe, size, bf16 = PretrainRecipe(**question["recipe"]), question["vocab_size"], question["bf16"]
+torch.set_num_threads(1)
+before = memory._status("VmRSS")
+model = build(recipe.model, vocab_size=size, seed=0, end_id=0)
+tokens, length = memory.micro_batch(recipe), memory.row_tokens(recipe)
+block = head.block_of("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
+loss = objective.TrainingLoss(model, bf16=bf16, head_block=block)
+optimizers = optimizer.build(model, recipe.optimizer, bf16=bf16)
+with objective.attention_for_training(model):
+    for step in range(2):
+        for part in range(min(2, recipe.batch_tokens // tokens)):
+            loss(torch.randint(0, size, (tokens // length, length + 1))).backward()
+        for each in optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
+score_documents(model, [np.ones(length // 2)] * 64, prefix_id=0, end_id=0, window=length)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+@linux
+@pytest.mark.parametrize("settings,vocab_size,bf16", [
+    ({"micro_batch_tokens": 2048}, 4096, False),  # activations and logits
+    ({"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False),  # update
+    ({"width": 64, "batch_tokens": 8192}, 32768, False),  # logits a block at a time
+])  # fmt: skip
+def test_the_estimate_is_near_the_measured_growth(settings, vocab_size, bf16):
+    chosen = recipe(**settings)
+    need = memory.estimate(chosen, vocab_size=vocab_size, bf16=bf16)
+    question = {"recipe": chosen.model_dump(exclude_unset=True), "vocab_size": vocab_size, "bf16": bf16}
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, json.dumps(question)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    measured = int(done.stdout)
+    print(f"measured {measured / 2**20:.0f} MiB, estimated {(need.peak - need.libraries) / 2**20:.0f} MiB")
+    assert need.peak - need.libraries == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_thresholds_are_those_of_the_training():
+    assert memory.LONGEST_PLAIN == objective.LONGEST_PLAIN
+    assert (memory.WHOLE_LOGITS, memory.LOGIT_BLOCK) == (head.WHOLE_UP_TO, head.BLOCK_NUMBERS)
+    assert memory.LOGIT_BLOCK == scoring.LOGITS_AT_ONCE
+
+
+def test_state_by_optimizer():
+    """AdamW keeps two moments of every weight; Muon one of the 12 w^2 weights in a block's matrices."""
+    adamw, muon = (
+        memory.estimate(recipe(optimizer={"name": name}), vocab_size=4096, bf16=False)
+        for name in ("adamw", "muon")
+    )
+    assert adamw.optimizer == 2 * adamw.weights
+    assert adamw.optimizer - muon.optimizer == 4 * (2 * 12 * 256 * 256)
+
+
+FOUND = {"vocab_size": 4096, "bf16": False}
+
+
+def peak(tokens, **settings):
+    return memory.estimate(recipe(micro_batch_tokens=tokens, **settings), **FOUND).peak
+
+
+def test_the_largest_micro_batch_that_fits():
+    """256 rows; half as many or fewer would fit too. Measuring needs as much as some 16 rows."""
+    batch = {"batch_tokens": 2**16}
+    for tokens in (2**14, 2**15, 2**16):
+        assert memory.fitting_micro_batch(recipe(**batch), peak(tokens, **batch), **FOUND) == tokens
+        assert memory.fitting_micro_batch(recipe(**batch), peak(tokens, **batch) - 1, **FOUND) == tokens // 2
+
+
+def test_it_divides_the_share_and_suits_exact():
+    row = 2**8
+    # logits whole: in blocks a larger micro batch can need less
+    batch = {"batch_tokens": 384 * row, "speed": {"background_saves": False, "head_block_tokens": 0}}
+    most = peak(192 * row, **batch) - 1
+    assert memory.fitting_micro_batch(recipe(**batch), most, **FOUND) == 128 * row  # a third
+    exact = {"exact": True, "threads": 1, **batch}
+    most = peak(192 * row, **exact) - 1
+    # three parts are no tree
+    whole = recipe(micro_batch_tokens=384 * row, **exact)
+    assert memory.fitting_micro_batch(whole, most, **FOUND) == 96 * row
+
+
+def test_two_processes_share_the_batch():
+    assert memory.fitting_micro_batch(recipe(), 2**40, **FOUND, processes=2) == 2048
+
+
+def test_a_smaller_model_where_no_row_fits():
+    large = recipe(layers=8, width=1024)
+    most = memory.estimate(recipe(layers=3, width=1024, micro_batch_tokens=256), **FOUND).peak
+    assert memory.fitting_micro_batch(large, most, **FOUND) is None
+    assert memory.fitting_model(large, most, **FOUND).n_layer == 3
+    assert memory.fitting_model(large, 2**20, **FOUND) is None
+
+
+# A run that has too little
+
+RUN = """
+import resource, sys
+import accelerate, toolkit.pretrain.stage
+from toolkit import cli
+from toolkit.pretrain import memory
+resource.setrlimit(resource.RLIMIT_AS, (memory._status("VmSize") + int(sys.argv[1]),) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def run(place, *words, megabytes):
+    command = [sys.executable, "-c", RUN, str(megabytes * 2**20), "run", *words]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+
+
+@linux
+@pytest.mark.timeout(600)
+def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
+    """An allocation that really fails: the address space is limited."""
+    rows = 8192
+    write_recipe(tmp_path, corpus, batch_tokens=32 * rows * 4, train_tokens=32 * rows * 4,
+                 model={"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 128},
+                 sequence_length=128)  # fmt: skip
+    failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1500)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    told = re.search(
+        r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were there for this process; by the "
+        r"estimate the recipe needs ([\d.]+) GiB with 1,048,576 tokens in a forward pass", failed.stderr,
+    )  # fmt: skip
+    assert told, failed.stderr
+    assert 1.5 < float(told[1]) < 4 < float(told[2])
+    fits = re.search(r"by the estimate (micro_batch_tokens=(\d+)) fits", failed.stderr)
+    assert fits and 1048576 % int(fits[2]) == 0
+    again = run(tmp_path, "recipes/t/first.yaml", fits[1], "--fresh", megabytes=1500)
+    assert again.returncode == 0, again.stderr
+
+
+def test_what_counts_as_a_shortage():
+    for error in (
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        OSError(12, "Cannot allocate memory"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+    ):
+        assert memory.is_shortage(error)
+    assert not memory.is_shortage(RuntimeError("shapes differ")) and not memory.is_shortage(
+        ValueError("bad_alloc")
+    )
+
+
+# PyTorch 2.13's words (c10/cuda/CUDACachingAllocator.cpp)
+CUDA = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+    "9.50 GiB is free. Including non-PyTorch memory, this process has 69.50 GiB memory in use. Of the "
+    "allocated memory 68.00 GiB is allocated by PyTorch, and 1.00 GiB is reserved but unallocated."
+)
+
+
+def test_the_gpu_of_another_stage():
+    settings = SftRecipe(stage="sft", model="runs/x", data={"name": "storyworld"})
+    error = type("OutOfMemoryError", (RuntimeError,), {})(CUDA)
+    told = str(memory.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
+    assert told.startswith(
+        "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were there for this process\n"
+    )
+    assert "micro_batch_examples" in told
+
+
+def test_no_row_of_it_fits_on_the_gpu(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "index.json").write_text('{"vocab_size": 50000}')
+    place = SimpleNamespace(
+        path="runs/t/p", manifest={"facts": {"precision": "bf16"}}, reference=lambda _: tmp_path
+    )
+    large = recipe(layers=96, width=12288)
+    told = str(memory.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
+    smaller = re.search(
+        r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", told
+    )
+    assert smaller and 1 <= int(smaller[1]) < 96, told

@@ -1,0 +1,318 @@
+"""How much memory a pretraining needs, before it is tried; and which micro batch fits. No torch here.
+
+Legend: w = n_embd, T = tokens of a row, tokens = of one micro batch, V = rows of the embedding. Tensors that
+autograd keeps were counted with torch.autograd.graph.saved_tensors_hooks, the rest by reading the code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.models.shape import num_parameters, padded_vocabulary
+from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.schema import ModelSettings, PretrainRecipe, StageRecipe
+from toolkit.runs import facts, files
+
+if TYPE_CHECKING:
+    from toolkit.runs.directory import Run
+
+LIBRARIES = 480 * 2**20
+"""Resident bytes of a process that has imported torch, transformers and accelerate, and of a CUDA context."""
+SLACK = 1.12
+"""The allocator's share on top: glibc's measured peaks were 1.05 to 1.19 times the sum of the tensors."""
+SURE, SURE_ON_GPU = 0.7, 0.9
+"""Shares of what was there that a suggestion may need: 1.4 GiB by the estimate once did not fit into 1.6."""
+LONGEST_PLAIN = 512
+"""As objective.LONGEST_PLAIN: up to here attention keeps its squares in bf16 on a CPU."""
+WHOLE_LOGITS, LOGIT_BLOCK = 2**27, 2**25
+"""As head.WHOLE_UP_TO and head.BLOCK_NUMBERS, and scoring.LOGITS_AT_ONCE."""
+EVALUATION_TOKENS = 8192
+"""Of one forward pass in toolkit.scoring."""
+
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "bad_alloc",
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process: of its GPU where it has one."""
+
+    libraries: int
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW keeps two moments a weight; Muon one for the matrices of the blocks."""
+    activations: int
+    """What a micro batch keeps for its backward pass, bf16 copies of the weights included."""
+    logits: int
+    """Of a micro batch, with their softmax and gradient: whole or a block at a time."""
+    update: int
+    """What the optimizer's step needs for a moment."""
+    snapshot: int
+    """The copy from which a checkpoint is written while training goes on; a GPU's is on its host."""
+    evaluation: int
+    """Scoring of held-out text, with an untrained model beside it at the end."""
+    accumulating: bool
+    """Gradients of the micro batches before are there while one is computed."""
+
+    def parts(self) -> dict[str, int]:
+        """Return the bytes of each part by name; they are not all there at once."""
+        return {name: value for name, value in vars(self).items() if name != "accumulating"}
+
+    @property
+    def peak(self) -> int:
+        """The most that is there at once: computing gradients, updating, or measuring."""
+        kept = self.weights + self.optimizer + self.snapshot
+        computing = self.activations + self.logits + self.gradients * self.accumulating
+        moment = max(computing, self.gradients + self.update, self.evaluation)
+        return self.libraries + int(SLACK * (kept + moment))
+
+
+def estimate(
+    recipe: PretrainRecipe, *, vocab_size: int, bf16: bool, on_gpu: bool = False, processes: int = 1
+) -> Memory:
+    """Return what one of `processes` needs for a recipe.
+
+    On a GPU this is an upper bound: torch.compile fuses operations and keeps less.
+    """
+    model, tokens = recipe.model, micro_batch(recipe, processes=processes)
+    width, layers = model.n_embd, model.n_layer
+    rows = padded_vocabulary(vocab_size, model.vocabulary_multiple)
+    parameters = num_parameters(model, vocab_size=vocab_size)
+    blocks = 12 * width * width * layers  # weights in matrices of the blocks
+    muon = recipe.optimizer.name == "muon"
+    share = processes if recipe.shard_weights is True else 1
+    optimizer = 8 * parameters - 4 * blocks * muon
+    parts = _parts(recipe, tokens, processes)
+    # exact keeps one sum of gradients for each level of its tree, and the newest leaf
+    gradients = 4 * parameters * (1 + int(math.log2(parts)) if recipe.exact else 1)
+    logits = _logits(recipe, tokens, rows, width=width, bf16=bf16)
+    layer = tokens * _layer_bytes(recipe, bf16=bf16, on_gpu=on_gpu)
+    copies = 2 * (blocks + rows * width) * bf16
+    saves = (4 * parameters + optimizer) * (recipe.speed.background_saves and not on_gpu)
+    scored = min(LOGIT_BLOCK, EVALUATION_TOKENS * rows)
+    return Memory(
+        libraries=LIBRARIES,
+        weights=4 * parameters // share,
+        gradients=gradients // share,
+        optimizer=optimizer // share,
+        activations=layers * layer + tokens * width * (8 if bf16 else 12) + copies,
+        logits=max(logits, layer),  # later the gradients of one layer's activations take their place
+        # updates of all matrices, the largest shape stacked, and four stacks in the iteration
+        update=width * width * layers * (80 if bf16 else 92) // share if muon else 0,
+        snapshot=saves // share,
+        # logits and the temporary of their logsumexp, and before them in bf16
+        evaluation=(10 if bf16 else 8) * scored + EVALUATION_TOKENS * 12 * width * 4 + 4 * parameters,
+        accumulating=parts > 1,
+    )
+
+
+def micro_batch(recipe: PretrainRecipe, *, processes: int = 1) -> int:
+    """Return the tokens of one forward pass on one process."""
+    share = max(recipe.batch_tokens // processes, row_tokens(recipe))
+    return min(recipe.micro_batch_tokens or share, share)
+
+
+def row_tokens(recipe: PretrainRecipe) -> int:
+    """Return the tokens of one full row."""
+    return recipe.sequence_length or recipe.model.n_positions
+
+
+def _parts(recipe: PretrainRecipe, tokens: int, processes: int) -> int:
+    return max(1, math.ceil(recipe.batch_tokens / processes / tokens))
+
+
+def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
+    """Return the bytes that one block keeps for each token.
+
+    In units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
+    attention, 4 before and 4 after the activation.
+    """
+    model, size, length = recipe.model, 2 if bf16 else 4, row_tokens(recipe)
+    units = 14 + {"gelu_new": 12, "relu": -4}.get(model.activation, 0)
+    total = (8 + units * size) * model.n_embd
+    plain = bf16 and not on_gpu and length <= LONGEST_PLAIN
+    if plain:
+        total += size * model.n_head * length
+    if recipe.separate_documents:
+        total += length * (1 if plain else size)
+    if model.dropout:  # a CPU has no fused attention with dropout: scores, shares and mask are kept
+        total += 3 * size * model.n_embd + (0 if on_gpu else 3 * size * model.n_head * length)
+    if not recipe.speed.causal_attention:
+        total += length * size
+    return total
+
+
+def _logits(recipe: PretrainRecipe, tokens: int, rows: int, *, width: int, bf16: bool) -> int:
+    """Return the bytes of softmax, its gradient and that of the logits: 12 a number."""
+    block = recipe.speed.head_block_tokens
+    if block == "auto":
+        block = 0 if tokens * rows <= WHOLE_LOGITS else max(1, LOGIT_BLOCK // rows)
+    if block == 0 or block >= tokens:
+        return 12 * tokens * rows
+    # blocks give the gradients of the hidden states and of the head at once
+    return 12 * block * rows + 8 * rows * width + tokens * width * (6 if bf16 else 8)
+
+
+def fitting_micro_batch(
+    recipe: PretrainRecipe,
+    available_bytes: int,
+    *,
+    vocab_size: int,
+    bf16: bool,
+    on_gpu: bool = False,
+    processes: int = 1,
+) -> int | None:
+    """Return the largest `micro_batch_tokens` that fits; None where not even one row does.
+
+    It divides the process's share of the batch; with `exact` into a power of two of parts.
+    """
+    length = row_tokens(recipe)
+    share = max(1, recipe.batch_tokens // processes // length)
+    for count in range(share, 0, -1):
+        parts, rest = divmod(share, count)
+        if rest or (recipe.exact and parts & (parts - 1)):
+            continue
+        smaller = recipe.model_copy(update={"micro_batch_tokens": count * length})
+        need = estimate(smaller, vocab_size=vocab_size, bf16=bf16, on_gpu=on_gpu, processes=processes)
+        if need.peak <= available_bytes:
+            return count * length
+    return None
+
+
+def fitting_model(
+    recipe: PretrainRecipe,
+    available_bytes: int,
+    *,
+    vocab_size: int,
+    bf16: bool,
+    on_gpu: bool = False,
+    processes: int = 1,
+) -> ModelSettings | None:
+    """Return the same model with fewer layers, or then narrower, of which one row fits; None: none does."""
+    model = recipe.model
+    size = model.n_embd // model.n_head
+    shapes = [(layers, model.n_head) for layers in range(model.n_layer - 1, 0, -1)]
+    shapes += [(1, heads) for heads in range(model.n_head - 1, 0, -1)]
+    for layers, heads in shapes:
+        smaller = model.model_copy(update={"n_layer": layers, "n_head": heads, "n_embd": heads * size})
+        changed = recipe.model_copy(update={"model": smaller})
+        if fitting_micro_batch(
+            changed, available_bytes, vocab_size=vocab_size, bf16=bf16, on_gpu=on_gpu, processes=processes
+        ):
+            return smaller
+    return None
+
+
+# What the machine has
+
+
+def available() -> int:
+    """Return the bytes of host memory that this process has or could still get: the tightest limit counts."""
+    own = _status("VmRSS")
+    limits = []
+    free = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
+    if free:
+        limits.append(own + int(free[1]) * 1024)
+    most, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
+    if most.isdigit() and used.isdigit():
+        limits.append(own + max(0, int(most) - int(used)))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(own + max(0, soft - _status("VmSize")))
+    return min(limits, default=2**62)
+
+
+def _status(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+) kB", _read("/proc/self/status"))
+    return int(found[1]) * 1024 if found else 0
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _available_on_gpu(text: str) -> int | None:
+    """Return what the process has of its GPU and what is free there, from PyTorch's own message."""
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    found = [
+        re.search(pattern, text)
+        for pattern in (r"of which ([\d.]+) (\wiB) is free", r"this process has ([\d.]+) (\wiB)")
+    ]
+    return sum(int(float(one[1]) * units[one[2]]) for one in found) if all(found) else None
+
+
+# A run that ended for lack of memory
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Say whether an error means that there was not enough memory, of a GPU or of the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error).lower() for words in _WORDS)
+
+
+def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitError:
+    """Return what a person reads: how much there was, how much is needed, and what would fit."""
+    on_gpu = "CUDA" in str(error) or "GPU" in str(error)
+    there = _available_on_gpu(str(error)) if on_gpu else available()
+    place = "the GPU's memory" if on_gpu else "the memory"
+    had = f": {_gib(there)} were there for this process" if there else ""
+    if not isinstance(recipe, PretrainRecipe):
+        fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
+        return ToolkitError(f"{place} is not enough{had}", where=str(run.path), fix=fix)
+    found = {
+        "vocab_size": vocabulary(run, recipe), "bf16": run.manifest["facts"].get("precision") == "bf16",
+        "on_gpu": on_gpu, "processes": facts.world_size(),
+    }  # fmt: skip
+    need = estimate(recipe, **found)
+    tokens = micro_batch(recipe, processes=found["processes"])
+    what = (
+        f"{place} is not enough{had}; by the estimate the recipe needs {_gib(need.peak)} with "
+        f"{tokens:,} tokens in a forward pass ({_gib(need.activations + need.logits)} of them for these)"
+    )
+    return ToolkitError(what, where=str(run.path), fix=_fix(recipe, there or need.peak // 2, tokens, found))
+
+
+def _fix(recipe: PretrainRecipe, there: int, tokens: int, found: dict) -> str:
+    there = int(there * (SURE_ON_GPU if found["on_gpu"] else SURE))
+    fits = fitting_micro_batch(recipe, there, **found)
+    if fits is not None and fits < tokens:
+        return (
+            f"by the estimate micro_batch_tokens={fits} fits: give it, with --fresh; the batch stays the same"
+        )
+    if fits is not None:
+        return (
+            "by the estimate this fits: something else took the memory; end it, or halve micro_batch_tokens"
+        )
+    smaller = fitting_model(recipe, there, **found)
+    if smaller is None:
+        return "not even one row of the smallest such model fits: shorten sequence_length or free memory"
+    return (
+        f"not even one row of {row_tokens(recipe)} tokens fits; a smaller model would: model.n_layer="
+        f"{smaller.n_layer} model.n_head={smaller.n_head} model.n_embd={smaller.n_embd}, with --fresh"
+    )
+
+
+def vocabulary(run: Run, recipe: PretrainRecipe) -> int:
+    """Return the entries of the tokenizer with which the corpus was made, from its index."""
+    found = Path(run.reference(recipe.tokens))
+    folders = [folder for folder in (found / "corpus", found) if (folder / "train").is_dir()]
+    return files.read_json(folders[0] / "train" / "index.json")["vocab_size"]
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
