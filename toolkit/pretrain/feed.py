@@ -39,7 +39,7 @@ class Feed:
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
     def steps(self, first: int, end: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (step, rows on the device) from `first` up to `end`; an error of the reader is raised here."""
+        """Yield (step, rows on the device) from `first` up to `end`; raises what the reader failed with."""
         if self.ahead == 0:
             for step in range(first, end):
                 yield step, self.rows(step).to(self.device, non_blocking=True)
