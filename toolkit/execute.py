@@ -84,6 +84,8 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> int:
     else:
         switches.set_variables(loaded.recipe.device)
         with _stdout_to_stderr():
+            if not launching.wait_to_begin(functools.partial(_prepare, loaded.recipe)):
+                return INTERRUPTED
             status = _run_here(loaded, options, place)
     if status == 0 and options.json and facts.rank() == 0:
         _print_json(_summarize([place]))
@@ -249,16 +251,17 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
             directory.discard(place, runs_dir=options.runs_dir)
         options = replace(options, fresh=False)
     started = 0
-    for number, (loaded, place) in enumerate(zip(recipes, places, strict=True), 1):
-        head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {place}"
-        if not fresh and _is_done(loaded, options):
-            print(f"{head}  finished already", file=sys.stderr, flush=True)
-            continue
-        print(head, file=sys.stderr, flush=True)
-        started += 1
-        status = launching.start(loaded, options)
-        if status != 0:
-            return _stopped(loaded, place, status, options)
+    with launching.Ahead(recipes, places, options) as ahead:
+        for number, (loaded, place) in enumerate(zip(recipes, places, strict=True), 1):
+            head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {place}"
+            if not fresh and _is_done(loaded, options):
+                print(f"{head}  finished already", file=sys.stderr, flush=True)
+                continue
+            print(head, file=sys.stderr, flush=True)
+            started += 1
+            status = launching.start(loaded, options, ahead.of(number - 1))
+            if status != 0:
+                return _stopped(loaded, place, status, options)
     if started == 0:
         print(f"{folder}: everything is finished, nothing to do (--fresh starts over)", file=sys.stderr)
     _finish(places, options, new=started > 0)

@@ -47,7 +47,7 @@ class HeldOut:
     def quick(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
         """Return bits per byte of the first `documents`, at most `tokens`, in the precision of the training.
 
-        A document that the limit cuts is scored up to there, without its end; the bytes are those of its tokens.
+        A document that the limit cuts is scored up to there, without its end; its bytes are its tokens'.
         """
         parts, sizes = self._first(documents, tokens)
         nats = self._score(model, parts, bf16=self.bf16)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import yaml
 
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.reader import LoadedRecipe
-from toolkit.runs import distribution, facts, processes
+from toolkit.runs import distribution, facts, lock, processes
 
 # They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
 ONE_PROCESS = frozenset({"tokenizer", "corpus"})
 PARENT = "TOOLKIT_PARENT"
+WAIT = "TOOLKIT_WAIT"
 PROGRAM = ("-m", "toolkit")
 INTERRUPTED = processes.INTERRUPTED
 
@@ -38,8 +40,86 @@ def arguments(loaded: LoadedRecipe, options: Options) -> list[str]:
     return ["run", str(loaded.path), *loaded.overrides, "--runs-dir", str(options.runs_dir), *fresh]
 
 
-def start(loaded: LoadedRecipe, options: Options) -> int:
+class Waiting:
+    """A process that has loaded a stage's libraries (4 s) and waits to be told to begin.
+
+    A stage that reads text uses one core; meanwhile another loads what the first stage that computes needs.
+    """
+
+    def __init__(self, loaded: LoadedRecipe, options: Options):
+        reading, self._writing = os.pipe()
+        environment = {**os.environ, PARENT: str(os.getpid()), WAIT: str(reading)}
+        command = [sys.executable, *PROGRAM, *arguments(loaded, options)]
+        self.loaded = loaded
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=sys.__stderr__, pass_fds=(reading,)
+        )  # fmt: skip
+        os.close(reading)
+
+    def begin(self) -> subprocess.Popen:
+        """Let it run; it is an ordinary stage from now on."""
+        try:
+            os.write(self._writing, b"1")
+        except BrokenPipeError:
+            pass  # it ended: its exit status says why
+        os.close(self._writing)
+        return self.process
+
+    def leave(self) -> None:
+        """End it unused; nothing was written."""
+        os.close(self._writing)
+        self.process.wait()
+
+
+class Ahead:
+    """While a stage only reads text, the process of the first one that computes loads its libraries."""
+
+    def __init__(self, recipes: Sequence[LoadedRecipe], places: Sequence[Path], options: Options):
+        self._recipes, self._places, self._options = recipes, places, options
+        self._waiting: Waiting | None = None
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def of(self, number: int) -> Waiting | None:
+        """Return the process that waits for this stage, or None; starts one where there is time for it."""
+        loaded = self._recipes[number]
+        if self._waiting is not None and self._waiting.loaded is loaded:
+            waiting, self._waiting = self._waiting, None
+            return waiting
+        reads = loaded.recipe.stage in ONE_PROCESS
+        if reads and self._waiting is None and self._options.launch is None and facts.cores() > 1:
+            later = zip(self._recipes[number + 1 :], self._places[number + 1 :], strict=True)
+            todo = (one for one, place in later if not lock.is_sealed(place))
+            computes = next((one for one in todo if one.recipe.stage not in ONE_PROCESS), None)
+            self._waiting = Waiting(computes, self._options) if computes else None
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        if self._waiting is not None:
+            self._waiting.leave()
+
+
+def wait_to_begin(load: Callable[[], object]) -> bool:
+    """In a process that `Waiting` started: load, and wait; False where it is not needed after all."""
+    descriptor = os.environ.pop(WAIT, None)
+    if descriptor is None:
+        return True
+    try:
+        load()
+        told = os.read(int(descriptor), 1)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        os.close(int(descriptor))
+    processes.begin_anew()
+    return bool(told)
+
+
+def start(loaded: LoadedRecipe, options: Options, waiting: Waiting | None = None) -> int:
     """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
+    if waiting is not None:
+        return _wait(waiting.begin(), launched=False)
     command = [*PROGRAM, *arguments(loaded, options)]
     environment = dict(os.environ)
     launched = options.launch is not None and loaded.recipe.stage not in ONE_PROCESS
@@ -62,13 +142,16 @@ def start(loaded: LoadedRecipe, options: Options) -> int:
             preexec_fn=processes.die_with_parent if launched else None,
             process_group=0 if launched else None,
         )
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:
-            _pass_on(child, launched)
-            return INTERRUPTED
-        if told.exists():
-            status = int(told.read_text())
+        status = _wait(child, launched=launched)
+        return int(told.read_text()) if told.exists() and status != INTERRUPTED else status
+
+
+def _wait(child: subprocess.Popen, *, launched: bool) -> int:
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        _pass_on(child, launched)
+        return INTERRUPTED
     return 128 - status if status < 0 else status
 
 

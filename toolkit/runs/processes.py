@@ -20,7 +20,6 @@ INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
-_STARTED = time.monotonic()
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
@@ -57,10 +56,13 @@ class _Interrupts:
 
 
 def started() -> float:
-    """Return when this process began, as `time.monotonic` counts; loading the libraries is part of its
-    time.
-    """
-    return _STARTED
+    """Return when this process began, as `time.monotonic` counts; loading the libraries is part of it."""
+    return _Interrupts.started
+
+
+def begin_anew() -> None:
+    """Count this process's time from now: it was started ahead of its turn."""
+    _Interrupts.started = time.monotonic()
 
 
 def stop_requested(*, agreed: bool = False) -> bool:
