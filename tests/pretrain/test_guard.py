@@ -163,7 +163,7 @@ def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch,
     loaded = reader.load(write_recipe(tmp_path, corpus, "again", **SETTINGS))
     with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
         environment.configure(loaded.recipe)
-        job = stage._prepare(loaded.recipe, opened)
+        job = stage.prepare(loaded.recipe, opened)
         assert kept["corpus"] == job.shards.digest and kept["random"]["seed"] == 0
         assert kept["batch"] == order.digest(np.array(kept["row_starts"]))
         assert kept["row_starts"] == job.order.starts(SPIKE, job.batch_rows).tolist()
