@@ -52,6 +52,7 @@ class _Interrupts:
     deferred = False  # a stage looks at `stop_requested` between steps
     requested = False
     in_order = False  # all processes stopped at the same step, their checkpoint is sealed
+    started = time.monotonic()
     last = -math.inf
 
 
