@@ -266,8 +266,8 @@ def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str
 
 def _ask(base: LoadedRecipe, vocab_size: int, count: int) -> dict[str, Any]:
     text = json_format.dumps({
-        "recipe": base.recipe.model_dump(mode="json", exclude_unset=True), "vocab_size": vocab_size, "processes": count,
-        "seconds": PROBE_SECONDS,
+        "recipe": base.recipe.model_dump(mode="json", exclude_unset=True), "vocab_size": vocab_size,
+        "processes": count, "seconds": PROBE_SECONDS,
     })  # fmt: skip
     began = time.monotonic()
     try:
