@@ -85,9 +85,8 @@ def plan(
     """Return one row a recipe; None stands where a number is not known.
 
     stage, run; parameters; tokens (trained on); flops; state_bytes (weights, gradients, optimizer); memory
-    (bytes of each part) and peak_bytes, both of one process; tokens_per_second of all processes while
-    training; seconds of the stage; basis of the seconds: `measured` here, `scaled` from a measurement of
-    the pretraining by FLOPs, `assumed`; money; note.
+    (bytes of each part) and peak_bytes, both of one process; tokens_per_second of all processes; seconds of
+    the stage; their basis: `measured` here, `scaled` by FLOPs from the pretraining's, `assumed`; money; note.
 
     Args:
         neighbours: the recipes in which references such as `runs/tiny/pretrain` are looked up.
@@ -208,7 +207,7 @@ def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int 
         settings = recipe.trainer
         # Sampling, old policy, reference, value and reward: 5 forward passes; then policy and value train.
         passes = 5 / 3 + 2 * settings.epochs
-        return settings.episodes * length, passes, "at most"
+        return settings.episodes * length, passes, "at most; sampling is slower than its operations"
     examples = _examples(recipe)
     if examples is None:
         return None, 0.0, "examples: as many as the data have"
@@ -337,9 +336,8 @@ def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: 
 
 def _show(path: str, rows: list[dict[str, Any]], total: dict[str, float | None], question: Question) -> None:
     console = Console(stderr=True)
-    table = Table(
-        "stage", "parameters", "tokens", "FLOPs", "memory", "tokens/s", "time", title=f"plan of {path}"
-    )
+    names = ("stage", "weights", "tokens", "FLOPs", "GiB", "tokens/s", "time")
+    table = Table(*names, title=f"plan of {path}", title_justify="left", box=None, pad_edge=False)
     if question.price is not None:
         table.add_column("money")
     for row in rows:
@@ -348,7 +346,7 @@ def _show(path: str, rows: list[dict[str, Any]], total: dict[str, float | None],
         cells = [
             row["stage"], _short(row["parameters"]), _short(row["tokens"]),
             "-" if row["flops"] is None else f"{row['flops']:.1e}",
-            "-" if bytes_ is None else f"{'' if row['peak_bytes'] else '> '}{bytes_ / 2**30:.2f} GiB",
+            "-" if bytes_ is None else f"{'' if row['peak_bytes'] else '>'}{bytes_ / 2**30:.2f}",
             _short(row["tokens_per_second"] and round(row["tokens_per_second"])),
             "-" if row["seconds"] is None else about + _duration(row["seconds"]),
             "-" if row["money"] is None else f"{about}{row['money']:.2f}",
@@ -393,7 +391,7 @@ def _short(number: int | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds" if seconds >= 1 else "less than a second"
+    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"

@@ -71,11 +71,14 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
         step(rows if step.compiled else 1)  # the first allocates, and compiles
         began = time.perf_counter()
         if not step.compiled:
-            # two thirds of the time hold at least LEAST steps
-            rows = max(1, min(rows, int(seconds / 1.5 / LEAST / sum(step(1)))))
+            largest_rows, rows = rows, 1
+            # LEAST steps take two thirds of the time; twice, since one row alone is slow for its size
+            for _ in range(2):
+                share = seconds / 1.5 / LEAST / sum(step(rows))
+                rows = max(1, min(largest_rows, int(rows * share)))
             step(rows)
-        times = []
-        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() - began < seconds):
+        end, times = time.perf_counter() + seconds, []
+        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
             times.append(step(rows))
     of_part = median(part for part, _ in times) * wanted / (rows * length)
     parts = max(1.0, recipe.batch_tokens / processes / wanted)
