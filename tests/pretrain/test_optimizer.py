@@ -40,6 +40,18 @@ def test_equals_torch_on_the_transposed_matrix(sides, dtype):
     torch.testing.assert_close(ours.detach(), theirs.detach().T, atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_wide_matrices_go_through_the_same_iteration(steps):
+    matrices = torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0)) / 8
+    square = optimizer._by_squares(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
+    direct = optimizer._directly(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
+    torch.testing.assert_close(square, direct, atol=2e-5, rtol=2e-5)
+    fewer = optimizer._directly(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps + 1)
+    assert (square - fewer).abs().max() > 1e-2
+    assert torch.equal(optimizer.orthogonalise(matrices, steps), square)
+    assert torch.equal(optimizer.orthogonalise(matrices.transpose(1, 2), steps), square.transpose(1, 2))
+
+
 def test_query_key_and_value_are_orthogonalised_apart():
     fused = nn.Parameter(torch.zeros(16, 48))
     fused.grad = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
     if muon:
         optimizers.append(Muon(
             matrices, lr=settings.learning_rate or MUON_LEARNING_RATE, weight_decay=settings.weight_decay,
-            dtype=torch.bfloat16 if bf16 else torch.float32,
+            dtype=torch.bfloat16 if bf16 else torch.float32, steps=settings.muon_steps,
         ))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -79,11 +79,12 @@ class Muon(Optimizer):
         named: (name, parameter) of the matrices.
         dtype: of the iteration. It was tuned in bfloat16, which takes 49 instead of 112 ms for 4 layers of
             192 on a CPU core that has it.
+        steps: of the iteration.
     """
 
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, weight_decay: float,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, steps: int = NEWTON_SCHULZ_STEPS,
     ):  # fmt: skip
         named = list(named)
         groups = [
@@ -91,7 +92,7 @@ class Muon(Optimizer):
             {"params": [p for name, p in named if "c_attn" not in name], "parts": 1},
         ]
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM}
-        self.dtype = dtype
+        self.dtype, self.steps = dtype, steps
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -119,7 +120,7 @@ class Muon(Optimizer):
         stacked = torch.stack([piece for update in updates for piece in update.chunk(parts, dim=1)])
         del updates
         scale = math.sqrt(max(1.0, stacked.shape[2] / stacked.shape[1]))
-        directions = orthogonalise(stacked.to(self.dtype)).to(stacked.dtype)
+        directions = orthogonalise(stacked.to(self.dtype), self.steps).to(stacked.dtype)
         for parameter, pieces in zip(alike, directions.split(parts), strict=True):
             direction = sharding.as_spread_as(parameter, torch.cat(tuple(pieces), dim=1))
             mine = sharding.own(parameter)
@@ -137,16 +138,41 @@ class Muon(Optimizer):
         return grad.lerp(buffer, momentum)
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Move every singular value near one (0.7 to 1.2), singular vectors kept: (layers, inputs, outputs)."""
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     values = matrices.transpose(1, 2) if tall else matrices
     values = values / values.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    wide = values.shape[2] >= 2 * values.shape[1] and values.dtype == torch.float32
+    values = _by_squares(values, steps) if wide else _directly(values, steps)
+    return values.transpose(1, 2) if tall else values
+
+
+def _directly(values: Tensor, steps: int) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(steps):
         gram = values @ values.transpose(1, 2)
         values = torch.baddbmm(values, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), values, beta=a)
-    return values.transpose(1, 2) if tall else values
+    return values
+
+
+def _by_squares(values: Tensor, steps: int) -> Tensor:
+    """Iterate on the square matrix X X^T alone: all that is multiplied are polynomials in it, which commute.
+
+    X_k+1 = P_k X_k with P_k = a + b A_k + c A_k^2, so A_k+1 = P_k A_k P_k, and X at the end is (P ... P_0) X. For a
+    matrix four times as wide as high 34 instead of 54 products of its square at 3 steps, 50 instead of 90 at 5. In
+    bfloat16 the powers would lose too many digits.
+    """
+    a, b, c = NEWTON_SCHULZ
+    gram = values @ values.transpose(1, 2)  # (layers, height, height)
+    total = None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        total = factor if total is None else factor @ total
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    return total @ values
 
 
 def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
