@@ -1,12 +1,12 @@
 """How fast pretraining is, side by side: ours, ours without each lever, transformers.Trainer, nanoGPT.
 
-    python benchmarks/pretrain.py --nanogpt DIR          the shape of the CPU target, in what the machine does best
+    python benchmarks/pretrain.py --nanogpt DIR          12.2 million parameters, as the machine does best
     python benchmarks/pretrain.py --shape gpt2 --rows 32 --nanogpt DIR        GPT-2's size on a GPU
     python benchmarks/pretrain.py --curves 100           losses of the fast path beside plain fp32
 
-Every arm is a process of its own. On a CPU they take steps in turn, round after round, and a ratio is the median
-of the ratios within the rounds: what else the machine does hits all arms alike. On a GPU one arm runs after the
-other.
+Every arm is a process of its own. On a CPU they take steps in turn, round after round, and a ratio is the
+median of the ratios within the rounds: what else the machine does hits all arms alike. On a GPU one arm runs
+after the other.
 
 MFU = tokens/s * FLOPs per token / peak, with 6 N + 12 L H Q T FLOPs per token (toolkit/models/shape.py: the
 whole square of attention counts). The peak is the GPU's data sheet; on a CPU it is what the step's own matrix

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from toolkit import stats
 
@@ -159,3 +160,19 @@ def test_block_coverage_of_a_dependent_text():
     )
     naive = coverage(lambda v, i: stats.bootstrap_mean(v, seed=i, samples=200), draw, 0.0, 100)
     assert covered >= 0.90 and naive < 0.5
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (0, 3), (5, 5), (7, 3), (60, 41), (208, 148)])
+def test_the_sign_test_is_the_exact_binomial_one(wins, losses):
+    expected = scipy_stats.binomtest(wins, wins + losses, 0.5).pvalue if wins + losses else 1.0
+    assert stats.sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_quantiles_are_those_of_scipy():
+    low, high = stats._exact_interval(3, 20, 0.95)
+    assert low == pytest.approx(scipy_stats.beta.ppf(0.025, 3, 18), rel=1e-9)
+    assert high == pytest.approx(scipy_stats.beta.ppf(0.975, 4, 17), rel=1e-9)
+    z = scipy_stats.norm.ppf(0.975)
+    assert stats.detectable_share(200) == pytest.approx(
+        0.5 + (z + scipy_stats.norm.ppf(0.8)) / 2 / 200**0.5, rel=1e-9
+    )

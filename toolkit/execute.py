@@ -8,8 +8,9 @@ import json as json_format
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ def run_command(
             return error.exit_status
         except KeyboardInterrupt:
             return INTERRUPTED
+
+
+def _load_report() -> None:
+    """Load what is shown at the end (2 s) while the stages run in processes of their own."""
+    with suppress(ImportError):  # it is said where it is needed
+        importlib.import_module("toolkit.report.page")
 
 
 class _OnThisRank(ToolkitError):
@@ -241,6 +248,7 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
             where=str(folder),
             fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
         )
+    threading.Thread(target=_load_report, daemon=True).start()
     recipes = pipeline.order(reader.load_folder(folder, overrides))
     if not options.fresh:
         _refuse_changed(recipes, options)

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.data.order import Order
 from toolkit.data.tokens import TokenShards
 from toolkit.models.gpt2 import build, flops_per_token, parameters
-from toolkit.models.load import load_tokenizer, save_model
-from toolkit.pretrain import head, optimizer, preflight, sharding, speed
+from toolkit.models.load import load_tokenizer
+from toolkit.pretrain import head, optimizer, preflight, sharding, speed, state
 from toolkit.pretrain.held_out import HeldOut
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.loop import samples, train
@@ -23,7 +23,7 @@ from toolkit.pretrain.objective import TrainingLoss, keep_transposed
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
 from toolkit.runs import distribution, environment, metrics
-from toolkit.runs.directory import Run
+from toolkit.runs.directory import Run, atomic_folder
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
@@ -208,7 +208,8 @@ def _finish(job: Job) -> None:
             "flops_per_token": job.flops_per_token, "samples": samples(job, model),
         }  # fmt: skip
         keep_transposed(model, False)
-        save_model(model, job.tokenizer, run.model_dir)
+        with atomic_folder(run.model_dir) as folder:
+            state.Template(model, job.tokenizer).write(folder, dict(model.named_parameters()))
         run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))
     job.accelerator.wait_for_everyone()
     if torch.cuda.is_available():
