@@ -12,7 +12,7 @@ import yaml
 
 from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit import execute
-from toolkit.recipe import schema
+from toolkit.recipe import reader, schema
 from toolkit.recipe.errors import RecipeError, RunError, UsageError
 from toolkit.runs import launching, lock, metrics
 
@@ -168,7 +168,9 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     (here / "runs" / "t" / "tokenizer" / "checkpoints" / "step-1").mkdir(parents=True)
     started = []
     monkeypatch.setattr(
-        launching, "start", lambda loaded, options: started.append(launching.arguments(loaded, options)) or 0
+        launching,
+        "start",
+        lambda loaded, options, _: started.append(launching.arguments(loaded, options)) or 0,
     )
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")
@@ -188,7 +190,9 @@ def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_
     execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     started = []
-    monkeypatch.setattr(launching, "start", lambda loaded, options: started.append(loaded.recipe.stage) or 1)
+    monkeypatch.setattr(
+        launching, "start", lambda loaded, options, _: started.append(loaded.recipe.stage) or 1
+    )
     execute.run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == ["tokenizer"]
 
@@ -282,11 +286,29 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
     seen = []
     monkeypatch.setattr(execute, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
     monkeypatch.setattr(execute.lock, "seal", lambda run: run.close())
+    monkeypatch.setattr(execute, "ONE_PROCESS", frozenset())  # as if this stage computed
     monkeypatch.setattr(environment, "configure", lambda recipe, threads: seen.append(threads))
     for cores in (2, 8, 1):
         monkeypatch.setattr(execute.facts, "cores", lambda cores=cores: cores)
         execute.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     assert seen == [2, 2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_process_that_was_started_ahead_begins_when_it_is_told(here, needed):
+    """It has loaded the stage and written nothing; then it is an ordinary run, or gone."""
+    loaded = reader.load("recipes/t/tokenizer.yaml", [])
+    options = launching.Options(Path("runs"))
+    waiting = launching.Waiting(loaded, options)
+    place = here / "runs" / "t" / "tokenizer"
+    time.sleep(3)
+    assert waiting.process.poll() is None and not place.exists()
+    if needed:
+        assert launching.start(loaded, options, waiting) == 0 and lock.is_sealed(place)
+    else:
+        waiting.leave()
+        assert waiting.process.returncode == launching.INTERRUPTED and not place.exists()
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
