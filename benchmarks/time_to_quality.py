@@ -6,7 +6,12 @@
 DIR is a checkout of https://github.com/karpathy/nanoGPT; it is copied, never written to. nanoGPT trains
 as its README says for a CPU ("I only have a macbook"): a model of characters. Seconds are the wall time of
 whole commands from nothing: data preparation or tokenizer and corpus, imports, compiling, training,
-evaluations. CPU seconds (of all threads) are the steadier number where others use the machine too.
+evaluations.
+
+`others` is how many cores other work kept busy meanwhile: ratios are worth something where it is near 0 in
+every row. CPU seconds (of all threads) do not save them: a thread spins while it waits for one that lost its
+core. nanoGPT beside other work on 2 cores took 1.05 CPU s an iteration, and 0.11 s with one thread; on a busy
+machine compare CPU seconds of one thread: taskset -c 0 python benchmarks/time_to_quality.py ...
 
 Quality is bits per byte of the last 10% of the text, which neither side trains on: every character once, in
 windows as long as the model's context that move on by half of it. toolkit/scoring.py does the same over
@@ -167,8 +172,9 @@ def score_peer(copy: Path) -> dict:
 
 
 def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str]) -> dict:
-    """Run commands one after another; return their seconds, CPU seconds, and the last one's stdout."""
+    """Run commands one after another; return what they took, what others did, and the last one's stdout."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    busy_before = busy_seconds()
     for command in commands:
         ended = subprocess.run(
             [sys.executable, *command], cwd=folder, env={**os.environ, **environment}, text=True,
@@ -179,7 +185,18 @@ def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str
             raise SystemExit(f"{' '.join(command)}: ended with status {ended.returncode}:\n{last}")
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu_seconds": used, "stdout": ended.stdout}
+    others = None if busy_before is None else max(0.0, busy_seconds() - busy_before - used) / seconds
+    return {"seconds": seconds, "cpu_seconds": used, "other_cores": others, "stdout": ended.stdout}
+
+
+def busy_seconds() -> float | None:
+    """Return the seconds that all cores together have worked; None where the system does not tell."""
+    try:
+        ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except FileNotFoundError:
+        return None
+    idle = ticks[3] + ticks[4]  # idle, and waiting for a disk
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def run_peer(args: argparse.Namespace, scratch: Path) -> dict:
@@ -244,6 +261,8 @@ def results(rounds: dict[str, list[dict]]) -> list[dict]:
         for key in ("seconds", "cpu_seconds"):
             row[key] = statistics.median(one[key] for one in found)
             row[f"{key}_ratio"] = statistics.median(one[key] / peer[key] for one, peer in pairs)
+        others = [one["other_cores"] for one in found]
+        row["other_cores"] = None if None in others else statistics.median(others)
         row |= {key: best[key] for key in ("bits_per_byte", "bits_per_byte_interval", "window")}
         rows.append({**row, "rounds": found})
     return rows
@@ -256,14 +275,15 @@ def show(rows: list[dict], about: dict) -> None:
     print(f"{about['text']}, {about['held_out_bytes']:,} bytes held out; {about['hardware']}, "
           f"torch {about['torch']}; rounds: {about['repeat']}")  # fmt: skip
     print(f"{'system':28s} {'parameters':>11s} {'seconds':>8s} {'CPU s':>8s} "
-          f"{'bits per byte [95%]':>24s} {'time':>7s} {'CPU':>7s}")  # fmt: skip
+          f"{'bits per byte [95%]':>24s} {'time':>7s} {'CPU':>7s} {'others':>7s}")  # fmt: skip
     for row in rows:
+        others = "-" if row["other_cores"] is None else f"{row['other_cores']:.2f}"
         print(f"{row['system']:28s} {row['parameters']:11,} {row['seconds']:8.1f} {row['cpu_seconds']:8.1f} "
               f"{interval_text(row, 'bits_per_byte', digits=4):>24s} {row['seconds_ratio']:6.2f}x "
-              f"{row['cpu_seconds_ratio']:6.2f}x")  # fmt: skip
+              f"{row['cpu_seconds_ratio']:6.2f}x {others:>7s}")  # fmt: skip
     loads = [one[key] for row in rows for one in row["rounds"] for key in ("load_before", "load_after")]
-    print(f"time, CPU: beside {PEER}'s. Load average {min(loads):.1f} to {max(loads):.1f}; "
-          f"the runs themselves are {about['cores']} at most.")  # fmt: skip
+    print(f"time, CPU: beside {PEER}'s; others: cores that other work kept busy; "
+          f"load average between runs {min(loads):.1f} to {max(loads):.1f}")  # fmt: skip
 
 
 def about(args: argparse.Namespace, rows: list[dict]) -> dict:

@@ -47,16 +47,33 @@ def test_the_bits_are_those_of_the_toolkits_own_scoring(tiny_model):
 
 def test_medians_and_ratios_are_within_rounds():
     def one(seconds, bits):
-        return {"seconds": seconds, "cpu_seconds": 2 * seconds, "bits_per_byte": bits, "parameters": 7,
-                "bits_per_byte_interval": [bits - 1, bits + 1], "window": 8}  # fmt: skip
+        return {"seconds": seconds, "cpu_seconds": 2 * seconds, "other_cores": seconds / 100,
+                "parameters": 7, "window": 8, "bits_per_byte": bits,
+                "bits_per_byte_interval": [bits - 1, bits + 1]}  # fmt: skip
 
     rounds = {benchmark.PEER: [one(100, 3.0), one(400, 2.0), one(200, 2.5)],
               "ours": [one(10, 2.0), one(80, 2.0), one(30, 2.0)]}  # fmt: skip
     peer, ours = benchmark.results(rounds)
     assert (peer["seconds"], peer["bits_per_byte"], peer["seconds_ratio"]) == (200, 2.5, 1)
     assert peer["bits_per_byte_interval"] == [1.5, 3.5]
-    assert (ours["seconds"], ours["cpu_seconds"]) == (30, 60)
+    assert (ours["seconds"], ours["cpu_seconds"], ours["other_cores"]) == (30, 60, 0.3)
     assert ours["seconds_ratio"] == pytest.approx(0.15)  # of 0.1, 0.2 and 0.15
+
+
+def test_the_work_of_others_is_told_from_ones_own(tmp_path):
+    count = "x = 0\nwhile __import__('time').process_time() < 1.5: x += 1"
+    other = subprocess.Popen([sys.executable, "-c", count.replace("1.5", "60")])
+    try:
+        found = benchmark.timed([["-c", count], ["-c", "print(5)"]], folder=tmp_path, environment={})
+    finally:
+        other.kill()
+        other.wait()
+    assert found["stdout"] == "5\n" and 1.4 < found["cpu_seconds"] < found["seconds"] + 0.1
+    if found["other_cores"] is not None:  # /proc/stat
+        assert found["other_cores"] > 0.2
+    with pytest.raises(SystemExit, match="status 3:\nno luck"):
+        failing = "import sys; print('no luck'); sys.exit(3)"
+        benchmark.timed([["-c", failing]], folder=tmp_path, environment={})
 
 
 @pytest.fixture
