@@ -132,8 +132,7 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
         others += ["nanoGPT", "nanoGPT compiled"]
     found[1:1] = [Arm(name, arms.order_for(name, shape, levers, args.nanogpt)) for name in others]
     if args.arms:
-        words = ["ours", *args.arms]
-        found = [arm for arm in found if arm.name == "ours" or any(word in arm.name for word in words[1:])]
+        found = [arm for arm in found if arm.name == "ours" or any(word in arm.name for word in args.arms)]
     return found, facts(shape)
 
 

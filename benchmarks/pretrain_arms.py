@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.models.gpt2 import build
-from toolkit.pretrain import head, optimizer
+from toolkit.models.shape import head_block
+from toolkit.pretrain import optimizer
 from toolkit.pretrain.objective import TrainingLoss, attention_for_training, keep_transposed
 from toolkit.recipe.pretraining import ModelSettings, OptimizerSettings
 
@@ -88,7 +89,7 @@ def ours(shape: Shape, levers: Levers) -> Step:
     if levers.transposed_weights:
         keep_transposed(model)
     rows = model.lm_head.weight.shape[0]
-    block = head.block_of(levers.head_block_tokens, positions=shape.tokens, vocabulary=rows)
+    block = head_block(levers.head_block_tokens, positions=shape.tokens, vocabulary=rows)
     loss_of = TrainingLoss(model, bf16=bf16, head_block=block)
     if levers.compile:
         loss_of.speed_up(inside=levers.loss_in_module)

@@ -81,7 +81,7 @@ def test_uniform_model_gives_log_vocabulary(documents):
 def test_small_blocks_of_logits_and_full_logits_agree(model, documents, monkeypatch):
     settings = {"prefix_id": END, "end_id": END, "window": 16}
     reference = scoring.score_documents(model, documents, **settings)
-    monkeypatch.setattr(scoring, "_block", lambda vocabulary, device: 3)
+    monkeypatch.setattr(scoring, "scored_at_once", lambda vocabulary, on_cpu: 3)
     np.testing.assert_allclose(scoring.score_documents(model, documents, **settings), reference, rtol=1e-5)
     monkeypatch.setattr(scoring, "PLAIN_HEADS", set())
     np.testing.assert_allclose(scoring.score_documents(model, documents, **settings), reference, rtol=1e-5)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.data import files as data_files
-from toolkit.pretrain import memory
+from toolkit.models import memory
 from toolkit.recipe import reader
 from toolkit.recipe.errors import RunError, ToolkitError, UsageError
 from toolkit.recipe.reader import LoadedRecipe
@@ -196,9 +196,7 @@ def _configure(recipe: StageRecipe, run: directory.Run) -> None:
     from toolkit.runs import environment
 
     threads = environment.default_threads(recipe)
-    # With another number of processes the bits differ anyway: then the cores are shared anew.
-    same = run.manifest["world_size"] == facts.world_size() and run.manifest["facts"].get("threads", 0)
-    threads = run.record("threads", threads, keep=0 < same <= facts.cores())
+    threads = run.record("threads", threads, keep=directory.keeps_threads(run.manifest))
     environment.configure(recipe, threads=threads)
     run.record("device", str(environment.device(recipe.device).type))
     run.record("accelerators", environment.accelerators(), keep=False)
@@ -248,7 +246,6 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
             where=str(folder),
             fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
         )
-    threading.Thread(target=_load_report, daemon=True).start()
     recipes = pipeline.order(reader.load_folder(folder, overrides))
     if not options.fresh:
         _refuse_changed(recipes, options)
@@ -266,6 +263,8 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
                 print(f"{head}  finished already", file=sys.stderr, flush=True)
                 continue
             print(head, file=sys.stderr, flush=True)
+            if started == 0:  # where all is finished there is often no page to write
+                threading.Thread(target=_load_report, daemon=True).start()
             started += 1
             status = launching.start(loaded, options, ahead.of(number - 1))
             if status != 0:

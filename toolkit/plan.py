@@ -5,7 +5,6 @@ Nothing here imports torch or reads text; the steps are made by a program of the
 
 from __future__ import annotations
 
-import importlib
 import json as json_format
 import math
 import subprocess
@@ -19,15 +18,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.models.shape import flops_per_token, num_parameters
+from toolkit.models import memory
+from toolkit.models.shape import flops_per_token, mean_flops_per_token, num_parameters
 from toolkit.recipe import schema
 from toolkit.recipe.errors import RunError, UsageError
 from toolkit.recipe.reader import LoadedRecipe, load, load_folder, read_folder
 from toolkit.runs import facts, files, lock, pipeline, processes, references
 
 TRAINED = (schema.SftRecipe, schema.RewardRecipe, schema.DpoRecipe)
-# By name, as stages are reached: a plan stands beside them, and imports none.
-MEMORY, PROBE = "toolkit.pretrain.memory", "toolkit.pretrain.probe"
+PROBE = "toolkit.pretrain.probe"
 PROBE_SECONDS = 4.0
 PROBE_LIMIT_SECONDS = 300
 """Compiling for a GPU takes a minute; what takes longer than this does not end."""
@@ -163,8 +162,8 @@ def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict
     place = references.run_path(recipe.tokens, question.runs_dir) or Path(recipe.tokens)
     if lock.is_run(place) and not lock.is_sealed(place):
         return None
-    found = [folder / part / "index.json" for folder in (place / "corpus", place)]
-    return next((files.read_json(file) for file in found if file.is_file()), None)
+    folder = references.corpus_folder(place)
+    return None if folder is None else files.read_json(folder / part / "index.json")
 
 
 # Work
@@ -172,24 +171,15 @@ def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict
 
 def _flops(recipe: schema.StageRecipe, model: schema.ModelSettings, vocab_size: int) -> float:
     """Return the operations of training on one token; the mean of the lengths where rows grow."""
-    full = _sequence_length(recipe, model)
-    cuts = [(0, full)]
-    if isinstance(recipe, schema.PretrainRecipe) and recipe.length_warmup:
-        ends = [0, *(min(entry.tokens, recipe.train_tokens) for entry in recipe.length_warmup)]
-        cuts = list(
-            zip(ends, [*(entry.sequence_length for entry in recipe.length_warmup), full], strict=True)
-        )
-    total = recipe.train_tokens if isinstance(recipe, schema.PretrainRecipe) else 1
-    begins = [begin for begin, _ in cuts]
-    return sum(
-        (end - begin) / total * flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
-        for begin, end, (_, length) in zip(begins, [*begins[1:], total], cuts, strict=True)
-    )
+    if isinstance(recipe, schema.PretrainRecipe):
+        return mean_flops_per_token(recipe, vocab_size=vocab_size)
+    length = _sequence_length(recipe, model)
+    return flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
 
 
 def _sequence_length(recipe: schema.StageRecipe, model: schema.ModelSettings) -> int:
     if isinstance(recipe, schema.PretrainRecipe):
-        return recipe.sequence_length or model.n_positions
+        return recipe.row_tokens()
     if isinstance(recipe, schema.PpoRecipe):
         return recipe.trainer.max_prompt_tokens + recipe.trainer.max_new_tokens
     return min(recipe.trainer.get("max_length") or model.n_positions, model.n_positions)
@@ -245,7 +235,7 @@ def _remember(
     on_gpu = answer.get("device", recipe.device) == "cuda"
     native = on_gpu or bool(facts.processor()["bf16"])
     precision = recipe.precision if recipe.precision != "auto" else "bf16" if native else "fp32"
-    need = importlib.import_module(MEMORY).estimate(
+    need = memory.estimate(
         recipe, vocab_size=vocab_size, bf16=precision == "bf16", on_gpu=on_gpu, processes=question.processes
     )
     row["state_bytes"] = need.weights + need.gradients + need.optimizer
@@ -315,7 +305,7 @@ def _time(
 
 
 def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: Question) -> float:
-    """Return the seconds that scoring held-out text takes, eleven times in part and at the end twice in full.
+    """Return the seconds that scoring held-out text takes: eleven times in part, and at the end all of it.
 
     Where the corpus is not there yet, a document is taken to have half a row, and there are as many as
     `evaluate_documents`.
@@ -327,8 +317,9 @@ def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: 
     again = 2 if each > window else 1  # windows overlap by half
     every = max(recipe.batch_tokens, recipe.evaluate_every_tokens or recipe.train_tokens / 10)
     looks = 1 + recipe.train_tokens / every
-    quick = looks * min(count, recipe.evaluate_documents) * answer["score_seconds"]["quick"]
-    return each * again * (quick + 2 * count * answer["score_seconds"]["full"]) / question.processes
+    part = min(each * min(count, recipe.evaluate_documents), recipe.evaluate_tokens)
+    quick = looks * part * answer["score_seconds"]["quick"]
+    return again * (quick + each * count * answer["score_seconds"]["full"]) / question.processes
 
 
 # What is shown

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from toolkit.models.shape import head_block
 from toolkit.pretrain import head
 
 POSITIONS, WIDTH, VOCABULARY = 50, 16, 97
@@ -110,10 +111,10 @@ def test_logits_far_apart_overflow_nothing():
 
 
 def test_auto_cuts_only_what_is_large():
-    assert head.block_of("auto", positions=2**12, vocabulary=2**15) == 0
-    assert head.block_of("auto", positions=2**12 + 1, vocabulary=2**15) == 2**10
-    assert head.block_of("auto", positions=2**40, vocabulary=2**30) == 1
-    assert head.block_of(7, positions=1, vocabulary=1) == 7
+    assert head_block("auto", positions=2**12, vocabulary=2**15) == 0
+    assert head_block("auto", positions=2**12 + 1, vocabulary=2**15) == 2**10
+    assert head_block("auto", positions=2**40, vocabulary=2**30) == 1
+    assert head_block(7, positions=1, vocabulary=1) == 7
 
 
 def test_a_whole_training_with_blocks_gives_the_same_losses(pretrain):

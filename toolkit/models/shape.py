@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from toolkit.recipe.schema import ModelSettings
+from toolkit.recipe.schema import ModelSettings, PretrainRecipe
+
+LONGEST_PLAIN = 512
+"""Up to here attention in bf16 on a CPU is plain products; longer rows use the flash kernel everywhere: the
+squares of scores would take too much memory."""
+WHOLE_LOGITS = 2**27
+"""Numbers of logits up to which a head trains on all of them at once: half a GB in fp32, with its gradient
+one."""
+BLOCK_LOGITS = 2**25
+"""Numbers of one block of logits (128 MB in fp32): the head of GPT-2 on 8192 positions would take 1.6 GB."""
+CPU_LOGITS, CPU_POSITIONS = 2**21, 512
 
 
 def padded_vocabulary(vocab_size: int, multiple: int = 64) -> int:
@@ -35,3 +45,32 @@ def flops_per_token(settings: ModelSettings, *, vocab_size: int, sequence_length
     """
     multiplying = num_parameters(settings, vocab_size=vocab_size) - settings.n_positions * settings.n_embd
     return 6 * multiplying + 12 * settings.n_layer * settings.n_embd * sequence_length
+
+
+def mean_flops_per_token(recipe: PretrainRecipe, *, vocab_size: int) -> float:
+    """Return `flops_per_token` on average over a training, whose rows may be shorter at first."""
+    begins = [0, *(min(entry.tokens, recipe.train_tokens) for entry in recipe.length_warmup)]
+    lengths = [*(entry.sequence_length for entry in recipe.length_warmup), recipe.row_tokens()]
+    parts = zip(begins, [*begins[1:], recipe.train_tokens], lengths, strict=True)
+    return sum(
+        (end - begin) * flops_per_token(recipe.model, vocab_size=vocab_size, sequence_length=length)
+        for begin, end, length in parts
+    ) / recipe.train_tokens  # fmt: skip
+
+
+def head_block(setting: int | str, *, positions: int, vocabulary: int) -> int:
+    """Return the positions of a block for the recipe's `head_block_tokens`; 0: all at once."""
+    if setting != "auto":
+        return int(setting)
+    return 0 if positions * vocabulary <= WHOLE_LOGITS else max(1, BLOCK_LOGITS // vocabulary)
+
+
+def scored_at_once(vocabulary: int, *, on_cpu: bool) -> int:
+    """Return how many positions' logits are made at once where text is scored.
+
+    On a CPU they should stay in its cache: 8192 positions of a vocabulary of 4096 take 107 ms in blocks of
+    512, and 215 at once.
+    """
+    if on_cpu:
+        return max(CPU_POSITIONS, CPU_LOGITS // vocabulary)
+    return max(1, BLOCK_LOGITS // vocabulary)

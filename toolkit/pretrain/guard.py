@@ -37,6 +37,12 @@ class Trigger:
         )
 
 
+def no_number(*, loss: float, norm: float) -> Trigger | None:
+    """Return what is wrong with a step whose loss or gradient norm is no number."""
+    values = {"loss": loss, "gradient norm": norm}
+    return next((Trigger(what, value) for what, value in values.items() if not math.isfinite(value)), None)
+
+
 class Guard:
     """Looks at every step's loss and gradient norm before the weights change.
 
@@ -50,15 +56,12 @@ class Guard:
 
     def look(self, *, loss: float, norm: float) -> Trigger | None:
         """Return why this step must not be taken; a step that may be is remembered."""
-        values = {"loss": loss, "gradient norm": norm}
-        for what, value in values.items():
-            if not math.isfinite(value):
-                return Trigger(what, value)
+        trigger = no_number(loss=loss, norm=norm)
+        if trigger is not None or self.settings.z_score is None:
+            return trigger
         compared = {"loss": loss, "gradient norm": math.log(max(norm, 1e-30))}
-        if self.settings.z_score is None:
-            return None
         for what, value in compared.items():
-            trigger = self._far(what, value, values[what])
+            trigger = self._far(what, value, loss if what == "loss" else norm)
             if trigger is not None:
                 return trigger
         for what, value in compared.items():

@@ -12,17 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-WHOLE_UP_TO = 2**27
-"""Numbers of logits up to which `auto` takes them whole: half a GB in fp32, with its gradient one."""
-BLOCK_NUMBERS = 2**25
-
-
-def block_of(setting: int | str, *, positions: int, vocabulary: int) -> int:
-    """Return the positions of a block for the recipe's `head_block_tokens`; 0: all at once."""
-    if setting != "auto":
-        return int(setting)
-    return 0 if positions * vocabulary <= WHOLE_UP_TO else max(1, BLOCK_NUMBERS // vocabulary)
-
 
 def blockwise_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, block: int, bf16: bool) -> Tensor:
     """Return the mean cross-entropy of hidden (positions, width) @ weight.T (vocabulary, width), a scalar.

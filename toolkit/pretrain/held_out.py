@@ -68,17 +68,6 @@ class HeldOut:
                 break
         return parts, sizes
 
-    def full(self, model: PreTrainedModel) -> np.ndarray:
-        """Return the nats of every document in fp32, (documents,), the same on every process."""
-        documents = [self.shards.document(index) for index in range(self.shards.documents)]
-        return self._score(model, [np.append(one, self.shards.end_id) for one in documents], bf16=False)
-
-    def tokens(self, model: PreTrainedModel) -> list[np.ndarray]:
-        """Return the nats of every token of every document and of its end in fp32, on this process alone."""
-        documents = [self.shards.document(index) for index in range(self.shards.documents)]
-        end_id = self.shards.end_id
-        return score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
-
     def _score(self, model: PreTrainedModel, parts: list[np.ndarray], *, bf16: bool) -> np.ndarray:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
@@ -98,14 +87,17 @@ class HeldOut:
 
         Every process takes part, and gets the same.
         """
-        if self.shards.documents >= FEW_DOCUMENTS:
-            nats = self.full(model)
+        documents = [self.shards.document(index) for index in range(self.shards.documents)]
+        end_id = self.shards.end_id
+        if len(documents) >= FEW_DOCUMENTS:
+            nats = self._score(model, [np.append(one, end_id) for one in documents], bf16=False)
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
-        scored = self.tokens(model)  # few documents are not worth sharing among processes
+        # few documents are not worth sharing among processes
+        scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
         sizes = [
-            token_bytes(self.tokenizer, self.shards.document(index), float(total))
-            for index, total in enumerate(self.shards.document_bytes)
+            token_bytes(self.tokenizer, document, float(total))
+            for document, total in zip(documents, self.shards.document_bytes, strict=True)
         ]
         tokens = np.concatenate(scored).astype(np.float64) / math.log(2)
         estimate = block_ratio(tokens, np.concatenate(sizes), block=self.window, seed=seed)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from toolkit.data import order
 from toolkit.pretrain import incident, journal, sharding, state
-from toolkit.pretrain.guard import Guard, Trigger
+from toolkit.pretrain.guard import Guard, Trigger, no_number
 from toolkit.pretrain.job import Job, synchronise
 from toolkit.pretrain.journal import Journal
 from toolkit.pretrain.objective import attention_for_training
@@ -157,29 +157,27 @@ def _keep(
     )  # fmt: skip
 
 
-def _held_up(job: Job, step: int, trigger: Trigger | str, *, skips: int = 0) -> ToolkitError:
+def _held_up(job: Job, step: int, trigger: Trigger, *, skips: int = 0) -> ToolkitError:
     kept = job.run.path / incident.FOLDER / f"step-{step + 1:08d}" / incident.FILE
     many = f"; {skips} steps were left out, more than guard.max_skips" if skips > 1 else ""
-    again = (
-        f"; `toolkit run --replay-incident {shlex.quote(str(kept))}` makes the step again"
-        if kept.exists()
-        else ""
-    )
+    command = f"`toolkit run --replay-incident {shlex.quote(str(kept))}`"
+    again = f"; {command} makes the step again" if kept.exists() else ""
+    return _ended(job, f"{trigger} at step {step + 1} of {job.steps}{many}", again)
+
+
+def _ended(job: Job, what: str, more: str = "") -> ToolkitError:
     return ToolkitError(
-        f"{trigger} at step {step + 1} of {job.steps}{many}", where=str(job.run.path),
+        what, where=str(job.run.path),
         fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
-        f"with --fresh; the checkpoints from before are whole{again}",
+        f"with --fresh; the checkpoints from before are whole{more}",
     )  # fmt: skip
 
 
 def _now(training: _Training) -> state.Position:
     """Return the position with the guard's memory and the stopwatch as they are."""
     position, watch = training.position, training.job.watch
-    position.guard, position.seconds, position.timed_tokens = (
-        training.guard.state(),
-        watch.seconds,
-        watch.tokens,
-    )
+    position.guard = training.guard.state()
+    position.seconds, position.timed_tokens = watch.seconds, watch.tokens
     return position
 
 
@@ -188,10 +186,9 @@ def _look(training: _Training, pause: set[str], outcome: Outcome, speed: float |
     job, position = training.job, training.position
     for done in training.journal.collect():
         if not (done.finite or done.skipped):  # noticed late, since nobody waited for the device
-            name = "loss" if not math.isfinite(done.loss) else "gradient norm"
-            trigger = Trigger(name, getattr(done, name.split()[-1]))
-            _keep(training, done.step - 1, trigger, done.loss, done.norm, None)
-            raise _held_up(job, done.step - 1, trigger)
+            late = no_number(loss=done.loss, norm=done.norm)
+            _keep(training, done.step - 1, late, done.loss, done.norm, None)
+            raise _held_up(job, done.step - 1, late)
     if "log" in pause:
         loss = training.journal.line_loss()
         job.run.metrics.log(
@@ -215,15 +212,7 @@ def _require_finite_weights(job: Job, step: int) -> None:
     """Look before measuring and saving: a finite gradient can still have thrown the weights to infinity."""
     sums = torch.stack([sharding.whole(p.detach().double().sum()) for p in job.model.parameters()])
     if not bool(torch.isfinite(sums).all()):
-        raise _diverged(job, f"the weights are not finite any more after step {step}")
-
-
-def _diverged(job: Job, what: str) -> ToolkitError:
-    return ToolkitError(
-        f"{what} of {job.steps}", where=str(job.run.path),
-        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
-        "with --fresh; the checkpoints from before are whole",
-    )  # fmt: skip
+        raise _ended(job, f"the weights are not finite any more after step {step} of {job.steps}")
 
 
 def _evaluate(job: Job, position: state.Position) -> None:
@@ -232,7 +221,7 @@ def _evaluate(job: Job, position: state.Position) -> None:
     recipe = job.recipe
     bits = job.held_out.quick(model, documents=recipe.evaluate_documents, tokens=recipe.evaluate_tokens)
     if not math.isfinite(bits):
-        raise _diverged(job, f"the held-out loss is not a number after step {position.step}")
+        raise _ended(job, f"the held-out loss is not a number after step {position.step} of {job.steps}")
     texts = samples(job, model)
     job.run.metrics.log(position.step, tokens=position.tokens, bits_per_byte=bits, samples=texts)
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from toolkit.models.shape import LONGEST_PLAIN, head_block
 from toolkit.pretrain import head
 from toolkit.pretrain.optimizer import is_block_matrix
+from toolkit.recipe.schema import PretrainRecipe
 
 CAUSAL_ATTENTION = "toolkit_causal"
-LONGEST_PLAIN = 512
-"""Longer rows use the flash kernel everywhere: the squares of scores would take too much memory."""
 
 
 def causal_attention(
@@ -131,6 +131,33 @@ class TrainingLoss(nn.Module):
             self.compile(dynamic=False)  # rows of another length are another graph, each with fixed shapes
         else:
             self.hidden = torch.compile(self.hidden, dynamic=False)
+
+
+def loss_of(
+    recipe: PretrainRecipe, model: PreTrainedModel, *, micro_tokens: int, end_id: int, bf16: bool
+) -> TrainingLoss:  # fmt: skip
+    """Return the loss that a recipe trains with, not compiled.
+
+    Args:
+        micro_tokens: of one forward pass.
+        end_id: the end of a document, where the recipe keeps them apart.
+    """
+    block = head_block(
+        recipe.speed.head_block_tokens, positions=micro_tokens, vocabulary=model.lm_head.weight.shape[0]
+    )
+    apart = end_id if recipe.separate_documents else None
+    return TrainingLoss(model, bf16=bf16, end_id=apart, head_block=block)
+
+
+def compiles(recipe: PretrainRecipe, device: torch.device) -> bool:
+    """Say whether a recipe is compiled here."""
+    return device.type == "cuda" if recipe.compile == "auto" else recipe.compile
+
+
+def transposes(recipe: PretrainRecipe, device: torch.device, *, bf16: bool) -> bool:
+    """Say whether a recipe keeps its matrices transposed here (see `keep_transposed`)."""
+    setting = recipe.speed.transposed_weights
+    return (bf16 and device.type == "cpu") if setting == "auto" else setting
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def check(
     Raises:
         ToolkitError: all that is wrong, at once; nothing was trained.
     """
-    model, length = loss.model, recipe.sequence_length or recipe.model.n_positions
+    model, length = loss.model, recipe.row_tokens()
     rows = probe(length, vocab_size, model.config.eos_token_id).to(model.device)
     training = model.training
     model.eval()  # dropout would differ from look to look

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from toolkit.models import memory
 from toolkit.models.gpt2 import build
-from toolkit.pretrain import head, memory, objective, optimizer
+from toolkit.pretrain import objective, optimizer
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
 from toolkit.runs import environment
@@ -63,7 +64,7 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     bf16 = environment.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
     model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
-    length, wanted = memory.row_tokens(recipe), memory.micro_batch(recipe, processes=processes)
+    length, wanted = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
     step = _Steps(recipe, model, bf16=bf16, micro_tokens=wanted, vocab_size=vocab_size)
     rows = largest // length
     with objective.attention_for_training(model, causal=recipe.speed.causal_attention):
@@ -118,16 +119,10 @@ class _Steps:
     ):  # fmt: skip
         self.recipe, self.vocab_size = recipe, vocab_size
         self.device = device = next(model.parameters()).device
-        setting = recipe.speed.transposed_weights
-        if (bf16 and device.type == "cpu") if setting == "auto" else setting:
+        if objective.transposes(recipe, device, bf16=bf16):
             objective.keep_transposed(model)
-        block = head.block_of(
-            recipe.speed.head_block_tokens, positions=micro_tokens,
-            vocabulary=model.lm_head.weight.shape[0],
-        )  # fmt: skip
-        end_id = 0 if recipe.separate_documents else None
-        self.loss = objective.TrainingLoss(model, bf16=bf16, end_id=end_id, head_block=block)
-        self.compiled = device.type == "cuda" if recipe.compile == "auto" else recipe.compile
+        self.loss = objective.loss_of(recipe, model, micro_tokens=micro_tokens, end_id=0, bf16=bf16)
+        self.compiled = objective.compiles(recipe, device)
         if self.compiled:
             self.loss.speed_up(inside=recipe.speed.loss_in_module)
         self.model = model
@@ -136,7 +131,7 @@ class _Steps:
 
     def __call__(self, rows: int) -> tuple[float, float]:
         """Return the seconds of forward and backward, and those of clipping and the update."""
-        size = (rows, memory.row_tokens(self.recipe) + 1)
+        size = (rows, self.recipe.row_tokens() + 1)
         tokens = torch.randint(self.vocab_size, size, generator=self.generator).to(self.device)
         return self._timed(lambda: self.loss(tokens).backward()), self._timed(self._update)
 

@@ -13,16 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.order import Order
 from toolkit.data.tokens import TokenShards
-from toolkit.models.gpt2 import build, flops_per_token, parameters
-from toolkit.models.load import load_tokenizer
-from toolkit.pretrain import head, optimizer, preflight, sharding, speed, state
+from toolkit.models.gpt2 import build, parameters
+from toolkit.models.shape import mean_flops_per_token
+from toolkit.models.vocabulary import load_tokenizer
+from toolkit.pretrain import optimizer, preflight, sharding, speed, state
 from toolkit.pretrain.held_out import HeldOut
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.loop import samples, train
-from toolkit.pretrain.objective import TrainingLoss, keep_transposed
+from toolkit.pretrain.objective import compiles, keep_transposed, loss_of, transposes
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import distribution, environment, metrics
+from toolkit.runs import distribution, environment, metrics, references
 from toolkit.runs.directory import Run, atomic_folder
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
@@ -50,7 +51,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
             f"pretraining knows DDP and FSDP2, not {accelerator.distributed_type.value}",
             where=run.name, fix="use distributed_type: MULTI_GPU or FSDP in the accelerate configuration",
         )  # fmt: skip
-    length = recipe.sequence_length or recipe.model.n_positions
+    length = recipe.row_tokens()
     micro_rows = _micro_rows(recipe, length=length, processes=accelerator.num_processes)
     folder = _corpus(run, recipe.tokens)
     shards = TokenShards.open(folder / "train")
@@ -59,10 +60,12 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
     sharded = _sharded(recipe, run)
-    if not sharded and run.record("transposed_weights", _transposed(recipe, device, bf16=bf16)):
+    if not sharded and run.record("transposed_weights", transposes(recipe, device, bf16=bf16)):
         keep_transposed(model)
-    loss = _loss(recipe, run, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
-    compiled = run.manifest["facts"]["compile"]
+    loss = loss_of(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
+    compiled = run.record("compile", compiles(recipe, device))
+    if compiled:
+        loss.speed_up(inside=recipe.speed.loss_in_module)
     if preflight.wanted(recipe, compiled=compiled):
         preflight.check(
             loss, recipe, vocab_size=len(tokenizer), compiled=compiled, where=run.name, say=run.is_main
@@ -79,7 +82,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
         loss=loss if sharded or recipe.exact or fsdp else accelerator.prepare_model(loss), sharded=sharded,
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
-        flops_per_token=_mean_flops(recipe, vocab_size=len(tokenizer), full=length),
+        flops_per_token=mean_flops_per_token(recipe, vocab_size=len(tokenizer)),
         peak=speed.peak(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
     epochs = order.epoch(job.steps, job.batch_rows)
@@ -90,44 +93,12 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     return job
 
 
-def _loss(
-    recipe: PretrainRecipe, run: Run, model: PreTrainedModel, *, micro_tokens: int, end_id: int, bf16: bool
-) -> TrainingLoss:  # fmt: skip
-    """Return the loss as the recipe's levers want it, compiled where they do."""
-    rows = model.lm_head.weight.shape[0]
-    block = head.block_of(recipe.speed.head_block_tokens, positions=micro_tokens, vocabulary=rows)
-    loss = TrainingLoss(
-        model, bf16=bf16, end_id=end_id if recipe.separate_documents else None, head_block=block
-    )
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    if run.record("compile", on_gpu if recipe.compile == "auto" else recipe.compile):
-        loss.speed_up(inside=recipe.speed.loss_in_module)
-    return loss
-
-
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are kept in parts; may change when a run goes on: checkpoints are whole."""
-    distribution.require_supported(recipe)
     sharded = run.record("shard_weights", distribution.spreads_weights(recipe), keep=False)
     if run.is_main and not sharded and (recipe.shard_weights is True or distribution.sharding_asked()):
         print(f"{run.name}: one process keeps all weights: there is nothing to share out", file=sys.stderr)
     return sharded
-
-
-def _transposed(recipe: PretrainRecipe, device: torch.device, *, bf16: bool) -> bool:
-    setting = recipe.speed.transposed_weights
-    return (bf16 and device.type == "cpu") if setting == "auto" else setting
-
-
-def _mean_flops(recipe: PretrainRecipe, *, vocab_size: int, full: int) -> float:
-    """Return the operations of one token, on average over the lengths of the training."""
-    begins = [0, *(min(entry.tokens, recipe.train_tokens) for entry in recipe.length_warmup)]
-    lengths = [*(entry.sequence_length for entry in recipe.length_warmup), full]
-    parts = zip(begins, [*begins[1:], recipe.train_tokens], lengths, strict=True)
-    return sum(
-        (end - begin) * flops_per_token(recipe.model, vocab_size=vocab_size, sequence_length=length)
-        for begin, end, length in parts
-    ) / recipe.train_tokens  # fmt: skip
 
 
 def _build(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -176,10 +147,10 @@ def _require_tree(recipe: PretrainRecipe, processes: int) -> None:
 def _corpus(run: Run, reference: str) -> Path:
     """Return the folder with train/, held_out/ and tokenizer/ of a corpus run, or of a plain folder."""
     found = run.reference(reference)
-    for folder in (Path(found) / "corpus", Path(found)):
-        if (folder / "train").is_dir():
-            return folder
-    raise RunError("is not a corpus: it has no token shards", where=str(found), fix="name a corpus run")
+    folder = references.corpus_folder(Path(found))
+    if folder is None:
+        raise RunError("is not a corpus: it has no token shards", where=str(found), fix="name a corpus run")
+    return folder
 
 
 def _untrained(run: Run) -> float:
@@ -189,7 +160,7 @@ def _untrained(run: Run) -> float:
 
 
 def _finish(job: Job) -> None:
-    """Measure the model and its untrained twin on all held-out documents; write both results."""
+    """Measure the model on all held-out documents; write the numbers and the model."""
     recipe, run, model = job.recipe, job.run, sharding.whole_model(job.model)
     nats, bits, over = job.held_out.measure(model, seed=recipe.seed)
     if run.is_main:

@@ -198,7 +198,7 @@ class PretrainRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def lengths_rise(self) -> PretrainRecipe:
-        full = self.sequence_length or self.model.n_positions
+        full = self.row_tokens()
         before = (0, 0)
         for entry in self.length_warmup:
             if full % entry.sequence_length or entry.sequence_length == full:
@@ -239,7 +239,7 @@ class PretrainRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def whole_rows(self) -> PretrainRecipe:
-        length = self.sequence_length or self.model.n_positions
+        length = self.row_tokens()
         if length > self.model.n_positions:
             raise ValueError(f"sequence_length {length} is more than n_positions {self.model.n_positions}")
         for name in ("batch_tokens", "micro_batch_tokens"):

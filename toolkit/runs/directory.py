@@ -158,19 +158,9 @@ def changed_settings(loaded: Any, *, runs_dir: Path) -> list[str]:
     path = references.below(loaded.name, runs_dir)
     if not lock.is_run(path) or not has_work(path):
         return []
-    return manifest.settings_differences(_inputs_of(path)["settings"], manifest.settings(loaded.recipe))
-
-
-def _inputs_of(path: Path) -> dict[str, Any]:
-    content = files.read_json(path / lock.MANIFEST)
-    inputs = content.get("inputs")
-    if not isinstance(inputs, dict) or not {"settings", "parents", "data"} <= inputs.keys():
-        raise RunError(
-            "the manifest does not say what went in",
-            where=str(path / lock.MANIFEST),
-            fix="start over with --fresh",
-        )
-    return inputs
+    return manifest.settings_differences(
+        manifest.read(path)["inputs"]["settings"], manifest.settings(loaded.recipe)
+    )
 
 
 def examine(
@@ -200,7 +190,7 @@ def examine(
         raise RunError("the recipe refers to its own run", where=str(path), fix="name another run")
     if fresh or not lock.is_run(path):
         return State(path, "new", given, parents)
-    changed = manifest.differences(_inputs_of(path), given)
+    changed = manifest.differences(manifest.read(path)["inputs"], given)
     if changed and not has_work(path):
         return State(path, "new", given, parents)  # it failed before its first checkpoint: nothing is lost
     if changed:
@@ -365,12 +355,21 @@ def _say_what_changed(path: Path, content: dict[str, Any], recipe: StageRecipe) 
         content["resumed"].append(now)
 
 
+def keeps_threads(content: dict[str, Any]) -> bool:
+    """Say whether a run that goes on gets the threads that it began with.
+
+    With another number of processes the bits differ anyway: then the cores are shared anew.
+    """
+    before = content["facts"].get("threads", 0)
+    return content["world_size"] == facts.world_size() and 0 < before <= facts.cores()
+
+
 def _threads_change(content: dict[str, Any], recipe: StageRecipe) -> list[str]:
-    """Return a line where the threads of each process cannot stay as they were (see execute._work)."""
-    before = content["facts"].get("threads")
-    same = content["world_size"] == facts.world_size() and (before or 0) <= facts.cores()
-    now = recipe.threads or max(1, facts.cores() // facts.local_world_size())
-    return [f"threads: {before} -> {now}"] if before and before != now and not same else []
+    """Return a line where the threads of each process cannot stay as they were."""
+    before, now = content["facts"].get("threads"), facts.default_threads(recipe.threads)
+    if not before or before == now or keeps_threads(content):
+        return []
+    return [f"threads: {before} -> {now}"]
 
 
 def where_from(path: Path) -> str:

@@ -34,7 +34,7 @@ def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
 
 def default_threads(recipe: StageRecipe) -> int:
     """Return `threads` of the recipe, or the cores divided by the processes on this machine."""
-    return recipe.threads or max(1, machine.cores() // machine.local_world_size())
+    return machine.default_threads(recipe.threads)
 
 
 def device(setting: str = "auto") -> torch.device:

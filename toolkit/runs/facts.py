@@ -111,6 +111,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads(setting: int | None) -> int:
+    """Return a recipe's `threads`, or the cores divided by the processes on this machine."""
+    return setting or max(1, cores() // local_world_size())
+
+
 def collect() -> dict[str, Any]:
     """Return versions, python, code, hardware and world size; accelerators are added when torch is loaded."""
     return {

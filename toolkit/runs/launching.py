@@ -48,12 +48,8 @@ class Waiting:
 
     def __init__(self, loaded: LoadedRecipe, options: Options):
         reading, self._writing = os.pipe()
-        environment = {**os.environ, PARENT: str(os.getpid()), WAIT: str(reading)}
-        command = [sys.executable, *PROGRAM, *arguments(loaded, options)]
         self.loaded = loaded
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=sys.__stderr__, pass_fds=(reading,)
-        )  # fmt: skip
+        self.process = _child(loaded, options, pass_fds=(reading,), **{WAIT: str(reading)})
         os.close(reading)
 
     def begin(self) -> subprocess.Popen:
@@ -66,7 +62,8 @@ class Waiting:
         return self.process
 
     def leave(self) -> None:
-        """End it unused; nothing was written."""
+        """End it unused, also while it still loads; nothing was written."""
+        self.process.terminate()
         os.close(self._writing)
         self.process.wait()
 
@@ -120,29 +117,41 @@ def start(loaded: LoadedRecipe, options: Options, waiting: Waiting | None = None
     """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
     if waiting is not None:
         return _wait(waiting.begin(), launched=False)
-    command = [*PROGRAM, *arguments(loaded, options)]
-    environment = dict(os.environ)
-    launched = options.launch is not None and loaded.recipe.stage not in ONE_PROCESS
-    if launched:
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
-        command = [*launcher, *command]
-    else:
-        environment[PARENT] = str(os.getpid())
     sys.stdout.flush()
+    if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
+        return _launch(loaded, options)
+    return _wait(_child(loaded, options), launched=False)
+
+
+def _child(
+    loaded: LoadedRecipe, options: Options, *, pass_fds: tuple[int, ...] = (), **variables: str
+) -> subprocess.Popen:
+    """Start a stage that lives no longer than this process. stdout stays free for the one JSON object."""
+    return subprocess.Popen(
+        [sys.executable, *PROGRAM, *arguments(loaded, options)],
+        env={**os.environ, PARENT: str(os.getpid()), **variables},
+        stdout=sys.__stderr__,
+        pass_fds=pass_fds,
+    )
+
+
+def _launch(loaded: LoadedRecipe, options: Options) -> int:
+    """Start a stage with accelerate launch.
+
+    A terminal's Ctrl-C must not reach a launcher, which ends at once with a traceback: it goes to its
+    processes from here.
+    """
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "status"
-        if launched:
-            environment[processes.STATUS] = str(told)
-        # stdout stays free for the one JSON object. A terminal's Ctrl-C must not reach a launcher, which
-        # ends at once with a traceback: it goes to its processes from here.
         child = subprocess.Popen(
-            [sys.executable, *command],
-            env=environment,
+            [sys.executable, *launcher, *PROGRAM, *arguments(loaded, options)],
+            env={**os.environ, processes.STATUS: str(told)},
             stdout=sys.__stderr__,
-            preexec_fn=processes.die_with_parent if launched else None,
-            process_group=0 if launched else None,
+            preexec_fn=processes.die_with_parent,
+            process_group=0,
         )
-        status = _wait(child, launched=launched)
+        status = _wait(child, launched=True)
         return int(told.read_text()) if told.exists() and status != INTERRUPTED else status
 
 

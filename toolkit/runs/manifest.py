@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.recipe.errors import RunError
 from toolkit.recipe.schema import StageRecipe
 from toolkit.runs import facts, files, lock, references
 
@@ -44,6 +45,23 @@ def inputs(
         else:
             parents[key] = {"kind": "folder", "path": place, "digest": lock.folder_digest(found)}
     return {"settings": settings(recipe), "parents": parents, "data": dict(data or {})}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the manifest of the run at `path`.
+
+    Raises:
+        RunError: it was made before manifests said what went in.
+    """
+    content = files.read_json(path / lock.MANIFEST)
+    found = content.get("inputs")
+    if not isinstance(found, dict) or not {"settings", "parents", "data"} <= found.keys():
+        raise RunError(
+            "the manifest does not say what went in",
+            where=str(path / lock.MANIFEST),
+            fix="start over with --fresh",
+        )
+    return content
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:

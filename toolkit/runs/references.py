@@ -117,3 +117,8 @@ def named_model(name: str) -> tuple[str, str | None]:
     if folder.is_dir() and not lock.is_run(folder):
         return name, None
     return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))
+
+
+def corpus_folder(place: Path) -> Path | None:
+    """Return the folder with train/ and tokenizer/ of a corpus run, or a plain folder that has them."""
+    return next((one for one in (place / "corpus", place) if (one / "train").is_dir()), None)

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from toolkit.recipe.errors import RunError
 from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import StageRecipe
-from toolkit.runs import facts, files, lock, manifest, references
+from toolkit.runs import facts, lock, manifest, references
 from toolkit.runs.directory import Run
 from toolkit.stages import STAGES
 
@@ -35,11 +35,7 @@ def content(path: Path) -> dict[str, Any]:
         raise RunError("there is no such run", where=str(path), fix="name a run directory, such as runs/tiny")
     if not lock.is_run(path):
         raise RunError("is not a run directory", where=str(path), fix="name a run that this toolkit made")
-    found = files.read_json(path / lock.MANIFEST)
-    inputs = found.get("inputs")
-    if not isinstance(inputs, dict) or not {"settings", "parents", "data"} <= inputs.keys():
-        raise RunError("the manifest does not say what went in", where=str(path / lock.MANIFEST))
-    return found
+    return manifest.read(path)
 
 
 def require_parents(path: Path) -> None:

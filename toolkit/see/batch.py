@@ -19,7 +19,7 @@ from toolkit.data import order
 from toolkit.data.tokens import INDEX, TokenShards
 from toolkit.recipe.errors import RunError, UsageError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import files, lock, metrics, twin
+from toolkit.runs import files, lock, metrics, references, twin
 from toolkit.see.text import harmless
 
 WORDS_CHARACTERS = 60
@@ -104,7 +104,7 @@ def corpus_of(path: Path) -> Path:
     twin.require_parents(path)
     parent = twin.content(path)["inputs"]["parents"]["tokens"]
     place = Path(os.path.normpath(path.resolve() / parent["path"]))
-    folder = next((one for one in (place / "corpus", place) if (one / "train").is_dir()), None)
+    folder = references.corpus_folder(place)
     if folder is None:
         raise RunError("is not a corpus: it has no token shards", where=str(place))
     name = (folder / "train" / INDEX).relative_to(place).as_posix()

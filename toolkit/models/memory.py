@@ -13,10 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.models.shape import num_parameters, padded_vocabulary
+from toolkit.models.shape import (
+    LONGEST_PLAIN,
+    head_block,
+    num_parameters,
+    padded_vocabulary,
+    scored_at_once,
+)
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import ModelSettings, PretrainRecipe, StageRecipe
-from toolkit.runs import facts, files
+from toolkit.runs import facts, files, references
 
 if TYPE_CHECKING:
     from toolkit.runs.directory import Run
@@ -27,10 +33,6 @@ SLACK = 1.18
 """The allocator's share on top: measured peaks on a CPU were 1.07 to 1.32 times the sum of the tensors."""
 SURE, SURE_ON_GPU = 0.7, 0.9
 """Shares of what was there that a suggestion may need: 1.4 GiB by the estimate once did not fit into 1.6."""
-LONGEST_PLAIN = 512
-"""As objective.LONGEST_PLAIN: up to here attention keeps its squares in bf16 on a CPU."""
-WHOLE_LOGITS, LOGIT_BLOCK = 2**27, 2**25
-"""As head.WHOLE_UP_TO and head.BLOCK_NUMBERS, and scoring.LOGITS_AT_ONCE."""
 EVALUATION_TOKENS = 8192
 """Of one forward pass in toolkit.scoring."""
 
@@ -61,7 +63,7 @@ class Memory:
     snapshot: int
     """The copy from which a checkpoint is written while training goes on; a GPU's is on its host."""
     evaluation: int
-    """Scoring of held-out text, with an untrained model beside it at the end."""
+    """Scoring of held-out text."""
     accumulating: bool
     """Gradients of the micro batches before are there while one is computed."""
 
@@ -100,7 +102,7 @@ def estimate(
     layer = tokens * _layer_bytes(recipe, bf16=bf16, on_gpu=on_gpu)
     copies = 2 * (blocks + rows * width) * bf16
     saves = (4 * parameters + optimizer) * (recipe.speed.background_saves and not on_gpu)
-    scored = min(LOGIT_BLOCK, EVALUATION_TOKENS * rows)
+    scored = min(EVALUATION_TOKENS, scored_at_once(rows, on_cpu=not on_gpu)) * rows
     return Memory(
         libraries=LIBRARIES,
         weights=4 * parameters // share,
@@ -111,21 +113,18 @@ def estimate(
         # updates of all matrices, the largest shape stacked, and four stacks in the iteration
         update=width * width * layers * (80 if bf16 else 92) // share if muon else 0,
         snapshot=saves // share,
-        # logits and the temporary of their logsumexp, and before them in bf16
-        evaluation=(10 if bf16 else 8) * scored + EVALUATION_TOKENS * 12 * width * 4 + 4 * parameters,
+        # logits and their log softmax, and before them in bf16; spread weights are measured on a whole copy
+        evaluation=(10 if bf16 else 8) * scored
+        + EVALUATION_TOKENS * 12 * width * 4
+        + 4 * parameters * (share > 1),
         accumulating=parts > 1,
     )
 
 
 def micro_batch(recipe: PretrainRecipe, *, processes: int = 1) -> int:
     """Return the tokens of one forward pass on one process."""
-    share = max(recipe.batch_tokens // processes, row_tokens(recipe))
+    share = max(recipe.batch_tokens // processes, recipe.row_tokens())
     return min(recipe.micro_batch_tokens or share, share)
-
-
-def row_tokens(recipe: PretrainRecipe) -> int:
-    """Return the tokens of one full row."""
-    return recipe.sequence_length or recipe.model.n_positions
 
 
 def _parts(recipe: PretrainRecipe, tokens: int, processes: int) -> int:
@@ -138,7 +137,7 @@ def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
     In units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
     attention, 4 before and 4 after the activation.
     """
-    model, size, length = recipe.model, 2 if bf16 else 4, row_tokens(recipe)
+    model, size, length = recipe.model, 2 if bf16 else 4, recipe.row_tokens()
     units = 14 + {"gelu_new": 12, "relu": -4}.get(model.activation, 0)
     total = (8 + units * size) * model.n_embd
     plain = bf16 and not on_gpu and length <= LONGEST_PLAIN
@@ -155,9 +154,7 @@ def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
 
 def _logits(recipe: PretrainRecipe, tokens: int, rows: int, *, width: int, bf16: bool) -> int:
     """Return the bytes of softmax, its gradient and that of the logits: 12 a number."""
-    block = recipe.speed.head_block_tokens
-    if block == "auto":
-        block = 0 if tokens * rows <= WHOLE_LOGITS else max(1, LOGIT_BLOCK // rows)
+    block = head_block(recipe.speed.head_block_tokens, positions=tokens, vocabulary=rows)
     if block == 0 or block >= tokens:
         return 12 * tokens * rows
     # blocks give the gradients of the hidden states and of the head at once
@@ -177,7 +174,7 @@ def fitting_micro_batch(
 
     It divides the process's share of the batch; with `exact` into a power of two of parts.
     """
-    length = row_tokens(recipe)
+    length = recipe.row_tokens()
     share = max(1, recipe.batch_tokens // processes // length)
     for count in range(share, 0, -1):
         parts, rest = divmod(share, count)
@@ -302,16 +299,16 @@ def _fix(recipe: PretrainRecipe, there: int, tokens: int, found: dict) -> str:
     if smaller is None:
         return "not even one row of the smallest such model fits: shorten sequence_length or free memory"
     return (
-        f"not even one row of {row_tokens(recipe)} tokens fits; a smaller model would: model.n_layer="
+        f"not even one row of {recipe.row_tokens()} tokens fits; a smaller model would: model.n_layer="
         f"{smaller.n_layer} model.n_head={smaller.n_head} model.n_embd={smaller.n_embd}, with --fresh"
     )
 
 
 def vocabulary(run: Run, recipe: PretrainRecipe) -> int:
     """Return the entries of the tokenizer with which the corpus was made, from its index."""
-    found = Path(run.reference(recipe.tokens))
-    folders = [folder for folder in (found / "corpus", found) if (folder / "train").is_dir()]
-    return files.read_json(folders[0] / "train" / "index.json")["vocab_size"]
+    folder = references.corpus_folder(Path(run.reference(recipe.tokens)))
+    assert folder is not None, "a training that ran out of memory has read its corpus"
+    return files.read_json(folder / "train" / "index.json")["vocab_size"]
 
 
 def _gib(number: int) -> str:

@@ -1,4 +1,4 @@
-"""The estimate of memory against what processes really take, and a run that has too little of it."""
+"""The estimate of memory against what processes really take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.pretrain.conftest import write_recipe
-from toolkit import scoring
-from toolkit.pretrain import head, memory, objective
+from toolkit.models import memory
 from toolkit.recipe.schema import PretrainRecipe, SftRecipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,8 +28,10 @@ def recipe(layers=2, width=256, **settings):
 GROWTH = """
 import json, resource, sys
 import numpy as np, torch
+from toolkit.models import memory
 from toolkit.models.gpt2 import build
-from toolkit.pretrain import head, memory, objective, optimizer
+from toolkit.models.shape import head_block
+from toolkit.pretrain import objective, optimizer
 from toolkit.recipe.schema import PretrainRecipe
 from toolkit.scoring import score_documents
 question = json.loads(sys.argv[1])
@@ -39,8 +39,8 @@ recipe, size, bf16 = PretrainRecipe(**question["recipe"]), question["vocab_size"
 torch.set_num_threads(1)
 before = memory._status("VmRSS")
 model = build(recipe.model, vocab_size=size, seed=0, end_id=0)
-tokens, length = memory.micro_batch(recipe), memory.row_tokens(recipe)
-block = head.block_of("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
+tokens, length = memory.micro_batch(recipe), recipe.row_tokens()
+block = head_block("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
 loss = objective.TrainingLoss(model, bf16=bf16, head_block=block)
 optimizers = optimizer.build(model, recipe.optimizer, bf16=bf16)
 with objective.attention_for_training(model):
@@ -72,12 +72,6 @@ def test_the_estimate_is_near_the_measured_growth(settings, vocab_size, bf16):
     measured = int(done.stdout)
     print(f"measured {measured / 2**20:.0f} MiB, estimated {(need.peak - need.libraries) / 2**20:.0f} MiB")
     assert need.peak - need.libraries == pytest.approx(measured, rel=TOLERANCE)
-
-
-def test_thresholds_are_those_of_the_training():
-    assert memory.LONGEST_PLAIN == objective.LONGEST_PLAIN
-    assert (memory.WHOLE_LOGITS, memory.LOGIT_BLOCK) == (head.WHOLE_UP_TO, head.BLOCK_NUMBERS)
-    assert memory.LOGIT_BLOCK == scoring.LOGITS_AT_ONCE
 
 
 def test_state_by_optimizer():
@@ -128,44 +122,6 @@ def test_a_smaller_model_where_no_row_fits():
     assert memory.fitting_micro_batch(large, most, **FOUND) is None
     assert memory.fitting_model(large, most, **FOUND).n_layer == 3
     assert memory.fitting_model(large, 2**20, **FOUND) is None
-
-
-# A run that has too little
-
-RUN = """
-import resource, sys
-import accelerate, toolkit.pretrain.stage
-from toolkit import cli
-from toolkit.pretrain import memory
-resource.setrlimit(resource.RLIMIT_AS, (memory._status("VmSize") + int(sys.argv[1]),) * 2)
-sys.exit(cli.main(sys.argv[2:]))
-"""
-
-
-def run(place, *words, megabytes):
-    command = [sys.executable, "-c", RUN, str(megabytes * 2**20), "run", *words]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-
-
-@linux
-@pytest.mark.timeout(600)
-def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
-    """An allocation that really fails: the address space is limited."""
-    model = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 128}
-    write_recipe(tmp_path, corpus, model=model, batch_tokens=2**17, train_tokens=2**17)
-    failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1000)
-    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
-    told = re.search(
-        r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were there for this process; by the "
-        r"estimate the recipe needs ([\d.]+) GiB with 131,072 tokens in a forward pass", failed.stderr,
-    )  # fmt: skip
-    assert told, failed.stderr
-    assert 0.9 < float(told[1]) < 1.6 < float(told[2])
-    fits = re.search(r"by the estimate (micro_batch_tokens=(\d+)) fits", failed.stderr)
-    assert fits and 2**17 % int(fits[2]) == 0
-    again = run(tmp_path, "recipes/t/first.yaml", fits[1], "--fresh", megabytes=1000)
-    assert again.returncode == 0, again.stderr
 
 
 def test_what_counts_as_a_shortage():

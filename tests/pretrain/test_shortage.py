@@ -1,0 +1,50 @@
+"""A run that has too little memory says what would fit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pretrain.conftest import write_recipe
+
+ROOT = Path(__file__).parent.parent.parent
+linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+
+RUN = """
+import resource, sys
+import accelerate, toolkit.pretrain.stage
+from toolkit import cli
+from toolkit.models import memory
+resource.setrlimit(resource.RLIMIT_AS, (memory._status("VmSize") + int(sys.argv[1]),) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def run(place, *words, megabytes):
+    command = [sys.executable, "-c", RUN, str(megabytes * 2**20), "run", *words]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+
+
+@linux
+@pytest.mark.timeout(600)
+def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
+    """An allocation that really fails: the address space is limited."""
+    model = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 128}
+    write_recipe(tmp_path, corpus, model=model, batch_tokens=2**17, train_tokens=2**17)
+    failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1000)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
+    told = re.search(
+        r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were there for this process; by the "
+        r"estimate the recipe needs ([\d.]+) GiB with 131,072 tokens in a forward pass", failed.stderr,
+    )  # fmt: skip
+    assert told, failed.stderr
+    assert 0.9 < float(told[1]) < 1.6 < float(told[2])
+    fits = re.search(r"by the estimate (micro_batch_tokens=(\d+)) fits", failed.stderr)
+    assert fits and 2**17 % int(fits[2]) == 0
+    again = run(tmp_path, "recipes/t/first.yaml", fits[1], "--fresh", megabytes=1000)
+    assert again.returncode == 0, again.stderr
