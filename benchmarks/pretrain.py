@@ -115,14 +115,13 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
     shape = arms.Shape(**SHAPES[args.shape], precision=precision, device=device, threads=args.threads)
     shape = replace(shape, rows=args.rows or shape.rows)
     compiled = args.compile == "yes" or (args.compile == "auto" and (device == "cuda" or precision == "bf16"))
-    levers = arms.Levers(compile=compiled, transposed_weights=device == "cpu" and precision == "bf16")
+    on_cpu = device == "cpu"
+    levers = arms.Levers(compile=compiled, logistic_gelu=compiled and on_cpu, keep_memory=on_cpu)
     named = {"ours": levers}
     named |= {f"ours without {name}": change for name, change in arms.without(levers).items()}
     if args.curves:
         shape32 = replace(shape, precision="fp32")
-        plain = arms.Levers(
-            causal_attention=False, fused=False, activation="gelu_new", vocabulary_multiple=64
-        )
+        plain = arms.Levers(causal_attention=False, fused=False, activation="gelu_new", keep_memory=False)
         found = [Arm("ours", arms.order_for("ours", shape, levers, None)),
                  Arm("plain fp32", arms.order_for("ours", shape32, plain, None))]  # fmt: skip
         return found, facts(shape)

@@ -7,12 +7,13 @@ Legend: rows = sequences of a batch, length = tokens of a row.
 
 from __future__ import annotations
 
+import atexit
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from toolkit.models.gpt2 import build
 from toolkit.models.shape import head_block
 from toolkit.pretrain import optimizer
-from toolkit.pretrain.objective import TrainingLoss, attention_for_training, keep_transposed
+from toolkit.pretrain.objective import TrainingLoss, forms_for_training
 from toolkit.recipe.pretraining import ModelSettings, OptimizerSettings
+from toolkit.runs import allocator
 
 LEARNING_RATE = 1e-3
 
@@ -61,7 +63,8 @@ class Levers:
     causal_attention: bool = True
     loss_in_module: bool = True
     head_block_tokens: int | str = "auto"
-    transposed_weights: bool = False
+    logistic_gelu: bool = False
+    keep_memory: bool = True
     fused: bool = True
     vocabulary_multiple: int = 64
     activation: str = "gelu_pytorch_tanh"
@@ -83,11 +86,10 @@ def tokens(shape: Shape, step: int) -> Tensor:
 
 def ours(shape: Shape, levers: Levers) -> Step:
     """Our loop's step: the toolkit's own model, loss and optimizers, with the levers as given."""
+    allocator.configure(keep=levers.keep_memory)
     bf16 = shape.precision == "bf16"
     settings = shape.model(activation=levers.activation, vocabulary_multiple=levers.vocabulary_multiple)
     model = build(settings, vocab_size=shape.vocab_size, seed=0, end_id=0).to(shape.device)
-    if levers.transposed_weights:
-        keep_transposed(model)
     rows = model.lm_head.weight.shape[0]
     block = head_block(levers.head_block_tokens, positions=shape.tokens, vocabulary=rows)
     loss_of = TrainingLoss(model, bf16=bf16, head_block=block)
@@ -99,8 +101,11 @@ def ours(shape: Shape, levers: Levers) -> Step:
     )  # fmt: skip
     optimizers = optimizer.build(model, rules, bf16=bf16)
     model.train()
-    block_of_attention = attention_for_training(model, causal=levers.causal_attention)
-    block_of_attention.__enter__()  # for the life of this process
+    forms = ExitStack()
+    forms.enter_context(
+        forms_for_training(model, causal=levers.causal_attention, logistic=levers.logistic_gelu)
+    )
+    atexit.register(forms.close)  # holds them meanwhile: let go, a generator's block ends at once
 
     def step(rows: Tensor) -> Tensor:
         loss = loss_of(rows)
@@ -264,8 +269,10 @@ def without(levers: Levers) -> dict[str, Levers]:
     off["fused optimizer"] = replace(levers, fused=False)
     off["gelu_pytorch_tanh"] = replace(levers, activation="gelu_new")
     off["vocabulary padding"] = replace(levers, vocabulary_multiple=1)
-    if levers.transposed_weights:
-        off["transposed_weights"] = replace(levers, transposed_weights=False)
+    if levers.logistic_gelu:
+        off["logistic_gelu"] = replace(levers, logistic_gelu=False)
+    if levers.keep_memory:
+        off["keep_memory"] = replace(levers, keep_memory=False)
     off["whole head (blocks of 512)"] = replace(levers, head_block_tokens=512)
     off["AdamW (Muon)"] = replace(levers, optimizer="muon")
     return off

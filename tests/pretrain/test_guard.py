@@ -174,7 +174,7 @@ def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch,
             job.recipe = job.recipe.model_copy(update={"seed": seed})
         rows = torch.from_numpy(order.read_rows(job.shards, kept["row_starts"], kept["row_tokens"]))
         job.model.train()
-        with loop.attention_for_training(job.model):
+        with job.forms():
             outcome = take(job, SPIKE, rows, Guard(job.recipe.guard, position.guard))
     same = repr(float(outcome.loss)) == kept["loss"] and repr(float(outcome.norm)) == kept["gradient_norm"]
     assert same is (seed == 0)

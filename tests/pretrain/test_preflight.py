@@ -27,10 +27,9 @@ def look(tiny_model):
         model = copy.deepcopy(tiny_model)
         end = model.config.eos_token_id
         loss = TrainingLoss(model, bf16=settings.pop("bf16", False), end_id=end if apart else None)
-        preflight.check(
-            loss, recipe(separate_documents=apart, **settings), vocab_size=261, compiled=compiled,
-            where="t/first", say=True,
-        )  # fmt: skip
+        read = recipe(separate_documents=apart, **settings)
+        forms = objective.forms_of(read, model, compiled=compiled)
+        preflight.check(loss, read, forms, vocab_size=261, compiled=compiled, where="t/first", say=True)
         return model
 
     return check

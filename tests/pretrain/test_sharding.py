@@ -241,7 +241,6 @@ def test_configurations_that_are_refused(tmp_path, change, words):
         ({"ACCELERATE_USE_FSDP": "true"}, {}, "FSDP1"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"shard_weights": False}, "shard_weights"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"exact": True}, "exact keeps all weights"),
-        ({}, {"shard_weights": True, "speed": {"transposed_weights": True}}, "usual order"),
     ],
 )
 def test_launches_that_are_refused(tmp_path, corpus, monkeypatch, variables, settings, words):

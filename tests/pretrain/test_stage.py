@@ -14,7 +14,7 @@ from tests.pretrain.conftest import write_part
 from toolkit.data.order import Order, batch
 from toolkit.data.tokens import TokenShards
 from toolkit.models.load import load_causal_lm
-from toolkit.pretrain import loop
+from toolkit.pretrain import loop, stage
 from toolkit.pretrain.feed import Feed
 from toolkit.pretrain.objective import TrainingLoss
 from toolkit.recipe import reader
@@ -29,6 +29,14 @@ def digest(run, name="model/model.safetensors"):
 
 def rows_with(run, key):
     return [row for row in metrics.read(run / "metrics.jsonl") if key in row]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_as_the_recipe_says(pretrain, monkeypatch, keep):
+    asked = []
+    monkeypatch.setattr(stage.allocator, "configure", lambda *, keep: asked.append(keep))
+    pretrain(train_tokens=256, speed={"keep_memory": keep})
+    assert asked == [keep]
 
 
 def test_learns_and_measures(pretrain, corpus):

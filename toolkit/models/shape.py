@@ -7,6 +7,8 @@ from toolkit.recipe.schema import ModelSettings, PretrainRecipe
 LONGEST_PLAIN = 512
 """Up to here attention in bf16 on a CPU is plain products; longer rows use the flash kernel everywhere: the
 squares of scores would take too much memory."""
+SHORTEST_HALVED = 128
+"""From here the halves of a row attend one after the other where attention is plain products."""
 WHOLE_LOGITS = 2**27
 """Numbers of logits up to which a head trains on all of them at once: half a GB in fp32, with its gradient
 one."""

@@ -15,6 +15,7 @@ from toolkit.data.order import Order
 from toolkit.data.tokens import TokenShards
 from toolkit.pretrain.feed import Feed
 from toolkit.pretrain.held_out import HeldOut
+from toolkit.pretrain.objective import Forms
 from toolkit.pretrain.speed import Peak, Stopwatch
 from toolkit.recipe.schema import PretrainRecipe
 from toolkit.runs.directory import Run
@@ -34,6 +35,8 @@ class Job:
     model: PreTrainedModel
     """The bare model; `loss` is the same one wrapped for training."""
     loss: nn.Module
+    forms: Forms
+    """Opens the forms in which the training computes."""
     optimizers: list[Optimizer]
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards

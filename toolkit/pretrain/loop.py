@@ -18,7 +18,6 @@ from toolkit.pretrain import incident, journal, sharding, state
 from toolkit.pretrain.guard import Guard, Trigger, no_number
 from toolkit.pretrain.job import Job, synchronise
 from toolkit.pretrain.journal import Journal
-from toolkit.pretrain.objective import attention_for_training
 from toolkit.pretrain.saving import Saver
 from toolkit.pretrain.speed import Stopwatch
 from toolkit.pretrain.step import Outcome, take
@@ -55,11 +54,7 @@ def train(job: Job) -> None:
     """
     training = _begin(job)
     try:
-        causal = job.recipe.speed.causal_attention
-        with (
-            Progress(job.run.name, job.steps) as progress,
-            attention_for_training(job.model, causal=causal) as plain,
-        ):
+        with Progress(job.run.name, job.steps) as progress, job.forms() as plain:
             _run(training, progress, plain)
         training.saver.wait()
     except BaseException:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from toolkit.models.shape import LONGEST_PLAIN, head_block
+from toolkit.models.shape import LONGEST_PLAIN, SHORTEST_HALVED, head_block
 from toolkit.pretrain import head
-from toolkit.pretrain.optimizer import is_block_matrix
 from toolkit.recipe.schema import PretrainRecipe
 
 CAUSAL_ATTENTION = "toolkit_causal"
@@ -42,12 +42,9 @@ def causal_attention(
     """
     length = query.shape[2]
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= LONGEST_PLAIN:
-        future = torch.full((length, length), -math.inf, dtype=query.dtype).triu(1)
-        scores = (query * settings["scaling"]) @ key.transpose(2, 3) + future  # (rows, heads, length, length)
-        if same_document is not None:
-            scores = scores.masked_fill(~same_document, -math.inf)
-        shares = functional.dropout(scores.softmax(-1), settings.get("dropout", 0.0)).to(value.dtype)
-        return (shares @ value).transpose(1, 2), None
+        return _plain(
+            query * settings["scaling"], key, value, same_document, settings.get("dropout", 0.0)
+        ), None
     mask = None if same_document is None else same_document.tril()
     attended = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None,
@@ -56,38 +53,87 @@ def causal_attention(
     return attended.transpose(1, 2), None
 
 
+def _plain(query: Tensor, key: Tensor, value: Tensor, same_document: Tensor | None, dropout: float) -> Tensor:
+    """Return causal attention, (rows, length, heads, width of a head), by products of matrices.
+
+    The first half of a long row never looks at the second: a quarter of the work less, 1.2 % of a step.
+    """
+    length = query.shape[2]
+    half = length // 2 if length >= SHORTEST_HALVED and length % 2 == 0 else 0
+    attended = []
+    for start, end in ((0, half), (half, length)) if half else ((0, length),):
+        future = torch.full((end - start, end), -math.inf, dtype=query.dtype).triu(1 + start)
+        scores = query[:, :, start:end] @ key[:, :, :end].transpose(2, 3) + future
+        if same_document is not None:
+            scores = scores.masked_fill(~same_document[:, :, start:end, :end], -math.inf)
+        shares = functional.dropout(scores.softmax(-1), dropout).to(value.dtype)
+        attended.append(shares @ value[:, :, :end])
+    return torch.cat(attended, dim=2).transpose(1, 2)
+
+
 AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
 
 
+class LogisticGelu(nn.Module):
+    """`gelu_pytorch_tanh` by 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u)), exact but for rounding.
+
+    The vectorised exp of a CPU is faster than its tanh, if a compiler fuses the rest.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the activation of values of any shape; u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+        double = 2 * math.sqrt(2 / math.pi)
+        return values * torch.sigmoid(values * (double + double * 0.044715 * values * values))
+
+
 @contextmanager
-def attention_for_training(
-    model: PreTrainedModel, *, causal: bool = True
+def forms_for_training(
+    model: PreTrainedModel, *, causal: bool = True, logistic: bool = False
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Attend without a mask inside the block; yields a block in which attention is as it was before.
+    """Compute in the forms that training is fast with; yields a block in which all is as it was before.
 
     Sampling needs the usual attention, and no configuration that is saved may name ours.
 
     Args:
-        causal: False leaves the model's own attention, to measure what this is worth.
+        causal: attend without a mask; False leaves the model's own attention.
+        logistic: compute `gelu_pytorch_tanh` by `LogisticGelu`.
     """
     before = model.config._attn_implementation
-    if not causal:
-        yield nullcontext
-        return
+    layers = [block.mlp for block in model.base_model.h]
+    usual, fast = [layer.act for layer in layers], LogisticGelu()
+
+    def turn(on: bool) -> None:
+        if causal:
+            model.set_attn_implementation(CAUSAL_ATTENTION if on else before)
+        for layer, own in zip(layers, usual, strict=True):
+            layer.act = fast if on and logistic else own
 
     @contextmanager
     def as_before() -> Iterator[None]:
-        model.set_attn_implementation(before)
+        turn(False)
         try:
             yield
         finally:
-            model.set_attn_implementation(CAUSAL_ATTENTION)
+            turn(True)
 
-    model.set_attn_implementation(CAUSAL_ATTENTION)
+    turn(True)
     try:
         yield as_before
     finally:
-        model.set_attn_implementation(before)
+        turn(False)
+
+
+Forms = Callable[[], AbstractContextManager[Callable[[], AbstractContextManager[None]]]]
+"""Opens `forms_for_training` of one training."""
+
+
+def forms_of(recipe: PretrainRecipe, model: PreTrainedModel, *, compiled: bool) -> Forms:
+    """Return what opens the forms in which a recipe trains this model, which must lie on its device."""
+    setting = recipe.speed.logistic_gelu
+    if setting == "auto":
+        on_cpu = model.device.type == "cpu"
+        setting = compiled and on_cpu and recipe.model.activation == "gelu_pytorch_tanh"
+    return partial(forms_for_training, model, causal=recipe.speed.causal_attention, logistic=setting)
 
 
 class TrainingLoss(nn.Module):
@@ -97,7 +143,7 @@ class TrainingLoss(nn.Module):
         model: a GPT-2.
         bf16: compute in bfloat16 by autocast; weights, softmax and loss stay in fp32.
         end_id: where given, documents are kept apart: each starts at position 0 with the end-of-text before
-            it, as it is scored, and sees nothing of its neighbours. Needs `attention_for_training`.
+            it, as it is scored, and sees nothing of its neighbours. Needs `forms_for_training`.
         head_block: positions whose logits exist at once (see `head.blockwise_loss`); 0: all.
     """
 
@@ -152,25 +198,6 @@ def loss_of(
 def compiles(recipe: PretrainRecipe, device: torch.device) -> bool:
     """Say whether a recipe is compiled here."""
     return device.type == "cuda" if recipe.compile == "auto" else recipe.compile
-
-
-def transposes(recipe: PretrainRecipe, device: torch.device, *, bf16: bool) -> bool:
-    """Say whether a recipe keeps its matrices transposed here (see `keep_transposed`)."""
-    setting = recipe.speed.transposed_weights
-    return (bf16 and device.type == "cpu") if setting == "auto" else setting
-
-
-@torch.no_grad()
-def keep_transposed(model: PreTrainedModel, transposed: bool = True) -> None:
-    """Lay the matrices of the blocks out in memory as nn.Linear's, or as usual; shapes and numbers stay.
-
-    GPT-2's `Conv1D` holds (inputs, outputs). oneDNN's bf16 product wants the inputs of one output side by
-    side.
-    """
-    for name, parameter in model.named_parameters():
-        if is_block_matrix(name, parameter):
-            data = parameter.data
-            parameter.data = data.t().contiguous().t() if transposed else data.contiguous()
 
 
 def documents_apart(inputs: Tensor, end_id: int) -> dict[str, Tensor]:

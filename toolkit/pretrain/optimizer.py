@@ -37,12 +37,12 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
     Matrices decay, norms and biases do not (Brown et al., 2020, as in nanoGPT).
     """
     named = list(model.named_parameters())
-    matrices = [(name, parameter) for name, parameter in named if is_block_matrix(name, parameter)]
+    matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
     muon = settings.name == "muon"
     rate = settings.learning_rate or ADAM_LEARNING_RATE
     if muon:
         rate = settings.adam_learning_rate or ADAM_LEARNING_RATE_WITH_MUON
-        named = [(name, parameter) for name, parameter in named if not is_block_matrix(name, parameter)]
+        named = [(name, parameter) for name, parameter in named if not _is_block_matrix(name, parameter)]
     groups = [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
@@ -61,7 +61,7 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
     return optimizers
 
 
-def is_block_matrix(name: str, parameter: Tensor) -> bool:
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
     """Say whether a parameter is a matrix inside a transformer block, which Muon takes."""
     return ".h." in name and parameter.ndim == 2
 
@@ -215,8 +215,3 @@ def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mappi
             for place, p in enumerate(parameters)
         }
         optimizer.load_state_dict(content)
-        for parameter in parameters:
-            for key, value in optimizer.state[parameter].items():
-                if value.shape == parameter.shape and value.stride() != parameter.stride():
-                    # the fused kernel walks both in memory's order: a weight that is kept transposed too
-                    optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from toolkit.pretrain.objective import LONGEST_PLAIN, TrainingLoss, attention_for_training
+from toolkit.pretrain.objective import LONGEST_PLAIN, Forms, TrainingLoss
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import ModelSettings, PretrainRecipe
 
@@ -43,13 +43,15 @@ def wanted(recipe: PretrainRecipe, *, compiled: bool) -> bool:
 
 
 def check(
-    loss: TrainingLoss, recipe: PretrainRecipe, *, vocab_size: int, compiled: bool, where: str, say: bool
-) -> None:
+    loss: TrainingLoss, recipe: PretrainRecipe, forms: Forms, *, vocab_size: int, compiled: bool, where: str,
+    say: bool,
+) -> None:  # fmt: skip
     """Look at the graph of the loss, at the attention kernel, and at what tokens can see.
 
     Called before the model is wrapped or spread over processes.
 
     Args:
+        forms: in which the training computes.
         vocab_size: ids below it are in the tokenizer.
         say: print what was seen.
 
@@ -61,7 +63,7 @@ def check(
     training = model.training
     model.eval()  # dropout would differ from look to look
     try:
-        with attention_for_training(model, causal=recipe.speed.causal_attention), torch.no_grad():
+        with forms(), torch.no_grad():
             problems = leaks(loss, rows)
             if compiled:
                 problems += slow_paths(loss, rows)

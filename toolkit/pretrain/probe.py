@@ -23,7 +23,7 @@ from toolkit.models.gpt2 import build
 from toolkit.pretrain import objective, optimizer
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import environment
+from toolkit.runs import allocator, environment
 from toolkit.scoring import score_documents
 
 LEAST, MOST = 3, 30
@@ -61,13 +61,14 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     """
     device = environment.device(recipe.device)
     environment.configure(recipe)
+    allocator.configure(keep=recipe.speed.keep_memory and device.type == "cpu")
     bf16 = environment.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
     model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
     length, wanted = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
     step = _Steps(recipe, model, bf16=bf16, micro_tokens=wanted, vocab_size=vocab_size)
     rows = largest // length
-    with objective.attention_for_training(model, causal=recipe.speed.causal_attention):
+    with objective.forms_of(recipe, model, compiled=step.compiled)():
         model.train()
         step(rows if step.compiled else 1)  # the first allocates, and compiles
         began = time.perf_counter()
@@ -119,8 +120,6 @@ class _Steps:
     ):  # fmt: skip
         self.recipe, self.vocab_size = recipe, vocab_size
         self.device = device = next(model.parameters()).device
-        if objective.transposes(recipe, device, bf16=bf16):
-            objective.keep_transposed(model)
         self.loss = objective.loss_of(recipe, model, micro_tokens=micro_tokens, end_id=0, bf16=bf16)
         self.compiled = objective.compiles(recipe, device)
         if self.compiled:

@@ -22,7 +22,6 @@ from toolkit.pretrain import journal, stage, state
 from toolkit.pretrain.guard import Guard
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.journal import Journal, Step
-from toolkit.pretrain.objective import attention_for_training
 from toolkit.pretrain.step import take
 from toolkit.recipe.errors import RunError, UsageError
 from toolkit.recipe.schema import PretrainRecipe
@@ -132,7 +131,7 @@ def job_of(path: Path) -> Iterator[Job]:
         run = twin.stand_in(path, recipe, runs_dir=Path(temporary))
         environment.configure(recipe)
         job = stage.prepare(recipe, run)
-        with attention_for_training(job.model, causal=recipe.speed.causal_attention):
+        with job.forms():
             job.model.train()
             yield job
 

@@ -37,7 +37,7 @@ def spread(
     """Keep only this process's part of the weights of a GPT-2 and of the loss module around it.
 
     The blocks are units of their own; the root's unit holds the embeddings, tied to the head, and the last
-    norm. Weights must lie in memory as usual (`objective.keep_transposed` changes that). Optimizers come
+    norm. Optimizers come
     after this: the parameters are other objects.
 
     Args:

@@ -20,10 +20,10 @@ from toolkit.pretrain import optimizer, preflight, sharding, speed, state
 from toolkit.pretrain.held_out import HeldOut
 from toolkit.pretrain.job import Job
 from toolkit.pretrain.loop import samples, train
-from toolkit.pretrain.objective import compiles, keep_transposed, loss_of, transposes
+from toolkit.pretrain.objective import compiles, forms_of, loss_of
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import distribution, environment, metrics, references
+from toolkit.runs import allocator, distribution, environment, metrics, references
 from toolkit.runs.directory import Run, atomic_folder
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
@@ -44,6 +44,7 @@ def run(recipe: PretrainRecipe, run: Run) -> None:
 def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     """Build what the steps of a training need; values that the run recorded before are taken again."""
     device = environment.device(recipe.device)
+    allocator.configure(keep=recipe.speed.keep_memory and device.type == "cpu")
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     environment.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:
@@ -60,15 +61,15 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
     sharded = _sharded(recipe, run)
-    if not sharded and run.record("transposed_weights", transposes(recipe, device, bf16=bf16)):
-        keep_transposed(model)
     loss = loss_of(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
     compiled = run.record("compile", compiles(recipe, device))
     if compiled:
         loss.speed_up(inside=recipe.speed.loss_in_module)
+    forms = forms_of(recipe, model, compiled=compiled)
     if preflight.wanted(recipe, compiled=compiled):
         preflight.check(
-            loss, recipe, vocab_size=len(tokenizer), compiled=compiled, where=run.name, say=run.is_main
+            loss, recipe, forms, vocab_size=len(tokenizer), compiled=compiled, where=run.name,
+            say=run.is_main,
         )  # fmt: skip
     if sharded:
         sharding.spread(loss, model, device=device, let_go=distribution.lets_go())
@@ -78,7 +79,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     )  # fmt: skip
     fsdp = accelerator.distributed_type is DistributedType.FSDP  # its prepare_model wants the optimizer too
     job = Job(
-        recipe=recipe, run=run, accelerator=accelerator, model=model,
+        recipe=recipe, run=run, accelerator=accelerator, model=model, forms=forms,
         loss=loss if sharded or recipe.exact or fsdp else accelerator.prepare_model(loss), sharded=sharded,
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
@@ -178,7 +179,6 @@ def _finish(job: Job) -> None:
             "peak_flops": job.peak.flops, "peak_flops_source": job.peak.source,
             "flops_per_token": job.flops_per_token, "samples": samples(job, model),
         }  # fmt: skip
-        keep_transposed(model, False)
         with atomic_folder(run.model_dir) as folder:
             state.Template(model, job.tokenizer).write(folder, dict(model.named_parameters()))
         run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))

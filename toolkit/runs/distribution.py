@@ -42,7 +42,7 @@ def require_supported(recipe: StageRecipe) -> None:
 
     Raises:
         ToolkitError: DeepSpeed, Megatron-LM, FSDP1, settings of FSDP that have no effect here; FSDP with
-            `shard_weights: false`, `exact: true` or `speed.transposed_weights: true`.
+            `shard_weights: false` or `exact: true`.
     """
     if _is_true(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
         _refuse("DEEPSPEED", {}, where="accelerate launch")
@@ -63,11 +63,6 @@ def require_supported(recipe: StageRecipe) -> None:
         raise ToolkitError(
             "exact keeps all weights on every process, but Accelerate is set to FSDP", where="exact",
             fix="launch with distributed_type: MULTI_GPU (recipes/accelerate/gpus.yaml), or set exact: false",
-        )  # fmt: skip
-    if recipe.speed.transposed_weights is True and spreads_weights(recipe):
-        raise ToolkitError(
-            "weights that are spread lie in memory in the usual order", where="speed.transposed_weights",
-            fix="set it to auto, or shard_weights: false",
         )  # fmt: skip
 
 
