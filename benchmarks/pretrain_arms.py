@@ -263,11 +263,11 @@ def without(levers: Levers) -> dict[str, Levers]:
     """Return {what is turned off: the levers} for each lever that is on."""
     off: dict[str, Levers] = {}
     if levers.compile:
-        off["compile"] = replace(levers, compile=False)
+        off["compile"] = replace(levers, compile=False, logistic_gelu=False)
         off["loss_in_module"] = replace(levers, loss_in_module=False)
     off["causal_attention"] = replace(levers, causal_attention=False)
     off["fused optimizer"] = replace(levers, fused=False)
-    off["gelu_pytorch_tanh"] = replace(levers, activation="gelu_new")
+    off["gelu_pytorch_tanh"] = replace(levers, activation="gelu_new", logistic_gelu=False)
     off["vocabulary padding"] = replace(levers, vocabulary_multiple=1)
     if levers.logistic_gelu:
         off["logistic_gelu"] = replace(levers, logistic_gelu=False)
