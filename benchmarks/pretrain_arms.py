@@ -165,7 +165,8 @@ def trainer(shape: Shape) -> Step:
 
     def step(rows: Tensor) -> Tensor:
         inputs = rows[:, :-1].contiguous()  # it shifts the labels itself: one target a row fewer
-        loss = made.training_step(wrapped, {"input_ids": inputs, "labels": inputs}, inputs.numel())
+        content = {"input_ids": inputs, "labels": inputs}
+        loss = made.training_step(wrapped, content, inputs[:, 1:].numel())
         made.accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
         made.optimizer.step()
         made.lr_scheduler.step()

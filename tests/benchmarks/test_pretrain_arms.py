@@ -1,0 +1,72 @@
+"""The arms of the benchmark of pretraining train as their levers say, in every step."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from benchmarks import pretrain_arms as arms
+from toolkit.pretrain import objective
+
+SHAPE = arms.Shape(n_layer=2, n_head=2, n_embd=32, vocab_size=64, length=16, rows=2, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def usual_allocator(monkeypatch):
+    monkeypatch.setattr(arms.allocator, "configure", lambda *, keep: False)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
+    calls = {"attention": 0, "gelu": 0}
+    attend, activate = objective.causal_attention, objective.LogisticGelu.forward
+
+    def counted_attention(*arguments, **settings):
+        calls["attention"] += 1
+        return attend(*arguments, **settings)
+
+    def counted_gelu(self, values):
+        calls["gelu"] += 1
+        return activate(self, values)
+
+    monkeypatch.setattr(objective.LogisticGelu, "forward", counted_gelu)
+    objective.AttentionInterface.register(objective.CAUSAL_ATTENTION, counted_attention)
+    try:
+        step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))
+        gc.collect()  # what only the function that made the step held would be gone
+        for number in range(2):
+            step(arms.tokens(SHAPE, number))
+    finally:
+        objective.AttentionInterface.register(objective.CAUSAL_ATTENTION, attend)
+    expected = 2 * SHAPE.n_layer if on else 0
+    assert calls == {"attention": expected, "gelu": expected}
+
+
+def test_arms_begin_alike_and_learn():
+    def losses(name, levers):
+        step = arms.make(name, SHAPE, levers, None)
+        return [float(step(arms.tokens(SHAPE, number % 2))) for number in range(12)]
+
+    on = arms.Levers(logistic_gelu=True)
+    ours, trainer = losses("ours", on), losses("Trainer", on)
+    assert trainer[0] == pytest.approx(ours[0], rel=0.05)  # one target a row fewer
+    for name, levers in arms.without(on).items():
+        found = losses("ours", levers)
+        assert found[0] == pytest.approx(ours[0], rel=1e-3), name
+        assert found[-1] < found[0] - 0.01, name
+    assert ours[-1] < ours[0] - 0.01 and trainer[-1] < trainer[0] - 0.01
+
+
+def test_every_lever_that_is_on_has_an_arm_without_it():
+    on = arms.Levers(compile=True, logistic_gelu=True)
+    off = arms.without(on)
+    changed = {key for lever in off.values() for key in vars(on) if getattr(lever, key) != getattr(on, key)}
+    assert changed == set(vars(on))
+    assert off["gelu_pytorch_tanh"].logistic_gelu is False  # else it would replace the other one as well
+
+
+def test_the_same_tokens_for_every_arm():
+    assert torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 3))
+    assert not torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 4))
