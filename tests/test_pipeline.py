@@ -164,6 +164,17 @@ def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
     assert "<script" not in page and "<link" not in page and "src=" not in page
     stages = summarize([toy_runs / name for name in TOY])["stages"]
     assert f"{stages['pretrain']['bits_per_byte']:.3f}" in page
+    undecided = sum(stages[name]["win_rate"]["verdict"] == "no verdict" for name in ("dpo", "ppo"))
+    assert page.count("%: no verdict") == undecided
+
+
+def test_a_report_calls_aligned_only_what_is(toy_runs, tmp_path):
+    def title(*names):
+        page = write_report([toy_runs / name for name in names], tmp_path / "report.html")
+        return page.read_text(encoding="utf-8").split("<title>")[1].split("</title>")[0]
+
+    assert title("corpus", "pretrain").endswith("from text to a language model")
+    assert title("pretrain", "sft", "dpo").endswith("from text to an aligned model")
 
 
 def test_publish_without_network_leaves_a_loadable_repository(toy_runs, tmp_path):

@@ -76,9 +76,9 @@ def pretraining(rows: Sequence[dict], numbers: dict) -> str | None:
         left.plot(tokens, smooth(loss), color=BLUE)
         _label(left, "Training loss", "tokens seen", "nats per token")
         right.plot(held_tokens, held, color=BLUE, marker="o", markersize=4, label="held-out text")
-        for key, colour, words in (
-            ("untrained_bits_per_byte", MUTED, "untrained"),
-            ("entropy_floor_bits_per_byte", GREEN, "exact entropy floor"),
+        for key, colour, words, above in (
+            ("untrained_bits_per_byte", MUTED, "untrained", True),
+            ("entropy_floor_bits_per_byte", GREEN, "exact entropy floor", False),  # the curve ends above it
         ):
             if numbers.get(key) is not None:
                 right.axhline(numbers[key], color=colour, linestyle="--", linewidth=1.5)
@@ -86,9 +86,10 @@ def pretraining(rows: Sequence[dict], numbers: dict) -> str | None:
                     f"{words} {numbers[key]:.2f}",
                     (1, numbers[key]),
                     xycoords=("axes fraction", "data"),
-                    xytext=(0, 4),
+                    xytext=(0, 4 if above else -4),
                     textcoords="offset points",
                     ha="right",
+                    va="bottom" if above else "top",
                     color=colour,
                 )
         right.set_ylim(bottom=0)

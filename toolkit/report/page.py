@@ -35,8 +35,10 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         _seconds_section(stages),
     ]
     folder = runs[0].parent.name if runs else output.stem
+    aligned = bool(_of_kind(runs, stages, "dpo", "ppo"))
+    story = f"{folder}: from text to {'an aligned' if aligned else 'a language'} model"
     text = PAGE.get_template("page.html.j2").render(
-        title=f"{folder}: from text to an aligned model" if len(runs) > 1 else f"{folder}/{runs[0].name}",
+        title=story if len(runs) > 1 else f"{folder}/{runs[0].name}",
         lead="A language model predicts the next word, again and again, with chance. This page shows what "
         "this one learned at each stage, and how sure the numbers are.",
         cards=_cards(stages),
@@ -72,6 +74,7 @@ def _cards(stages: dict) -> list[dict]:
         rate = row.get("win_rate")
         if rate and row.get("stage") in ("dpo", "ppo"):
             label = f"{name} wins against {_baseline(stages)}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
+            label += ": no verdict" if rate.get("verdict") == "no verdict" else ""
             cards.append({"value": f"{rate['estimate']:.0%}", "label": label})
     return cards
 
@@ -86,8 +89,9 @@ def _pretrain_section(path: Path, row: dict) -> dict:
     if floor is not None:
         text += (
             "The text comes from a world whose probabilities are known, so the best possible value is known "
-            "exactly: no model can stay below the floor, in expectation."
+            "exactly: no model can stay below the floor, in expectation. "
         )
+    text += "The curve on the right is of the beginning of the held-out text, the table of all of it."
     return {
         "id": path.name,
         "title": f"{path.name}: learning to predict",
