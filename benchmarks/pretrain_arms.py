@@ -86,7 +86,7 @@ def tokens(shape: Shape, step: int) -> Tensor:
 
 def ours(shape: Shape, levers: Levers) -> Step:
     """Our loop's step: the toolkit's own model, loss and optimizers, with the levers as given."""
-    allocator.configure(keep=levers.keep_memory)
+    allocator.configure(torch.device(shape.device), keep=levers.keep_memory)
     bf16 = shape.precision == "bf16"
     settings = shape.model(activation=levers.activation, vocabulary_multiple=levers.vocabulary_multiple)
     model = build(settings, vocab_size=shape.vocab_size, seed=0, end_id=0).to(shape.device)

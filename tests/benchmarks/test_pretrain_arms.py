@@ -15,7 +15,7 @@ SHAPE = arms.Shape(n_layer=2, n_head=2, n_embd=32, vocab_size=64, length=16, row
 
 @pytest.fixture(autouse=True)
 def usual_allocator(monkeypatch):
-    monkeypatch.setattr(arms.allocator, "configure", lambda *, keep: False)
+    monkeypatch.setattr(arms.allocator, "configure", lambda device, *, keep: False)
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -51,7 +51,7 @@ def test_arms_begin_alike_and_learn():
 
     on = arms.Levers(logistic_gelu=True)
     ours, trainer = losses("ours", on), losses("Trainer", on)
-    assert trainer[0] == pytest.approx(ours[0], rel=0.05)  # one target a row fewer
+    assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target a row fewer
     for name, levers in arms.without(on).items():
         found = losses("ours", levers)
         assert found[0] == pytest.approx(ours[0], rel=1e-3), name

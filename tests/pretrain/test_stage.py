@@ -34,7 +34,7 @@ def rows_with(run, key):
 @pytest.mark.parametrize("keep", [True, False])
 def test_memory_is_kept_as_the_recipe_says(pretrain, monkeypatch, keep):
     asked = []
-    monkeypatch.setattr(stage.allocator, "configure", lambda *, keep: asked.append(keep))
+    monkeypatch.setattr(stage.allocator, "configure", lambda device, *, keep: asked.append(keep))
     pretrain(train_tokens=256, speed={"keep_memory": keep})
     assert asked == [keep]
 

@@ -18,7 +18,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 keep = sys.argv[1] == "True"
-assert allocator.configure(keep=keep) is keep
+assert allocator.configure(torch.device("cuda"), keep=True) is False
+assert allocator.configure(torch.device("cpu"), keep=keep) is keep
 torch.set_num_threads(1)
 layers = nn.Sequential(*[nn.Linear(512, 512) for _ in range(12)])
 for step in range(30):

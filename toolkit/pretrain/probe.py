@@ -61,7 +61,7 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     """
     device = environment.device(recipe.device)
     environment.configure(recipe)
-    allocator.configure(keep=recipe.speed.keep_memory and device.type == "cpu")
+    allocator.configure(device, keep=recipe.speed.keep_memory)
     bf16 = environment.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
     model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)

@@ -37,8 +37,7 @@ def spread(
     """Keep only this process's part of the weights of a GPT-2 and of the loss module around it.
 
     The blocks are units of their own; the root's unit holds the embeddings, tied to the head, and the last
-    norm. Optimizers come
-    after this: the parameters are other objects.
+    norm. Optimizers come after this: the parameters are other objects.
 
     Args:
         let_go: False keeps a block's weights gathered from its forward to its backward pass: a third less is

@@ -44,7 +44,7 @@ def run(recipe: PretrainRecipe, run: Run) -> None:
 def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     """Build what the steps of a training need; values that the run recorded before are taken again."""
     device = environment.device(recipe.device)
-    allocator.configure(keep=recipe.speed.keep_memory and device.type == "cpu")
+    allocator.configure(device, keep=recipe.speed.keep_memory)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     environment.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:

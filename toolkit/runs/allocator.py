@@ -6,12 +6,14 @@ import ctypes
 import platform
 import sys
 
+import torch
+
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """glibc's malloc.h."""
 NEVER, AHEAD, LARGEST = 2**31 - 1, 2**26, 2**25
 
 
-def configure(*, keep: bool) -> bool:
+def configure(device: torch.device, *, keep: bool) -> bool:
     """Let freed memory stay with this process until it ends; returns whether it does. Cannot be undone.
 
     A training step frees and asks for the same tensors again. glibc gives what is free at the end of its heap
@@ -21,9 +23,11 @@ def configure(*, keep: bool) -> bool:
     aligned one again until eight of its size are free (512 MiB for one tensor of 64).
 
     Args:
+        device: where it trains; only tensors on a CPU are the C library's.
         keep: False changes nothing.
     """
-    if not keep or sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+    on_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    if not keep or device.type != "cpu" or not on_glibc:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {MMAP_THRESHOLD: LARGEST, TRIM_THRESHOLD: NEVER, TOP_PAD: AHEAD}
