@@ -35,7 +35,7 @@ from toolkit.data.rows import RowTable, training_order
 from toolkit.models.attention import fast_attention
 from toolkit.models.load import save_model
 from toolkit.recipe.errors import RunError, ToolkitError
-from toolkit.recipe.schema import TrainerRecipe
+from toolkit.recipe.schema import PpoRecipe, TrainerRecipe
 from toolkit.runs import checkpoint, facts, processes
 from toolkit.runs.directory import Run
 from toolkit.runs.environment import device, precision
@@ -211,7 +211,7 @@ def quiet(trainer_class: type[Trainer]) -> type[Trainer]:
     )
 
 
-def lora(recipe: TrainerRecipe, model: PreTrainedModel, task: str) -> peft.LoraConfig | None:
+def lora(recipe: TrainerRecipe | PpoRecipe, model: PreTrainedModel, task: str) -> peft.LoraConfig | None:
     """Return the adapters that the recipe asks for.
 
     Args:
@@ -273,7 +273,7 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer.add_callback(_Watch(trainer, run, progress, measure))
         trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
-    if trainer.state.global_step < trainer.args.max_steps:
+    if not getattr(trainer, "finished", trainer.state.global_step >= trainer.args.max_steps):
         raise KeyboardInterrupt
     processes.stop_at_once()
     _save(trainer, run)
@@ -285,7 +285,7 @@ def _models(trainer: Trainer) -> list[PreTrainedModel]:
     """The trained model without adapters, and DPO's reference where it is a model of its own."""
     found = [trainer.model, getattr(trainer, "ref_model", None)]
     return [getattr(model, "base_model", model).model if isinstance(model, peft.PeftModel) else model
-            for model in found if model is not None]  # fmt: skip
+            for model in found if isinstance(model, (PreTrainedModel, peft.PeftModel))]  # fmt: skip
 
 
 @contextmanager
@@ -390,6 +390,7 @@ def _save(trainer: Trainer, run: Run) -> None:
     if not run.is_main:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
+    model = getattr(model, "policy", model)  # beside a critic, in PPO
     if isinstance(model, peft.PeftModel):
         model = model.merge_and_unload()
     model.config.use_cache = True

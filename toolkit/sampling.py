@@ -24,7 +24,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from toolkit.data.chat import example_ids
+from toolkit.data.chat import encode_text, example_ids
 from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.runs.streams import derive
 
@@ -337,7 +337,7 @@ def stream(
 def reward_scores(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[dict[str, str]]],
+    prompts: Sequence[list[dict[str, str]] | str],
     *,
     answers: Sequence[str],
     ended: Sequence[bool],
@@ -347,13 +347,18 @@ def reward_scores(
 
     The reward model's own chat template is applied as in its training, to at most its context (a long prompt
     loses its oldest turns first). The template closes an answer with end-of-text: it stays only where the
-    answer ended. Special tokens that an answer spells are read as broken-up text.
+    answer ended. A prompt that is a text is read as it stands, with the answer right after it.
+    Special tokens that an answer spells are read as broken-up text.
     2 million parameters on one core: 64 answers in batches of 16 take 0.7 s, in one batch 1.3 s (caches).
     """
     context = getattr(model.config, "max_position_embeddings", None)
     rows = []
     for prompt, answer, closed in zip(prompts, answers, ended, strict=True):
-        head, tail = example_ids(tokenizer, prompt, answer, max_tokens=context)
+        if isinstance(prompt, str):
+            head, tail = encode_text(tokenizer, prompt), encode_text(tokenizer, answer)
+            head, tail = _fitting(head, [*tail, tokenizer.eos_token_id], context)
+        else:
+            head, tail = example_ids(tokenizer, prompt, answer, max_tokens=context)
         rows.append(head + _closed(tail, tokenizer.eos_token_id, closed))
     pad_id = tokenizer.pad_token_id
     by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
@@ -370,6 +375,14 @@ def reward_scores(
         scores[batch] = output.logits[:, 0].double().cpu().numpy()
     model.train(was_training)
     return scores
+
+
+def _fitting(head: list[int], tail: list[int], context: int | None) -> tuple[list[int], list[int]]:
+    """A text and its continuation in at most `context` tokens: the beginning goes first, down to half."""
+    if context is None or len(head) + len(tail) <= context:
+        return head, tail
+    head = head[-max(context - len(tail), context // 2) :]
+    return head, tail[: context - len(head)]
 
 
 def _closed(answer: list[int], end_id: int, ended: bool) -> list[int]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.models.gpt2 import build
 from toolkit.models.load import save_model
+from toolkit.ppo import PPOConfig, PPOTrainer
 from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import ModelSettings, PpoRecipe
 from toolkit.runs.directory import open_run
@@ -93,3 +95,45 @@ def opened(tmp_path):
             yield run
 
     return open_it
+
+
+@pytest.fixture
+def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
+    """A trainer on the world's models; keywords of PPOConfig, and of the trainer where it has them."""
+    made = []
+
+    def make(reward_funcs=None, dataset=None, policy=None, **changes) -> PPOTrainer:
+        own = {
+            name: changes.pop(name)
+            for name in (
+                "eval_dataset",
+                "ref_model",
+                "value_model",
+                "callbacks",
+                "peft_config",
+                "processing_class",
+            )
+            if name in changes
+        }
+        settings = {**SETTINGS, "per_device_train_batch_size": 16, "save_strategy": "no", **changes}
+        made.append(tmp_path / f"trainer-{len(made)}")
+        config = PPOConfig(
+            output_dir=str(made[-1]), use_cpu=True, report_to="none", disable_tqdm=True, **settings
+        )
+        dataset = dataset or Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": f"Say {number}"}]} for number in range(20)]
+        )
+        policy = str(world / "policy") if policy is None else policy
+        reward = str(world / "reward") if reward_funcs is None else reward_funcs
+        return PPOTrainer(policy, reward, config, dataset, **own)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two test processes on two cores: with two threads each they wait for each other (15 s instead of 1)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

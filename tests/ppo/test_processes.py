@@ -44,6 +44,7 @@ def test_two_processes_train_as_one(opened, recipe, tmp_path):
     assert manifest["world_size"] == 2
     rows, alone = metrics.read(two / "metrics.jsonl"), metrics.read(run.path / "metrics.jsonl")
     assert rows[0]["samples"][0]["answer"] == alone[0]["samples"][0]["answer"]
+    assert len([row for row in alone if "kl" in row]) == 2
     for row, expected in zip(rows, alone, strict=True):
         numbers = {key: value for key, value in expected.items() if key not in ("time", "samples")}
         assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-4)

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from toolkit.ppo import loop as loop_module
-from toolkit.ppo import stage
+from toolkit import fit as fit_module
+from toolkit.ppo import rewards, stage
+from toolkit.ppo.trainer import PPOTrainer
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
 
@@ -41,13 +42,14 @@ def train(opened, recipe, place="runs"):
 def test_what_a_run_leaves_behind(opened, recipe, world):
     path = train(opened, recipe(kl_target=3.0))
     rows = metrics.read(path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    shown, rows = [row for row in rows if "samples" in row], [row for row in rows if "score" in row]
+    assert [row["step"] for row in rows] == [4, 8, 12, 16] == [row["step"] for row in shown]
     assert [row["episodes"] for row in rows] == [8, 16, 24, 32]
     assert all(row.keys() >= NUMBERS for row in rows)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-4) and abs(rows[-1]["kl"]) > 1e-3
     assert rows[0]["kl_coefficient"] == 0.05 and rows[1]["kl_coefficient"] == pytest.approx(0.05 * 0.98)
     assert 0 < sum(row["ended"] for row in rows) < 4
-    assert rows[0]["samples"][0]["prompt"].split()[0] in ("Say", "Count")
+    assert shown[0]["samples"][0]["prompt"].split()[0] in ("Say", "Count")
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["n"] == 8 and evaluation["seed"] == 3
     assert evaluation["score"] == pytest.approx(rows[-1]["score"])
@@ -58,7 +60,7 @@ def test_what_a_run_leaves_behind(opened, recipe, world):
     before = AutoModelForCausalLM.from_pretrained(world / "policy").state_dict()
     after = AutoModelForCausalLM.from_pretrained(path / "model").state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    AutoModelForCausalLM.from_pretrained(path / "checkpoints" / "step-00000004")
+    AutoModelForCausalLM.from_pretrained(path / "checkpoints" / "step-00000016")
 
 
 class Killed(Exception):
@@ -68,23 +70,28 @@ class Killed(Exception):
 def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
     settings = recipe(checkpoint_every_steps=2, kl_target=3.0, entropy_coefficient=0.01)
     whole = train(opened, settings, "whole")
-    optimize = loop_module.Loop._optimize
+    optimize = PPOTrainer.compute_loss
 
-    def cut_off(self, episodes, step):
-        if step == 4:
+    def cut_off(self, *arguments, **options):
+        if self.progression.rollouts == 3:
             raise Killed
-        return optimize(self, episodes, step)
+        return optimize(self, *arguments, **options)
 
-    monkeypatch.setattr(loop_module.Loop, "_optimize", cut_off)
+    monkeypatch.setattr(PPOTrainer, "compute_loss", cut_off)
     with pytest.raises(Killed):
         train(opened, settings, "cut")
-    monkeypatch.setattr(loop_module.Loop, "_optimize", optimize)
+    monkeypatch.setattr(PPOTrainer, "compute_loss", optimize)
     torch.manual_seed(99)  # no global state matters
     resumed = train(opened, settings, "cut")
-    for name in ("model.safetensors", "critic.safetensors", "optimizer.safetensors"):
-        first, second = (load_file(path / "checkpoints/step-00000004" / name) for path in (whole, resumed))
+    for name in ("model.safetensors", "critic.safetensors"):
+        first, second = (load_file(path / "checkpoints/step-00000016" / name) for path in (whole, resumed))
         assert first.keys() == second.keys() and len(first)
         assert all(torch.equal(first[key], second[key]) for key in first), name
+    first, second = (
+        torch.load(path / "checkpoints/step-00000016/optimizer.pt", weights_only=True)
+        for path in (whole, resumed)
+    )
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
     assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
     first, second = (
         [
@@ -98,7 +105,7 @@ def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
 
 def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
     whole = train(opened, recipe(), "whole")
-    monkeypatch.setattr(stage, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(fit_module, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         train(opened, recipe(), "cut")
     monkeypatch.undo()
@@ -122,13 +129,19 @@ def test_refusals(opened, recipe, changes, message):
 
 def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, monkeypatch):
     monkeypatch.setattr(
-        loop_module,
-        "reward_scores",
-        lambda model, tokenizer, prompts, *, answers, ended: [float("nan")] * len(prompts),
+        rewards, "reward_scores", lambda *models, answers, ended: [float("nan")] * len(answers)
     )
     with pytest.raises(ToolkitError, match="score") as caught:
         train(opened, recipe())
     assert caught.value.where == "ppo, rollout 1"
+
+
+def test_adapters_are_trained_and_merged(opened, recipe, world):
+    path = train(opened, recipe(lora={"r": 4, "target_modules": ["c_attn"]}, learning_rate=1e-2))
+    before = AutoModelForCausalLM.from_pretrained(world / "policy").state_dict()
+    after = AutoModelForCausalLM.from_pretrained(path / "model").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("c_attn.weight" in name for name in changed)
 
 
 @pytest.mark.parametrize("changes", [{"episodes": 33}, {"minibatches": 3}])

@@ -1,1 +1,6 @@
-"""Proximal policy optimization against a reward model, in a loop of our own."""
+"""Proximal policy optimization against a reward: `from toolkit.ppo import PPOConfig, PPOTrainer`."""
+
+from toolkit.ppo.config import PPOConfig
+from toolkit.ppo.trainer import PPOTrainer
+
+__all__ = ["PPOConfig", "PPOTrainer"]

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from toolkit.ppo import losses
+from toolkit.recipe.errors import ToolkitError
 from toolkit.scoring import PLAIN_HEADS
 
 
@@ -53,24 +56,42 @@ def make_batch(
     return Batch(torch.tensor(rows).to(device), index.to(device), targets.to(device))
 
 
-def answer_logits(
-    model: PreTrainedModel, batch: Batch, *, forbidden: torch.Tensor, temperature: float
+def plain(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers itself: adapters of PEFT sit inside of it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def answer_hidden(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """Last hidden states that predict the answer tokens, (scored, n_embd)."""
+    hidden = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.index)
+
+
+def head_logits(
+    model: PreTrainedModel, hidden: torch.Tensor, *, forbidden: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """The logits that sampling used, at the answer tokens only: fp32 (scored, vocab).
+    """The logits that sampling used: (scored, n_embd) -> fp32 (scored, vocab).
 
     The head computes in fp32 under autocast too: bf16 logits near 10 are 0.03 apart, and a ratio of
     probabilities would be rounded to that.
     """
+    head = model.get_output_embeddings()
+    with torch.autocast(hidden.device.type, enabled=False):
+        bias = forbidden if head.bias is None else forbidden + head.bias
+        logits = F.linear(hidden.float(), head.weight.float(), bias)
+    return logits if temperature == 1 else logits / temperature
+
+
+def answer_logits(
+    model: PreTrainedModel, batch: Batch, *, forbidden: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """`head_logits` of the answer tokens; a model with a head of its own kind gives its own logits."""
+    model = plain(model)
     if model.config.model_type in PLAIN_HEADS:
-        hidden = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-        head = model.get_output_embeddings()
-        with torch.autocast(hidden.device.type, enabled=False):
-            chosen = hidden.flatten(0, 1).index_select(0, batch.index).float()
-            bias = forbidden if head.bias is None else forbidden + head.bias
-            logits = F.linear(chosen, head.weight.float(), bias)
-    else:
-        logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, batch.index).float() + forbidden
+        hidden = answer_hidden(model, batch)
+        return head_logits(model, hidden, forbidden=forbidden, temperature=temperature)
+    logits = model(input_ids=batch.ids, use_cache=False).logits.flatten(0, 1)
+    logits = logits.index_select(0, batch.index).float() + forbidden
     return logits if temperature == 1 else logits / temperature
 
 
@@ -97,6 +118,20 @@ class Critic(nn.Module):
             self.head.bias.sub_(mean).div_(std)
 
 
+class ValueHead(nn.Module):
+    """A critic that shares the policy's transformer: one layer, zero at first, whose loss trains both."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.float()).squeeze(-1)
+
+
 def critic_from_reward_model(reward_model: PreTrainedModel) -> Critic:
     """Copy the reward model's transformer and score head (Huang et al., 2024): at an answer's end it already
     knows the score. For policies that share the reward model's tokenizer."""
@@ -111,14 +146,51 @@ def critic_from_policy(policy: PreTrainedModel) -> Critic:
     return Critic(copy.deepcopy(policy.base_model), torch.zeros(1, width), torch.zeros(1))
 
 
+def build_critic(
+    policy: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    value_model: tuple[PreTrainedModel, PreTrainedTokenizerBase | None] | None,
+    *,
+    shared: bool,
+) -> tuple[Critic | ValueHead, bool]:
+    """The critic, and whether it begins by knowing the scores, in the reward model's own unit.
+
+    Args:
+        value_model: what it may begin as, and its tokenizer: it has to be the policy's, and its context as
+            long, else the critic begins as the policy. No tokenizer: the caller knows that it fits.
+    Raises:
+        ToolkitError: a shared critic of a policy whose hidden states are not known.
+    """
+    inner = plain(policy)
+    if shared:
+        if inner.config.model_type not in PLAIN_HEADS:
+            raise ToolkitError(
+                f"critic: shared does not know {inner.config.model_type}", fix="set critic: separate"
+            )
+        return ValueHead(inner.get_input_embeddings().embedding_dim), False
+    if value_model is not None:
+        model, its_tokenizer = value_model
+        same = its_tokenizer is None or its_tokenizer.get_vocab() == tokenizer.get_vocab()
+        room = model.config.max_position_embeddings >= inner.config.max_position_embeddings
+        if same and room and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
+            return critic_from_reward_model(model).requires_grad_(True), True
+    return critic_from_policy(inner).requires_grad_(True), False
+
+
 class ActorCritic(nn.Module):
     """Policy and critic in one forward pass, so that one wrapper distributes both.
 
-    In eval mode throughout: with dropout the ratio of the first step would not be 1.
+    In eval mode throughout: with dropout the ratio of the first step would not be 1. Only the layers that
+    recompute activations learn that they train, for they ask.
     """
 
     def __init__(
-        self, policy: PreTrainedModel, critic: Critic, *, forbidden: torch.Tensor, temperature: float
+        self,
+        policy: PreTrainedModel | PeftModel,
+        critic: Critic | ValueHead,
+        *,
+        forbidden: torch.Tensor,
+        temperature: float,
     ):
         super().__init__()
         self.policy, self.critic, self.temperature = policy, critic, temperature
@@ -130,6 +202,38 @@ class ActorCritic(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return log-probabilities, values, and entropies where asked for: (scored,) each."""
         batch = Batch(ids, index, targets)
-        logits = answer_logits(self.policy, batch, forbidden=self.forbidden, temperature=self.temperature)
+        options = {"forbidden": self.forbidden, "temperature": self.temperature}
+        if isinstance(self.critic, ValueHead):
+            hidden = answer_hidden(plain(self.policy), batch)
+            logits, values = head_logits(plain(self.policy), hidden, **options), self.critic(hidden)
+        else:
+            logits, values = answer_logits(self.policy, batch, **options), self.critic(batch)
         logprobs = losses.target_logprobs(logits, targets)
-        return logprobs, self.critic(batch), losses.entropies(logits) if with_entropy else None
+        return logprobs, values, losses.entropies(logits) if with_entropy else None
+
+    def train(self, mode: bool = True) -> ActorCritic:
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = mode and getattr(module, "gradient_checkpointing", False)
+        return self
+
+    @property
+    def config(self):
+        """The policy's, for whoever takes this for a model of transformers."""
+        return self.policy.config
+
+    @property
+    def transformers(self) -> list[PreTrainedModel]:
+        """The models of transformers in it."""
+        inner = [self.critic.transformer] if isinstance(self.critic, Critic) else []
+        return [plain(self.policy), *inner]
+
+    def activation_checkpointing_enable(self, **kwargs) -> None:
+        """Recompute activations in policy and critic; as of transformers' models."""
+        for model in self.transformers:
+            # renamed in transformers 5.2x, which warns of the old name
+            new = getattr(model, "activation_checkpointing_enable", None)
+            (new or model.gradient_checkpointing_enable)(**kwargs)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable

@@ -24,11 +24,18 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, values, 0).sum() / mask.sum()
 
 
-def whiten(values: torch.Tensor, mask: torch.Tensor, *, epsilon: float = 1e-8) -> torch.Tensor:
-    """Shift and scale to mean 0 and variance 1 over the real tokens of a rollout; padding becomes 0."""
+def whiten(
+    values: torch.Tensor, mask: torch.Tensor, *, keep_mean: bool = False, epsilon: float = 1e-8
+) -> torch.Tensor:
+    """Scale to variance 1 over the real tokens of a rollout, and shift to mean 0; padding becomes 0.
+
+    Args:
+        keep_mean: only scale around the mean. For rewards: shifted, they would pay for each token.
+    """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
-    return torch.where(mask, (values - mean) / torch.sqrt(variance + epsilon), 0)
+    whitened = (values - mean) / torch.sqrt(variance + epsilon)
+    return torch.where(mask, whitened + mean if keep_mean else whitened, 0)
 
 
 def token_kl(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
@@ -37,6 +44,16 @@ def token_kl(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.
     Unbiased, negative for some tokens (Schulman, 2020, http://joschu.net/blog/kl-approx.html).
     """
     return logprobs - reference_logprobs
+
+
+def k3(logprobs: torch.Tensor, reference_logprobs: torch.Tensor) -> torch.Tensor:
+    """The estimator k3 = r - 1 - log r of KL(pi || pi_ref), r = pi_ref / pi, for a ~ pi; any shape.
+
+    Unbiased as a number and never negative (same source). Its gradient is not that of the KL: as a loss it
+    pulls towards pi_ref too, but has another optimum than k1 in the reward.
+    """
+    log_ratio = reference_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
 
 
 def token_rewards(
@@ -53,20 +70,29 @@ def token_rewards(
 
 
 def generalized_advantages(
-    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, *, gamma: float, gae_lambda: float
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    final_values: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """A_t = sum over l of (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V_{t+1} - V_t; (rows, tokens).
 
-    Schulman et al., 2016, equation 16. The value after the last real token is 0: an answer that was cut off
-    at max_new_tokens is over too. The returns, which the critic learns, are advantages + values.
+    Schulman et al., 2016, equation 16. The returns, which the critic learns, are advantages + values.
+
+    Args:
+        final_values: the value after the last real token, (rows,): what an answer that was cut off could
+            still have brought. Default 0: it is over.
     """
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])  # advantage of the next token, (rows,)
-    next_values = torch.zeros_like(rewards[:, 0])
+    next_values = torch.zeros_like(rewards[:, 0]) if final_values is None else final_values
     for token in reversed(range(rewards.shape[1])):
         delta = rewards[:, token] + gamma * next_values - values[:, token]
         following = torch.where(mask[:, token], delta + gamma * gae_lambda * following, 0)
-        next_values = torch.where(mask[:, token], values[:, token], 0)
+        next_values = torch.where(mask[:, token], values[:, token], next_values)
         advantages[:, token] = following
     return advantages
 

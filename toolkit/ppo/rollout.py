@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,23 +27,34 @@ class Episode:
     """One prompt and its sampled answer; arrays are fp32 (answer tokens,), end-of-text included.
 
     answer_ids end with end-of-text where `ended`. score: of the reward model, as it is. reward: what PPO
-    maximizes, the normalised score less penalties, without KL.
+    maximizes, the normalised score less penalties, without KL. final_value: what the critic expects after the
+    last token of an answer that was cut off, where that is not taken for its end. parts: of the score, by the
+    names of the rewards. columns: what else the dataset says of the prompt.
     """
 
     place: int
-    prompt: Messages
+    prompt: Messages | str
     prompt_ids: list[int]
     answer_ids: list[int]
     ended: bool
     text: str
     score: float = 0.0
     reward: float = 0.0
+    final_value: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def kl(self) -> float:
         """Nats between policy and reference over the whole answer (k1)."""
         return float((self.arrays["logprobs"] - self.arrays["reference_logprobs"]).sum(dtype=np.float64))
+
+    def shown(self) -> dict[str, Any]:
+        """As people read it: the last turn of the prompt, the answer, and its numbers."""
+        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+        numbers = {"ended": self.ended, "score": self.score, "kl": self.kl}
+        return {"prompt": prompt, "answer": self.text, **numbers}
 
 
 def minibatches(settings: PpoTrainerSettings, *, seed: int, rollout: int, epoch: int) -> list[np.ndarray]:
@@ -78,6 +90,30 @@ class ScoreScale:
         return cls(float(np.mean(scores)), std if std > 1e-8 else 1.0)
 
 
+@dataclass
+class Progression:
+    """What a rollout leaves to the next, beside weights and optimizer. Random streams follow from it."""
+
+    rollouts: int = 0
+    """Done so far."""
+    kl_coefficient: float = 0.0
+    scale: ScoreScale = field(default_factory=ScoreScale)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What an observer wants back after an interruption; plain values of JSON."""
+
+
+def outcome(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Means over the answers: score, and each of its parts where there are several; length and ended."""
+    numbers = {
+        "score": [episode.score for episode in episodes],
+        "length": [len(episode.answer_ids) for episode in episodes],
+        "ended": [episode.ended for episode in episodes],
+    }
+    names = episodes[0].parts if len(episodes[0].parts) > 1 else ()
+    numbers |= {f"score_{name}": [episode.parts[name] for episode in episodes] for name in names}
+    return {name: float(np.mean(values)) for name, values in numbers.items()}
+
+
 def set_rewards(episodes: Sequence[Episode], scale: ScoreScale, *, missing_end_penalty: float) -> None:
     """reward = (score - mean) / std, less the penalty (in those units) of an answer that did not end."""
     for episode in episodes:
@@ -94,9 +130,15 @@ def set_advantages(
     mask = torch.arange(logprobs.shape[1]) < lengths[:, None]  # (rows, tokens)
     kl = losses.token_kl(logprobs, _padded(episodes, "reference_logprobs"))
     scores = torch.tensor([episode.reward for episode in episodes], dtype=torch.float32)
-    rewards = losses.token_rewards(scores, kl, mask, kl_coefficient=kl_coefficient)
+    in_reward = kl_coefficient if settings.kl_in == "reward" else 0.0
+    rewards = losses.token_rewards(scores, kl, mask, kl_coefficient=in_reward)
     advantages = losses.generalized_advantages(
-        rewards, values, mask, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+        losses.whiten(rewards, mask, keep_mean=True) if settings.whiten_rewards else rewards,
+        values,
+        mask,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        final_values=torch.tensor([episode.final_value for episode in episodes]),
     )
     returns = advantages + values
     if settings.whiten_advantages:
@@ -106,13 +148,11 @@ def set_advantages(
         episode.arrays["advantages"] = advantages[row, :length].numpy()
         episode.arrays["returns"] = returns[row, :length].numpy()
     return {
-        "score": float(np.mean([episode.score for episode in episodes])),
+        **outcome(episodes),
         "reward": float(rewards.sum(dim=1).mean()),
         "kl": float(np.mean([episode.kl for episode in episodes])),
         "entropy": float(losses.masked_mean(_padded(episodes, "entropies"), mask)),
         "explained_variance": losses.explained_variance(values, returns, mask),
-        "length": float(lengths.float().mean()),
-        "ended": float(np.mean([episode.ended for episode in episodes])),
     }
 
 

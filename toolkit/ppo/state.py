@@ -1,4 +1,4 @@
-"""The complete state of a PPO run between two rollouts, as files."""
+"""What a checkpoint of PPO holds beside Trainer's files: critic, KL coefficient, score scale, rollouts."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from toolkit.models.load import write_model
-from toolkit.ppo.loop import Models, Progression
-from toolkit.ppo.rollout import ScoreScale
+from toolkit.ppo.actor_critic import ActorCritic
+from toolkit.ppo.rollout import Progression, ScoreScale
+from toolkit.recipe.errors import ToolkitError
 
-CRITIC, OPTIMIZER, STATE = "critic.safetensors", "optimizer.safetensors", "ppo.json"
+ADAPTER, CRITIC, STATE = "adapter_model.safetensors", "critic.safetensors", "ppo.json"
 
 
-def write(folder: Path, models: Models, progression: Progression) -> None:
-    """Fill a checkpoint's folder: the policy as `from_pretrained` reads it, critic, optimizer, the rest."""
-    write_model(models.actor_critic.policy, models.tokenizer, folder)
-    critic = models.actor_critic.critic.state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in critic.items()}, folder / CRITIC)
-    moments = {
-        f"{number}.{name}": tensor.contiguous()
-        for number, entry in models.optimizer.state_dict()["state"].items()
-        for name, tensor in entry.items()
-    }
-    save_file(moments, folder / OPTIMIZER)
+def write(folder: Path, model: ActorCritic, progression: Progression) -> None:
+    """Add to a checkpoint's folder, in which the policy lies already."""
+    critic = {name: tensor.contiguous() for name, tensor in model.critic.state_dict().items()}
+    save_file(critic, folder / CRITIC)
     (folder / STATE).write_text(json.dumps(asdict(progression)) + "\n", encoding="utf-8")
 
 
-def read(folder: Path, models: Models) -> Progression:
-    """Put back, bitwise, what `write` wrote, into the models that are there."""
-    policy = models.actor_critic.policy
-    saved = type(policy).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-    policy.load_state_dict(saved.state_dict())
-    models.actor_critic.critic.load_state_dict(load_file(folder / CRITIC))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(folder / OPTIMIZER).items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = tensor
-    groups = models.optimizer.state_dict()["param_groups"]
-    models.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+def read(folder: Path, model: ActorCritic) -> Progression:
+    """Put policy and critic back, bitwise, into the models that are there.
+
+    Raises:
+        ToolkitError: a folder that `write` never saw.
+    """
+    if not (folder / STATE).is_file():
+        raise ToolkitError(f"has no {STATE}", where=str(folder), fix="name a checkpoint of PPOTrainer")
+    policy = model.policy
+    if isinstance(policy, PeftModel):
+        set_peft_model_state_dict(policy, load_file(folder / ADAPTER))
+    else:
+        saved = type(policy).from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        policy.load_state_dict(saved.state_dict())
+    model.critic.load_state_dict(load_file(folder / CRITIC))
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return Progression(**{**state, "scale": ScoreScale(**state["scale"])})

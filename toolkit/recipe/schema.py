@@ -122,6 +122,9 @@ class PpoTrainerSettings(Settings):
     """Optimizer steps in one pass."""
     kl_coefficient: NonNegative = 0.05
     """beta: reward = score - beta * KL, spread over the tokens (k1 estimator)."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """`reward`: k1 on each token, whose optimum is pi_ref exp(reward / beta); `loss`: beta * k3 beside the
+    policy's loss, with less variance and another optimum."""
     kl_target: Positive | None = None
     """Adapt the coefficient towards this KL per answer, in nats (Ziegler et al., 2019, section 2.2)."""
     gamma: Probability = 1.0
@@ -133,14 +136,26 @@ class PpoTrainerSettings(Settings):
     entropy_coefficient: NonNegative = 0.0
     max_grad_norm: Positive = 1.0
     whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    """Rewards of the tokens get variance 1 over a rollout and keep their mean; beta then loses its unit."""
     normalize_scores: bool = True
     """Scores are shifted and scaled by the mean and standard deviation of the reference's answers."""
     missing_end_penalty: NonNegative = 1.0
     """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
+    truncation: Literal["terminal", "bootstrap"] = "terminal"
+    """An answer cut off at max_new_tokens is over, or is worth what the critic expects after it."""
+    critic: Literal["separate", "shared"] = "separate"
+    """A transformer of its own, or one layer on the policy's: less memory and time, values that are worse."""
     max_prompt_tokens: Count = 128
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
     """Sampling divides the logits by it; policy and reference log-probabilities do the same."""
+    top_k: int = Field(0, ge=0)
+    """Sample only from the k most probable tokens (0: all). Ratios and KL read the whole distribution."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample only from the fewest tokens with this probability together. As top_k."""
+    target_kl: Positive | None = None
+    """Skip what is left of a rollout's optimization once KL(old || new), nats a token, is above this."""
     schedule: Literal["linear", "constant"] = "linear"
     """Of the learning rates, over the whole training."""
 
@@ -165,8 +180,11 @@ class PpoRecipe(StageRecipe):
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     micro_batch_examples: Count | None = None
     """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16)."""
+    lora: LoraSettings | None = None
+    """Train adapters only; the reference is then the same model without them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every_steps: Count = 1
+    """In rollouts."""
     checkpoint_every_steps: Count | None = None
     """In rollouts; default a fifth of the training."""
     trainer: PpoTrainerSettings = PpoTrainerSettings()

@@ -1,0 +1,188 @@
+"""`PPOTrainer` as a user of TRL's trainers meets it: rewards, data, callbacks, evaluation, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback
+
+from tests.ppo.training import train
+from toolkit.models.load import load_causal_lm, load_reward_model
+from toolkit.ppo import PPOConfig, PPOTrainer
+from toolkit.ppo.actor_critic import critic_from_policy, make_batch
+from toolkit.recipe.errors import ToolkitError
+from toolkit.sampling import reward_scores
+
+CPU = torch.device("cpu")
+
+
+def early_letters(prompts, completions, completion_ids, **columns):
+    """How many of the 12 characters lie from a to m: 13 of the 256 bytes."""
+    return [sum("a" <= letter <= "m" for letter in each[0]["content"]) for each in completions]
+
+
+LEARNING = {"episodes": 384, "rollout_examples": 32, "minibatches": 1, "epochs": 4, "learning_rate": 1e-2,
+            "missing_end_penalty": 0.0, "max_new_tokens": 12}  # fmt: skip
+
+
+def test_it_learns_what_a_function_rewards_while_the_kl_stays_bounded(make_trainer):
+    rows = train(make_trainer(early_letters, **LEARNING))
+    assert rows[0]["score"] < 1 and np.mean([row["score"] for row in rows[-3:]]) > 4
+    assert 1 < np.mean([row["kl"] for row in rows[-3:]]) < 20
+
+
+def test_a_larger_kl_coefficient_stays_closer(make_trainer):
+    options = {**LEARNING, "episodes": 192}
+    free, held = (train(make_trainer(early_letters, **options, kl_coefficient=each)) for each in (0.0, 1.0))
+    assert held[-1]["kl"] < 0.6 * free[-1]["kl"]
+
+
+def test_functions_see_prompts_completions_ids_and_columns(make_trainer):
+    seen = []
+
+    def reward(prompts, completions, completion_ids, **columns):
+        seen.append((prompts, completions, completion_ids, columns))
+        return [0.0] * len(prompts)
+
+    rows = [{"prompt": f"Say {number}", "wanted": number} for number in range(20)]
+    trainer = make_trainer(reward, Dataset.from_list(rows), episodes=8)
+    train(trainer)
+    prompts, completions, ids, columns = seen[0]
+    assert columns["wanted"] == [int(prompt.split()[1]) for prompt in prompts] and set(columns) == {"wanted"}
+    end_id, decode = trainer.processing_class.eos_token_id, trainer.processing_class.decode
+    assert completions == [decode([token for token in each if token != end_id]) for each in ids]
+    assert any(each[-1] == end_id for each in ids)
+
+
+def test_rewards_add_up_with_their_weights(make_trainer, world):
+    def length(prompts, completions, completion_ids, **columns):
+        return [len(ids) for ids in completion_ids]
+
+    def one(prompts, **columns):
+        return [1.0] * len(prompts)
+
+    trainer = make_trainer([str(world / "reward"), length, one], reward_weights=[2.0, -0.5, 3.0])
+    assert not trainer.critic_knows_scores
+    for episode in trainer.roll_out():
+        expected = 2 * episode.parts["reward"] - 0.5 * len(episode.answer_ids) + 3
+        assert episode.score == pytest.approx(expected)
+    row = train(make_trainer([str(world / "reward"), length]))[0]
+    assert row["score"] == pytest.approx(row["score_reward"] + row["score_length"])
+    assert row["score_length"] == pytest.approx(row["length"])
+
+
+def test_a_reward_model_reads_a_text_as_it_stands(world):
+    model, tokenizer = load_reward_model((str(world / "reward"), None))
+    for ended in (True, False):
+        score = reward_scores(model, tokenizer, ["One "], answers=["two"], ended=[ended])[0]
+        ids = tokenizer("One two")["input_ids"] + [tokenizer.eos_token_id] * ended
+        assert score == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-5)
+    long = reward_scores(model, tokenizer, ["a" * 100], answers=["b" * 10], ended=[True])[0]
+    ids = tokenizer("a" * 53 + "b" * 10)["input_ids"] + [tokenizer.eos_token_id]
+    assert long == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-5)
+
+
+def test_the_critic_begins_as_the_reward_model_in_normalised_scores(make_trainer, world):
+    trainer = make_trainer()
+    trainer.roll_out()
+    scale = trainer.progression.scale
+    assert trainer.critic_knows_scores and scale.std != 1
+    model, tokenizer = load_reward_model((str(world / "reward"), None))
+    ids = tokenizer("Some text")["input_ids"]
+    score = model(torch.tensor([ids])).logits.item()
+    value = trainer.model.critic(make_batch([ids], [[5]], filler=1, device=CPU)).item()
+    assert value == pytest.approx((score - scale.mean) / scale.std, abs=1e-4)
+
+
+def test_other_critics(make_trainer, world):
+    policy, _ = load_causal_lm((str(world / "policy"), None))
+    batch = make_batch([[5, 6]], [[7, 8]], filler=1, device=CPU)
+    assert critic_from_policy(policy)(batch).tolist() == [0, 0]
+    shared = make_trainer(critic="shared")
+    assert shared.model(batch.ids, batch.index, batch.targets, False)[1].tolist() == [0, 0]
+    separate = sum(each.numel() for each in make_trainer().model.parameters())
+    assert sum(each.numel() for each in shared.model.parameters()) < 0.6 * separate
+    model, _ = load_reward_model((str(world / "reward"), None))
+    given = make_trainer(early_letters, value_model=model)
+    assert torch.equal(given.model.critic.head.weight, model.score.weight)
+
+
+def test_evaluation_early_stopping_and_the_deferral_to_whole_rollouts(make_trainer, world):
+    """Trainer's own callbacks work; what they ask for in the middle of a rollout is done at its end."""
+    steps: dict[str, list[int]] = {"save": [], "evaluate": [], "log": []}
+
+    class Look(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            steps["save"].append(state.global_step)
+
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            steps["evaluate"].append(state.global_step)
+            assert {"eval_score", "eval_length", "eval_ended"} <= set(metrics)
+
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "Hm"}]}] * 3)
+    trainer = make_trainer(
+        eval_dataset=rows, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3,
+        metric_for_best_model="eval_score", greater_is_better=True, callbacks=[Look()], episodes=40,
+    )  # fmt: skip
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=1e9))
+    trainer.train()
+    assert steps["save"][0] == 4 and steps["evaluate"][0] == 4
+    assert all(step % 4 == 0 for step in steps["save"] + steps["evaluate"])
+    assert trainer.state.global_step < trainer.state.max_steps  # stopped early, at the end of a rollout
+    assert trainer.state.global_step % 4 == 0 and not trainer.finished
+    AutoModelForCausalLM.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4")
+
+
+def test_sizes_from_epochs_and_steps(make_trainer):
+    assert make_trainer(episodes=None, num_train_epochs=1).num_rollouts == 3  # 20 prompts, 8 a rollout
+    assert make_trainer(episodes=None, max_steps=9).num_rollouts == 3
+    trainer = make_trainer(per_device_train_batch_size=3)
+    assert trainer.args.per_device_train_batch_size == 2 and trainer.args.gradient_accumulation_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_in": "both"}, "reward or loss"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"episodes": 33}, "not a multiple"),
+        ({"minibatches": 3}, "take a multiple of 3"),
+        ({"gamma": 1.5}, "out of its range"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(output_dir=str(tmp_path), use_cpu=True, **changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": Dataset.from_list([{"text": "a"}])}, "no column `prompt` but text"),
+        ({"dataset": Dataset.from_list([{"prompt": "a"}]).to_iterable_dataset()}, "not a stream"),
+        ({"max_new_tokens": 60}, "exceed the policy's context of 64"),
+        ({"reward_weights": [1.0, 2.0]}, "1 rewards, 1 tokenizers and 2 weights"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(make_trainer, options, message):
+    with pytest.raises(ToolkitError) as caught:
+        make_trainer(**options)
+    assert message in f"{caught.value} {caught.value.fix}"
+
+
+def test_a_function_that_returns_too_few_rewards_is_named(make_trainer):
+    def short(prompts, **columns):
+        return [1.0]
+
+    with pytest.raises(ToolkitError, match="for 8 answers") as caught:
+        make_trainer(short).roll_out()
+    assert caught.value.where == "reward function short"
+
+
+def test_a_policy_as_a_model_needs_its_tokenizer(tmp_path, world):
+    policy, _ = load_causal_lm((str(world / "policy"), None))
+    config = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ToolkitError, match="tokenizer"):
+        PPOTrainer(policy, early_letters, config, Dataset.from_list([{"prompt": "a"}]))
