@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,7 +134,9 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
 @pytest.fixture(autouse=True)
 def one_thread():
     """Two test processes on two cores: with two threads each they wait for each other (15 s instead of 1)."""
-    threads = torch.get_num_threads()
+    threads, environment = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    os.environ.clear()  # TrainingArguments writes ACCELERATE_MIXED_PRECISION, which later processes inherit
+    os.environ.update(environment)
