@@ -26,7 +26,7 @@ def recipe(layers=2, width=256, **settings):
 
 
 GROWTH = """
-import json, resource, sys
+import json, sys
 import numpy as np, torch
 from toolkit.models import memory
 from toolkit.models.gpt2 import build
@@ -51,7 +51,7 @@ with objective.forms_for_training(model):
             each.step()
             each.zero_grad(set_to_none=True)
 score_documents(model, [np.ones(length // 2)] * 64, prefix_id=0, end_id=0, window=length)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(memory._status("VmHWM") - before)  # ru_maxrss begins with the peak of the process that started this
 """
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,9 +133,7 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
 @pytest.fixture(autouse=True)
 def one_thread():
     """Two test processes on two cores: with two threads each they wait for each other (15 s instead of 1)."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    os.environ.clear()  # TrainingArguments writes ACCELERATE_MIXED_PRECISION, which later processes inherit
-    os.environ.update(environment)
