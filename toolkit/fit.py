@@ -38,7 +38,7 @@ from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PpoRecipe, TrainerRecipe
 from toolkit.runs import checkpoint, facts, processes
 from toolkit.runs.directory import Run
-from toolkit.runs.environment import device, precision
+from toolkit.runs.environment import device, precision, trainer_arguments
 from toolkit.runs.progress import Progress
 from toolkit.runs.streams import derive
 
@@ -131,7 +131,7 @@ def arguments(
         strategy=recipe.trainer.get("train_sampling_strategy", "random"),
     )  # fmt: skip
     target = device(recipe.device)
-    on_cpu = target.type == "cpu"
+    bf16 = run.record("precision", precision(recipe.precision, target)) == "bf16"
     owned = {
         "output_dir": str(staging(run)),
         "seed": derive(recipe.seed, recipe.stage, "trainer") % 2**32,  # numpy takes 32 bits
@@ -140,27 +140,16 @@ def arguments(
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "train_sampling_strategy": "sequential",  # rows.training_order has shuffled
-        "bf16": run.record("precision", precision(recipe.precision, target)) == "bf16",
-        "use_cpu": on_cpu,
-        "ddp_backend": "gloo" if on_cpu and facts.world_size() > 1 else None,
-        "ddp_find_unused_parameters": False,
-        "eval_strategy": "no",
-        "save_strategy": "steps",
         "save_steps": recipe.checkpoint_every_steps or max(1, math.ceil(steps / 5)),
-        "logging_strategy": "steps",
         "logging_steps": recipe.log_every_steps,
-        "logging_first_step": True,
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-        "push_to_hub": False,
+        **trainer_arguments(target, bf16=bf16),
     }
     settings = {key: value for key, value in recipe.trainer.items() if key not in OURS}
     if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
         settings[_checkpointing(config_class)] = (
             False  # TRL's True costs 1.5x time where memory is no problem
         )
-    settings.setdefault("dataloader_pin_memory", not on_cpu)
+    settings.setdefault("dataloader_pin_memory", target.type != "cpu")
     clash = sorted(settings.keys() & (owned.keys() | WITHOUT_EFFECT))
     if clash:
         raise ToolkitError(

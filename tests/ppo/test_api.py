@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from toolkit.models.load import load_causal_lm, load_reward_model
 from toolkit.ppo import PPOConfig, PPOTrainer
 from toolkit.ppo.actor_critic import critic_from_policy, make_batch
 from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.schema import PpoTrainerSettings
 from toolkit.sampling import reward_scores
 
 CPU = torch.device("cpu")
@@ -133,6 +136,12 @@ def test_evaluation_early_stopping_and_the_deferral_to_whole_rollouts(make_train
     assert trainer.state.global_step < trainer.state.max_steps  # stopped early, at the end of a rollout
     assert trainer.state.global_step % 4 == 0 and not trainer.finished
     AutoModelForCausalLM.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4")
+
+
+def test_a_recipes_settings_are_those_of_the_configuration_with_the_same_defaults():
+    defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
+    shared = PpoTrainerSettings().model_dump(exclude={"schedule", "episodes"})
+    assert shared == {name: defaults[name] for name in shared}
 
 
 def test_sizes_from_epochs_and_steps(make_trainer):

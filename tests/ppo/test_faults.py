@@ -71,6 +71,13 @@ FAULTS = {
         "test_properties.py",
         "garbage",
     ),
+    "6 positions count the padding": (
+        "../sampling.py",
+        "self.positions = (columns - (longest - lengths)[:, None]).clamp(min=0)",
+        "self.positions = columns.expand(len(prompts), -1)",
+        "test_properties.py",
+        "left_padding",
+    ),
     "7 a mean of the means of micro-batches": (
         "trainer.py",
         "loss * (self.accelerator.num_processes / num_items_in_batch)",

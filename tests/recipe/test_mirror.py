@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from toolkit.recipe import mirror
 from toolkit.recipe.source import parse
+from toolkit.runs.environment import trainer_arguments
 
 PACKAGE = Path(mirror.__file__).parent.parent
 
@@ -108,7 +110,9 @@ def test_no_key_is_both_settable_and_set_by_the_toolkit():
         for node in source.body
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("OURS", "WITHOUT_EFFECT")
     }
-    late = ({key.value for key in owned.keys} | sets["WITHOUT_EFFECT"]) - sets["OURS"]
+    named = {key.value for key in owned.keys if key is not None}
+    spread = set(trainer_arguments(torch.device("cpu"), bf16=False))
+    late = (named | spread | sets["WITHOUT_EFFECT"]) - sets["OURS"]
     assert len(late) > 15 and late <= mirror.OWNED.keys()
     assert not sets["OURS"] & mirror.OWNED.keys()
 

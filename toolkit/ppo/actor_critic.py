@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,12 @@ def answer_logits(
     return logits if temperature == 1 else logits / temperature
 
 
+def _values(head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    """(scored, n_embd) -> (scored,), in fp32 under autocast too."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return head(hidden.float()).squeeze(-1)
+
+
 class Critic(nn.Module):
     """A transformer with one number a token: the expected return of the answer so far, (scored,)."""
 
@@ -107,9 +114,7 @@ class Critic(nn.Module):
             self.head.bias.copy_(bias)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden = self.transformer(input_ids=batch.ids, use_cache=False).last_hidden_state
-        with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.flatten(0, 1).index_select(0, batch.index).float()).squeeze(-1)
+        return _values(self.head, answer_hidden(self.transformer, batch))
 
     def rescale(self, *, mean: float, std: float) -> None:
         """Answer in normalised scores, (score - mean) / std, what was learned in the reward model's own."""
@@ -128,8 +133,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.float()).squeeze(-1)
+        return _values(self.head, hidden)
 
 
 def critic_from_reward_model(reward_model: PreTrainedModel) -> Critic:
@@ -210,6 +214,19 @@ class ActorCritic(nn.Module):
             logits, values = answer_logits(self.policy, batch, **options), self.critic(batch)
         logprobs = losses.target_logprobs(logits, targets)
         return logprobs, values, losses.entropies(logits) if with_entropy else None
+
+    def values(self, batch: Batch) -> torch.Tensor:
+        """The critic alone, (scored,)."""
+        shared = isinstance(self.critic, ValueHead)
+        return self.critic(answer_hidden(plain(self.policy), batch) if shared else batch)
+
+    def parameter_groups(self, learning_rate: float, value_learning_rate: float) -> list[dict[str, Any]]:
+        """What is trained of the policy, and of the critic, as an optimizer takes it."""
+        parts = ((self.policy, learning_rate), (self.critic, value_learning_rate))
+        return [
+            {"params": [each for each in part.parameters() if each.requires_grad], "lr": rate}
+            for part, rate in parts
+        ]
 
     def train(self, mode: bool = True) -> ActorCritic:
         super().train(False)

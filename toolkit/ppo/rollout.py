@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 
 from toolkit.ppo import losses
-from toolkit.recipe.schema import PpoTrainerSettings
+from toolkit.ppo.config import PPOConfig
 from toolkit.runs.streams import derive
 
 Messages = list[dict[str, str]]
@@ -57,7 +57,7 @@ class Episode:
         return {"prompt": prompt, "answer": self.text, **numbers}
 
 
-def minibatches(settings: PpoTrainerSettings, *, seed: int, rollout: int, epoch: int) -> list[np.ndarray]:
+def minibatches(settings: PPOConfig, *, seed: int, rollout: int, epoch: int) -> list[np.ndarray]:
     """Places in the rollout of each minibatch of an epoch, shuffled: `minibatches` arrays of equal length."""
     generator = np.random.default_rng(derive(seed, "minibatches", rollout, epoch))
     return np.split(generator.permutation(settings.rollout_examples), settings.minibatches)
@@ -122,7 +122,7 @@ def set_rewards(episodes: Sequence[Episode], scale: ScoreScale, *, missing_end_p
 
 
 def set_advantages(
-    episodes: Sequence[Episode], settings: PpoTrainerSettings, *, kl_coefficient: float
+    episodes: Sequence[Episode], settings: PPOConfig, *, kl_coefficient: float
 ) -> dict[str, float]:
     """Give each episode its `advantages` and `returns`; return the rollout's means for the log."""
     logprobs, values = _padded(episodes, "logprobs"), _padded(episodes, "values")

@@ -16,7 +16,7 @@ from toolkit.ppo.rollout import Episode
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PpoRecipe
-from toolkit.runs import environment, facts
+from toolkit.runs import environment
 from toolkit.runs.directory import Run
 
 CPU_MICRO_BATCH = 16
@@ -76,21 +76,14 @@ def _config(recipe: PpoRecipe, run: Run) -> PPOConfig:
             seed=recipe.seed % 2**32,  # numpy takes 32 bits
             per_device_train_batch_size=recipe.micro_batch_examples or (CPU_MICRO_BATCH if on_cpu else share),
             lr_scheduler_type=settings.pop("schedule"),
-            bf16=precision == "bf16",
-            use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu and facts.world_size() > 1 else None,
             dataloader_pin_memory=not on_cpu,
-            save_strategy="steps",
             save_steps=steps * (recipe.checkpoint_every_steps or math.ceil(rollouts / 5)),
             logging_steps=steps * recipe.log_every_steps,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-            report_to="none",
+            **environment.trainer_arguments(target, bf16=precision == "bf16"),
             **settings,
         )
     except ValueError as error:
-        raise ToolkitError(str(error), where="trainer.rollout_examples") from error
+        raise ToolkitError(str(error), where="trainer") from error
 
 
 class Watch:

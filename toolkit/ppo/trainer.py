@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from toolkit.data.rows import training_order
 from toolkit.models.attention import fast_attention
 from toolkit.models.load import load_causal_lm
-from toolkit.ppo import losses, rewards, rollout, sampler, state
+from toolkit.ppo import guard, losses, rewards, rollout, sampler, state
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, build_critic, make_batch, plain
 from toolkit.ppo.config import PPOConfig, require_usable
 from toolkit.ppo.rollout import Episode, Progression, ScoreScale
@@ -141,17 +142,21 @@ class PPOTrainer(Trainer):
     def _plan(self, number: int, epoch: int) -> list[np.ndarray]:
         return rollout.minibatches(self.args, seed=self.args.seed, rollout=number, epoch=epoch)
 
-    def _sample(self, number: int) -> list[Episode]:
-        """Answers to this process's share of the prompts of a rollout."""
-        first = (number - 1) * self.args.rollout_examples
-        order = training_order(
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """The row of every place of the whole training."""
+        return training_order(
             np.zeros(len(self.train_dataset)),
-            steps=number,
+            steps=self.num_rollouts,
             batch=self.args.rollout_examples,
             seed=self.args.seed,
         )
+
+    def _sample(self, number: int) -> list[Episode]:
+        """Answers to this process's share of the prompts of a rollout."""
+        first = (number - 1) * self.args.rollout_examples
         places = [place for part in self._plan(number, 0) for place in self._own(part)]
-        rows = [self.train_dataset[int(order[first + place])] for place in places]
+        rows = [self.train_dataset[int(self._order[first + place])] for place in places]
         seeds = [derive(self.args.seed, "episode", first + place) for place in places]
         return self._answer(rows, places=places, seeds=seeds)
 
@@ -194,7 +199,7 @@ class PPOTrainer(Trainer):
             return
         batch = self._batch(cut, beyond=True)
         with self.accelerator.autocast():
-            values = self.model(batch.ids, batch.index, batch.targets, False)[1].float().cpu()
+            values = self.model.values(batch).cpu()
         ends = np.cumsum([len(episode.answer_ids) + 1 for episode in cut]) - 1
         for episode, end in zip(cut, ends, strict=True):
             episode.final_value = float(values[end])
@@ -354,10 +359,7 @@ class PPOTrainer(Trainer):
         if self.optimizer is None:
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             rates = (settings["lr"], self.args.value_learning_rate or settings["lr"])
-            groups = [
-                {"params": [each for each in part.parameters() if each.requires_grad], "lr": rate}
-                for part, rate in zip((self.model.policy, self.model.critic), rates, strict=True)
-            ]
+            groups = self.model.parameter_groups(*rates)
             settings.setdefault("weight_decay", self.args.weight_decay)
             self.optimizer = kind(groups, **settings)
         return self.optimizer
@@ -372,12 +374,7 @@ class PPOTrainer(Trainer):
         return fast_attention(models, device_type=self.args.device.type, bf16=self.args.bf16)
 
     def _require_finite(self, values: Sequence[float], what: str) -> None:
-        if not np.isfinite(values).all():
-            raise ToolkitError(
-                f"training collapsed: the {what} is not finite any more",
-                where=f"ppo, rollout {self.progression.rollouts + 1}",
-                fix="lower learning_rate or raise kl_coefficient, and start over",
-            )
+        guard.require_finite(values, what, rollout=self.progression.rollouts + 1)
 
     # Checkpoints
 

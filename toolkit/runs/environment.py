@@ -75,6 +75,28 @@ def precision(setting: str, on: torch.device) -> str:
     return "bf16" if machine.processor()["bf16"] else "fp32"
 
 
+def trainer_arguments(on: torch.device, *, bf16: bool) -> dict[str, Any]:
+    """Return those of transformers' TrainingArguments that the toolkit decides for every stage.
+
+    Evaluation, reports and uploads are its own; a loss that is not finite must be seen.
+    """
+    on_cpu = on.type == "cpu"
+    return {
+        "bf16": bf16,
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and machine.world_size() > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "eval_strategy": "no",
+        "save_strategy": "steps",
+        "logging_strategy": "steps",
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "push_to_hub": False,
+    }
+
+
 def facts() -> dict[str, Any]:
     """Return versions, python, code, hardware with the GPUs, and world size."""
     found = machine.collect()
