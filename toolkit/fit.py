@@ -146,7 +146,7 @@ def arguments(
     }
     settings = {key: value for key, value in recipe.trainer.items() if key not in OURS}
     if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
-        settings[_checkpointing(config_class)] = (
+        settings[checkpointing_key(config_class)] = (
             False  # TRL's True costs 1.5x time where memory is no problem
         )
     settings.setdefault("dataloader_pin_memory", target.type != "cpu")
@@ -164,7 +164,7 @@ def arguments(
     return config, table.dataset().select(order)
 
 
-def _checkpointing(config_class: type[TrainingArguments]) -> str:
+def checkpointing_key(config_class: type[TrainingArguments]) -> str:
     """The name of activation checkpointing; transformers renamed it in 5.2x and warns of the old one."""
     names = config_class.__dataclass_fields__
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"

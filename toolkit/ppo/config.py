@@ -52,6 +52,7 @@ class PPOConfig(TrainingArguments):
     normalize_scores: bool = field(default=True, metadata={"help": "By the first rollout's mean and std."})
     missing_end_penalty: float = field(default=1.0, metadata={"help": "Of an answer without its end."})
     truncation: str = field(default="terminal", metadata={"help": "`terminal` or `bootstrap`."})
+    guard: str = field(default="stop", metadata={"help": "On a collapse `stop` or `warn`; or `off`."})
     critic: str = field(default="separate", metadata={"help": "`separate` or `shared` (a value head)."})
     reward_weights: list[float] | None = field(default=None, metadata={"help": "Of each reward; default 1."})
     max_prompt_tokens: int = field(default=128, metadata={"help": "Longer ones lose their beginning."})
@@ -63,7 +64,7 @@ class PPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         choices = {"kl_in": ("reward", "loss"), "truncation": ("terminal", "bootstrap"),
-                   "critic": ("separate", "shared")}  # fmt: skip
+                   "critic": ("separate", "shared"), "guard": ("stop", "warn", "off")}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
@@ -82,16 +83,8 @@ class PPOConfig(TrainingArguments):
         self._set_sizes()
 
     def _set_sizes(self) -> None:
-        parts = self.minibatches * self.world_size
-        share, rest = divmod(self.rollout_examples, parts)
-        if rest or not share:
-            raise ValueError(
-                f"rollout_examples {self.rollout_examples} cannot be shared equally by {self.minibatches} "
-                f"minibatches on {self.world_size} processes; take a multiple of {parts}"
-            )
-        size = min(self.per_device_train_batch_size, share)
-        while share % size:
-            size -= 1
+        share = share_of(self.rollout_examples, self.minibatches, processes=self.world_size)
+        size = divisor(share, at_most=self.per_device_train_batch_size)
         self.per_device_train_batch_size = size
         self.gradient_accumulation_steps = share // size
         if self.episodes is not None and self.episodes % self.rollout_examples:
@@ -111,6 +104,26 @@ class PPOConfig(TrainingArguments):
         if self.max_steps > 0:
             return -(-self.max_steps // self.steps_per_rollout)
         return max(1, -(-int(self.num_train_epochs * prompts) // self.rollout_examples))
+
+
+def share_of(rollout_examples: int, minibatches: int, *, processes: int) -> int:
+    """Answers of one minibatch on one process; raises ValueError where they cannot be shared equally."""
+    parts = minibatches * processes
+    share, rest = divmod(rollout_examples, parts)
+    if rest or not share:
+        raise ValueError(
+            f"rollout_examples {rollout_examples} cannot be shared equally by {minibatches} "
+            f"minibatches on {processes} processes; take a multiple of {parts}"
+        )
+    return share
+
+
+def divisor(share: int, *, at_most: int) -> int:
+    """The largest size of equal parts of `share` answers that is at most so many."""
+    size = min(at_most, share)
+    while share % size:
+        size -= 1
+    return size
 
 
 def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) -> None:

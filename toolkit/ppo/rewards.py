@@ -20,7 +20,7 @@ RewardFunction = Callable[..., Sequence[float]]
 """(prompts, completions, completion_ids, **columns of the dataset) -> a number an answer, as TRL's."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reward:
     """One of the parts: a reward model with its tokenizer, or a function."""
 
@@ -39,6 +39,8 @@ def build(
         ToolkitError: numbers of parts that differ, or a reward model without its tokenizer.
     """
     given = list(given) if isinstance(given, (list, tuple)) else [given]
+    if given and all(isinstance(each, Reward) for each in given) and weights is None:
+        return given
     tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(given)
     weights = [1.0] * len(given) if weights is None else list(weights)
     if not given or not len(given) == len(tokenizers) == len(weights):
@@ -47,7 +49,19 @@ def build(
             where="reward_funcs",
             fix="give one tokenizer (None for functions) and one weight for each reward",
         )
-    return [_build(*each, device=device) for each in zip(given, tokenizers, weights, strict=True)]
+    built = [_build(*each, device=device) for each in zip(given, tokenizers, weights, strict=True)]
+    return distinct(built)
+
+
+def distinct(rewards: Sequence[Reward]) -> list[Reward]:
+    """Number the names that come again: each part of a score is logged under its own."""
+    names: list[str] = []
+    for reward in rewards:
+        before = names.count(reward.name)
+        names.append(reward.name)
+        if before:
+            reward.name = f"{reward.name}_{before + 1}"
+    return list(rewards)
 
 
 def _build(

@@ -98,6 +98,10 @@ class Progression:
     """Done so far."""
     kl_coefficient: float = 0.0
     scale: ScoreScale = field(default_factory=ScoreScale)
+    over: bool = False
+    """An observer ended the training before its last rollout."""
+    guard: dict[str, Any] = field(default_factory=dict)
+    """What `guard.look` knows of the rollouts before."""
     kept: dict[str, Any] = field(default_factory=dict)
     """What an observer wants back after an interruption; plain values of JSON."""
 

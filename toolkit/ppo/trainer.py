@@ -19,25 +19,27 @@ import numpy as np
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.utils import logging
 
 from toolkit.data.rows import training_order
-from toolkit.models.attention import fast_attention
+from toolkit.models.attention import fast_attention, fuse_activations
 from toolkit.models.load import load_causal_lm
 from toolkit.ppo import guard, losses, rewards, rollout, sampler, state
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, build_critic, make_batch, plain
+from toolkit.ppo.between import ActorCriticTrainer
 from toolkit.ppo.config import PPOConfig, require_usable
 from toolkit.ppo.rollout import Episode, Progression, ScoreScale
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs.streams import derive
 from toolkit.sampling import forbidden_bias
 
+logger = logging.get_logger(__name__)
 OLD = ("logprobs", "reference_logprobs", "values", "advantages", "returns")
 LOSSES = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "policy_kl")
-DEFERRED = ("should_log", "should_save", "should_evaluate", "should_training_stop", "should_epoch_stop")
 
 
-class PPOTrainer(Trainer):
+class PPOTrainer(ActorCriticTrainer):
     """PPO for prompt-only datasets, with the arguments of TRL's online trainers.
 
     Args:
@@ -47,6 +49,7 @@ class PPOTrainer(Trainer):
         train_dataset: a column `prompt`, of texts or of conversations; other columns go to the functions.
         processing_class: the policy's tokenizer; found beside the model where that is a folder or hub id.
         reward_processing_classes: the tokenizer of each reward model that was given as a model.
+        eval_reward_funcs: a held-out judge, which `evaluate` asks instead; folders, hub ids, functions.
         ref_model: what KL is measured to; default the policy as it is, or its base where it has adapters.
         value_model: a reward model that the critic begins as; default the reward model where it is the only
             reward and reads the policy's tokens, else the policy with a new head.
@@ -66,6 +69,7 @@ class PPOTrainer(Trainer):
         *,
         processing_class: PreTrainedTokenizerBase | None = None,
         reward_processing_classes: Any = None,
+        eval_reward_funcs: Any = None,
         ref_model: PreTrainedModel | None = None,
         value_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -77,20 +81,18 @@ class PPOTrainer(Trainer):
             processing_class = processing_class or tokenizer
         require_usable(model, processing_class, train_dataset, args)
         model = model if peft_config is None else get_peft_model(model, peft_config)
-        self.rewards = rewards.build(
-            reward_funcs, reward_processing_classes, args.reward_weights, device=args.device
-        )
-        critic, self.critic_knows_scores = build_critic(
-            model,
-            processing_class,
-            rewards.value_model(value_model, self.rewards),
-            shared=args.critic == "shared",
-        )
+        weights = args.reward_weights
+        self.rewards = rewards.build(reward_funcs, reward_processing_classes, weights, device=args.device)
+        self.eval_rewards = rewards.build(eval_reward_funcs or self.rewards, device=args.device)
+        began = rewards.value_model(value_model, self.rewards)
+        shared = args.critic == "shared"
+        critic, self.critic_knows_scores = build_critic(model, processing_class, began, shared=shared)
         end_id, pad_id = processing_class.eos_token_id, processing_class.pad_token_id
         forbidden = forbidden_bias(plain(model), pad_id=pad_id, end_id=end_id)
         if ref_model is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model)
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)
+        fuse_activations(model, critic, self.ref_model, *(each.judge for each in self.rewards))
         self.num_rollouts = args.num_rollouts(len(train_dataset))
         args.max_steps = self.num_rollouts * args.steps_per_rollout
         self.progression = Progression(kl_coefficient=args.kl_coefficient)
@@ -98,7 +100,6 @@ class PPOTrainer(Trainer):
         self.observers: list[Callable[[list[Episode], int], None]] = []
         """Called with the episodes and number of each rollout, on every process."""
         self._numbers: dict[str, list[float]] = {}
-        self._deferred: set[str] = set()
         self._slot = 0
         self._open = False  # a rollout is being trained on
         super().__init__(
@@ -134,7 +135,24 @@ class PPOTrainer(Trainer):
         numbers = rollout.set_advantages(episodes, self.args, kl_coefficient=progression.kl_coefficient)
         self._require_finite([numbers["kl"], numbers["reward"]], "KL")
         self._note(**numbers, kl_coefficient=progression.kl_coefficient)
+        self._guard(episodes, numbers)
         return episodes
+
+    def _guard(self, episodes: Sequence[Episode], numbers: dict[str, float]) -> None:
+        if self.args.guard == "off":
+            return
+        signs = guard.signs(episodes)
+        self._note(**signs)
+        spread = float(np.std([episode.score for episode in episodes]))
+        told = guard.look(
+            self.progression.guard,
+            {**signs, **{name: numbers[name] for name in ("score", "length", "kl")}},
+            spread=spread,
+            rollout=self.progression.rollouts + 1,
+            stop=self.args.guard == "stop",
+        )
+        for text in told if self.is_world_process_zero() else ():
+            logger.warning(text)
 
     def _own(self, places: np.ndarray) -> list[int]:
         return places[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
@@ -170,30 +188,35 @@ class PPOTrainer(Trainer):
             [episode.prompt_ids for episode in episodes], answers, filler=filler, device=self.args.device
         )
 
-    @torch.no_grad()
     def _read(self, episodes: list[Episode], number: int) -> list[Episode]:
-        """Log-probabilities, entropies and values of this process's share, in the micro-batches of epoch 0.
+        """Read this process's share, in the micro-batches of epoch 0.
 
         The same batches as in the first optimizer step make the ratio there exactly 1.
         """
         own: list[Episode] = []
-        self.model.eval()
         for places in self._plan(number, 0):
             share = [episodes[place] for place in self._own(places)]
             for part in rollout.micro_batches(share, self.args.per_device_train_batch_size):
-                batch = self._batch(part)
-                with self.accelerator.autocast():
-                    logprobs, values, entropies = self.model(batch.ids, batch.index, batch.targets, True)
-                    reference = self._reference_logprobs(batch)
-                rollout.store(part, "logprobs", logprobs)
-                rollout.store(part, "values", values)
-                rollout.store(part, "entropies", entropies)
-                rollout.store(part, "reference_logprobs", reference)
+                self._read_part(part)
                 if self.args.truncation == "bootstrap":
                     self._set_final_values([episode for episode in part if not episode.ended])
             own += share
         return own
 
+    @torch.no_grad()
+    def _read_part(self, part: list[Episode]) -> None:
+        """Log-probabilities, entropies and values, in one forward pass of each model."""
+        batch = self._batch(part)
+        self.model.eval()
+        with self.accelerator.autocast():
+            logprobs, values, entropies = self.model(batch.ids, batch.index, batch.targets, True)
+            reference = self._reference_logprobs(batch)
+        rollout.store(part, "logprobs", logprobs)
+        rollout.store(part, "values", values)
+        rollout.store(part, "entropies", entropies)
+        rollout.store(part, "reference_logprobs", reference)
+
+    @torch.no_grad()
     def _set_final_values(self, cut: list[Episode]) -> None:
         if not cut:
             return
@@ -283,27 +306,19 @@ class PPOTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Between two rollouts do what callbacks asked for meanwhile; until then keep it."""
-        control = self.control
         if self._open and self._left and not self._moved_too_far():
-            asked = {name for name in DEFERRED if getattr(control, name)}
-            self._deferred |= asked
-            for name in asked:
-                setattr(control, name, False)
+            self.hold_back()
             return
         if self._open:
             self._close_rollout()
-            if self.finished:
-                self._deferred |= {"should_log", "should_training_stop"}
-                self._deferred |= {"should_save"} if self.args.save_strategy == "steps" else set()
-            for name in self._deferred:
-                setattr(control, name, True)
-            self._deferred = set()
+            saved = ("should_save",) if self.args.save_strategy == "steps" else ()
+            self.let_go(*(("should_log", "should_training_stop", *saved) if self.finished else ()))
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     @property
     def finished(self) -> bool:
-        """Whether all rollouts are done; with `target_kl` that takes fewer steps than `max_steps`."""
-        return self.progression.rollouts == self.num_rollouts
+        """Whether all rollouts are done, or an observer ended the training before."""
+        return self.progression.over or self.progression.rollouts == self.num_rollouts
 
     def _moved_too_far(self) -> bool:
         if self.args.target_kl is None:
@@ -340,29 +355,26 @@ class PPOTrainer(Trainer):
             self._numbers = {}
         super().log(logs, start_time)
 
+    def judged(self, dataset: Any) -> list[Episode]:
+        """One answer to each prompt, with the held-out judge's score, and read; the same on every process."""
+        places = self._own(np.arange(len(dataset)))
+        seeds = [derive(self.args.seed, "evaluation", place) for place in places]
+        own = self._answer([dataset[place] for place in places], places=places, seeds=seeds)
+        rewards.score(self.eval_rewards, own)
+        for part in rollout.micro_batches(own, self.args.per_device_train_batch_size):
+            self._read_part(part)
+        return rollout.gather(own)
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Answer the prompts of the evaluation data once; their mean score, length and share that ended."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        places = self._own(np.arange(len(dataset)))
-        seeds = [derive(self.args.seed, "evaluation", place) for place in places]
-        episodes = self._answer([dataset[place] for place in places], places=places, seeds=seeds)
-        episodes = rollout.gather(rewards.score(self.rewards, episodes))
-        numbers = {f"{metric_key_prefix}_{name}": value for name, value in rollout.outcome(episodes).items()}
+        """Answer the prompts of the evaluation data once; means of score, KL, length and share that ended."""
+        episodes = self.judged(self.eval_dataset if eval_dataset is None else eval_dataset)
+        numbers = {**rollout.outcome(episodes), "kl": float(np.mean([episode.kl for episode in episodes]))}
+        numbers = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer of `optim`, with a group for the policy and one for the critic."""
-        if self.optimizer is None:
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            rates = (settings["lr"], self.args.value_learning_rate or settings["lr"])
-            groups = self.model.parameter_groups(*rates)
-            settings.setdefault("weight_decay", self.args.weight_decay)
-            self.optimizer = kind(groups, **settings)
-        return self.optimizer
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -375,20 +387,6 @@ class PPOTrainer(Trainer):
 
     def _require_finite(self, values: Sequence[float], what: str) -> None:
         guard.require_finite(values, what, rollout=self.progression.rollouts + 1)
-
-    # Checkpoints
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The policy as `from_pretrained` reads it (adapters alone where it has some), and its tokenizer."""
-        folder = output_dir or self.args.output_dir
-        if self.args.should_save:
-            self.model.policy.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            state.write(Path(output_dir), self.model, self.progression)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.progression = state.read(Path(resume_from_checkpoint), self.model)

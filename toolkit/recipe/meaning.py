@@ -35,6 +35,7 @@ CONFIGS = {
     "judge_data": ("preferences",),
 }
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
+ANSWERS_PER_PROMPT = 4
 OPTIONS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
 """Setting -> the configurations of storyworld that it acts on."""
 READS_TEXT = ("tokenizer", "corpus", "perplexity")
@@ -179,8 +180,58 @@ def _pretrain(recipe: PretrainRecipe) -> Found:
 
 
 def _ppo(recipe: PpoRecipe) -> Found:
-    minibatch = recipe.trainer.rollout_examples // recipe.trainer.minibatches
-    return _batch(minibatch, recipe.micro_batch_examples, key="micro_batch_examples", name="the minibatch")
+    settings = recipe.trainer
+    minibatch = settings.rollout_examples // settings.minibatches
+    found = _batch(minibatch, recipe.micro_batch_examples, key="micro_batch_examples", name="the minibatch")
+    if recipe.algorithm == "ppo":
+        if settings.answers_per_prompt is not None:
+            what = "has an effect only with algorithm: rloo or grpo"
+            found.append((("trainer", "answers_per_prompt"), what))
+    else:
+        found += _without_critic(recipe)
+    judged = recipe.early_stopping
+    if judged and judged.judge == recipe.reward_model:
+        what = f"{judged.judge} is what is trained on: its scores rise as long as it learns; name another"
+        found.append((("early_stopping", "judge"), what))
+    known = [source.name == "storyworld" for _, source in sources(recipe)]
+    for key, name in _ppo_judges(recipe):
+        if name == "gold" and not all(known):
+            found.append((key, "gold judges answers to storyworld's prompts only"))
+    return found
+
+
+def _ppo_judges(recipe: PpoRecipe) -> Iterator[tuple[Key, str | None]]:
+    yield ("reward_model",), recipe.reward_model
+    for place, one in enumerate(recipe.rewards):
+        yield ("rewards", place, "reward_model"), one.reward_model
+    if recipe.early_stopping:
+        yield ("early_stopping", "judge"), recipe.early_stopping.judge
+
+
+ONLY_PPO = (
+    "value_learning_rate", "kl_in", "kl_target", "gamma", "gae_lambda", "value_clip_range",
+    "value_coefficient", "entropy_coefficient", "whiten_advantages", "whiten_rewards", "truncation", "guard",
+    "critic", "target_kl",
+)  # fmt: skip
+"""Settings of `trainer` that rloo and grpo have no use for."""
+
+
+def _without_critic(recipe: PpoRecipe) -> Found:
+    settings, name = recipe.trainer, recipe.algorithm
+    fields = type(settings).model_fields
+    found: Found = [
+        (("trainer", key), f"has no effect with algorithm: {name}")
+        for key in ONLY_PPO
+        if getattr(settings, key) != fields[key].default
+    ]
+    for key, is_set in (("early_stopping", recipe.early_stopping), ("preset", recipe.preset != "standard")):
+        if is_set:
+            found.append(((key,), f"is for algorithm: ppo, not {name}"))
+    answers = settings.answers_per_prompt or ANSWERS_PER_PROMPT
+    if settings.rollout_examples % answers:
+        what = f"{settings.rollout_examples} is not a multiple of answers_per_prompt {answers}"
+        found.append((("trainer", "rollout_examples"), what))
+    return found
 
 
 def _evaluate(recipe: EvaluateRecipe) -> Found:

@@ -146,6 +146,11 @@ class PpoTrainerSettings(Settings):
     """An answer cut off at max_new_tokens is over, or is worth what the critic expects after it."""
     critic: Literal["separate", "shared"] = "separate"
     """A transformer of its own, or one layer on the policy's: less memory and time, values that are worse."""
+    guard: Literal["stop", "warn", "off"] = "stop"
+    """Say when the score rises while answers degenerate (repetition, likeness, length, KL), and on a collapse
+    stop, or only say so."""
+    answers_per_prompt: Annotated[int, Field(ge=2)] | None = None
+    """rloo and grpo only, where it is 4 if nothing is said; ppo samples one."""
     max_prompt_tokens: Count = 128
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
@@ -168,16 +173,54 @@ class PpoTrainerSettings(Settings):
         return self
 
 
+class RewardSettings(Settings):
+    """One more reward, added to the reward model's score."""
+
+    reward_model: str | None = None
+    """`gold`, a sealed reward run, a folder, or a hub id; or else:"""
+    function: str | None = None
+    """FILE.py:NAME of `(prompts, completions, completion_ids, **columns) -> list[float]`."""
+    weight: float = 1.0
+    """What its values are multiplied by."""
+
+    @model_validator(mode="after")
+    def one_reward(self) -> RewardSettings:
+        if (self.reward_model is None) == (self.function is None):
+            raise ValueError("give exactly one of reward_model and function")
+        return self
+
+
+class EarlyStoppingSettings(Settings):
+    """Ask a held-out judge between rollouts, and stop once its scores turn down: what the reward model pays
+    for and what is better part ways in a long training (Gao et al., 2023)."""
+
+    judge: str
+    """`gold` (storyworld's utility), or a sealed reward run, a folder, a hub id: not what is trained on."""
+    every_rollouts: Count = 2
+    """Rollouts between two looks."""
+    prompts: Count = 64
+    """Held-out prompts, the same in each look."""
+    patience: Count | None = 3
+    """Stop after so many looks without a new best, and keep the weights of the best; null: only look."""
+
+
 class PpoRecipe(StageRecipe):
-    """PPO against a trained reward model."""
+    """PPO against a trained reward model; or RLOO, GRPO."""
 
     stage: Literal["ppo"]
+    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    """`rloo` (Ahmadian et al., 2024) and `grpo` (Shao et al., 2024) have no critic: they compare
+    `trainer.answers_per_prompt` answers to the same prompt, in TRL's trainers."""
+    preset: Literal["standard", "fast"] = "standard"
+    """`fast`: where nothing else is said, the critic is one layer on the policy (trainer.critic: shared)."""
     model: str
     """The policy to start from, and the reference."""
     reward_model: str
-    """A sealed reward run, a folder, or a hub id."""
+    """`gold` (storyworld's utility), a sealed reward run, a folder, or a hub id."""
+    rewards: list[RewardSettings] = []
     data: Data
     """Prompts: any source of conversations or preferences; only its prompts are read."""
+    early_stopping: EarlyStoppingSettings | None = None
     micro_batch_examples: Count | None = None
     """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16)."""
     lora: LoraSettings | None = None
@@ -188,6 +231,15 @@ class PpoRecipe(StageRecipe):
     checkpoint_every_steps: Count | None = None
     """In rollouts; default a fifth of the training."""
     trainer: PpoTrainerSettings = PpoTrainerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def fast_means(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("preset") == "fast":
+            trainer = values.get("trainer") or {}
+            if isinstance(trainer, dict):
+                return {**values, "trainer": {"critic": "shared", **trainer}}
+        return values
 
 
 class PerplexitySettings(Settings):

@@ -45,6 +45,8 @@ MEANINGS = {
     "LoraSettings.r": "Rank of the adapters.",
     "LoraSettings.alpha": "Adapters are scaled by alpha / r.",
     "LoraSettings.target_modules": "Layers that get adapters, by the last part of their names.",
+    "PpoRecipe.rewards": "More rewards, added to the reward model's score with their weights.",
+    "PpoRecipe.early_stopping": "A held-out judge, asked while it trains.",
     "PpoTrainerSettings.learning_rate": "Of the policy.",
     "PpoTrainerSettings.gamma": "Discount per token.",
     "PpoTrainerSettings.gae_lambda": "Of generalized advantage estimation (Schulman et al., 2016).",
@@ -68,7 +70,12 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
                  ("speed", schema.SpeedSettings), ("length_warmup", schema.LengthSettings),
                  ("guard", schema.GuardSettings), ("samples", schema.SampleSettings)],
     "sft, reward, dpo": [("", schema.TrainerRecipe), ("lora", schema.LoraSettings)],
-    "ppo": [("", schema.PpoRecipe), ("trainer", schema.PpoTrainerSettings)],
+    "ppo": [
+        ("", schema.PpoRecipe),
+        ("rewards", schema.RewardSettings),
+        ("early_stopping", schema.EarlyStoppingSettings),
+        ("trainer", schema.PpoTrainerSettings),
+    ],
     "evaluate": [("", schema.EvaluateRecipe), ("perplexity", schema.PerplexitySettings),
                  ("win_rate", schema.WinRateSettings)],
 }  # fmt: skip

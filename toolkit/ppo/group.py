@@ -1,0 +1,218 @@
+"""RLOO and GRPO from the `ppo` stage, in TRL's trainers: the same prompts, rewards, sizes and records.
+
+They have no critic: an answer's advantage is its reward against those of the other answers to its prompt
+(Ahmadian et al., 2024, https://arxiv.org/abs/2402.14740; Shao et al., 2024, https://arxiv.org/abs/2402.03300).
+RLOO takes beta * KL off the reward, as PPO here; GRPO adds beta * k3 to its loss, and divides advantages by
+their spread, so that its beta has another unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import trl
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from toolkit import stats
+from toolkit.data import chat, sources
+from toolkit.fit import checkpointing_key, fit, lora, quiet, staging
+from toolkit.models.load import load_causal_lm
+from toolkit.ppo import functions, rewards, rollout
+from toolkit.ppo.between import BetweenRollouts
+from toolkit.ppo.config import ADAM_EPSILON, divisor, share_of
+from toolkit.ppo.rollout import Episode, ScoreScale
+from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.meaning import ANSWERS_PER_PROMPT, ONLY_PPO
+from toolkit.recipe.schema import PpoRecipe
+from toolkit.runs import environment, metrics
+from toolkit.runs.directory import Run
+from toolkit.runs.facts import world_size
+
+MicroBatch = Callable[[PpoRecipe, str | None], int]
+"""(recipe, precision on a CPU) -> answers of one forward pass at most."""
+CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
+
+
+def run(recipe: PpoRecipe, run: Run, *, micro_batch: MicroBatch) -> None:
+    """Train the policy against the rewards; writes the model, metrics, and evaluation.json.
+
+    Raises:
+        ToolkitError: models, functions or data that cannot be had, and sizes that do not fit one another.
+    """
+    target = environment.device(recipe.device)
+    policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    config = _config(recipe, run, policy, tokenizer, micro_batch=micro_batch)
+    rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
+    run.record("prompts", len(rows))
+    if len(rows) * config.num_generations < recipe.trainer.rollout_examples:
+        raise ToolkitError(
+            f"{len(rows)} prompts, answered {config.num_generations} times each, do not fill one rollout of "
+            f"{recipe.trainer.rollout_examples} answers", where="data", fix="lower trainer.rollout_examples",
+        )  # fmt: skip
+    longest = recipe.trainer.max_prompt_tokens
+    rows = Dataset.from_list(
+        [{"prompt": chat.shorten(tokenizer, row["prompt"], max_tokens=longest)} for row in rows]
+    )
+    parts = functions.of_recipe(recipe, run, device=target)
+    trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
+        model=policy,
+        reward_funcs=_reward(recipe, run, parts, tokenizer),
+        args=config,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora(recipe, policy, "CAUSAL_LM"),
+    )
+    for model in (policy, trainer.ref_model):
+        if model is not None:
+            model.register_forward_pre_hook(_with_positions, with_kwargs=True)
+    environment.require_agreement(trainer.accelerator.num_processes)
+    run.record("rollouts", recipe.trainer.episodes // recipe.trainer.rollout_examples)
+    run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
+    fit(trainer, run)
+    if run.is_main:
+        run.write_json("evaluation.json", evaluation(recipe, metrics.read(run.path / "metrics.jsonl")))
+
+
+def _config(
+    recipe: PpoRecipe,
+    run: Run,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    micro_batch: MicroBatch,
+) -> trl.RLOOConfig | trl.GRPOConfig:
+    """TRL's configuration: what the recipe says in its words, and what the toolkit owns."""
+    settings = recipe.trainer
+    target = environment.device(recipe.device)
+    precision = run.record("precision", environment.precision(recipe.precision, target))
+    try:
+        share = share_of(settings.rollout_examples, settings.minibatches, processes=world_size())
+    except ValueError as error:
+        raise ToolkitError(str(error), where="trainer") from error
+    on_cpu = target.type == "cpu"
+    micro = divisor(share, at_most=micro_batch(recipe, precision if on_cpu else None))
+    steps = settings.epochs * settings.minibatches
+    rollouts = settings.episodes // settings.rollout_examples
+    never = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        never.append(tokenizer.pad_token_id)
+    config_class = CLASSES[recipe.algorithm][0]
+    return config_class(
+        output_dir=str(staging(run)),
+        seed=recipe.seed % 2**32,  # numpy takes 32 bits
+        max_steps=rollouts * steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        steps_per_generation=share // micro * settings.minibatches,
+        num_generations=settings.answers_per_prompt or ANSWERS_PER_PROMPT,
+        num_iterations=settings.epochs,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        generation_kwargs={"suppress_tokens": never} if never else None,
+        beta=settings.kl_coefficient,
+        epsilon=settings.clip_range,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        max_grad_norm=settings.max_grad_norm,
+        adam_epsilon=ADAM_EPSILON,
+        disable_dropout=True,  # else the ratio of the first step is not 1
+        dataloader_pin_memory=not on_cpu,
+        logging_steps=steps * recipe.log_every_steps,
+        save_steps=steps * (recipe.checkpoint_every_steps or math.ceil(rollouts / 5)),
+        **{checkpointing_key(config_class): False},
+        **environment.trainer_arguments(target, bf16=precision == "bf16"),
+    )
+
+
+def _reward(
+    recipe: PpoRecipe, run: Run, parts: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., list[float]]:
+    """What TRL maximizes: PPO's reward, that is the normalised score less the penalty of no end."""
+    settings, end_id = recipe.trainer, tokenizer.eos_token_id
+
+    def reward(prompts, completion_ids, log_metric, **columns) -> list[float]:
+        columns = {key: columns[key] for key in columns if key not in TRL_COLUMNS}
+        own = []
+        for place, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
+            ended = bool(ids) and ids[-1] == end_id
+            words = ids[:-1] if ended else ids
+            text = tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            of_row = {key: values[place] for key, values in columns.items()}
+            own.append(Episode(place, prompt, [], ids, ended, text, columns=of_row))
+        rewards.score(parts, own)
+        scale = ScoreScale()
+        if settings.normalize_scores:
+            first = ScoreScale.of(gather_object([episode.score for episode in own]))
+            known = run.record("score_scale", {"mean": first.mean, "std": first.std})
+            scale = ScoreScale(**known)
+        rollout.set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
+        for name, value in rollout.outcome(own).items():
+            log_metric(name, value)
+        return [episode.reward for episode in own]
+
+    return reward
+
+
+def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Say where the tokens of left-padded rows are, as `generate` does.
+
+    TRL 1.16 does not, and GPT-2 then counts the padding: after four rollouts of storyworld its KL was -4.4
+    nats an answer, which no KL is.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:
+        kwargs = {**kwargs, "position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
+    return args, kwargs
+
+
+TRL_COLUMNS = ("completions", "trainer_state", "log_extra")
+
+
+def _trainer_class(base: type[Trainer]) -> type[Trainer]:
+    """TRL's trainer, which logs, saves and stops between two rollouts only, and logs KL as PPO does."""
+
+    class GroupTrainer(BetweenRollouts, quiet(base)):
+        def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            every = self.args.num_iterations * self.args.steps_per_generation
+            if self._step % every:
+                self.hold_back()
+                return
+            self.let_go()
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            numbers = self._metrics["train"]
+            if numbers.get("kl") and numbers.get("length"):
+                # TRL's is the mean of the tokens; the others' here is the sum over an answer
+                numbers["kl"] = [fmean(numbers["kl"]) * fmean(numbers["length"])]
+            super().log(logs, start_time)
+
+    return GroupTrainer
+
+
+def evaluation(recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The last tenth of the rollouts beside the first, from the metrics; intervals are over rollouts."""
+    rows = [row for row in rows if "score" in row]
+    last = rows[-max(1, len(rows) // 10) :]
+    score = stats.bootstrap_mean([row["score"] for row in last], seed=recipe.seed)
+    return {
+        **score.as_json("score"),
+        "kl": fmean(row["kl"] for row in last) if "kl" in last[0] else None,
+        "length": fmean(row["length"] for row in last),
+        "ended": fmean(row["ended"] for row in last),
+        "n": len(last) * recipe.trainer.rollout_examples,
+        "seed": recipe.seed,
+        "reference": {name: rows[0][name] for name in ("score", "length", "ended")},
+        "algorithm": recipe.algorithm,
+        "episodes": recipe.trainer.episodes,
+        "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
+        "settings": recipe.trainer.model_dump(exclude=set(ONLY_PPO)),
+    }
