@@ -42,8 +42,12 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     fit(trainer, run, measure=_measure(held_out.pairs, pad_id))
     if run.is_main:
         trained, _ = load_reward_model((str(run.model_dir), None), device=target)
+        numbers = held_out_numbers(trained, held_out, pad_id=pad_id, seed=recipe.seed)
+        if held_out.pairs:  # PPO's score_scale: reward_model
+            trained.config.score_mean, trained.config.score_std = numbers["score_mean"], numbers["score_std"]
+            trained.config.save_pretrained(run.model_dir)
         run.write_json("evaluation.json", {
-            **held_out_numbers(trained, held_out, pad_id=pad_id, seed=recipe.seed),
+            **numbers,
             "base": recipe.model, "tokenizer": recipe.model,
             "examples": len(table), "steps": config.max_steps,
             "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,

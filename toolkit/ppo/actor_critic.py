@@ -161,9 +161,11 @@ def build_critic(
 
     Args:
         value_model: what it may begin as, and its tokenizer: it has to be the policy's, and its context as
-            long, else the critic begins as the policy. No tokenizer: the caller knows that it fits.
+            long, else the critic begins as the policy. No tokenizer: the caller says that it fits.
+
     Raises:
-        ToolkitError: a shared critic of a policy whose hidden states are not known.
+        ToolkitError: a shared critic of a policy whose hidden states are not known; a model that was said to
+            fit and does not.
     """
     inner = plain(policy)
     if shared:
@@ -178,6 +180,12 @@ def build_critic(
         room = model.config.max_position_embeddings >= inner.config.max_position_embeddings
         if same and room and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
             return critic_from_reward_model(model).requires_grad_(True), True
+        if its_tokenizer is None:
+            raise ToolkitError(
+                "no critic can begin as this model: it needs a score head, a context as long as the policy's "
+                f"({inner.config.max_position_embeddings}), and an architecture of {', '.join(PLAIN_HEADS)}",
+                where="value_model", fix="leave it out: the critic then begins as the policy",
+            )  # fmt: skip
     return critic_from_policy(inner).requires_grad_(True), False
 
 

@@ -50,6 +50,7 @@ class PPOConfig(TrainingArguments):
     whiten_advantages: bool = field(default=True, metadata={"help": "Mean 0, variance 1."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Variance 1, the mean kept."})
     normalize_scores: bool = field(default=True, metadata={"help": "By the first rollout's mean and std."})
+    score_scale: str = field(default="first_rollout", metadata={"help": "Or `reward_model`: its config's."})
     missing_end_penalty: float = field(default=1.0, metadata={"help": "Of an answer without its end."})
     truncation: str = field(default="terminal", metadata={"help": "`terminal` or `bootstrap`."})
     guard: str = field(default="stop", metadata={"help": "On a collapse `stop` or `warn`; or `off`."})
@@ -64,7 +65,8 @@ class PPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         choices = {"kl_in": ("reward", "loss"), "truncation": ("terminal", "bootstrap"),
-                   "critic": ("separate", "shared"), "guard": ("stop", "warn", "off")}  # fmt: skip
+                   "critic": ("separate", "shared"), "guard": ("stop", "warn", "off"),
+                   "score_scale": ("first_rollout", "reward_model")}  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")

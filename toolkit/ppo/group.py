@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -137,6 +138,7 @@ def _reward(
 ) -> Callable[..., list[float]]:
     """What TRL maximizes: PPO's reward, that is the normalised score less the penalty of no end."""
     settings, end_id = recipe.trainer, tokenizer.eos_token_id
+    scale = None if settings.normalize_scores else ScoreScale()
 
     def reward(prompts, completion_ids, log_metric, **columns) -> list[float]:
         columns = {key: columns[key] for key in columns if key not in TRL_COLUMNS}
@@ -148,11 +150,12 @@ def _reward(
             of_row = {key: values[place] for key, values in columns.items()}
             own.append(Episode(place, prompt, [], ids, ended, text, columns=of_row))
         rewards.score(parts, own)
-        scale = ScoreScale()
-        if settings.normalize_scores:
-            first = ScoreScale.of(gather_object([episode.score for episode in own]))
-            known = run.record("score_scale", {"mean": first.mean, "std": first.std})
-            scale = ScoreScale(**known)
+        nonlocal scale
+        if scale is None:  # a run that goes on gets back what it began with
+            first = asdict(ScoreScale.of(gather_object([episode.score for episode in own])))
+            scale = ScoreScale(
+                **(run.manifest["facts"].get("score_scale") or run.record("score_scale", first))
+            )
         rollout.set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
         for name, value in rollout.outcome(own).items():
             log_metric(name, value)

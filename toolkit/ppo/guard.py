@@ -54,6 +54,21 @@ def _repetition(ids: Sequence[int]) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+def watch(
+    seen: dict[str, Any],
+    episodes: Sequence[Episode],
+    numbers: Mapping[str, float],
+    *,
+    rollout: int,
+    stop: bool,
+) -> tuple[dict[str, float], list[str]]:
+    """The `signs` of a rollout, and what `look` says of them and of its score, length and KL."""
+    found = signs(episodes)
+    spread = float(np.std([episode.score for episode in episodes]))
+    both = {**found, **{name: numbers[name] for name in ("score", "length", "kl")}}
+    return found, look(seen, both, spread=spread, rollout=rollout, stop=stop)
+
+
 def look(
     seen: dict[str, Any], numbers: Mapping[str, float], *, spread: float, rollout: int, stop: bool
 ) -> list[str]:

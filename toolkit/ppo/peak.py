@@ -36,7 +36,8 @@ class Peak(TrainerCallback):
 
     @property
     def looks(self) -> list[dict[str, Any]]:
-        """One after another: rollout, score with its interval, KL, length, share that ended."""
+        """One after another: rollout, the judge's score and KL with intervals, proxy (the score of the
+        rewards that are trained on), length, share that ended."""
         return self.trainer.progression.kept.setdefault("looks", [])
 
     @property
@@ -92,11 +93,12 @@ class Peak(TrainerCallback):
             "rollout": number,
             **score.as_json("score"),
             **kl.as_json("kl"),
+            "proxy": sum(episode.reward for episode in episodes) / count,
             "length": sum(len(episode.answer_ids) for episode in episodes) / count,
             "ended": sum(episode.ended for episode in episodes) / count,
         }
         self.looks.append(look)
-        shown = {f"held_out_{name}": look[name] for name in ("score", "kl", "length", "ended")}
+        shown = {f"held_out_{name}": look[name] for name in ("score", "proxy", "kl", "length", "ended")}
         self.run.metrics.log(trainer.state.global_step, **shown)
         if self.settings.patience is not None and self.best is look and self.run.is_main:
             self._keep(look)

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.models.load import load_reward_model
-from toolkit.ppo.rollout import Episode
+from toolkit.ppo.rollout import Episode, ScoreScale
 from toolkit.recipe.errors import ToolkitError
 from toolkit.sampling import reward_scores
 
@@ -117,6 +117,22 @@ def value_model(
     only = rewards[0]
     alone = len(rewards) == 1 and only.weight == 1 and only.tokenizer is not None
     return (only.judge, only.tokenizer) if alone else None
+
+
+def known_scale(rewards: Sequence[Reward]) -> ScoreScale:
+    """What a reward run has kept in the config of the only reward, a reward model.
+
+    Raises:
+        ToolkitError: there are other rewards, or its config says nothing.
+    """
+    config = getattr(rewards[0].judge, "config", None)
+    mean, std = (getattr(config, name, None) for name in ("score_mean", "score_std"))
+    if len(rewards) != 1 or rewards[0].weight != 1 or mean is None or not std:
+        raise ToolkitError(
+            "needs one reward model whose config has score_mean and score_std", where="score_scale",
+            fix="take score_scale: first_rollout, or a reward run that was made with held-out preferences",
+        )  # fmt: skip
+    return ScoreScale(float(mean), float(std))
 
 
 def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, list]) -> np.ndarray:

@@ -127,13 +127,10 @@ class Watch:
             "score": [episode.score for episode in episodes],
             "length": [float(len(episode.answer_ids)) for episode in episodes],
             "ended": [float(episode.ended) for episode in episodes],
+            "kl": [episode.kl for episode in episodes],
         }
-        if number == 1:
-            kept["reference"] = row
-        if number > trainer.num_rollouts - max(1, trainer.num_rollouts // 10):
-            last = kept.setdefault("last", {})
-            for name, values in {**row, "kl": [episode.kl for episode in episodes]}.items():
-                last[name] = last.get(name, []) + values
+        kept.setdefault("reference", row)
+        kept["last"] = [*kept.get("last", []), row][-max(1, trainer.num_rollouts // 10) :]
         if number == 1 or number % math.ceil(trainer.num_rollouts / SAMPLES_TIMES) == 0:
             self.run.metrics.log(trainer.state.global_step, samples=trainer.samples)
         kept["samples"] = trainer.samples
@@ -141,7 +138,10 @@ class Watch:
     def evaluation(self, recipe: PpoRecipe) -> dict[str, Any]:
         """The last tenth of the rollouts beside the first, which the reference sampled."""
         progression, settings, seed = self.trainer.progression, recipe.trainer, recipe.seed
-        last, reference = progression.kept["last"], progression.kept["reference"]
+        reference = progression.kept["reference"]
+        last = {
+            name: [value for row in progression.kept["last"] for value in row[name]] for name in reference
+        }
         return {
             **stats.bootstrap_mean(last["score"], seed=seed).as_json("score"),
             **stats.bootstrap_mean(last["kl"], seed=seed).as_json("kl"),

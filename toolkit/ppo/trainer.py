@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.utils import logging
 
 from toolkit.data.rows import training_order
-from toolkit.models.attention import fast_attention, fuse_activations
+from toolkit.models.attention import fast_math, fuse_activations
 from toolkit.models.load import load_causal_lm
 from toolkit.ppo import guard, losses, rewards, rollout, sampler, state
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, build_critic, make_batch, plain
@@ -86,6 +86,8 @@ class PPOTrainer(ActorCriticTrainer):
         self.eval_rewards = rewards.build(eval_reward_funcs or self.rewards, device=args.device)
         began = rewards.value_model(value_model, self.rewards)
         shared = args.critic == "shared"
+        from_model = args.score_scale == "reward_model"
+        self.score_scale = rewards.known_scale(self.rewards) if from_model else None
         critic, self.critic_knows_scores = build_critic(model, processing_class, began, shared=shared)
         end_id, pad_id = processing_class.eos_token_id, processing_class.pad_token_id
         forbidden = forbidden_bias(plain(model), pad_id=pad_id, end_id=end_id)
@@ -126,11 +128,11 @@ class PPOTrainer(ActorCriticTrainer):
         episodes = rollout.gather(rewards.score(self.rewards, self._sample(number)))
         self._require_finite([episode.score for episode in episodes], "score")
         if number == 1 and self.args.normalize_scores:
-            progression.scale = ScoreScale.of([episode.score for episode in episodes])
+            progression.scale = self.score_scale or ScoreScale.of([episode.score for episode in episodes])
             if self.critic_knows_scores:
                 self.model.critic.rescale(mean=progression.scale.mean, std=progression.scale.std)
         rollout.set_rewards(episodes, progression.scale, missing_end_penalty=self.args.missing_end_penalty)
-        with self._attention():
+        with self._fast_math():
             episodes = rollout.gather(self._read(episodes, number))
         numbers = rollout.set_advantages(episodes, self.args, kl_coefficient=progression.kl_coefficient)
         self._require_finite([numbers["kl"], numbers["reward"]], "KL")
@@ -141,16 +143,9 @@ class PPOTrainer(ActorCriticTrainer):
     def _guard(self, episodes: Sequence[Episode], numbers: dict[str, float]) -> None:
         if self.args.guard == "off":
             return
-        signs = guard.signs(episodes)
+        seen, stop = self.progression.guard, self.args.guard == "stop"
+        signs, told = guard.watch(seen, episodes, numbers, rollout=self.progression.rollouts + 1, stop=stop)
         self._note(**signs)
-        spread = float(np.std([episode.score for episode in episodes]))
-        told = guard.look(
-            self.progression.guard,
-            {**signs, **{name: numbers[name] for name in ("score", "length", "kl")}},
-            spread=spread,
-            rollout=self.progression.rollouts + 1,
-            stop=self.args.guard == "stop",
-        )
         for text in told if self.is_world_process_zero() else ():
             logger.warning(text)
 
@@ -281,10 +276,8 @@ class PPOTrainer(ActorCriticTrainer):
         So the gradient depends neither on the micro-batches nor on the number of processes.
         """
         args = self.args
-        with self._attention():
-            logprobs, values, entropies = model(
-                inputs["ids"], inputs["index"], inputs["targets"], args.entropy_coefficient > 0
-            )
+        with_entropy = args.entropy_coefficient > 0
+        logprobs, values, entropies = model(inputs["ids"], inputs["index"], inputs["targets"], with_entropy)
         policy, clipped = losses.policy_losses(
             logprobs, inputs["old_logprobs"], inputs["old_advantages"], clip_range=args.clip_range
         )
@@ -356,11 +349,17 @@ class PPOTrainer(ActorCriticTrainer):
         super().log(logs, start_time)
 
     def judged(self, dataset: Any) -> list[Episode]:
-        """One answer to each prompt, with the held-out judge's score, and read; the same on every process."""
+        """One answer to each prompt, with the held-out judge's score, and read; the same on every process.
+
+        `reward` is what the rewards that are trained on say of it, as they say it.
+        """
         places = self._own(np.arange(len(dataset)))
         seeds = [derive(self.args.seed, "evaluation", place) for place in places]
         own = self._answer([dataset[place] for place in places], places=places, seeds=seeds)
-        rewards.score(self.eval_rewards, own)
+        for episode in rewards.score(self.rewards, own):
+            episode.reward = episode.score
+        if self.eval_rewards is not self.rewards:
+            rewards.score(self.eval_rewards, own)
         for part in rollout.micro_batches(own, self.args.per_device_train_batch_size):
             self._read_part(part)
         return rollout.gather(own)
@@ -370,7 +369,10 @@ class PPOTrainer(ActorCriticTrainer):
     ) -> dict[str, float]:
         """Answer the prompts of the evaluation data once; means of score, KL, length and share that ended."""
         episodes = self.judged(self.eval_dataset if eval_dataset is None else eval_dataset)
-        numbers = {**rollout.outcome(episodes), "kl": float(np.mean([episode.kl for episode in episodes]))}
+        numbers = rollout.outcome(episodes)
+        numbers |= {
+            name: float(np.mean([getattr(each, name) for each in episodes])) for name in ("kl", "reward")
+        }
         numbers = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
@@ -381,9 +383,13 @@ class PPOTrainer(ActorCriticTrainer):
         self._require_finite([float(norm)], "gradient norm")
         return norm
 
-    def _attention(self) -> AbstractContextManager[None]:
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self._fast_math():
+            return super().training_step(*args, **kwargs)
+
+    def _fast_math(self) -> AbstractContextManager[None]:
         models = self.model.transformers + ([] if self.ref_model is None else [self.ref_model])
-        return fast_attention(models, device_type=self.args.device.type, bf16=self.args.bf16)
+        return fast_math(models, device_type=self.args.device.type, bf16=self.args.bf16)
 
     def _require_finite(self, values: Sequence[float], what: str) -> None:
         guard.require_finite(values, what, rollout=self.progression.rollouts + 1)

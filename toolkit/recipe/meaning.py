@@ -189,6 +189,8 @@ def _ppo(recipe: PpoRecipe) -> Found:
             found.append((("trainer", "answers_per_prompt"), what))
     else:
         found += _without_critic(recipe)
+    if settings.score_scale != "first_rollout" and not settings.normalize_scores:
+        found.append((("trainer", "score_scale"), "has an effect only with normalize_scores: true"))
     judged = recipe.early_stopping
     if judged and judged.judge == recipe.reward_model:
         what = f"{judged.judge} is what is trained on: its scores rise as long as it learns; name another"
@@ -211,7 +213,7 @@ def _ppo_judges(recipe: PpoRecipe) -> Iterator[tuple[Key, str | None]]:
 ONLY_PPO = (
     "value_learning_rate", "kl_in", "kl_target", "gamma", "gae_lambda", "value_clip_range",
     "value_coefficient", "entropy_coefficient", "whiten_advantages", "whiten_rewards", "truncation", "guard",
-    "critic", "target_kl",
+    "critic", "target_kl", "score_scale",
 )  # fmt: skip
 """Settings of `trainer` that rloo and grpo have no use for."""
 

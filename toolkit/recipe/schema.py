@@ -139,7 +139,10 @@ class PpoTrainerSettings(Settings):
     whiten_rewards: bool = False
     """Rewards of the tokens get variance 1 over a rollout and keep their mean; beta then loses its unit."""
     normalize_scores: bool = True
-    """Scores are shifted and scaled by the mean and standard deviation of the reference's answers."""
+    """Scores are shifted and scaled, so that beta and the penalty of no end have a unit."""
+    score_scale: Literal["first_rollout", "reward_model"] = "first_rollout"
+    """By mean and standard deviation of the reference's answers in the first rollout, or by those of held-out
+    preferences, which a reward run keeps in its model's config."""
     missing_end_penalty: NonNegative = 1.0
     """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
     truncation: Literal["terminal", "bootstrap"] = "terminal"

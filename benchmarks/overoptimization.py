@@ -1,0 +1,114 @@
+"""Over-optimization: PPO for long, against reward models of more or less data.
+
+    make demo && python benchmarks/overoptimization.py --picture docs/overoptimization.svg
+
+After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/tiny is trained for long
+without a KL penalty. Every few rollouts the judge, who knows the rules of the storyworld, scores answers to
+held-out prompts, and so does the reward model; both are drawn against the square root of KL, and the point
+where the gold score is highest is marked. What is finished is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+
+from toolkit.report import figures  # noqa: E402
+
+COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
+
+
+def toolkit(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "toolkit", *arguments], check=True, stdout=sys.stderr)
+
+
+def train(options: argparse.Namespace, pairs: int) -> dict:
+    """evaluation.json of PPO against a reward model of so many pairs, and the reward model's accuracy."""
+    reward, policy = f"tiny/overoptimization-reward-{pairs}", f"tiny/overoptimization-ppo-{pairs}"
+    folder = Path("recipes/tiny")
+    common = ("--runs-dir", str(options.runs_dir))
+    if not (options.runs_dir / reward / "evaluation.json").is_file():
+        toolkit("run", str(folder / "reward.yaml"), f"run={reward}", f"data.examples={pairs}",
+                f"trainer.num_train_epochs={options.epochs}", *common)  # fmt: skip
+    if not (options.runs_dir / policy / "evaluation.json").is_file():
+        judge = (
+            f"{{judge: gold, every_rollouts: {options.every}, prompts: {options.prompts}, patience: null}}"
+        )
+        toolkit(
+            "run", str(folder / "ppo.yaml"), f"run={policy}", f"reward_model=runs/{reward}",
+            f"early_stopping={judge}", f"trainer.episodes={64 * options.rollouts}",
+            f"trainer.kl_coefficient={options.kl_coefficient}", "trainer.guard=warn",
+            "trainer.schedule=constant", *common,
+        )  # fmt: skip
+    accuracy = json.loads((options.runs_dir / reward / "evaluation.json").read_text())
+    looks = json.loads((options.runs_dir / policy / "evaluation.json").read_text())["looks"]
+    return {"pairs": pairs, "accuracy": accuracy["gold_accuracy"], "looks": looks}
+
+
+def draw(found: list[dict], path: Path) -> None:
+    with plt.rc_context(figures.STYLE):
+        figure, (gold, proxy) = plt.subplots(1, 2, figsize=(10, 4))
+        for one, colour in zip(found, COLOURS, strict=False):
+            looks = sorted(one["looks"], key=lambda look: look["rollout"])
+            x = [max(look["kl"], 0) ** 0.5 for look in looks]
+            y = [look["score"] for look in looks]
+            low, high = zip(*(look["score_interval"] for look in looks), strict=True)
+            label = f"{one['pairs']:,} pairs (right in {one['accuracy']:.0%})"
+            gold.plot(x, y, color=colour, label=label)
+            gold.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+            best = max(range(len(y)), key=y.__getitem__)
+            gold.plot(x[best], y[best], "o", color=colour, markersize=8)
+            proxy.plot(x, [look["proxy"] for look in looks], color=colour)
+        gold.set_title("Gold utility of held-out answers, and its peak")
+        proxy.set_title("What the reward model says of them")
+        for axes in (gold, proxy):
+            axes.set_xlabel("square root of KL, nats an answer")
+        gold.legend()
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--pairs", type=int, nargs="+", default=[90, 360, 2880])
+    parser.add_argument("--epochs", type=int, default=1, help="of the reward models")
+    parser.add_argument("--rollouts", type=int, default=80)
+    parser.add_argument("--every", type=int, default=4, help="rollouts between two looks of the judge")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--kl-coefficient", type=float, default=0.0)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    found = [train(options, pairs) for pairs in options.pairs]
+    print(
+        "| pairs | reward model right | gold at first | at its peak [95 %] | rollout, KL of the peak "
+        "| gold at the end [95 %] | KL | reward model's score at first, peak, end |"
+    )
+    print("|---" * 8 + "|")
+    for one in found:
+        first, last = one["looks"][0], one["looks"][-1]
+        best = max(one["looks"], key=lambda look: look["score"])
+        intervals = [f"{look['score']:.2f} [{look['score_interval'][0]:.2f}, {look['score_interval'][1]:.2f}]"
+                     for look in (best, last)]  # fmt: skip
+        print(
+            f"| {one['pairs']:,} | {one['accuracy']:.1%} | {first['score']:.2f} | {intervals[0]} "
+            f"| {best['rollout']}, {best['kl']:.1f} | {intervals[1]} | {last['kl']:.1f} "
+            f"| {first['proxy']:.2f}, {best['proxy']:.2f}, {last['proxy']:.2f} |"
+        )
+    if options.picture:
+        draw(found, options.picture)
+
+
+if __name__ == "__main__":
+    main()

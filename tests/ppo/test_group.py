@@ -1,0 +1,156 @@
+"""RLOO and GRPO from the ppo stage: TRL's trainers, with what TRL gets wrong for GPT-2 put right."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from toolkit.models.load import load_causal_lm
+from toolkit.ppo import group, stage
+from toolkit.recipe.errors import ToolkitError
+from toolkit.runs import metrics
+
+ALGORITHMS = ("rloo", "grpo")
+
+
+@pytest.fixture
+def grouped(recipe):
+    def make(algorithm, **changes):
+        return recipe(algorithm=algorithm, **{"answers_per_prompt": 2, "learning_rate": 3e-3, **changes})
+
+    return make
+
+
+def train(opened, recipe, place="runs"):
+    with opened(recipe, place) as run:
+        stage.run(recipe, run)
+    return run.path
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
+    path = train(opened, grouped(algorithm))
+    rows = metrics.read(path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [4, 8, 12, 16]
+    assert all(row.keys() >= {"score", "length", "ended", "kl", "loss", "entropy"} for row in rows)
+    if algorithm == "rloo":
+        assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert evaluation["score"] == rows[-1]["score"] and evaluation["reference"]["score"] == rows[0]["score"]
+    assert evaluation["n"] == 8 and "critic" not in evaluation["settings"]
+    before = load_file(world / "policy" / "model.safetensors")
+    after = load_file(path / "model" / "model.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_resumed_run_is_bitwise_the_same(opened, grouped, monkeypatch, algorithm):
+    settings = grouped(algorithm, checkpoint_every_steps=2)
+    whole = train(opened, settings, "whole")
+    reward, calls = group._reward, []
+
+    def cut_off(*arguments):
+        inner = reward(*arguments)
+
+        @functools.wraps(inner)
+        def third(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 4:
+                raise Killed
+            return inner(*args, **kwargs)
+
+        return third
+
+    monkeypatch.setattr(group, "_reward", cut_off)
+    with pytest.raises(Killed):
+        train(opened, settings, "cut")
+    monkeypatch.undo()
+    torch.manual_seed(99)
+    resumed = train(opened, settings, "cut")
+    rows = [
+        [{key: row[key] for key in row if "time" not in key} for row in metrics.read(path / "metrics.jsonl")]
+        for path in (whole, resumed)
+    ]
+    for one, two in zip(*rows, strict=True):
+        assert {key: (one[key], two[key]) for key in one if one[key] != two[key]} == {}
+    first, second = (load_file(path / "model/model.safetensors") for path in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monkeypatch, algorithm):
+    """TRL reads the answers of short prompts as if the padding were text; here they are read as sampled."""
+    read = []
+    base = group.CLASSES[algorithm][1]
+    inside = base._generate_and_score_completions
+
+    def noted(self, inputs):
+        output = inside(self, inputs)
+        with torch.no_grad():
+            ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+            mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+            width = output["completion_ids"].shape[1]
+            logprobs = self._get_per_token_logps_and_entropies(self.model, ids, mask, width)[0]
+        rows = []
+        for row in range(len(ids)):
+            prompt = output["prompt_ids"][row][output["prompt_mask"][row].bool()].tolist()
+            kept = output["completion_mask"][row].bool()
+            rows.append((prompt, output["completion_ids"][row][kept].tolist(), logprobs[row][kept]))
+        read.append((rows, {name: tensor.clone() for name, tensor in self.model.state_dict().items()}))
+        return output
+
+    monkeypatch.setattr(base, "_generate_and_score_completions", noted)
+    settings = grouped(algorithm, minibatches=1)
+    train(opened, settings)
+    rows, state = read[-1]
+    assert len({len(prompt) for prompt, _, _ in rows}) > 1  # else there is no padding
+    policy, _ = load_causal_lm((settings.model, None))
+    policy.load_state_dict(state, strict=False)
+    for prompt, answer, logprobs in rows:
+        with torch.no_grad():
+            logits = policy(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(answer)[:, None]).squeeze(1)
+        torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
+    """Normalised by the first rollout, one less without an end."""
+    seen = []
+    reward = group._reward
+
+    def noted(*arguments):
+        inner = reward(*arguments)
+
+        def call(**kwargs):
+            values = inner(**kwargs)
+            seen.append((values, kwargs["completion_ids"]))
+            return values
+
+        return call
+
+    monkeypatch.setattr(group, "_reward", noted)
+    settings = grouped("rloo", missing_end_penalty=100.0)
+    path = train(opened, settings)
+    _, tokenizer = load_causal_lm((settings.model, None))
+    values, ids = seen[0]
+    ended = [each[-1] == tokenizer.eos_token_id for each in ids]
+    assert 0 < sum(ended) < len(ended)
+    assert all((value > -50) == closed for value, closed in zip(values, ended, strict=True))
+    raw = [value + 100 * (not closed) for value, closed in zip(values, ended, strict=True)]
+    assert torch.tensor(raw).mean() == pytest.approx(0, abs=1e-5)
+    assert torch.tensor(raw).std(correction=0) == pytest.approx(1, abs=1e-4)
+    assert metrics.read(path / "metrics.jsonl")[0]["ended"] == sum(ended) / len(ended)
+
+
+def test_too_few_prompts_for_a_rollout_are_named(opened, grouped):
+    with pytest.raises(ToolkitError, match="do not fill one rollout of 256"):
+        train(opened, grouped("rloo", rollout_examples=256, episodes=256))

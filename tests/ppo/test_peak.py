@@ -1,0 +1,115 @@
+"""A held-out judge between rollouts: what it sees, when it stops a training, which weights are kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from toolkit.models.load import save_model
+from toolkit.ppo import stage
+from toolkit.ppo.peak import Peak
+from toolkit.ppo.trainer import PPOTrainer
+from toolkit.runs import metrics
+
+SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
+
+
+@pytest.fixture(scope="module")
+def judge(world, tiny_tokenizer) -> str:
+    torch.manual_seed(11)
+    config = GPT2Config(
+        vocab_size=320, n_positions=64, n_embd=32, n_layer=1, n_head=2, num_labels=1, initializer_range=0.2,
+        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, world / "judge")
+    return str(world / "judge")
+
+
+def train(opened, recipe, place="runs"):
+    with opened(recipe, place) as run:
+        stage.run(recipe, run)
+    return run.path
+
+
+def weights(path):
+    return load_file(path / "model" / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stopping(judge, **changes):
+    return {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 1, **changes}
+
+
+def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
+    plain = train(opened, recipe(**SETTINGS), "plain")
+    looked = recipe(early_stopping=stopping(judge, every_rollouts=2, patience=None), **SETTINGS)
+    path = train(opened, looked, "looked")
+    assert same(weights(plain), weights(path))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    looks = evaluation["looks"]
+    assert [look["rollout"] for look in looks] == [0, 2, 4, 6] and evaluation["kept_rollout"] == 6
+    assert looks[0]["kl"] == pytest.approx(0, abs=1e-4) and abs(looks[-1]["kl"]) > 1e-3
+    rows = [row for row in metrics.read(path / "metrics.jsonl") if "held_out_score" in row]
+    assert [row["held_out_score"] for row in rows] == [look["score"] for look in looks]
+    assert [row["step"] for row in rows] == [0, 8, 16, 24]
+    assert looks[0]["proxy"] != looks[0]["score"]  # the reward model's score of the same answers
+    assert not (path / ".peak").exists()
+
+
+def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recipe, judge, monkeypatch):
+    scores = iter([0.0, 3.0, 2.0])
+    look = Peak._look
+
+    def planned(self, number):
+        judged = self.trainer.judged
+
+        def fixed(dataset):
+            episodes, score = judged(dataset), next(scores)
+            for episode in episodes:
+                episode.score = score
+            return episodes
+
+        self.trainer.judged = fixed
+        look(self, number)
+        self.trainer.judged = judged
+
+    monkeypatch.setattr(Peak, "_look", planned)
+    path = train(opened, recipe(early_stopping=stopping(judge), **SETTINGS), "stopped")
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert [look["rollout"] for look in evaluation["looks"]] == [0, 1, 2] and evaluation["kept_rollout"] == 1
+    monkeypatch.undo()
+    shorter = train(opened, recipe(**{**SETTINGS, "episodes": 8}), "shorter")
+    assert same(weights(path), weights(shorter))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": ["c_attn"]}])
+def test_a_resumed_run_decides_as_one_that_was_not_cut_off(opened, recipe, judge, monkeypatch, lora):
+    settings = recipe(
+        early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, lora=lora, **SETTINGS
+    )
+    whole = train(opened, settings, "whole")
+    optimize = PPOTrainer.compute_loss
+
+    def cut_off(self, *arguments, **options):
+        if self.progression.rollouts == 3:
+            raise Killed
+        return optimize(self, *arguments, **options)
+
+    monkeypatch.setattr(PPOTrainer, "compute_loss", cut_off)
+    with pytest.raises(Killed):
+        train(opened, settings, "cut")
+    monkeypatch.undo()
+    resumed = train(opened, settings, "cut")
+    assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
+    assert same(weights(whole), weights(resumed))
