@@ -62,8 +62,8 @@ def evaluate(options: argparse.Namespace, names: list[str]) -> dict:
         recipe["win_rate"]["judge"] = options.judge
     path = options.runs_dir / "alignment.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    data = [each for each in options.overrides if each.startswith("data.")]
-    toolkit("run", str(path), *data, "--runs-dir", str(options.runs_dir), "--fresh")
+    shared = [each for each in options.overrides if each.startswith(("data.", "threads="))]
+    toolkit("run", str(path), *shared, "--runs-dir", str(options.runs_dir), "--fresh")
     return json.loads((options.runs_dir / recipe["run"] / "evaluation.json").read_text())
 
 

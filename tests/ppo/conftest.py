@@ -107,6 +107,7 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
             name: changes.pop(name)
             for name in (
                 "eval_dataset",
+                "eval_reward_funcs",
                 "ref_model",
                 "value_model",
                 "callbacks",

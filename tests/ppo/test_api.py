@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback
 
 from tests.ppo.training import train
 from toolkit.models.load import load_causal_lm, load_reward_model
-from toolkit.ppo import PPOConfig, PPOTrainer
+from toolkit.ppo import PPOConfig, PPOTrainer, rewards
 from toolkit.ppo.actor_critic import critic_from_policy, make_batch
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PpoTrainerSettings
@@ -136,6 +137,49 @@ def test_evaluation_early_stopping_and_the_deferral_to_whole_rollouts(make_train
     assert trainer.state.global_step < trainer.state.max_steps  # stopped early, at the end of a rollout
     assert trainer.state.global_step % 4 == 0 and not trainer.finished
     AutoModelForCausalLM.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4")
+
+
+def test_the_best_checkpoint_of_a_held_out_judge_is_loaded_at_the_end(make_trainer):
+    """transformers' own setting, with a judge that likes the first of five rollouts best."""
+    said = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
+
+    def judge(prompts, completions, completion_ids, **columns):
+        return next(said)
+
+    def four(prompts, completions, completion_ids, **columns):
+        return [float(len(ids)) for ids in completion_ids]
+
+    trainer = make_trainer(
+        four, eval_dataset=Dataset.from_list([{"prompt": "Hm"}]), eval_reward_funcs=judge, episodes=40,
+        eval_strategy="steps", eval_steps=4, save_strategy="steps", save_steps=4, load_best_model_at_end=True,
+        metric_for_best_model="eval_score", greater_is_better=True,
+    )  # fmt: skip
+    trainer.train()
+    assert next(said, None) is None and trainer.state.best_metric == 3.0
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-4")
+    kept, after = load_file(f"{best}/model.safetensors"), trainer.model.policy.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in kept.items())
+    assert [row["eval_score"] for row in trainer.state.log_history if "eval_score" in row][-1] == 1.0
+
+
+def test_the_scale_of_scores_may_come_from_the_reward_models_config(make_trainer, world):
+    model, tokenizer = load_reward_model((str(world / "reward"), None))
+    model.config.score_mean, model.config.score_std = 2.0, 4.0
+    trainer = make_trainer(rewards.build(model, tokenizer, device="cpu"), score_scale="reward_model")
+    episodes = trainer.roll_out()
+    for episode in episodes:
+        assert episode.reward == pytest.approx((episode.score - 2) / 4 - (not episode.ended))
+    torch.testing.assert_close(trainer.model.critic.head.weight, model.score.weight / 4)
+    with pytest.raises(ToolkitError, match="score_mean"):
+        make_trainer(score_scale="reward_model")
+
+
+def test_a_value_model_that_does_not_fit_is_refused(make_trainer, world):
+    model, _ = load_reward_model((str(world / "reward"), None))
+    model.config.max_position_embeddings = 32
+    with pytest.raises(ToolkitError, match="a context as long as the policy's \\(64\\)"):
+        make_trainer(early_letters, value_model=model)
 
 
 def test_a_recipes_settings_are_those_of_the_configuration_with_the_same_defaults():

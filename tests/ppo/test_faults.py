@@ -212,7 +212,7 @@ FAULTS = {
         "recomputes",
     ),
     "19 one learning rate for both": (
-        "trainer.py",
+        "between.py",
         'self.args.value_learning_rate or settings["lr"]',
         'settings["lr"]',
         "test_training.py",
@@ -231,6 +231,48 @@ FAULTS = {
         "1 / num_items_in_batch",
         "test_processes.py",
         "two_processes",
+    ),
+    "collapse: it goes on": (
+        "guard.py",
+        'seen["in_a_row"] >= PATIENCE and stop',
+        "False",
+        "test_guard.py",
+        "collapsed or stopped",
+    ),
+    "early stopping: the last weights": (
+        "peak.py",
+        "self.trainer.model.policy.load_state_dict(load_file(self._file(self.best)), strict=False)",
+        "load_file(self._file(self.best))",
+        "test_peak.py",
+        "keeps_the_weights",
+    ),
+    "early stopping: a look that moves the policy": (
+        "trainer.py",
+        "rewards.score(self.eval_rewards, own)",
+        "self.model.policy.lm_head.weight.data.mul_(1.001)",
+        "test_peak.py",
+        "looking_changes",
+    ),
+    "rloo, grpo: padding counts as text": (
+        "group.py",
+        "model.register_forward_pre_hook(_with_positions, with_kwargs=True)",
+        "pass",
+        "test_group.py",
+        "left_padded",
+    ),
+    "rloo, grpo: saved inside of a rollout": (
+        "group.py",
+        "if self._step % every:",
+        "if False:",
+        "test_group.py",
+        "resumed",
+    ),
+    "rewards: weights without effect": (
+        "rewards.py",
+        "np.array([reward.weight for reward in rewards]) @ values",
+        "values.sum(axis=0)",
+        "test_functions.py",
+        "add_up",
     ),
 }
 

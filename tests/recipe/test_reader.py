@@ -236,3 +236,16 @@ def test_paths_stay_as_they_are_written(write, tmp_path, monkeypatch):
     os.mkdir("model")
     recipe = load(write("recipes/x/r.yaml", DPO.replace("runs/x/sft", "./model"))).recipe
     assert recipe.model == "./model" and recipe.data.name == "a.jsonl"
+
+
+def test_preset_fast_is_a_shared_critic_unless_the_recipe_says_otherwise(tmp_path):
+    lines = ["stage: ppo", "model: a", "reward_model: b", "data: {name: a.jsonl}"]
+    for more, critic in (
+        (["preset: fast"], "shared"),
+        (["preset: fast", "trainer: {critic: separate}"], "separate"),
+        (["preset: fast", "trainer: {episodes: 640}"], "shared"),
+        ([], "separate"),
+    ):
+        path = tmp_path / "ppo.yaml"
+        path.write_text("\n".join([*lines, *more]) + "\n")
+        assert load(path).recipe.trainer.critic == critic

@@ -238,7 +238,8 @@ class PpoRecipe(StageRecipe):
     @model_validator(mode="before")
     @classmethod
     def fast_means(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("preset") == "fast":
+        wanted = isinstance(values, dict) and values.get("preset") == "fast"
+        if wanted and values.get("algorithm", "ppo") == "ppo":
             trainer = values.get("trainer") or {}
             if isinstance(trainer, dict):
                 return {**values, "trainer": {"critic": "shared", **trainer}}
