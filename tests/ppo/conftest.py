@@ -43,19 +43,8 @@ def world(tmp_path_factory, tiny_tokenizer) -> Path:
         policy.transformer.wte.weight[:, -1] = 0
         policy.transformer.wte.weight[end_id, -1] = 1.6
     save_model(policy, tiny_tokenizer, folder / "policy")
-    torch.manual_seed(2)
-    config = GPT2Config(
-        vocab_size=320,
-        n_positions=64,
-        n_embd=32,
-        n_layer=2,
-        n_head=2,
-        num_labels=1,
-        initializer_range=0.2,
-        eos_token_id=end_id,
-        pad_token_id=pad_id,
-    )
-    save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, folder / "reward")
+    _save_reward_model(folder / "reward", tiny_tokenizer, seed=2)
+    _save_reward_model(folder / "judge", tiny_tokenizer, seed=11)
     prompts = [
         {"prompt": [{"role": "user", "content": f"{word} {number}"}]}
         for number in range(20)
@@ -63,6 +52,21 @@ def world(tmp_path_factory, tiny_tokenizer) -> Path:
     ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     return folder
+
+
+def _save_reward_model(folder: Path, tokenizer, *, seed: int) -> None:
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=2, num_labels=1, initializer_range=0.2,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    save_model(GPT2ForSequenceClassification(config), tokenizer, folder)
+
+
+@pytest.fixture
+def judge(world) -> str:
+    """A reward model that nothing is trained on."""
+    return str(world / "judge")
 
 
 @pytest.fixture

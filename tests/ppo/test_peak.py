@@ -7,26 +7,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from toolkit.models.load import save_model
 from toolkit.ppo import stage
 from toolkit.ppo.peak import Peak
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.runs import metrics
 
 SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
-
-
-@pytest.fixture(scope="module")
-def judge(world, tiny_tokenizer) -> str:
-    torch.manual_seed(11)
-    config = GPT2Config(
-        vocab_size=320, n_positions=64, n_embd=32, n_layer=1, n_head=2, num_labels=1, initializer_range=0.2,
-        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
-    )  # fmt: skip
-    save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, world / "judge")
-    return str(world / "judge")
 
 
 def train(opened, recipe, place="runs"):
