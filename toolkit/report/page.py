@@ -184,12 +184,16 @@ def _ppo_section(path: Path, row: dict) -> dict:
         ("Share of answers that end", rows, "ended", None),
         ("Clipped share of tokens", rows, "clip_fraction", None),
         ("Entropy, nats per token", rows, "entropy", None),
+        ("Score of the held-out judge", rows, "held_out_score", None),
     ]
+    kept = ""
+    if row.get("looks"):
+        kept = f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
     return {
         "id": path.name,
         "title": f"{path.name}: aligned by reinforcement learning",
         "text": "The model wrote answers, the reward model scored them, and the policy moved towards higher "
-        "scores while the KL divergence held it near its start.",
+        "scores while the KL divergence held it near its start." + kept,
         "figure": figures.tuning(curves),
     }
 

@@ -1,0 +1,127 @@
+"""How long PPO takes to a gold win rate: TRL 1.9.2's trainer, and this one on the same models and prompts.
+
+    pip install --no-deps --target DIR trl==1.9.2
+    make demo && python benchmarks/ppo_quality.py --trl DIR
+
+The fine-tuned model and the reward model are those of `make demo`; prompts, episodes, epochs, learning rate,
+KL coefficient and the penalty of an answer without its end are those of recipes/tiny/ppo.yaml. Seconds are
+those of whole commands, imports included. All models answer the same 400 unseen prompts, which the gold judge
+compares with the answers of the fine-tuned model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+RECIPE = Path("recipes/tiny/ppo.yaml")
+ARMS = {
+    "ours": [],
+    "ours, preset: fast": ["preset=fast"],
+    "ours, half of the episodes": ["trainer.episodes=640"],
+    "ours, fast, half": ["preset=fast", "trainer.episodes=640"],
+    "ours, fast, a quarter": ["preset=fast", "trainer.episodes=320"],
+}
+
+
+def run_trl(runs_dir: Path, output: Path) -> None:
+    """TRL's trainer with the recipe's settings; the policy goes to `output`."""
+    from copy import deepcopy
+
+    from datasets import Dataset
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    from toolkit.data import chat, sources
+    from toolkit.models.load import load_causal_lm, load_reward_model, save_model
+    from toolkit.recipe.schema import DataSource
+
+    recipe = yaml.safe_load(RECIPE.read_text())
+    settings = recipe["trainer"]
+    policy, own = load_causal_lm((str(runs_dir / "tiny/sft/model"), None))
+    reward, tokenizer = load_reward_model((str(runs_dir / "tiny/reward/model"), None))
+    tokenizer.padding_side = "left"
+    rows = sources.prompts(DataSource(**recipe["data"]), part="train", seed=0)
+    dataset = Dataset.from_list([{"input_ids": chat.prompt_ids(own, row["prompt"])} for row in rows])
+    config = PPOConfig(
+        output_dir=str(output / "trl"), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
+        total_episodes=settings["episodes"], num_ppo_epochs=settings["epochs"], num_mini_batches=1,
+        response_length=settings["max_new_tokens"], learning_rate=settings["learning_rate"],
+        kl_coef=settings["kl_coefficient"], per_device_train_batch_size=16, gradient_accumulation_steps=4,
+        local_rollout_forward_batch_size=16, num_sample_generations=0, bf16=False, missing_eos_penalty=1.0,
+        gradient_checkpointing=False, stop_token="eos", temperature=1.0, seed=0,
+    )  # fmt: skip
+    trainer = PPOTrainer(config, tokenizer, policy, deepcopy(policy), reward, dataset, deepcopy(reward))
+    trainer.train()
+    save_model(trainer.model.policy, own, output / "model")
+
+
+def timed(command: list[str], environment: dict[str, str] | None = None) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--trl", type=Path, required=True, help="the folder with TRL 1.9.2")
+    parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only_trl:
+        run_trl(options.runs_dir, options.only_trl)
+        return
+    if not (options.trl / "trl").is_dir():
+        parser.error(f"{options.trl} holds no trl; pip install --no-deps --target {options.trl} trl==1.9.2")
+    common = ["--runs-dir", str(options.runs_dir)]
+    output = options.runs_dir / "ppo-quality-trl"
+    output.mkdir(exist_ok=True)
+    path = os.pathsep.join([str(options.trl), str(Path(__file__).resolve().parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    seconds = {
+        "TRL 1.9.2": timed(
+            [sys.executable, __file__, "--trl", str(options.trl), "--only-trl", str(output), *common],
+            environment,
+        )
+    }
+    models = {"TRL 1.9.2": str(output / "model")}
+    for number, (name, changes) in enumerate(ARMS.items()):
+        run = f"tiny/ppo-quality-{number}"
+        command = [
+            sys.executable,
+            "-m",
+            "toolkit",
+            "run",
+            str(RECIPE),
+            f"run={run}",
+            *changes,
+            *common,
+            "--fresh",
+        ]
+        seconds[name], models[name] = timed(command), f"runs/{run}"
+    recipe = yaml.safe_load(Path("recipes/tiny/evaluate.yaml").read_text())
+    recipe |= {"run": "tiny/ppo-quality", "perplexity": None, "samples": []}
+    recipe["models"] = [recipe["win_rate"]["baseline"], *models.values()]
+    recipe_path = options.runs_dir / "ppo-quality.yaml"
+    recipe_path.write_text(yaml.safe_dump(recipe))
+    timed([sys.executable, "-m", "toolkit", "run", str(recipe_path), *common, "--fresh"])
+    found = json.loads((options.runs_dir / "tiny/ppo-quality/evaluation.json").read_text())["models"]
+    print("| arm | seconds | of TRL's | gold win rate over sft [95 %] | KL | length |\n" + "|---" * 6 + "|")
+    for name, row in zip(models, list(found.values())[1:], strict=True):
+        rate = row["win_rate"]
+        won = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+        share = seconds[name] / seconds["TRL 1.9.2"]
+        numbers = f"{row['kl_to_baseline']:.2f} | {row['mean_length']:.1f}"
+        print(f"| {name} | {seconds[name]:.0f} | {share:.2f} | {won} | {numbers} |")
+
+
+if __name__ == "__main__":
+    main()
