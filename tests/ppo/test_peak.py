@@ -34,6 +34,12 @@ def stopping(judge, **changes):
     return {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 1, **changes}
 
 
+def test_in_bf16_the_first_look_is_at_the_reference_too(opened, recipe, judge):
+    settings = recipe(early_stopping=stopping(judge), **{**SETTINGS, "episodes": 8})
+    path = train(opened, settings.model_copy(update={"precision": "bf16"}), "bf16")
+    assert json.loads((path / "evaluation.json").read_text())["looks"][0]["kl"] == 0
+
+
 def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
     plain = train(opened, recipe(**SETTINGS), "plain")
     looked = recipe(early_stopping=stopping(judge, every_rollouts=2, patience=None), **SETTINGS)

@@ -349,10 +349,7 @@ class PPOTrainer(ActorCriticTrainer):
         super().log(logs, start_time)
 
     def judged(self, dataset: Any) -> list[Episode]:
-        """One answer to each prompt, with the held-out judge's score, and read; the same on every process.
-
-        `reward` is what the rewards that are trained on say of it, as they say it.
-        """
+        """One answer to each prompt, read; `score` is the judge's, `reward` that of the own rewards."""
         places = self._own(np.arange(len(dataset)))
         seeds = [derive(self.args.seed, "evaluation", place) for place in places]
         own = self._answer([dataset[place] for place in places], places=places, seeds=seeds)
@@ -360,8 +357,9 @@ class PPOTrainer(ActorCriticTrainer):
             episode.reward = episode.score
         if self.eval_rewards is not self.rewards:
             rewards.score(self.eval_rewards, own)
-        for part in rollout.micro_batches(own, self.args.per_device_train_batch_size):
-            self._read_part(part)
+        with self._fast_math():
+            for part in rollout.micro_batches(own, self.args.per_device_train_batch_size):
+                self._read_part(part)
         return rollout.gather(own)
 
     def evaluate(
