@@ -106,4 +106,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # gloo's threads, as in toolkit/__main__.py
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
