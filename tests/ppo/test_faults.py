@@ -265,7 +265,7 @@ FAULTS = {
         "if self._step % every:",
         "if False:",
         "test_group.py",
-        "resumed",
+        "waits_for_its_end",
     ),
     "rewards: weights without effect": (
         "rewards.py",

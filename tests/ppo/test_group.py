@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from toolkit import fit
 from toolkit.models.load import load_causal_lm
 from toolkit.ppo import group, stage
 from toolkit.recipe.errors import ToolkitError
@@ -154,3 +155,11 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
 def test_too_few_prompts_for_a_rollout_are_named(opened, grouped):
     with pytest.raises(ToolkitError, match="do not fill one rollout of 256"):
         train(opened, grouped("rloo", rollout_examples=256, episodes=256))
+
+
+def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):
+    steps = []
+    monkeypatch.setattr(fit.processes, "stop_requested", lambda: steps.append(1) or len(steps) >= 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(opened, grouped("rloo"))
+    assert [path.name for path in tmp_path.rglob("step-*")] == ["step-00000008"]
