@@ -32,7 +32,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.data.rows import RowTable, training_order
-from toolkit.models.attention import fast_math
+from toolkit.models.attention import fast_attention
 from toolkit.models.load import save_model
 from toolkit.recipe.errors import RunError, ToolkitError
 from toolkit.recipe.schema import PpoRecipe, TrainerRecipe
@@ -256,7 +256,7 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
         Progress(run.name, trainer.args.max_steps, unit="step") as progress,
         warnings.catch_warnings(),
         scored_positions_only(),
-        fast_math(_models(trainer), device_type=trainer.args.device.type, bf16=trainer.args.bf16),
+        fast_attention(_models(trainer), device_type=trainer.args.device.type, bf16=trainer.args.bf16),
     ):
         # TRL uses names that transformers renamed; nobody who reads it could change that
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

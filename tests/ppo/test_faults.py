@@ -199,8 +199,8 @@ FAULTS = {
     ),
     "19 fp32 where bf16 was asked for": (
         "trainer.py",
-        "fast_math(models, device_type=self.args.device.type, bf16=self.args.bf16)",
-        "fast_math(models, device_type=self.args.device.type, bf16=False)",
+        '"bf16": self.args.bf16',
+        '"bf16": False',
         "test_training.py",
         "bf16",
     ),

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tests.ppo.training import run_stage
 from toolkit.data import storyworld
-from toolkit.ppo import functions, stage
+from toolkit.ppo import functions
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
 
@@ -15,12 +16,6 @@ LENGTH = """
 def length(prompts, completions, completion_ids, **columns):
     return [len(ids) for ids in completion_ids]
 """
-
-
-def train(opened, recipe, place="runs"):
-    with opened(recipe, place) as run:
-        stage.run(recipe, run)
-    return run.path
 
 
 @pytest.fixture
@@ -35,7 +30,7 @@ def test_rewards_of_a_recipe_add_up_with_their_weights(opened, recipe, world, fi
         {"function": f"{file}:length", "weight": -0.5},
         {"reward_model": str(world / "reward"), "weight": 2},
     ]
-    path = train(opened, recipe(rewards=rewards))
+    path = run_stage(opened, recipe(rewards=rewards))
     rows = [row for row in metrics.read(path / "metrics.jsonl") if "score" in row]
     for row in rows:
         parts = row["score_reward"], row["score_length"], row["score_reward_2"]
@@ -60,7 +55,7 @@ def test_functions_that_cannot_be_had(opened, recipe, file, tmp_path, reference,
     broken.write_text("1 / 0\n")
     reference = reference.format(file=file, broken=broken)
     with pytest.raises(ToolkitError, match=message):
-        train(opened, recipe(rewards=[{"function": reference}]))
+        run_stage(opened, recipe(rewards=[{"function": reference}]))
 
 
 def test_a_training_does_not_go_on_with_another_function(opened, recipe, file):

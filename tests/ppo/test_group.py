@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ppo.training import Killed, run_stage
 from toolkit import fit
 from toolkit.models.load import load_causal_lm
-from toolkit.ppo import group, stage
+from toolkit.ppo import group
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
 
@@ -26,15 +27,9 @@ def grouped(recipe):
     return make
 
 
-def train(opened, recipe, place="runs"):
-    with opened(recipe, place) as run:
-        stage.run(recipe, run)
-    return run.path
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
-    path = train(opened, grouped(algorithm))
+    path = run_stage(opened, grouped(algorithm))
     rows = metrics.read(path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
     assert all(row.keys() >= {"score", "length", "ended", "kl", "loss", "entropy"} for row in rows)
@@ -48,14 +43,10 @@ def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_resumed_run_is_bitwise_the_same(opened, grouped, monkeypatch, algorithm):
     settings = grouped(algorithm, checkpoint_every_steps=2)
-    whole = train(opened, settings, "whole")
+    whole = run_stage(opened, settings, "whole")
     reward, calls = group._reward, []
 
     def cut_off(*arguments):
@@ -72,10 +63,10 @@ def test_a_resumed_run_is_bitwise_the_same(opened, grouped, monkeypatch, algorit
 
     monkeypatch.setattr(group, "_reward", cut_off)
     with pytest.raises(Killed):
-        train(opened, settings, "cut")
+        run_stage(opened, settings, "cut")
     monkeypatch.undo()
     torch.manual_seed(99)
-    resumed = train(opened, settings, "cut")
+    resumed = run_stage(opened, settings, "cut")
     rows = [
         [{key: row[key] for key in row if "time" not in key} for row in metrics.read(path / "metrics.jsonl")]
         for path in (whole, resumed)
@@ -111,7 +102,7 @@ def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monke
 
     monkeypatch.setattr(base, "_generate_and_score_completions", noted)
     settings = grouped(algorithm, minibatches=1)
-    train(opened, settings)
+    run_stage(opened, settings)
     rows, state = read[-1]
     assert len({len(prompt) for prompt, _, _ in rows}) > 1  # else there is no padding
     policy, _ = load_causal_lm((settings.model, None))
@@ -140,7 +131,7 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
 
     monkeypatch.setattr(group, "_reward", noted)
     settings = grouped("rloo", missing_end_penalty=100.0)
-    path = train(opened, settings)
+    path = run_stage(opened, settings)
     _, tokenizer = load_causal_lm((settings.model, None))
     values, ids = seen[0]
     ended = [each[-1] == tokenizer.eos_token_id for each in ids]
@@ -154,12 +145,12 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
 
 def test_too_few_prompts_for_a_rollout_are_named(opened, grouped):
     with pytest.raises(ToolkitError, match="do not fill one rollout of 256"):
-        train(opened, grouped("rloo", rollout_examples=256, episodes=256))
+        run_stage(opened, grouped("rloo", rollout_examples=256, episodes=256))
 
 
 def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):
     steps = []
     monkeypatch.setattr(fit.processes, "stop_requested", lambda: steps.append(1) or len(steps) >= 5)
     with pytest.raises(KeyboardInterrupt):
-        train(opened, grouped("rloo"))
+        run_stage(opened, grouped("rloo"))
     assert [path.name for path in tmp_path.rglob("step-*")] == ["step-00000008"]

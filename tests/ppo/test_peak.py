@@ -8,18 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from toolkit.ppo import stage
+from tests.ppo.training import run_stage, run_twice
 from toolkit.ppo.peak import Peak
-from toolkit.ppo.trainer import PPOTrainer
 from toolkit.runs import metrics
 
 SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
-
-
-def train(opened, recipe, place="runs"):
-    with opened(recipe, place) as run:
-        stage.run(recipe, run)
-    return run.path
 
 
 def weights(path):
@@ -36,14 +29,14 @@ def stopping(judge, **changes):
 
 def test_in_bf16_the_first_look_is_at_the_reference_too(opened, recipe, judge):
     settings = recipe(early_stopping=stopping(judge), **{**SETTINGS, "episodes": 8})
-    path = train(opened, settings.model_copy(update={"precision": "bf16"}), "bf16")
+    path = run_stage(opened, settings.model_copy(update={"precision": "bf16"}), "bf16")
     assert json.loads((path / "evaluation.json").read_text())["looks"][0]["kl"] == 0
 
 
 def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
-    plain = train(opened, recipe(**SETTINGS), "plain")
+    plain = run_stage(opened, recipe(**SETTINGS), "plain")
     looked = recipe(early_stopping=stopping(judge, every_rollouts=2, patience=None), **SETTINGS)
-    path = train(opened, looked, "looked")
+    path = run_stage(opened, looked, "looked")
     assert same(weights(plain), weights(path))
     evaluation = json.loads((path / "evaluation.json").read_text())
     looks = evaluation["looks"]
@@ -74,16 +67,12 @@ def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recip
         self.trainer.judged = judged
 
     monkeypatch.setattr(Peak, "_look", planned)
-    path = train(opened, recipe(early_stopping=stopping(judge), **SETTINGS), "stopped")
+    path = run_stage(opened, recipe(early_stopping=stopping(judge), **SETTINGS), "stopped")
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert [look["rollout"] for look in evaluation["looks"]] == [0, 1, 2] and evaluation["kept_rollout"] == 1
     monkeypatch.undo()
-    shorter = train(opened, recipe(**{**SETTINGS, "episodes": 8}), "shorter")
+    shorter = run_stage(opened, recipe(**{**SETTINGS, "episodes": 8}), "shorter")
     assert same(weights(path), weights(shorter))
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": ["c_attn"]}])
@@ -91,18 +80,6 @@ def test_a_resumed_run_decides_as_one_that_was_not_cut_off(opened, recipe, judge
     settings = recipe(
         early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, lora=lora, **SETTINGS
     )
-    whole = train(opened, settings, "whole")
-    optimize = PPOTrainer.compute_loss
-
-    def cut_off(self, *arguments, **options):
-        if self.progression.rollouts == 3:
-            raise Killed
-        return optimize(self, *arguments, **options)
-
-    monkeypatch.setattr(PPOTrainer, "compute_loss", cut_off)
-    with pytest.raises(Killed):
-        train(opened, settings, "cut")
-    monkeypatch.undo()
-    resumed = train(opened, settings, "cut")
+    whole, resumed = run_twice(opened, settings, monkeypatch)
     assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
     assert same(weights(whole), weights(resumed))

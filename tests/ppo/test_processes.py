@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from toolkit.ppo import stage
+from tests.ppo.training import run_stage
 from toolkit.runs import metrics
 
 
@@ -38,17 +38,16 @@ def test_two_processes_train_as_one(opened, recipe, judge, tmp_path):
     settings = recipe(
         rollout_examples=16, entropy_coefficient=0.01, kl_target=3.0, threads=1, early_stopping=looked
     )
-    with opened(settings) as run:
-        stage.run(settings, run)
+    one = run_stage(opened, settings)
     two = launch(settings, tmp_path)
-    rows, alone = metrics.read(two / "metrics.jsonl"), metrics.read(run.path / "metrics.jsonl")
+    rows, alone = metrics.read(two / "metrics.jsonl"), metrics.read(one / "metrics.jsonl")
     assert rows[1]["samples"][0]["answer"] == alone[1]["samples"][0]["answer"]
     assert len([row for row in alone if "kl" in row]) == 2
     assert len([row for row in alone if "held_out_score" in row]) == 3
     for row, expected in zip(rows, alone, strict=True):
         numbers = {key: value for key, value in expected.items() if key not in ("time", "samples")}
         assert {key: row[key] for key in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-4)
-    first, second = (load_file(folder / "model/model.safetensors") for folder in (two, run.path))
+    first, second = (load_file(folder / "model/model.safetensors") for folder in (two, one))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=2e-4, rtol=0)
 

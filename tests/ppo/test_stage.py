@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.ppo.training import Killed, run_stage, run_twice
 from toolkit import fit as fit_module
-from toolkit.ppo import rewards, stage
-from toolkit.ppo.trainer import PPOTrainer
+from toolkit.ppo import rewards
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
 
@@ -33,14 +33,8 @@ NUMBERS = {
 }
 
 
-def train(opened, recipe, place="runs"):
-    with opened(recipe, place) as run:
-        stage.run(recipe, run)
-    return run.path
-
-
 def test_what_a_run_leaves_behind(opened, recipe, world):
-    path = train(opened, recipe(kl_target=3.0))
+    path = run_stage(opened, recipe(kl_target=3.0))
     rows = metrics.read(path / "metrics.jsonl")
     shown, rows = [row for row in rows if "samples" in row], [row for row in rows if "score" in row]
     assert [row["step"] for row in rows] == [4, 8, 12, 16] == [row["step"] for row in shown]
@@ -63,26 +57,9 @@ def test_what_a_run_leaves_behind(opened, recipe, world):
     AutoModelForCausalLM.from_pretrained(path / "checkpoints" / "step-00000016")
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
     settings = recipe(checkpoint_every_steps=2, kl_target=3.0, entropy_coefficient=0.01)
-    whole = train(opened, settings, "whole")
-    optimize = PPOTrainer.compute_loss
-
-    def cut_off(self, *arguments, **options):
-        if self.progression.rollouts == 3:
-            raise Killed
-        return optimize(self, *arguments, **options)
-
-    monkeypatch.setattr(PPOTrainer, "compute_loss", cut_off)
-    with pytest.raises(Killed):
-        train(opened, settings, "cut")
-    monkeypatch.setattr(PPOTrainer, "compute_loss", optimize)
-    torch.manual_seed(99)  # no global state matters
-    resumed = train(opened, settings, "cut")
+    whole, resumed = run_twice(opened, settings, monkeypatch)
     for name in ("model.safetensors", "critic.safetensors"):
         first, second = (load_file(path / "checkpoints/step-00000016" / name) for path in (whole, resumed))
         assert first.keys() == second.keys() and len(first)
@@ -104,12 +81,12 @@ def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
 
 
 def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
-    whole = train(opened, recipe(), "whole")
+    whole = run_stage(opened, recipe(), "whole")
     monkeypatch.setattr(fit_module, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
-        train(opened, recipe(), "cut")
+        run_stage(opened, recipe(), "cut")
     monkeypatch.undo()
-    resumed = train(opened, recipe(), "cut")
+    resumed = run_stage(opened, recipe(), "cut")
     assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
     first, second = ((path / "model/model.safetensors").read_bytes() for path in (whole, resumed))
     assert first == second
@@ -124,7 +101,7 @@ def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, r
 )
 def test_refusals(opened, recipe, changes, message):
     with pytest.raises(ToolkitError, match=message):
-        train(opened, recipe(**changes))
+        run_stage(opened, recipe(**changes))
 
 
 def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, monkeypatch):
@@ -132,12 +109,12 @@ def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, m
         rewards, "reward_scores", lambda *models, answers, ended: [float("nan")] * len(answers)
     )
     with pytest.raises(ToolkitError, match="score") as caught:
-        train(opened, recipe())
+        run_stage(opened, recipe())
     assert caught.value.where == "ppo, rollout 1"
 
 
 def test_adapters_are_trained_and_merged(opened, recipe, world):
-    path = train(opened, recipe(lora={"r": 4, "target_modules": ["c_attn"]}, learning_rate=1e-2))
+    path = run_stage(opened, recipe(lora={"r": 4, "target_modules": ["c_attn"]}, learning_rate=1e-2))
     before = AutoModelForCausalLM.from_pretrained(world / "policy").state_dict()
     after = AutoModelForCausalLM.from_pretrained(path / "model").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-from tests.ppo.training import train
+from tests.ppo.training import Killed, train
 from toolkit.ppo import losses
 from toolkit.ppo import trainer as trainer_module
 
@@ -20,10 +20,6 @@ CPU = torch.device("cpu")
 
 
 # 16
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.parametrize("changes", [{}, {"critic": "shared", "kl_in": "loss"}, {"target_kl": 2e-4}])

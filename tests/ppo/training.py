@@ -3,8 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from toolkit.ppo import PPOTrainer
+import pytest
+import torch
+
+from toolkit.ppo import PPOTrainer, stage
+from toolkit.recipe.schema import PpoRecipe
+
+
+class Killed(Exception):
+    """A process that ends in the middle."""
+
+
+def run_stage(opened, recipe: PpoRecipe, place: str = "runs") -> Path:
+    """The folder of a run of the stage below `place`, which goes on where it was."""
+    with opened(recipe, place) as run:
+        stage.run(recipe, run)
+    return run.path
+
+
+def run_twice(opened, recipe: PpoRecipe, monkeypatch) -> tuple[Path, Path]:
+    """A PPO run, and the same one that was killed while it trained on its fourth rollout and went on."""
+    whole = run_stage(opened, recipe, "whole")
+    optimize = PPOTrainer.compute_loss
+
+    def cut_off(self, *arguments, **options):
+        if self.progression.rollouts == 3:
+            raise Killed
+        return optimize(self, *arguments, **options)
+
+    monkeypatch.setattr(PPOTrainer, "compute_loss", cut_off)
+    with pytest.raises(Killed):
+        run_stage(opened, recipe, "cut")
+    monkeypatch.setattr(PPOTrainer, "compute_loss", optimize)
+    torch.manual_seed(99)  # no global state matters
+    return whole, run_stage(opened, recipe, "cut")
 
 
 def train(trainer: PPOTrainer, spy: Callable[[dict], None] | None = None) -> list[dict]:

@@ -66,3 +66,6 @@ class ActorCriticTrainer(BetweenRollouts, Trainer):
 
     def _load_best_model(self) -> None:
         state.read(Path(self.state.best_model_checkpoint), self.model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.progression = state.read(Path(resume_from_checkpoint), self.model)

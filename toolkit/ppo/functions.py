@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from toolkit.models.load import load_reward_model
 from toolkit.ppo.rewards import Reward, RewardFunction, build, distinct
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.schema import PpoRecipe
+from toolkit.runs import files
 from toolkit.runs.directory import Run
 
 
@@ -60,7 +60,7 @@ def load_function(reference: str, run: Run) -> RewardFunction:
     path = Path(name)
     if path.suffix != ".py" or not path.is_file():
         raise ToolkitError(f"there is no file {name!r}", where="rewards.function", fix="write FILE.py:NAME")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = files.sha256_file(path)
     known = run.record(f"function {reference}", digest)
     if known != digest:
         raise ToolkitError(

@@ -8,7 +8,6 @@ their spread, so that its beta has another unit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -22,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from toolkit import stats
 from toolkit.data import chat, sources
-from toolkit.fit import checkpointing_key, fit, lora, quiet, staging
+from toolkit.fit import checkpointing_key, fit, lora, quiet
 from toolkit.models.load import load_causal_lm
-from toolkit.ppo import functions, rewards, rollout
+from toolkit.ppo import functions, owned, rewards, rollout, sampler
 from toolkit.ppo.between import BetweenRollouts
 from toolkit.ppo.config import ADAM_EPSILON, divisor, share_of
 from toolkit.ppo.rollout import Episode, ScoreScale
@@ -35,12 +34,11 @@ from toolkit.runs import environment, metrics
 from toolkit.runs.directory import Run
 from toolkit.runs.facts import world_size
 
-MicroBatch = Callable[[PpoRecipe, str | None], int]
-"""(recipe, precision on a CPU) -> answers of one forward pass at most."""
+SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
 CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
 
 
-def run(recipe: PpoRecipe, run: Run, *, micro_batch: MicroBatch) -> None:
+def run(recipe: PpoRecipe, run: Run) -> None:
     """Train the policy against the rewards; writes the model, metrics, and evaluation.json.
 
     Raises:
@@ -48,7 +46,7 @@ def run(recipe: PpoRecipe, run: Run, *, micro_batch: MicroBatch) -> None:
     """
     target = environment.device(recipe.device)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
-    config = _config(recipe, run, policy, tokenizer, micro_batch=micro_batch)
+    config = _config(recipe, run, policy, tokenizer)
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
     run.record("prompts", len(rows))
     if len(rows) * config.num_generations < recipe.trainer.rollout_examples:
@@ -81,56 +79,37 @@ def run(recipe: PpoRecipe, run: Run, *, micro_batch: MicroBatch) -> None:
 
 
 def _config(
-    recipe: PpoRecipe,
-    run: Run,
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    micro_batch: MicroBatch,
+    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> trl.RLOOConfig | trl.GRPOConfig:
     """TRL's configuration: what the recipe says in its words, and what the toolkit owns."""
     settings = recipe.trainer
-    target = environment.device(recipe.device)
-    precision = run.record("precision", environment.precision(recipe.precision, target))
+    arguments = owned.arguments(recipe, run)
     try:
         share = share_of(settings.rollout_examples, settings.minibatches, processes=world_size())
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
-    on_cpu = target.type == "cpu"
-    micro = divisor(share, at_most=micro_batch(recipe, precision if on_cpu else None))
-    steps = settings.epochs * settings.minibatches
-    rollouts = settings.episodes // settings.rollout_examples
+    micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
     never = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
     if tokenizer.pad_token_id != tokenizer.eos_token_id:
         never.append(tokenizer.pad_token_id)
     config_class = CLASSES[recipe.algorithm][0]
-    return config_class(
-        output_dir=str(staging(run)),
-        seed=recipe.seed % 2**32,  # numpy takes 32 bits
-        max_steps=rollouts * steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro,
-        steps_per_generation=share // micro * settings.minibatches,
-        num_generations=settings.answers_per_prompt or ANSWERS_PER_PROMPT,
-        num_iterations=settings.epochs,
-        max_completion_length=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        generation_kwargs={"suppress_tokens": never} if never else None,
-        beta=settings.kl_coefficient,
-        epsilon=settings.clip_range,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
-        max_grad_norm=settings.max_grad_norm,
-        adam_epsilon=ADAM_EPSILON,
-        disable_dropout=True,  # else the ratio of the first step is not 1
-        dataloader_pin_memory=not on_cpu,
-        logging_steps=steps * recipe.log_every_steps,
-        save_steps=steps * (recipe.checkpoint_every_steps or math.ceil(rollouts / 5)),
-        **{checkpointing_key(config_class): False},
-        **environment.trainer_arguments(target, bf16=precision == "bf16"),
-    )
+    arguments |= {
+        "max_steps": settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": share // micro,
+        "steps_per_generation": share // micro * settings.minibatches,
+        "num_generations": settings.answers_per_prompt or ANSWERS_PER_PROMPT,
+        "num_iterations": settings.epochs,
+        "max_completion_length": settings.max_new_tokens,
+        "generation_kwargs": {"suppress_tokens": never} if never else None,
+        "beta": settings.kl_coefficient,
+        "epsilon": settings.clip_range,
+        "adam_epsilon": ADAM_EPSILON,
+        "disable_dropout": True,  # else the ratio of the first step is not 1
+        checkpointing_key(config_class): False,
+    }
+    same = {name: getattr(settings, name) for name in SAME_NAME}
+    return config_class(**arguments, **same)
 
 
 def _reward(
@@ -140,15 +119,12 @@ def _reward(
     settings, end_id = recipe.trainer, tokenizer.eos_token_id
     scale = None if settings.normalize_scores else ScoreScale()
 
-    def reward(prompts, completion_ids, log_metric, **columns) -> list[float]:
-        columns = {key: columns[key] for key in columns if key not in TRL_COLUMNS}
+    def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
         own = []
         for place, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
             ended = bool(ids) and ids[-1] == end_id
-            words = ids[:-1] if ended else ids
-            text = tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            of_row = {key: values[place] for key, values in columns.items()}
-            own.append(Episode(place, prompt, [], ids, ended, text, columns=of_row))
+            text = sampler.text_of(tokenizer, ids[:-1] if ended else ids)
+            own.append(Episode(place, prompt, [], ids, ended, text))
         rewards.score(parts, own)
         nonlocal scale
         if scale is None:  # a run that goes on gets back what it began with
@@ -174,9 +150,6 @@ def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
     if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:
         kwargs = {**kwargs, "position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
     return args, kwargs
-
-
-TRL_COLUMNS = ("completions", "trainer_state", "log_extra")
 
 
 def _trainer_class(base: type[Trainer]) -> type[Trainer]:

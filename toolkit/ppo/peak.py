@@ -10,16 +10,18 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import TrainerCallback
 
 from toolkit import stats
-from toolkit.ppo.rollout import Episode
+from toolkit.ppo.rollout import Episode, outcome
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.recipe.schema import EarlyStoppingSettings
+from toolkit.runs import files
 from toolkit.runs.directory import Run
 
 
@@ -88,14 +90,14 @@ class Peak(TrainerCallback):
         episodes = trainer.judged(trainer.eval_dataset)
         score = stats.bootstrap_mean([episode.score for episode in episodes], seed=trainer.args.seed)
         kl = stats.bootstrap_mean([episode.kl for episode in episodes], seed=trainer.args.seed)
-        count = len(episodes)
+        means = outcome(episodes)
         look = {
             "rollout": number,
             **score.as_json("score"),
             **kl.as_json("kl"),
-            "proxy": sum(episode.reward for episode in episodes) / count,
-            "length": sum(len(episode.answer_ids) for episode in episodes) / count,
-            "ended": sum(episode.ended for episode in episodes) / count,
+            "proxy": fmean(episode.reward for episode in episodes),
+            "length": means["length"],
+            "ended": means["ended"],
         }
         self.looks.append(look)
         shown = {f"held_out_{name}": look[name] for name in ("score", "proxy", "kl", "length", "ended")}
@@ -111,9 +113,7 @@ class Peak(TrainerCallback):
             if tensor.requires_grad or not isinstance(policy, PeftModel)
         }
         self.folder.mkdir(exist_ok=True)
-        unfinished = self.folder / "unfinished"
-        save_file(trained, unfinished)
-        unfinished.replace(self._file(look))
+        files.write_atomic(self._file(look), save(trained))
 
     def _file(self, look: dict[str, Any]) -> Path:
         return self.folder / f"rollout-{look['rollout']}.safetensors"

@@ -48,8 +48,7 @@ def answer(
     )
     episodes = []
     for number, (ids, ended) in enumerate(zip(answers.ids, answers.ended, strict=True)):
-        # role tokens that the policy sampled stay visible to the rewards
-        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = text_of(tokenizer, ids)
         columns = {name: value for name, value in rows[number].items() if name != "prompt"}
         episodes.append(
             Episode(
@@ -63,6 +62,11 @@ def answer(
             )
         )
     return episodes
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """An answer as the rewards read it: role tokens that the policy sampled stay visible to them."""
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _encode(

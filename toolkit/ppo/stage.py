@@ -9,9 +9,9 @@ from typing import Any
 
 from toolkit import stats
 from toolkit.data import sources
-from toolkit.fit import fit, lora, staging
+from toolkit.fit import fit, lora
 from toolkit.models.load import load_causal_lm
-from toolkit.ppo import functions, group, rewards
+from toolkit.ppo import functions, group, owned, rewards
 from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.peak import Peak
 from toolkit.ppo.rollout import Episode
@@ -21,9 +21,6 @@ from toolkit.recipe.schema import PpoRecipe
 from toolkit.runs import environment
 from toolkit.runs.directory import Run
 
-CPU_MICRO_BATCH = {"fp32": 16, "bf16": 32}
-"""2 million parameters, 64 answers of 112 tokens: parts of 16 take 25 % less time than one in fp32 (caches);
-in bf16 parts of 32 take 15 % less than those of 16."""
 SAMPLES_TIMES = 4
 """How often answers are written to metrics.jsonl, the first rollout not counted."""
 
@@ -36,7 +33,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
             or the processes, and a training that collapsed.
     """
     if recipe.algorithm != "ppo":
-        group.run(recipe, run, micro_batch=_micro_batch)
+        group.run(recipe, run)
         return
     target = environment.device(recipe.device)
     config = _config(recipe, run)
@@ -72,13 +69,6 @@ def run(recipe: PpoRecipe, run: Run) -> None:
             peak.clean()
 
 
-def _micro_batch(recipe: PpoRecipe, cpu_precision: str | None) -> int:
-    """Answers of one forward pass at most; all that there are on a GPU."""
-    if recipe.micro_batch_examples:
-        return recipe.micro_batch_examples
-    return CPU_MICRO_BATCH[cpu_precision] if cpu_precision else recipe.trainer.rollout_examples
-
-
 def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
     """The held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
     if recipe.early_stopping is None:
@@ -93,24 +83,9 @@ def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
 
 def _config(recipe: PpoRecipe, run: Run) -> PPOConfig:
     """The recipe's settings, and what the toolkit owns."""
-    target = environment.device(recipe.device)
-    on_cpu = target.type == "cpu"
-    settings = recipe.trainer.model_dump(exclude={"answers_per_prompt"})
-    steps = recipe.trainer.epochs * recipe.trainer.minibatches
-    rollouts = recipe.trainer.episodes // recipe.trainer.rollout_examples
-    precision = run.record("precision", environment.precision(recipe.precision, target))
+    settings = recipe.trainer.model_dump(exclude={"answers_per_prompt", "schedule"})
     try:
-        return PPOConfig(
-            output_dir=str(staging(run)),
-            seed=recipe.seed % 2**32,  # numpy takes 32 bits
-            per_device_train_batch_size=_micro_batch(recipe, precision if on_cpu else None),
-            lr_scheduler_type=settings.pop("schedule"),
-            dataloader_pin_memory=not on_cpu,
-            save_steps=steps * (recipe.checkpoint_every_steps or math.ceil(rollouts / 5)),
-            logging_steps=steps * recipe.log_every_steps,
-            **environment.trainer_arguments(target, bf16=precision == "bf16"),
-            **settings,
-        )
+        return PPOConfig(**owned.arguments(recipe, run), **settings)
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
 

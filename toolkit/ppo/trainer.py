@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.utils import logging
 
 from toolkit.data.rows import training_order
-from toolkit.models.attention import fast_math, fuse_activations
+from toolkit.models.attention import bf16_products, fast_attention, fuse_activations
 from toolkit.models.load import load_causal_lm
-from toolkit.ppo import guard, losses, rewards, rollout, sampler, state
+from toolkit.ppo import guard, losses, rewards, rollout, sampler
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, build_critic, make_batch, plain
 from toolkit.ppo.between import ActorCriticTrainer
 from toolkit.ppo.config import PPOConfig, require_usable
@@ -102,7 +101,6 @@ class PPOTrainer(ActorCriticTrainer):
         self.observers: list[Callable[[list[Episode], int], None]] = []
         """Called with the episodes and number of each rollout, on every process."""
         self._numbers: dict[str, list[float]] = {}
-        self._slot = 0
         self._open = False  # a rollout is being trained on
         super().__init__(
             model=ActorCritic(model, critic, forbidden=forbidden, temperature=args.temperature),
@@ -238,6 +236,7 @@ class PPOTrainer(ActorCriticTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Places for the batches of the whole training; `get_batch_samples` fills them."""
+        self._slot = self.progression.rollouts * self.args.steps_per_rollout  # of the next optimizer step
         return DataLoader(range(self.args.max_steps * self.args.gradient_accumulation_steps), collate_fn=list)
 
     def get_batch_samples(
@@ -385,13 +384,12 @@ class PPOTrainer(ActorCriticTrainer):
         with self._fast_math():
             return super().training_step(*args, **kwargs)
 
-    def _fast_math(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _fast_math(self) -> Iterator[None]:
         models = self.model.transformers + ([] if self.ref_model is None else [self.ref_model])
-        return fast_math(models, device_type=self.args.device.type, bf16=self.args.bf16)
+        where = {"device_type": self.args.device.type, "bf16": self.args.bf16}
+        with bf16_products(**where), fast_attention(models, **where):
+            yield
 
     def _require_finite(self, values: Sequence[float], what: str) -> None:
         guard.require_finite(values, what, rollout=self.progression.rollouts + 1)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.progression = state.read(Path(resume_from_checkpoint), self.model)
-        self._slot = self.progression.rollouts * self.args.steps_per_rollout

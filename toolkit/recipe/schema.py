@@ -225,7 +225,8 @@ class PpoRecipe(StageRecipe):
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     early_stopping: EarlyStoppingSettings | None = None
     micro_batch_examples: Count | None = None
-    """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16)."""
+    """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16,
+    in bf16 32)."""
     lora: LoraSettings | None = None
     """Train adapters only; the reference is then the same model without them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
