@@ -18,75 +18,59 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import yaml
+from commands import compare, evaluation, header, toolkit
 from scipy.stats import t as student
 
 from toolkit import sampling, stats
-from toolkit.data import chat, storyworld
+from toolkit.data import chat
+from toolkit.evaluate import judges, win_rate
 from toolkit.models.load import load_causal_lm, load_reward_model
+from toolkit.runs import references
 from toolkit.runs.streams import derive
 
 METHODS = ("ppo", "rloo", "grpo", "dpo")
 BEST_OF = (2, 4, 16)
 
 
-def toolkit(*arguments: str) -> None:
-    """One command of the toolkit; its messages go on to stderr."""
-    subprocess.run([sys.executable, "-m", "toolkit", *arguments], check=True, stdout=sys.stderr)
-
-
 def train(options: argparse.Namespace, method: str, seed: int) -> str:
     """The name of the run, which is trained unless it is there."""
     stage = "dpo" if method == "dpo" else "ppo"
     name = f"{options.folder.name}/{method}-seed{seed}"
-    if not (options.runs_dir / name / "evaluation.json").is_file():
+    if evaluation(options.runs_dir, name) is None:
         algorithm = [f"algorithm={method}"] if stage == "ppo" else []
         toolkit(
             "run", str(options.folder / f"{stage}.yaml"), f"run={name}", f"seed={seed}", *algorithm,
-            *options.overrides, "--runs-dir", str(options.runs_dir),
+            *options.overrides, runs_dir=options.runs_dir,
         )  # fmt: skip
     return name
-
-
-def evaluate(options: argparse.Namespace, names: list[str]) -> dict:
-    """evaluation.json of all of them against the baseline."""
-    recipe = yaml.safe_load((options.folder / "evaluate.yaml").read_text())
-    recipe |= {"run": f"{options.folder.name}/alignment", "perplexity": None, "samples": []}
-    recipe["models"] = [recipe["win_rate"]["baseline"], *(f"runs/{name}" for name in names)]
-    if options.judge:
-        recipe["win_rate"]["judge"] = options.judge
-    path = options.runs_dir / "alignment.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    shared = [each for each in options.overrides if each.startswith(("data.", "threads="))]
-    toolkit("run", str(path), *shared, "--runs-dir", str(options.runs_dir), "--fresh")
-    return json.loads((options.runs_dir / recipe["run"] / "evaluation.json").read_text())
-
-
-def folder_of(options: argparse.Namespace, reference: str) -> tuple[str, None]:
-    return str(options.runs_dir / reference.removeprefix("runs/") / "model"), None
 
 
 def best_of_n(options: argparse.Namespace, settings: dict) -> list[tuple[str, stats.Estimate, float, float]]:
     """(name, win rate, bound of KL, mean length) of each n."""
     ppo = yaml.safe_load((options.folder / "ppo.yaml").read_text())
-    model, tokenizer = load_causal_lm(folder_of(options, ppo["model"]))
-    scorer = load_reward_model(folder_of(options, ppo["reward_model"]))
+    model, tokenizer = load_causal_lm(references.model(ppo["model"], runs_dir=options.runs_dir))
+    scorer = load_reward_model(references.model(ppo["reward_model"], runs_dir=options.runs_dir))
+    judge = judge_of(options)
     lines = (options.runs_dir / options.folder.name / "alignment" / "answers.jsonl").read_text().splitlines()
     baseline = settings["win_rate"]["baseline"].rpartition("/")[2]
     rows = [row for row in map(json.loads, lines) if row["model"] == baseline]
     prompts = [row["prompt"] for row in rows]
-    limit = min(settings["win_rate"].get("max_prompt_tokens", 256), 128)
-    ids = [chat.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in prompts]
+    baseline_scores = np.array([row["score"] for row in rows])
+    contest = win_rate.Contest(
+        prompts, seed=0, max_prompt_tokens=settings["win_rate"].get("max_prompt_tokens", 256),
+        max_new_tokens=settings["win_rate"]["max_new_tokens"],
+    )  # fmt: skip
+    ids = win_rate.encode_prompts((model, tokenizer), contest)
     drawn, scores = [], []
     for turn in range(max(BEST_OF)):
         answers = sampling.generate(
             model, ids, seed=derive(0, "best of n", turn), end_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id, max_new_tokens=settings["win_rate"]["max_new_tokens"],
+            pad_id=tokenizer.pad_token_id, max_new_tokens=contest.max_new_tokens,
         )  # fmt: skip
         texts = [chat.decode_answer(tokenizer, each) for each in answers.ids]
         drawn.append(list(zip(texts, answers.ended, map(len, answers.ids), strict=True)))
@@ -96,22 +80,20 @@ def best_of_n(options: argparse.Namespace, settings: dict) -> list[tuple[str, st
     for n in BEST_OF:
         best = np.argmax(scores[:n], axis=0)
         chosen = [drawn[turn][place] for place, turn in enumerate(best)]
-        judged = judge(options, prompts, [each[0] for each in chosen], [each[1] for each in chosen])
-        margin = judged - np.array([row["score"] for row in rows])
-        wins = np.where(np.abs(margin) <= 1e-4, 0.5, margin > 0)
+        judged = judge.score(prompts, [each[0] for each in chosen], [each[1] for each in chosen])
+        wins = judges.compare(judged, baseline_scores, tie=judge.tie)
         length = float(np.mean([each[2] for each in chosen]))
         rate = stats.bootstrap_share(wins, seed=0)
         result.append((f"best of {n}", rate, math.log(n) - (n - 1) / n, length))
     return result
 
 
-def judge(options: argparse.Namespace, prompts: list, texts: list[str], ended: list[bool]) -> np.ndarray:
-    """Scores of the same judge as in the evaluation."""
+def judge_of(options: argparse.Namespace) -> judges.Judge:
+    """The same judge as in the evaluation."""
     if not options.judge:
-        pairs = zip(prompts, texts, strict=True)
-        return np.array([storyworld.utility(prompt, text).total for prompt, text in pairs])
-    model, tokenizer = load_reward_model(folder_of(options, options.judge))
-    return sampling.reward_scores(model, tokenizer, prompts, answers=texts, ended=ended)
+        return judges.gold_judge()
+    reference = references.model(options.judge, runs_dir=options.runs_dir)
+    return judges.reward_judge(options.judge, reference, device="cpu")
 
 
 def seeds_interval(values: list[float]) -> tuple[float, float, float]:
@@ -137,11 +119,13 @@ def main() -> None:
     names = {method: [train(options, method, seed) for seed in range(1, options.seeds + 1)]
              for method in options.methods}  # fmt: skip
     settings = yaml.safe_load((options.folder / "evaluate.yaml").read_text())
-    found = evaluate(options, [name for several in names.values() for name in several])["models"]
+    found = compare(
+        options.folder, [f"runs/{name}" for several in names.values() for name in several],
+        name=f"{options.folder.name}/alignment", runs_dir=options.runs_dir, judge=options.judge,
+        overrides=[each for each in options.overrides if each.startswith(("data.", "threads="))],
+    )  # fmt: skip
     print(
-        "| method | win rate over sft [95 %] | of each seed | KL, nats an answer | length, tokens |\n"
-        + "|---" * 5
-        + "|"
+        header("method", "win rate over sft [95 %]", "of each seed", "KL, nats an answer", "length, tokens")
     )
     for method, several in names.items():
         rows = [found[name.rpartition("/")[2]] for name in several]

@@ -11,12 +11,10 @@ where the gold score is highest is marked. What is finished is not trained again
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
+from commands import evaluation, header, toolkit
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
@@ -26,31 +24,24 @@ from toolkit.report import figures  # noqa: E402
 COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
 
 
-def toolkit(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "toolkit", *arguments], check=True, stdout=sys.stderr)
-
-
 def train(options: argparse.Namespace, pairs: int) -> dict:
     """evaluation.json of PPO against a reward model of so many pairs, and the reward model's accuracy."""
     reward, policy = f"tiny/overoptimization-reward-{pairs}", f"tiny/overoptimization-ppo-{pairs}"
     folder = Path("recipes/tiny")
-    common = ("--runs-dir", str(options.runs_dir))
-    if not (options.runs_dir / reward / "evaluation.json").is_file():
+    if evaluation(options.runs_dir, reward) is None:
         toolkit("run", str(folder / "reward.yaml"), f"run={reward}", f"data.examples={pairs}",
-                f"trainer.num_train_epochs={options.epochs}", *common)  # fmt: skip
-    if not (options.runs_dir / policy / "evaluation.json").is_file():
-        judge = (
-            f"{{judge: gold, every_rollouts: {options.every}, prompts: {options.prompts}, patience: null}}"
-        )
+                f"trainer.num_train_epochs={options.epochs}", runs_dir=options.runs_dir)  # fmt: skip
+    if evaluation(options.runs_dir, policy) is None:
+        every, prompts = options.every, options.prompts
+        judge = f"{{judge: gold, every_rollouts: {every}, prompts: {prompts}, patience: null}}"
         toolkit(
             "run", str(folder / "ppo.yaml"), f"run={policy}", f"reward_model=runs/{reward}",
             f"early_stopping={judge}", f"trainer.episodes={64 * options.rollouts}",
             f"trainer.kl_coefficient={options.kl_coefficient}", "trainer.guard=warn",
-            "trainer.schedule=constant", *common,
+            "trainer.schedule=constant", runs_dir=options.runs_dir,
         )  # fmt: skip
-    accuracy = json.loads((options.runs_dir / reward / "evaluation.json").read_text())
-    looks = json.loads((options.runs_dir / policy / "evaluation.json").read_text())["looks"]
-    return {"pairs": pairs, "accuracy": accuracy["gold_accuracy"], "looks": looks}
+    accuracy = evaluation(options.runs_dir, reward)["gold_accuracy"]
+    return {"pairs": pairs, "accuracy": accuracy, "looks": evaluation(options.runs_dir, policy)["looks"]}
 
 
 def draw(found: list[dict], path: Path) -> None:
@@ -91,11 +82,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     found = [train(options, pairs) for pairs in options.pairs]
-    print(
-        "| pairs | reward model right | gold at first | at its peak [95 %] | rollout, KL of the peak "
-        "| gold at the end [95 %] | KL | reward model's score at first, peak, end |"
-    )
-    print("|---" * 8 + "|")
+    print(header(
+        "pairs", "reward model right", "gold at first", "at its peak [95 %]", "rollout, KL of the peak",
+        "gold at the end [95 %]", "KL", "reward model's score at first, peak, end",
+    ))  # fmt: skip
     for one in found:
         first, last = one["looks"][0], one["looks"][-1]
         best = max(one["looks"], key=lambda look: look["score"])

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from commands import environment
 
 SHAPE = {"n_layer": 4, "n_head": 3, "n_embd": 192, "n_positions": 128, "vocab_size": 1024}
 END, PAD = 0, 1
@@ -150,22 +150,15 @@ def main() -> None:
     if options.arm:
         arm(options.arm, options.rollouts, options.prompts)
         return
-    if options.trl is not None and not (options.trl / "trl").is_dir():
-        parser.error(f"{options.trl} holds no trl; pip install --no-deps --target {options.trl} trl==1.9.2")
     names = [name for name in ARMS if name != "trl" or options.trl]
+    around = {name: environment(parser, trl=options.trl if name == "trl" else None) for name in names}
     rows: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         for name in names:
-            path = [str(Path(__file__).resolve().parents[1])]
-            path = [str(options.trl), *path] if name == "trl" else path
-            environment = {
-                **os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
-            }  # fmt: skip
             command = [sys.executable, __file__, "--arm", name, "--rollouts", str(options.rollouts),
                        "--prompts", str(options.prompts)]  # fmt: skip
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            done = subprocess.run(command, env=around[name], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"arm {name} failed:\n{done.stderr[-3000:]}")
             rows[name].append(json.loads(done.stdout.splitlines()[-1]))

@@ -12,14 +12,13 @@ compares with the answers of the fine-tuned model.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import yaml
+from commands import compare, environment, header
 
 RECIPE = Path("recipes/tiny/ppo.yaml")
 ARMS = {
@@ -59,12 +58,12 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     )  # fmt: skip
     trainer = PPOTrainer(config, tokenizer, policy, deepcopy(policy), reward, dataset, deepcopy(reward))
     trainer.train()
-    save_model(trainer.model.policy, own, output / "model")
+    save_model(trainer.model.policy, own, output / "trl-1.9.2")
 
 
-def timed(command: list[str], environment: dict[str, str] | None = None) -> float:
+def timed(command: list[str], around: dict[str, str] | None = None) -> float:
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
+    subprocess.run(command, check=True, stdout=sys.stderr, env=around)
     return time.perf_counter() - start
 
 
@@ -79,42 +78,20 @@ def main() -> None:
     if options.only_trl:
         run_trl(options.runs_dir, options.only_trl)
         return
-    if not (options.trl / "trl").is_dir():
-        parser.error(f"{options.trl} holds no trl; pip install --no-deps --target {options.trl} trl==1.9.2")
     common = ["--runs-dir", str(options.runs_dir)]
     output = options.runs_dir / "ppo-quality-trl"
     output.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(options.trl), str(Path(__file__).resolve().parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
-    seconds = {
-        "TRL 1.9.2": timed(
-            [sys.executable, __file__, "--trl", str(options.trl), "--only-trl", str(output), *common],
-            environment,
-        )
-    }
-    models = {"TRL 1.9.2": str(output / "model")}
+    command = [sys.executable, __file__, "--trl", str(options.trl), "--only-trl", str(output), *common]
+    seconds, models = (
+        {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))},
+        {"TRL 1.9.2": str(output / "trl-1.9.2")},
+    )
     for number, (name, changes) in enumerate(ARMS.items()):
         run = f"tiny/ppo-quality-{number}"
-        command = [
-            sys.executable,
-            "-m",
-            "toolkit",
-            "run",
-            str(RECIPE),
-            f"run={run}",
-            *changes,
-            *common,
-            "--fresh",
-        ]
-        seconds[name], models[name] = timed(command), f"runs/{run}"
-    recipe = yaml.safe_load(Path("recipes/tiny/evaluate.yaml").read_text())
-    recipe |= {"run": "tiny/ppo-quality", "perplexity": None, "samples": []}
-    recipe["models"] = [recipe["win_rate"]["baseline"], *models.values()]
-    recipe_path = options.runs_dir / "ppo-quality.yaml"
-    recipe_path.write_text(yaml.safe_dump(recipe))
-    timed([sys.executable, "-m", "toolkit", "run", str(recipe_path), *common, "--fresh"])
-    found = json.loads((options.runs_dir / "tiny/ppo-quality/evaluation.json").read_text())["models"]
-    print("| arm | seconds | of TRL's | gold win rate over sft [95 %] | KL | length |\n" + "|---" * 6 + "|")
+        command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *changes, *common]
+        seconds[name], models[name] = timed([*command, "--fresh"]), f"runs/{run}"
+    found = compare(RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir)
+    print(header("arm", "seconds", "of TRL's", "gold win rate over sft [95 %]", "KL", "length"))
     for name, row in zip(models, list(found.values())[1:], strict=True):
         rate = row["win_rate"]
         won = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"

@@ -1,0 +1,65 @@
+"""What the benchmarks of alignment share: the toolkit's commands, finished runs, and TRL's last PPO."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+
+def toolkit(*arguments: str, runs_dir: Path) -> None:
+    """One command of the toolkit; its messages go on to stderr."""
+    command = [sys.executable, "-m", "toolkit", *arguments, "--runs-dir", str(runs_dir)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def evaluation(runs_dir: Path, name: str) -> dict | None:
+    """evaluation.json of a run, None where it has none yet."""
+    path = runs_dir / name / "evaluation.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def header(*columns: str) -> str:
+    """The first two lines of a table in Markdown."""
+    return f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
+
+
+def compare(
+    folder: Path,
+    models: Sequence[str],
+    *,
+    name: str,
+    runs_dir: Path,
+    judge: str | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, dict]:
+    """What the evaluate recipe of a folder measures of these models against its baseline, by model.
+
+    Args:
+        name: of the run, which is made anew.
+        judge: instead of the recipe's.
+    """
+    recipe = yaml.safe_load((folder / "evaluate.yaml").read_text())
+    recipe |= {"run": name, "perplexity": None, "samples": []}
+    recipe["models"] = [recipe["win_rate"]["baseline"], *models]
+    if judge:
+        recipe["win_rate"]["judge"] = judge
+    path = runs_dir / f"{name.replace('/', '-')}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    toolkit("run", str(path), *overrides, "--fresh", runs_dir=runs_dir)
+    return evaluation(runs_dir, name)["models"]
+
+
+def environment(parser: argparse.ArgumentParser, *, trl: Path | None = None) -> dict[str, str]:
+    """The environment of a process that imports this checkout, and TRL 1.9.2 from its folder."""
+    if trl is not None and not (trl / "trl").is_dir():
+        parser.error(f"{trl} holds no trl; pip install --no-deps --target {trl} trl==1.9.2")
+    path = os.pathsep.join(str(each) for each in (trl, Path(__file__).resolve().parents[1]) if each)
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    return {**os.environ, **quiet, "PYTHONPATH": path}
