@@ -82,10 +82,8 @@ def main() -> None:
     output = options.runs_dir / "ppo-quality-trl"
     output.mkdir(exist_ok=True)
     command = [sys.executable, __file__, "--trl", str(options.trl), "--only-trl", str(output), *common]
-    seconds, models = (
-        {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))},
-        {"TRL 1.9.2": str(output / "trl-1.9.2")},
-    )
+    seconds = {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))}
+    models = {"TRL 1.9.2": str(output / "trl-1.9.2")}
     for number, (name, changes) in enumerate(ARMS.items()):
         run = f"tiny/ppo-quality-{number}"
         command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *changes, *common]
