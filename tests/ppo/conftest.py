@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from toolkit.data import files
 from toolkit.models.gpt2 import build
 from toolkit.models.load import save_model
 from toolkit.ppo import PPOConfig, PPOTrainer
@@ -75,12 +76,12 @@ def recipe(world) -> Callable[..., PpoRecipe]:
 
     def make(**changes) -> PpoRecipe:
         own = {key: changes.pop(key) for key in list(changes) if key in PpoRecipe.model_fields}
-        settings = {"precision": "fp32", "device": "cpu", "seed": 3, **own}
+        data = {"name": str(world / "prompts.jsonl")}
+        settings = {"precision": "fp32", "device": "cpu", "seed": 3, "data": data, **own}
         return PpoRecipe(
             stage="ppo",
             model=str(world / "policy"),
             reward_model=str(world / "reward"),
-            data={"name": str(world / "prompts.jsonl")},
             trainer={**SETTINGS, **changes},
             **settings,
         )
@@ -95,7 +96,7 @@ def opened(tmp_path):
     @contextmanager
     def open_it(recipe: PpoRecipe, place: str = "runs"):
         loaded = LoadedRecipe(tmp_path / "ppo.yaml", "t/ppo", recipe, "stage: ppo\n", {})
-        with open_run(loaded, runs_dir=tmp_path / place) as run:
+        with open_run(loaded, runs_dir=tmp_path / place, data=files.digests(recipe)) as run:
             yield run
 
     return open_it

@@ -32,20 +32,25 @@ def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
     path = run_stage(opened, grouped(algorithm))
     rows = metrics.read(path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
-    assert all(row.keys() >= {"score", "length", "ended", "kl", "loss", "entropy"} for row in rows)
+    assert all(
+        row.keys() >= {"score", "length", "ended", "kl", "loss", "entropy", "clip_fraction"} for row in rows
+    )
     if algorithm == "rloo":
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)
     evaluation = json.loads((path / "evaluation.json").read_text())
-    assert evaluation["score"] == rows[-1]["score"] and evaluation["reference"]["score"] == rows[0]["score"]
-    assert evaluation["n"] == 8 and "critic" not in evaluation["settings"]
+    assert evaluation["score"] == rows[-1]["score"] and evaluation["n"] == 8
+    assert evaluation["reference"]["score"] == pytest.approx(rows[0]["score"], rel=1e-6)
+    assert "critic" not in evaluation["settings"]
     before = load_file(world / "policy" / "model.safetensors")
     after = load_file(path / "model" / "model.safetensors")
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_resumed_run_is_bitwise_the_same(opened, grouped, monkeypatch, algorithm):
-    settings = grouped(algorithm, checkpoint_every_steps=2)
+def test_a_resumed_run_is_bitwise_the_same(opened, grouped, world, monkeypatch, algorithm):
+    """It goes on in the second pass over six prompts, of which a rollout answers four."""
+    data = {"name": str(world / "prompts.jsonl"), "examples": 6}
+    settings = grouped(algorithm, checkpoint_every_steps=2, data=data)
     whole = run_stage(opened, settings, "whole")
     reward, calls = group._reward, []
 
@@ -143,9 +148,86 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
     assert metrics.read(path / "metrics.jsonl")[0]["ended"] == sum(ended) / len(ended)
 
 
-def test_too_few_prompts_for_a_rollout_are_named(opened, grouped):
-    with pytest.raises(ToolkitError, match="do not fill one rollout of 256"):
-        run_stage(opened, grouped("rloo", rollout_examples=256, episodes=256))
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_numbers_of_two_rollouts_in_one_row_are_their_means(opened, grouped, algorithm):
+    one, two = (
+        run_stage(
+            opened, grouped(algorithm, log_every_steps=every, checkpoint_every_steps=4), f"every-{every}"
+        )
+        for every in (1, 2)
+    )
+    each, pairs = (metrics.read(path / "metrics.jsonl") for path in (one, two))
+    assert [row["step"] for row in pairs] == [4, 8, 16]  # the first rollout always has a row of its own
+    for name in ("score", "length", "ended", "kl"):
+        mean = (each[2][name] + each[3][name]) / 2
+        assert pairs[-1][name] == pytest.approx(mean, rel=1e-5), name
+    assert each[2]["length"] != each[3]["length"]  # else the mean of products is the product of means
+    written = [json.loads((path / "evaluation.json").read_text()) for path in (one, two)]
+    assert [evaluation["n"] for evaluation in written] == [8, 16]
+    assert written[0]["reference"] == written[1]["reference"]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_prompt_is_answered_once_before_one_is_answered_again(
+    opened, grouped, world, monkeypatch, algorithm
+):
+    seen = []
+    reward = group._reward
+
+    def noted(*arguments):
+        inner = reward(*arguments)
+
+        def call(**kwargs):
+            seen.append([prompt[-1]["content"] for prompt in kwargs["prompts"]])
+            return inner(**kwargs)
+
+        return call
+
+    monkeypatch.setattr(group, "_reward", noted)
+    data = {"name": str(world / "prompts.jsonl"), "examples": 6}
+    run_stage(opened, grouped(algorithm, data=data, episodes=24))
+    answered = [prompt for rollout in seen for prompt in rollout]
+    assert answered[::2] == answered[1::2] and len(answered) == 24  # two answers to each
+    first, second = answered[:12:2], answered[12::2]
+    assert len(set(first)) == 6 and sorted(first) == sorted(second) and first != second
+
+
+def test_fewer_prompts_than_a_rollout_has_are_answered_again_in_it(opened, grouped, world):
+    data = {"name": str(world / "prompts.jsonl"), "examples": 2}
+    path = run_stage(opened, grouped("rloo", data=data, episodes=8))
+    assert json.loads((path / "evaluation.json").read_text())["n"] == 8
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_reference_is_the_policy_that_was_loaded(opened, grouped, world, monkeypatch, algorithm):
+    """Not what the folder holds when TRL reads it once more: of a hub id that would be another revision."""
+    base, noticed = group.CLASSES[algorithm][1], []
+    begin = base.train
+
+    def changed(self, *arguments, **options):
+        own, reference = self.model.state_dict(), self.ref_model.state_dict()
+        noticed.extend(torch.equal(own[name], reference[name]) for name in own)
+        return begin(self, *arguments, **options)
+
+    load = group.load_causal_lm
+
+    def another_revision(*arguments, **options):
+        policy, tokenizer = load(*arguments, **options)
+        with torch.no_grad():
+            policy.transformer.h[0].mlp.c_fc.weight.add_(0.01)
+        return policy, tokenizer
+
+    monkeypatch.setattr(base, "train", changed)
+    monkeypatch.setattr(group, "load_causal_lm", another_revision)
+    run_stage(opened, grouped(algorithm, episodes=8))
+    assert noticed and all(noticed)
+
+
+def test_answers_that_the_context_cannot_hold_are_refused_first(opened, grouped):
+    with pytest.raises(
+        ToolkitError, match="16 prompt tokens and 60 new ones exceed the policy's context of 64"
+    ):
+        run_stage(opened, grouped("rloo", max_new_tokens=60))
 
 
 def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):

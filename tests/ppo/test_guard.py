@@ -33,7 +33,7 @@ def test_repetition_counts_what_the_same_answer_has_said_before():
     assert guard.signs(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
     assert guard.signs(episodes([7], [7, 7, 7]))["repetition"] == 0
     assert guard.signs(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
-    assert guard.signs(episodes(once, again, once, once))["distinct"] == 0.5
+    assert guard.signs(episodes(once, again, once, once))["distinct"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,9 @@ def test_off_looks_at_nothing(make_trainer):
     trainer = make_trainer(guard="off")
     trainer.train()
     assert trainer.progression.guard == {} and "repetition" not in trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize("answers", [2, 4, 8, 64])
+def test_answers_that_are_all_the_same_are_a_collapse_in_a_rollout_of_any_size(answers):
+    alike = guard.signs(episodes(*[list(range(8))] * answers))
+    assert guard._broken({**FIRST, **alike}, FIRST) == "only 0% of the answers differed from one another"

@@ -59,7 +59,7 @@ def test_trl_on_two_processes_has_one_scale_and_starts_at_the_reference(recipe, 
     two = launch(settings, tmp_path)
     rows = metrics.read(two / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
-    known = json.loads((two / "manifest.json").read_text())["facts"]["score_scale"]
+    known = json.loads((two / "manifest.json").read_text())["facts"]["first_rollout"]["scale"]
     assert known["mean"] == pytest.approx(rows[0]["score"], rel=1e-4)  # the mean over both processes
     if algorithm == "rloo":
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)

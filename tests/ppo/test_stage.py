@@ -104,13 +104,13 @@ def test_refusals(opened, recipe, changes, message):
         run_stage(opened, recipe(**changes))
 
 
-def test_a_score_that_is_no_number_stops_the_run_with_its_step(opened, recipe, monkeypatch):
+def test_a_score_that_is_no_number_stops_the_run_with_the_name_of_the_reward(opened, recipe, monkeypatch):
     monkeypatch.setattr(
         rewards, "reward_scores", lambda *models, answers, ended: [float("nan")] * len(answers)
     )
-    with pytest.raises(ToolkitError, match="score") as caught:
+    with pytest.raises(ToolkitError, match="8 of 8 answers have a score that is NaN") as caught:
         run_stage(opened, recipe())
-    assert caught.value.where == "ppo, rollout 1"
+    assert caught.value.where == "reward reward"
 
 
 def test_adapters_are_trained_and_merged(opened, recipe, world):

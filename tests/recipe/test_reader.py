@@ -238,11 +238,10 @@ def test_paths_stay_as_they_are_written(write, tmp_path, monkeypatch):
     assert recipe.model == "./model" and recipe.data.name == "a.jsonl"
 
 
-def test_preset_fast_is_a_shared_critic_unless_the_recipe_says_otherwise(tmp_path):
+def test_preset_fast_is_a_shared_critic(tmp_path):
     lines = ["stage: ppo", "model: a", "reward_model: b", "data: {name: a.jsonl}"]
     for more, critic in (
         (["preset: fast"], "shared"),
-        (["preset: fast", "trainer: {critic: separate}"], "separate"),
         (["preset: fast", "trainer: {episodes: 640}"], "shared"),
         ([], "separate"),
     ):

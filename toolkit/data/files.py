@@ -22,7 +22,8 @@ from pydantic import BaseModel
 
 from toolkit.data import storyworld
 from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource
+from toolkit.recipe.schema import DataSource, RewardSettings
+from toolkit.runs.files import sha256_file
 
 STORYWORLD = "storyworld"
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -94,19 +95,24 @@ def hub_name(source: DataSource) -> tuple[str, str | None]:
 
 
 def digests(recipe: BaseModel) -> dict[str, str]:
-    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}."""
-    return {key: digest(source) for key, source in _sources(recipe, "")}
+    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}.
+
+    The files of reward functions are among them.
+    """
+    return dict(_digests(recipe, ""))
 
 
-def _sources(value: Any, key: str) -> Iterator[tuple[str, DataSource]]:
+def _digests(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, DataSource):
-        yield key, value
+        yield key, digest(value)
+    elif isinstance(value, RewardSettings) and value.function is not None:
+        yield f"{key}.function", f"sha256:{sha256_file(function_file(value.function))}"
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _sources(getattr(value, name), f"{key}.{name}" if key else name)
+            yield from _digests(getattr(value, name), f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _sources(item, f"{key}[{index}]")
+            yield from _digests(item, f"{key}[{index}]")
 
 
 def digest(source: DataSource) -> str:
@@ -121,6 +127,19 @@ def digest(source: DataSource) -> str:
         with open(path, "rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
+
+
+def function_file(reference: str) -> Path:
+    """Return the file of a FILE.py:NAME.
+
+    Raises:
+        DataError: there is none.
+    """
+    name = reference.rpartition(":")[0]
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        raise DataError(f"there is no file {name!r}", where="rewards.function", fix="write FILE.py:NAME")
+    return path
 
 
 def suffix_of(path: Path) -> str:

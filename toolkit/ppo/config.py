@@ -139,11 +139,16 @@ def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) ->
     if "prompt" not in dataset[0]:
         raise ToolkitError(f"has no column `prompt` but {', '.join(dataset[0])}", where="train_dataset",
                            fix="rename the column")  # fmt: skip
+    require_room(model, max_prompt_tokens=args.max_prompt_tokens, max_new_tokens=args.max_new_tokens)
+
+
+def require_room(model: Any, *, max_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raise ToolkitError where the longest prompt and answer together exceed the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
-    needed = args.max_prompt_tokens + args.max_new_tokens
+    needed = max_prompt_tokens + max_new_tokens
     if context is not None and needed > context:
         raise ToolkitError(
-            f"{args.max_prompt_tokens} prompt tokens and {args.max_new_tokens} new ones exceed the policy's "
+            f"{max_prompt_tokens} prompt tokens and {max_new_tokens} new ones exceed the policy's "
             f"context of {context}", where="max_new_tokens",
             fix=f"lower max_prompt_tokens or max_new_tokens by {needed - context}",
         )  # fmt: skip

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from toolkit.data import files as data_files
 from toolkit.data import storyworld
 from toolkit.models.load import load_reward_model
 from toolkit.ppo.rewards import Reward, RewardFunction, build, distinct
@@ -36,7 +37,7 @@ def of_recipe(recipe: PpoRecipe, run: Run, *, device: torch.device) -> list[Rewa
     named += [(each.reward_model, each.function, each.weight) for each in recipe.rewards]
     found = []
     for model, function, weight in named:
-        judge, tokenizer = load(model, run, device=device) if model else (load_function(function, run), None)
+        judge, tokenizer = load(model, run, device=device) if model else (load_function(function), None)
         [reward] = build(judge, tokenizer, [weight], device=device)
         reward.name = (model or function).rpartition("/")[2].rpartition(":")[2]
         found.append(reward)
@@ -50,25 +51,17 @@ def load(reference: str, run: Run, *, device: torch.device) -> tuple[Any, Any]:
     return load_reward_model(run.model_reference(reference), device=device)
 
 
-def load_function(reference: str, run: Run) -> RewardFunction:
-    """FILE.py:NAME; the file's digest is recorded in the run, for its results depend on it.
+def load_function(reference: str) -> RewardFunction:
+    """FILE.py:NAME; the file's digest is one of the run's inputs, for its results depend on it.
 
     Raises:
         ToolkitError: no such file, a file that fails when it is imported, or no such function in it.
     """
     name, _, attribute = reference.rpartition(":")
-    path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise ToolkitError(f"there is no file {name!r}", where="rewards.function", fix="write FILE.py:NAME")
-    digest = files.sha256_file(path)
-    known = run.record(f"function {reference}", digest)
-    if known != digest:
-        raise ToolkitError(
-            "the file is not the one that this training began with", where=name,
-            fix="put it back, or start over with --fresh",
-        )  # fmt: skip
-    spec = importlib.util.spec_from_file_location(f"reward_{digest[:12]}", path)
+    path = data_files.function_file(reference)
+    spec = importlib.util.spec_from_file_location(f"reward_{files.sha256_file(path)[:12]}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -13,19 +13,20 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import trl
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from toolkit import stats
 from toolkit.data import chat, sources
+from toolkit.data.rows import training_order
 from toolkit.fit import checkpointing_key, fit, lora, quiet
 from toolkit.models.load import load_causal_lm
 from toolkit.ppo import functions, owned, rewards, rollout, sampler
 from toolkit.ppo.between import BetweenRollouts
-from toolkit.ppo.config import ADAM_EPSILON, divisor, share_of
+from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
 from toolkit.ppo.rollout import Episode, ScoreScale
 from toolkit.recipe.errors import ToolkitError
 from toolkit.recipe.meaning import ANSWERS_PER_PROMPT, ONLY_PPO
@@ -35,6 +36,7 @@ from toolkit.runs.directory import Run
 from toolkit.runs.facts import world_size
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
+FIRST = "first_rollout"
 CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
 
 
@@ -45,19 +47,23 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         ToolkitError: models, functions or data that cannot be had, and sizes that do not fit one another.
     """
     target = environment.device(recipe.device)
+    settings = recipe.trainer
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    longest = settings.max_prompt_tokens
+    require_room(policy, max_prompt_tokens=longest, max_new_tokens=settings.max_new_tokens)
     config = _config(recipe, run, policy, tokenizer)
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
     run.record("prompts", len(rows))
-    if len(rows) * config.num_generations < recipe.trainer.rollout_examples:
-        raise ToolkitError(
-            f"{len(rows)} prompts, answered {config.num_generations} times each, do not fill one rollout of "
-            f"{recipe.trainer.rollout_examples} answers", where="data", fix="lower trainer.rollout_examples",
-        )  # fmt: skip
-    longest = recipe.trainer.max_prompt_tokens
+    rollouts = run.record("rollouts", settings.episodes // settings.rollout_examples)
+    order = training_order(
+        np.zeros(len(rows)),
+        steps=rollouts,
+        batch=settings.rollout_examples // config.num_generations,
+        seed=recipe.seed,
+    )
     rows = Dataset.from_list(
         [{"prompt": chat.shorten(tokenizer, row["prompt"], max_tokens=longest)} for row in rows]
-    )
+    ).select(order)
     parts = functions.of_recipe(recipe, run, device=target)
     trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
         model=policy,
@@ -67,15 +73,17 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
     )
+    if trainer.ref_model is not None:  # TRL loads it anew, without a revision, in its own dtype
+        trainer.ref_model.to(policy.dtype).load_state_dict(policy.state_dict())
     for model in (policy, trainer.ref_model):
         if model is not None:
             model.register_forward_pre_hook(_with_positions, with_kwargs=True)
     environment.require_agreement(trainer.accelerator.num_processes)
-    run.record("rollouts", recipe.trainer.episodes // recipe.trainer.rollout_examples)
     run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
     fit(trainer, run)
     if run.is_main:
-        run.write_json("evaluation.json", evaluation(recipe, metrics.read(run.path / "metrics.jsonl")))
+        rows = metrics.read(run.path / "metrics.jsonl")
+        run.write_json("evaluation.json", evaluation(recipe, rows, run.manifest["facts"][FIRST]))
 
 
 def _config(
@@ -100,6 +108,7 @@ def _config(
         "steps_per_generation": share // micro * settings.minibatches,
         "num_generations": settings.answers_per_prompt or ANSWERS_PER_PROMPT,
         "num_iterations": settings.epochs,
+        "shuffle_dataset": False,  # the rows are in the order of the whole training
         "max_completion_length": settings.max_new_tokens,
         "generation_kwargs": {"suppress_tokens": never} if never else None,
         "beta": settings.kl_coefficient,
@@ -117,7 +126,7 @@ def _reward(
 ) -> Callable[..., list[float]]:
     """What TRL maximizes: PPO's reward, that is the normalised score less the penalty of no end."""
     settings, end_id = recipe.trainer, tokenizer.eos_token_id
-    scale = None if settings.normalize_scores else ScoreScale()
+    scale: ScoreScale | None = None
 
     def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
         own = []
@@ -127,17 +136,25 @@ def _reward(
             own.append(Episode(place, prompt, [], ids, ended, text))
         rewards.score(parts, own)
         nonlocal scale
-        if scale is None:  # a run that goes on gets back what it began with
-            first = asdict(ScoreScale.of(gather_object([episode.score for episode in own])))
-            scale = ScoreScale(
-                **(run.manifest["facts"].get("score_scale") or run.record("score_scale", first))
-            )
+        if scale is None:
+            first = _first_rollout(own, run)
+            scale = ScoreScale(**first["scale"]) if settings.normalize_scores else ScoreScale()
         rollout.set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
         for name, value in rollout.outcome(own).items():
             log_metric(name, value)
         return [episode.reward for episode in own]
 
     return reward
+
+
+def _first_rollout(own: Sequence[Episode], run: Run) -> dict[str, Any]:
+    """What the reference's answers were like; a run that goes on gets back what it began with."""
+    known = run.manifest["facts"].get(FIRST)
+    if known is not None:
+        return known
+    episodes = rollout.gather(own)
+    scale = asdict(ScoreScale.of([episode.score for episode in episodes]))
+    return run.record(FIRST, {**rollout.outcome(episodes), "scale": scale})
 
 
 def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -153,7 +170,7 @@ def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 
 
 def _trainer_class(base: type[Trainer]) -> type[Trainer]:
-    """TRL's trainer, which logs, saves and stops between two rollouts only, and logs KL as PPO does."""
+    """TRL's trainer, which logs, saves and stops between rollouts only; KL and clipping are logged as PPO does."""
 
     class GroupTrainer(BetweenRollouts, quiet(base)):
         def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -166,27 +183,35 @@ def _trainer_class(base: type[Trainer]) -> type[Trainer]:
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             numbers = self._metrics["train"]
+            if "clip_ratio/region_mean" in numbers:
+                numbers["clip_fraction"] = numbers.pop("clip_ratio/region_mean")
             if numbers.get("kl") and numbers.get("length"):
                 # TRL's is the mean of the tokens; the others' here is the sum over an answer
-                numbers["kl"] = [fmean(numbers["kl"]) * fmean(numbers["length"])]
+                each = np.array(numbers["kl"]).reshape(len(numbers["length"]), -1).mean(axis=1)  # (rollouts,)
+                numbers["kl"] = (each * numbers["length"]).tolist()
             super().log(logs, start_time)
 
     return GroupTrainer
 
 
-def evaluation(recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The last tenth of the rollouts beside the first, from the metrics; intervals are over rollouts."""
+def evaluation(
+    recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The last tenth of the rollouts beside the first, from the metrics; intervals are over their rows."""
     rows = [row for row in rows if "score" in row]
     last = rows[-max(1, len(rows) // 10) :]
+    before = rows[-len(last) - 1]["step"] if len(rows) > len(last) else 0
+    steps = recipe.trainer.epochs * recipe.trainer.minibatches  # of one rollout
+    rollouts = (last[-1]["step"] - before) // steps
     score = stats.bootstrap_mean([row["score"] for row in last], seed=recipe.seed)
     return {
         **score.as_json("score"),
         "kl": fmean(row["kl"] for row in last) if "kl" in last[0] else None,
         "length": fmean(row["length"] for row in last),
         "ended": fmean(row["ended"] for row in last),
-        "n": len(last) * recipe.trainer.rollout_examples,
+        "n": rollouts * recipe.trainer.rollout_examples,
         "seed": recipe.seed,
-        "reference": {name: rows[0][name] for name in ("score", "length", "ended")},
+        "reference": {name: first[name] for name in ("score", "length", "ended")},
         "algorithm": recipe.algorithm,
         "episodes": recipe.trainer.episodes,
         "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",

@@ -41,11 +41,12 @@ def _collapsed(why: str, rollout: int) -> ToolkitError:
 
 def signs(episodes: Sequence[Episode]) -> dict[str, float]:
     """`repetition`: share of an answer's 4-grams that it has said before, the mean over the answers.
-    `distinct`: answers that differ, as a share of all."""
+    `distinct`: answers that differ, 1 where all do and 0 where all are the same, in a rollout of any size."""
     different = {tuple(episode.answer_ids) for episode in episodes}
+    others = len(episodes) - 1
     return {
         "repetition": float(np.mean([_repetition(episode.answer_ids) for episode in episodes])),
-        "distinct": len(different) / len(episodes),
+        "distinct": (len(different) - 1) / others if others else 1.0,
     }
 
 

@@ -6,11 +6,9 @@ for reward model overoptimization"); the judge sees where.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from peft import PeftModel
@@ -33,13 +31,13 @@ class Peak(TrainerCallback):
 
     def __init__(self, trainer: PPOTrainer, run: Run, settings: EarlyStoppingSettings):
         self.trainer, self.run, self.settings = trainer, run, settings
-        self.folder = run.path / ".peak"
+        self.folder = run.scratch / "peak"
         self._needed: Path | None = None
 
     @property
     def looks(self) -> list[dict[str, Any]]:
-        """One after another: rollout, the judge's score and KL with intervals, proxy (the score of the
-        rewards that are trained on), length, share that ended."""
+        """One after another: rollout, the judge's score, KL and proxy (the score of the rewards that are
+        trained on) with intervals, length, share that ended, number of prompts."""
         return self.trainer.progression.kept.setdefault("looks", [])
 
     @property
@@ -47,15 +45,24 @@ class Peak(TrainerCallback):
         """The look with the highest score, the earliest of equals."""
         return max(self.looks, key=lambda look: look["score"])
 
-    @property
-    def kept_rollout(self) -> int:
-        """The rollout after which the written weights were the policy's."""
+    def evaluation(self) -> dict[str, Any]:
+        """Every look, and the rollout after which the written weights were the policy's; where they are not
+        the last, what its look says of them instead of what the last rollouts say."""
         last = self.trainer.progression.rollouts
-        return last if self.settings.patience is None else self.best["rollout"]
+        kept = last if self.settings.patience is None else self.best["rollout"]
+        found: dict[str, Any] = {"looks": self.looks, "kept_rollout": kept}
+        if kept != last:
+            best = self.best
+            found |= {name: best[name] for name in ("kl", "kl_interval", "length", "ended")}
+            found |= {"score": best["proxy"], "score_interval": best["proxy_interval"], "n": best["prompts"]}
+            found["measured_on"] = f"held-out prompts, answered once by the kept weights of rollout {kept}"
+        return found
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not self.looks:
             self._look(0)
+        elif self.settings.patience is not None:
+            self._needed = self._file(self.best)  # by the checkpoint that it goes on from
 
     def __call__(self, episodes: Sequence[Episode], number: int) -> None:
         if number % self.settings.every_rollouts and number != self.trainer.num_rollouts:
@@ -81,24 +88,16 @@ class Peak(TrainerCallback):
         where = f"rollout {self.best['rollout']} of {self.trainer.num_rollouts}"
         print(f"{self.run.name}: the judge liked {where} best: its weights are kept", file=sys.stderr)
 
-    def clean(self) -> None:
-        """Remove the kept weights, once the model is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _look(self, number: int) -> None:
         trainer = self.trainer
         episodes = trainer.judged(trainer.eval_dataset)
-        score = stats.bootstrap_mean([episode.score for episode in episodes], seed=trainer.args.seed)
-        kl = stats.bootstrap_mean([episode.kl for episode in episodes], seed=trainer.args.seed)
+        values = {"score": "score", "kl": "kl", "proxy": "reward"}
+        look: dict[str, Any] = {"rollout": number, "prompts": len(episodes)}
+        for name, attribute in values.items():
+            each = [getattr(episode, attribute) for episode in episodes]
+            look |= stats.bootstrap_mean(each, seed=trainer.args.seed).as_json(name)
         means = outcome(episodes)
-        look = {
-            "rollout": number,
-            **score.as_json("score"),
-            **kl.as_json("kl"),
-            "proxy": fmean(episode.reward for episode in episodes),
-            "length": means["length"],
-            "ended": means["ended"],
-        }
+        look |= {"length": means["length"], "ended": means["ended"]}
         self.looks.append(look)
         shown = {f"held_out_{name}": look[name] for name in ("score", "proxy", "kl", "length", "ended")}
         self.run.metrics.log(trainer.state.global_step, **shown)
@@ -112,7 +111,7 @@ class Peak(TrainerCallback):
             for name, tensor in policy.named_parameters()
             if tensor.requires_grad or not isinstance(policy, PeftModel)
         }
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         files.write_atomic(self._file(look), save(trained))
 
     def _file(self, look: dict[str, Any]) -> Path:

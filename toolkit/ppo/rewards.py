@@ -43,6 +43,8 @@ def build(
         return given
     tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(given)
     weights = [1.0] * len(given) if weights is None else list(weights)
+    if not np.isfinite(weights).all():
+        raise ToolkitError(f"{weights} are not all numbers", where="reward_weights", fix="mend them")
     if not given or not len(given) == len(tokenizers) == len(weights):
         raise ToolkitError(
             f"{len(given)} rewards, {len(tokenizers)} tokenizers and {len(weights)} weights",
@@ -72,7 +74,7 @@ def _build(
         judge, own = load_reward_model((judge, None), device=device)
         tokenizer = tokenizer or own
     else:
-        name = judge.__class__.__name__ if isinstance(judge, nn.Module) else judge.__name__
+        name = getattr(judge, "__name__", type(judge).__name__)  # a model, a partial function: their class
     if isinstance(judge, nn.Module):
         if tokenizer is None:
             raise ToolkitError(
@@ -95,7 +97,8 @@ def score(rewards: Sequence[Reward], episodes: list[Episode]) -> list[Episode]:
     """Give each episode its `score`, the weighted sum of its `parts`, and return them.
 
     Raises:
-        ToolkitError: a function that returns another number of rewards than there are answers.
+        ToolkitError: a function that returns another number of rewards than there are answers, or a reward
+            that is NaN or infinite.
     """
     if not episodes:
         return episodes
@@ -139,7 +142,8 @@ def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, l
     prompts, texts = [each.prompt for each in episodes], [each.text for each in episodes]
     if isinstance(reward.judge, nn.Module):
         ended = [each.ended for each in episodes]
-        return reward_scores(reward.judge, reward.tokenizer, prompts, answers=texts, ended=ended)
+        values = reward_scores(reward.judge, reward.tokenizer, prompts, answers=texts, ended=ended)
+        return _finite(values, reward)
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(prompts, texts, strict=True)
@@ -151,5 +155,15 @@ def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, l
         raise ToolkitError(
             f"returned {values.shape} for {len(episodes)} answers", where=f"reward function {reward.name}",
             fix="return one number for each completion",
+        )  # fmt: skip
+    return _finite(values, reward)
+
+
+def _finite(values: np.ndarray, reward: Reward) -> np.ndarray:
+    broken = int((~np.isfinite(values)).sum())
+    if broken:
+        raise ToolkitError(
+            f"{broken} of {len(values)} answers have a score that is NaN or infinite",
+            where=f"reward {reward.name}", fix="give every answer a finite number, an empty one too",
         )  # fmt: skip
     return values

@@ -63,10 +63,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         trainer.add_callback(peak)
     fit(trainer, run)
     if run.is_main:
-        looks = {} if peak is None else {"looks": peak.looks, "kept_rollout": peak.kept_rollout}
+        looks = {} if peak is None else peak.evaluation()
         run.write_json("evaluation.json", {**watch.evaluation(recipe), **looks})
-        if peak is not None:
-            peak.clean()
 
 
 def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
@@ -131,7 +129,7 @@ class Watch:
                 "n": len(reference["score"]),
             },
             "kl_coefficient": progression.kl_coefficient,
-            "episodes": settings.episodes,
+            "episodes": progression.rollouts * settings.rollout_examples,
             "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
             "settings": settings.model_dump(),
             "samples": progression.kept["samples"],

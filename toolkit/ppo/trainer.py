@@ -124,7 +124,6 @@ class PPOTrainer(ActorCriticTrainer):
         """Sample, score and read the next rollout, and compute its advantages; the same on every process."""
         progression, number = self.progression, self.progression.rollouts + 1
         episodes = rollout.gather(rewards.score(self.rewards, self._sample(number)))
-        self._require_finite([episode.score for episode in episodes], "score")
         if number == 1 and self.args.normalize_scores:
             progression.scale = self.score_scale or ScoreScale.of([episode.score for episode in episodes])
             if self.critic_knows_scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,8 +192,14 @@ def _ppo(recipe: PpoRecipe) -> Found:
         found += _without_critic(recipe)
     if settings.score_scale != "first_rollout" and not settings.normalize_scores:
         found.append((("trainer", "score_scale"), "has an effect only with normalize_scores: true"))
+    if settings.score_scale == "reward_model" and (recipe.rewards or recipe.reward_model == "gold"):
+        what = "needs one reward model and no further rewards: only its config says what its scores are like"
+        found.append((("trainer", "score_scale"), what))
+    if recipe.algorithm == "ppo" and recipe.preset == "fast" and settings.critic == "separate":
+        found.append((("trainer", "critic"), "contradicts preset: fast, which shares it"))
+    trained_on = {_place(recipe.reward_model), *(_place(one.reward_model) for one in recipe.rewards)}
     judged = recipe.early_stopping
-    if judged and judged.judge == recipe.reward_model:
+    if judged and _place(judged.judge) in trained_on:
         what = f"{judged.judge} is what is trained on: its scores rise as long as it learns; name another"
         found.append((("early_stopping", "judge"), what))
     known = [source.name == "storyworld" for _, source in sources(recipe)]
@@ -200,6 +207,11 @@ def _ppo(recipe: PpoRecipe) -> Found:
         if name == "gold" and not all(known):
             found.append((key, "gold judges answers to storyworld's prompts only"))
     return found
+
+
+def _place(model: str | None) -> str | None:
+    """One spelling of a reference: `runs/r` for `./runs/r/`."""
+    return None if model is None else posixpath.normpath(model)
 
 
 def _ppo_judges(recipe: PpoRecipe) -> Iterator[tuple[Key, str | None]]:

@@ -215,7 +215,7 @@ class PpoRecipe(StageRecipe):
     """`rloo` (Ahmadian et al., 2024) and `grpo` (Shao et al., 2024) have no critic: they compare
     `trainer.answers_per_prompt` answers to the same prompt, in TRL's trainers."""
     preset: Literal["standard", "fast"] = "standard"
-    """`fast`: where nothing else is said, the critic is one layer on the policy (trainer.critic: shared)."""
+    """`fast`: the critic is one layer on the policy (trainer.critic: shared)."""
     model: str
     """The policy to start from, and the reference."""
     reward_model: str

@@ -15,9 +15,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Strict and frozen: no unknown key, no coercion from another type, no change after reading."""
+    """Strict and frozen: no unknown key, no coercion from another type, no NaN, no change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class HeldOut(Settings):

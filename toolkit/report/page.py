@@ -182,7 +182,7 @@ def _ppo_section(path: Path, row: dict) -> dict:
         ("KL to the start, nats an answer", rows, "kl", None),
         ("Length of answers, tokens", rows, "length", None),
         ("Share of answers that end", rows, "ended", None),
-        ("Clipped share of tokens", rows, "clip_fraction", None),
+        ("Share that was clipped", rows, "clip_fraction", None),
         ("Entropy, nats per token", rows, "entropy", None),
         ("Score of the held-out judge", rows, "held_out_score", None),
     ]

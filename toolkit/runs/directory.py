@@ -56,6 +56,11 @@ class Run:
         return self.path / "model"
 
     @property
+    def scratch(self) -> Path:
+        """What the stage needs only until the run is sealed, which removes it; no output."""
+        return self.path / lock.SCRATCH
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints; it is there only after the first."""
         return self.path / "checkpoints"

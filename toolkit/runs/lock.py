@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ IN_USE = ".in-use"
 FORMAT = "toolkit run 1"
 # Not outputs: the lock itself, the manifest (it has a digest of its own), the file that holds the OS lock.
 _APART = {LOCK, MANIFEST, IN_USE}
+SCRATCH = ".scratch"
+"""A folder for what a stage needs until its run is sealed, and nobody after."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def require_sealed(path: Path) -> None:
 
 def outputs(path: Path) -> list[str]:
     """Return the names of the files that a lock covers (relative, sorted)."""
-    return [name for name in files.list_files(path) if name not in _APART]
+    names = files.list_files(path)
+    return [name for name in names if name not in _APART and not name.startswith(f"{SCRATCH}/")]
 
 
 def seal(run: Run) -> str:
@@ -116,6 +120,7 @@ def seal(run: Run) -> str:
         "files": files.hash_files(path, names),
     }
     files.write_json(path / LOCK, lock)
+    shutil.rmtree(path / SCRATCH, ignore_errors=True)  # not before: a run that was killed here goes on
     return digest(path)
 
 
