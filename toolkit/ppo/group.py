@@ -170,7 +170,7 @@ def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 
 
 def _trainer_class(base: type[Trainer]) -> type[Trainer]:
-    """TRL's trainer, which logs, saves and stops between rollouts only; KL and clipping are logged as PPO does."""
+    """TRL's trainer; it logs, saves and stops between rollouts only, and names KL and clipping as PPO."""
 
     class GroupTrainer(BetweenRollouts, quiet(base)):
         def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
