@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,8 +17,8 @@ from tests.chat_world import (
     write_model,
     write_preferences,
 )
-from toolkit import reward
-from toolkit.data.pairs import HeldOutPairs, Pair, encode, wins
+from toolkit import reward, reward_quality
+from toolkit.data.pairs import encode
 from toolkit.models.load import load_reward_model
 from toolkit.sampling import reward_scores
 
@@ -73,8 +72,8 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
             [preference("a?", "b", "c"), preference("a?" * 9, "b" * 20, "c")], tokenizer, max_length=96
         )
     )
-    together = reward.scores(model, [short, long], pad_id=tokenizer.pad_token_id)
-    alone = [reward.scores(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
+    together = reward_quality.scores(model, [short, long], pad_id=tokenizer.pad_token_id)
+    alone = [reward_quality.scores(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
     assert together == pytest.approx(alone, abs=1e-5)
     with torch.no_grad():
         hidden = model.transformer(input_ids=torch.tensor([short])).last_hidden_state[0, -1]
@@ -116,28 +115,6 @@ def test_lora_trains_the_new_head_too_and_is_merged(folder):
     assert before.state_dict().keys() == after.state_dict().keys()
     assert not torch.equal(before.score.weight, after.score.weight)
     assert torch.equal(before.transformer.wte.weight, after.transformer.wte.weight)
-
-
-def test_ties_count_half():
-    assert list(wins(np.array([2.0, 0.0, -1.0]))) == [1.0, 0.5, 0.0]
-
-
-def test_accuracy_is_reported_beside_what_is_possible(monkeypatch):
-    margins = {0: 1.0, 1: -1.0, 2: 0.0, 3: 2.0}
-    held_out = HeldOutPairs(
-        pairs=[Pair([i], [i], [i]) for i in margins], messages=[[]] * 4, probability=[0.9, 0.6, 0.5, 0.2],
-        utility_margin=[1.0, -2.0, 0.0, -0.5],
-    )  # fmt: skip
-    monkeypatch.setattr(
-        reward, "pair_scores", lambda *_, **__: (np.array(list(margins.values())), np.zeros(4))
-    )
-    numbers = reward.held_out_numbers(None, held_out, pad_id=1, seed=0)
-    assert numbers["accuracy"] == pytest.approx(2.5 / 4)
-    assert numbers["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
-    assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility says nothing
-    assert numbers["n"] == 4
-    assert numbers["score_mean"] == pytest.approx(2.0 / 8)
-    assert numbers["held_out_loss"] == pytest.approx(np.log1p(np.exp([-1, 1, 0, -2])).mean())
 
 
 def test_a_pair_keeps_whole_answers_and_one_prompt_or_is_left_out():

@@ -194,10 +194,11 @@ def _plan(arguments: Sequence[str]) -> int:
 def _evaluate(arguments: Sequence[str]) -> int:
     parser = Parser(
         "evaluate",
-        "Measure perplexity and bits per byte of models on any text, and with "
-        "--baseline the win rate of their answers against it, each with its interval.",
+        "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
+        "answers against it, and reward models on preferences, each number with its interval.",
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
-        "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json",
+        "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
+        "toolkit evaluate runs/tiny/reward --data storyworld",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data import storyworld
 from toolkit.evaluate.command import evaluate_command
+from toolkit.models.load import load_reward_model, save_model
 from toolkit.recipe.errors import ToolkitError, UsageError
+from toolkit.sampling import reward_scores
 
 
 def run(capsys, models, **options):
@@ -75,3 +79,47 @@ def test_a_window_of_ones_own(folders, capsys):
     assert (row["window"], row["stride"], row["documents"]) == (32, 16, 12)
     with pytest.raises(ToolkitError, match="longer than the model"):
         run(capsys, [folders / "first"], data="storyworld", examples=12, window=3200)
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory, tiny_tokenizer):
+    """A reward model with random weights."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=320, n_positions=2048, n_embd=32, n_layer=1, n_head=2, num_labels=1, initializer_range=0.5,
+        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("scorer") / "scorer"
+    save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, folder)
+    return folder
+
+
+def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):
+    result, _ = run(capsys, [scorer], data="storyworld", examples=12)
+    numbers = result["models"]["scorer"]
+    assert numbers["n"] == 12 and numbers["bayes_accuracy"] > 0.5
+    assert numbers["accuracy_interval"][0] <= numbers["accuracy"] <= numbers["accuracy_interval"][1]
+    rows = list(storyworld.rows("preferences", 0, "held_out", 12))
+    texts = [[row[side][0]["content"] for row in rows] for side in ("chosen", "rejected")]
+    model, tokenizer = load_reward_model((str(scorer), None))
+    prompts, ended = [row["prompt"] for row in rows], [True] * 12
+    chosen, rejected = (reward_scores(model, tokenizer, prompts, answers=one, ended=ended) for one in texts)
+    assert numbers["accuracy"] == pytest.approx((chosen > rejected).mean())
+    assert numbers["margin"] == pytest.approx((chosen - rejected).mean(), abs=1e-5)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({key: row[key] for key in ("prompt", "chosen", "rejected")}) + "\n"
+                            for row in rows))  # fmt: skip
+    again, _ = run(capsys, [scorer], data=str(path))
+    assert again["models"]["scorer"]["accuracy"] == numbers["accuracy"]
+    assert again["models"]["scorer"]["bayes_accuracy"] is None
+    assert evaluate_command([str(scorer)], data=str(path)) == 0
+    assert "scorer: 12 pairs" in capsys.readouterr().err
+
+
+def test_reward_models_and_language_models_are_not_compared(folders, scorer):
+    with pytest.raises(UsageError, match="scorer scores answers and first writes them"):
+        evaluate_command([str(scorer), str(folders / "first")], data="storyworld")
+    with pytest.raises(UsageError, match="scores answers and first writes them"):
+        evaluate_command([str(scorer)], data="storyworld", baseline=str(folders / "first"))
+    with pytest.raises(UsageError, match="has no effect on reward models"):
+        evaluate_command([str(scorer)], data="storyworld", baseline=str(scorer))

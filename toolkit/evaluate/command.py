@@ -13,12 +13,13 @@ from rich.table import Table
 
 from toolkit.data import conversations, documents, files, hub, sources
 from toolkit.data.documents import Part
-from toolkit.evaluate import judges, perplexity
+from toolkit.evaluate import judges, perplexity, reward_models
 from toolkit.evaluate.judges import Judge
 from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.session import Session, names_of
 from toolkit.evaluate.stage import known_accuracy
 from toolkit.evaluate.win_rate import Contest
+from toolkit.models.load import Reference
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.schema import DataSource
 from toolkit.runs import environment, lock, references
@@ -61,6 +62,9 @@ def evaluate_command(models: list[str], **given: object) -> int:
     options = Options(**given)
     wanted = list(dict.fromkeys([*([options.baseline] if options.baseline else []), *models]))
     names = names_of(wanted)
+    places = {name: references.named_model(model) for name, model in names.items()}
+    if reward_models.are_reward_models(places):
+        return _evaluate_reward_models(places, options, models)
     text, contest = open_data(options)
     if contest is None and text is None:
         raise UsageError(
@@ -71,7 +75,7 @@ def evaluate_command(models: list[str], **given: object) -> int:
     baseline = next((name for name, model in names.items() if model == options.baseline), None)
     device = environment.device("auto")
     session = Session(
-        references={name: references.named_model(model) for name, model in names.items()},
+        references=places,
         device=device,
         seed=options.seed,
         baseline=baseline,
@@ -82,12 +86,44 @@ def evaluate_command(models: list[str], **given: object) -> int:
     )
     judge = open_judge(options, contest, device) if contest else None
     results = session.results({name: session.measure(name) for name in names}, judge)
-    settings = {key: value for key, value in asdict(options).items() if key != "json"}
     if options.json:
-        print(json_format.dumps({**results, "settings": {"models": models, **settings}}, ensure_ascii=False))
+        _print_json(results, options, models)
     else:
         show(results)
     return 0
+
+
+def _print_json(results: dict[str, object], options: Options, models: list[str]) -> None:
+    settings = {key: value for key, value in asdict(options).items() if key != "json"}
+    print(json_format.dumps({**results, "settings": {"models": models, **settings}}, ensure_ascii=False))
+
+
+def _evaluate_reward_models(places: dict[str, Reference], options: Options, models: list[str]) -> int:
+    if options.baseline is not None:
+        raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
+    source, part = _source(options)
+    device = environment.device("auto")
+    found = reward_models.measure(places, source, part=part, device=device, seed=options.seed)
+    if options.json:
+        _print_json({"models": found}, options, models)
+    else:
+        reward_models.show(found)
+    return 0
+
+
+def _source(options: Options) -> tuple[DataSource, Part]:
+    """What --data and the options beside it name: of storyworld the held-out part, of a file all."""
+    known = options.data == files.STORYWORLD
+    limit = options.examples or (None if files.is_local(options.data) else DEFAULT_EXAMPLES)
+    source = DataSource(
+        name=options.data,
+        config=options.config,
+        split=options.split,
+        field=options.field,
+        examples=None if known else limit,
+        held_out_examples=limit if known else None,
+    )
+    return source, "held_out" if known else "all"
 
 
 def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
@@ -100,17 +136,7 @@ def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
                 "is not a corpus run", where=options.data, fix="give a corpus run, a file, or a name"
             )
         return perplexity.from_corpus(run), None
-    known = options.data == files.STORYWORLD
-    limit = options.examples or (None if files.is_local(options.data) else DEFAULT_EXAMPLES)
-    source = DataSource(
-        name=options.data,
-        config=options.config,
-        split=options.split,
-        field=options.field,
-        examples=None if known else limit,
-        held_out_examples=limit if known else None,
-    )
-    part: Part = "held_out" if known else "all"
+    (source, part), known = _source(options), options.data == files.STORYWORLD
     has_text, has_prompts = kinds(source)
     text = perplexity.from_data(source, part=part, seed=options.seed) if has_text else None
     contest = None
