@@ -17,6 +17,7 @@ from toolkit import sampling, stats
 from toolkit.data import chat, storyworld
 from toolkit.evaluate import judges
 from toolkit.evaluate.judges import Judge, Messages
+from toolkit.evaluate.lengths import wins_by_length
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs.streams import derive
 from toolkit.scoring import answer_logprobs
@@ -161,6 +162,10 @@ def summarize(
             outcomes = judges.compare(scores[name], scores[baseline], tie=judge.tie)
             outcomes[same] = 0.5
             numbers["win_rate"] = _rate(outcomes, contest, doubt)
+            longer = [
+                len(ids) - len(ids_before) for ids, ids_before in zip(one["ids"], other["ids"], strict=True)
+            ]
+            numbers["wins_by_length"] = wins_by_length(outcomes, np.array(longer))
         result[name] = numbers
     n = len(contest.prompts)
     about = {

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
 BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"
+COLOURS = [BLUE, ORANGE, GREEN, VIOLET, ROSE, INK]
 STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -105,7 +106,6 @@ def tuning(curves: Sequence[tuple[str, Sequence[dict], str, float | None]]) -> s
     drawn = [entry for entry in drawn if entry[1][0]]
     if not drawn:
         return None
-    colours = [BLUE, ORANGE, GREEN, VIOLET, ROSE, INK]
     columns = min(3, len(drawn))
     count = -(-len(drawn) // columns)
     with plt.rc_context(STYLE):
@@ -115,7 +115,7 @@ def tuning(curves: Sequence[tuple[str, Sequence[dict], str, float | None]]) -> s
         for axes in grid.flat[len(drawn) :]:
             axes.set_visible(False)
         for axes, (title, (steps, values), level), colour in zip(
-            grid.flat, drawn, colours * count, strict=False
+            grid.flat, drawn, COLOURS * count, strict=False
         ):
             if len(values) > 12:
                 axes.plot(steps, values, color=colour, alpha=0.3, linewidth=1)
@@ -154,6 +154,27 @@ def win_rates(rows: Sequence[tuple[str, dict]], baseline: str) -> str | None:
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.grid(axis="y", visible=False)
         _label(axes, f"Win rate against {baseline}, 95% interval", "", "")
+        return _svg(figure)
+
+
+def wins_by_length(models: Sequence[tuple[str, Sequence[dict]]], baseline: str) -> str | None:
+    """Draw each model's win rate by how many tokens longer its answers are, with 95% intervals."""
+    models = [(name, bins) for name, bins in models if len(bins) > 1]
+    if not models:
+        return None
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, len(models), figsize=(10, 3.1), layout="constrained", squeeze=False, sharey=True
+        )
+        for axes, (name, bins), colour in zip(grid.flat, models, COLOURS * len(models), strict=False):
+            x, y = [row["mean_longer"] for row in bins], [row["win_rate"] for row in bins]
+            low, high = zip(*(row["win_rate_interval"] for row in bins), strict=True)
+            axes.vlines(x, low, high, color=colour, linewidth=4, alpha=0.35)
+            axes.plot(x, y, "o-", color=colour, linewidth=1.2)
+            axes.axhline(0.5, color=INK, linewidth=1)
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+            _label(axes, name, f"tokens longer than {baseline}", "")
         return _svg(figure)
 
 

@@ -31,6 +31,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         ),
         *(_ppo_section(path, stages[path.name]) for path in _of_kind(runs, stages, "ppo")),
         _win_rate_section(stages),
+        _length_section(stages),
         _samples_section(summary["samples"]),
         _seconds_section(stages),
     ]
@@ -231,6 +232,20 @@ def _win_rate_section(stages: dict) -> dict | None:
         },
         "note": "Intervals are bootstraps over prompts. KL in nats an answer; length in tokens."
         + (f" The judge's own accuracy: {accuracy}." if accuracy != "-" else ""),
+    }
+
+
+def _length_section(stages: dict) -> dict | None:
+    measured = [(name, row["wins_by_length"]) for name, row in stages.items() if row.get("wins_by_length")]
+    figure = figures.wins_by_length(measured, _baseline(stages))
+    if figure is None:
+        return None
+    return {
+        "id": "lengths",
+        "title": "Does it win because it says more?",
+        "text": "Win rates by how much longer the answer is, a fifth of the prompts in each point. A judge that only "
+        "counts words gives a line that rises from 0 to 100 %; a level line has nothing to do with length.",
+        "figure": figure,
     }
 
 

@@ -1,0 +1,41 @@
+"""Whether a judge likes answers because they are longer: wins by how much longer they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit import stats
+
+BINS = 5
+FEWEST_IN_A_BIN = 10
+
+
+def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, object]]:
+    """Win rate in bins of as many prompts each, from much shorter to much longer than the baseline's answer.
+
+    Args:
+        outcomes: 1 win, 0.5 tie, 0 loss, (prompts,).
+        longer: tokens of the answer less those of the baseline's, (prompts,).
+
+    Returns:
+        One row a bin, `longer` its [least, most] tokens; prompts of one difference share a bin, and with
+        fewer than 20 prompts there is one bin.
+    """
+    outcomes, longer = np.asarray(outcomes, dtype=float), np.asarray(longer)
+    count = max(1, min(BINS, len(longer) // FEWEST_IN_A_BIN))
+    edges = np.quantile(longer, np.linspace(0, 1, count + 1)[1:-1], method="lower")
+    places = np.searchsorted(edges, longer, side="left")
+    rows = []
+    for place in np.unique(places):
+        inside = places == place
+        rate = stats.wilson(float(outcomes[inside].sum()), int(inside.sum()))
+        ends = [int(longer[inside].min()), int(longer[inside].max())]
+        rows.append(
+            {
+                "longer": ends,
+                "mean_longer": float(longer[inside].mean()),
+                "n": rate.n,
+                **rate.as_json("win_rate"),
+            }
+        )
+    return rows
