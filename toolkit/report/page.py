@@ -243,8 +243,8 @@ def _length_section(stages: dict) -> dict | None:
     return {
         "id": "lengths",
         "title": "Does it win because it says more?",
-        "text": "Win rates by how much longer the answer is, a fifth of the prompts in each point. A judge that only "
-        "counts words gives a line that rises from 0 to 100 %; a level line has nothing to do with length.",
+        "text": "Win rates by how much longer the answer is, a fifth of the prompts in each point. A judge "
+        "that only counts words gives a line that rises from 0 to 100 %; a level line has no such taste.",
         "figure": figure,
     }
 
