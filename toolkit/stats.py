@@ -76,6 +76,14 @@ def interval_text(row: Mapping[str, Any], key: str, *, percent: bool = False, di
     return f"{text} [{bounds[0] * scale:.{digits}f}, {bounds[1] * scale:.{digits}f}]" if bounds else text
 
 
+def kl_text(row: Mapping[str, Any], *, interval: bool = False) -> str:
+    """Return the KL to the baseline, `<=0.64` where only a bound is known, `-` where there is neither."""
+    if row.get("kl_to_baseline_at_most") is not None:
+        return f"<={row['kl_to_baseline_at_most']:.2f}"
+    text = interval_text(row, "kl_to_baseline", digits=2)
+    return text if interval else text.partition(" ")[0]
+
+
 def bootstrap_mean(values: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95) -> Estimate:
     """Mean of independent units with a bootstrap interval.
 

@@ -225,6 +225,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
         metavar="gold|MODEL",
         help="who compares: storyworld's known utility, or a reward model",
     )
+    parser.add_argument(
+        "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"
+    )
     _sampling(parser, max_new_tokens=96)
     parser.set_defaults(temperature=1.0)
     _json(parser)

@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data import storyworld
 from toolkit.models import gpt2, load
@@ -59,3 +60,16 @@ def folders(tokenizer, tmp_path_factory):
     for name, seed in (("first", 1), ("second", 2), ("twin", 1)):
         load.save_model(build(tokenizer, seed), tokenizer, root / name)
     return root
+
+
+@pytest.fixture(scope="session")
+def scorer(tokenizer, tmp_path_factory):
+    """A reward model with random weights."""
+    torch.manual_seed(3)
+    config = GPT2Config(
+        vocab_size=448, n_positions=1024, n_embd=32, n_layer=1, n_head=2, num_labels=1, initializer_range=0.5,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("reward") / "scorer"
+    load.save_model(GPT2ForSequenceClassification(config), tokenizer, folder)
+    return folder

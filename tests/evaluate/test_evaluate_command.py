@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data import storyworld
 from toolkit.evaluate.command import evaluate_command
-from toolkit.models.load import load_reward_model, save_model
+from toolkit.models.load import load_reward_model
 from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.sampling import reward_scores
 
@@ -79,19 +77,6 @@ def test_a_window_of_ones_own(folders, capsys):
     assert (row["window"], row["stride"], row["documents"]) == (32, 16, 12)
     with pytest.raises(ToolkitError, match="longer than the model"):
         run(capsys, [folders / "first"], data="storyworld", examples=12, window=3200)
-
-
-@pytest.fixture(scope="module")
-def scorer(tmp_path_factory, tiny_tokenizer):
-    """A reward model with random weights."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=320, n_positions=2048, n_embd=32, n_layer=1, n_head=2, num_labels=1, initializer_range=0.5,
-        eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=tiny_tokenizer.pad_token_id,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("scorer") / "scorer"
-    save_model(GPT2ForSequenceClassification(config), tiny_tokenizer, folder)
-    return folder
 
 
 def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):

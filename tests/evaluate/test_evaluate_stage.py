@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from toolkit.data import storyworld
-from toolkit.evaluate import stage
+from toolkit.evaluate import best_of, stage
 from toolkit.evaluate.session import Session, names_of
 from toolkit.models import load
 from toolkit.recipe import reader
@@ -78,6 +78,36 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]
     assert lock.is_sealed(path)
+
+
+def test_the_best_of_n_is_reported_and_a_killed_run_does_not_draw_it_again(
+    recipe, scorer, tmp_path, monkeypatch
+):
+    more = "      bootstrap_samples: 200\n      best_of: {{reward_model: {scorer}, counts: [3]}}"
+    text = RECIPE.replace("      bootstrap_samples: 200", more)
+    drawn, draw = [], best_of.answer
+    monkeypatch.setattr(best_of, "answer", lambda *a, **b: drawn.append(1) or draw(*a, **b))
+    measure = Session.measure
+
+    def killed(session, name):
+        if name == "second":
+            raise KeyboardInterrupt
+        return measure(session, name)
+
+    monkeypatch.setattr(Session, "measure", killed)
+    with pytest.raises(KeyboardInterrupt), working(recipe(text, scorer=scorer), tmp_path) as run:
+        stage.run(run.recipe, run)
+    monkeypatch.setattr(Session, "measure", measure)
+    path = carry_out(recipe(text, scorer=scorer), tmp_path)
+    models = json.loads((path / "evaluation.json").read_text())["models"]
+    assert list(models) == ["first", "second", "best of 3"] and drawn == [1]
+    assert models["best of 3"]["win_rate"]["n"] == 8
+    answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert [one["model"] for one in answers[::8]] == ["first", "second", "best of 3"]
+    assert (
+        "win_rate.best_of.reward_model"
+        in json.loads((path / "manifest.json").read_text())["inputs"]["parents"]
+    )
 
 
 def test_a_killed_run_does_not_measure_again_and_ends_the_same(recipe, tmp_path, monkeypatch):

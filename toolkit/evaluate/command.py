@@ -14,6 +14,7 @@ from rich.table import Table
 from toolkit.data import conversations, documents, files, hub, sources
 from toolkit.data.documents import Part
 from toolkit.evaluate import judges, perplexity, reward_models
+from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
 from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.session import Session, names_of
@@ -23,10 +24,11 @@ from toolkit.models.load import Reference
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.schema import DataSource
 from toolkit.runs import environment, lock, references
-from toolkit.stats import interval_text
+from toolkit.stats import interval_text, kl_text
 
 DEFAULT_EXAMPLES = 200
 """Of storyworld and of hub datasets, which may be endless or very large; a file is read whole."""
+BEST_OF = (2, 4)
 CONVERSATION_COLUMNS = {*conversations.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
 
 
@@ -41,6 +43,7 @@ class Options:
     examples: int | None = None
     baseline: str | None = None
     judge: str = "gold"
+    best_of: str | None = None
     window: int | None = None
     stride: int | None = None
     max_new_tokens: int = 96
@@ -66,6 +69,8 @@ def evaluate_command(models: list[str], **given: object) -> int:
     if reward_models.are_reward_models(places):
         return _evaluate_reward_models(places, options, models)
     text, contest = open_data(options)
+    if options.best_of is not None and contest is None:
+        raise UsageError("has an effect only on prompts, with --baseline", where="--best-of", fix="give it")
     if contest is None and text is None:
         raise UsageError(
             "these are prompts without a model to compare with",
@@ -83,6 +88,7 @@ def evaluate_command(models: list[str], **given: object) -> int:
         window=options.window,
         stride=options.stride,
         contest=contest,
+        best_of=open_best_of(options, device) if contest and options.best_of else None,
     )
     judge = open_judge(options, contest, device) if contest else None
     results = session.results({name: session.measure(name) for name in names}, judge)
@@ -198,6 +204,13 @@ def open_judge(options: Options, contest: Contest, device: object) -> Judge:
     )
 
 
+def open_best_of(options: Options, device: object) -> BestOf:
+    """The reward model that chooses among 2 and among 4 answers of the baseline."""
+    reference = references.named_model(options.best_of)
+    chooser = judges.reward_judge(options.best_of, reference, device=device, seed=options.seed)
+    return BestOf(BEST_OF, options.best_of, chooser.score)
+
+
 def show(results: dict[str, object]) -> None:
     """Print the numbers as tables on stderr."""
     console = Console(stderr=True, highlight=False)
@@ -245,8 +258,7 @@ def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table
         if rate:
             share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
             cells = [rate["verdict"], share, str(rate["ties"])]
-        kl = "-" if row.get("kl_to_baseline") is None else f"{row['kl_to_baseline']:.2f}"
-        numbers = [kl, f"{row['mean_length']:.1f}", f"{row['ended']:.0%}", f"{row['score']:.2f}"]
+        numbers = [kl_text(row), f"{row['mean_length']:.1f}", f"{row['ended']:.0%}", f"{row['score']:.2f}"]
         table.add_row(name, *cells, *numbers)
     return table
 

@@ -11,7 +11,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from toolkit import sampling
 from toolkit.data import chat
-from toolkit.evaluate import perplexity, win_rate
+from toolkit.evaluate import best_of, perplexity, win_rate
+from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
 from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.win_rate import Contest, LoadedModel
@@ -32,6 +33,7 @@ class Session:
         baseline: the name of the model that the others are compared with, None without comparison.
         text: what perplexity is measured on, None for no perplexity; `window` and `stride` as in scoring.
         contest: prompts of the win rate, None for no win rate.
+        best_of: numbers of the baseline's answers of which the best competes, too.
         samples: prompts whose answers are shown.
     """
 
@@ -43,6 +45,7 @@ class Session:
     window: int | None = None
     stride: int | None = None
     contest: Contest | None = None
+    best_of: BestOf | None = None
     samples: list[str] = field(default_factory=list)
 
     @cached_property
@@ -70,6 +73,12 @@ class Session:
                 measured["answers"]["kl"] = win_rate.kl_to_baseline(
                     loaded, self._baseline_model, measured["answers"], self.contest
                 )
+            elif self.best_of is not None:
+                total = len(self.contest.prompts) * max(self.best_of.counts)
+                with Progress(f"{name}: best of {max(self.best_of.counts)}", total, "answer") as progress:
+                    measured["best_of"] = best_of.answer(
+                        loaded, self.contest, self.best_of, progress=progress.update
+                    )
         if self.samples:
             measured["samples"] = self._samples(loaded)
         return measured
@@ -110,12 +119,12 @@ class Session:
                 row |= perplexity.summarize(measured[name]["perplexity"], self.text, seed=self.seed)
             self._compare_perplexity(models, measured)
         if self.contest is not None and judge is not None and self.baseline is not None:
-            answers = {name: one["answers"] for name, one in measured.items()}
+            answers = answers_of(measured)
             numbers, about = win_rate.summarize(answers, self.contest, judge, baseline=self.baseline)
-            for name, row in models.items():
-                row |= numbers[name]
-        for name, row in models.items():
-            row |= {"samples": measured[name]["samples"]} if self.samples else {}
+            for name, found in numbers.items():
+                models.setdefault(name, {}).update(found)
+        for name, one in measured.items():
+            models[name] |= {"samples": one["samples"]} if self.samples else {}
         return {"models": models, "judge": about, "baseline": self.baseline, "seed": self.seed}
 
     def _compare_perplexity(
@@ -131,6 +140,14 @@ class Session:
             found = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
             if found is not None:
                 row |= found.as_json("bits_per_byte_difference")
+
+
+def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:
+    """The answers of every model, and those of best of n after them."""
+    answers = {name: one["answers"] for name, one in measured.items()}
+    for one in measured.values():
+        answers |= one.get("best_of", {})
+    return answers
 
 
 def names_of(models: list[str]) -> dict[str, str]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from toolkit.data import documents, files, sources
 from toolkit.evaluate import judges, perplexity
+from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
 from toolkit.evaluate.perplexity import HeldOutText
-from toolkit.evaluate.session import Measured, Session, names_of
+from toolkit.evaluate.session import Measured, Session, answers_of, names_of
 from toolkit.evaluate.win_rate import Contest
 from toolkit.recipe.errors import RunError
-from toolkit.recipe.schema import EvaluateRecipe, PerplexitySettings, WinRateSettings
+from toolkit.recipe.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
 from toolkit.runs import checkpoint, lock
 from toolkit.runs.directory import Run
 from toolkit.runs.environment import device
@@ -65,6 +66,7 @@ def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
         window=settings.window if settings else None,
         stride=settings.stride if settings else None,
         contest=open_contest(recipe) if contest else None,
+        best_of=open_best_of(contest.best_of, run) if contest and contest.best_of else None,
         samples=recipe.samples,
     )
 
@@ -94,6 +96,13 @@ def open_contest(recipe: EvaluateRecipe) -> Contest:
         batch_examples=settings.batch_examples,
         bootstrap_samples=settings.bootstrap_samples,
     )
+
+
+def open_best_of(settings: BestOfSettings, run: Run) -> BestOf:
+    """The reward model that chooses among the baseline's answers."""
+    reference, target = run.model_reference(settings.reward_model), device(run.recipe.device)
+    chooser = judges.reward_judge(settings.reward_model, reference, device=target, seed=run.seed)
+    return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
 
 def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> Judge:
@@ -132,8 +141,7 @@ def _write(folder: Path, measured: dict[str, Measured]) -> None:
 def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], judge: Judge) -> None:
     """answers.jsonl: every answer of every model with its score, to be read by people."""
     lines = []
-    for name, one in measured.items():
-        answers = one["answers"]
+    for name, answers in answers_of(measured).items():
         scores = judge.score(contest.prompts, answers["texts"], answers["ended"])
         rows = zip(contest.prompts, answers["texts"], answers["ended"], scores, strict=True)
         for number, (prompt, text, ended, score) in enumerate(rows):

@@ -7,6 +7,7 @@ wins have cost: a policy far from where it started may have found a weakness of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def answer(
     tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)
     unmodified = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
-    answers = _sample(loaded, prompt_ids, contest, progress=progress, **unmodified)
+    answers = sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
     texts = [chat.decode_answer(tokenizer, ids) for ids in answers["ids"]]
     return {**answers, "texts": texts, "prompt_ids": prompt_ids}
 
@@ -80,16 +81,18 @@ def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
     return [chat.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in contest.prompts]
 
 
-def _sample(
+def sample(
     loaded: LoadedModel,
     prompt_ids: list[list[int]],
     contest: Contest,
     *,
+    seeds: Sequence[int],
     progress: Callable[[int], None] | None = None,
     **how: float,
 ) -> dict[str, list]:
+    """`ids` and `ended` of an answer to each prompt, in batches; `how` as sampling.Sampling has it."""
     model, tokenizer = loaded
-    seeds, ids, ended = contest.seeds(), [], []
+    ids, ended = [], []
     for start in range(0, len(prompt_ids), contest.batch_examples):
         part = slice(start, start + contest.batch_examples)
         answers = sampling.generate(
@@ -123,7 +126,7 @@ def kl_to_baseline(
     plain = contest.temperature == 1 and contest.top_k == 0 and contest.top_p == 1
     sampled = answers
     if not plain:
-        sampled = _sample(policy, answers["prompt_ids"], contest, temperature=1.0)
+        sampled = sample(policy, answers["prompt_ids"], contest, seeds=contest.seeds(), temperature=1.0)
     ends = [[tokenizer.eos_token_id] * ended for ended in sampled["ended"]]
     tokens = [list(ids) + end for ids, end in zip(sampled["ids"], ends, strict=True)]
     logprobs = [
@@ -131,6 +134,11 @@ def kl_to_baseline(
         for model, _ in (policy, baseline)
     ]
     return [float((own - other).sum(dtype=np.float64)) for own, other in zip(*logprobs, strict=True)]
+
+
+def kl_bound(count: int) -> float:
+    """The most nats between the best of so many answers and one of them (Beirami et al., 2024)."""
+    return math.log(count) - (count - 1) / count
 
 
 def summarize(
@@ -191,6 +199,8 @@ def _own_numbers(one: dict[str, list], scores: np.ndarray, contest: Contest) -> 
         "prompts": len(lengths),
         "seed": contest.seed,
     }
+    if "count" in one:
+        numbers["kl_to_baseline_at_most"] = kl_bound(one["count"])
     if one.get("kl") is not None:
         numbers |= stats.bootstrap_mean(one["kl"], **settings).as_json("kl_to_baseline")
     return numbers

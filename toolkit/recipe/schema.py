@@ -266,6 +266,15 @@ class PerplexitySettings(Settings):
         return self
 
 
+class BestOfSettings(Settings):
+    """Let the baseline answer several times, and a reward model choose: what alignment has to beat."""
+
+    reward_model: str
+    """A sealed reward run, a folder, or a hub id."""
+    counts: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [2, 4]
+    """Answers to choose from; each is reported as a model of its own, `best of 2`."""
+
+
 class WinRateSettings(Settings):
     """Win rate against a baseline on prompts that were never trained on."""
 
@@ -275,6 +284,7 @@ class WinRateSettings(Settings):
     judge_data: Data | None = None
     """Preferences to check a reward-model judge on: where its accuracy's interval includes one half the
     answer is `no verdict`. Not needed for `gold`; where not given the reward run's own accuracy is read."""
+    best_of: BestOfSettings | None = None
     max_prompt_tokens: Count = 256
     max_new_tokens: Count = 96
     temperature: NonNegative = 1.0

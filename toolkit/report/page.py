@@ -12,7 +12,7 @@ from toolkit.report import figures
 from toolkit.report.summary import summarize, win_rate_text
 from toolkit.runs import lock
 from toolkit.runs.files import write_atomic
-from toolkit.stats import interval_text
+from toolkit.stats import interval_text, kl_text
 
 PAGE = Environment(
     loader=PackageLoader("toolkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -213,7 +213,7 @@ def _win_rate_section(stages: dict) -> dict | None:
             [
                 name,
                 win_rate_text(row),
-                interval_text(row, "kl_to_baseline", digits=2),
+                kl_text(row, interval=True),
                 interval_text(row, "mean_length", digits=1),
                 "-" if ended is None else f"{ended:.0%}",
                 interval_text(row, "bits_per_byte"),

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.recipe.errors import RunError
-from toolkit.stats import interval_text
+from toolkit.stats import interval_text, kl_text
 
 REMEASURED = ("ended", "mean_length")
 """Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
@@ -145,7 +145,7 @@ def _win_rate_table(stages: dict, names: list[str]) -> Table:
         table.add_row(
             name,
             win_rate_text(row, doubt="*"),
-            _number(row, "kl_to_baseline", 2),
+            kl_text(row),
             _number(row, "mean_length", 1),
             "-" if ended is None else f"{ended:.0%}",
             _number(row, "bits_per_byte", 3),

@@ -1,0 +1,70 @@
+"""Best of n: of several answers of the baseline, the one that a reward model likes best; nothing is trained.
+
+What alignment has to beat. Its KL to the baseline is at most log n - (n - 1) / n nats (Beirami et al., 2024,
+https://arxiv.org/abs/2401.01879).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.data import chat
+from toolkit.evaluate import win_rate
+from toolkit.evaluate.judges import Score
+from toolkit.evaluate.win_rate import Contest, LoadedModel
+from toolkit.runs.streams import derive
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """counts: the numbers of answers to choose from. score: the reward model's, `name` its name."""
+
+    counts: tuple[int, ...]
+    name: str
+    score: Score
+
+
+def label(count: int) -> str:
+    """How it is reported."""
+    return f"best of {count}"
+
+
+def answer(
+    loaded: LoadedModel,
+    contest: Contest,
+    best_of: BestOf,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, dict[str, list]]:
+    """The chosen answers by `label`, as `win_rate.answer` gives them.
+
+    They are drawn apart from the answer that the baseline competes with; those of a smaller count are among
+    those of a larger one.
+
+    Args:
+        progress: called with the number of answers so far.
+    """
+    tokenizer = loaded[1]
+    prompt_ids = win_rate.encode_prompts(loaded, contest)
+    how = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
+    drawn, scores = [], []
+    for turn in range(max(best_of.counts)):
+        seeds = [derive(contest.seed, "best of", number, turn) for number in range(len(prompt_ids))]
+        before = turn * len(prompt_ids)
+        shown = None if progress is None else lambda done, before=before: progress(before + done)
+        answers = win_rate.sample(loaded, prompt_ids, contest, seeds=seeds, progress=shown, **how)
+        answers["texts"] = [chat.decode_answer(tokenizer, ids) for ids in answers["ids"]]
+        drawn.append(answers)
+        scores.append(best_of.score(contest.prompts, answers["texts"], answers["ended"]))
+    chosen = {}
+    for count in best_of.counts:
+        turns = np.argmax(scores[:count], axis=0)  # (prompts,)
+        picked = {
+            key: [drawn[turn][key][number] for number, turn in enumerate(turns)]
+            for key in ("ids", "ended", "texts")
+        }
+        chosen[label(count)] = {**picked, "prompt_ids": prompt_ids, "count": count}
+    return chosen
