@@ -15,7 +15,7 @@ MODULES = {
 STAGES = {"tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"}
 FLOORS = {
     0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"},
-    3: {"fit", "scoring", "sampling", "reward_quality"},
+    3: {"fit", "scoring", "sampling", "reward_quality", "reward_table"},
     4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check", "reproduce"},
     6: {"verbs", "proofs", "cli", "__main__"},
 }  # fmt: skip

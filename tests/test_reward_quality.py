@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from toolkit import reward_quality
+from toolkit import reward_quality, reward_table
 from toolkit.data.pairs import HeldOutPairs, Pair, wins
 
 END, PAD = 1, 2
@@ -108,7 +108,7 @@ def test_the_table_says_what_was_measured(model):
     held_out = preferences()
     held_out.probability, held_out.utility_margin = [0.7] * 40, [1.0] * 40
     numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
-    rows = dict(reward_quality.table_rows(numbers))
+    rows = dict(reward_table.table_rows(numbers))
     assert rows["the best possible (Bayes)"] == "70.0%"
     assert rows["where annotators agree 70% to 80%"].endswith("of 40; Bayes 70%")
     assert rows["padding changes at most"] == f"{numbers['padding']:.1e}"

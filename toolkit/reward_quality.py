@@ -7,7 +7,7 @@ the model gives to the label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -145,31 +145,3 @@ def _invariances(
         **stats.bootstrap_mean(cost, seed=seed).as_json("end_of_text"),
         "padding": None if change is None else float(change),
     }
-
-
-def table_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The same for people: (what, how much)."""
-    accuracy = stats.interval_text(numbers, "accuracy", percent=True)
-    rows = [("accuracy, ties half", accuracy)]
-    if numbers.get("ties"):
-        rows.append(("ties", f"{numbers['ties']} of {numbers['n']}"))
-    if numbers.get("bayes_accuracy") is not None:
-        rows.append(("the best possible (Bayes)", f"{numbers['bayes_accuracy']:.1%}"))
-        gold = stats.interval_text(numbers, "gold_accuracy", percent=True)
-        rows.append(("agrees with the true utility", gold))
-    rows += [
-        (f"where annotators agree {row['agreement'][0]:.0%} to {row['agreement'][1]:.0%}",
-         f"{stats.interval_text(row, 'accuracy', percent=True)} of {row['n']}; Bayes {row['bayes']:.0%}")
-        for row in numbers.get("by_annotator", [])
-    ]  # fmt: skip
-    bias = numbers.get("length_bias")
-    if bias:
-        text = f"{bias['model']:.0%} of {bias['n']} pairs (people: {bias['people']:.0%})"
-        rows += [
-            ("prefers the longer answer", text),
-            ("length bias", stats.interval_text(bias, "bias", percent=True)),
-        ]
-    rows.append(("end-of-text adds to a score", stats.interval_text(numbers, "end_of_text", digits=2)))
-    if numbers.get("padding") is not None:
-        rows.append(("padding changes at most", f"{numbers['padding']:.1e}"))
-    return rows

@@ -12,7 +12,7 @@ from rich.table import Table
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from toolkit import reward_quality
+from toolkit import reward_quality, reward_table
 from toolkit.data import files, sources
 from toolkit.data.documents import Part
 from toolkit.data.pairs import held_out_pairs
@@ -89,6 +89,6 @@ def show(models: Mapping[str, Mapping[str, Any]]) -> None:
         )
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-        for row in reward_quality.table_rows(numbers):
+        for row in reward_table.table_rows(numbers):
             table.add_row(*row)
         console.print(table)

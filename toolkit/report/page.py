@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from toolkit import reward_table
 from toolkit.report import figures
 from toolkit.report.summary import summarize, win_rate_text
 from toolkit.runs import lock
@@ -156,15 +157,8 @@ def _tuning_section(path: Path, row: dict) -> dict | None:
     }
     if row["stage"] == "reward":
         section["table"] = {
-            "head": ["held-out pairs", "accuracy [95% interval]", "Bayes accuracy", "pairs"],
-            "rows": [
-                [
-                    path.name,
-                    interval_text(row, "accuracy", percent=True),
-                    interval_text(row, "bayes_accuracy", percent=True),
-                    str(row.get("n", "-")),
-                ]
-            ],
+            "head": [f"{row.get('n', 0)} held-out pairs", "[95% interval]"],
+            "rows": reward_table.table_rows(row),
         }
     return section
 
