@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from toolkit import stats
+from toolkit.stats import intervals
 
 
 def test_bootstrap_mean_estimates_the_mean_and_is_seeded():
@@ -31,7 +32,7 @@ def test_bootstrap_mean_agrees_with_the_t_interval_on_normal_data():
 def test_resampling_in_chunks_changes_nothing(monkeypatch):
     values = np.arange(30.0)
     whole = stats.bootstrap_mean(values, seed=3)
-    monkeypatch.setattr(stats, "CHUNK_DRAWS", 100)
+    monkeypatch.setattr(intervals, "CHUNK_DRAWS", 100)
     assert stats.bootstrap_mean(values, seed=3) == whole
 
 
@@ -169,7 +170,7 @@ def test_the_sign_test_is_the_exact_binomial_one(wins, losses):
 
 
 def test_quantiles_are_those_of_scipy():
-    low, high = stats._exact_interval(3, 20, 0.95)
+    low, high = intervals._exact_interval(3, 20, 0.95)
     assert low == pytest.approx(scipy_stats.beta.ppf(0.025, 3, 18), rel=1e-9)
     assert high == pytest.approx(scipy_stats.beta.ppf(0.975, 4, 17), rel=1e-9)
     z = scipy_stats.norm.ppf(0.975)

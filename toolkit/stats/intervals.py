@@ -8,8 +8,8 @@ and by normal instead of t quantiles; at n = 10 it covers 90 % where 95 % was me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,14 @@ class Estimate:
         return [value if math.isfinite(value) else None for value in (self.low, self.high)]
 
     def as_json(self, key: str) -> dict[str, object]:
-        """Return {key: estimate, key_interval: [low, high]}."""
-        return {key: self.estimate, f"{key}_interval": self.interval}
+        """Return {key: estimate, key_interval: [low, high]}, None in place of nan."""
+        value = self.estimate if math.isfinite(self.estimate) else None
+        return {key: value, f"{key}_interval": self.interval}
 
     def as_dict(self) -> dict[str, object]:
         """Return every field, None in place of nan."""
-        return {**asdict(self), "low": self.interval[0], "high": self.interval[1]}
+        value = self.estimate if math.isfinite(self.estimate) else None
+        return {**asdict(self), "estimate": value, "low": self.interval[0], "high": self.interval[1]}
 
     def excludes(self, value: float) -> bool:
         """True where there is an interval and `value` lies outside of it."""
@@ -93,7 +95,7 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, samples: int = 2000, level: 
     Raises:
         ValueError: no values, or one is not finite.
     """
-    values = _units(values)
+    values = as_units(values)
     return ratio_bootstrap(values, np.ones(len(values)), seed=seed, samples=samples, level=level)
 
 
@@ -103,7 +105,7 @@ def bootstrap_share(values: ArrayLike, *, seed: int, samples: int = 2000, level:
     Resampled means stay inside [0, 1]. Where all units are alike the bootstrap would call 4 wins of 4
     certain; the exact binomial (Clopper-Pearson) interval takes its place: [0.40, 1].
     """
-    values = _units(values)
+    values = as_units(values)
     if values.min() < 0 or values.max() > 1:
         raise ValueError("a share is made of values between 0 and 1")
     if np.ptp(values) == 0 and values[0] != 0.5:
@@ -122,18 +124,18 @@ def ratio_bootstrap(
     Bits per byte is `ratio_bootstrap(nats / ln 2, bytes)`. The paired difference of two models on the same
     documents is `ratio_bootstrap(nats_a - nats_b, bytes)`, since the denominators are the same.
     """
-    top, bottom = _units(numerators), _units(denominators)
+    top, bottom = as_units(numerators), as_units(denominators)
     if len(top) != len(bottom):
         raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators")
     if bottom.sum() <= 0:
         raise ValueError("the denominators sum to zero")
-    n, generator = len(top), _generator(seed)
+    n, generator = len(top), bootstrap_generator(seed)
     ratios = np.empty(samples)
     step = max(1, CHUNK_DRAWS // n)
     for start in range(0, samples, step):
         drawn = generator.integers(n, size=(min(step, samples - start), n))  # (resamples, n)
         ratios[start : start + len(drawn)] = _divide(top[drawn].sum(1), bottom[drawn].sum(1))
-    return _percentiles(float(top.sum() / bottom.sum()), ratios, units=n, seed=seed, level=level)
+    return percentile_interval(float(top.sum() / bottom.sum()), ratios, units=n, seed=seed, level=level)
 
 
 def block_ratio(
@@ -154,26 +156,26 @@ def block_ratio(
         numerators: one number per consecutive unit (token, chunk) of the text, in order, shape (n,).
         block: units in one block, longer than the dependence; at most half of the units is used.
     """
-    top, bottom = _units(numerators), _units(denominators)
+    top, bottom = as_units(numerators), as_units(denominators)
     if len(top) != len(bottom):
         raise ValueError(f"{len(top)} numerators and {len(bottom)} denominators")
     n = len(top)
     block = max(1, min(block, n // 2))
     blocks = -(-n // block)
     starts_top, starts_bottom = (_ring_sums(values, block) for values in (top, bottom))
-    generator, ratios = _generator(seed), np.empty(samples)
+    generator, ratios = bootstrap_generator(seed), np.empty(samples)
     step = max(1, CHUNK_DRAWS // blocks)
     for start in range(0, samples, step):
         drawn = generator.integers(n, size=(min(step, samples - start), blocks))
         ratios[start : start + len(drawn)] = _divide(starts_top[drawn].sum(1), starts_bottom[drawn].sum(1))
-    return _percentiles(float(top.sum() / bottom.sum()), ratios, units=blocks, seed=seed, level=level)
+    return percentile_interval(float(top.sum() / bottom.sum()), ratios, units=blocks, seed=seed, level=level)
 
 
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95
 ) -> Estimate:
     """Mean of first - second over the same units: their shared difficulty cancels out."""
-    first, second = _units(first), _units(second)
+    first, second = as_units(first), as_units(second)
     if len(first) != len(second):
         raise ValueError(f"pairs need the same units, got {len(first)} and {len(second)}")
     return bootstrap_mean(first - second, seed=seed, samples=samples, level=level)
@@ -190,18 +192,51 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> Estimate:
     return Estimate(share, low if successes else 0.0, high if successes < n else 1.0, n, level=level)
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of `wins` against `losses` if both were equally likely; ties are left out."""
-    return min(1.0, 2.0 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))
+def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Mean of units in [0, 1] with Wilson's interval at their effective number.
+
+    Ties, and several samples a prompt, make a share vary less than coin throws do; n units then count as
+    n p (1 - p) / variance (Korn and Graubard, 1998). Of wins and losses alone this is `wilson`.
+    """
+    values = as_units(values)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError("a share is made of values between 0 and 1")
+    n, share, variance = len(values), float(values.mean()), float(values.var())
+    effective = n * share * (1 - share) / variance if variance else n
+    found = wilson(share * effective, effective, level=level)
+    return replace(found, estimate=share, n=n)
 
 
-def detectable_share(n: int, *, power: float = 0.8, level: float = 0.95) -> float:
-    """The win rate that n comparisons tell from one half in `power` of all experiments (0.60 at n = 200)."""
-    z = special.ndtri((1 + level) / 2) + special.ndtri(power)
-    return float(min(1.0, 0.5 + z * 0.5 / math.sqrt(n)))
+def resampled_counts(units: int, *, seed: int, samples: int) -> Iterator[np.ndarray]:
+    """Yield how often each unit is drawn in each bootstrap sample, in pieces of shape (resamples, units)."""
+    generator, step = bootstrap_generator(seed), max(1, CHUNK_DRAWS // units)
+    for start in range(0, samples, step):
+        rows = min(step, samples - start)
+        drawn = generator.integers(units, size=(rows, units)) + units * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
 
 
-def _units(values: ArrayLike) -> np.ndarray:
+def bootstrap_of(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    units: int,
+    *,
+    seed: int,
+    samples: int = 2000,
+    level: float = 0.95,
+) -> Estimate:
+    """Estimate anything that can be computed from how often each unit counts.
+
+    Args:
+        statistic: weights of shape (resamples, units) -> (resamples,); nan where a resample gives none.
+    """
+    estimate = float(statistic(np.ones((1, units)))[0])
+    counts = resampled_counts(units, seed=seed, samples=samples)
+    resampled = np.concatenate([statistic(each) for each in counts])
+    return percentile_interval(estimate, resampled, units=units, seed=seed, level=level)
+
+
+def as_units(values: ArrayLike) -> np.ndarray:
+    """Check units and return them as float64, shape (n,); ValueError where there are none, or not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"a non-empty list of units is needed, got shape {array.shape}")
@@ -210,7 +245,8 @@ def _units(values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _generator(seed: int) -> np.random.Generator:
+def bootstrap_generator(seed: int) -> np.random.Generator:
+    """The stream that all bootstrap samples of a seed are drawn from."""
     return np.random.default_rng(derive(seed, "bootstrap"))
 
 
@@ -225,9 +261,12 @@ def _ring_sums(values: np.ndarray, block: int) -> np.ndarray:
     return total[block : block + len(values)] - total[: len(values)]
 
 
-def _percentiles(estimate: float, resampled: np.ndarray, *, units: int, seed: int, level: float) -> Estimate:
+def percentile_interval(
+    estimate: float, resampled: np.ndarray, *, units: int, seed: int, level: float = 0.95
+) -> Estimate:
+    """The expanded percentile interval of a statistic from its bootstrap samples; nan is left out."""
     samples = len(resampled)
-    if units < 2:
+    if units < 2 or np.isnan(resampled).all():
         return Estimate(estimate, math.nan, math.nan, units, seed, samples, level)
     t = special.stdtrit(units - 1, (1 - level) / 2)
     tail = float(special.ndtr(t * math.sqrt(units / (units - 1))))

@@ -1,0 +1,240 @@
+"""How often 95% intervals hold what is true, in simulated experiments: python -m benchmarks.coverage
+
+Each case draws data whose true value is known, and asks one function of toolkit.stats for its interval. The
+table goes into docs/EVALUATION.md; tests/benchmarks/test_coverage.py holds every case to 93 to 97 %.
+
+Legend: n = units of an experiment; samples = bootstrap samples of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import lfilter
+from scipy.special import ndtr
+
+from toolkit import stats
+from toolkit.stats import agreement, calibration, rankings, sequential, win_rates
+from toolkit.stats.rankings import Comparison
+
+EXPERIMENTS = 2000
+SAMPLES = 500
+DOCUMENTS = 200
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Case:
+    """One interval in one world.
+
+    Attributes:
+        experiment: (stream, seed of the bootstrap) -> the interval.
+        truth: what it should hold.
+        experiments: fewer where one takes long.
+        at_least: it may cover more: its promise is for all n at once.
+    """
+
+    what: str
+    n: str
+    experiment: Callable[[Generator, int], stats.Estimate]
+    truth: float
+    experiments: int = EXPERIMENTS
+    at_least: bool = False
+
+    def coverage(self, experiments: int | None = None) -> float:
+        """The share of experiments whose interval holds the truth; experiment i draws from stream i."""
+        held = 0
+        count = experiments or self.experiments
+        for seed in range(count):
+            found = self.experiment(np.random.default_rng([seed, 7]), seed)
+            held += found.low <= self.truth <= found.high
+        return held / count
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def ties_and_wins(generator: Generator, n: int) -> np.ndarray:
+    """A win rate of 0.6: half wins, a fifth ties."""
+    return generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=n)
+
+
+def several_samples(generator: Generator) -> tuple[np.ndarray, list[int]]:
+    """Prompts with one to four samples, which mostly agree: a mean of 0.5475."""
+    easy = generator.beta(0.73, 0.6033333333, size=DOCUMENTS)
+    counts = generator.integers(1, 5, size=DOCUMENTS)
+    prompts = np.repeat(np.arange(DOCUMENTS), counts)
+    return (generator.random(len(prompts)) < easy[prompts]).astype(float), prompts.tolist()
+
+
+def lengths(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Answers that are 40 tokens longer, which has won them something: 57.4 % at equal lengths."""
+    longer = generator.normal(40, 80, size=DOCUMENTS)
+    chance = sigmoid(0.3 + 0.8 * np.tanh(longer / 80))
+    return (generator.random(DOCUMENTS) < chance).astype(float), longer
+
+
+def three_models(generator: Generator) -> list[Comparison]:
+    """All pairs of a, b and c on every prompt, ties among them; what one prompt gives hangs together."""
+    strengths, rows = {"a": 0.5, "b": 0.0, "c": -0.5}, []
+    shared = generator.normal(size=DOCUMENTS)
+    for first, second in (("a", "b"), ("b", "c"), ("a", "c")):
+        luck = ndtr(0.6 * shared + 0.8 * generator.normal(size=DOCUMENTS))
+        half = (strengths[first] - strengths[second]) / 2
+        odds = np.array([np.exp(half), 0.5, np.exp(-half)])
+        won, tied, _ = np.cumsum(odds / odds.sum())
+        outcomes = np.where(luck < won, 1.0, np.where(luck < tied, 0.5, 0.0))
+        rows += [Comparison(first, second, float(each), prompt) for prompt, each in enumerate(outcomes)]
+    return rows
+
+
+def ratings(generator: Generator, raters: int) -> np.ndarray:
+    """Raters who know the answer in 70 % of cases, and else guess by the same habits: alpha is 0.49."""
+    habits = [0.5, 0.3, 0.2]
+    truth = generator.choice(3, p=habits, size=DOCUMENTS)
+    guesses = generator.choice(3, p=habits, size=(raters, DOCUMENTS))
+    return np.where(generator.random((raters, DOCUMENTS)) < 0.7, truth, guesses)
+
+
+def alpha(generator: Generator, seed: int) -> stats.Estimate:
+    rated = ratings(generator, 3)
+    missing = generator.random(rated.shape) < 0.2
+    rows = [[None if gone else int(each) for each, gone in zip(*row, strict=True)]
+            for row in zip(rated, missing, strict=True)]  # fmt: skip
+    return agreement.krippendorff_alpha(rows, seed=seed)
+
+
+def documents(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and bytes of documents whose lengths differ much; long ones have fewer bits a byte."""
+    size = np.exp(generator.normal(6, 0.8, size=DOCUMENTS))
+    bits = size * (1.2 - 0.1 * (np.log(size) - 6) + 0.3 * generator.normal(size=DOCUMENTS))
+    return bits, size
+
+
+def paired(generator: Generator, seed: int) -> stats.Estimate:
+    """Two models whose losses a byte hang on the same difficulty: the difference is 0.02."""
+    bits, size = documents(generator)
+    other = bits - size * (0.02 + 0.05 * generator.normal(size=DOCUMENTS))
+    return stats.ratio_bootstrap(bits - other, size, seed=seed, samples=SAMPLES)
+
+
+def one_text(generator: Generator, seed: int) -> stats.Estimate:
+    """Bits of 51,200 tokens, each of which hangs on those before it: 200 blocks of 256."""
+    noise = generator.normal(size=51_200 + 500)
+    bits = 5 + lfilter([1.0], [1.0, -0.9], noise)[500:]
+    return stats.block_ratio(bits, np.ones(len(bits)), block=256, seed=seed, samples=SAMPLES)
+
+
+def positions(generator: Generator, seed: int) -> stats.Estimate:
+    """Two orders of each item; one in four follows the place."""
+    biased = generator.random(DOCUMENTS) < 0.25
+    better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=DOCUMENTS)
+    found = agreement.position_bias(np.where(biased, 1, better), np.where(biased, 0, better), seed=seed)
+    return stats.Estimate(found["bias"], *found["bias_interval"], DOCUMENTS)
+
+
+def slope(generator: Generator, seed: int) -> stats.Estimate:
+    odds = generator.normal(0, 1.5, size=DOCUMENTS)
+    happened = generator.random(DOCUMENTS) < sigmoid(0.7 * odds)
+    return calibration.slope_of(sigmoid(odds), happened, seed=seed, samples=SAMPLES)
+
+
+def looked_at_all_the_time(generator: Generator, seed: int) -> stats.Estimate:
+    """The interval after that of 1,000 prompts which is farthest from holding the truth, 0.6."""
+    outcomes = ties_and_wins(generator, 1000)
+    worst = int(np.argmax(sequential.log_capital(outcomes, 0.6)))
+    return sequential.anytime(outcomes[: worst + 1]).rate
+
+
+def mean_of(statistic: str, raters: int) -> Callable[[Generator, int], stats.Estimate]:
+    """Agreement of raters, by the name of its function."""
+    return lambda generator, seed: getattr(agreement, statistic)(
+        *ratings(generator, raters).tolist(), seed=seed
+    )
+
+
+def win_rate_of(which: str, draw: Callable[[Generator], tuple]) -> Callable[[Generator, int], stats.Estimate]:
+    """The `wilson` or the `bootstrap` interval of a win rate."""
+    return lambda generator, seed: getattr(
+        win_rates.win_rate(*draw(generator), seed=seed, samples=SAMPLES), which
+    )
+
+
+def plain(share: float) -> Callable[[Generator], tuple]:
+    """Wins and losses without ties."""
+    return lambda generator: ((generator.random(DOCUMENTS) < share).astype(float),)
+
+
+def with_ties(generator: Generator) -> tuple:
+    return (ties_and_wins(generator, DOCUMENTS),)
+
+
+def controlled(place: int) -> Callable[[Generator, int], stats.Estimate]:
+    """The win rate at equal lengths (0), or what length gains (1)."""
+    return lambda generator, seed: win_rates.length_controlled(
+        *lengths(generator), seed=seed, samples=SAMPLES
+    )[place]
+
+
+def strength(generator: Generator, seed: int) -> stats.Estimate:
+    found = rankings.bradley_terry(three_models(generator), seed=seed, samples=SAMPLES)
+    return found.strengths["a"]
+
+
+def bits_per_byte(generator: Generator, seed: int) -> stats.Estimate:
+    return stats.ratio_bootstrap(*documents(generator), seed=seed, samples=SAMPLES)
+
+
+SEVERAL = 0.73 / (0.73 + 0.6033333333)
+CASES = [
+    Case("win rate 53%, Wilson", "200 prompts", win_rate_of("wilson", plain(0.53)), 0.53),
+    Case("win rate 53%, bootstrap", "200 prompts", win_rate_of("bootstrap", plain(0.53)), 0.53),
+    Case("win rate 90%, Wilson", "200 prompts", win_rate_of("wilson", plain(0.9)), 0.9),
+    Case("win rate 90%, bootstrap", "200 prompts", win_rate_of("bootstrap", plain(0.9)), 0.9),
+    Case("20% ties, Wilson", "200 prompts", win_rate_of("wilson", with_ties), 0.6),
+    Case("20% ties, bootstrap", "200 prompts", win_rate_of("bootstrap", with_ties), 0.6),
+    Case("1 to 4 samples a prompt, Wilson", "200 prompts", win_rate_of("wilson", several_samples), SEVERAL),
+    Case(
+        "1 to 4 samples a prompt, bootstrap",
+        "200 prompts",
+        win_rate_of("bootstrap", several_samples),
+        SEVERAL,
+    ),
+    Case("length-controlled win rate", "200 prompts", controlled(0), float(sigmoid(0.3)), 1000),
+    Case("log-odds that length gains", "200 prompts", controlled(1), 0.8, 1000),
+    Case("Bradley-Terry strength, ties", "200 prompts, 3 models", strength, 0.5, 1000),
+    Case("Cohen's kappa", "200 items, 2 raters", mean_of("cohen_kappa", 2), 0.49, 1000),
+    Case("Krippendorff's alpha, a fifth missing", "200 items, 3 raters", alpha, 0.49, 1000),
+    Case("position bias", "200 items", positions, 0.25, 1000),
+    Case("slope of calibration", "200 cases", slope, 0.7, 1000),
+    Case("bits per byte", "200 documents", bits_per_byte, 1.2 - 0.1 * 0.64),
+    Case("paired difference of bits per byte", "200 documents", paired, 0.02),
+    Case("bits a token of one text", "200 blocks of 256", one_text, 5.0, 1000),
+    Case("win rate at any time", "1 to 1,000 prompts", looked_at_all_the_time, 0.6, 1000, at_least=True),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.split(":")[0])
+    parser.add_argument("--experiments", type=int, help="of each case; default as in the tests")
+    options = parser.parse_args(arguments)
+    began = time.perf_counter()
+    print("| interval | n | covers | standard error | experiments |\n|---|---|---|---|---|")
+    for case in CASES:
+        count = options.experiments or case.experiments
+        share = case.coverage(count)
+        error = (0.95 * 0.05 / count) ** 0.5
+        print(f"| {case.what} | {case.n} | {share:.1%} | {error:.1%} | {count:,} |", flush=True)
+    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""How far judges agree, with each other and with people, and what else than the answers they listen to.
+
+Intervals resample items: two ratings of one item are not independent.
+
+Shapes: items = what was rated; raters; categories = what they may say; resamples = bootstrap samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from toolkit.stats.intervals import (
+    Estimate,
+    as_units,
+    bootstrap_mean,
+    bootstrap_of,
+    bootstrap_share,
+)
+
+MISSING = -1
+
+
+def accuracy(first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int) -> Estimate:
+    """Share of items of which both say the same."""
+    codes, _ = _codes([first, second])
+    return bootstrap_share((codes[:, 0] == codes[:, 1]).astype(float), seed=seed)
+
+
+def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int) -> Estimate:
+    """Agreement of two raters beyond what their habits give by chance (Cohen, 1960): 1 full, 0 chance.
+
+    nan where both say one and the same thing throughout.
+
+    Raises:
+        ValueError: no items, different numbers of them, or a rating that is None.
+    """
+    codes, categories = _codes([first, second])
+    if (codes == MISSING).any():
+        raise ValueError("kappa compares items that both have rated")
+    cells = np.zeros((len(codes), categories, categories))
+    cells[np.arange(len(codes)), codes[:, 0], codes[:, 1]] = 1
+
+    def kappa(weights: np.ndarray) -> np.ndarray:
+        table = _weighted(weights, cells)
+        table /= table.sum((1, 2), keepdims=True)
+        same = np.trace(table, axis1=1, axis2=2)
+        chance = (table.sum(1) * table.sum(2)).sum(1)
+        return _beyond(same, chance)
+
+    return bootstrap_of(kappa, len(codes), seed=seed)
+
+
+def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], *, seed: int) -> Estimate:
+    """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011); None was not rated.
+
+    Args:
+        ratings: one list of items a rater, (raters, items).
+    Raises:
+        ValueError: no item has two ratings, or lists differ in length.
+    """
+    codes, categories = _codes(ratings)
+    given = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1)
+    given = given[given.sum(1) >= 2].astype(float)  # (items, categories); one rating agrees with nothing
+    if not len(given):
+        raise ValueError("no item was rated twice")
+    pairs = given.sum(1, keepdims=True) - 1
+    same = (given * (given - 1) / pairs).sum(1)
+
+    def alpha(weights: np.ndarray) -> np.ndarray:
+        totals = weights @ given
+        n = totals.sum(1)
+        chance = (totals * (totals - 1)).sum(1) / (n * (n - 1))
+        return _beyond(weights @ same / n, chance)
+
+    return bootstrap_of(alpha, len(given), seed=seed)
+
+
+def position_bias(first: ArrayLike, second: ArrayLike, *, seed: int) -> dict[str, object]:
+    """What it is worth to stand first, from items that were judged in both orders.
+
+    Args:
+        first, second: outcome of one and the same answer where it stands first, and second, (items,).
+    Returns:
+        `bias`: how much more is won by standing first, 0 for none, 1 where the place decides all;
+        `inconsistent`: share of items whose two orders name different winners.
+    """
+    first, second = as_units(first), as_units(second)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} items in one order and {len(second)} in the other")
+    differs = (np.sign(first - 0.5) != np.sign(second - 0.5)).astype(float)
+    return {
+        **bootstrap_mean(first - second, seed=seed).as_json("bias"),
+        **bootstrap_share(differs, seed=seed).as_json("inconsistent"),
+        "n": len(first),
+    }
+
+
+def length_bias(outcomes: ArrayLike, longer: ArrayLike, *, seed: int) -> dict[str, object] | None:
+    """How often the longer of two answers wins; None where none is longer.
+
+    Args:
+        outcomes: of one answer, between 0 and 1, (items,).
+        longer: its length less the other's, (items,); items of equal length say nothing.
+    """
+    outcomes, sign = as_units(outcomes), np.sign(as_units(longer))
+    if len(outcomes) != len(sign):
+        raise ValueError(f"{len(outcomes)} outcomes and {len(sign)} differences of length")
+    differs = sign != 0
+    if not differs.any():
+        return None
+    wins = 0.5 + (outcomes - 0.5)[differs] * sign[differs]
+    return {**bootstrap_share(wins, seed=seed).as_json("longer_wins"), "n": int(differs.sum())}
+
+
+def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, int]:
+    """Ratings as numbers from 0 on, MISSING for None, (items, raters), and how many categories there are."""
+    lengths = {len(each) for each in ratings}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"every rater rates the same items, got {sorted(len(each) for each in ratings)}")
+    known: dict[Hashable | None, int] = {None: MISSING}
+    rows = [[known.setdefault(value, len(known) - 1) for value in each] for each in ratings]
+    return np.array(rows).T, len(known) - 1
+
+
+def _weighted(weights: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    return (weights @ cells.reshape(len(cells), -1)).reshape(len(weights), *cells.shape[1:])
+
+
+def _beyond(same: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """(same - chance) / (1 - chance), nan where chance alone agrees on everything."""
+    left = 1 - chance
+    return np.divide(same - chance, left, out=np.full(len(same), np.nan), where=left > 1e-12)

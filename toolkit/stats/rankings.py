@@ -1,0 +1,169 @@
+"""More than two models on one scale: Bradley and Terry (1952), with ties as Davidson (1970) has them.
+
+P(i beats j) : P(j beats i) : P(tie) = e^((s_i - s_j) / 2) : e^((s_j - s_i) / 2) : e^t, so that without ties
+s_i - s_j is the log-odds that i wins. Strengths sum to zero.
+
+Shapes: pairs = every two models once; resamples = bootstrap samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from toolkit.stats.intervals import Estimate, percentile_interval, resampled_counts
+from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison of two models; outcome 1 where `first` is better, 0.5 a tie, 0 where `second` is."""
+
+    first: str
+    second: str
+    outcome: float
+    prompt: Hashable
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Models by strength.
+
+    Attributes:
+        strengths: log-odds against a model of mean strength, by model, strongest first.
+        win_rates: expected share of wins, ties half, against all other models.
+        tie: e^t, which for two equal models is twice the odds of a tie; 0 without ties.
+    """
+
+    strengths: dict[str, Estimate]
+    win_rates: dict[str, Estimate]
+    tie: float
+
+    def as_json(self) -> dict[str, object]:
+        """As it goes into a JSON file: one row a model."""
+        rows = [
+            {"model": model, **strength.as_json("strength"), **self.win_rates[model].as_json("win_rate")}
+            for model, strength in self.strengths.items()
+        ]
+        first = next(iter(self.strengths.values()))
+        return {"models": rows, "tie": self.tie, "prompts": first.n, "seed": first.seed, "level": first.level}
+
+
+def bradley_terry(comparisons: Sequence[Comparison], *, seed: int, samples: int = 2000) -> Ranking:
+    """Fit strengths of all models; the intervals resample prompts and fit again.
+
+    RIDGE on every strength keeps a model that never loses finite. An outcome between 0 and 1 that is not
+    one half, such as the mean of several annotators, counts partly as a tie: 0.8 is 0.6 wins and 0.4 ties.
+
+    Raises:
+        ValueError: fewer than two models, a model against itself, or groups of models that were never
+            compared with each other.
+    """
+    models = sorted({name for one in comparisons for name in (one.first, one.second)})
+    _require_comparable(models, comparisons)
+    pairs = list(combinations(range(len(models)), 2))
+    counts = _by_prompt(models, pairs, comparisons)  # (prompts, 3 * pairs)
+    whole = _fit(counts.sum(0)[None], pairs)
+    drawn = resampled_counts(len(counts), seed=seed, samples=samples)
+    resampled = np.concatenate([_fit(each @ counts, pairs) for each in drawn])
+    strengths, rates = {}, {}
+    whole_rates, resampled_rates = (_expected(each, len(models)) for each in (whole, resampled))
+    about = {"units": len(counts), "seed": seed}
+    for place in sorted(range(len(models)), key=lambda place: -whole[0, place]):
+        name = models[place]
+        strengths[name] = percentile_interval(float(whole[0, place]), resampled[:, place], **about)
+        rates[name] = percentile_interval(float(whole_rates[0, place]), resampled_rates[:, place], **about)
+    return Ranking(strengths, rates, float(np.exp(whole[0, -1])))
+
+
+def _require_comparable(models: list[str], comparisons: Sequence[Comparison]) -> None:
+    if len(models) < 2:
+        raise ValueError("a ranking needs comparisons of two models at least")
+    group = {name: {name} for name in models}
+    for one in comparisons:
+        if one.first == one.second:
+            raise ValueError(f"{one.first} is compared with itself")
+        if group[one.first] is not group[one.second]:
+            joined = group[one.first] | group[one.second]
+            group |= dict.fromkeys(joined, joined)
+    groups = {min(members): sorted(members) for members in group.values()}
+    if len(groups) > 1:
+        names = "; ".join(", ".join(members) for members in groups.values())
+        raise ValueError(f"these groups of models were never compared with each other: {names}")
+
+
+def _by_prompt(
+    models: list[str], pairs: list[tuple[int, int]], comparisons: Sequence[Comparison]
+) -> np.ndarray:
+    """Wins of the first, of the second, and ties of every pair of models, (prompts, 3 * pairs).
+
+    Of a prompt that compares two models several times the mean counts.
+    """
+    place = {name: number for number, name in enumerate(models)}
+    column = {pair: number for number, pair in enumerate(pairs)}
+    prompts: dict[Hashable, int] = {}
+    for one in comparisons:
+        prompts.setdefault(one.prompt, len(prompts))
+    counts, seen = np.zeros((len(prompts), 3, len(pairs))), np.zeros((len(prompts), 1, len(pairs)))
+    for one in comparisons:
+        pair, outcome = (place[one.first], place[one.second]), one.outcome
+        if pair not in column:
+            pair, outcome = pair[::-1], 1 - outcome
+        row, cell = prompts[one.prompt], column[pair]
+        counts[row, :, cell] += max(0.0, 2 * outcome - 1), max(0.0, 1 - 2 * outcome), 1 - abs(2 * outcome - 1)
+        seen[row, 0, cell] += 1
+    return (counts / np.maximum(seen, 1)).reshape(len(prompts), -1)
+
+
+def _fit(counts: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
+    """Strengths and t of each resample by Newton's method, (resamples, models + 1).
+
+    Counts are (resamples, 3 * pairs); the logarithm of the likelihood is concave. t is -inf without ties.
+    """
+    wins, losses, ties = counts.reshape(len(counts), 3, len(pairs)).transpose(1, 0, 2)
+    design = np.zeros((len(pairs), pairs[-1][1] + 1))
+    for row, (first, second) in enumerate(pairs):
+        design[row, first], design[row, second] = 0.5, -0.5
+    models, total = design.shape[1], wins + losses + ties
+    found = np.zeros((len(counts), models + 1))
+    has_ties = bool(ties.any())
+    if not has_ties:
+        found[:, -1] = -np.inf
+    for _ in range(NEWTON_STEPS):
+        won, lost, tied = _chances(found, design)
+        gradient = np.zeros_like(found)
+        gradient[:, :-1] = (wins - losses - total * (won - lost)) @ design - RIDGE * found[:, :-1]
+        curvature = np.zeros((len(counts), models + 1, models + 1))
+        spread = total * (won + lost - (won - lost) ** 2)
+        curvature[:, :-1, :-1] = np.einsum("sp,pi,pj->sij", spread, design, design) + RIDGE * np.eye(models)
+        curvature[:, -1, -1] = 1.0
+        if has_ties:
+            gradient[:, -1] = (ties - total * tied).sum(1) - RIDGE * found[:, -1]
+            curvature[:, -1, -1] = (total * tied * (1 - tied)).sum(1) + RIDGE
+            cross = -(total * tied * (won - lost)) @ design
+            curvature[:, :-1, -1], curvature[:, -1, :-1] = cross, cross
+        step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
+        found += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+        if np.abs(step).max() < 1e-8:
+            break
+    return found
+
+
+def _chances(found: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities that the first, the second and neither of each pair wins, (resamples, pairs) each."""
+    half = found[:, :-1] @ design.T
+    logits = np.stack([half, -half, np.broadcast_to(found[:, -1:], half.shape)])
+    odds = np.exp(logits - logits.max(0))
+    won, lost, tied = odds / odds.sum(0)
+    return won, lost, tied
+
+
+def _expected(found: np.ndarray, models: int) -> np.ndarray:
+    """Mean share of wins, ties half, of each model against every other one, (resamples, models)."""
+    half = (found[:, :models, None] - found[:, None, :models]) / 2
+    tie = np.exp(found[:, -1])[:, None, None]
+    share = (np.exp(half) + tie / 2) / (np.exp(half) + np.exp(-half) + tie)
+    return (share.sum(2) - 0.5) / (models - 1)

@@ -1,0 +1,87 @@
+"""Win rates that may be looked at while the comparisons come in, as often as one likes.
+
+Bets against a win rate of m: after n outcomes x the capital of a bettor is the product of 1 + b (x - m),
+whose mean is 1 if the win rate is m, whatever else the outcomes do. The mean over many stakes b is such a
+capital too (a mixture; Robbins, 1970), and ever exceeds 20 with a probability of at most 5 % (Ville, 1939).
+All m whose capital stays below that make an interval that holds at all times at once (Waudby-Smith and
+Ramdas, 2024).
+
+Shapes: n = outcomes in the order in which they came; stakes = bets of either side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from toolkit.stats.intervals import Estimate, as_units
+
+STAKES = np.geomspace(0.02, 0.98, 40)
+"""Below 1, so that no outcome between 0 and 1 ruins a bettor, whatever m is."""
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """What may be said at any time.
+
+    Attributes:
+        rate: mean of the outcomes with an interval that holds at every n at once.
+        e_value: capital won against one half; 20 is as good as p = 0.05, and needs no correction.
+        decided_at: the n at which one half was first excluded, None where it was not: when to stop.
+    """
+
+    rate: Estimate
+    e_value: float
+    decided_at: int | None
+
+    def as_json(self) -> dict[str, object]:
+        """As it goes into a JSON file."""
+        about = {"e_value": self.e_value, "decided_at": self.decided_at, "n": self.rate.n}
+        return {**self.rate.as_json("win_rate"), **about, "level": self.rate.level}
+
+
+def anytime(outcomes: ArrayLike, *, level: float = 0.95) -> Anytime:
+    """The win rate of outcomes in [0, 1], one a prompt, in the order in which they were judged.
+
+    Raises:
+        ValueError: no outcomes, or one outside of [0, 1].
+    """
+    outcomes = as_units(outcomes)
+    if outcomes.min() < 0 or outcomes.max() > 1:
+        raise ValueError("outcomes lie between 0 and 1")
+    capital = log_capital(outcomes, 0.5)
+    limit = -np.log(1 - level)
+    decided = np.flatnonzero(capital >= limit)
+    values, counts = np.unique(outcomes, return_counts=True)
+    low = _end(values, counts, limit, side=1)
+    high = _end(values, counts, limit, side=-1)
+    return Anytime(
+        rate=Estimate(float(outcomes.mean()), low, high, len(outcomes), level=level),
+        e_value=float(np.exp(min(capital[-1], 700.0))),
+        decided_at=int(decided[0]) + 1 if len(decided) else None,
+    )
+
+
+def log_capital(outcomes: np.ndarray, share: float) -> np.ndarray:
+    """Logarithm of the capital after each outcome of betting on both sides against `share`, (n,)."""
+    stakes = np.concatenate([STAKES, -STAKES])
+    growth = np.cumsum(np.log1p(stakes * (outcomes[:, None] - share)), axis=0)
+    return special.logsumexp(growth, axis=1) - np.log(len(stakes))
+
+
+def _end(values: np.ndarray, counts: np.ndarray, limit: float, *, side: int) -> float:
+    """The lowest (side 1) or highest (-1) share whose capital is below the limit, by bisection.
+
+    Of one side alone, half of the capital, which is monotone in the share: a little wide, never too narrow.
+    """
+    inside, outside = float(values @ counts / counts.sum()), 0.5 - 0.5 * side
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        growth = counts @ np.log1p(side * STAKES * (values[:, None] - middle))
+        below = special.logsumexp(growth) - np.log(2 * len(STAKES)) < limit
+        inside, outside = (middle, outside) if below else (inside, middle)
+    return outside

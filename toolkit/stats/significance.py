@@ -1,0 +1,78 @@
+"""Whether a difference is more than chance, and how many comparisons it takes to say so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy import special
+
+COIN = 0.5
+"""Standard deviation of one comparison without ties between equal models."""
+UNREACHABLE = 1_000_000
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p-value of `wins` against `losses` if both were equally likely; ties are left out."""
+    return min(1.0, 2.0 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for having looked at all of them (Holm, 1979), in their order.
+
+    An adjusted value below 0.05 is a finding that, of all findings together, is wrong in 5 % of experiments.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def detectable_share(n: int, *, power: float = 0.8, level: float = 0.95, deviation: float = COIN) -> float:
+    """The win rate that n prompts tell from one half in `power` of all experiments (0.60 at n = 200)."""
+    return float(min(1.0, 0.5 + _quantiles(power, level) * deviation / math.sqrt(n)))
+
+
+def prompts_needed(
+    share: float, *, power: float = 0.8, level: float = 0.95, deviation: float = COIN
+) -> float:
+    """How many prompts tell a win rate of `share` from one half in `power` of all experiments; inf at 0.5.
+
+    Args:
+        deviation: standard deviation of a prompt's outcome; ties and several samples a prompt lower it.
+    """
+    if share == 0.5:
+        return math.inf
+    return math.ceil((_quantiles(power, level) * deviation / abs(share - 0.5)) ** 2)
+
+
+def power_text(n: int, share: float | None = None) -> str:
+    """Say what n prompts can tell, and how many more the observed win rate would need.
+
+    "n = 200 can tell 60% from 50%; to tell 53% you need about 1,980 more": in 80 % of experiments, at the
+    95 % level, without ties.
+    """
+    text = f"n = {n:,} can tell {detectable_share(n):.0%} from 50%"
+    needed = math.inf if share is None else prompts_needed(share)
+    if needed <= n or not math.isfinite(needed):
+        return text
+    more = needed - n
+    about = "more than a million" if more > UNREACHABLE else f"about {_round(more):,}"
+    return f"{text}; to tell {_percent(share)} you need {about} more"
+
+
+def _quantiles(power: float, level: float) -> float:
+    return float(special.ndtri((1 + level) / 2) + special.ndtri(power))
+
+
+def _round(count: float) -> int:
+    """Three digits say enough."""
+    unit = 10 ** max(0, len(str(int(count))) - 3)
+    return int(round(count / unit)) * unit
+
+
+def _percent(share: float) -> str:
+    """53%, and 50.4% where 50% would be no difference."""
+    return f"{share:.0%}" if abs(share - 0.5) >= 0.01 else f"{share:.2%}"
