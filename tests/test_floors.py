@@ -14,7 +14,8 @@ MODULES = {
 }  # fmt: skip
 STAGES = {"tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"}
 FLOORS = {
-    0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"}, 3: {"fit", "scoring", "sampling"},
+    0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"},
+    3: {"fit", "scoring", "sampling", "byte_blocks"},
     4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check", "reproduce"},
     6: {"verbs", "proofs", "cli", "__main__"},
 }  # fmt: skip

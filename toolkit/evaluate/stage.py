@@ -8,8 +8,8 @@ from pathlib import Path
 from toolkit.data import documents, files, sources
 from toolkit.evaluate import judges, perplexity
 from toolkit.evaluate.judges import Judge
-from toolkit.evaluate.perplexity import HeldOutText
-from toolkit.evaluate.session import Measured, Session, names_of
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
+from toolkit.evaluate.session import DTYPES, Measured, Session, names_of
 from toolkit.evaluate.win_rate import Contest
 from toolkit.recipe.errors import RunError
 from toolkit.recipe.schema import EvaluateRecipe, PerplexitySettings, WinRateSettings
@@ -62,8 +62,8 @@ def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
         seed=recipe.seed,
         baseline=baseline,
         text=open_text(settings, run, recipe.seed) if settings else None,
-        window=settings.window if settings else None,
-        stride=settings.stride if settings else None,
+        scoring=ScoringSettings(**(settings.model_dump(exclude={"tokens", "data"}) if settings else {})),
+        dtype=DTYPES[recipe.precision],
         contest=open_contest(recipe) if contest else None,
         samples=recipe.samples,
     )

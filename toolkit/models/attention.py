@@ -70,3 +70,20 @@ def fuse_activations(*models: object) -> None:
             for name, child in parent.named_children():
                 if type(child) is NewGELUActivation:
                     setattr(parent, name, ACT2FN["gelu_pytorch_tanh"])
+
+
+@contextmanager
+def fused_activations(model: PreTrainedModel) -> Iterator[None]:
+    """As `fuse_activations`, meanwhile: the model is afterwards what it was."""
+    replaced = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is NewGELUActivation
+    ]
+    fuse_activations(model)
+    try:
+        yield
+    finally:
+        for parent, name, child in replaced:
+            setattr(parent, name, child)
