@@ -17,12 +17,14 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.models.attention import fused_activations
+from toolkit.models.attention import fast_activations
 from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
 from toolkit.recipe.errors import ToolkitError
 
 PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
 """Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
+
+BATCH_TOKENS, CPU_BATCH_TOKENS = 8192, 2048
 
 _NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -43,7 +45,7 @@ def score_documents(
     end_id: int | None,
     window: int,
     stride: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return each document's sum of -log p in nats, (documents,) float64; arguments as `score_tokens`."""
@@ -62,7 +64,7 @@ def score_tokens(
     end_id: int | None,
     window: int,
     stride: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
     """Return -log p in nats of each token of each document, in order, float32.
@@ -76,7 +78,8 @@ def score_tokens(
         window: tokens that the model sees at once, at most its n_positions.
         stride: tokens that the window moves on (default half of it): every token but the first window's has
             more than `window - stride` tokens before it. The last window ends with the document and is full.
-        batch_tokens: tokens of one forward pass, padding included; the sums differ by rounding only.
+        batch_tokens: tokens of one forward pass, padding included (default 8192, on a CPU 2048 for
+            its cache); the sums differ by rounding only.
         progress: called with the number of tokens scored so far, once a batch.
 
     Raises:
@@ -180,16 +183,19 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
 def _score_rows(
     model: PreTrainedModel,
     rows: Sequence[_Row],
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (row, log p of its targets) in any order. The model's mode is as before afterwards."""
     training, done = model.training, 0
+    if batch_tokens is None:
+        on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+        batch_tokens = CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS
     if model.config.model_type not in PLAIN_HEADS:  # logits of whole rows are made: a few rows at once
         batch_tokens = min(batch_tokens, BLOCK_LOGITS // _vocabulary(model))
     model.eval()
     try:
-        with fused_activations(model):
+        with fast_activations(model):
             for batch in _batches(rows, batch_tokens):
                 logprobs = _score_batch(model, [rows[index] for index in batch])
                 offset = 0

@@ -30,7 +30,6 @@ from toolkit.stats import Estimate, ratio_bootstrap
 
 DEFAULT_WINDOW = 2048
 """Of models that do not say how many positions they have."""
-BATCH_TOKENS = 8192
 Prefix = Literal["auto", "bos", "end", "none"]
 TRAVELS = (
     "window", "stride", "prefix", "prefix_token", "end_scored", "packed", "unscored_tokens", "dtype",
@@ -234,9 +233,7 @@ def _score_apart(
     model: PreTrainedModel, ids: list[np.ndarray], ends: _Ends, **reading: object
 ) -> list[np.ndarray]:
     """-log p of each token of each document, 0 for a first one without context; float64."""
-    found = score_tokens(
-        model, ids, prefix_id=ends.prefix, end_id=ends.end, batch_tokens=BATCH_TOKENS, **reading
-    )
+    found = score_tokens(model, ids, prefix_id=ends.prefix, end_id=ends.end, **reading)
     if ends.prefix is None:
         found = [
             np.append(0.0, nats) if len(document) or ends.end is not None else nats
