@@ -3,9 +3,10 @@
     python benchmarks/perplexity.py [--data FILE.txt] [--sizes demo gpt2] [--threads N] [--rounds N]
 
 Every arm scores the same documents in turn, several rounds; from loaded model and text to the sum of nats,
-tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with batches;
-"only the products" are the matrix products of the model alone, which no arm can do without. The weights are
-random: no time depends on them. With one thread times are the processor's, which other programs disturb less.
+tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with
+batches; "only the products" are the matrix products of the model alone, which no arm can do without. The
+weights are random: no time depends on them. With one thread times are the processor's, which other programs
+disturb less.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def arms_of(
 
 
 def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
-    """Multiply so many tokens, 2048 at once, with every matrix of the model, without attention: no sum of nats."""
+    """Multiply so many tokens, 2048 at once, with every matrix of the model; without attention."""
     matrices = [one.weight for one in model.modules() if isinstance(one, Conv1D)]
     matrices.append(model.get_output_embeddings().weight.T)
     factors = {len(one): torch.randn(2048, len(one)) for one in matrices}
