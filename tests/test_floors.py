@@ -15,11 +15,11 @@ MODULES = {
 STAGES = {"tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"}
 FLOORS = {
     0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"},
-    3: {"fit", "scoring", "sampling", "reward_quality", "reward_table"},
+    3: {"fit", "scoring", "byte_blocks", "sampling", "reward_quality", "reward_table"},
     4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check", "reproduce"},
-    6: {"verbs", "proofs", "cli", "__main__"},
+    6: {"verbs", "harness", "proofs", "cli", "__main__"},
 }  # fmt: skip
-LAZY = {"toolkit.recipe.mirror", "toolkit.verbs", "toolkit.proofs", "toolkit.execute",
+LAZY = {"toolkit.recipe.mirror", "toolkit.verbs", "toolkit.harness", "toolkit.proofs", "toolkit.execute",
         "toolkit.data.documents", "toolkit.models.vocabulary"}  # fmt: skip
 """They import inside of functions: what is heavy, and only when it is needed."""
 

@@ -32,13 +32,14 @@ def documents():
 
 @torch.no_grad()
 def naive(model, document, window, stride, *, prefix=True, end=True):
-    """One token at a time: the token at place i is scored by the window that first reaches it."""
+    """One token at a time, by the window that first reaches it; the last window ends with the document."""
     sequence = ([END] if prefix else []) + list(document) + ([END] if end else [])
     total = 0.0
     for place in range(1, len(sequence)):
         start = 0
         while start + window < place:
             start += stride
+        start = max(0, min(start, len(sequence) - 1 - window))
         context = torch.tensor([sequence[start:place]])
         total -= torch.log_softmax(model(context).logits[0, -1].double(), 0)[sequence[place]].item()
     return total

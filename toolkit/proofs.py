@@ -10,14 +10,14 @@ from pathlib import Path
 from toolkit.verbs import Parser
 
 
-def _whole(text: str, *, least: int) -> int:
+def whole(text: str, *, least: int) -> int:
     if not text.isdigit() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text!r}")
     return int(text)
 
 
-_positive = functools.partial(_whole, least=1)
-_count = functools.partial(_whole, least=0)
+_positive = functools.partial(whole, least=1)
+_count = functools.partial(whole, least=0)
 
 
 def _parser(verb: str, description: str, examples: str, run: str) -> Parser:

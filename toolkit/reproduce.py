@@ -23,10 +23,12 @@ from toolkit.runs import environment, files, launching, lock, manifest, twin
 SAME, DIFFERS, APART = "same", "differs", "not compared"
 
 TIMES = frozenset(
-    {"time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops", "threads", "device"}
-)
-"""Keys that are measured times, or follow from them, and two settings that the machine decides. Left out of
-JSON."""
+    {
+        "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
+        "threads", "device", "versions",
+    }
+)  # fmt: skip
+"""Keys that are measured times, or follow from them, and what the machine decides. Left out of JSON."""
 NOT_OUTPUTS = {
     manifest.RECIPE: "it went in",
     manifest.RESOLVED: "it went in",

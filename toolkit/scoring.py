@@ -8,20 +8,23 @@ lost, as it should be.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.models.shape import scored_at_once
+from toolkit.models.attention import fast_activations
+from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
 from toolkit.recipe.errors import ToolkitError
 
 PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
 """Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
 
+BATCH_TOKENS, CPU_BATCH_TOKENS = 8192, 2048
 
 _NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -42,7 +45,7 @@ def score_documents(
     end_id: int | None,
     window: int,
     stride: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return each document's sum of -log p in nats, (documents,) float64; arguments as `score_tokens`."""
@@ -61,7 +64,7 @@ def score_tokens(
     end_id: int | None,
     window: int,
     stride: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
     """Return -log p in nats of each token of each document, in order, float32.
@@ -74,15 +77,16 @@ def score_tokens(
         end_id: the end of a document, scored as its last token; None scores no end.
         window: tokens that the model sees at once, at most its n_positions.
         stride: tokens that the window moves on (default half of it): every token but the first window's has
-            at least `window - stride` tokens before it.
-        batch_tokens: tokens of one forward pass, padding included; the sums differ by rounding only.
+            more than `window - stride` tokens before it. The last window ends with the document and is full.
+        batch_tokens: tokens of one forward pass, padding included (default 8192, on a CPU 2048 for
+            its cache); the sums differ by rounding only.
         progress: called with the number of tokens scored so far, once a batch.
 
     Raises:
         ToolkitError: a window longer than the model, or a stride longer than the window.
     """
     stride = stride or max(1, window // 2)
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = positions(model)
     if limit is not None and window > limit:
         raise ToolkitError(f"a window of {window} tokens is longer than the model's {limit} positions",
                            fix=f"give a window of at most {limit}")  # fmt: skip
@@ -115,7 +119,7 @@ def answer_logprobs(
     Raises:
         ToolkitError: an empty prompt, or prompt and answer together longer than the model.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = positions(model)
     rows = []
     for index, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         if not len(prompt):
@@ -134,15 +138,33 @@ def answer_logprobs(
     return results
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """Tokens that a model sees at once, None where its configuration names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that a text begins after, None where the tokenizer has none.
+
+    End-of-text where the model's configuration says that documents begin with it (GPT-2, and what is
+    pretrained here); else the tokenizer's beginning-of-text, else end-of-text.
+    """
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    said = getattr(model.config.get_text_config(), "bos_token_id", None)
+    return end if begin is None or (end is not None and said == end) else begin
+
+
 def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
-    """Cut a sequence into rows of at most `window` inputs; their targets are sequence[1:], once each."""
+    """Cut a sequence into rows of at most `window` inputs; their targets are sequence[1:], once each.
+
+    The last row is moved back until it is full: its tokens see as much as a window holds.
+    """
+    last = len(sequence) - 1
     scored = 1  # the first target: position 0 is context
-    start = 0
-    while scored < len(sequence):
-        end = min(start + window, len(sequence) - 1)
-        yield _Row(sequence[start:end], sequence[scored : end + 1])
+    while scored <= last:
+        end = min(window if scored == 1 else scored - 1 + stride, last)
+        yield _Row(sequence[max(0, end - window) : end], sequence[scored : end + 1])
         scored = end + 1
-        start += stride
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
@@ -161,26 +183,35 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
 def _score_rows(
     model: PreTrainedModel,
     rows: Sequence[_Row],
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (row, log p of its targets) in any order. The model's mode is as before afterwards."""
-    training = model.training
+    training, done = model.training, 0
+    if batch_tokens is None:
+        on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+        batch_tokens = CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS
+    if model.config.model_type not in PLAIN_HEADS:  # logits of whole rows are made: a few rows at once
+        batch_tokens = min(batch_tokens, BLOCK_LOGITS // _vocabulary(model))
     model.eval()
-    done = 0
     try:
-        for batch in _batches(rows, batch_tokens):
-            logprobs = _score_batch(model, [rows[index] for index in batch])
-            offset = 0
-            for index in batch:
-                count = len(rows[index].targets)
-                yield index, logprobs[offset : offset + count]
-                offset += count
-            done += offset
-            if progress:
-                progress(done)
+        with fast_activations(model):
+            for batch in _batches(rows, batch_tokens):
+                logprobs = _score_batch(model, [rows[index] for index in batch])
+                offset = 0
+                for index in batch:
+                    count = len(rows[index].targets)
+                    yield index, logprobs[offset : offset + count]
+                    offset += count
+                done += offset
+                if progress:
+                    progress(done)
     finally:
         model.train(training)
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return model.get_output_embeddings().weight.shape[0]
 
 
 def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
@@ -189,27 +220,39 @@ def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
     # any id will do to the right of the text; transformers warns where it is the padding id
     filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
     inputs = np.full((len(batch), length), filler, dtype=np.int64)
-    positions = []
+    places = []
     for place, row in enumerate(batch):
         inputs[place, : len(row.inputs)] = row.inputs
         end = place * length + len(row.inputs)
-        positions.append(np.arange(end - len(row.targets), end))
+        places.append(np.arange(end - len(row.targets), end))
     device = model.get_input_embeddings().weight.device
     input_ids = torch.from_numpy(inputs).to(device)  # (rows, length)
-    index = torch.from_numpy(np.concatenate(positions)).to(device)  # (scored,)
+    index = torch.from_numpy(np.concatenate(places)).to(device)  # (scored,)
     targets = torch.from_numpy(np.concatenate([row.targets for row in batch])).to(device)  # (scored,)
     if model.config.model_type in PLAIN_HEADS:
         hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         values, head = hidden.flatten(0, 1)[index], model.get_output_embeddings()
     else:
-        logits = model(input_ids=input_ids, use_cache=False).logits
-        values, head = logits.flatten(0, 1)[index], torch.nn.Identity()
-    block = scored_at_once(model.get_output_embeddings().weight.shape[0], on_cpu=device.type == "cpu")
+        values, head = _whole_logits(model, input_ids, index), torch.nn.Identity()
+    block = scored_at_once(_vocabulary(model), on_cpu=device.type == "cpu")
     parts = [
         _target_logprobs(head(values[at : at + block]), targets[at : at + block])
         for at in range(0, len(targets), block)
     ]
     return torch.cat(parts).cpu().numpy()
+
+
+def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Logits of the flat positions `index` by the model's own head, whatever it does: (scored, vocabulary).
+
+    Columns before the first position that is asked for are left out where the model can do so.
+    """
+    first = int((index % input_ids.shape[1]).min())
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)[index]
+    length = input_ids.shape[1] - first
+    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=length).logits
+    return logits[index // input_ids.shape[1], index % input_ids.shape[1] - first]
 
 
 def _target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

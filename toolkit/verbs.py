@@ -192,13 +192,18 @@ def _plan(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
+    from toolkit import harness
+
+    if any(argument.partition("=")[0] == "--tasks" for argument in arguments):
+        return harness.evaluate_tasks(arguments)
     parser = Parser(
         "evaluate",
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
         "answers against it, and reward models on preferences, each number with its interval.",
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
         "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
-        "toolkit evaluate runs/tiny/reward --data storyworld",
+        "toolkit evaluate runs/tiny/reward --data storyworld\n"
+        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument(
@@ -218,6 +223,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
         help="tokens a model sees at once; default all of its positions",
     )
     parser.add_argument("--stride", type=_positive, metavar="N", help="tokens the window moves; default half")
+    harness.add_scoring(parser)
     parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
     parser.add_argument(
         "--judge",

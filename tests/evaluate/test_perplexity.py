@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from toolkit import byte_blocks
 from toolkit.data import storyworld
 from toolkit.data.tokens import TokenWriter
 from toolkit.evaluate import perplexity
-from toolkit.evaluate.perplexity import HeldOutText
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.recipe.errors import DataError, ToolkitError
 from toolkit.recipe.schema import DataSource, HeldOut
 from toolkit.scoring import score_documents
@@ -28,7 +29,8 @@ TEXTS = [
 
 
 def numbers(model, tokenizer, text, **settings):
-    return perplexity.summarize(perplexity.measure(model, tokenizer, text, **settings), text, seed=0)
+    measured = perplexity.measure(model, tokenizer, text, settings=ScoringSettings(**settings))
+    return perplexity.summarize(measured, text, seed=0)
 
 
 @torch.no_grad()
@@ -74,13 +76,16 @@ def test_tokenizers_share_the_denominator_and_a_uniform_model_is_known(model, to
 
 def test_few_documents_are_scored_token_by_token_in_the_same_windows(model, tokenizer, stories):
     text = HeldOutText("one", texts=[" ".join(stories)])
-    measured = perplexity.measure(model, tokenizer, text, window=64, stride=24)
+    settings = ScoringSettings(window=64, stride=24)
+    measured = perplexity.measure(model, tokenizer, text, settings=settings)
     end = tokenizer.eos_token_id
     whole = score_documents(model, text.ids(tokenizer), prefix_id=end, end_id=end, window=64, stride=24)
     assert measured["nats"] == pytest.approx(whole.tolist(), rel=1e-5)
     result = perplexity.summarize(measured, text, seed=0)
     assert result["bits_per_byte"] == pytest.approx(whole[0] / math.log(2) / len(text.texts[0].encode()))
-    assert result["interval_over"] == f"blocks of {min(64, measured['tokens'][0] // 20)} tokens"
+    size = len(text.texts[0].encode())
+    block, tile = min(64 * size // measured["tokens"][0], size // 20), size // 160
+    assert result["interval_over"] == f"blocks of {round(block / tile) * tile} bytes"
     assert result["interval_units"] >= 20
     low, high = result["bits_per_byte_interval"]
     assert low < result["bits_per_byte"] < high
@@ -91,9 +96,9 @@ def test_few_documents_are_scored_token_by_token_in_the_same_windows(model, toke
 def test_bytes_of_tokens_are_exact_for_bytelevel(tokenizer):
     text = "きつね and the fox"
     ids = tokenizer(text)["input_ids"]
-    sizes = perplexity.token_bytes(tokenizer, ids, len(text.encode()), end=True)
-    assert sizes[-1] == 0 and sizes.sum() == len(text.encode())
-    assert sizes[:-1].tolist() == [len(tokenizer.convert_ids_to_tokens(i)) for i in ids]
+    sizes = byte_blocks.token_bytes(tokenizer, ids, len(text.encode()))
+    assert sizes.sum() == len(text.encode())
+    assert sizes.tolist() == [len(tokenizer.convert_ids_to_tokens(i)) for i in ids]
 
 
 def corpus(folder, tokenizer, texts, logprobs=None):

@@ -246,5 +246,5 @@ def test_one_long_held_out_text_has_an_interval_over_blocks(pretrain, tmp_path, 
     tiny_tokenizer.save_pretrained(tmp_path / "long" / "tokenizer")
     numbers = json.loads((pretrain("long", tokens=tmp_path / "long") / "evaluation.json").read_text())
     low, high = numbers["bits_per_byte_interval"]
-    assert low < numbers["bits_per_byte"] < high and numbers["interval_over"] == "blocks of 32 tokens"
+    assert low < numbers["bits_per_byte"] < high and numbers["interval_over"] == "blocks of 30 bytes"
     assert "is read 2.7 times" in capsys.readouterr().err

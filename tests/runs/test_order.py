@@ -49,6 +49,7 @@ def test_every_reference_of_the_schema_is_known():
         "architecture",
         "activation",
         "precision",
+        "prefix",
         "device",
         "schedule",
         "prompts",

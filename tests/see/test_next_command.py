@@ -30,8 +30,8 @@ def test_json_agrees_with_the_model(folder, opened, capsys):
     ids = [opened.tokenizer.eos_token_id, *opened.tokenizer("the fox")["input_ids"]]
     logits = opened.model(torch.tensor([ids])).logits[0, -1].detach().double()
     allowed = [i for i in range(len(opened.tokenizer)) if i != opened.tokenizer.pad_token_id]
-    expected = torch.softmax(logits[allowed], 0)
-    top = expected.topk(5)
+    expected = torch.softmax(logits, 0)  # as in scoring: rows without a token and the padding count
+    top = expected[allowed].topk(5)
     assert [one["id"] for one in result["candidates"]] == [allowed[i] for i in top.indices.tolist()]
     np.testing.assert_allclose([one["probability"] for one in result["candidates"]], top.values, rtol=1e-4)
     assert result["entropy_bits"] == pytest.approx(-(expected * expected.log2()).sum().item(), rel=1e-4)
@@ -73,6 +73,17 @@ def test_choose_by_hand():
         for _ in range(2000)
     ]
     assert np.mean(draws) == pytest.approx(0.64 / 0.68, abs=0.02)  # squared, and scaled to sum to one
+
+
+def test_padding_has_a_probability_but_is_never_chosen():
+    allowed = np.array([True, False, True])
+    for temperature in (0, 1):
+        result = next_token.choose(
+            np.array([0.3, 0.6, 0.1]), top=3, temperature=temperature,
+            generator=np.random.default_rng(0), allowed=allowed,
+        )  # fmt: skip
+        assert result.tokens == [0, 2] and result.probabilities == [0.3, 0.1] and result.chosen in (0, 2)
+        assert result.rest == pytest.approx(0.6)
 
 
 def test_a_certain_model_has_no_entropy():

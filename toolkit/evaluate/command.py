@@ -16,8 +16,8 @@ from toolkit.data.documents import Part
 from toolkit.evaluate import judges, perplexity, reward_models
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
-from toolkit.evaluate.perplexity import HeldOutText
-from toolkit.evaluate.session import Session, names_of
+from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
+from toolkit.evaluate.session import DTYPES, Session, names_of
 from toolkit.evaluate.stage import known_accuracy
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.load import Reference
@@ -46,6 +46,10 @@ class Options:
     best_of: str | None = None
     window: int | None = None
     stride: int | None = None
+    prefix: Prefix = "auto"
+    score_end: bool = True
+    packed: bool = False
+    precision: str = "fp32"
     max_new_tokens: int = 96
     temperature: float = 1.0
     top_k: int = 0
@@ -85,8 +89,10 @@ def evaluate_command(models: list[str], **given: object) -> int:
         seed=options.seed,
         baseline=baseline,
         text=text,
-        window=options.window,
-        stride=options.stride,
+        scoring=ScoringSettings(
+            options.window, options.stride, options.prefix, options.score_end, options.packed
+        ),
+        dtype=DTYPES[options.precision],
         contest=contest,
         best_of=open_best_of(options, device) if contest and options.best_of else None,
     )

@@ -1,35 +1,41 @@
 """Perplexity and bits per byte of any causal language model, each token scored exactly once.
 
 Bits per byte compares models with different tokenizers: the denominator is the UTF-8 of the original text,
-which no tokenizer can change. End-of-text is scored (it costs bits and has no bytes): a model has to know
-where a document stops. The first token of a document is predicted from the token that begins a text.
+which no tokenizer can change. By default end-of-text is scored (it costs bits and has no bytes): a
+model has to know where a document stops. The first token is predicted from the token that begins a text.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit import byte_blocks
 from toolkit.data import chat, documents
 from toolkit.data.tokens import TokenShards
 from toolkit.models.load import load_tokenizer
 from toolkit.recipe.errors import DataError, ToolkitError
 from toolkit.recipe.schema import Data
-from toolkit.scoring import answer_logprobs, score_documents
-from toolkit.stats import Estimate, block_ratio, ratio_bootstrap
+from toolkit.runs.files import sha256
+from toolkit.scoring import positions, score_tokens, start_id
+from toolkit.stats import Estimate, ratio_bootstrap
 
-FEW_DOCUMENTS = 10
-"""Below so many the interval is over blocks of their tokens: to resample 3 documents says nothing."""
-FEWEST_BLOCKS = 20
 DEFAULT_WINDOW = 2048
 """Of models that do not say how many positions they have."""
-BATCH_TOKENS = 8192
+Prefix = Literal["auto", "bos", "end", "none"]
+TRAVELS = (
+    "window", "stride", "prefix", "prefix_token", "end_scored", "packed", "unscored_tokens", "dtype",
+    "tokenizer_digest",
+)  # fmt: skip
+"""What was measured how, beside each number."""
 
 
 @dataclass(frozen=True)
@@ -118,98 +124,142 @@ def from_data(data: Data, *, part: documents.Part, seed: int) -> HeldOutText:
     return HeldOutText(name, texts=[document.text for document in found], floor=floor)
 
 
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How documents are put before a model.
+
+    Attributes:
+        window: tokens the model sees at once (default its n_positions).
+        stride: tokens the window moves on (default half a window).
+        prefix: what stands before the first token of a document: `bos`, `end` (end-of-text), or `none`,
+            whose first tokens have no context and are not scored; `auto` as `scoring.start_id`.
+        score_end: end-of-text is scored as the last token of a document.
+        packed: the documents are one text, with end-of-text between them, which a model reads in windows;
+            else each stands alone.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    prefix: Prefix = "auto"
+    score_end: bool = True
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Ids of the tokens before and after a document; `end` is None where it is not scored."""
+
+    prefix: int | None
+    end: int | None
+
+
 def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: HeldOutText,
     *,
-    window: int | None = None,
-    stride: int | None = None,
+    settings: ScoringSettings = ScoringSettings(),  # noqa: B008 (frozen)
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, object]:
     """Score every document; returns what `summarize` needs: nats and tokens per document, and of blocks.
 
     Args:
-        window: tokens the model sees at once (default its n_positions).
-        stride: tokens the window moves on (default half a window).
-        progress: called with the number of documents' tokens that are done.
+        progress: called with the number of tokens that are done.
+
+    Raises:
+        ToolkitError: a prefix or an end that the tokenizer does not have, a window that does not fit.
     """
     ids = text.ids(tokenizer)
-    limit = getattr(model.config, "max_position_embeddings", None)
-    window = window or limit or DEFAULT_WINDOW
-    stride = stride or max(1, window // 2)
-    end_id = tokenizer.eos_token_id
-    prefix_id = end_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    result: dict[str, object] = {"window": window, "stride": stride}
-    # without a token that begins a text, the first one of a document has no context and is not scored
-    result["tokens"] = [len(document) + (end_id is not None) - (prefix_id is None) for document in ids]
-    settings = {"prefix_id": prefix_id, "end_id": end_id, "window": window, "stride": stride}
-    if len(ids) >= FEW_DOCUMENTS:
-        nats = score_documents(model, ids, batch_tokens=BATCH_TOKENS, progress=progress, **settings)
-        return {**result, "nats": nats.tolist(), "blocks": None}
-    per_token, sizes, done = [], [], 0
-    for document, size in zip(ids, text.bytes, strict=True):
-        shown = (lambda count, before=done: progress(before + count)) if progress else None
-        per_token.append(token_nats(model, document, progress=shown, **settings))
-        sizes.append(
-            token_bytes(tokenizer, document, float(size), end=end_id is not None)[prefix_id is None :]
+    window = settings.window or positions(model) or DEFAULT_WINDOW
+    ends = _ends(settings, model, tokenizer)
+    reading = {"window": window, "stride": settings.stride or max(1, window // 2)}
+    if settings.packed:
+        nats = _score_packed(model, ids, ends, separator=tokenizer.eos_token_id, progress=progress, **reading)
+    else:
+        nats = _score_apart(model, ids, ends, progress=progress, **reading)
+    scored = [np.ones(len(one)) for one in nats]
+    if ends.prefix is None:
+        for one in scored[: 1 if settings.packed else None]:
+            one[:1] = 0
+    blocks = None
+    if len(ids) < byte_blocks.FEW_DOCUMENTS:
+        sizes = [
+            np.append(byte_blocks.token_bytes(tokenizer, document, float(size)), 0.0)[: len(one)]
+            for document, size, one in zip(ids, text.bytes, nats, strict=True)
+        ]
+        blocks = byte_blocks.tiles(*map(np.concatenate, (nats, sizes, scored)), window=window)
+    return {
+        **reading,
+        **_as_json(ends, tokenizer),
+        "packed": settings.packed,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "nats": [float(one.sum()) for one in nats],
+        "tokens": [int(one.sum()) for one in scored],
+        "unscored_tokens": int(sum((one == 0).sum() for one in scored)),
+        "blocks": blocks,
+    }
+
+
+def _ends(settings: ScoringSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Ends:
+    end = tokenizer.eos_token_id
+    known = {"auto": start_id(model, tokenizer), "bos": tokenizer.bos_token_id, "end": end, "none": None}
+    prefix = known[settings.prefix]
+    if prefix is None and settings.prefix in ("bos", "end"):
+        raise ToolkitError(
+            f"the tokenizer has no {'beginning' if settings.prefix == 'bos' else 'end'}-of-text",
+            where=f"prefix: {settings.prefix}",
+            fix="take none: then the first token of each document is context and is not scored",
         )
-        done += len(per_token[-1])
-    result["blocks"] = _blocks(np.concatenate(per_token), np.concatenate(sizes), window)
-    return {**result, "nats": [float(nats.sum()) for nats in per_token]}
+    if end is None and settings.packed:
+        raise ToolkitError(
+            "the tokenizer has no end-of-text to stand between documents",
+            where="packed",
+            fix="score the documents one by one",
+        )
+    return _Ends(prefix, end if settings.score_end else None)
 
 
-def token_nats(
-    model: PreTrainedModel,
-    document: np.ndarray,
-    *,
-    prefix_id: int | None,
-    end_id: int | None,
-    window: int,
-    stride: int,
-    progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """-log p of each token of one document, in order: the same windows as scoring.score_documents."""
-    before, after = ([] if one is None else [one] for one in (prefix_id, end_id))
-    sequence = np.concatenate([before, document, after]).astype(np.int64)
-    contexts, targets, scored, start = [], [], 1, 0
-    while scored < len(sequence):
-        end = min(start + window, len(sequence) - 1)
-        contexts.append(sequence[start:scored])
-        targets.append(sequence[scored : end + 1])
-        scored, start = end + 1, start + stride
-    found: list[np.ndarray] = []
-    at_once = max(1, BATCH_TOKENS // window)
-    for place in range(0, len(contexts), at_once):
-        chosen = slice(place, place + at_once)
-        found += answer_logprobs(model, contexts[chosen], targets[chosen], batch_examples=at_once)
-        if progress:
-            progress(sum(len(part) for part in found))
-    return -np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+def _as_json(ends: _Ends, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
+    """The policy as it took effect: which token stands before a document, and whether its end is scored."""
+    scored = {"end_scored": ends.end is not None}
+    if ends.prefix is None:
+        return {"prefix": "none", "prefix_token": None, **scored}
+    name = "end" if ends.prefix == tokenizer.eos_token_id else "bos"
+    return {"prefix": name, "prefix_token": tokenizer.convert_ids_to_tokens(ends.prefix), **scored}
 
 
-def token_bytes(
-    tokenizer: PreTrainedTokenizerBase, document: Sequence[int], total: float, *, end: bool
-) -> np.ndarray:
-    """How the bytes of a document lie over its tokens, in proportion to the lengths of their pieces.
+def _score_apart(
+    model: PreTrainedModel, ids: list[np.ndarray], ends: _Ends, **reading: object
+) -> list[np.ndarray]:
+    """-log p of each token of each document, 0 for a first one without context; float64."""
+    found = score_tokens(model, ids, prefix_id=ends.prefix, end_id=ends.end, **reading)
+    if ends.prefix is None:
+        found = [
+            np.append(0.0, nats) if len(document) or ends.end is not None else nats
+            for document, nats in zip(ids, found, strict=True)
+        ]
+    return [nats.astype(np.float64) for nats in found]
 
-    Exact for byte-level tokenizers, whose pieces have one character a byte.
-    """
-    unique, places = np.unique(np.asarray(document, dtype=np.int64), return_inverse=True)
-    pieces = tokenizer.convert_ids_to_tokens(unique.tolist())
-    sizes = np.array([len(piece) for piece in pieces], dtype=np.float64)[places]
-    sizes = sizes * (total / sizes.sum()) if sizes.sum() else sizes
-    return np.append(sizes, 0.0) if end else sizes
+
+def _score_packed(
+    model: PreTrainedModel, ids: list[np.ndarray], ends: _Ends, *, separator: int, **reading: object
+) -> list[np.ndarray]:
+    """As `_score_apart`, of all documents as one text."""
+    joined = np.concatenate([np.append(document, separator) for document in ids])
+    (nats,) = _score_apart(model, [joined], _Ends(ends.prefix, None), **reading)
+    cuts = np.cumsum([len(document) + 1 for document in ids])[:-1]
+    return [part if ends.end is not None else part[:-1] for part in np.split(nats, cuts)]
 
 
-def _blocks(nats: np.ndarray, sizes: np.ndarray, window: int) -> dict[str, object]:
-    """Sums over tiles of tokens, of which the bootstrap draws runs as long as a window."""
-    block = max(1, min(window, len(nats) // FEWEST_BLOCKS))
-    tile = max(1, block // 8)  # blocks begin at every eighth of their length
-    starts = np.arange(0, len(nats), tile)
-    sums = {"nats": nats, "bytes": sizes, "tokens": np.ones(len(nats))}
-    tiles = {name: np.add.reduceat(values, starts).tolist() for name, values in sums.items()}
-    return {**tiles, "tiles": max(1, block // tile), "block_tokens": block}
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of all that decides which ids a text gets; padding and truncation do not count."""
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content |= {"padding": None, "truncation": None}
+    else:
+        content = tokenizer.get_vocab()
+    return sha256(json.dumps(content, sort_keys=True))
 
 
 def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> dict[str, object]:
@@ -241,9 +291,8 @@ def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> d
         "bytes": int(total),
         "words": words,
         "characters": characters,
-        "window": measured["window"],
-        "stride": measured["stride"],
-        "interval_over": f"blocks of {blocks['block_tokens']} tokens" if blocks else "documents",
+        **{key: measured[key] for key in TRAVELS},
+        "interval_over": byte_blocks.over(blocks) if blocks else "documents",
         "interval_units": bits.n,
         "level": bits.level,
         "bootstrap_samples": bits.samples,
@@ -253,12 +302,10 @@ def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> d
 
 def _bits_per(unit: str, measured: dict[str, object], text: HeldOutText, seed: int) -> Estimate:
     """Bits per `bytes` or `tokens`."""
-    blocks = measured["blocks"]
-    if blocks is None:
-        units = text.bytes if unit == "bytes" else measured["tokens"]
-        return ratio_bootstrap(np.asarray(measured["nats"]) / math.log(2), units, seed=seed)
-    bits = np.asarray(blocks["nats"]) / math.log(2)
-    return block_ratio(bits, blocks[unit], block=blocks["tiles"], seed=seed)
+    if measured["blocks"] is not None:
+        return byte_blocks.bits_per(unit, measured["blocks"], seed=seed)
+    units = text.bytes if unit == "bytes" else measured["tokens"]
+    return ratio_bootstrap(np.asarray(measured["nats"]) / math.log(2), units, seed=seed)
 
 
 def _power(bits: float) -> float:
@@ -268,9 +315,9 @@ def _power(bits: float) -> float:
 
 def difference(
     measured: dict[str, object], other: dict[str, object], text: HeldOutText, *, seed: int
-) -> Estimate | None:
-    """Bits per byte less those of another model, paired by document; None where there are few documents."""
-    if measured["blocks"] is not None or other["blocks"] is not None:
-        return None
+) -> Estimate:
+    """Bits per byte less those of another model, paired by document; of few documents by the same bytes."""
+    if measured["blocks"] is not None:
+        return byte_blocks.difference(measured["blocks"], other["blocks"], seed=seed)
     nats = np.asarray(measured["nats"]) - np.asarray(other["nats"])
     return ratio_bootstrap(nats / math.log(2), text.bytes, seed=seed)

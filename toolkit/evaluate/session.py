@@ -14,14 +14,17 @@ from toolkit.data import chat
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
-from toolkit.evaluate.perplexity import HeldOutText
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.models.load import Reference, load_causal_lm
 from toolkit.recipe.errors import UsageError
+from toolkit.runs import facts
 from toolkit.runs.progress import Progress
 from toolkit.runs.streams import derive
 
 Measured = dict[str, object]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What a recipe and the command line call the precision of the weights."""
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Session:
     Attributes:
         references: where each model lies, by the name that it is reported under.
         baseline: the name of the model that the others are compared with, None without comparison.
-        text: what perplexity is measured on, None for no perplexity; `window` and `stride` as in scoring.
+        text: what perplexity is measured on, None for no perplexity; `scoring` says how.
+        dtype: of the weights that all of this is computed with.
         contest: prompts of the win rate, None for no win rate.
         best_of: numbers of the baseline's answers of which the best competes, too.
         samples: prompts whose answers are shown.
@@ -42,8 +46,8 @@ class Session:
     seed: int
     baseline: str | None = None
     text: HeldOutText | None = None
-    window: int | None = None
-    stride: int | None = None
+    scoring: ScoringSettings = ScoringSettings()
+    dtype: torch.dtype = torch.float32
     contest: Contest | None = None
     best_of: BestOf | None = None
     samples: list[str] = field(default_factory=list)
@@ -54,7 +58,7 @@ class Session:
 
     def _load(self, name: str) -> LoadedModel:
         disable_progress_bar()  # of the weights: it would stand between the bars of the measurements
-        return load_causal_lm(self.references[name], device=self.device)
+        return load_causal_lm(self.references[name], device=self.device, dtype=self.dtype)
 
     def measure(self, name: str) -> Measured:
         """Score, answer and sample with one model; plain numbers and lists, as they go into a JSON file."""
@@ -64,7 +68,7 @@ class Session:
             total = sum(len(ids) + 1 for ids in self.text.ids(loaded[1]))
             with Progress(f"{name}: perplexity", total, "token") as progress:
                 measured["perplexity"] = perplexity.measure(
-                    *loaded, self.text, window=self.window, stride=self.stride, progress=progress.update
+                    *loaded, self.text, settings=self.scoring, progress=progress.update
                 )
         if self.contest is not None:
             with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
@@ -125,12 +129,13 @@ class Session:
                 models.setdefault(name, {}).update(found)
         for name, one in measured.items():
             models[name] |= {"samples": one["samples"]} if self.samples else {}
-        return {"models": models, "judge": about, "baseline": self.baseline, "seed": self.seed}
+        about_all = {"baseline": self.baseline, "seed": self.seed, "versions": facts.versions()}
+        return {"models": models, "judge": about, **about_all}
 
     def _compare_perplexity(
         self, models: dict[str, dict[str, object]], measured: Mapping[str, Measured]
     ) -> None:
-        """Bits per byte less the baseline's, paired by document: much narrower than the two intervals."""
+        """Bits per byte less the baseline's, paired by document or block: narrower than two intervals."""
         if self.baseline is None:
             return
         base = measured[self.baseline]["perplexity"]
@@ -138,8 +143,7 @@ class Session:
             if name == self.baseline:
                 continue
             found = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
-            if found is not None:
-                row |= found.as_json("bits_per_byte_difference")
+            row |= found.as_json("bits_per_byte_difference")
 
 
 def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:

@@ -9,8 +9,8 @@ from toolkit.data import documents, files, sources
 from toolkit.evaluate import judges, perplexity
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import Judge
-from toolkit.evaluate.perplexity import HeldOutText
-from toolkit.evaluate.session import Measured, Session, answers_of, names_of
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
+from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of, names_of
 from toolkit.evaluate.win_rate import Contest
 from toolkit.recipe.errors import RunError
 from toolkit.recipe.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
@@ -63,8 +63,8 @@ def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
         seed=recipe.seed,
         baseline=baseline,
         text=open_text(settings, run, recipe.seed) if settings else None,
-        window=settings.window if settings else None,
-        stride=settings.stride if settings else None,
+        scoring=ScoringSettings(**(settings.model_dump(exclude={"tokens", "data"}) if settings else {})),
+        dtype=DTYPES[recipe.precision],
         contest=open_contest(recipe) if contest else None,
         best_of=open_best_of(contest.best_of, run) if contest and contest.best_of else None,
         samples=recipe.samples,

@@ -12,13 +12,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit import byte_blocks
 from toolkit.data.tokens import TokenShards
 from toolkit.recipe.errors import DataError
 from toolkit.scoring import score_documents, score_tokens
-from toolkit.stats import Estimate, block_ratio, ratio_bootstrap
-
-FEW_DOCUMENTS = 10
-"""Below so many documents the interval is over blocks of tokens: resampling 3 documents says nothing."""
+from toolkit.stats import Estimate, ratio_bootstrap
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,8 @@ class HeldOut:
             whole, total = self.shards.document(index), float(self.shards.document_bytes[index])
             part = whole[:tokens]
             cut = len(part) < len(whole)
-            sizes.append(float(token_bytes(self.tokenizer, whole, total)[:tokens].sum()) if cut else total)
+            known = byte_blocks.token_bytes(self.tokenizer, whole, total) if cut else None
+            sizes.append(total if known is None else float(known[:tokens].sum()))
             parts.append(part if cut else np.append(part, self.shards.end_id))
             tokens -= len(part)
             if tokens <= 0:
@@ -89,20 +88,20 @@ class HeldOut:
         """
         documents = [self.shards.document(index) for index in range(self.shards.documents)]
         end_id = self.shards.end_id
-        if len(documents) >= FEW_DOCUMENTS:
+        if len(documents) >= byte_blocks.FEW_DOCUMENTS:
             nats = self._score(model, [np.append(one, end_id) for one in documents], bf16=False)
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
         # few documents are not worth sharing among processes
         scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
         sizes = [
-            token_bytes(self.tokenizer, document, float(total))
+            np.append(byte_blocks.token_bytes(self.tokenizer, document, float(total)), 0.0)
             for document, total in zip(documents, self.shards.document_bytes, strict=True)
         ]
-        tokens = np.concatenate(scored).astype(np.float64) / math.log(2)
-        estimate = block_ratio(tokens, np.concatenate(sizes), block=self.window, seed=seed)
+        tokens = np.concatenate(scored).astype(np.float64)
+        laid = byte_blocks.tiles(tokens, np.concatenate(sizes), np.ones(len(tokens)), window=self.window)
         nats = np.array([one.sum(dtype=np.float64) for one in scored])
-        return nats, estimate, f"blocks of {self.window} tokens"
+        return nats, byte_blocks.bits_per("bytes", laid, seed=seed), byte_blocks.over(laid)
 
     def numbers(self, nats: np.ndarray) -> dict[str, Any]:
         """Return what the measurement was made on, and the perplexity per token (ends included)."""
@@ -112,14 +111,3 @@ class HeldOut:
             "held_out_documents": len(nats), "held_out_tokens": tokens, "held_out_bytes": self.shards.bytes,
             "window": self.window, "stride": max(1, self.window // 2),
         }  # fmt: skip
-
-
-def token_bytes(tokenizer: PreTrainedTokenizerBase, document: np.ndarray, total: float) -> np.ndarray:
-    """Return the bytes of each token of a document and of its end (0), (tokens + 1,).
-
-    A byte-level tokenizer's pieces have one character a byte; of others the lengths are in proportion.
-    """
-    unique, places = np.unique(document, return_inverse=True)
-    pieces = tokenizer.convert_ids_to_tokens(unique.tolist())
-    sizes = np.array([len(piece) for piece in pieces], dtype=np.float64)[places]
-    return np.append(sizes * (total / max(1.0, sizes.sum())), 0.0)

@@ -258,6 +258,14 @@ class PerplexitySettings(Settings):
     """Tokens a model sees at once; default its n_positions."""
     stride: Count | None = None
     """Tokens the window moves on; default half a window."""
+    prefix: Literal["auto", "bos", "end", "none"] = "auto"
+    """What stands before a document: the tokenizer's beginning-of-text, end-of-text, or nothing (then the
+    first token is not scored). `auto`: end-of-text where the model's configuration says that documents begin
+    with it, else beginning-of-text, else end-of-text."""
+    score_end: bool = True
+    """Score end-of-text as the last token of a document; it has no bytes."""
+    packed: bool = False
+    """Read all documents as one text with end-of-text between them, not each alone."""
 
     @model_validator(mode="after")
     def one_source(self) -> PerplexitySettings:
@@ -305,6 +313,8 @@ class EvaluateRecipe(StageRecipe):
     win_rate: WinRateSettings | None = None
     samples: list[str] = []
     """Prompts that every model answers, shown in the summary."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the models' weights; log-probabilities are fp32 always."""
 
     @model_validator(mode="after")
     def something_to_measure(self) -> EvaluateRecipe:

@@ -93,38 +93,54 @@ def follow(
 ) -> list[Prediction]:
     """Predict, choose, append, and predict again; stops after end-of-text or a full context window."""
     generator, ids, predictions = np.random.default_rng(derive(seed, "next")), list(ids), []
+    choice = {"top": top, "temperature": temperature, "generator": generator, "allowed": allowed(opened)}
     for _ in range(steps):
         if opened.positions is not None and len(ids) > opened.positions:
             ids = ids[-opened.positions :]
         probabilities = distribution(opened, ids)
-        predictions.append(choose(probabilities, top=top, temperature=temperature, generator=generator))
+        predictions.append(choose(probabilities, **choice))
         ids.append(predictions[-1].chosen)
         if ids[-1] == opened.end_id:
             break
     return predictions
 
 
+def allowed(opened: OpenModel) -> np.ndarray:
+    """Which tokens can be sampled, (vocabulary,) bool: not the padding."""
+    bias = forbidden_bias(opened.model, pad_id=opened.tokenizer.pad_token_id, end_id=opened.end_id)
+    return (bias == 0).cpu().numpy()
+
+
 @torch.no_grad()
 def distribution(opened: OpenModel, ids: list[int]) -> np.ndarray:
-    """Probabilities of the next token, (vocabulary,) float64; as in sampling, padding has none."""
+    """Probabilities of the next token, (vocabulary,) float64, as in scoring: what padding takes is lost."""
     model = opened.model
-    bias = forbidden_bias(model, pad_id=opened.tokenizer.pad_token_id, end_id=opened.end_id)
     logits = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
-    return torch.softmax((logits.float() + bias).double().cpu(), dim=0).numpy()
+    return torch.softmax(logits.float().double().cpu(), dim=0).numpy()
 
 
 def choose(
-    probabilities: np.ndarray, *, top: int, temperature: float, generator: np.random.Generator
+    probabilities: np.ndarray,
+    *,
+    top: int,
+    temperature: float,
+    generator: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> Prediction:
-    """Sum up a distribution and choose one token of it."""
-    order = np.argsort(-probabilities, kind="stable")
-    listed = order[:top][probabilities[order[:top]] > 0]  # what can never come is no candidate
+    """Sum up a distribution and choose one token of it.
+
+    Args:
+        allowed: tokens that may be listed and chosen, (vocabulary,) bool; None allows all.
+    """
+    possible = probabilities if allowed is None else np.where(allowed, probabilities, 0.0)
+    order = np.argsort(-possible, kind="stable")
+    listed = order[:top][possible[order[:top]] > 0]  # what can never come is no candidate
     positive = probabilities[probabilities > 0]
     if temperature == 0:
         chosen = int(order[0])
     else:
-        logits = np.log(np.maximum(probabilities, 1e-300)) / temperature
-        weights = np.exp(logits - logits.max())
+        logits = np.log(np.maximum(possible, 1e-300)) / temperature
+        weights = np.where(possible > 0, np.exp(logits - logits.max()), 0.0)
         chosen = int(generator.choice(len(weights), p=weights / weights.sum()))
     return Prediction(
         tokens=listed.tolist(),

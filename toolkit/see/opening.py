@@ -13,6 +13,7 @@ from toolkit.data import chat
 from toolkit.models.load import load_causal_lm
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import environment, files, lock, references
+from toolkit.scoring import positions, start_id
 
 CONVERSING = ("sft", "dpo", "ppo")
 """Stages whose models answer; one that was only pretrained has the template, and never saw it used."""
@@ -33,7 +34,7 @@ class OpenModel:
 
     @property
     def positions(self) -> int | None:
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return positions(self.model)
 
     @property
     def end_id(self) -> int | None:
@@ -50,8 +51,7 @@ class OpenModel:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text after the token that begins a document; special tokens in it are plain text."""
-        start = self.tokenizer.bos_token_id
-        start = self.end_id if start is None else start
+        start = start_id(self.model, self.tokenizer)
         ids = [*([] if start is None else [start]), *chat.encode_text(self.tokenizer, text)]
         if not ids:
             raise ToolkitError(

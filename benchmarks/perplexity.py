@@ -1,0 +1,172 @@
+"""Our perplexity beside lm-evaluation-harness's rolling one: the same model, text, machine and number.
+
+    python benchmarks/perplexity.py [--data FILE.txt] [--sizes demo gpt2] [--threads N] [--rounds N]
+
+Every arm scores the same documents in turn, several rounds; from loaded model and text to the sum of nats,
+tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with
+batches; "only the products" are the matrix products of the model alone, which no arm can do without. The
+weights are random: no time depends on them. With one thread times are the processor's, which other programs
+disturb less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from toolkit.data import storyworld
+from toolkit.evaluate import perplexity
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
+from toolkit.models import gpt2
+from toolkit.recipe.schema import ModelSettings
+from toolkit.runs import facts
+from toolkit.tokenizer import learn
+
+SIZES = {
+    "demo": (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 1024),
+    "gpt2": (ModelSettings(n_layer=12, n_head=12, n_embd=768, n_positions=1024), 50257),
+}
+"""Settings, and rows of the vocabulary: the model of recipes/tiny, and GPT-2 of 124 million parameters."""
+BATCHES = (1, 16)
+PRODUCTS = "only the products"
+
+
+def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str, list[str]]:
+    """The texts to be scored by name: documents, their sentences as documents, and one long text."""
+    stories = [row["text"] for row in storyworld.rows("stories", 0, "held_out", documents)]
+    sentences = [one for story in stories for one in re.split(r"(?<=[.!?])\s+", story)]
+    long = data.read_text(encoding="utf-8") if data else "\n\n".join(stories)
+    parts = {
+        "documents": stories,
+        "sentences": sentences[: 5 * documents],
+        "one long text": [long[-characters:]],
+    }
+    return {f"{len(part)} {name}" if len(part) > 1 else name: part for name, part in parts.items()}
+
+
+def arms_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> dict[str, Callable[[], float]]:
+    """Functions that return the sum of nats, by the arm's name."""
+    window = model.config.max_position_embeddings
+    settings = ScoringSettings(window=window, stride=window, score_end=False)
+    text = HeldOutText("benchmark", texts=texts)
+
+    def ours() -> float:
+        return sum(perplexity.measure(model, tokenizer, text, settings=settings)["nats"])
+
+    def theirs(batch: int) -> Callable[[], float]:
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+        requests = [Instance("loglikelihood_rolling", {}, (one,), index) for index, one in enumerate(texts)]
+        return lambda: -sum(harness.loglikelihood_rolling(requests, disable_tqdm=True))
+
+    lm_eval = {f"lm-eval, batches of {batch}": theirs(batch) for batch in BATCHES}
+    return {"ours": ours, **lm_eval, PRODUCTS: products(model, sum(map(len, text.ids(tokenizer))))}
+
+
+def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
+    """Multiply so many tokens, 2048 at once, with every matrix of the model; without attention."""
+    matrices = [one.weight for one in model.modules() if isinstance(one, Conv1D)]
+    matrices.append(model.get_output_embeddings().weight.T)
+    factors = {len(one): torch.randn(2048, len(one)) for one in matrices}
+
+    @torch.no_grad()
+    def multiply() -> float:
+        for start in range(0, tokens, 2048):
+            for matrix in matrices:
+                factors[len(matrix)][: tokens - start] @ matrix
+        return math.nan
+
+    return multiply
+
+
+def measure(
+    arms: dict[str, Callable[[], float]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each round, and the sum of nats, by arm; in turn, after a round that does not count."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    nats: dict[str, float] = {}
+    for number in range(rounds + 1):
+        for name, arm in arms.items():
+            start = clock()
+            nats[name] = arm()
+            if number:
+                seconds[name].append(clock() - start)
+    return seconds, nats
+
+
+def report(
+    title: str, tokens: int, seconds: dict[str, list[float]], nats: dict[str, float]
+) -> dict[str, object]:
+    """Print one table; the ratio is the median of the ratios within a round."""
+    print(f"\n{title}, {tokens:,} tokens\n")
+    print("| arm | seconds | tokens/s | ours is (range) | nats a token |\n|---|---|---|---|---|")
+    rows = {}
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        ratios = np.array(times) / np.array(seconds["ours"])
+        ratio = "1" if name == "ours" else f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
+        each = "-" if math.isnan(nats[name]) else f"{nats[name] / tokens:.7f}"
+        print(f"| {name} | {median:.2f} | {tokens / median:,.0f} | {ratio} | {each} |")
+        rows[name] = {"seconds": times, "nats": nats[name], "ratio": float(np.median(ratios))}
+    worst = max(abs(value / nats["ours"] - 1) for value in nats.values() if not math.isnan(value))
+    print(f"\nlargest relative difference of the sums: {worst:.1e}", flush=True)
+    if worst > 1e-5:
+        sys.exit("the arms do not measure the same")
+    return {"title": title, "tokens": tokens, "arms": rows, "difference": worst}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, metavar="FILE", help="the long text; default: storyworld's")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--characters", type=int, default=60_000)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    print(
+        f"{facts.processor()['name']}, {args.threads} thread(s), {args.rounds} rounds, "
+        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    )
+    found = []
+    for size in args.sizes:
+        settings, rows = SIZES[size]
+        texts = texts_of(args.data, documents=args.documents, characters=args.characters)
+        tokenizer = learn([text for part in texts.values() for text in part], vocab_size=min(rows, 1024))
+        ids = {"end_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+        model = gpt2.build(settings, vocab_size=rows, seed=0, **ids).eval()
+        for name, part in texts.items():
+            seconds, nats = measure(arms_of(model, tokenizer, part), args.rounds)
+            tokens = sum(len(one) for one in HeldOutText(name, texts=part).ids(tokenizer))
+            found.append(report(f"{size}: {name}", tokens, seconds, nats))
+    if args.json:
+        args.json.write_text(
+            json.dumps({"threads": args.threads, "versions": facts.versions(), "found": found})
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The interval of one long text: its bytes in tiles that are the same for every model, drawn in blocks.
+
+Neighbouring tokens depend on each other, so runs of tiles are drawn together (stats.block_ratio). Tiles are
+cut by bytes of the original text, not by tokens: two models with different tokenizers can be compared tile
+by tile. What a token costs is spread evenly over its bytes; what has no bytes (end-of-text) goes to the token
+before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.stats import Estimate, block_ratio
+
+FEW_DOCUMENTS = 10
+"""Below so many documents the interval is over blocks: to resample 3 documents says nothing."""
+FEWEST_BLOCKS = 20
+TILES_OF_A_BLOCK = 8
+"""Blocks begin at every eighth of their length where the text is short."""
+LONGEST_TILE = 128
+MOST_TILES = 20_000
+"""Of a very long text, whose tiles are then longer: they go into a JSON file."""
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], total: float) -> np.ndarray:
+    """Return how `total` bytes of a document lie over its tokens, (tokens,) float64.
+
+    Exact for byte-level tokenizers, whose pieces have one character a byte; of others in proportion to the
+    lengths of their pieces.
+    """
+    unique, places = np.unique(np.asarray(document, dtype=np.int64), return_inverse=True)
+    pieces = tokenizer.convert_ids_to_tokens(unique.tolist())
+    sizes = np.array([len(piece) for piece in pieces], dtype=np.float64)[places]
+    return sizes * (total / sizes.sum()) if sizes.sum() else sizes
+
+
+def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> dict[str, object]:
+    """Return the sums over each tile of a text: plain lists, as they go into a JSON file.
+
+    Args:
+        nats: -log p of consecutive tokens, 0 of those that were not scored, (tokens,).
+        sizes: their bytes, (tokens,); their sum is the text's and decides alone where tiles are cut.
+        scored: 1 for each that was scored, else 0, (tokens,).
+        window: tokens the model sees at once: blocks are as long, if there are then enough of them.
+    """
+    total = round(float(sizes.sum()))
+    tile = max(1, -(-total // MOST_TILES), min(LONGEST_TILE, total // (FEWEST_BLOCKS * TILES_OF_A_BLOCK)))
+    edges = np.append(np.arange(0, total, tile, dtype=np.float64), float(total))
+    block = max(1, min(round(window * total / len(nats)), total // FEWEST_BLOCKS))
+    sums = {"nats": nats, "tokens": scored}
+    ends = np.cumsum(sizes)
+    return {
+        **{name: _spread(values, ends, edges).tolist() for name, values in sums.items()},
+        "bytes": np.diff(edges).tolist(),
+        "block_tiles": max(1, round(block / tile)),
+        "tile_bytes": tile,
+    }
+
+
+def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Sums between the edges, (tiles,), of values that are spread over the bytes up to their ends."""
+    last = np.append(ends[1:] > ends[:-1], True)  # of tokens that end at the same byte
+    places = np.append(0.0, ends[last])
+    sums = np.append(0.0, np.cumsum(values)[last])
+    if len(places) > 1 and places[1] == 0:  # a document of no bytes at the beginning
+        places, sums = np.delete(places, 1), np.delete(sums, 1)
+    places[-1] = edges[-1]  # without the rounding of the sum
+    return np.diff(np.interp(edges, places, sums))
+
+
+def bits_per(unit: str, laid: dict[str, object], *, seed: int) -> Estimate:
+    """Return bits per `bytes` or `tokens` of a text in tiles."""
+    bits = np.asarray(laid["nats"]) / math.log(2)
+    return block_ratio(bits, laid[unit], block=laid["block_tiles"], seed=seed)
+
+
+def difference(first: dict[str, object], second: dict[str, object], *, seed: int) -> Estimate:
+    """Return bits per byte less those of another model on the same text, tile by tile.
+
+    Blocks are as long as the longer ones of the two.
+    """
+    bits = (np.asarray(first["nats"]) - np.asarray(second["nats"])) / math.log(2)
+    block = max(first["block_tiles"], second["block_tiles"])
+    return block_ratio(bits, first["bytes"], block=block, seed=seed)
+
+
+def over(laid: dict[str, object]) -> str:
+    """Return what was resampled, in words."""
+    return f"blocks of {laid['block_tiles'] * laid['tile_bytes']} bytes"
