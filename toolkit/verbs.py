@@ -228,8 +228,22 @@ def _evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--judge",
         default="gold",
-        metavar="gold|MODEL",
-        help="who compares: storyworld's known utility, or a reward model",
+        metavar="gold|MODEL|FILE|URL",
+        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
+    )
+    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
+    parser.add_argument(
+        "--judge-key-variable",
+        default="JUDGE_API_KEY",
+        metavar="NAME",
+        help="variable with the endpoint's key",
+    )
+    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
+    parser.add_argument(
+        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
+    )
+    parser.add_argument(
+        "--samples-per-prompt", type=_positive, default=1, metavar="N", help="answers to each prompt"
     )
     parser.add_argument(
         "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"

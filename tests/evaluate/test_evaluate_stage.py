@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from toolkit.data import storyworld
-from toolkit.evaluate import best_of, stage
+from toolkit.evaluate import best_of, opening, stage
 from toolkit.evaluate.session import Session, names_of
 from toolkit.models import load
 from toolkit.recipe import reader
@@ -176,10 +176,10 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
     (reward / "model").mkdir(parents=True)
     numbers = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "n": 80}
     (reward / "evaluation.json").write_text(json.dumps(numbers))
-    assert stage.known_accuracy(reward / "model") is None
+    assert opening.known_accuracy(reward / "model") is None
     (reward / "manifest.json").write_text(json.dumps({"format": lock.FORMAT, "stage": "reward"}))
     for place in (reward, reward / "model"):
-        assert stage.known_accuracy(place) == numbers
+        assert opening.known_accuracy(place) == numbers
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):

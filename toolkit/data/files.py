@@ -21,8 +21,9 @@ import pyarrow.parquet
 from pydantic import BaseModel
 
 from toolkit.data import storyworld
+from toolkit.recipe import judge
 from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource, RewardSettings
+from toolkit.recipe.schema import DataSource, RewardSettings, WinRateSettings
 from toolkit.runs.files import sha256_file
 
 STORYWORLD = "storyworld"
@@ -107,6 +108,9 @@ def _digests(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, digest(value)
     elif isinstance(value, RewardSettings) and value.function is not None:
         yield f"{key}.function", f"sha256:{sha256_file(function_file(value.function))}"
+    elif isinstance(value, WinRateSettings) and judge.kind(value.judge) == "votes":
+        yield f"{key}.judge", f"sha256:{sha256_file(votes_file(value.judge))}"
+        yield from _digests(value.judge_data, f"{key}.judge_data")
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _digests(getattr(value, name), f"{key}.{name}" if key else name)
@@ -127,6 +131,17 @@ def digest(source: DataSource) -> str:
         with open(path, "rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
+
+
+def votes_file(name: str) -> Path:
+    """Return a file of votes.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not Path(name).is_file():
+        raise DataError("there is no such file of votes", where=name, fix="check win_rate.judge")
+    return Path(name)
 
 
 def function_file(reference: str) -> Path:

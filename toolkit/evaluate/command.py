@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich import box
@@ -13,15 +13,15 @@ from rich.table import Table
 
 from toolkit.data import conversations, documents, files, hub, sources
 from toolkit.data.documents import Part
-from toolkit.evaluate import judges, perplexity, reward_models
+from toolkit.evaluate import judges, opening, perplexity, reward_models
 from toolkit.evaluate.best_of import BestOf
-from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Session, names_of
-from toolkit.evaluate.stage import known_accuracy
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.load import Reference
 from toolkit.recipe.errors import UsageError
+from toolkit.recipe.judge import kind as judge_kind
 from toolkit.recipe.schema import DataSource
 from toolkit.runs import environment, lock, references
 from toolkit.stats import interval_text, kl_text
@@ -43,6 +43,11 @@ class Options:
     examples: int | None = None
     baseline: str | None = None
     judge: str = "gold"
+    judge_model: str | None = None
+    judge_key_variable: str = "JUDGE_API_KEY"
+    judge_data: str | None = None
+    judgements: str = "judgements.jsonl"
+    samples_per_prompt: int = 1
     best_of: str | None = None
     window: int | None = None
     stride: int | None = None
@@ -155,8 +160,10 @@ def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
     if has_prompts and options.baseline:
         if known and options.config is None:
             source = source.model_copy(update={"config": "prompts"})
+        rows, times = sources.prompts(source, part=part, seed=options.seed), options.samples_per_prompt
         contest = Contest(
-            prompts=[row["prompt"] for row in sources.prompts(source, part=part, seed=options.seed)],
+            prompts=[row["prompt"] for row in rows for _ in range(times)],
+            samples_per_prompt=times,
             seed=options.seed,
             known_world=known,
             max_new_tokens=options.max_new_tokens,
@@ -199,15 +206,35 @@ def _first_row(source: DataSource, paths: list[Path] | None) -> dict[str, object
     return next(hub.rows(source, streaming=True), ("", {}))[1]
 
 
-def open_judge(options: Options, contest: Contest, device: object) -> Judge:
-    """Gold, or a reward model with the accuracy that its run has measured."""
-    if options.judge == "gold":
-        judges.require_known_world(contest.known_world, options.data)
-        return judges.gold_judge()
-    reference = references.named_model(options.judge)
-    return judges.reward_judge(
-        options.judge, reference, device=device, known=known_accuracy(Path(reference[0])), seed=options.seed
+def open_judge(options: Options, contest: Contest, device: object) -> AnyJudge:
+    """Whoever --judge names; what an endpoint says is kept in --judgements."""
+    sort = judge_kind(options.judge)
+    if (sort == "endpoint") != (options.judge_model is not None):
+        raise UsageError(
+            "goes with --judge URL, and only with it", where="--judge-model", fix="give both or none"
+        )
+    reference = references.named_model(options.judge) if sort == "model" else None
+    if sort == "endpoint":
+        print(f"judgements are kept in {options.judgements}", file=sys.stderr)
+    return opening.open_judge(
+        _named_judge(options),
+        contest,
+        reference=reference,
+        known=opening.known_accuracy(Path(reference[0])) if reference else None,
+        journal=Path(options.judgements),
+        device=device,
+        where=options.data,
     )
+
+
+def _named_judge(options: Options) -> opening.Named:
+    data, part = None, "held_out"
+    if options.judge_data is not None:
+        checked = replace(
+            options, data=options.judge_data, config=None, split=None, field=None, examples=None
+        )
+        data, part = _source(checked)
+    return opening.Named(options.judge, options.judge_model, options.judge_key_variable, data, part)
 
 
 def open_best_of(options: Options, device: object) -> BestOf:
@@ -264,7 +291,12 @@ def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table
         if rate:
             share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
             cells = [rate["verdict"], share, str(rate["ties"])]
-        numbers = [kl_text(row), f"{row['mean_length']:.1f}", f"{row['ended']:.0%}", f"{row['score']:.2f}"]
+        numbers = [
+            kl_text(row),
+            f"{row['mean_length']:.1f}",
+            f"{row['ended']:.0%}",
+            "-" if "score" not in row else f"{row['score']:.2f}",
+        ]
         table.add_row(name, *cells, *numbers)
     return table
 

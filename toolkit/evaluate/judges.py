@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from toolkit import stats
 from toolkit.data import sources, storyworld
+from toolkit.data.documents import Part
+from toolkit.evaluate.pairwise import Compared, PairwiseJudge
 from toolkit.models.load import Reference, load_reward_model
 from toolkit.recipe.errors import UsageError
 from toolkit.recipe.schema import Data
@@ -20,6 +22,7 @@ from toolkit.sampling import reward_scores
 Messages = list[dict[str, str]]
 Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray]
 
+GATE_QUESTIONS = 20
 FEWEST_FOR_GATE = 6
 """With five prompts even five losses of five do not exclude one half."""
 
@@ -42,24 +45,37 @@ class Judge:
     checked_on: str = ""
     facts: dict[str, object] = field(default_factory=dict)
 
-    @property
-    def doubt(self) -> str | None:
-        """Why nothing it says counts, or None."""
-        if self.name == "gold":
-            return None
-        if self.accuracy is None:
-            return "its accuracy is not known: give judge_data"
-        if not self.accuracy.low > 0.5:
-            low, high = self.accuracy.interval
-            ends = "no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
-            return f"its accuracy {self.accuracy.estimate:.2f} ({ends}) may be chance"
-        return None
+    def see(self, prompts: Sequence[Messages], answers: dict[str, list]) -> dict[str, list]:
+        """The answers with their `scores`."""
+        return {**answers, "scores": self.score(prompts, answers["texts"], answers["ended"])}
 
-    def as_json(self) -> dict[str, object]:
-        """What is known of the judge."""
-        known = {} if self.accuracy is None else {**self.accuracy.as_json("accuracy"), "n": self.accuracy.n}
-        checked = {"checked_on": self.checked_on} if self.checked_on else {}
-        return {"name": self.name, **known, **checked, "doubt": self.doubt, **self.facts}
+    def compare(self, prompts: Sequence[Messages], one: dict[str, list], other: dict[str, list]) -> Compared:
+        """Outcomes of answers that `see` returned, against others."""
+        return Compared(compare(one["scores"], other["scores"], tie=self.tie))
+
+
+AnyJudge = Judge | PairwiseJudge
+
+
+def doubt_of(judge: AnyJudge) -> str | None:
+    """Why nothing that a judge says counts, or None."""
+    if judge.name == "gold" or getattr(judge, "is_people", False):
+        return None
+    if judge.accuracy is None:
+        return "its accuracy is not known: give judge_data"
+    if not judge.accuracy.low > 0.5:
+        low, high = judge.accuracy.interval
+        ends = "no interval" if low is None or high is None else f"95% interval {low:.2f} to {high:.2f}"
+        return f"its accuracy {judge.accuracy.estimate:.2f} ({ends}) may be chance"
+    return None
+
+
+def as_json(judge: AnyJudge) -> dict[str, object]:
+    """What is known of a judge."""
+    accuracy = judge.accuracy
+    known = {} if accuracy is None else {**accuracy.as_json("accuracy"), "n": accuracy.n}
+    checked = {"checked_on": judge.checked_on} if judge.checked_on else {}
+    return {"name": judge.name, **known, **checked, "doubt": doubt_of(judge), **judge.facts}
 
 
 def require_known_world(known: bool, where: str) -> None:
@@ -88,13 +104,14 @@ def reward_judge(
     *,
     device: torch.device | str,
     data: Data | None = None,
+    part: Part = "held_out",
     known: dict[str, object] | None = None,
     seed: int = 0,
 ) -> Judge:
     """A reward model, checked on held-out preferences.
 
     Args:
-        data: preferences; their held-out part is judged.
+        data: preferences; of these the `part` is judged.
         known: evaluation.json of the reward run, whose accuracy is taken where there are no data.
     """
     model, tokenizer = load_reward_model(reference, device=device)
@@ -103,19 +120,31 @@ def reward_judge(
         return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))
 
     if data is not None:
-        accuracy, where = preference_accuracy(score, data, seed=seed), "held-out part of judge_data"
+        accuracy, where = preference_accuracy(score, data, part=part, seed=seed), f"{part} of judge_data"
     else:
         accuracy, where = _known_accuracy(known or {}), "the reward run's own held-out preferences"
     return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=where if accuracy else "")
 
 
-def preference_accuracy(score: Score, data: Data, *, seed: int) -> stats.Estimate:
+def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> PairwiseJudge:
+    """The judge with how often it prefers the preferred answer; inconsistent verdicts count half."""
+    rows = list(sources.preferences(data, part=part, seed=seed))
+    prompts = [row["prompt"] for row in rows]
+    chosen, rejected = (
+        {"texts": [row[side][0]["content"] for row in rows]} for side in ("chosen", "rejected")
+    )
+    right = judge.compare(prompts, chosen, rejected).outcomes
+    accuracy = stats.bootstrap_share(right[~np.isnan(right)], seed=derive(seed, "judge"))
+    return replace(judge, accuracy=accuracy, checked_on=f"{part} of judge_data")
+
+
+def preference_accuracy(score: Score, data: Data, *, part: Part, seed: int) -> stats.Estimate:
     """How often the preferred of two answers has the higher score; equal scores count half.
 
     Raises:
         DataError: there are no held-out preferences, or they cannot be read.
     """
-    rows = list(sources.preferences(data, part="held_out", seed=seed))
+    rows = list(sources.preferences(data, part=part, seed=seed))
     prompts, ended = [row["prompt"] for row in rows], [True] * len(rows)
     chosen, rejected = (
         score(prompts, [row[side][0]["content"] for row in rows], ended) for side in ("chosen", "rejected")
@@ -139,17 +168,25 @@ def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarr
 
 
 def gate(
-    judge: Judge, prompts: Sequence[Messages], baseline: np.ndarray, *, words: int, seed: int
+    judge: AnyJudge, prompts: Sequence[Messages], baseline: dict[str, list], *, words: int, seed: int
 ) -> dict[str, object]:
     """Answers that no judge may like must lose to the baseline's: nothing, the question, long nonsense.
 
     Args:
-        baseline: scores of the baseline's answers, (prompts,).
+        baseline: answers as the judge has seen them; of a judge that is asked for each pair the first 20.
         words: words of the nonsense.
 
     Returns:
-        `passed` (None where there are too few prompts to tell), and the win rate of each kind of answer.
+        `passed` (None where there are too few prompts to tell, and of people, who are not asked), and the win
+        rate of each kind of answer.
     """
+    if isinstance(judge, PairwiseJudge):
+        if judge.is_people:
+            return {"passed": None}
+        prompts = prompts[:GATE_QUESTIONS]
+        baseline = {
+            key: values[:GATE_QUESTIONS] for key, values in baseline.items() if isinstance(values, list)
+        }
     random = np.random.default_rng(derive(seed, "gate"))
     nonsense = {
         "empty": ["" for _ in prompts],
@@ -159,10 +196,10 @@ def gate(
     result: dict[str, object] = {"passed": None}
     lost = []
     for kind, answers in nonsense.items():
-        scores = judge.score(prompts, answers, [True] * len(answers))
-        rate = stats.bootstrap_share(
-            compare(scores, baseline, tie=judge.tie), seed=derive(seed, "gate", kind)
-        )
+        shown = judge.see(prompts, {"texts": answers, "ended": [True] * len(answers)})
+        outcomes = judge.compare(prompts, shown, baseline).outcomes
+        outcomes = np.where(np.isnan(outcomes), 0.5, outcomes)
+        rate = stats.bootstrap_share(outcomes, seed=derive(seed, "gate", kind))
         result[kind] = rate.as_dict()
         lost.append(rate.high < 0.5)
     if len(prompts) >= FEWEST_FOR_GATE:

@@ -13,7 +13,7 @@ from toolkit import sampling
 from toolkit.data import chat
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.best_of import BestOf
-from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.models.load import Reference, load_causal_lm
@@ -51,6 +51,8 @@ class Session:
     contest: Contest | None = None
     best_of: BestOf | None = None
     samples: list[str] = field(default_factory=list)
+    judged: win_rate.Judged | None = None
+    """What `results` has judged, answer by answer."""
 
     @cached_property
     def _baseline_model(self) -> LoadedModel:
@@ -114,7 +116,7 @@ class Session:
             for text, ids, ended, seed in rows
         ]
 
-    def results(self, measured: Mapping[str, Measured], judge: Judge | None) -> dict[str, object]:
+    def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> dict[str, object]:
         """Numbers with their intervals: `models` by name, and `judge`."""
         models: dict[str, dict[str, object]] = {name: {} for name in measured}
         about: dict[str, object] | None = None
@@ -123,9 +125,11 @@ class Session:
                 row |= perplexity.summarize(measured[name]["perplexity"], self.text, seed=self.seed)
             self._compare_perplexity(models, measured)
         if self.contest is not None and judge is not None and self.baseline is not None:
-            answers = answers_of(measured)
-            numbers, about = win_rate.summarize(answers, self.contest, judge, baseline=self.baseline)
-            for name, found in numbers.items():
+            self.judged = win_rate.summarize(
+                answers_of(measured), self.contest, judge, baseline=self.baseline
+            )
+            about = self.judged.judge
+            for name, found in self.judged.models.items():
                 models.setdefault(name, {}).update(found)
         for name, one in measured.items():
             models[name] |= {"samples": one["samples"]} if self.samples else {}

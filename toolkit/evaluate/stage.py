@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 
 from toolkit.data import documents, files, sources
-from toolkit.evaluate import judges, perplexity
+from toolkit.evaluate import judges, opening, perplexity
 from toolkit.evaluate.best_of import BestOf
-from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of, names_of
-from toolkit.evaluate.win_rate import Contest
+from toolkit.evaluate.win_rate import Contest, Judged
 from toolkit.recipe.errors import RunError
+from toolkit.recipe.judge import kind as judge_kind
 from toolkit.recipe.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
-from toolkit.runs import checkpoint, lock
+from toolkit.runs import checkpoint
 from toolkit.runs.directory import Run
 from toolkit.runs.environment import device
 
 MEASURED = "measured.json"
+JUDGEMENTS = "judgements.jsonl"
 
 
 def run(recipe: EvaluateRecipe, run: Run) -> None:
@@ -39,8 +41,8 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
     results["settings"] = recipe.model_dump(mode="json", exclude={"stage", "run"})
-    if judge is not None:
-        write_answers(run, session.contest, measured, judge)
+    if session.judged is not None:
+        write_answers(run, session.contest, measured, session.judged)
     run.metrics.truncate(0)
     for step, (name, row) in enumerate(results["models"].items(), 1):
         run.metrics.log(step, model=name, **{key: row[key] for key in SHOWN if key in row})
@@ -87,7 +89,8 @@ def open_contest(recipe: EvaluateRecipe) -> Contest:
     prompts = sources.prompts(recipe.data, part="held_out", seed=seed)
     known = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
     return Contest(
-        prompts=[row["prompt"] for row in prompts],
+        prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
+        samples_per_prompt=settings.samples_per_prompt,
         seed=seed,
         known_world=known,
         max_prompt_tokens=settings.max_prompt_tokens,
@@ -105,27 +108,21 @@ def open_best_of(settings: BestOfSettings, run: Run) -> BestOf:
     return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
 
-def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> Judge:
-    """Gold, or a reward model with its accuracy: on `judge_data`, else as its own run measured it."""
-    if settings.judge == "gold":
-        judges.require_known_world(contest.known_world, "win_rate.judge")
-        return judges.gold_judge()
-    found = run.reference(settings.judge)
-    return judges.reward_judge(
-        settings.judge,
-        run.model_reference(settings.judge),
-        device=device(run.recipe.device),
-        data=settings.judge_data,
-        known=known_accuracy(found) if isinstance(found, Path) else None,
-        seed=contest.seed,
+def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudge:
+    """Whoever the recipe names; what an endpoint says is kept in the run's judgements.jsonl."""
+    named = opening.Named(
+        settings.judge, settings.judge_model, settings.judge_key_variable, settings.judge_data
     )
-
-
-def known_accuracy(folder: Path) -> dict[str, object] | None:
-    """evaluation.json of the reward run that a model lies in, None outside of a run."""
-    place = lock.run_of(folder)
-    path = place / "evaluation.json" if place else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+    found = run.reference(settings.judge) if judge_kind(settings.judge) == "model" else None
+    return opening.open_judge(
+        named,
+        contest,
+        reference=run.model_reference(settings.judge) if found is not None else None,
+        known=opening.known_accuracy(found) if isinstance(found, Path) else None,
+        journal=run.path / JUDGEMENTS,
+        device=device(run.recipe.device),
+        where="win_rate.judge",
+    )
 
 
 def load_measured(run: Run) -> dict[str, Measured]:
@@ -138,13 +135,14 @@ def _write(folder: Path, measured: dict[str, Measured]) -> None:
     (folder / MEASURED).write_text(json.dumps(measured), encoding="utf-8")
 
 
-def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], judge: Judge) -> None:
-    """answers.jsonl: every answer of every model with its score, to be read by people."""
+def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], judged: Judged) -> None:
+    """answers.jsonl: every answer of every model with its score and its outcome, to be read by people."""
     lines = []
     for name, answers in answers_of(measured).items():
-        scores = judge.score(contest.prompts, answers["texts"], answers["ended"])
-        rows = zip(contest.prompts, answers["texts"], answers["ended"], scores, strict=True)
-        for number, (prompt, text, ended, score) in enumerate(rows):
+        rows = zip(contest.prompts, answers["texts"], answers["ended"], strict=True)
+        for number, (prompt, text, ended) in enumerate(rows):
             row = {"model": name, "number": number, "prompt": prompt, "answer": text, "ended": ended}
-            lines.append(json.dumps({**row, "score": float(score)}, ensure_ascii=False) + "\n")
+            for key, known in (("score", judged.scores), ("outcome", judged.outcomes)):
+                row |= {key: known[name][number]} if name in known else {}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     run.write_text("answers.jsonl", "".join(lines))

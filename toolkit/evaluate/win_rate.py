@@ -12,17 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import sampling, stats
 from toolkit.data import chat, storyworld
 from toolkit.evaluate import judges
-from toolkit.evaluate.judges import Judge, Messages
+from toolkit.evaluate.judges import AnyJudge, Messages
 from toolkit.evaluate.lengths import wins_by_length
-from toolkit.recipe.errors import ToolkitError
+from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.runs.streams import derive
 from toolkit.scoring import answer_logprobs
+from toolkit.stats import agreement, win_rates
 
+SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -31,12 +34,14 @@ class Contest:
     """Prompts, and how they are answered.
 
     Attributes:
+        prompts: each `samples_per_prompt` times, one after another.
         known_world: the prompts are storyworld's, so that the gold utility of an answer is known.
     """
 
     prompts: list[Messages]
     seed: int
     known_world: bool = False
+    samples_per_prompt: int = 1
     max_prompt_tokens: int = 256
     max_new_tokens: int = 96
     temperature: float = 1.0
@@ -45,8 +50,25 @@ class Contest:
     batch_examples: int = 64
     bootstrap_samples: int = 2000
 
+    @property
+    def units(self) -> int:
+        """Different prompts: what intervals are over, for answers to one prompt are alike."""
+        return len(self.prompts) // self.samples_per_prompt
+
+    def unit_of(self, chosen: np.ndarray) -> np.ndarray:
+        """The prompt of each chosen answer, by a mask (answers,)."""
+        return np.flatnonzero(chosen) // self.samples_per_prompt
+
+    def by_unit(self, values: ArrayLike) -> np.ndarray:
+        """The mean over the answers to each prompt, (units,)."""
+        return np.asarray(values, dtype=float).reshape(-1, self.samples_per_prompt).mean(axis=1)
+
+    def mean(self, values: ArrayLike) -> stats.Estimate:
+        """The mean of a number of each answer, its interval over prompts."""
+        return stats.bootstrap_mean(self.by_unit(values), seed=self.seed, samples=self.bootstrap_samples)
+
     def seeds(self) -> list[int]:
-        """One stream a prompt, the same for every model."""
+        """One stream an answer, the same for every model."""
         return [derive(self.seed, "answer", number) for number in range(len(self.prompts))]
 
 
@@ -141,43 +163,53 @@ def kl_bound(count: int) -> float:
     return math.log(count) - (count - 1) / count
 
 
+@dataclass(frozen=True)
+class Judged:
+    """models: the numbers of each. judge: what is to be known of it. outcomes: of each answer, None where
+    nobody judged, by model. scores: of each answer, by model, of a judge that scores."""
+
+    models: dict[str, dict[str, object]]
+    judge: dict[str, object]
+    outcomes: dict[str, list[float | None]]
+    scores: dict[str, list[float]]
+
+
 def summarize(
-    answers: dict[str, dict[str, list]], contest: Contest, judge: Judge, *, baseline: str
-) -> tuple[dict[str, dict[str, object]], dict[str, object]]:
-    """Judge all answers; returns the numbers of each model, and what is to be known of the judge.
+    answers: dict[str, dict[str, list]], contest: Contest, judge: AnyJudge, *, baseline: str
+) -> Judged:
+    """Judge all answers.
 
     Args:
         answers: of each model, as `answer` returned them, with `kl` added.
         baseline: the name of the model that the others are compared with.
+
+    Raises:
+        UsageError: not one pair was judged.
     """
-    scores = {name: judge.score(contest.prompts, one["texts"], one["ended"]) for name, one in answers.items()}
+    seen = {name: judge.see(contest.prompts, one) for name, one in answers.items()}
     gold = _utilities(answers, contest)
     words = max(20, contest.max_new_tokens // 2)
-    nonsense = judges.gate(judge, contest.prompts, scores[baseline], words=words, seed=contest.seed)
+    nonsense = judges.gate(judge, contest.prompts, seen[baseline], words=words, seed=contest.seed)
     unfit = _unfit(nonsense)
-    doubt = judge.doubt or unfit
-    result = {}
-    for name, one in answers.items():
-        numbers = _own_numbers(one, scores[name], contest)
+    doubt = judges.doubt_of(judge) or unfit
+    result, outcomes, orders = {}, {}, []
+    for name, one in seen.items():
+        numbers = _own_numbers(one, contest)
         if gold is not None:
             numbers["gold"] = _gold_numbers(gold[name], gold[baseline] if name != baseline else None, contest)
         if name == baseline:
             numbers["is_baseline"] = True
         else:
-            other = answers[baseline]
-            same = np.array(one["texts"]) == np.array(other["texts"])
-            same &= np.array(one["ended"]) == np.array(other["ended"])
-            outcomes = judges.compare(scores[name], scores[baseline], tie=judge.tie)
-            outcomes[same] = 0.5
-            numbers["win_rate"] = _rate(outcomes, contest, doubt)
-            longer = [
-                len(ids) - len(ids_before) for ids, ids_before in zip(one["ids"], other["ids"], strict=True)
-            ]
-            numbers["wins_by_length"] = wins_by_length(outcomes, np.array(longer))
+            compared = judge.compare(contest.prompts, one, seen[baseline])
+            found = np.where(_same(one, seen[baseline]), 0.5, compared.outcomes)
+            outcomes[name] = [None if np.isnan(each) else float(each) for each in found]
+            numbers |= _compared(one, seen[baseline], found, contest, doubt)
+            orders += [compared.orders] if compared.orders else []
         result[name] = numbers
-    n = len(contest.prompts)
+    n = contest.units
     about = {
-        **judge.as_json(),
+        **judges.as_json(judge),
+        **_position_bias(orders, contest),
         "doubt": doubt,
         "fit": unfit is None,
         "gate": nonsense,
@@ -185,42 +217,71 @@ def summarize(
         "power": f"n = {n} can tell {stats.detectable_share(n):.0%} from 50%",
         "level": 0.95,
     }
-    return result, about
+    scores = {name: np.asarray(one["scores"]).tolist() for name, one in seen.items() if "scores" in one}
+    return Judged(result, about, outcomes, scores)
 
 
-def _own_numbers(one: dict[str, list], scores: np.ndarray, contest: Contest) -> dict[str, object]:
-    """What needs no comparison: score, length in tokens, share that ended, KL in nats an answer."""
-    settings = {"seed": contest.seed, "samples": contest.bootstrap_samples}
-    lengths = [len(ids) for ids in one["ids"]]
-    numbers = {
-        **stats.bootstrap_mean(scores, **settings).as_json("score"),
-        **stats.bootstrap_mean(lengths, **settings).as_json("mean_length"),
-        **stats.bootstrap_share(np.asarray(one["ended"], dtype=float), **settings).as_json("ended"),
-        "prompts": len(lengths),
-        "seed": contest.seed,
+def _same(one: dict[str, list], other: dict[str, list]) -> np.ndarray:
+    """Which answers are the same, (prompts,): a tie, whatever a judge says."""
+    same = np.array(one["texts"]) == np.array(other["texts"])
+    return same & (np.array(one["ended"]) == np.array(other["ended"]))
+
+
+def _compared(
+    one: dict[str, list], other: dict[str, list], outcomes: np.ndarray, contest: Contest, doubt: str | None
+) -> dict[str, object]:
+    """Win rate, and wins by length, of the pairs that were judged."""
+    known = ~np.isnan(outcomes)
+    if not known.any():
+        raise UsageError(
+            "the judge has said nothing of any pair", where="judge",
+            fix="votes must be on these prompts and these very answers: see answers.jsonl of the run",
+        )  # fmt: skip
+    pairs = zip(one["ids"], other["ids"], strict=True)
+    longer = np.array([len(mine) - len(theirs) for mine, theirs in pairs])
+    rate = _rate(outcomes[known], contest.unit_of(known), contest, doubt)
+    return {
+        "win_rate": {**rate, "unjudged": int((~known).sum())},
+        "wins_by_length": wins_by_length(outcomes[known], longer[known]),
     }
+
+
+def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest) -> dict[str, object]:
+    """Of a judge that saw both orders: what standing first is worth, over all models."""
+    if not orders:
+        return {}
+    first, second = (np.concatenate(each) for each in zip(*orders, strict=True))
+    known = ~np.isnan(first) & ~np.isnan(second)
+    if not known.any():
+        return {}
+    return {"position_bias": agreement.position_bias(first[known], second[known], seed=contest.seed)}
+
+
+def _own_numbers(one: dict[str, list], contest: Contest) -> dict[str, object]:
+    """What needs no comparison: score, length in tokens, share that ended, KL in nats an answer."""
+    numbers: dict[str, object] = {"prompts": contest.units, "seed": contest.seed}
+    if "scores" in one:
+        numbers |= contest.mean(one["scores"]).as_json("score")
+        parts = np.quantile(one["scores"], SCORE_QUANTILES).tolist()
+        numbers["score_quantiles"] = dict(zip(map(str, SCORE_QUANTILES), parts, strict=True))
+    numbers |= contest.mean([len(ids) for ids in one["ids"]]).as_json("mean_length")
+    ended = contest.by_unit(np.asarray(one["ended"], dtype=float))
+    share = stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples)
+    numbers |= share.as_json("ended")
     if "count" in one:
         numbers["kl_to_baseline_at_most"] = kl_bound(one["count"])
     if one.get("kl") is not None:
-        numbers |= stats.bootstrap_mean(one["kl"], **settings).as_json("kl_to_baseline")
+        numbers |= contest.mean(one["kl"]).as_json("kl_to_baseline")
     return numbers
 
 
-def _rate(outcomes: np.ndarray, contest: Contest, doubt: str | None) -> dict[str, object]:
-    """Win rate with its verdict; the p-value is the exact sign test's, ties left out."""
-    rate = stats.bootstrap_share(outcomes, seed=contest.seed, samples=contest.bootstrap_samples)
-    wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
+def _rate(outcomes: np.ndarray, units: np.ndarray, contest: Contest, doubt: str | None) -> dict[str, object]:
+    """Win rate over prompts with its verdict; the p-value is the exact sign test's, ties left out."""
+    rate = win_rates.win_rate(outcomes, units.tolist(), seed=contest.seed, samples=contest.bootstrap_samples)
     verdict = "no verdict"
-    if doubt is None and rate.excludes(0.5):
-        verdict = "better" if rate.estimate > 0.5 else "worse"
-    return {
-        **rate.as_dict(),
-        "wins": wins,
-        "ties": len(outcomes) - wins - losses,
-        "losses": losses,
-        "p_value": stats.sign_test(wins, losses),
-        "verdict": verdict,
-    }
+    if doubt is None and rate.bootstrap.excludes(0.5):
+        verdict = "better" if rate.bootstrap.estimate > 0.5 else "worse"
+    return {**rate.as_dict(), "verdict": verdict}
 
 
 def _unfit(nonsense: dict[str, object]) -> str | None:
@@ -246,16 +307,14 @@ def _gold_numbers(
     own: Sequence[storyworld.Utility], baseline: Sequence[storyworld.Utility] | None, contest: Contest
 ) -> dict[str, object]:
     """Mean utility and its terms; against a baseline the gain of each term, which sum to the whole gain."""
-    settings = {"seed": contest.seed, "samples": contest.bootstrap_samples}
     weights = storyworld.WEIGHTS
     numbers: dict[str, object] = {
-        **stats.bootstrap_mean([each.total for each in own], **settings).as_json("utility"),
+        **contest.mean([each.total for each in own]).as_json("utility"),
         "terms": {term: float(np.mean([each.terms[term] for each in own])) for term in weights},
     }
     if baseline is not None:
         pairs = list(zip(own, baseline, strict=True))
-        gain = stats.bootstrap_mean([a.total - b.total for a, b in pairs], **settings)
-        numbers |= gain.as_json("utility_gain")
+        numbers |= contest.mean([a.total - b.total for a, b in pairs]).as_json("utility_gain")
         numbers["gain_by_term"] = {
             term: float(weight * np.mean([a.terms[term] - b.terms[term] for a, b in pairs]))
             for term, weight in weights.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from toolkit.recipe.judge import kind
 from toolkit.recipe.messages import listed, suggestion
 from toolkit.recipe.schema import (
     DataSource,
@@ -199,6 +200,8 @@ def _ppo(recipe: PpoRecipe) -> Found:
         found.append((("trainer", "critic"), "contradicts preset: fast, which shares it"))
     trained_on = {_place(recipe.reward_model), *(_place(one.reward_model) for one in recipe.rewards)}
     judged = recipe.early_stopping
+    if judged and kind(judged.judge) in ("endpoint", "votes"):
+        found.append((("early_stopping", "judge"), "must be gold or a reward model: it scores new answers"))
     if judged and _place(judged.judge) in trained_on:
         what = f"{judged.judge} is what is trained on: its scores rise as long as it learns; name another"
         found.append((("early_stopping", "judge"), what))
@@ -257,6 +260,14 @@ def _evaluate(recipe: EvaluateRecipe) -> Found:
         if model in recipe.models[:place]:
             found.append((("models", place), f"{model} is given twice"))
     judged = recipe.win_rate
-    if judged and judged.judge == "gold" and judged.judge_data is not None:
-        found.append((("win_rate", "judge_data"), "has no effect with judge: gold"))
+    if judged:
+        sort = kind(judged.judge)
+        if sort in ("gold", "votes") and judged.judge_data is not None:
+            what = "gold" if sort == "gold" else "people's votes"
+            found.append((("win_rate", "judge_data"), f"has no effect with judge: {what}"))
+        if sort == "endpoint" and judged.judge_model is None:
+            found.append((("win_rate", "judge"), "is an endpoint: name its model in judge_model"))
+        for name in ("judge_model", "judge_key_variable"):
+            if sort != "endpoint" and name in judged.model_fields_set:
+                found.append((("win_rate", name), "has an effect only where judge is the URL of an endpoint"))
     return found

@@ -288,10 +288,17 @@ class WinRateSettings(Settings):
 
     baseline: str
     judge: str = "gold"
-    """`gold` (storyworld's utility), or a sealed reward run, a folder, a hub id."""
+    """`gold` (storyworld's utility); a sealed reward run, a folder, a hub id; a file of people's votes
+    (.jsonl, .sqlite, .db); or the URL of an OpenAI-compatible endpoint, up to /v1."""
+    judge_model: str | None = None
+    """The model that an endpoint is asked for."""
+    judge_key_variable: str = "JUDGE_API_KEY"
+    """The environment variable that holds an endpoint's key."""
     judge_data: Data | None = None
-    """Preferences to check a reward-model judge on: where its accuracy's interval includes one half the
-    answer is `no verdict`. Not needed for `gold`; where not given the reward run's own accuracy is read."""
+    """Preferences to check a reward model or an endpoint on: where its accuracy's interval includes one half
+    the answer is `no verdict`. Where not given the reward run's own accuracy is read."""
+    samples_per_prompt: Count = 1
+    """Answers of each model to each prompt. Intervals stay over prompts: answers to one prompt are alike."""
     best_of: BestOfSettings | None = None
     max_prompt_tokens: Count = 256
     max_new_tokens: Count = 96

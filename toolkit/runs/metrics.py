@@ -44,7 +44,7 @@ class Metrics:
         row = {"step": int(step), "time": round(self._clock() - self._start, 3)}
         row.update({key: _plain(value) for key, value in values.items()})
         if self._handle is None:
-            _drop_cut_line(self.path)
+            drop_cut_line(self.path)
             self._handle = open(self.path, "a", encoding="utf-8")
         self._handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self._handle.flush()
@@ -77,7 +77,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _drop_cut_line(path: Path) -> None:
+def drop_cut_line(path: Path) -> None:
     """Cut a file back to its last whole line, so that the next line does not join on to half of one."""
     if path.exists():
         content = path.read_bytes()

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from toolkit.recipe import judge
 from toolkit.recipe.errors import RunError
 from toolkit.runs import lock
 
@@ -20,7 +21,13 @@ _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 def find(recipe: BaseModel) -> dict[str, str]:
     """Return {key: reference} of all references of a recipe, such as {"model": "runs/tiny/sft"}."""
-    return {key: text for key, text in _strings(recipe, "", False) if text != "gold"}
+    named = _strings(recipe, "", False)
+    return {key: text for key, text in named if not (_of_judge(key) and judge.kind(text) != "model")}
+
+
+def _of_judge(key: str) -> bool:
+    """`judge`, and a reward model, which may be `gold`, too."""
+    return key.rpartition(".")[2] in ("judge", "reward_model")
 
 
 def _strings(value: Any, key: str, wanted: bool) -> Iterator[tuple[str, str]]:
