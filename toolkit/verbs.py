@@ -196,6 +196,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
     if any(argument.partition("=")[0] == "--tasks" for argument in arguments):
         return harness.evaluate_tasks(arguments)
+    if any(argument.partition("=")[0] == "--annotations" for argument in arguments):
+        return harness.evaluate_annotations(arguments)
     parser = Parser(
         "evaluate",
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
@@ -203,7 +205,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
         "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
         "toolkit evaluate runs/tiny/reward --data storyworld\n"
-        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)",
+        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)\n"
+        "toolkit evaluate --annotations FILE (judgements that exist already; --annotations FILE --help)",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument(
