@@ -25,6 +25,8 @@ from toolkit.stats.rankings import Comparison
 EXPERIMENTS = 2000
 SAMPLES = 500
 UNITS = 200
+"""Of every experiment: prompts, items, documents."""
+HABITS = [0.5, 0.3, 0.2]
 Generator = np.random.Generator
 
 
@@ -96,10 +98,18 @@ def three_models(generator: Generator) -> list[Comparison]:
 
 def ratings(generator: Generator, raters: int) -> np.ndarray:
     """Raters who know the answer in 70 % of cases, and else guess by the same habits: alpha is 0.49."""
-    habits = [0.5, 0.3, 0.2]
-    truth = generator.choice(3, p=habits, size=UNITS)
-    guesses = generator.choice(3, p=habits, size=(raters, UNITS))
+    truth = generator.choice(3, p=HABITS, size=UNITS)
+    guesses = generator.choice(3, p=HABITS, size=(raters, UNITS))
     return np.where(generator.random((raters, UNITS)) < 0.7, truth, guesses)
+
+
+def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
+    """Three items a prompt; who knows the answer to one of them knows them all."""
+    truth = generator.choice(3, p=HABITS, size=(UNITS, 3))
+    knows = generator.random((2, UNITS, 1)) < 0.7
+    said = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
+    first, second = said.reshape(2, -1).tolist()
+    return agreement.cohen_kappa(first, second, seed=seed, groups=np.repeat(np.arange(UNITS), 3).tolist())
 
 
 def alpha(generator: Generator, seed: int) -> stats.Estimate:
@@ -210,6 +220,7 @@ CASES = [
     Case("log-odds that length gains", "200 prompts", controlled(1), 0.8, 1000),
     Case("Bradley-Terry strength, ties", "200 prompts, 3 models", strength, 0.5, 1000),
     Case("Cohen's kappa", "200 items, 2 raters", mean_of("cohen_kappa", 2), 0.49, 1000),
+    Case("Cohen's kappa, 3 items a prompt", "200 prompts, 2 raters", kappa_of_groups, 0.49, 1000),
     Case("Krippendorff's alpha, a fifth missing", "200 items, 3 raters", alpha, 0.49, 1000),
     Case("position bias", "200 items", positions, 0.25, 1000),
     Case("slope of calibration", "200 cases", slope, 0.7, 1000),
