@@ -162,8 +162,7 @@ def test_the_real_commands_take_what_they_are_given():
         and getattr(node.func, "attr", "") == "add_argument"
         and node.args[0].value.startswith("--")
     }
-    sampling = {"max_new_tokens", "temperature", "top_k", "top_p", "seed"}
-    assert flags - {"annotations"} | sampling | {"json"} == known
+    assert flags | {"json", "max_new_tokens", "temperature", "top_k", "top_p", "seed"} == known
 
 
 def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):

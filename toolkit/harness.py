@@ -92,8 +92,8 @@ def evaluate_annotations(arguments: Sequence[str]) -> int:
         "--annotations",
         required=True,
         metavar="FILE",
-        help="AlpacaEval's annotations.json (instruction, output_1, output_2, preference from 1 to 2), the same "
-        "as .jsonl or .parquet, or preferences (chosen, rejected); or a glob of such files",
+        help="AlpacaEval's annotations.json (instruction, output_1, output_2, preference from 1 to 2), the "
+        "same as .jsonl or .parquet, or preferences (chosen, rejected); or a glob of such files",
     )
     parser.add_argument("--baseline", metavar="MODEL", help="a generator that others are compared with")
     parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of the bootstrap; default 0")

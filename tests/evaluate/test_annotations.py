@@ -181,14 +181,20 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["model"], "on which MODEL has no effect"),
-        (["--data", "x", "--window", "5"], "on which --data, --window has no effect"),
-        (["--temperature", "0.5"], "on which --temperature has no effect"),
+        (["model"], "unrecognized arguments: model"),
+        (["--data", "x"], "unrecognized arguments: --data"),
+        (["--baselin", "x"], "did you mean --baseline?"),
+        (["--seed", "-1"], "must be a whole number from 0 on"),
     ],
 )
 def test_options_without_effect_are_refused(tmp_path, arguments, said, capsys):
     assert cli.main(["evaluate", "--annotations", str(tmp_path / "a.json"), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_help_on_annotations(capsys):
+    assert cli.main(["evaluate", "--annotations", "x", "--help"]) == 0
+    assert "AlpacaEval's annotations.json" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data files are not on this machine")

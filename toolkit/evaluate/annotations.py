@@ -26,10 +26,9 @@ from toolkit.stats import interval_text
 from toolkit.stats.agreement import accuracy, cohen_kappa, krippendorff_alpha, length_bias, position_bias
 from toolkit.stats.rankings import Comparison, bradley_terry
 from toolkit.stats.sequential import anytime
-from toolkit.stats.significance import holm, power_text
+from toolkit.stats.significance import holm, power_text, verdict
 from toolkit.stats.win_rates import length_controlled, win_rate
 
-ALPHA = 0.05
 PAIRS_SHOWN = 10
 
 
@@ -102,9 +101,8 @@ def measure(found: Annotations, *, file: str, baseline: str | None, seed: int) -
             rates.append({"model": model, "baseline": other, **pair_numbers(their, model, seed)})
             progress.update(number)
     for row, adjusted in zip(rates, holm([row["p_value"] for row in rates]), strict=True):
-        decided = adjusted < ALPHA and not row["low"] <= 0.5 <= row["high"]
         row["p_value_holm"] = adjusted
-        row["verdict"] = ("better" if row["estimate"] > 0.5 else "worse") if decided else "no verdict"
+        row["verdict"] = verdict(row["low"], row["high"], adjusted)
     return {
         "file": file,
         "annotations": len(found.rows),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from toolkit.data import chat, storyworld
 from toolkit.evaluate import judges
 from toolkit.evaluate.judges import Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
+from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs.streams import derive
 from toolkit.scoring import answer_logprobs
@@ -156,6 +158,15 @@ def summarize(
     nonsense = judges.gate(judge, contest.prompts, scores[baseline], words=words, seed=contest.seed)
     unfit = _unfit(nonsense)
     doubt = judge.doubt or unfit
+    how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
+    others = [name for name in answers if name != baseline]
+    outcomes = {
+        pair: _outcomes(*(answers[name] for name in pair), *(scores[name] for name in pair), tie=judge.tie)
+        for pair in combinations([*others, baseline], 2)
+    }
+    compared = {name: outcomes[name, baseline] for name in others}
+    longer = {name: _longer(answers[name], answers[baseline]) for name in others}
+    rates = rate_all(compared, longer, doubt=doubt, **how)
     result = {}
     for name, one in answers.items():
         numbers = _own_numbers(one, scores[name], contest)
@@ -164,25 +175,17 @@ def summarize(
         if name == baseline:
             numbers["is_baseline"] = True
         else:
-            other = answers[baseline]
-            same = np.array(one["texts"]) == np.array(other["texts"])
-            same &= np.array(one["ended"]) == np.array(other["ended"])
-            outcomes = judges.compare(scores[name], scores[baseline], tie=judge.tie)
-            outcomes[same] = 0.5
-            numbers["win_rate"] = _rate(outcomes, contest, doubt)
-            longer = [
-                len(ids) - len(ids_before) for ids, ids_before in zip(one["ids"], other["ids"], strict=True)
-            ]
-            numbers["wins_by_length"] = wins_by_length(outcomes, np.array(longer))
+            numbers["win_rate"] = rates[name]
+            numbers["wins_by_length"] = wins_by_length(compared[name], longer[name])
         result[name] = numbers
-    n = len(contest.prompts)
     about = {
         **judge.as_json(),
         "doubt": doubt,
         "fit": unfit is None,
         "gate": nonsense,
         "baseline": baseline,
-        "power": f"n = {n} can tell {stats.detectable_share(n):.0%} from 50%",
+        "power": power_of(rates, len(contest.prompts)),
+        "ranking": ranking(outcomes, **how),
         "level": 0.95,
     }
     return result, about
@@ -206,21 +209,20 @@ def _own_numbers(one: dict[str, list], scores: np.ndarray, contest: Contest) -> 
     return numbers
 
 
-def _rate(outcomes: np.ndarray, contest: Contest, doubt: str | None) -> dict[str, object]:
-    """Win rate with its verdict; the p-value is the exact sign test's, ties left out."""
-    rate = stats.bootstrap_share(outcomes, seed=contest.seed, samples=contest.bootstrap_samples)
-    wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
-    verdict = "no verdict"
-    if doubt is None and rate.excludes(0.5):
-        verdict = "better" if rate.estimate > 0.5 else "worse"
-    return {
-        **rate.as_dict(),
-        "wins": wins,
-        "ties": len(outcomes) - wins - losses,
-        "losses": losses,
-        "p_value": stats.sign_test(wins, losses),
-        "verdict": verdict,
-    }
+def _outcomes(
+    own: dict[str, list], other: dict[str, list], scores: np.ndarray, other_scores: np.ndarray, *, tie: float
+) -> np.ndarray:
+    """1 where the own answer has the higher score, 0 where the other has, (prompts,); the same is a tie."""
+    same = np.array(own["texts"]) == np.array(other["texts"])
+    same &= np.array(own["ended"]) == np.array(other["ended"])
+    outcomes = judges.compare(scores, other_scores, tie=tie)
+    outcomes[same] = 0.5
+    return outcomes
+
+
+def _longer(own: dict[str, list], other: dict[str, list]) -> np.ndarray:
+    """Tokens of each own answer less those of the other's, (prompts,)."""
+    return np.array([len(a) - len(b) for a, b in zip(own["ids"], other["ids"], strict=True)])
 
 
 def _unfit(nonsense: dict[str, object]) -> str | None:
