@@ -24,7 +24,9 @@ from toolkit.stats.rankings import Comparison
 
 EXPERIMENTS = 2000
 SAMPLES = 500
-DOCUMENTS = 200
+UNITS = 200
+"""Of every experiment: prompts, items, documents."""
+HABITS = [0.5, 0.3, 0.2]
 Generator = np.random.Generator
 
 
@@ -67,25 +69,25 @@ def ties_and_wins(generator: Generator, n: int) -> np.ndarray:
 
 def several_samples(generator: Generator) -> tuple[np.ndarray, list[int]]:
     """Prompts with one to four samples, which mostly agree: a mean of 0.5475."""
-    easy = generator.beta(0.73, 0.6033333333, size=DOCUMENTS)
-    counts = generator.integers(1, 5, size=DOCUMENTS)
-    prompts = np.repeat(np.arange(DOCUMENTS), counts)
+    easy = generator.beta(0.73, 0.6033333333, size=UNITS)
+    counts = generator.integers(1, 5, size=UNITS)
+    prompts = np.repeat(np.arange(UNITS), counts)
     return (generator.random(len(prompts)) < easy[prompts]).astype(float), prompts.tolist()
 
 
 def lengths(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Answers that are 40 tokens longer, which has won them something: 57.4 % at equal lengths."""
-    longer = generator.normal(40, 80, size=DOCUMENTS)
+    longer = generator.normal(40, 80, size=UNITS)
     chance = sigmoid(0.3 + 0.8 * np.tanh(longer / 80))
-    return (generator.random(DOCUMENTS) < chance).astype(float), longer
+    return (generator.random(UNITS) < chance).astype(float), longer
 
 
 def three_models(generator: Generator) -> list[Comparison]:
     """All pairs of a, b and c on every prompt, ties among them; what one prompt gives hangs together."""
     strengths, rows = {"a": 0.5, "b": 0.0, "c": -0.5}, []
-    shared = generator.normal(size=DOCUMENTS)
+    shared = generator.normal(size=UNITS)
     for first, second in (("a", "b"), ("b", "c"), ("a", "c")):
-        luck = ndtr(0.6 * shared + 0.8 * generator.normal(size=DOCUMENTS))
+        luck = ndtr(0.6 * shared + 0.8 * generator.normal(size=UNITS))
         half = (strengths[first] - strengths[second]) / 2
         odds = np.array([np.exp(half), 0.5, np.exp(-half)])
         won, tied, _ = np.cumsum(odds / odds.sum())
@@ -96,10 +98,18 @@ def three_models(generator: Generator) -> list[Comparison]:
 
 def ratings(generator: Generator, raters: int) -> np.ndarray:
     """Raters who know the answer in 70 % of cases, and else guess by the same habits: alpha is 0.49."""
-    habits = [0.5, 0.3, 0.2]
-    truth = generator.choice(3, p=habits, size=DOCUMENTS)
-    guesses = generator.choice(3, p=habits, size=(raters, DOCUMENTS))
-    return np.where(generator.random((raters, DOCUMENTS)) < 0.7, truth, guesses)
+    truth = generator.choice(3, p=HABITS, size=UNITS)
+    guesses = generator.choice(3, p=HABITS, size=(raters, UNITS))
+    return np.where(generator.random((raters, UNITS)) < 0.7, truth, guesses)
+
+
+def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
+    """Three items a prompt; who knows the answer to one of them knows them all."""
+    truth = generator.choice(3, p=HABITS, size=(UNITS, 3))
+    knows = generator.random((2, UNITS, 1)) < 0.7
+    said = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
+    first, second = said.reshape(2, -1).tolist()
+    return agreement.cohen_kappa(first, second, seed=seed, groups=np.repeat(np.arange(UNITS), 3).tolist())
 
 
 def alpha(generator: Generator, seed: int) -> stats.Estimate:
@@ -112,15 +122,15 @@ def alpha(generator: Generator, seed: int) -> stats.Estimate:
 
 def documents(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Bits and bytes of documents whose lengths differ much; long ones have fewer bits a byte."""
-    size = np.exp(generator.normal(6, 0.8, size=DOCUMENTS))
-    bits = size * (1.2 - 0.1 * (np.log(size) - 6) + 0.3 * generator.normal(size=DOCUMENTS))
+    size = np.exp(generator.normal(6, 0.8, size=UNITS))
+    bits = size * (1.2 - 0.1 * (np.log(size) - 6) + 0.3 * generator.normal(size=UNITS))
     return bits, size
 
 
 def paired(generator: Generator, seed: int) -> stats.Estimate:
     """Two models whose losses a byte hang on the same difficulty: the difference is 0.02."""
     bits, size = documents(generator)
-    other = bits - size * (0.02 + 0.05 * generator.normal(size=DOCUMENTS))
+    other = bits - size * (0.02 + 0.05 * generator.normal(size=UNITS))
     return stats.ratio_bootstrap(bits - other, size, seed=seed, samples=SAMPLES)
 
 
@@ -133,15 +143,15 @@ def one_text(generator: Generator, seed: int) -> stats.Estimate:
 
 def positions(generator: Generator, seed: int) -> stats.Estimate:
     """Two orders of each item; one in four follows the place."""
-    biased = generator.random(DOCUMENTS) < 0.25
-    better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=DOCUMENTS)
+    biased = generator.random(UNITS) < 0.25
+    better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=UNITS)
     found = agreement.position_bias(np.where(biased, 1, better), np.where(biased, 0, better), seed=seed)
-    return stats.Estimate(found["bias"], *found["bias_interval"], DOCUMENTS)
+    return stats.Estimate(found["bias"], *found["bias_interval"], UNITS)
 
 
 def slope(generator: Generator, seed: int) -> stats.Estimate:
-    odds = generator.normal(0, 1.5, size=DOCUMENTS)
-    happened = generator.random(DOCUMENTS) < sigmoid(0.7 * odds)
+    odds = generator.normal(0, 1.5, size=UNITS)
+    happened = generator.random(UNITS) < sigmoid(0.7 * odds)
     return calibration.slope_of(sigmoid(odds), happened, seed=seed, samples=SAMPLES)
 
 
@@ -168,11 +178,11 @@ def win_rate_of(which: str, draw: Callable[[Generator], tuple]) -> Callable[[Gen
 
 def plain(share: float) -> Callable[[Generator], tuple]:
     """Wins and losses without ties."""
-    return lambda generator: ((generator.random(DOCUMENTS) < share).astype(float),)
+    return lambda generator: ((generator.random(UNITS) < share).astype(float),)
 
 
 def with_ties(generator: Generator) -> tuple:
-    return (ties_and_wins(generator, DOCUMENTS),)
+    return (ties_and_wins(generator, UNITS),)
 
 
 def controlled(place: int) -> Callable[[Generator, int], stats.Estimate]:
@@ -210,6 +220,7 @@ CASES = [
     Case("log-odds that length gains", "200 prompts", controlled(1), 0.8, 1000),
     Case("Bradley-Terry strength, ties", "200 prompts, 3 models", strength, 0.5, 1000),
     Case("Cohen's kappa", "200 items, 2 raters", mean_of("cohen_kappa", 2), 0.49, 1000),
+    Case("Cohen's kappa, 3 items a prompt", "200 prompts, 2 raters", kappa_of_groups, 0.49, 1000),
     Case("Krippendorff's alpha, a fifth missing", "200 items, 3 raters", alpha, 0.49, 1000),
     Case("position bias", "200 items", positions, 0.25, 1000),
     Case("slope of calibration", "200 cases", slope, 0.7, 1000),

@@ -1,5 +1,6 @@
 """The command line: verbs, exit statuses, what is said when something fails, and how fast it answers."""
 
+import ast
 import errno
 import json
 import os
@@ -140,8 +141,6 @@ def test_other_verbs(carried_out, monkeypatch, arguments, module, name, position
 
 def test_the_real_commands_take_what_they_are_given():
     """The signatures, from the source: importing the modules would take seconds."""
-    import ast
-
     for place, name in (("execute", "run_command"), ("execute", "verify_command"), ("plan", "plan_command"),
                         ("report/command", "report_command"), ("publish", "publish_command"),
                         ("see/next_token", "next_command"), ("see/generate", "generate_command"),
@@ -151,18 +150,23 @@ def test_the_real_commands_take_what_they_are_given():
     tree = ast.parse((ROOT / "toolkit/evaluate/command.py").read_text())
     options = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options")
     known = {node.target.id for node in options.body if isinstance(node, ast.AnnAssign)}
-    source = ast.parse((ROOT / "toolkit/verbs.py").read_text())
-    verb = next(
-        node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "_evaluate"
-    )
-    flags = {
-        node.args[0].value[2:].replace("-", "_")
-        for node in ast.walk(verb)
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "attr", "") == "add_argument"
-        and node.args[0].value.startswith("--")
-    }
+    declared = {"verbs": ("_evaluate",), "harness": ("add_scoring", "add_comparison")}
+    flags = set()
+    for file, functions in declared.items():
+        for verb in ast.parse((ROOT / f"toolkit/{file}.py").read_text()).body:
+            if getattr(verb, "name", None) in functions:
+                flags |= {_destination(node) for node in ast.walk(verb) if _declares_a_flag(node)}
     assert flags | {"json", "max_new_tokens", "temperature", "top_k", "top_p", "seed"} == known
+
+
+def _declares_a_flag(node):
+    called = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+    return called and node.args[0].value.startswith("--")
+
+
+def _destination(call):
+    named = [word.value.value for word in call.keywords if word.arg == "dest"]
+    return named[0] if named else call.args[0].value[2:].replace("-", "_")
 
 
 def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):

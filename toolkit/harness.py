@@ -1,4 +1,4 @@
-"""More arguments of `toolkit evaluate`: how text is scored, and tasks of lm-evaluation-harness."""
+"""More arguments of `toolkit evaluate`: how text is scored, tasks of lm-evaluation-harness, annotations."""
 
 from __future__ import annotations
 
@@ -76,3 +76,57 @@ def evaluate_tasks(arguments: Sequence[str]) -> int:
         ) from None
     given = vars(args)
     return tasks_command(given.pop("models"), given.pop("tasks"), **given)
+
+
+def evaluate_annotations(arguments: Sequence[str]) -> int:
+    """Read the arguments and measure what a file of judgements says; no model is run."""
+    parser = Parser(
+        "evaluate --annotations FILE",
+        "Measure what people or judges have said of answers already: win rates, raw and at equal lengths, a "
+        "ranking of more than two models, agreement, and what each annotator listens to besides the answer.",
+        "toolkit evaluate --annotations annotations.json --baseline gpt4\n"
+        "toolkit evaluate --annotations preferences.jsonl --json",
+    )
+    parser.usage = "toolkit evaluate --annotations FILE [--baseline MODEL] [--seed N] [--json]"
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="FILE",
+        help="AlpacaEval's annotations.json (instruction, output_1, output_2, preference from 1 to 2), the "
+        "same as .jsonl or .parquet, or preferences (chosen, rejected); or a glob of such files",
+    )
+    parser.add_argument("--baseline", metavar="MODEL", help="a generator that others are compared with")
+    parser.add_argument("--seed", type=_count, default=0, metavar="N", help="of the bootstrap; default 0")
+    parser.add_argument("--json", action="store_true", help="exactly one JSON object on stdout")
+    args = parser.parse_args(arguments)
+    from toolkit.evaluate.annotations import annotations_command
+
+    return annotations_command(args.annotations, baseline=args.baseline, seed=args.seed, json=args.json)
+
+
+def add_comparison(parser: Parser) -> None:
+    """Who is compared, and who judges."""
+    parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
+    parser.add_argument(
+        "--judge",
+        default="gold",
+        metavar="gold|MODEL|FILE|URL",
+        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
+    )
+    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
+    parser.add_argument(
+        "--judge-key-variable",
+        default="JUDGE_API_KEY",
+        metavar="NAME",
+        help="variable with the endpoint's key",
+    )
+    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
+    parser.add_argument(
+        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
+    )
+    parser.add_argument(
+        "--samples-per-prompt", type=_positive, default=1, metavar="N", help="answers to each prompt"
+    )
+    parser.add_argument(
+        "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"
+    )

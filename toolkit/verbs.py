@@ -196,6 +196,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
     if any(argument.partition("=")[0] == "--tasks" for argument in arguments):
         return harness.evaluate_tasks(arguments)
+    if any(argument.partition("=")[0] == "--annotations" for argument in arguments):
+        return harness.evaluate_annotations(arguments)
     parser = Parser(
         "evaluate",
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
@@ -203,7 +205,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
         "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
         "toolkit evaluate runs/tiny/reward --data storyworld\n"
-        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)",
+        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)\n"
+        "toolkit evaluate --annotations FILE (judgements that exist already; --annotations FILE --help)",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument(
@@ -224,30 +227,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--stride", type=_positive, metavar="N", help="tokens the window moves; default half")
     harness.add_scoring(parser)
-    parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
-    parser.add_argument(
-        "--judge",
-        default="gold",
-        metavar="gold|MODEL|FILE|URL",
-        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
-    )
-    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
-    parser.add_argument(
-        "--judge-key-variable",
-        default="JUDGE_API_KEY",
-        metavar="NAME",
-        help="variable with the endpoint's key",
-    )
-    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
-    parser.add_argument(
-        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
-    )
-    parser.add_argument(
-        "--samples-per-prompt", type=_positive, default=1, metavar="N", help="answers to each prompt"
-    )
-    parser.add_argument(
-        "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"
-    )
+    harness.add_comparison(parser)
     _sampling(parser, max_new_tokens=96)
     parser.set_defaults(temperature=1.0)
     _json(parser)

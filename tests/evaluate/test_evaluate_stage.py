@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from toolkit.data import storyworld
-from toolkit.evaluate import best_of, opening, stage
+from toolkit.evaluate import best_of, judges, opening, stage
 from toolkit.evaluate.session import Session, names_of
 from toolkit.models import load
 from toolkit.recipe import reader

@@ -58,6 +58,31 @@ def test_the_interval_of_alpha_is_about_krippendorffs_resampled_over_items():
     assert found.interval == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.03)
 
 
+def test_items_of_one_prompt_are_one_unit():
+    """Everything three times over says no more, with groups; without, it looks surer than it is."""
+    first, second, third = (each.tolist() for each in raters(80))
+    groups = list(range(80)) * 3
+    wins, longer = [float(one == two) for one, two in zip(first, second, strict=True)], third
+    for measure, given in (
+        (agreement.accuracy, (first, second)),
+        (agreement.cohen_kappa, (first, second)),
+    ):
+        once, thrice = measure(*given, seed=0), measure(*(each * 3 for each in given), seed=0, groups=groups)
+        assert [thrice.estimate, *thrice.interval] == pytest.approx([once.estimate, *once.interval])
+        alone = measure(*(each * 3 for each in given), seed=0)
+        assert alone.high - alone.low < 0.7 * (once.high - once.low)
+    once = agreement.krippendorff_alpha([first, second, third], seed=0)
+    thrice = agreement.krippendorff_alpha([first * 3, second * 3, third * 3], seed=0, groups=groups)
+    assert thrice.interval == pytest.approx(once.interval, abs=0.01) and thrice.n == once.n == 80
+    for measure, given in (
+        (agreement.length_bias, (wins, longer)),
+        (agreement.position_bias, (wins, wins[::-1])),
+    ):
+        once, thrice = measure(*given, seed=0), measure(*(each * 3 for each in given), seed=0, groups=groups)
+        for key in set(once) - {"n"}:
+            assert thrice[key] == pytest.approx(once[key])
+
+
 def test_chance_alone_leaves_nothing_to_measure():
     found = agreement.cohen_kappa(["a"] * 5, ["a"] * 5, seed=0)
     assert math.isnan(found.estimate) and found.interval == [None, None]

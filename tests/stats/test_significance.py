@@ -20,6 +20,15 @@ def test_holm_by_hand():
     assert significance.holm([0.6, 0.9]) == [1.0, 1.0] and significance.holm([]) == []
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "said"),
+    [(0.51, 0.6, 0.01, "better"), (0.3, 0.49, 0.01, "worse"), (0.51, 0.6, 0.06, "no verdict"),
+     (0.49, 0.6, 0.01, "no verdict"), (None, None, 0.01, "no verdict")],
+)  # fmt: skip
+def test_a_verdict_needs_the_interval_and_the_test(low, high, p_value, said):
+    assert significance.verdict(low, high, p_value) == said
+
+
 def test_the_message_of_power():
     text = "n = 200 can tell 60% from 50%; to tell 53% you need about 1,980 more"
     assert significance.power_text(200, 0.53) == text

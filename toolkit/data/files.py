@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,9 +59,18 @@ def resolve(source: DataSource) -> list[Path] | None:
     name = source.name
     if not is_local(name):
         return None
+    return local_files(name)
+
+
+def local_files(name: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Return the files that a path or glob names, sorted.
+
+    Raises:
+        DataError: a missing file, a glob without match, an empty file, a suffix that is not among these.
+    """
     paths = _expand(name)
     for path in paths:
-        _check_file(path)
+        _check_file(path, suffixes)
     return paths
 
 
@@ -240,16 +249,16 @@ def _expand(name: str) -> list[Path]:
     return paths
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, suffixes: Sequence[str]) -> None:
     if not path.exists():
         raise DataError("this file does not exist", where=str(path), fix=_similar(path))
     if not path.is_file():
         raise DataError("this is not a file", where=str(path), fix="give a path to a file, or a glob")
-    if suffix_of(path) not in SUFFIXES:
+    if suffix_of(path) not in suffixes:
         raise DataError(
             f"files ending in {path.suffix or 'no suffix'} are not read",
             where=str(path),
-            fix=f"give one of {' '.join(SUFFIXES)}",
+            fix=f"give one of {' '.join(suffixes)}",
         )
     if not path.stat().st_size:
         raise DataError("this file is empty", where=str(path), fix="remove it or name another file")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,12 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit import sampling, stats
 from toolkit.data import chat, storyworld
 from toolkit.evaluate import judges
-from toolkit.evaluate.judges import AnyJudge, Messages
+from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
+from toolkit.evaluate.pairwise import Compared
+from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.runs.streams import derive
 from toolkit.scoring import answer_logprobs
-from toolkit.stats import agreement, win_rates
+from toolkit.stats import agreement
 
 SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -192,7 +195,15 @@ def summarize(
     nonsense = judges.gate(judge, contest.prompts, seen[baseline], words=words, seed=contest.seed)
     unfit = _unfit(nonsense)
     doubt = judges.doubt_of(judge) or unfit
-    result, outcomes, orders = {}, {}, []
+    how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
+    others = [name for name in answers if name != baseline]
+    compared = {name: _compare(judge, contest, seen[name], seen[baseline]) for name in others}
+    known = {name: _judged(each.outcomes) for name, each in compared.items()}
+    outcomes = {name: each.outcomes[known[name]] for name, each in compared.items()}
+    longer = {name: _longer(answers[name], answers[baseline])[known[name]] for name in others}
+    units = {name: contest.unit_of(known[name]) for name in others}
+    rates = rate_all(outcomes, longer, units=units, doubt=doubt, **how)
+    result = {}
     for name, one in seen.items():
         numbers = _own_numbers(one, contest)
         if gold is not None:
@@ -200,50 +211,56 @@ def summarize(
         if name == baseline:
             numbers["is_baseline"] = True
         else:
-            compared = judge.compare(contest.prompts, one, seen[baseline])
-            found = np.where(_same(one, seen[baseline]), 0.5, compared.outcomes)
-            outcomes[name] = [None if np.isnan(each) else float(each) for each in found]
-            numbers |= _compared(one, seen[baseline], found, contest, doubt)
-            orders += [compared.orders] if compared.orders else []
+            numbers["win_rate"] = {**rates[name], "unjudged": int((~known[name]).sum())}
+            numbers["wins_by_length"] = wins_by_length(outcomes[name], longer[name])
         result[name] = numbers
-    n = contest.units
+    pairs = {(name, baseline): each.outcomes for name, each in compared.items()}
+    if isinstance(judge, Judge):  # another judge would have to be asked for every two models
+        pairs |= {
+            pair: _compare(judge, contest, *(seen[name] for name in pair)).outcomes
+            for pair in combinations(others, 2)
+        }
     about = {
         **judges.as_json(judge),
-        **_position_bias(orders, contest),
+        **_position_bias([each.orders for each in compared.values() if each.orders], contest),
         "doubt": doubt,
         "fit": unfit is None,
         "gate": nonsense,
         "baseline": baseline,
-        "power": f"n = {n} can tell {stats.detectable_share(n):.0%} from 50%",
+        "power": power_of(rates, contest.units),
+        "ranking": ranking(pairs, samples_per_prompt=contest.samples_per_prompt, **how),
         "level": 0.95,
     }
     scores = {name: np.asarray(one["scores"]).tolist() for name, one in seen.items() if "scores" in one}
-    return Judged(result, about, outcomes, scores)
+    listed = {
+        name: [None if np.isnan(value) else float(value) for value in each.outcomes]
+        for name, each in compared.items()
+    }
+    return Judged(result, about, listed, scores)
 
 
-def _same(one: dict[str, list], other: dict[str, list]) -> np.ndarray:
-    """Which answers are the same, (prompts,): a tie, whatever a judge says."""
+def _compare(judge: AnyJudge, contest: Contest, one: dict[str, list], other: dict[str, list]) -> Compared:
+    """What the judge says; the same answer is a tie, whatever it says."""
     same = np.array(one["texts"]) == np.array(other["texts"])
-    return same & (np.array(one["ended"]) == np.array(other["ended"]))
+    same &= np.array(one["ended"]) == np.array(other["ended"])
+    compared = judge.compare(contest.prompts, one, other)
+    return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
 
 
-def _compared(
-    one: dict[str, list], other: dict[str, list], outcomes: np.ndarray, contest: Contest, doubt: str | None
-) -> dict[str, object]:
-    """Win rate, and wins by length, of the pairs that were judged."""
+def _judged(outcomes: np.ndarray) -> np.ndarray:
+    """Which pairs somebody has judged, (answers,)."""
     known = ~np.isnan(outcomes)
     if not known.any():
         raise UsageError(
             "the judge has said nothing of any pair", where="judge",
             fix="votes must be on these prompts and these very answers: see answers.jsonl of the run",
         )  # fmt: skip
-    pairs = zip(one["ids"], other["ids"], strict=True)
-    longer = np.array([len(mine) - len(theirs) for mine, theirs in pairs])
-    rate = _rate(outcomes[known], contest.unit_of(known), contest, doubt)
-    return {
-        "win_rate": {**rate, "unjudged": int((~known).sum())},
-        "wins_by_length": wins_by_length(outcomes[known], longer[known]),
-    }
+    return known
+
+
+def _longer(own: dict[str, list], other: dict[str, list]) -> np.ndarray:
+    """Tokens of each own answer less those of the other's, (answers,)."""
+    return np.array([len(a) - len(b) for a, b in zip(own["ids"], other["ids"], strict=True)])
 
 
 def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest) -> dict[str, object]:
@@ -273,15 +290,6 @@ def _own_numbers(one: dict[str, list], contest: Contest) -> dict[str, object]:
     if one.get("kl") is not None:
         numbers |= contest.mean(one["kl"]).as_json("kl_to_baseline")
     return numbers
-
-
-def _rate(outcomes: np.ndarray, units: np.ndarray, contest: Contest, doubt: str | None) -> dict[str, object]:
-    """Win rate over prompts with its verdict; the p-value is the exact sign test's, ties left out."""
-    rate = win_rates.win_rate(outcomes, units.tolist(), seed=contest.seed, samples=contest.bootstrap_samples)
-    verdict = "no verdict"
-    if doubt is None and rate.bootstrap.excludes(0.5):
-        verdict = "better" if rate.bootstrap.estimate > 0.5 else "worse"
-    return {**rate.as_dict(), "verdict": verdict}
 
 
 def _unfit(nonsense: dict[str, object]) -> str | None:

@@ -1,8 +1,9 @@
 """How far judges agree, with each other and with people, and what else than the answers they listen to.
 
-Intervals resample items: two ratings of one item are not independent.
+Intervals resample items, or groups of items that hang together, such as those of one prompt.
 
 Shapes: items = what was rated; raters; categories = what they may say; resamples = bootstrap samples.
+`groups` is what each item belongs to, (items,); by default each is its own.
 """
 
 from __future__ import annotations
@@ -15,21 +16,29 @@ from numpy.typing import ArrayLike
 from toolkit.stats.intervals import (
     Estimate,
     as_units,
-    bootstrap_mean,
     bootstrap_of,
     bootstrap_share,
+    groups_of,
+    ratio_bootstrap,
 )
 
 MISSING = -1
 
 
-def accuracy(first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int) -> Estimate:
+Groups = Sequence[Hashable] | None
+
+
+def accuracy(
+    first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int, groups: Groups = None
+) -> Estimate:
     """Share of items of which both say the same."""
     codes, _ = _codes([first, second])
-    return bootstrap_share((codes[:, 0] == codes[:, 1]).astype(float), seed=seed)
+    return _mean((codes[:, 0] == codes[:, 1]).astype(float), groups, seed)
 
 
-def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int) -> Estimate:
+def cohen_kappa(
+    first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int, groups: Groups = None
+) -> Estimate:
     """Agreement of two raters beyond what their habits give by chance (Cohen, 1960): 1 full, 0 chance.
 
     nan where both say one and the same thing throughout.
@@ -42,18 +51,21 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable], *, seed: 
         raise ValueError("kappa compares items that both have rated")
     cells = np.zeros((len(codes), categories, categories))
     cells[np.arange(len(codes)), codes[:, 0], codes[:, 1]] = 1
+    cells = _by_group(cells, groups)
 
     def kappa(weights: np.ndarray) -> np.ndarray:
-        table = _weighted(weights, cells)
+        table = (weights @ cells.reshape(len(cells), -1)).reshape(-1, categories, categories)
         table /= table.sum((1, 2), keepdims=True)
         same = np.trace(table, axis1=1, axis2=2)
         chance = (table.sum(1) * table.sum(2)).sum(1)
         return _beyond(same, chance)
 
-    return bootstrap_of(kappa, len(codes), seed=seed)
+    return bootstrap_of(kappa, len(cells), seed=seed)
 
 
-def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], *, seed: int) -> Estimate:
+def krippendorff_alpha(
+    ratings: Sequence[Sequence[Hashable | None]], *, seed: int, groups: Groups = None
+) -> Estimate:
     """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011); None was not rated.
 
     Args:
@@ -62,23 +74,26 @@ def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]], *, seed: in
         ValueError: no item has two ratings, or lists differ in length.
     """
     codes, categories = _codes(ratings)
-    given = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1)
-    given = given[given.sum(1) >= 2].astype(float)  # (items, categories); one rating agrees with nothing
-    if not len(given):
+    given = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1).astype(float)
+    paired = given.sum(1) >= 2  # one rating agrees with nothing
+    if not paired.any():
         raise ValueError("no item was rated twice")
-    pairs = given.sum(1, keepdims=True) - 1
-    same = (given * (given - 1) / pairs).sum(1)
+    given, places = given[paired], groups_of(groups, len(codes))[paired]
+    same = (given * (given - 1)).sum(1) / (given.sum(1) - 1)
+    cells = _by_group(np.column_stack([given, same]), places.tolist())
 
     def alpha(weights: np.ndarray) -> np.ndarray:
-        totals = weights @ given
-        n = totals.sum(1)
+        sums = weights @ cells
+        totals, n = sums[:, :-1], sums[:, :-1].sum(1)
         chance = (totals * (totals - 1)).sum(1) / (n * (n - 1))
-        return _beyond(weights @ same / n, chance)
+        return _beyond(sums[:, -1] / n, chance)
 
-    return bootstrap_of(alpha, len(given), seed=seed)
+    return bootstrap_of(alpha, len(cells), seed=seed)
 
 
-def position_bias(first: ArrayLike, second: ArrayLike, *, seed: int) -> dict[str, object]:
+def position_bias(
+    first: ArrayLike, second: ArrayLike, *, seed: int, groups: Groups = None
+) -> dict[str, object]:
     """What it is worth to stand first, from items that were judged in both orders.
 
     Args:
@@ -91,14 +106,17 @@ def position_bias(first: ArrayLike, second: ArrayLike, *, seed: int) -> dict[str
     if len(first) != len(second):
         raise ValueError(f"{len(first)} items in one order and {len(second)} in the other")
     differs = (np.sign(first - 0.5) != np.sign(second - 0.5)).astype(float)
+    gain = _by_group(np.column_stack([first - second, np.ones(len(first))]), groups)
     return {
-        **bootstrap_mean(first - second, seed=seed).as_json("bias"),
-        **bootstrap_share(differs, seed=seed).as_json("inconsistent"),
+        **ratio_bootstrap(gain[:, 0], gain[:, 1], seed=seed).as_json("bias"),
+        **_mean(differs, groups, seed).as_json("inconsistent"),
         "n": len(first),
     }
 
 
-def length_bias(outcomes: ArrayLike, longer: ArrayLike, *, seed: int) -> dict[str, object] | None:
+def length_bias(
+    outcomes: ArrayLike, longer: ArrayLike, *, seed: int, groups: Groups = None
+) -> dict[str, object] | None:
     """How often the longer of two answers wins; None where none is longer.
 
     Args:
@@ -112,7 +130,8 @@ def length_bias(outcomes: ArrayLike, longer: ArrayLike, *, seed: int) -> dict[st
     if not differs.any():
         return None
     wins = 0.5 + (outcomes - 0.5)[differs] * sign[differs]
-    return {**bootstrap_share(wins, seed=seed).as_json("longer_wins"), "n": int(differs.sum())}
+    places = groups_of(groups, len(outcomes))[differs].tolist()
+    return {**_mean(wins, places, seed).as_json("longer_wins"), "n": int(differs.sum())}
 
 
 def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, int]:
@@ -125,8 +144,20 @@ def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, in
     return np.array(rows).T, len(known) - 1
 
 
-def _weighted(weights: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    return (weights @ cells.reshape(len(cells), -1)).reshape(len(weights), *cells.shape[1:])
+def _by_group(cells: np.ndarray, groups: Groups) -> np.ndarray:
+    """Sums of the cells of the items of each group, (groups, ...)."""
+    places = groups_of(groups, len(cells))
+    sums = np.zeros((places.max() + 1, *cells.shape[1:]))
+    np.add.at(sums, places, cells)
+    return sums
+
+
+def _mean(values: np.ndarray, groups: Groups, seed: int) -> Estimate:
+    """Mean over items of a share; where all are alike the exact interval of the groups."""
+    sums = _by_group(np.column_stack([values, np.ones(len(values))]), groups)
+    if np.ptp(values) == 0 or len(sums) == len(values):
+        return bootstrap_share(sums[:, 0] / sums[:, 1], seed=seed)
+    return ratio_bootstrap(sums[:, 0], sums[:, 1], seed=seed)
 
 
 def _beyond(same: np.ndarray, chance: np.ndarray) -> np.ndarray:

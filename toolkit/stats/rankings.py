@@ -66,9 +66,9 @@ def bradley_terry(comparisons: Sequence[Comparison], *, seed: int, samples: int 
     _require_comparable(models, comparisons)
     pairs = list(combinations(range(len(models)), 2))
     counts = _by_prompt(models, pairs, comparisons)  # (prompts, 3 * pairs)
-    whole = _fit(counts.sum(0)[None], pairs)
+    whole = _fit(counts.sum(0)[None], pairs, np.zeros(len(models) + 1))
     drawn = resampled_counts(len(counts), seed=seed, samples=samples)
-    resampled = np.concatenate([_fit(each @ counts, pairs) for each in drawn])
+    resampled = np.concatenate([_fit(each @ counts, pairs, whole[0]) for each in drawn])
     strengths, rates = {}, {}
     whole_rates, resampled_rates = (_expected(each, len(models)) for each in (whole, resampled))
     about = {"units": len(counts), "seed": seed}
@@ -118,8 +118,8 @@ def _by_prompt(
     return (counts / np.maximum(seen, 1)).reshape(len(prompts), -1)
 
 
-def _fit(counts: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
-    """Strengths and t of each resample by Newton's method, (resamples, models + 1).
+def _fit(counts: np.ndarray, pairs: list[tuple[int, int]], start: np.ndarray) -> np.ndarray:
+    """Strengths and t of each resample by Newton's method, (resamples, models + 1), from a near `start`.
 
     Counts are (resamples, 3 * pairs); the logarithm of the likelihood is concave. t is -inf without ties.
     """
@@ -128,7 +128,7 @@ def _fit(counts: np.ndarray, pairs: list[tuple[int, int]]) -> np.ndarray:
     for row, (first, second) in enumerate(pairs):
         design[row, first], design[row, second] = 0.5, -0.5
     models, total = design.shape[1], wins + losses + ties
-    found = np.zeros((len(counts), models + 1))
+    found = np.tile(start, (len(counts), 1))
     has_ties = bool(ties.any())
     if not has_ties:
         found[:, -1] = -np.inf

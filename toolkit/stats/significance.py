@@ -30,6 +30,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def verdict(low: float | None, high: float | None, p_value: float, *, level: float = 0.95) -> str:
+    """Say better or worse where both the interval and the (adjusted) test exclude one half, or no verdict."""
+    if low is None or high is None or low <= 0.5 <= high or p_value >= 1 - level:
+        return "no verdict"
+    return "better" if low > 0.5 else "worse"
+
+
 def detectable_share(n: int, *, power: float = 0.8, level: float = 0.95, deviation: float = COIN) -> float:
     """The win rate that n prompts tell from one half in `power` of all experiments (0.60 at n = 200)."""
     return float(min(1.0, 0.5 + _quantiles(power, level) * deviation / math.sqrt(n)))

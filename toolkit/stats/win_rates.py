@@ -18,6 +18,7 @@ from toolkit.stats.intervals import (
     Estimate,
     as_units,
     bootstrap_share,
+    groups_of,
     percentile_interval,
     resampled_counts,
     wilson_of_units,
@@ -93,12 +94,7 @@ def win_rate(
 
 def by_prompt(values: np.ndarray, prompts: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each prompt in order of first sight, (prompts,), and the prompt of each row, (comparisons,)."""
-    if prompts is None:
-        return values, np.arange(len(values))
-    if len(prompts) != len(values):
-        raise ValueError(f"{len(values)} outcomes of {len(prompts)} prompts")
-    known: dict[Hashable, int] = {}
-    places = np.array([known.setdefault(prompt, len(known)) for prompt in prompts])
+    places = groups_of(prompts, len(values))
     sums = np.bincount(places, weights=values)
     # Rounded, or the mean of 0.2 and 0.8 would not be a tie.
     return (sums / np.bincount(places)).round(12), places
@@ -129,12 +125,13 @@ def length_controlled(
     means, places = by_prompt(outcomes, prompts)
     shares = 1.0 / np.bincount(places)[places]
 
-    def fit(counts: np.ndarray) -> np.ndarray:
-        return _logistic(outcomes, longer, counts[:, places] * shares)
+    def fit(counts: np.ndarray, start: np.ndarray) -> np.ndarray:
+        return _logistic(outcomes, longer, counts[:, places] * shares, start)
 
-    intercept, slope = fit(np.ones((1, len(means))))[0]
+    whole = fit(np.ones((1, len(means))), np.zeros(2))[0]
+    intercept, slope = whole
     drawn = resampled_counts(len(means), seed=seed, samples=samples)
-    resampled = np.concatenate([fit(each) for each in drawn])
+    resampled = np.concatenate([fit(each, whole) for each in drawn])
     about = {"units": len(means), "seed": seed}
     effect = percentile_interval(float(slope), resampled[:, 1], **about)
     if np.ptp(means) == 0:  # nothing that length could explain
@@ -143,15 +140,18 @@ def length_controlled(
     return percentile_interval(share, _sigmoid(resampled[:, 0]), **about), effect
 
 
-def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Intercept and slope of each resample, (resamples, 2); weights (resamples, comparisons)."""
+def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Intercept and slope of each resample by Newton's method, (resamples, 2), from a `start` that is near.
+
+    Weights are (resamples, comparisons).
+    """
     total = weights.sum(1)
     centred = longer - longer.mean()
     mean = weights @ centred / total
     spread = np.sqrt(np.maximum(weights @ centred**2 / total - mean**2, 0.0))
     spread[spread <= 1e-9 * np.abs(longer).max()] = np.inf  # one difference throughout explains nothing
     slope = np.tanh(longer / spread[:, None])
-    found = np.zeros((len(weights), 2))
+    found = np.tile(start, (len(weights), 1))
     for _ in range(NEWTON_STEPS):
         chance = _sigmoid(found[:, :1] + found[:, 1:] * slope)
         error, steep = weights * (outcomes - chance), weights * chance * (1 - chance)

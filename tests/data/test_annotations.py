@@ -1,0 +1,116 @@
+"""Reading annotation files: both layouts, several annotators, and what is wrong with a file by its line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from toolkit.data import annotations
+from toolkit.data.annotations import Answer
+from toolkit.recipe.errors import DataError
+
+ROW = {"instruction": "Say hello.", "output_1": "Hello.", "output_2": "Hi!", "preference": 2,
+       "generator_1": "old", "generator_2": "new", "annotator": "judge"}  # fmt: skip
+
+
+def read(tmp_path, rows, name="annotations.json"):
+    path = tmp_path / name
+    text = json.dumps(rows, indent=1) if name.endswith(".json") else "\n".join(map(json.dumps, rows))
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return annotations.read(str(path))
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "lines.jsonl", "lines.jsonl.gz"])
+def test_alpacaevals_layout(tmp_path, name):
+    found = read(tmp_path, [ROW, {**ROW, "preference": 1.25, "input": "In French."}], name)
+    first, second = found.rows
+    assert (first.first, first.second) == (Answer("Hello.", "old"), Answer("Hi!", "new"))
+    assert (first.prompt, first.outcome, first.annotator, first.shown) == ("Say hello.", 0.0, "judge", True)
+    assert (second.prompt, second.outcome) == ("Say hello.\n\nIn French.", 0.75)
+
+
+@pytest.mark.parametrize(("preference", "outcome"), [(1, 1.0), (2.0, 0.0), (1.5, 0.5), (0, 0.5), (1.9, 0.1)])
+def test_preference_is_from_one_to_two(tmp_path, preference, outcome):
+    [row] = read(tmp_path, [{**ROW, "preference": preference}]).rows
+    assert row.outcome == pytest.approx(outcome)
+
+
+@pytest.mark.parametrize("preference", [3, 0.5, -1, "1", True, float("nan"), [1, 7]])
+def test_what_is_no_preference_is_named_by_its_line(tmp_path, preference):
+    with pytest.raises(DataError, match="is not a number from 1 to 2") as error:
+        read(tmp_path, [ROW, {**ROW, "preference": preference}])
+    assert error.value.where.endswith("annotations.json:11")  # "[", nine lines of the first row, "{"
+
+
+def test_several_annotators_of_one_row(tmp_path):
+    rows = [{**ROW, "preference": [1, 2, None]}, {**ROW, "preference": {"ann": 1, "bob": 1.5, "cat": None}}]
+    found = read(tmp_path, rows).rows
+    assert [(one.annotator, one.outcome) for one in found] == [
+        ("1", 1.0), ("2", 0.0), ("ann", 1.0), ("bob", 0.5),
+    ]  # fmt: skip
+
+
+def test_annotators_with_a_number_and_without_a_name(tmp_path):
+    plain = {
+        key: value for key, value in ROW.items() if key not in ("annotator", "generator_1", "generator_2")
+    }
+    found = read(tmp_path, [{**plain, "annotator_index": 7}, plain]).rows
+    assert [one.annotator for one in found] == ["7", "annotator"]
+    assert found[0].first.model is None
+
+
+def test_rows_without_a_preference_are_counted(tmp_path):
+    found = read(tmp_path, [ROW, {**ROW, "preference": None}])
+    assert len(found.rows) == 1 and found.left_out == {"without a preference": 1}
+    with pytest.raises(DataError, match="no annotation: without a preference \\(1 rows\\)"):
+        read(tmp_path, [{**ROW, "preference": None}])
+
+
+def test_chosen_and_rejected(tmp_path):
+    rows = [
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "chosen_model": "a", "rejected_model": "b",
+         "annotator": "ann"},
+        {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
+        {"chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: So."},
+    ]  # fmt: skip
+    found = read(tmp_path, rows, "pairs.jsonl")
+    first, second = found.rows
+    assert (first.first, first.second) == (Answer("So.", "a"), Answer("No.", "b"))
+    assert first.prompt == second.prompt and first.outcome == second.outcome == 1.0
+    assert not first.shown and (first.annotator, second.annotator) == ("ann", "annotator")
+    assert found.left_out == {"the two answers are the same": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line"),
+    [
+        ('{"instruction": "x"}', "a list of annotations belongs here", ":1"),
+        ('[\n\n{"instruction": "x"},\n 3]', "there is no column 'output_1'", ":3"),
+        ("[\n3]", "an object belongs here, not int", ":2"),
+        ('[\n{"instruction": "x",\n "output_1": }\n]', "not JSON: Expecting value", ":3"),
+        ("[\n" + json.dumps(ROW), "not JSON: a comma or ] belongs here", ":2"),
+        ("[\n" + json.dumps(ROW) + ",\n", "not JSON: Expecting value", ":3"),
+        ("[]", "no annotation", ""),
+        (json.dumps([{**ROW, "output_2": None}]), "'output_2' holds NoneType where text belongs", ":1"),
+        (json.dumps([{**ROW, "generator_1": 4}]), "'generator_1' is 4, not a name", ":1"),
+        (json.dumps([{"chosen": "a", "output_1": "b"}]), "there is no column 'instruction'", ":1"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(tmp_path, text, what, line):
+    path = tmp_path / "wrong.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        annotations.read(str(path))
+    assert what in error.value.what and error.value.where == f"{path}{line}" and error.value.fix
+
+
+def test_files_that_are_not_there_or_of_another_kind(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match="does not exist") as error:
+        annotations.read(str(tmp_path / "b.json"))
+    assert "a.json" in error.value.fix
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="are not read"):
+        annotations.read(str(tmp_path / "a.txt"))

@@ -1,0 +1,72 @@
+"""Outcomes of models against a baseline, as win rates with all that belongs to them, and as one ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from toolkit.stats import rankings, win_rates
+from toolkit.stats.rankings import Comparison
+from toolkit.stats.significance import holm, power_text, verdict
+
+
+def rate_all(
+    outcomes: Mapping[str, np.ndarray],
+    longer: Mapping[str, np.ndarray],
+    *,
+    units: Mapping[str, np.ndarray] | None = None,
+    seed: int,
+    samples: int,
+    doubt: str | None = None,
+) -> dict[str, dict[str, object]]:
+    """Win rate of each model: raw, at equal lengths, its p-value among all of them, and what it lets one say.
+
+    Args:
+        outcomes: of each model against the baseline, between 0 and 1, (answers,).
+        longer: tokens of its answers less those of the baseline's, (answers,).
+        units: the prompt of each answer, (answers,); each its own by default.
+        doubt: why nothing the judge says counts; there is no verdict then.
+    """
+    rows: dict[str, dict[str, object]] = {}
+    for name, values in outcomes.items():
+        prompts = None if units is None else units[name].tolist()
+        rate = win_rates.win_rate(values, prompts, seed=seed, samples=samples)
+        controlled, effect = win_rates.length_controlled(
+            values, longer[name], prompts, seed=seed, samples=samples
+        )
+        rows[name] = {
+            **rate.as_dict(),
+            **controlled.as_json("length_controlled"),
+            **effect.as_json("length_effect"),
+            "power": power_text(rate.bootstrap.n, rate.bootstrap.estimate),
+        }
+    for row, adjusted in zip(rows.values(), holm([row["p_value"] for row in rows.values()]), strict=True):
+        row["p_value_holm"] = adjusted
+        row["verdict"] = verdict(row["low"], row["high"], adjusted) if doubt is None else "no verdict"
+    return rows
+
+
+def power_of(rows: Mapping[str, Mapping[str, object]], n: int) -> str:
+    """What n prompts can tell, and what of the models without verdict the farthest from 50% would need."""
+    open_rates = [row["estimate"] for row in rows.values() if row["verdict"] == "no verdict"]
+    return power_text(n, max(open_rates, key=lambda share: abs(share - 0.5), default=None))
+
+
+def ranking(
+    outcomes: Mapping[tuple[str, str], np.ndarray], *, seed: int, samples: int, samples_per_prompt: int = 1
+) -> dict[str, object] | None:
+    """Bradley-Terry strengths of more than two models that answered the same prompts; None of fewer.
+
+    Args:
+        outcomes: of the first of two models against the second, nan where nobody judged, (answers,).
+    """
+    if len({name for pair in outcomes for name in pair}) < 3:
+        return None
+    comparisons = [
+        Comparison(*pair, float(outcome), number // samples_per_prompt)
+        for pair, values in outcomes.items()
+        for number, outcome in enumerate(values)
+        if not np.isnan(outcome)
+    ]
+    return rankings.bradley_terry(comparisons, seed=seed, samples=samples).as_json()
