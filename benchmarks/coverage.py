@@ -103,13 +103,18 @@ def ratings(generator: Generator, raters: int) -> np.ndarray:
     return np.where(generator.random((raters, UNITS)) < 0.7, truth, guesses)
 
 
+def kappa(generator: Generator, seed: int) -> stats.Estimate:
+    return agreement.cohen_kappa(*ratings(generator, 2).tolist(), seed=seed, samples=SAMPLES)
+
+
 def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
     """Three items a prompt; who knows the answer to one of them knows them all."""
     truth = generator.choice(3, p=HABITS, size=(UNITS, 3))
     knows = generator.random((2, UNITS, 1)) < 0.7
     said = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
     first, second = said.reshape(2, -1).tolist()
-    return agreement.cohen_kappa(first, second, seed=seed, groups=np.repeat(np.arange(UNITS), 3).tolist())
+    prompts = np.repeat(np.arange(UNITS), 3).tolist()
+    return agreement.cohen_kappa(first, second, seed=seed, samples=SAMPLES, groups=prompts)
 
 
 def alpha(generator: Generator, seed: int) -> stats.Estimate:
@@ -117,7 +122,7 @@ def alpha(generator: Generator, seed: int) -> stats.Estimate:
     missing = generator.random(rated.shape) < 0.2
     rows = [[None if gone else int(each) for each, gone in zip(*row, strict=True)]
             for row in zip(rated, missing, strict=True)]  # fmt: skip
-    return agreement.krippendorff_alpha(rows, seed=seed)
+    return agreement.krippendorff_alpha(rows, seed=seed, samples=SAMPLES)
 
 
 def documents(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -134,18 +139,23 @@ def paired(generator: Generator, seed: int) -> stats.Estimate:
     return stats.ratio_bootstrap(bits - other, size, seed=seed, samples=SAMPLES)
 
 
-def one_text(generator: Generator, seed: int) -> stats.Estimate:
-    """Bits of 51,200 tokens, each of which hangs on those before it: 200 blocks of 256."""
-    noise = generator.normal(size=51_200 + 500)
-    bits = 5 + lfilter([1.0], [1.0, -0.9], noise)[500:]
-    return stats.block_ratio(bits, np.ones(len(bits)), block=256, seed=seed, samples=SAMPLES)
+def one_text(blocks: int) -> Callable[[Generator, int], stats.Estimate]:
+    """Bits of tokens that hang on those before them, 0.9 as much as on the last one, in blocks of 256."""
+
+    def experiment(generator: Generator, seed: int) -> stats.Estimate:
+        noise = generator.normal(size=256 * blocks + 500)
+        bits = 5 + lfilter([1.0], [1.0, -0.9], noise)[500:]
+        return stats.block_ratio(bits, np.ones(len(bits)), block=256, seed=seed, samples=SAMPLES)
+
+    return experiment
 
 
 def positions(generator: Generator, seed: int) -> stats.Estimate:
     """Two orders of each item; one in four follows the place."""
     biased = generator.random(UNITS) < 0.25
     better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=UNITS)
-    found = agreement.position_bias(np.where(biased, 1, better), np.where(biased, 0, better), seed=seed)
+    orders = np.where(biased, 1, better), np.where(biased, 0, better)
+    found = agreement.position_bias(*orders, seed=seed, samples=SAMPLES)
     return stats.Estimate(found["bias"], *found["bias_interval"], UNITS)
 
 
@@ -162,17 +172,11 @@ def looked_at_all_the_time(generator: Generator, seed: int) -> stats.Estimate:
     return sequential.anytime(outcomes[: worst + 1]).rate
 
 
-def mean_of(statistic: str, raters: int) -> Callable[[Generator, int], stats.Estimate]:
-    """Agreement of raters, by the name of its function."""
-    return lambda generator, seed: getattr(agreement, statistic)(
-        *ratings(generator, raters).tolist(), seed=seed
-    )
-
-
 def win_rate_of(which: str, draw: Callable[[Generator], tuple]) -> Callable[[Generator, int], stats.Estimate]:
     """The `wilson` or the `bootstrap` interval of a win rate."""
+    samples = SAMPLES if which == "bootstrap" else 1
     return lambda generator, seed: getattr(
-        win_rates.win_rate(*draw(generator), seed=seed, samples=SAMPLES), which
+        win_rates.win_rate(*draw(generator), seed=seed, samples=samples), which
     )
 
 
@@ -185,11 +189,12 @@ def with_ties(generator: Generator) -> tuple:
     return (ties_and_wins(generator, UNITS),)
 
 
-def controlled(place: int) -> Callable[[Generator, int], stats.Estimate]:
-    """The win rate at equal lengths (0), or what length gains (1)."""
-    return lambda generator, seed: win_rates.length_controlled(
-        *lengths(generator), seed=seed, samples=SAMPLES
-    )[place]
+def controlled(generator: Generator, seed: int) -> stats.Estimate:
+    return win_rates.length_controlled(*lengths(generator), seed=seed, samples=SAMPLES)[0]
+
+
+def gain_of_length(generator: Generator, seed: int) -> stats.Estimate:
+    return win_rates.length_controlled(*lengths(generator), seed=seed, samples=SAMPLES)[1]
 
 
 def strength(generator: Generator, seed: int) -> stats.Estimate:
@@ -216,18 +221,19 @@ CASES = [
         win_rate_of("bootstrap", several_samples),
         SEVERAL,
     ),
-    Case("length-controlled win rate", "200 prompts", controlled(0), float(sigmoid(0.3)), 1000),
-    Case("log-odds that length gains", "200 prompts", controlled(1), 0.8, 1000),
+    Case("length-controlled win rate", "200 prompts", controlled, float(sigmoid(0.3)), 1000),
+    Case("log-odds that length gains", "200 prompts", gain_of_length, 0.8, 500),
     Case("Bradley-Terry strength, ties", "200 prompts, 3 models", strength, 0.5, 1000),
-    Case("Cohen's kappa", "200 items, 2 raters", mean_of("cohen_kappa", 2), 0.49, 1000),
-    Case("Cohen's kappa, 3 items a prompt", "200 prompts, 2 raters", kappa_of_groups, 0.49, 1000),
-    Case("Krippendorff's alpha, a fifth missing", "200 items, 3 raters", alpha, 0.49, 1000),
-    Case("position bias", "200 items", positions, 0.25, 1000),
+    Case("Cohen's kappa", "200 items, 2 raters", kappa, 0.49),
+    Case("Cohen's kappa, 3 items a prompt", "200 prompts, 2 raters", kappa_of_groups, 0.49),
+    Case("Krippendorff's alpha, a fifth missing", "200 items, 3 raters", alpha, 0.49),
+    Case("position bias", "200 items", positions, 0.25),
     Case("slope of calibration", "200 cases", slope, 0.7, 1000),
     Case("bits per byte", "200 documents", bits_per_byte, 1.2 - 0.1 * 0.64),
     Case("paired difference of bits per byte", "200 documents", paired, 0.02),
-    Case("bits a token of one text", "200 blocks of 256", one_text, 5.0, 1000),
-    Case("win rate at any time", "1 to 1,000 prompts", looked_at_all_the_time, 0.6, 1000, at_least=True),
+    Case("bits a token of one text", "200 blocks of 256", one_text(200), 5.0, 1000),
+    Case("bits a token of one text", "20 blocks of 256", one_text(20), 5.0),
+    Case("win rate at any time", "1 to 1,000 prompts", looked_at_all_the_time, 0.6, 500, at_least=True),
 ]
 
 

@@ -29,15 +29,25 @@ Groups = Sequence[Hashable] | None
 
 
 def accuracy(
-    first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int, groups: Groups = None
+    first: Sequence[Hashable],
+    second: Sequence[Hashable],
+    *,
+    seed: int,
+    samples: int = 2000,
+    groups: Groups = None,
 ) -> Estimate:
     """Share of items of which both say the same."""
     codes, _ = _codes([first, second])
-    return _mean((codes[:, 0] == codes[:, 1]).astype(float), groups, seed)
+    return _mean((codes[:, 0] == codes[:, 1]).astype(float), groups, seed, samples)
 
 
 def cohen_kappa(
-    first: Sequence[Hashable], second: Sequence[Hashable], *, seed: int, groups: Groups = None
+    first: Sequence[Hashable],
+    second: Sequence[Hashable],
+    *,
+    seed: int,
+    samples: int = 2000,
+    groups: Groups = None,
 ) -> Estimate:
     """Agreement of two raters beyond what their habits give by chance (Cohen, 1960): 1 full, 0 chance.
 
@@ -60,11 +70,11 @@ def cohen_kappa(
         chance = (table.sum(1) * table.sum(2)).sum(1)
         return _beyond(same, chance)
 
-    return bootstrap_of(kappa, len(cells), seed=seed)
+    return bootstrap_of(kappa, len(cells), seed=seed, samples=samples)
 
 
 def krippendorff_alpha(
-    ratings: Sequence[Sequence[Hashable | None]], *, seed: int, groups: Groups = None
+    ratings: Sequence[Sequence[Hashable | None]], *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> Estimate:
     """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011); None was not rated.
 
@@ -88,11 +98,11 @@ def krippendorff_alpha(
         chance = (totals * (totals - 1)).sum(1) / (n * (n - 1))
         return _beyond(sums[:, -1] / n, chance)
 
-    return bootstrap_of(alpha, len(cells), seed=seed)
+    return bootstrap_of(alpha, len(cells), seed=seed, samples=samples)
 
 
 def position_bias(
-    first: ArrayLike, second: ArrayLike, *, seed: int, groups: Groups = None
+    first: ArrayLike, second: ArrayLike, *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> dict[str, object]:
     """What it is worth to stand first, from items that were judged in both orders.
 
@@ -108,14 +118,14 @@ def position_bias(
     differs = (np.sign(first - 0.5) != np.sign(second - 0.5)).astype(float)
     gain = _by_group(np.column_stack([first - second, np.ones(len(first))]), groups)
     return {
-        **ratio_bootstrap(gain[:, 0], gain[:, 1], seed=seed).as_json("bias"),
-        **_mean(differs, groups, seed).as_json("inconsistent"),
+        **ratio_bootstrap(gain[:, 0], gain[:, 1], seed=seed, samples=samples).as_json("bias"),
+        **_mean(differs, groups, seed, samples).as_json("inconsistent"),
         "n": len(first),
     }
 
 
 def length_bias(
-    outcomes: ArrayLike, longer: ArrayLike, *, seed: int, groups: Groups = None
+    outcomes: ArrayLike, longer: ArrayLike, *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> dict[str, object] | None:
     """How often the longer of two answers wins; None where none is longer.
 
@@ -131,7 +141,7 @@ def length_bias(
         return None
     wins = 0.5 + (outcomes - 0.5)[differs] * sign[differs]
     places = groups_of(groups, len(outcomes))[differs].tolist()
-    return {**_mean(wins, places, seed).as_json("longer_wins"), "n": int(differs.sum())}
+    return {**_mean(wins, places, seed, samples).as_json("longer_wins"), "n": int(differs.sum())}
 
 
 def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, int]:
@@ -152,12 +162,12 @@ def _by_group(cells: np.ndarray, groups: Groups) -> np.ndarray:
     return sums
 
 
-def _mean(values: np.ndarray, groups: Groups, seed: int) -> Estimate:
+def _mean(values: np.ndarray, groups: Groups, seed: int, samples: int) -> Estimate:
     """Mean over items of a share; where all are alike the exact interval of the groups."""
     sums = _by_group(np.column_stack([values, np.ones(len(values))]), groups)
     if np.ptp(values) == 0 or len(sums) == len(values):
-        return bootstrap_share(sums[:, 0] / sums[:, 1], seed=seed)
-    return ratio_bootstrap(sums[:, 0], sums[:, 1], seed=seed)
+        return bootstrap_share(sums[:, 0] / sums[:, 1], seed=seed, samples=samples)
+    return ratio_bootstrap(sums[:, 0], sums[:, 1], seed=seed, samples=samples)
 
 
 def _beyond(same: np.ndarray, chance: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from toolkit.stats.intervals import (
     bootstrap_of,
     wilson,
 )
-from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE
+from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE, SMALLEST_STEP
 
 BINS = 10
 FEWEST_IN_A_BIN = 10
@@ -126,15 +126,18 @@ def slope_of(stated: np.ndarray, happened: np.ndarray, *, seed: int, samples: in
     near = np.clip(stated, FARTHEST, 1 - FARTHEST)
     odds = np.log(near) - np.log1p(-near)
 
+    seen = happened * odds
+
     def fit(weights: np.ndarray) -> np.ndarray:
-        found = np.ones(len(weights))
+        found, total = np.ones(len(weights)), weights @ seen
         for _ in range(NEWTON_STEPS):
             chance = 0.5 * (1 + np.tanh(0.5 * found[:, None] * odds))
-            gradient = (weights * (happened - chance)) @ odds - RIDGE * (found - 1)
-            step = gradient / ((weights * chance * (1 - chance)) @ odds**2 + RIDGE)
+            expected = weights * chance
+            gradient = total - expected @ odds - RIDGE * (found - 1)
+            step = gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
             step = np.clip(step, -LONGEST_STEP, LONGEST_STEP)
             found += step
-            if np.abs(step).max() < 1e-8:
+            if np.abs(step).max() < SMALLEST_STEP:
                 break
         return found
 

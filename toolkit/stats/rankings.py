@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from toolkit.stats.intervals import Estimate, percentile_interval, resampled_counts
-from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE
+from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE, SMALLEST_STEP
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _fit(counts: np.ndarray, pairs: list[tuple[int, int]], start: np.ndarray) ->
             curvature[:, :-1, -1], curvature[:, -1, :-1] = cross, cross
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
         found += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-        if np.abs(step).max() < 1e-8:
+        if np.abs(step).max() < SMALLEST_STEP:
             break
     return found
 

@@ -30,6 +30,8 @@ RIDGE = 0.1
 by less than a tenth of its standard error; where one side always wins it keeps the odds finite."""
 NEWTON_STEPS = 50
 LONGEST_STEP = 2.0
+SMALLEST_STEP = 1e-6
+"""Newton's method doubles the digits with each step: what is left is then below 1e-11."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, sta
         )
         step = np.clip(step / (a * d - b * b)[:, None], -LONGEST_STEP, LONGEST_STEP)
         found += step
-        if np.abs(step).max() < 1e-8:
+        if np.abs(step).max() < SMALLEST_STEP:
             break
     return found
 
