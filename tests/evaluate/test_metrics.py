@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import tomllib
 from functools import partial
 from pathlib import Path
 
@@ -78,9 +80,12 @@ def test_win_rate_is_that_of_the_evaluation(load):
 
 
 def test_the_modules_are_in_the_wheel():
-    """hatch's own answer to which files it packs."""
-    wheel = pytest.importorskip("hatchling.builders.wheel")
+    """hatch packs all of a package that git does not ignore."""
     root = Path(__file__).parents[2]
-    packed = {one.distribution_path for one in wheel.WheelBuilder(str(root)).recurse_included_files()}
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["toolkit"] and not {"include", "exclude", "only-include"} & wheel.keys()
     for name in ("perplexity", "win_rate"):
-        assert f"toolkit/evaluate/metrics/{name}/{name}.py" in packed
+        module = Path(metrics.folder(name), f"{name}.py")
+        assert module.relative_to(root).parts[0] == "toolkit" and module.is_file()
+        ignored = subprocess.run(["git", "-C", str(root), "check-ignore", str(module)], capture_output=True)
+        assert ignored.returncode != 0, ignored.stdout

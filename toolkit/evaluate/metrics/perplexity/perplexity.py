@@ -16,8 +16,7 @@ from toolkit.recipe.errors import DataError
 from toolkit.runs import environment, references
 
 DESCRIPTION = """Perplexity of texts under a causal language model: each token is scored exactly once, in
-windows, with log-probabilities in fp32. Bits per byte counts the bytes of the original text, which no tokenizer
-changes."""
+windows, with log-probabilities in fp32. Bits per byte counts the bytes of the original text."""
 INPUTS = """
 Args:
     predictions: texts, one a document.

@@ -10,7 +10,8 @@ from toolkit import stats
 from toolkit.evaluate.judges import compare as compare_scores
 
 DESCRIPTION = """How often a model's answer is better than a baseline's to the same prompt: a win counts 1, a
-tie one half. The unit is the prompt; the interval is a bootstrap over prompts, the p-value the exact sign test's."""
+tie one half. The unit is the prompt; the interval is a bootstrap over prompts, the p-value that of the exact
+sign test."""
 INPUTS = """
 Args:
     predictions: a judge's score of the model's answer, one a prompt.
