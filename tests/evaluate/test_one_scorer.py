@@ -20,7 +20,10 @@ from toolkit.scoring import score_tokens
 from toolkit.see import next_token
 from toolkit.see.opening import open_model
 
-SHARED = ("bits_per_byte", "bits_per_byte_interval", "perplexity", "interval_over", "window", "stride")
+NUMBERS = ("bits_per_byte", "bits_per_byte_interval", "perplexity")
+WORDS = (
+    "interval_over", "window", "stride", "prefix", "end_scored", "packed", "dtype", "tokenizer_digest",
+)  # fmt: skip
 
 
 def sealed(path, folder, work):
@@ -58,9 +61,9 @@ def test_training_evaluate_and_next_agree(trained, tmp_path, capsys):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     assert cli.main(["evaluate", str(run), "--data", str(path), "--json"]) == 0
     from_text = json.loads(capsys.readouterr().out)["models"]["first"]
-    for key in SHARED:
-        number = not isinstance(in_training[key], str)
-        assert from_text[key] == (pytest.approx(in_training[key], rel=1e-6) if number else in_training[key])
+    for key in NUMBERS:
+        assert from_text[key] == pytest.approx(in_training[key], rel=1e-6), key
+    assert {key: from_text[key] for key in WORDS} == {key: in_training[key] for key in WORDS}
     assert from_text["tokens"] == in_training["held_out_tokens"]
     # the corpus's own tokens, not the text
     (tmp_path / "corpus").mkdir()
