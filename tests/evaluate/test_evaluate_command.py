@@ -28,6 +28,25 @@ def test_a_text_file_is_measured_whole(folders, tmp_path, stories, capsys):
     assert result["judge"] is None and set(result["models"]) == {"first", "second"}
 
 
+def test_one_long_text_is_compared_by_blocks_and_the_table_says_how_it_was_read(
+    folders, tmp_path, stories, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "140")
+    path = tmp_path / "book.txt"
+    path.write_text("\n".join(stories))
+    options = {"data": str(path), "baseline": str(folders / "first"), "prefix": "none", "score_end": False}
+    result, _ = run(capsys, [folders / "second", folders / "twin"], **options)
+    rows = result["models"]
+    low, high = rows["second"]["bits_per_byte_difference_interval"]
+    difference = rows["second"]["bits_per_byte"] - rows["first"]["bits_per_byte"]
+    assert rows["second"]["bits_per_byte_difference"] == pytest.approx(difference, rel=1e-6)
+    assert low < difference < high
+    assert rows["twin"]["bits_per_byte_difference_interval"] == [0, 0]
+    assert evaluate_command([str(folders / "second")], **options) == 0
+    words = "window 256, stride 128, prefix none, float32, end-of-text not scored, 1 tokens without context"
+    assert words in capsys.readouterr().err
+
+
 def test_storyworld_with_a_baseline_has_both_tables(folders, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     options = {"data": "storyworld", "baseline": str(folders / "first"), "examples": 10, "max_new_tokens": 12}

@@ -171,7 +171,8 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
     loaded = recipe(REWARD, judge=reward_folder, more="")
     with working(loaded, tmp_path) as run:
         contest = stage.open_contest(loaded.recipe)
-        assert "not known" in stage.open_judge(loaded.recipe.win_rate, run, contest).doubt
+        judge = stage.open_judge(loaded.recipe.win_rate, run, contest)
+        assert "not known" in judges.doubt_of(judge)
     reward = tmp_path / "runs" / "reward"
     (reward / "model").mkdir(parents=True)
     numbers = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "n": 80}

@@ -165,9 +165,16 @@ def test_a_diverged_model_is_an_error_and_no_number(model, tokenizer):
         perplexity.summarize(measured, text, seed=0)
 
 
-def test_progress_reaches_the_number_of_tokens(model, tokenizer, stories):
+@pytest.mark.parametrize("prefix", ["end", "none"])
+@pytest.mark.parametrize("score_end", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_progress_reaches_the_number_that_it_was_told(model, tokenizer, stories, prefix, score_end, packed):
     for texts in (stories, stories[:3]):
-        seen = []
-        measured = perplexity.measure(model, tokenizer, HeldOutText("s", texts=texts), progress=seen.append)
-        assert seen == sorted(seen) and seen[-1] == sum(measured["tokens"])
+        seen, totals = [], []
+        settings = ScoringSettings(prefix=prefix, score_end=score_end, packed=packed)
+        measured = perplexity.measure(
+            model, tokenizer, HeldOutText("s", texts=texts), settings=settings,
+            start=lambda total: totals.append(total) or seen.append,  # noqa: B023
+        )  # fmt: skip
+        assert seen == sorted(seen) and seen[-1] == totals[0]
         assert np.isfinite(measured["nats"]).all()

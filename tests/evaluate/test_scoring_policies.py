@@ -14,6 +14,7 @@ from toolkit import byte_blocks, cli, scoring
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.models import load
+from toolkit.models.vocabulary import tokenizer_digest
 from toolkit.recipe.errors import ToolkitError
 from toolkit.runs.files import sha256
 from toolkit.tokenizer import learn
@@ -181,9 +182,9 @@ def test_what_travels_with_the_number(folders, stories, tmp_path, capsys):
 
 def test_the_digest_forgets_padding_and_knows_the_vocabulary(tokenizer):
     copy = learn(["the fox and the hare " * 9], vocab_size=300)
-    before = perplexity.tokenizer_digest(copy)
+    before = tokenizer_digest(copy)
     copy(["a", "the fox"], padding=True, truncation=True, max_length=3)
-    assert perplexity.tokenizer_digest(copy) == before != perplexity.tokenizer_digest(tokenizer)
+    assert tokenizer_digest(copy) == before != tokenizer_digest(tokenizer)
 
 
 def test_two_models_of_one_long_text_are_paired_by_bytes(model, build_model, tokenizer, stories):

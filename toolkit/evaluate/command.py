@@ -251,6 +251,7 @@ def show(results: dict[str, object]) -> None:
     first = next(iter(models.values()))
     if "bits_per_byte" in first:
         console.print(perplexity_table(models))
+        console.print(reading(models), style="dim")
     if results["judge"] is not None:
         console.print(win_rate_table(models, results["baseline"]))
         judge = results["judge"]
@@ -278,6 +279,25 @@ def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
     if first["entropy_floor_bits_per_byte"] is not None:
         table.add_row("entropy floor", f"{first['entropy_floor_bits_per_byte']:.3f} (exact)", style="dim")
     return table
+
+
+def reading(models: dict[str, dict[str, object]]) -> str:
+    """How the text was put before the models, in words."""
+
+    def each(key: str) -> str:
+        return "/".join(dict.fromkeys(str(row[key]) for row in models.values()))
+
+    first, unscored = next(iter(models.values())), each("unscored_tokens")
+    words = [
+        f"window {each('window')}",
+        f"stride {each('stride')}",
+        f"prefix {each('prefix')}",
+        each("dtype"),
+    ]
+    words += [] if first["end_scored"] else ["end-of-text not scored"]
+    words += ["packed"] if first["packed"] else []
+    words += [] if unscored == "0" else [f"{unscored} tokens without context not scored"]
+    return ", ".join(words)
 
 
 def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:

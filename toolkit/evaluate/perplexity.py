@@ -7,7 +7,6 @@ model has to know where a document stops. The first token is predicted from the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from toolkit import byte_blocks
 from toolkit.data import chat, documents
 from toolkit.data.tokens import TokenShards
 from toolkit.models.load import load_tokenizer
+from toolkit.models.vocabulary import tokenizer_digest
 from toolkit.recipe.errors import DataError, ToolkitError
 from toolkit.recipe.schema import Data
-from toolkit.runs.files import sha256
 from toolkit.scoring import positions, score_tokens, start_id
 from toolkit.stats import Estimate, ratio_bootstrap
 
@@ -159,12 +158,12 @@ def measure(
     text: HeldOutText,
     *,
     settings: ScoringSettings = ScoringSettings(),  # noqa: B008 (frozen)
-    progress: Callable[[int], None] | None = None,
+    start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> dict[str, object]:
     """Score every document; returns what `summarize` needs: nats and tokens per document, and of blocks.
 
     Args:
-        progress: called with the number of tokens that are done.
+        start: called once with the number of tokens to score; what it returns, with how many are done.
 
     Raises:
         ToolkitError: a prefix or an end that the tokenizer does not have, a window that does not fit.
@@ -173,14 +172,18 @@ def measure(
     window = settings.window or positions(model) or DEFAULT_WINDOW
     ends = _ends(settings, model, tokenizer)
     reading = {"window": window, "stride": settings.stride or max(1, window // 2)}
-    if settings.packed:
-        nats = _score_packed(model, ids, ends, separator=tokenizer.eos_token_id, progress=progress, **reading)
-    else:
-        nats = _score_apart(model, ids, ends, progress=progress, **reading)
-    scored = [np.ones(len(one)) for one in nats]
+    # what stands after each document: its end, which is scored or not
+    after = int(ends.end is not None)
+    scored = [np.ones(len(document) + after) for document in ids]
     if ends.prefix is None:
         for one in scored[: 1 if settings.packed else None]:
             one[:1] = 0
+    total = int(sum(one.sum() for one in scored)) + (len(ids) * (1 - after) if settings.packed else 0)
+    reading_on = {**reading, "progress": start(total) if start else None}
+    if settings.packed:
+        nats = _score_packed(model, ids, ends, separator=tokenizer.eos_token_id, **reading_on)
+    else:
+        nats = _score_apart(model, ids, ends, **reading_on)
     blocks = None
     if len(ids) < byte_blocks.FEW_DOCUMENTS:
         sizes = [
@@ -250,16 +253,6 @@ def _score_packed(
     (nats,) = _score_apart(model, [joined], _Ends(ends.prefix, None), **reading)
     cuts = np.cumsum([len(document) + 1 for document in ids])[:-1]
     return [part if ends.end is not None else part[:-1] for part in np.split(nats, cuts)]
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of all that decides which ids a text gets; padding and truncation do not count."""
-    if tokenizer.is_fast:
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        content |= {"padding": None, "truncation": None}
-    else:
-        content = tokenizer.get_vocab()
-    return sha256(json.dumps(content, sort_keys=True))
 
 
 def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> dict[str, object]:

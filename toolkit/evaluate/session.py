@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -67,11 +68,13 @@ class Session:
         loaded = self._baseline_model if self.contest and name == self.baseline else self._load(name)
         measured: Measured = {}
         if self.text is not None:
-            total = sum(len(ids) + 1 for ids in self.text.ids(loaded[1]))
-            with Progress(f"{name}: perplexity", total, "token") as progress:
+            with ExitStack() as stack:
                 measured["perplexity"] = perplexity.measure(
-                    *loaded, self.text, settings=self.scoring, progress=progress.update
-                )
+                    *loaded, self.text, settings=self.scoring,
+                    start=lambda total: stack.enter_context(
+                        Progress(f"{name}: perplexity", total, "token")
+                    ).update,
+                )  # fmt: skip
         if self.contest is not None:
             with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
                 measured["answers"] = win_rate.answer(loaded, self.contest, progress=progress.update)

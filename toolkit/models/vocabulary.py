@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.recipe.errors import ToolkitError
+from toolkit.runs.files import sha256
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision."""
@@ -38,6 +39,16 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_loadable(name, revision, error) from error
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of all that decides which ids a text gets; padding and truncation do not count."""
+    if tokenizer.is_fast:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content |= {"padding": None, "truncation": None}
+    else:
+        content = tokenizer.get_vocab()
+    return sha256(json.dumps(content, sort_keys=True))
 
 
 def _plain(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import byte_blocks
 from toolkit.data.tokens import TokenShards
+from toolkit.models.vocabulary import tokenizer_digest
 from toolkit.recipe.errors import DataError
 from toolkit.scoring import score_documents, score_tokens
 from toolkit.stats import Estimate, ratio_bootstrap
@@ -109,5 +110,6 @@ class HeldOut:
         return {
             "perplexity": math.exp(min(700.0, float(nats.sum()) / tokens)),
             "held_out_documents": len(nats), "held_out_tokens": tokens, "held_out_bytes": self.shards.bytes,
-            "window": self.window, "stride": max(1, self.window // 2),
+            "window": self.window, "stride": max(1, self.window // 2), "prefix": "end", "end_scored": True,
+            "packed": False, "dtype": "float32", "tokenizer_digest": tokenizer_digest(self.tokenizer),
         }  # fmt: skip
