@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from toolkit import cli
-from toolkit.evaluate import judges, metrics, perplexity, win_rate
+from toolkit.evaluate import judges, metrics, perplexity, rates
 from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.models.load import load_causal_lm
 from toolkit.recipe.errors import DataError
@@ -70,8 +70,8 @@ def test_win_rate_is_that_of_the_evaluation(load):
     generator = np.random.default_rng(0)
     own, other = generator.normal(0.4, 1, 200), generator.normal(0, 1, 200)
     result = metric.compute(predictions=own, references=other, tie=0.1, seed=3)
-    contest = win_rate.Contest([], seed=3)
-    expected = win_rate._rate(judges.compare(own, other, tie=0.1), contest, None)
+    outcomes = {"model": judges.compare(own, other, tie=0.1)}
+    expected = rates.rate_all(outcomes, {"model": np.zeros(200)}, seed=3, samples=2000)["model"]
     for key in ("n", "wins", "ties", "losses", "p_value", "verdict"):
         assert result[key] == expected[key], key
     assert result["win_rate"] == expected["estimate"]

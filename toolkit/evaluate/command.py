@@ -259,6 +259,10 @@ def show(results: dict[str, object]) -> None:
         console.print(
             f"judge: {judge['name']}{accuracy}; {judge['power']}; KL in nats an answer, length in tokens"
         )
+        if "position_bias" in judge:
+            bias = judge["position_bias"]
+            share = interval_text(bias, "inconsistent", percent=True)
+            console.print(f"verdicts that changed with the order: {share}, which count as ties", style="dim")
         if judge["doubt"]:
             console.print(f"no verdict: {judge['doubt']}", style="yellow")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit import reward_table
-from toolkit.report import figures
+from toolkit.report import answers, figures
 from toolkit.report.summary import summarize, win_rate_text
 from toolkit.runs import lock
 from toolkit.runs.files import write_atomic
@@ -34,6 +34,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         _win_rate_section(stages),
         _length_section(stages),
         _samples_section(summary["samples"]),
+        *(_browse_section(path, stages) for path in _of_kind(runs, stages, "evaluate")),
         _seconds_section(stages),
     ]
     folder = runs[0].parent.name if runs else output.stem
@@ -58,7 +59,7 @@ def _of_kind(runs: Sequence[Path], stages: dict, *kinds: str) -> list[Path]:
 
 
 def _complete(section: dict) -> dict:
-    return {"figure": None, "table": None, "samples": [], "note": "", "text": ""} | section
+    return {"figure": None, "table": None, "samples": [], "groups": [], "note": "", "text": ""} | section
 
 
 def _cards(stages: dict) -> list[dict]:
@@ -247,6 +248,20 @@ def _samples_section(samples: list[dict]) -> dict | None:
     if not samples:
         return None
     return {"id": "samples", "title": "The same prompt, answered by each model", "samples": samples}
+
+
+def _browse_section(path: Path, stages: dict) -> dict | None:
+    """Prompt by prompt, both answers side by side, for whoever wants to judge the judge."""
+    groups = answers.grouped(path, baseline=_baseline(stages))
+    if not groups:
+        return None
+    return {
+        "id": f"{path.name}-answers",
+        "title": "Judge for yourself",
+        "text": f"Both answers to the same prompt, by what the judge said; of each kind the first "
+        f"{answers.SHOWN}. All are in answers.jsonl.",
+        "groups": groups,
+    }
 
 
 def _seconds_section(stages: dict) -> dict | None:

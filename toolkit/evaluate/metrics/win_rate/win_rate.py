@@ -6,8 +6,9 @@ import datasets
 import evaluate
 import numpy as np
 
-from toolkit import stats
 from toolkit.evaluate.judges import compare as compare_scores
+from toolkit.stats.significance import verdict
+from toolkit.stats.win_rates import win_rate
 
 DESCRIPTION = """How often a model's answer is better than a baseline's to the same prompt: a win counts 1, a
 tie one half. The unit is the prompt; the interval is a bootstrap over prompts, the p-value that of the exact
@@ -20,7 +21,7 @@ Args:
     seed, samples: of the bootstrap (default 0, 2000).
 Returns:
     win_rate, win_rate_interval (95 %), n, wins, ties, losses, p_value, and verdict: "better" or "worse" where
-    the interval excludes one half, else "no verdict".
+    the interval excludes one half and the sign test is clear, else "no verdict".
 Example:
     >>> import evaluate
     >>> from toolkit.evaluate import metrics
@@ -54,15 +55,14 @@ class WinRate(evaluate.Metric):
         samples: int = 2000,
     ) -> dict[str, object]:
         outcomes = compare_scores(np.asarray(predictions), np.asarray(references), tie=tie)
-        rate = stats.bootstrap_share(outcomes, seed=seed, samples=samples)
-        wins, losses = int((outcomes == 1).sum()), int((outcomes == 0).sum())
-        verdict = "better" if rate.estimate > 0.5 else "worse"
+        rate = win_rate(outcomes, seed=seed, samples=samples)
+        low, high = rate.bootstrap.interval
         return {
-            **rate.as_json("win_rate"),
-            "n": rate.n,
-            "wins": wins,
-            "ties": len(outcomes) - wins - losses,
-            "losses": losses,
-            "p_value": stats.sign_test(wins, losses),
-            "verdict": verdict if rate.excludes(0.5) else "no verdict",
+            **rate.bootstrap.as_json("win_rate"),
+            "n": rate.bootstrap.n,
+            "wins": rate.wins,
+            "ties": rate.ties,
+            "losses": rate.losses,
+            "p_value": rate.p_value,
+            "verdict": verdict(low, high, rate.p_value),
         }
