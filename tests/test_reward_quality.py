@@ -74,6 +74,21 @@ def test_accuracy_by_how_sure_the_annotator_is():
     assert reward_quality.by_annotator(margins, [None] * 5) == []
 
 
+def test_a_model_that_is_too_sure_has_a_slope_below_one():
+    generator = np.random.default_rng(0)
+    odds = generator.normal(0, 1.5, 4000)
+    label = np.where(
+        generator.random(4000) < 1 / (1 + np.exp(-np.abs(odds))), 1, -1
+    )  # right as often as it says
+    honest = reward_quality.confidence(np.abs(odds) * label, seed=0)
+    assert honest["slope_interval"][0] < 1 < honest["slope_interval"][1] and honest["p_value"] > 0.01
+    loud = reward_quality.confidence(3 * np.abs(odds) * label, seed=0)
+    assert loud["slope"] == pytest.approx(1 / 3, abs=0.04) and loud["p_value"] < 0.01
+    assert [row["n"] for row in loud["bins"]] == [400] * 10
+    assert loud["bins"][0]["happened"] == pytest.approx(0.52, abs=0.06)
+    assert loud["bins"][-1]["stated"] > 0.99 > loud["bins"][-1]["happened_interval"][1]
+
+
 def test_length_bias_is_what_the_model_adds_to_peoples_taste():
     pairs = [
         Pair([3], [4] * chosen, [4] * other) for chosen, other in ((5, 2), (2, 5), (7, 3), (3, 9), (4, 4))

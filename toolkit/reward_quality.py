@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from toolkit import stats
 from toolkit.data.pairs import HeldOutPairs, Pair, wins
+from toolkit.stats.calibration import calibration
 
 ANNOTATOR_BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the probability of what the annotator would rather say."""
@@ -78,6 +79,7 @@ def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed
         "margin": float(margins.mean()),
         "score_mean": float(both.mean()),
         "score_std": float(both.std()),
+        "calibration": confidence(margins, seed=seed),
         "by_annotator": by_annotator(margins, held_out.probability),
         "length_bias": length_bias(margins, held_out.pairs, seed=seed),
         **_invariances(model, held_out.pairs[:INVARIANCE_PAIRS], chosen, pad_id=pad_id, seed=seed),
@@ -91,6 +93,14 @@ def _gold_accuracy(margins: np.ndarray, utility_margins: Sequence[float | None],
         return {"gold_accuracy": None, "gold_accuracy_interval": None}
     signs = np.sign([utility_margins[i] for i in known])
     return stats.bootstrap_share(wins(margins[known] * signs), seed=seed).as_json("gold_accuracy")
+
+
+def confidence(margins: np.ndarray, *, seed: int) -> dict[str, Any]:
+    """Whether the model is right as often as it says: sigmoid(|margin|) of what it prefers, and the labels.
+
+    `slope` below 1 says that it is too sure. With `bins`, the points of the reliability diagram.
+    """
+    return calibration(1 / (1 + np.exp(-np.abs(margins))), wins(margins), seed=seed).as_json()
 
 
 def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> list[dict[str, Any]]:

@@ -18,6 +18,13 @@ def table_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("the best possible (Bayes)", f"{numbers['bayes_accuracy']:.1%}"))
         gold = stats.interval_text(numbers, "gold_accuracy", percent=True)
         rows.append(("agrees with the true utility", gold))
+    sure = numbers.get("calibration")
+    if sure:
+        usual = f"{sure['calibration_error']:.3f} (up to {sure['calibration_error_usual']:.3f} by chance)"
+        rows += [
+            ("calibration error", usual),
+            ("slope, 1 calibrated", stats.interval_text(sure, "slope", digits=2)),
+        ]
     rows += [
         (f"where annotators agree {row['agreement'][0]:.0%} to {row['agreement'][1]:.0%}",
          f"{stats.interval_text(row, 'accuracy', percent=True)} of {row['n']}; Bayes {row['bayes']:.0%}")

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from scipy import optimize
 
-from toolkit.stats.calibration import calibration
+from toolkit.stats.calibration import calibration, slope_of
 
 
 def stated_and_happened(n, sharpness=1.0, seed=0):
@@ -61,3 +62,19 @@ def test_certainties_and_nonsense():
     for stated, happened in (([1.2], [1]), ([0.5], [2]), ([0.5, 0.5], [1]), ([], [])):
         with pytest.raises(ValueError):
             calibration(stated, happened, seed=0)
+
+
+def test_the_slope_of_a_model_that_is_very_sure_is_found():
+    """Where all probabilities are near 1 the curvature vanishes: the slope is still that of a search."""
+    random = np.random.default_rng(5)
+    odds = 6 * np.abs(random.normal(0, 1.5, 600))
+    happened = (random.random(600) < 1 / (1 + np.exp(-odds / 6))).astype(float)
+    slope = slope_of(1 / (1 + np.exp(-odds)), happened, seed=0, samples=200)
+    near = np.clip(1 / (1 + np.exp(-odds)), 1e-12, 1 - 1e-12)
+    given = np.log(near) - np.log1p(-near)
+
+    def loss(b):
+        return np.logaddexp(0, b * given).sum() - b * (given @ happened) + 0.05 * (b - 1) ** 2
+
+    assert slope.estimate == pytest.approx(optimize.minimize_scalar(loss).x, abs=1e-5)
+    assert slope.low < 1 / 6 < slope.high < 0.3

@@ -178,6 +178,25 @@ def wins_by_length(models: Sequence[tuple[str, Sequence[dict]]], baseline: str) 
         return _svg(figure)
 
 
+def reliability(bins: Sequence[dict]) -> str | None:
+    """Draw how often a judge was right over how sure it was, with 95% intervals."""
+    if len(bins) < 2:
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+        x, y = [row["stated"] for row in bins], [row["happened"] for row in bins]
+        low, high = zip(*(row["happened_interval"] for row in bins), strict=True)
+        axes.plot([0.5, 1], [0.5, 1], color=MUTED, linestyle="--", linewidth=1.5)
+        axes.vlines(x, low, high, color=BLUE, linewidth=4, alpha=0.35)
+        axes.plot(x, y, "o", color=BLUE)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(min(0.4, *low), 1.02)
+        _label(axes, "Is it right as often as it says?", "how sure it is", "how often it is right")
+        return _svg(figure)
+
+
 def seconds(stages: dict[str, float]) -> str | None:
     """Draw where the time went, one bar a stage."""
     if not stages:

@@ -59,7 +59,15 @@ def _of_kind(runs: Sequence[Path], stages: dict, *kinds: str) -> list[Path]:
 
 
 def _complete(section: dict) -> dict:
-    return {"figure": None, "table": None, "samples": [], "groups": [], "note": "", "text": ""} | section
+    return {
+        "figure": None,
+        "second_figure": None,
+        "table": None,
+        "samples": [],
+        "groups": [],
+        "note": "",
+        "text": "",
+    } | section
 
 
 def _cards(stages: dict) -> list[dict]:
@@ -157,6 +165,8 @@ def _tuning_section(path: Path, row: dict) -> dict | None:
         "figure": figure,
     }
     if row["stage"] == "reward":
+        points = (row.get("calibration") or {}).get("bins", [])
+        section["second_figure"] = figures.reliability(points)
         section["table"] = {
             "head": [f"{row.get('n', 0)} held-out pairs", "[95% interval]"],
             "rows": reward_table.table_rows(row),

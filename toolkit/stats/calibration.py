@@ -21,11 +21,12 @@ from toolkit.stats.intervals import (
     bootstrap_of,
     wilson,
 )
-from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE, SMALLEST_STEP
+from toolkit.stats.win_rates import NEWTON_STEPS, RIDGE, SMALLEST_STEP
 
 BINS = 10
 FEWEST_IN_A_BIN = 10
 SIMULATIONS = 2000
+STEEPEST = 1000.0
 FARTHEST = 1e-12
 """A probability of 0 or 1 is moved by so much, for its log-odds."""
 
@@ -130,14 +131,17 @@ def slope_of(stated: np.ndarray, happened: np.ndarray, *, seed: int, samples: in
 
     def fit(weights: np.ndarray) -> np.ndarray:
         found, total = np.ones(len(weights)), weights @ seen
+        low, high = np.full_like(found, -STEEPEST), np.full_like(found, STEEPEST)
         for _ in range(NEWTON_STEPS):
             chance = 0.5 * (1 + np.tanh(0.5 * found[:, None] * odds))
             expected = weights * chance
             gradient = total - expected @ odds - RIDGE * (found - 1)
-            step = gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
-            step = np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-            found += step
-            if np.abs(step).max() < SMALLEST_STEP:
+            low, high = np.where(gradient > 0, found, low), np.where(gradient > 0, high, found)
+            nearer = found + gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
+            # far from the top the curvature vanishes: Newton's step leaps over it, back and forth for ever
+            nearer = np.where((nearer > low) & (nearer < high), nearer, (low + high) / 2)
+            moved, found = np.abs(nearer - found).max(), nearer
+            if moved < SMALLEST_STEP:
                 break
         return found
 
