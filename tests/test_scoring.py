@@ -69,6 +69,23 @@ def test_independent_of_batch(model, documents, batch_tokens):
     np.testing.assert_allclose(got, reference, rtol=1e-5)
 
 
+def test_batches_hold_every_row_once_and_little_padding():
+    generator = np.random.default_rng(0)
+    rows = [scoring._Row(np.zeros(size), np.ones(1)) for size in generator.integers(1, 200, 300)]
+    batches = list(scoring._batches(rows, 2048))
+    assert sorted(sum(batches, [])) == list(range(300))
+    padded = [len(batch) * max(len(rows[index].inputs) for index in batch) for batch in batches]
+    assert max(padded) <= 2048 and sum(padded) < 1.15 * sum(len(row.inputs) for row in rows)
+    dozen = [scoring._Row(np.zeros(size), np.ones(1)) for size in range(80, 200, 10)]
+    assert [len(batch) for batch in scoring._batches(dozen, 2048)] == [
+        4,
+        4,
+        4,
+    ]  # one would be a third padding
+    long = [scoring._Row(np.zeros(500), np.ones(1))] * 3
+    assert [len(batch) for batch in scoring._batches(long, 100)] == [1, 1, 1]
+
+
 def test_uniform_model_gives_log_vocabulary(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16)
     uniform = build(settings, vocab_size=100, seed=0, end_id=END)

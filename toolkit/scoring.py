@@ -168,15 +168,23 @@ def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Group rows of like length, longest first: memory that is not enough fails at once."""
+    """Group rows of like length, longest first: memory that is not enough fails at once.
+
+    A batch ends before it is full where its next row would be a fifth padding, but not under a quarter of its
+    tokens, which a product of matrices wants.
+    """
     order = sorted((index for index, row in enumerate(rows) if len(row.targets)),
                    key=lambda index: -len(rows[index].inputs))  # fmt: skip
-    start = 0
-    while start < len(order):
-        longest = len(rows[order[start]].inputs)
-        count = max(1, batch_tokens // longest)
-        yield order[start : start + count]
-        start += count
+    batch: list[int] = []
+    for index in order:
+        longest, length = len(rows[(batch or [index])[0]].inputs), len(rows[index].inputs)
+        full = (len(batch) + 1) * longest > batch_tokens
+        if batch and (full or (length < 0.8 * longest and 4 * len(batch) * longest >= batch_tokens)):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 @torch.no_grad()
