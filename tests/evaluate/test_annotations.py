@@ -86,14 +86,15 @@ def test_several_annotators_of_a_prompt_are_one_unit(measured):
     assert three["comparisons"] == 90
 
 
-def test_the_rate_at_equal_length_is_the_regressions(measured):
+@pytest.mark.parametrize("models", [("old", "new"), ("a", "b")])
+def test_the_rate_at_equal_length_is_the_regressions(measured, models):
     generator = np.random.default_rng(0)
     rows = []
     for number in range(400):
         sizes = generator.integers(5, 60, size=2)
         chance = 1 / (1 + np.exp(-0.4 - 0.05 * (sizes[1] - sizes[0])))
         texts = ("x" * sizes[0], "x" * sizes[1])
-        rows.append(row(number, 1 + int(generator.random() < chance), texts=texts))
+        rows.append(row(number, 1 + int(generator.random() < chance), texts=texts, models=models))
     [rate] = measured(rows)["win_rates"]
     longer = np.array([len(each["output_2"]) - len(each["output_1"]) for each in rows])
     won = np.array([each["preference"] - 1 for each in rows])

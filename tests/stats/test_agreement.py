@@ -112,6 +112,6 @@ def test_position_bias_by_hand():
 
 
 def test_length_bias_by_hand():
-    found = agreement.length_bias([1, 0, 1, 0.5, 1], [5, -3, -2, 9, 0], seed=0)
-    assert found["longer_wins"] == pytest.approx((1 + 1 + 0 + 0.5) / 4) and found["n"] == 4
+    found = agreement.length_bias([1, 0, 0, 0.2, 1], [5, -3, -2, 9, 0], seed=0)
+    assert found["longer_wins"] == pytest.approx((1 + 1 + 1 + 0.2) / 4) and found["n"] == 4
     assert agreement.length_bias([1.0], [0], seed=0) is None
