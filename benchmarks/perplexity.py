@@ -1,6 +1,6 @@
 """Our perplexity beside lm-evaluation-harness's rolling one: the same model, text, machine and number.
 
-    python benchmarks/perplexity.py [--data FILE.txt] [--sizes demo gpt2] [--threads N] [--rounds N]
+    python benchmarks/perplexity.py [--data FILE.txt] [--sizes small gpt2] [--threads N] [--rounds N]
 
 Every arm scores the same documents in turn, several rounds; from loaded model and text to the sum of nats,
 tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with
@@ -41,10 +41,10 @@ from toolkit.runs import facts
 from toolkit.tokenizer import learn
 
 SIZES = {
-    "demo": (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 1024),
+    "small": (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 1024),
     "gpt2": (ModelSettings(n_layer=12, n_head=12, n_embd=768, n_positions=1024), 50257),
 }
-"""Settings, and rows of the vocabulary: the model of recipes/tiny, and GPT-2 of 124 million parameters."""
+"""Settings, and rows of the vocabulary: 2 million parameters, and GPT-2 of 124 million."""
 BATCHES = (1, 16)
 PRODUCTS = "only the products"
 
