@@ -70,6 +70,26 @@ def test_flawless_beats_flawed_and_the_baseline_has_no_win_rate(contest, flawed,
     json.dumps([models, judge], allow_nan=False)
 
 
+def test_several_models_are_ranked_and_lengths_are_the_models_less_the_baselines(contest, flawed, flawless):
+    padded = {**flawed, "ids": [ids + [5] * (1 + number % 3) for number, ids in enumerate(flawed["ids"])]}
+    models, judge = summarize(
+        {"flawed": flawed, "flawless": flawless, "padded": padded},
+        contest,
+        judges.gold_judge(),
+        baseline="flawed",
+    )
+    assert [row["model"] for row in judge["ranking"]["models"]][0] == "flawless"
+    assert judge["ranking"]["prompts"] == 40 and judge["ranking"]["tie"] > 0
+    row = models["padded"]
+    assert row["win_rate"]["length_controlled"] == row["win_rate"]["estimate"] == 0.5
+    bins = row["wins_by_length"]
+    assert sum(each["mean_longer"] * each["n"] for each in bins) / 40 == pytest.approx(
+        np.mean([1 + number % 3 for number in range(40)])
+    )
+    wins = models["flawless"]["win_rate"]
+    assert wins["p_value_holm"] == pytest.approx(2 * wins["p_value"]) and wins["verdict"] == "better"
+
+
 def test_the_other_way_round_is_worse_by_the_same_amount(contest, flawed, flawless):
     both = {"flawed": flawed, "flawless": flawless}
     one, _ = summarize(both, contest, judges.gold_judge(), baseline="flawed")
