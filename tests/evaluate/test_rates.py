@@ -32,8 +32,11 @@ def test_p_values_are_adjusted_for_all_models_and_decide():
 
 
 def test_the_power_is_of_the_model_that_needs_least():
-    shares = {"a": (0.53, "no verdict"), "b": (0.51, "no verdict"), "c": (0.7, "better")}
-    rows = {name: {"estimate": share, "verdict": said} for name, (share, said) in shares.items()}
+    rows = {
+        "a": {"estimate": 0.53, "verdict": "no verdict"},
+        "b": {"estimate": 0.51, "verdict": "no verdict"},
+    }
+    rows["c"] = {"estimate": 0.7, "verdict": "better"}
     assert rates.power_of(rows, 200).endswith("to tell 53% you need about 1,980 more")
     assert rates.power_of({"c": rows["c"]}, 200) == "n = 200 can tell 60% from 50%"
 
