@@ -90,6 +90,13 @@ def test_several_models_are_ranked_and_lengths_are_the_models_less_the_baselines
     assert wins["p_value_holm"] == pytest.approx(2 * wins["p_value"]) and wins["verdict"] == "better"
 
 
+def test_the_same_answer_is_a_tie_whatever_a_judge_says(contest, flawed):
+    generator = np.random.default_rng(0)  # a judge whose scores of one text differ from call to call
+    judge = Judge("dice", lambda prompts, texts, ended: generator.random(len(texts)), tie=0.0)
+    models, _ = summarize({"flawed": flawed, "copy": flawed}, contest, judge, baseline="flawed")
+    assert models["copy"]["win_rate"]["ties"] == 40
+
+
 def test_the_other_way_round_is_worse_by_the_same_amount(contest, flawed, flawless):
     both = {"flawed": flawed, "flawless": flawless}
     one, _ = summarize(both, contest, judges.gold_judge(), baseline="flawed")
