@@ -307,14 +307,14 @@ def reading(models: dict[str, dict[str, object]]) -> str:
 def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:
     """One row a model: how often its answer is better than the baseline's, and what that has cost."""
     prompts = next(iter(models.values()))["prompts"]
-    columns = ["verdict", "win rate", "ties", "KL", "length", "ended", "score"]
+    columns = ["verdict", "win rate", "equally long", "ties", "KL", "length", "ended", "score"]
     table = _table(f"win rate against {baseline} on {prompts} prompts, 95% intervals", columns)
     for name, row in models.items():
         rate = row.get("win_rate")
-        cells = ["baseline", "-", "-"]
+        cells = ["baseline", "-", "-", "-"]
         if rate:
             share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-            cells = [rate["verdict"], share, str(rate["ties"])]
+            cells = [rate["verdict"], share, f"{rate['length_controlled']:.1%}", str(rate["ties"])]
         numbers = [
             kl_text(row),
             f"{row['mean_length']:.1f}",
