@@ -97,11 +97,11 @@ def windows(count: int, window: int, stride: int) -> Iterator[tuple[int, int, in
     Its predictions of the ids from `first scored` to `end`, that included, count; id 0 is context alone.
     The policy of toolkit/scoring.py.
     """
-    start, scored = 0, 1
-    while scored < count:
-        end = min(start + window, count - 1)
-        yield start, end, scored
-        start, scored = start + stride, end + 1
+    scored, last = 1, count - 1
+    while scored <= last:
+        end = min(window if scored == 1 else scored - 1 + stride, last)
+        yield max(0, end - window), end, scored
+        scored = end + 1
 
 
 def score_characters(
