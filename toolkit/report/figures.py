@@ -197,6 +197,23 @@ def reliability(bins: Sequence[dict]) -> str | None:
         return _svg(figure)
 
 
+def scores(models: Sequence[tuple[str, dict[str, float]]]) -> str | None:
+    """Draw how the scores of each model's answers are spread: 5 to 95 %, the middle half, the median."""
+    if len(models) < 2:
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(10, 0.9 + 0.45 * len(models)), layout="constrained")
+        for place, (_, parts) in enumerate(models):
+            axes.plot([parts["0.05"], parts["0.95"]], [place, place], color=BLUE, linewidth=2, alpha=0.4)
+            axes.plot([parts["0.25"], parts["0.75"]], [place, place], color=BLUE, linewidth=9, alpha=0.5)
+            axes.plot(parts["0.5"], place, "o", color=INK, markersize=6)
+        axes.set_ylim(len(models) - 0.5, -0.5)
+        axes.set_yticks(range(len(models)), [name for name, _ in models])
+        axes.grid(axis="y", visible=False)
+        _label(axes, "Scores of the answers: median, middle half, 5 to 95 %", "", "")
+        return _svg(figure)
+
+
 def seconds(stages: dict[str, float]) -> str | None:
     """Draw where the time went, one bar a stage."""
     if not stages:

@@ -62,6 +62,7 @@ def _complete(section: dict) -> dict:
     return {
         "figure": None,
         "second_figure": None,
+        "wide_figure": None,
         "table": None,
         "samples": [],
         "groups": [],
@@ -231,6 +232,9 @@ def _win_rate_section(stages: dict) -> dict | None:
         "text": f"Each model and {baseline} answered the same prompts, none ever trained on; the "
         f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
         "figure": figures.win_rates(rates, baseline),
+        "wide_figure": figures.scores(
+            [(name, row["score_quantiles"]) for name, row in measured if row.get("score_quantiles")]
+        ),
         "table": {
             "head": ["model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte"],
             "rows": table_rows,
