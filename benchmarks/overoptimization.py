@@ -3,9 +3,10 @@
     make demo && python benchmarks/overoptimization.py --picture docs/overoptimization.svg
 
 After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/tiny is trained for long
-without a KL penalty. Every few rollouts the judge, who knows the rules of the storyworld, scores answers to
-held-out prompts, and so does the reward model; both are drawn against the square root of KL, and the point
-where the gold score is highest is marked. What is finished is not trained again.
+without a KL penalty, or with a small one (`--kl-coefficient`). Every few rollouts the judge, who knows the
+rules of the storyworld, scores answers to held-out prompts, and so does the reward model; both are drawn
+against the square root of KL, and the point where the gold score is highest is marked. What is finished is
+not trained again.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
 
 def train(options: argparse.Namespace, pairs: int) -> dict:
     """evaluation.json of PPO against a reward model of so many pairs, and the reward model's accuracy."""
-    reward, policy = f"tiny/overoptimization-reward-{pairs}", f"tiny/overoptimization-ppo-{pairs}"
+    reward = f"tiny/overoptimization-reward-{pairs}-{options.epochs}"
+    how = (options.kl_coefficient, options.rollouts, options.every, options.prompts, options.epochs)
+    policy = f"tiny/overoptimization-ppo-{pairs}-" + "-".join(map(str, how))
     folder = Path("recipes/tiny")
     if evaluation(options.runs_dir, reward) is None:
         toolkit("run", str(folder / "reward.yaml"), f"run={reward}", f"data.examples={pairs}",
-                f"trainer.num_train_epochs={options.epochs}", runs_dir=options.runs_dir)  # fmt: skip
+                f"trainer.num_train_epochs={options.epochs}", f"threads={options.threads or 'null'}",
+                runs_dir=options.runs_dir)  # fmt: skip
     if evaluation(options.runs_dir, policy) is None:
         every, prompts = options.every, options.prompts
         judge = f"{{judge: gold, every_rollouts: {every}, prompts: {prompts}, patience: null}}"
@@ -38,7 +42,7 @@ def train(options: argparse.Namespace, pairs: int) -> dict:
             "run", str(folder / "ppo.yaml"), f"run={policy}", f"reward_model=runs/{reward}",
             f"early_stopping={judge}", f"trainer.episodes={64 * options.rollouts}",
             f"trainer.kl_coefficient={options.kl_coefficient}", "trainer.guard=warn",
-            "trainer.schedule=constant", runs_dir=options.runs_dir,
+            "trainer.schedule=constant", f"threads={options.threads or 'null'}", runs_dir=options.runs_dir,
         )  # fmt: skip
     accuracy = evaluation(options.runs_dir, reward)["gold_accuracy"]
     return {"pairs": pairs, "accuracy": accuracy, "looks": evaluation(options.runs_dir, policy)["looks"]}
@@ -79,6 +83,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="rollouts between two looks of the judge")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--kl-coefficient", type=float, default=0.0)
+    parser.add_argument("--threads", type=int, help="of each training; default all cores")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     found = [train(options, pairs) for pairs in options.pairs]

@@ -4,9 +4,10 @@
     make demo && python benchmarks/ppo_quality.py --trl DIR
 
 The fine-tuned model and the reward model are those of `make demo`; prompts, episodes, epochs, learning rate,
-KL coefficient and the penalty of an answer without its end are those of recipes/tiny/ppo.yaml. Seconds are
-those of whole commands, imports included. All models answer the same 400 unseen prompts, which the gold judge
-compares with the answers of the fine-tuned model.
+KL coefficient and the penalty of an answer without its end are those of recipes/tiny/ppo.yaml. There the last
+two are of normalised scores; TRL, which takes scores as they are, gets them times the standard deviation that
+the reward run has measured. Seconds are those of whole commands, imports included. All models answer the
+same 400 unseen prompts, which the gold judge compares with the answers of the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
 from commands import compare, environment, header
 
 RECIPE = Path("recipes/tiny/ppo.yaml")
@@ -39,22 +39,27 @@ def run_trl(runs_dir: Path, output: Path) -> None:
 
     from toolkit.data import chat, sources
     from toolkit.models.load import load_causal_lm, load_reward_model, save_model
-    from toolkit.recipe.schema import DataSource
+    from toolkit.recipe import reader
 
-    recipe = yaml.safe_load(RECIPE.read_text())
-    settings = recipe["trainer"]
+    recipe = reader.load(RECIPE).recipe
+    settings = recipe.trainer
     policy, own = load_causal_lm((str(runs_dir / "tiny/sft/model"), None))
     reward, tokenizer = load_reward_model((str(runs_dir / "tiny/reward/model"), None))
     tokenizer.padding_side = "left"
-    rows = sources.prompts(DataSource(**recipe["data"]), part="train", seed=0)
-    dataset = Dataset.from_list([{"input_ids": chat.prompt_ids(own, row["prompt"])} for row in rows])
+    unit = reward.config.score_std
+    rows = sources.prompts(recipe.data, part="train", seed=0)
+    longest = settings.max_prompt_tokens
+    dataset = Dataset.from_list(
+        [{"input_ids": chat.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
+    )
     config = PPOConfig(
         output_dir=str(output / "trl"), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-        total_episodes=settings["episodes"], num_ppo_epochs=settings["epochs"], num_mini_batches=1,
-        response_length=settings["max_new_tokens"], learning_rate=settings["learning_rate"],
-        kl_coef=settings["kl_coefficient"], per_device_train_batch_size=16, gradient_accumulation_steps=4,
-        local_rollout_forward_batch_size=16, num_sample_generations=0, bf16=False, missing_eos_penalty=1.0,
-        gradient_checkpointing=False, stop_token="eos", temperature=1.0, seed=0,
+        total_episodes=settings.episodes, num_ppo_epochs=settings.epochs, num_mini_batches=1,
+        response_length=settings.max_new_tokens, learning_rate=settings.learning_rate,
+        kl_coef=settings.kl_coefficient * unit, per_device_train_batch_size=16, gradient_accumulation_steps=4,
+        local_rollout_forward_batch_size=16, num_sample_generations=0, bf16=False,
+        gradient_checkpointing=False, missing_eos_penalty=settings.missing_end_penalty * unit,
+        stop_token="eos", temperature=1.0, seed=0,
     )  # fmt: skip
     trainer = PPOTrainer(config, tokenizer, policy, deepcopy(policy), reward, dataset, deepcopy(reward))
     trainer.train()
@@ -83,7 +88,7 @@ def main() -> None:
     output.mkdir(exist_ok=True)
     command = [sys.executable, __file__, "--trl", str(options.trl), "--only-trl", str(output), *common]
     seconds = {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))}
-    models = {"TRL 1.9.2": str(output / "trl-1.9.2")}
+    models = {"TRL 1.9.2": str((output / "trl-1.9.2").resolve())}  # a folder, not a run
     for number, (name, changes) in enumerate(ARMS.items()):
         run = f"tiny/ppo-quality-{number}"
         command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *changes, *common]

@@ -26,3 +26,18 @@ def tiny_model(tiny_tokenizer):
     settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64)
     return build(settings, vocab_size=len(tiny_tokenizer), seed=0, end_id=tiny_tokenizer.eos_token_id,
                  pad_id=tiny_tokenizer.pad_token_id).eval()  # fmt: skip
+
+
+@pytest.fixture
+def worked():
+    """Seconds of work of the processes that ended since the last call; a clock's grow with what else runs."""
+    last = 0.0
+
+    def since_last() -> float:
+        nonlocal last
+        used = os.times()
+        before, last = last, used.children_user + used.children_system
+        return last - before
+
+    since_last()
+    return since_last

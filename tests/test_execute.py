@@ -65,7 +65,7 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
     raise AssertionError(said)
 
 
-def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place):
+def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place, worked):
     out, err = run(place, "recipes/t", "--json")
     assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
         ("1/2", "tokenizer", "tokenizer"),
@@ -76,9 +76,9 @@ def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(plac
     assert "a library that prints on stdout" in err
     assert (place / "runs" / "t" / "report.html").exists()
 
-    began = time.monotonic()
+    worked()
     out, err = run(place, "recipes/t", "--json")
-    assert time.monotonic() - began < 5
+    assert worked() < 6  # 1.8 s measured
     assert json.loads(out)["stages"].keys() == numbers["stages"].keys()
     assert err.count("finished already") == 2 and "nothing to do" in err
 

@@ -120,6 +120,9 @@ def add_comparison(parser: Parser) -> None:
         metavar="NAME",
         help="variable with the endpoint's key",
     )
+    parser.add_argument(
+        "--stop-early", action="store_true", help="ask an endpoint only until one half is excluded"
+    )
     parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
     parser.add_argument(
         "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"

@@ -15,10 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from toolkit.evaluate import endpoint, judges
+from toolkit.evaluate import endpoint, judges, win_rate
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
 from toolkit.evaluate.journal import Journal
+from toolkit.evaluate.rates import rate_all
 from toolkit.recipe.errors import DataError, ToolkitError
+from toolkit.stats.intervals import wilson_of_units
+from toolkit.stats.sequential import anytime, is_decided
 
 PROMPTS = [[{"role": "user", "content": f"Tell me about number {number}."}] for number in range(12)]
 LONG = {
@@ -231,3 +234,105 @@ def test_half_a_line_is_dropped_and_a_foreign_file_refused(tmp_path):
     path.write_text('{"hello": 1}\n')
     with pytest.raises(DataError, match="is not a line of judgements"):
         Journal(path)
+
+
+def contest_of(prompts, samples=1):
+    """A contest over so many prompts, and answers to each of them, all different, of two lengths."""
+    asked = [[{"role": "user", "content": f"Tell me about number {number}."}] for number in range(prompts)]
+    contest = win_rate.Contest(
+        [prompt for prompt in asked for _ in range(samples)], seed=0, samples_per_prompt=samples
+    )
+
+    def answers(text):
+        texts = [f"{text} {number}" for number in range(len(contest.prompts))]
+        return {"texts": texts, "ended": [True] * len(texts), "ids": [[1] * len(each) for each in texts]}
+
+    return contest, answers
+
+
+def stopping(server, path):
+    return endpoint_judge(Endpoint(server.url, "tester"), Journal(path), stop_early=True)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_clear_winner_is_told_after_one_look_by_an_interval_that_holds_at_any_time(
+    serve, tmp_path, samples
+):
+    server, (contest, answers) = serve(longer), contest_of(100, samples)
+    given = {"base": answers("s"), "long": answers("quite long")}
+    given["long"]["texts"][60] = given["base"]["texts"][60]  # never looked at, and so no tie
+    found = win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
+    row, gate = found.models["long"]["win_rate"], 20 * 3 * 2
+    assert len(server.seen) == gate + 20 * samples * 2
+    assert found.outcomes["long"] == [1.0] * 20 * samples + [None] * 80 * samples
+    assert row["n"] == 20 and row["unjudged"] == 80 * samples and row["wilson_interval"] is None
+    expected = anytime([1.0] * 20)
+    assert (row["low"], row["high"], row["e_value"]) == (
+        expected.rate.low,
+        expected.rate.high,
+        expected.e_value,
+    )
+    assert row["p_value"] == 1 / expected.e_value and found.judge["stopped_early"] is True
+    assert found.judge["power"] is None and found.judge["ranking"] is None
+    json.dumps(found.models, allow_nan=False)
+
+
+def test_equal_models_are_asked_about_to_the_end_and_a_kill_costs_nothing(serve, tmp_path):
+    def coin(text, number):
+        number = int(re.search(r"about number (\d+)", text).group(1))
+        return "A" if (number % 2 == 0) == (len(answers_of(text)[0]) > len(answers_of(text)[1])) else "B"
+
+    server, (contest, answers) = serve(coin), contest_of(90)
+    given = {"base": answers("s"), "long": answers("quite long"), "longest": answers("very, very long")}
+    found = win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
+    rows = [found.models[name]["win_rate"] for name in ("long", "longest")]
+    assert [row["n"] for row in rows] == [90, 90] and [row["unjudged"] for row in rows] == [0, 0]
+    assert all(row["verdict"] == "no verdict" and row["low"] < 0.5 < row["high"] for row in rows)
+    before = len(server.seen)
+    win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
+    assert len(server.seen) == before
+
+
+def test_looking_again_and_again_finds_nothing_where_nothing_is():
+    """Of 300 contests of three models that are no better, in one of twenty at most something is found; with
+    intervals for a fixed number of prompts in several times as many."""
+    generator = np.random.default_rng(0)
+    outcomes = generator.integers(0, 2, size=(300, 3, 200)).astype(float)
+    looks = range(20, 201, 20)
+    found = [any(is_decided(one[:n], level=1 - 0.05 / 3) for one in each for n in looks) for each in outcomes]
+    naive = [any(wilson_of_units(one[:n]).excludes(0.5) for one in each for n in looks) for each in outcomes]
+    assert np.mean(found) <= 0.05 and np.mean(naive) > 0.2
+
+
+def test_what_is_decided_the_verdict_confirms():
+    generator = np.random.default_rng(1)
+    for share in (0.1, 0.6, 0.7, 0.9):
+        values = (generator.random(200) < share).astype(float)
+        end = next((n for n in range(20, 201, 20) if is_decided(values[:n], level=1 - 0.05 / 3)), 200)
+        names, even = ("a", "b", "c"), np.tile([0.0, 1.0], 100)
+        outcomes = {name: values[:end] if name == "a" else even for name in names}
+        longer = {name: np.zeros(len(each)) for name, each in outcomes.items()}
+        rows = rate_all(outcomes, longer, seed=0, samples=100, stopped=True)
+        wanted = (
+            "no verdict"
+            if not is_decided(values[:end], level=1 - 0.05 / 3)
+            else ("better" if share > 0.5 else "worse")
+        )
+        assert rows["a"]["verdict"] == wanted
+
+
+def test_beside_other_models_more_is_asked_before_one_half_is_excluded(serve, tmp_path):
+    """19 wins of 20 are enough for one model (its capital is above 20), and not for one of three (60)."""
+
+    def reply(text, number):
+        said = longer(text, number)
+        return said if "number 7." not in text.split("[Answer A]")[0] else ("A" if said != "A" else "B")
+
+    server, (contest, answers) = serve(reply), contest_of(60)
+    given = {"base": answers("s"), "a": answers("quite long")}
+    more = {**given, "b": answers("very, very long"), "c": answers("longer than others")}
+    n = {}
+    for name, each in (("alone", given), ("beside", more)):
+        found = win_rate.summarize(each, contest, stopping(server, tmp_path / "j"), baseline="base")
+        n[name] = found.models["a"]["win_rate"]["n"]
+    assert n == {"alone": 20, "beside": 40}

@@ -45,6 +45,7 @@ class Options:
     judge: str = "gold"
     judge_model: str | None = None
     judge_key_variable: str = "JUDGE_API_KEY"
+    stop_early: bool = False
     judge_data: str | None = None
     judgements: str = "judgements.jsonl"
     samples_per_prompt: int = 1
@@ -213,6 +214,8 @@ def open_judge(options: Options, contest: Contest, device: object) -> AnyJudge:
         raise UsageError(
             "goes with --judge URL, and only with it", where="--judge-model", fix="give both or none"
         )
+    if options.stop_early and sort != "endpoint":
+        raise UsageError("has an effect only with --judge URL", where="--stop-early", fix="leave it out")
     reference = references.named_model(options.judge) if sort == "model" else None
     if sort == "endpoint":
         print(f"judgements are kept in {options.judgements}", file=sys.stderr)
@@ -234,7 +237,9 @@ def _named_judge(options: Options) -> opening.Named:
             options, data=options.judge_data, config=None, split=None, field=None, examples=None
         )
         data, part = _source(checked)
-    return opening.Named(options.judge, options.judge_model, options.judge_key_variable, data, part)
+    return opening.Named(
+        options.judge, options.judge_model, options.judge_key_variable, data, part, options.stop_early
+    )
 
 
 def open_best_of(options: Options, device: object) -> BestOf:
@@ -256,9 +261,8 @@ def show(results: dict[str, object]) -> None:
         console.print(win_rate_table(models, results["baseline"]))
         judge = results["judge"]
         accuracy = f", accuracy {interval_text(judge, 'accuracy')}" if "accuracy" in judge else ""
-        console.print(
-            f"judge: {judge['name']}{accuracy}; {judge['power']}; KL in nats an answer, length in tokens"
-        )
+        power = judge["power"] or "asked until 50% was excluded, so that intervals hold at any time"
+        console.print(f"judge: {judge['name']}{accuracy}; {power}; KL in nats an answer, length in tokens")
         if "position_bias" in judge:
             bias = judge["position_bias"]
             share = interval_text(bias, "inconsistent", percent=True)
@@ -307,14 +311,18 @@ def reading(models: dict[str, dict[str, object]]) -> str:
 def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:
     """One row a model: how often its answer is better than the baseline's, and what that has cost."""
     prompts = next(iter(models.values()))["prompts"]
-    columns = ["verdict", "win rate", "equally long", "ties", "KL", "length", "ended", "score"]
+    some = any(row["win_rate"]["unjudged"] for row in models.values() if "win_rate" in row)
+    columns = ["verdict", "win rate", *(["judged"] if some else []), "equally long", "ties"]
+    columns += ["KL", "length", "ended", "score"]
     table = _table(f"win rate against {baseline} on {prompts} prompts, 95% intervals", columns)
     for name, row in models.items():
         rate = row.get("win_rate")
-        cells = ["baseline", "-", "-", "-"]
+        cells = ["baseline", *["-"] * (4 if some else 3)]
         if rate:
             share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-            cells = [rate["verdict"], share, f"{rate['length_controlled']:.1%}", str(rate["ties"])]
+            judged = [f"{rate['n']:,}"] if some else []
+            equal = f"{rate['length_controlled']:.1%}"
+            cells = [rate["verdict"], share, *judged, equal, str(rate["ties"])]
         numbers = [
             kl_text(row),
             f"{row['mean_length']:.1f}",

@@ -64,14 +64,14 @@ class Endpoint:
         return [self.url.rstrip("/"), self.model, SYSTEM, TEMPLATE]
 
 
-def endpoint_judge(endpoint: Endpoint, journal: Journal) -> PairwiseJudge:
+def endpoint_judge(endpoint: Endpoint, journal: Journal, *, stop_early: bool = False) -> PairwiseJudge:
     """A judge that sees both orders, and asks nothing that the journal knows."""
 
     def ask(questions: Sequence[Question]) -> list[float | None]:
         return _ask_all(endpoint, journal, questions)
 
     facts = {"model": endpoint.model, "url": endpoint.url, "system": SYSTEM, "template": TEMPLATE}
-    return PairwiseJudge(f"{endpoint.model} at {endpoint.url}", ask, facts=facts)
+    return PairwiseJudge(f"{endpoint.model} at {endpoint.url}", ask, stop_early=stop_early, facts=facts)
 
 
 def _ask_all(endpoint: Endpoint, journal: Journal, questions: Sequence[Question]) -> list[float | None]:

@@ -21,14 +21,15 @@ from toolkit.runs import lock
 
 @dataclass(frozen=True)
 class Named:
-    """What the user says of a judge: its name; of an endpoint the model and the variable with the key; the
-    preferences that it is checked on, and which part of them."""
+    """What the user says of a judge: its name; of an endpoint the model, the variable with the key, and
+    whether to stop early; the preferences that it is checked on, and which part of them."""
 
     judge: str
     model: str | None = None
     key_variable: str = "JUDGE_API_KEY"
     data: Data | None = None
     part: Part = "held_out"
+    stop_early: bool = False
 
 
 def open_judge(
@@ -60,7 +61,7 @@ def open_judge(
         return votes.votes_judge(Path(named.judge))
     if sort == "endpoint":
         place = endpoint.Endpoint(named.judge, named.model or "", named.key_variable)
-        judge = endpoint.endpoint_judge(place, Journal(journal))
+        judge = endpoint.endpoint_judge(place, Journal(journal), stop_early=named.stop_early)
         return (
             judge
             if named.data is None

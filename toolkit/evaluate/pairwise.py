@@ -39,6 +39,7 @@ class PairwiseJudge:
         both_orders: show each pair twice; two verdicts that do not agree are a tie.
         is_people: what other judges are measured by: their accuracy is no question, and they are not asked
             about nonsense.
+        stop_early: ask about prompt after prompt only until one half is excluded.
         accuracy: how often it agrees with held-out preferences.
     """
 
@@ -46,6 +47,7 @@ class PairwiseJudge:
     ask: Ask
     both_orders: bool = True
     is_people: bool = False
+    stop_early: bool = False
     accuracy: stats.Estimate | None = None
     checked_on: str = ""
     facts: dict[str, object] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import numpy as np
 
 from toolkit.stats import rankings, win_rates
 from toolkit.stats.rankings import Comparison
+from toolkit.stats.sequential import anytime
 from toolkit.stats.significance import holm, power_text, verdict
 
 
@@ -19,6 +20,7 @@ def rate_all(
     seed: int,
     samples: int,
     doubt: str | None = None,
+    stopped: bool = False,
 ) -> dict[str, dict[str, object]]:
     """Win rate of each model: raw, at equal lengths, its p-value among all of them, and what it lets one say.
 
@@ -27,6 +29,8 @@ def rate_all(
         longer: tokens of its answers less those of the baseline's, (answers,).
         units: the prompt of each answer, (answers,); each its own by default.
         doubt: why nothing the judge says counts; there is no verdict then.
+        stopped: when the judging ended was decided by the outcomes, which come in their order: intervals and
+            p-values are those that hold at any time, and what knows none such has no interval.
     """
     rows: dict[str, dict[str, object]] = {}
     for name, values in outcomes.items():
@@ -41,10 +45,25 @@ def rate_all(
             **effect.as_json("length_effect"),
             "power": power_text(rate.bootstrap.n, rate.bootstrap.estimate),
         }
+        if stopped:
+            rows[name] |= _at_any_time(win_rates.by_prompt(values, prompts)[0])
     for row, adjusted in zip(rows.values(), holm([row["p_value"] for row in rows.values()]), strict=True):
         row["p_value_holm"] = adjusted
         row["verdict"] = verdict(row["low"], row["high"], adjusted) if doubt is None else "no verdict"
     return rows
+
+
+def _at_any_time(means: np.ndarray) -> dict[str, object]:
+    """What replaces the numbers that hold for a number of prompts chosen beforehand; means are (prompts,)."""
+    found = anytime(means)
+    without = ("wilson_interval", "length_controlled_interval", "length_effect_interval", "power")
+    return {
+        **dict.fromkeys(without),
+        "low": found.rate.low,
+        "high": found.rate.high,
+        "e_value": found.e_value,
+        "p_value": min(1.0, 1.0 / found.e_value),
+    }
 
 
 def power_of(rows: Mapping[str, Mapping[str, object]], n: int) -> str:

@@ -111,7 +111,11 @@ def open_best_of(settings: BestOfSettings, run: Run) -> BestOf:
 def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudge:
     """Whoever the recipe names; what an endpoint says is kept in the run's judgements.jsonl."""
     named = opening.Named(
-        settings.judge, settings.judge_model, settings.judge_key_variable, settings.judge_data
+        settings.judge,
+        settings.judge_model,
+        settings.judge_key_variable,
+        settings.judge_data,
+        stop_early=settings.stop_early,
     )
     found = run.reference(settings.judge) if judge_kind(settings.judge) == "model" else None
     return opening.open_judge(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -21,14 +22,20 @@ from toolkit.data import chat, storyworld
 from toolkit.evaluate import judges
 from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
-from toolkit.evaluate.pairwise import Compared
+from toolkit.evaluate.pairwise import Compared, PairwiseJudge
 from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.recipe.errors import ToolkitError, UsageError
 from toolkit.runs.streams import derive
 from toolkit.scoring import answer_logprobs
 from toolkit.stats import agreement
+from toolkit.stats.sequential import is_decided
+from toolkit.stats.win_rates import by_prompt
 
 SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SEEN = ("texts", "ended", "scores")
+"""What a judge compares by."""
+LOOK_EVERY = 20
+"""Prompts between two looks of a judge who stops early."""
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -197,12 +204,14 @@ def summarize(
     doubt = judges.doubt_of(judge) or unfit
     how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
     others = [name for name in answers if name != baseline]
-    compared = {name: _compare(judge, contest, seen[name], seen[baseline]) for name in others}
+    stopped = isinstance(judge, PairwiseJudge) and judge.stop_early
+    judged_by = partial(_compare_until_decided, models=len(others)) if stopped else _compare
+    compared = {name: judged_by(judge, contest, seen[name], seen[baseline]) for name in others}
     known = {name: _judged(each.outcomes) for name, each in compared.items()}
     outcomes = {name: each.outcomes[known[name]] for name, each in compared.items()}
     longer = {name: _longer(answers[name], answers[baseline])[known[name]] for name in others}
     units = {name: contest.unit_of(known[name]) for name in others}
-    rates = rate_all(outcomes, longer, units=units, doubt=doubt, **how)
+    rates = rate_all(outcomes, longer, units=units, doubt=doubt, stopped=stopped, **how)
     result = {}
     for name, one in seen.items():
         numbers = _own_numbers(one, contest)
@@ -214,12 +223,6 @@ def summarize(
             numbers["win_rate"] = {**rates[name], "unjudged": int((~known[name]).sum())}
             numbers["wins_by_length"] = wins_by_length(outcomes[name], longer[name])
         result[name] = numbers
-    pairs = {(name, baseline): each.outcomes for name, each in compared.items()}
-    if isinstance(judge, Judge):  # another judge would have to be asked for every two models
-        pairs |= {
-            pair: _compare(judge, contest, *(seen[name] for name in pair)).outcomes
-            for pair in combinations(others, 2)
-        }
     about = {
         **judges.as_json(judge),
         **_position_bias([each.orders for each in compared.values() if each.orders], contest),
@@ -227,8 +230,9 @@ def summarize(
         "fit": unfit is None,
         "gate": nonsense,
         "baseline": baseline,
-        "power": power_of(rates, contest.units),
-        "ranking": ranking(pairs, samples_per_prompt=contest.samples_per_prompt, **how),
+        "stopped_early": stopped,
+        "power": None if stopped else power_of(rates, contest.units),
+        "ranking": None if stopped else _ranked(judge, contest, seen, compared, baseline=baseline),
         "level": 0.95,
     }
     scores = {name: np.asarray(one["scores"]).tolist() for name, one in seen.items() if "scores" in one}
@@ -239,12 +243,57 @@ def summarize(
     return Judged(result, about, listed, scores)
 
 
-def _compare(judge: AnyJudge, contest: Contest, one: dict[str, list], other: dict[str, list]) -> Compared:
-    """What the judge says; the same answer is a tie, whatever it says."""
+def _compare(
+    judge: AnyJudge,
+    contest: Contest,
+    one: dict[str, list],
+    other: dict[str, list],
+    *,
+    part: slice = slice(None),
+) -> Compared:
+    """What the judge says of a part of the answers; the same answer is a tie, whatever it says."""
+    one, other = ({key: side[key][part] for key in SEEN if key in side} for side in (one, other))
     same = np.array(one["texts"]) == np.array(other["texts"])
     same &= np.array(one["ended"]) == np.array(other["ended"])
-    compared = judge.compare(contest.prompts, one, other)
+    compared = judge.compare(contest.prompts[part], one, other)
     return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
+
+
+def _compare_until_decided(
+    judge: PairwiseJudge, contest: Contest, one: dict[str, list], other: dict[str, list], *, models: int
+) -> Compared:
+    """As `_compare`, but nothing is asked once the prompts so far exclude one half; the rest is nan."""
+    outcomes = np.full(len(contest.prompts), np.nan)
+    orders = np.full((2, len(contest.prompts)), np.nan)
+    step = LOOK_EVERY * contest.samples_per_prompt
+    for start in range(0, len(outcomes), step):
+        part = slice(start, start + step)
+        found = _compare(judge, contest, one, other, part=part)
+        outcomes[part] = found.outcomes
+        if found.orders is not None:
+            orders[:, part] = found.orders
+        known = ~np.isnan(outcomes)
+        if not known.any():
+            continue
+        prompts, _ = by_prompt(outcomes[known], contest.unit_of(known).tolist())
+        # each model gets its part of the 5 %, so that what ends here Holm's verdict confirms
+        if is_decided(prompts, level=1 - 0.05 / models):
+            break
+    return Compared(outcomes, (orders[0], orders[1]))
+
+
+def _ranked(
+    judge: AnyJudge, contest: Contest, seen: dict[str, dict], compared: dict[str, Compared], *, baseline: str
+) -> dict[str, object] | None:
+    """All models on one scale, by what was said of each and the baseline, and of every two others."""
+    pairs = {(name, baseline): each.outcomes for name, each in compared.items()}
+    if isinstance(judge, Judge):  # another judge would have to be asked for every two models
+        pairs |= {
+            pair: _compare(judge, contest, *(seen[name] for name in pair)).outcomes
+            for pair in combinations(compared, 2)
+        }
+    how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
+    return ranking(pairs, samples_per_prompt=contest.samples_per_prompt, **how)
 
 
 def _judged(outcomes: np.ndarray) -> np.ndarray:

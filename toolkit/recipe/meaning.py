@@ -267,7 +267,7 @@ def _evaluate(recipe: EvaluateRecipe) -> Found:
             found.append((("win_rate", "judge_data"), f"has no effect with judge: {what}"))
         if sort == "endpoint" and judged.judge_model is None:
             found.append((("win_rate", "judge"), "is an endpoint: name its model in judge_model"))
-        for name in ("judge_model", "judge_key_variable"):
+        for name in ("judge_model", "judge_key_variable", "stop_early"):
             if sort != "endpoint" and name in judged.model_fields_set:
                 found.append((("win_rate", name), "has an effect only where judge is the URL of an endpoint"))
     return found

@@ -294,6 +294,9 @@ class WinRateSettings(Settings):
     """The model that an endpoint is asked for."""
     judge_key_variable: str = "JUDGE_API_KEY"
     """The environment variable that holds an endpoint's key."""
+    stop_early: bool = False
+    """Ask an endpoint about prompt after prompt only until one half is excluded; intervals are then those
+    that hold at any time."""
     judge_data: Data | None = None
     """Preferences to check a reward model or an endpoint on: where its accuracy's interval includes one half
     the answer is `no verdict`. Where not given the reward run's own accuracy is read."""

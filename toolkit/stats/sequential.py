@@ -73,6 +73,19 @@ def log_capital(outcomes: np.ndarray, share: float) -> np.ndarray:
     return special.logsumexp(growth, axis=1) - np.log(len(stakes))
 
 
+def is_decided(outcomes: ArrayLike, *, level: float = 0.95) -> bool:
+    """Whether the interval of `anytime` excludes one half: so one may stop, and `rate` will say the same."""
+    values, counts = np.unique(as_units(outcomes), return_counts=True)
+    limit = -np.log(1 - level)
+    return any(_log_capital_of_side(values, counts, 0.5, side=side) >= limit for side in (1, -1))
+
+
+def _log_capital_of_side(values: np.ndarray, counts: np.ndarray, share: float, *, side: int) -> float:
+    """What is left of `log_capital` if the bets on the other side are all lost; in it half of the capital."""
+    growth = counts @ np.log1p(side * STAKES * (values[:, None] - share))
+    return float(special.logsumexp(growth) - np.log(2 * len(STAKES)))
+
+
 def _end(values: np.ndarray, counts: np.ndarray, limit: float, *, side: int) -> float:
     """The lowest (side 1) or highest (-1) share whose capital is below the limit, by bisection.
 
@@ -81,7 +94,6 @@ def _end(values: np.ndarray, counts: np.ndarray, limit: float, *, side: int) -> 
     inside, outside = float(values @ counts / counts.sum()), 0.5 - 0.5 * side
     for _ in range(BISECTIONS):
         middle = (inside + outside) / 2
-        growth = counts @ np.log1p(side * STAKES * (values[:, None] - middle))
-        below = special.logsumexp(growth) - np.log(2 * len(STAKES)) < limit
+        below = _log_capital_of_side(values, counts, middle, side=side) < limit
         inside, outside = (middle, outside) if below else (inside, middle)
     return outside
