@@ -47,8 +47,8 @@ def test_one_long_text_is_compared_by_blocks_and_the_table_says_how_it_was_read(
     assert words in capsys.readouterr().err
 
 
-def test_storyworld_with_a_baseline_has_both_tables(folders, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "140")
+def test_storyworld_with_a_baseline_has_both_tables_and_nothing_is_cut(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     options = {"data": "storyworld", "baseline": str(folders / "first"), "examples": 10, "max_new_tokens": 12}
     result, _ = run(capsys, [folders / "second", folders / "twin"], **options)
     assert list(result["models"]) == ["first", "second", "twin"]
@@ -60,6 +60,7 @@ def test_storyworld_with_a_baseline_has_both_tables(folders, capsys, monkeypatch
     assert out.out == ""
     for sign in ("entropy floor", "win rate against first", "judge: gold", "can tell", "minus baseline"):
         assert sign in out.err
+    assert "…" not in out.err
 
 
 def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, capsys):

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from toolkit.data.annotations import Annotation, Annotations, Answer, read
+from toolkit.evaluate.tables import number_table
 from toolkit.recipe.errors import DataError, UsageError
 from toolkit.runs.progress import Progress
 from toolkit.stats import interval_text
@@ -268,8 +268,8 @@ def show(results: dict[str, object]) -> None:
 
 def win_rate_table(rows: Sequence[dict[str, object]]) -> Table:
     """One row a pair of models."""
-    columns = ["against", "verdict", "win rate", "ties", "at equal length", "prompts", "p (Holm)"]
-    table = _table("win rates, ties half", "model", columns)
+    columns = ["verdict", "win rate", "ties", "at equal length", "n", "p\n(Holm)"]
+    table = number_table("win rates, ties half", ["model", "over"], columns)
     for row in rows:
         rate = {"rate": row["estimate"], "rate_interval": [row["low"], row["high"]]}
         shares = [interval_text(rate, "rate", percent=True), f"{row['tie_share']:.1%}"]
@@ -282,7 +282,7 @@ def win_rate_table(rows: Sequence[dict[str, object]]) -> Table:
 def ranking_table(ranking: dict[str, object]) -> Table:
     """One row a model, the strongest first."""
     title = "all models on one scale (Bradley-Terry, ties after Davidson)"
-    table = _table(title, "model", ["strength", "wins against the others"])
+    table = number_table(title, ["model"], ["strength", "wins against the others"])
     for row in ranking["models"]:
         share = interval_text(row, "win_rate", percent=True)
         table.add_row(row["model"], interval_text(row, "strength", digits=2), share)
@@ -291,8 +291,8 @@ def ranking_table(ranking: dict[str, object]) -> Table:
 
 def annotator_table(rows: Sequence[dict[str, object]]) -> Table:
     """One row an annotator: what else than the answers it may listen to."""
-    columns = ["items", "ties", "longer answer wins", "gain of standing first", "orders contradict"]
-    table = _table("annotators", "annotator", columns)
+    columns = ["items", "ties", "longer answer wins", "gain of\nstanding first", "orders contradict"]
+    table = number_table("annotators", ["annotator"], columns)
     for row in rows:
         length, position = row["length"] or {}, row["position"] or {}
         cells = [
@@ -309,18 +309,8 @@ def agreement_table(found: dict[str, object]) -> Table:
     title = f"agreement: alpha {interval_text(found, 'alpha', digits=2)} on {found['items']:,} items"
     shown = sorted(found["pairs"], key=lambda row: -row["items"])[:PAIRS_SHOWN]
     more = f"; {PAIRS_SHOWN} of {len(found['pairs'])} pairs" if len(shown) < len(found["pairs"]) else ""
-    table = _table(title + more, "annotators", ["items", "agree", "Cohen's kappa"])
+    table = number_table(title + more, ["annotators"], ["items", "agree", "Cohen's kappa"])
     for row in shown:
         same, kappa = interval_text(row, "accuracy", percent=True), interval_text(row, "kappa", digits=2)
         table.add_row(" and ".join(row["annotators"]), f"{row['items']:,}", same, kappa)
-    return table
-
-
-def _table(title: str, first: str, columns: list[str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Session, names_of
+from toolkit.evaluate.tables import number_table
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.load import Reference
 from toolkit.recipe.errors import UsageError
@@ -277,9 +277,9 @@ def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
     size = f"{first['documents']:,} documents, {first['bytes']:,} bytes"
     compared = any("bits_per_byte_difference" in row for row in models.values())
     columns = ["bits per byte", *(["minus baseline"] if compared else []), "perplexity", "by word"]
-    table = _table(f"{size}; 95% intervals over {first['interval_over']}", columns)
+    table = number_table(f"{size}; 95% intervals over {first['interval_over']}", ["model"], columns)
     for name, row in models.items():
-        difference = [interval_text(row, "bits_per_byte_difference", digits=2)] if compared else []
+        difference = [interval_text(row, "bits_per_byte_difference")] if compared else []
         words = "-" if row["word_perplexity"] is None else f"{row['word_perplexity']:.3g}"
         table.add_row(
             name, interval_text(row, "bits_per_byte"), *difference, f"{row['perplexity']:.2f}", words
@@ -312,9 +312,11 @@ def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table
     """One row a model: how often its answer is better than the baseline's, and what that has cost."""
     prompts = next(iter(models.values()))["prompts"]
     some = any(row["win_rate"]["unjudged"] for row in models.values() if "win_rate" in row)
-    columns = ["verdict", "win rate", *(["judged"] if some else []), "equally long", "ties"]
-    columns += ["KL", "length", "ended", "score"]
-    table = _table(f"win rate against {baseline} on {prompts} prompts, 95% intervals", columns)
+    scored = any("score" in row for row in models.values())
+    columns = ["verdict", "win rate", *(["judged"] if some else []), "equally\nlong", "ties"]
+    columns += ["KL", "length", "ended", *(["score"] if scored else [])]
+    title = f"win rate against {baseline} on {prompts} prompts, 95% intervals"
+    table = number_table(title, ["model"], columns)
     for name, row in models.items():
         rate = row.get("win_rate")
         cells = ["baseline", *["-"] * (4 if some else 3)]
@@ -323,21 +325,7 @@ def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table
             judged = [f"{rate['n']:,}"] if some else []
             equal = f"{rate['length_controlled']:.1%}"
             cells = [rate["verdict"], share, *judged, equal, str(rate["ties"])]
-        numbers = [
-            kl_text(row),
-            f"{row['mean_length']:.1f}",
-            f"{row['ended']:.0%}",
-            "-" if "score" not in row else f"{row['score']:.2f}",
-        ]
+        numbers = [kl_text(row), f"{row['mean_length']:.1f}", f"{row['ended']:.0%}"]
+        numbers += [f"{row['score']:.2f}"] if scored else []
         table.add_row(name, *cells, *numbers)
-    return table
-
-
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column("model", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
     return table

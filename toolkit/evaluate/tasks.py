@@ -11,11 +11,11 @@ from pathlib import Path
 import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from toolkit.evaluate.session import DTYPES, names_of
+from toolkit.evaluate.tables import number_table
 from toolkit.models.load import load_causal_lm
 from toolkit.recipe.errors import DataError, UsageError
 from toolkit.runs import environment, facts, references
@@ -139,17 +139,8 @@ def _row(task: str, found: dict[str, dict]) -> dict[str, object]:
 
 def table(models: dict[str, dict[str, dict[str, object]]]) -> Table:
     """One row for each metric of each task of each model."""
-    result = Table(
-        title="tasks of lm-evaluation-harness, 95% intervals from its standard errors",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for column in ("model", "task", "metric"):
-        result.add_column(column, no_wrap=True)
-    for column in ("value", "n"):
-        result.add_column(column, justify="right", no_wrap=True)
+    title = "tasks of lm-evaluation-harness, 95% intervals from its standard errors"
+    result = number_table(title, ["model", "task", "metric"], ["value", "n"])
     for name, tasks in models.items():
         for task, row in tasks.items():
             for key in row:
