@@ -7,7 +7,7 @@ The fine-tuned model and the reward model are those of `make demo`; prompts, epi
 KL coefficient and the penalty of an answer without its end are those of recipes/tiny/ppo.yaml. There the last
 two are of normalised scores; TRL, which takes scores as they are, gets them times the standard deviation that
 the reward run has measured. Seconds are those of whole commands, imports included. All models answer the
-same 400 unseen prompts, which the gold judge compares with the answers of the fine-tuned model.
+same unseen prompts, which the gold judge compares with the answers of the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ RECIPE = Path("recipes/tiny/ppo.yaml")
 ARMS = {
     "ours": [],
     "ours, preset: fast": ["preset=fast"],
-    "ours, half of the episodes": ["trainer.episodes=640"],
-    "ours, fast, half": ["preset=fast", "trainer.episodes=640"],
-    "ours, fast, a quarter": ["preset=fast", "trainer.episodes=320"],
+    "ours, fast, learning rate 4e-4": ["preset=fast", "trainer.learning_rate=4e-4"],
+    "ours, fast, half of the episodes, two minibatches": [
+        "preset=fast",
+        "trainer.episodes=640",
+        "trainer.minibatches=2",
+    ],
 }
 
 
@@ -77,6 +80,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--prompts", type=int, default=1600)
     parser.add_argument("--trl", type=Path, required=True, help="the folder with TRL 1.9.2")
     parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -93,7 +97,10 @@ def main() -> None:
         run = f"tiny/ppo-quality-{number}"
         command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *changes, *common]
         seconds[name], models[name] = timed([*command, "--fresh"]), f"runs/{run}"
-    found = compare(RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir)
+    found = compare(
+        RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir,
+        overrides=[f"data.held_out_examples={options.prompts}"],
+    )  # fmt: skip
     print(header("arm", "seconds", "of TRL's", "gold win rate over sft [95 %]", "KL", "length"))
     for name, row in zip(models, list(found.values())[1:], strict=True):
         rate = row["win_rate"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from tokenizers import Tokenizer
 
 from toolkit.data import order
@@ -161,13 +161,14 @@ def _show(batch: Batch, shards: TokenShards, tokenizer: Tokenizer, *, rows: int,
     for name in ("row", "documents", "tokens"):
         column = next(column for column in table.columns if column.header == name)
         column.justify, column.no_wrap = "right", True
-    table.columns[-1].no_wrap = not text
     for number, start in enumerate(map(int, batch.pieces[:rows]), 1):
         first, last = documents_of(shards, start, batch.length)
         table.add_row(
             str(number), f"{first:,} - {last:,}" if last > first else f"{first:,}",
             f"{start:,} - {start + batch.length:,}",
-            escape(_words(shards.read(start, batch.length + 1), tokenizer, whole=text)),
+            # cut here, not by the column: a narrow terminal then takes from the text, not from the numbers
+            Text(_words(shards.read(start, batch.length + 1), tokenizer, whole=text),
+                 no_wrap=not text, overflow=None if text else "ellipsis"),
         )  # fmt: skip
     Console(stderr=True, highlight=False).print(table)
     left = len(batch.pieces) - rows
