@@ -64,10 +64,7 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     rows = sources.prompts(recipe.data, part="train", seed=0)
     longest = settings.max_prompt_tokens
     dataset = Dataset.from_list(
-        [
-            {"input_ids": chat.prompt_ids(own, row["prompt"], max_tokens=longest)}
-            for row in rows
-        ]
+        [{"input_ids": chat.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
     )
     config = PPOConfig(
         output_dir=str(output / "trl"), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
@@ -78,9 +75,7 @@ def run_trl(runs_dir: Path, output: Path) -> None:
         gradient_checkpointing=False, missing_eos_penalty=settings.missing_end_penalty * unit,
         stop_token="eos", temperature=1.0, seed=0,
     )  # fmt: skip
-    trainer = PPOTrainer(
-        config, tokenizer, policy, deepcopy(policy), reward, dataset, deepcopy(reward)
-    )
+    trainer = PPOTrainer(config, tokenizer, policy, deepcopy(policy), reward, dataset, deepcopy(reward))
     trainer.train()
     save_model(trainer.model.policy, own, output / "trl-1.9.2")
 
@@ -105,9 +100,7 @@ def main() -> None:
         metavar="ARM",
         help="of ours",
     )
-    parser.add_argument(
-        "--trl", type=Path, required=True, help="the folder with TRL 1.9.2"
-    )
+    parser.add_argument("--trl", type=Path, required=True, help="the folder with TRL 1.9.2")
     parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_trl:
@@ -127,9 +120,7 @@ def main() -> None:
     ]
     seconds = {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))}
     models = {"TRL 1.9.2": str((output / "trl-1.9.2").resolve())}  # a folder, not a run
-    for number, (name, changes) in enumerate(
-        (name, ARMS[name]) for name in options.arms
-    ):
+    for number, (name, changes) in enumerate((name, ARMS[name]) for name in options.arms):
         run = f"tiny/ppo-quality-{number}"
         command = [
             sys.executable,
