@@ -30,11 +30,10 @@ def train(options: argparse.Namespace, pairs: int) -> dict:
     reward = f"tiny/overoptimization-reward-{pairs}-{options.epochs}"
     how = (options.kl_coefficient, options.rollouts, options.every, options.prompts, options.epochs)
     policy = f"tiny/overoptimization-ppo-{pairs}-" + "-".join(map(str, how))
-    folder = Path("recipes/tiny")
+    folder, threads = Path("recipes/tiny"), f"threads={options.threads or 'null'}"
     if evaluation(options.runs_dir, reward) is None:
         toolkit("run", str(folder / "reward.yaml"), f"run={reward}", f"data.examples={pairs}",
-                f"trainer.num_train_epochs={options.epochs}", f"threads={options.threads or 'null'}",
-                runs_dir=options.runs_dir)  # fmt: skip
+                f"trainer.num_train_epochs={options.epochs}", threads, runs_dir=options.runs_dir)  # fmt: skip
     if evaluation(options.runs_dir, policy) is None:
         every, prompts = options.every, options.prompts
         judge = f"{{judge: gold, every_rollouts: {every}, prompts: {prompts}, patience: null}}"
@@ -42,7 +41,7 @@ def train(options: argparse.Namespace, pairs: int) -> dict:
             "run", str(folder / "ppo.yaml"), f"run={policy}", f"reward_model=runs/{reward}",
             f"early_stopping={judge}", f"trainer.episodes={64 * options.rollouts}",
             f"trainer.kl_coefficient={options.kl_coefficient}", "trainer.guard=warn",
-            "trainer.schedule=constant", f"threads={options.threads or 'null'}", runs_dir=options.runs_dir,
+            "trainer.schedule=constant", threads, runs_dir=options.runs_dir,
         )  # fmt: skip
     accuracy = evaluation(options.runs_dir, reward)["gold_accuracy"]
     return {"pairs": pairs, "accuracy": accuracy, "looks": evaluation(options.runs_dir, policy)["looks"]}

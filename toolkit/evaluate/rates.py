@@ -59,8 +59,7 @@ def _at_any_time(means: np.ndarray) -> dict[str, object]:
     without = ("wilson_interval", "length_controlled_interval", "length_effect_interval", "power")
     return {
         **dict.fromkeys(without),
-        "low": found.rate.low,
-        "high": found.rate.high,
+        **found.rate.as_dict(),
         "e_value": found.e_value,
         "p_value": min(1.0, 1.0 / found.e_value),
     }
