@@ -17,7 +17,7 @@ def git(place: Path, *arguments: str) -> None:
 def checkout(tmp_path: Path, monkeypatch) -> Path:
     package = tmp_path / "toolkit"
     package.mkdir()
-    shutil.copy(Path(toolkit.__file__).parent / "stages.py", package)
+    shutil.copy(toolkit.__file__, package)
     monkeypatch.setattr(toolkit, "__file__", str(package / "__init__.py"))
     return package
 
@@ -31,7 +31,7 @@ def test_the_commit_and_every_change_to_the_package_are_noticed(checkout):
     assert len(clean["commit"]) == 40 and clean["diff"] is None
     (root / "README.md").write_text("not the package")
     assert facts.code() == clean
-    (checkout / "stages.py").write_text("changed")
+    (checkout / "__init__.py").write_text("changed")
     changed = facts.code()
     assert changed["commit"] == clean["commit"] and len(changed["diff"]) == 64
     git(root, "checkout", "-q", ".")
@@ -48,6 +48,14 @@ def test_a_checkout_that_does_not_track_the_package_is_not_its_commit(checkout):
     git(root, "add", "a")
     git(root, "commit", "-q", "-m", "someone else's project with a virtual environment in it")
     assert set(facts.code()) == {"version"}
+
+
+def test_this_checkout_records_its_commit():
+    root = Path(toolkit.__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("the package is installed without its repository")
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert len(head.stdout.strip()) == 40 and facts.code().get("commit") == head.stdout.strip()
 
 
 def test_versions_and_hardware():

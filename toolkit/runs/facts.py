@@ -70,7 +70,7 @@ def code() -> dict[str, Any]:
     The checkout counts only if it tracks this package: a virtual environment may lie in another repository.
     """
     package = Path(toolkit.__file__).parent
-    if _git(package, "ls-files", "--error-unmatch", "stages.py") is not None:
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
         commit = _git(package, "rev-parse", "--verify", "HEAD")
         if commit is not None:
             return {"commit": commit.decode().strip(), "diff": _difference(package)}
