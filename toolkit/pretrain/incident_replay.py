@@ -101,7 +101,7 @@ def _require_recipe(run: Path, recipe: Path, overrides: Sequence[str]) -> None:
     if own.exists() and recipe.resolve() == own.resolve() and not overrides:
         return
     given = manifest.settings(reader.load(recipe, overrides).recipe)
-    wrong = manifest.settings_differences(twin.content(run)["inputs"]["settings"], given)
+    wrong = manifest.recipe_differences(twin.content(run)["inputs"]["settings"], given)
     if wrong:
         raise RunError(
             "the run of the incident was made from other settings:\n    " + "\n    ".join(wrong),

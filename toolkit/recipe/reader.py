@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.recipe import meaning, mirror
+from toolkit.recipe import history, meaning, mirror
 from toolkit.recipe.errors import Problem, RecipeError
 from toolkit.recipe.messages import explain, settings_of, shown, suggestion
 from toolkit.recipe.schema import StageRecipe
@@ -86,7 +90,8 @@ def read_folder(
     loaded: list[LoadedRecipe] = []
     for file, tree in trees.items():
         try:
-            loaded.append(_checked(file, tree, [one for one in changes if one.key in tree.positions]))
+            mine = [one for one in changes if one.today(tree).key in tree.positions]
+            loaded.append(_checked(file, tree, mine))
         except RecipeError as error:
             problems[file] = error.problems
     same = _same_run(loaded)
@@ -128,8 +133,24 @@ def run_name(path: Path) -> str:
     return "/".join(parts[-2:])
 
 
-def _read(path: Path, children: tuple[Path, ...] = ()) -> Tree:
-    """The file's tree, over that of its `base:`."""
+def _read(path: Path) -> Tree:
+    """The file's tree, over that of its `base:`, under today's names."""
+    layers = _layers(path)
+    stages = [layer.value["stage"] for layer in layers if "stage" in layer.value]
+    if stages and isinstance(stages[-1], str):
+        for layer in layers:
+            _warn(history.update(layer, stages[-1]))
+    return functools.reduce(merge, layers)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+
+
+def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
+    """The trees of a file and of its bases, the file's own last."""
     tree = parse(read_text(path), str(path))
     if tree.value is None:
         raise RecipeError([Problem(f"{path}:1", "", "the file is empty; a recipe starts with `stage:`")])
@@ -137,7 +158,7 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> Tree:
         what = f"a recipe is a mapping (key: value), not {shown(tree.value)}"
         raise RecipeError([Problem(f"{path}:1", "", what)])
     if "base" not in tree.value:
-        return tree
+        return [tree]
     base, place = tree.value.pop("base"), tree.positions.pop(("base",))
     forget(tree.positions, ("base",))
     if not isinstance(base, str) or not base:
@@ -149,7 +170,7 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> Tree:
     if not file.is_file():
         close = suggestion(file.name, [one.name for one in path.parent.glob("*.y*ml") if one != path])
         raise RecipeError([Problem(place, "base", f"there is no file {file}{close}")])
-    return merge(_read(file, chain), tree)
+    return [*_layers(file, chain), tree]
 
 
 @dataclass(frozen=True)
@@ -175,6 +196,11 @@ class _Override:
         else:
             tree = _read_value(name, value)
         return cls(text, key, tree)
+
+    def today(self, tree: Tree) -> _Override:
+        """The override with today's name of its key, for the recipe in `tree`."""
+        stage = tree.value.get("stage")
+        return dataclasses.replace(self, key=history.renamed(stage, self.key)) if stage else self
 
     def apply(self, tree: Tree) -> Problem | None:
         """Set the key in `tree`; a problem where something on the way is no mapping or list."""
@@ -223,7 +249,7 @@ def _no_step(here: Any, key: Key, depth: int) -> Problem | None:
 
 
 def _unused(change: _Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
-    if any(change.key in tree.positions for tree in trees.values()):
+    if any(change.today(tree).key in tree.positions for tree in trees.values()):
         return None
     name = dotted(change.key)
     known = sorted({dotted(key) for tree in trees.values() for key in tree.positions if key})
@@ -245,10 +271,15 @@ def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
 
 
 def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedRecipe:
-    problems = [problem for change in changes if (problem := change.apply(tree))]
+    today = [change.today(tree) for change in changes]
+    problems = [problem for change in today if (problem := change.apply(tree))]
     if problems:
         raise RecipeError(problems)
     cls = _stage_class(tree)
+    for old, new in zip(changes, today, strict=True):
+        if old.key != new.key:
+            _warn([f"{COMMAND_LINE}: {dotted(old.key)}: was renamed; write {dotted(new.key)}"])
+    _warn(history.update(tree, tree.value["stage"]))  # what the overrides brought
     problems, recipe = _validated(cls, tree)
     if problems:
         raise RecipeError(sorted(set(problems), key=lambda one: _order(one, tree)))

@@ -163,7 +163,7 @@ def changed_settings(loaded: Any, *, runs_dir: Path) -> list[str]:
     path = references.below(loaded.name, runs_dir)
     if not lock.is_run(path) or not has_work(path):
         return []
-    return manifest.settings_differences(
+    return manifest.recipe_differences(
         manifest.read(path)["inputs"]["settings"], manifest.settings(loaded.recipe)
     )
 

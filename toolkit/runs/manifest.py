@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from toolkit.recipe import history
 from toolkit.recipe.errors import RunError
 from toolkit.recipe.schema import StageRecipe
 from toolkit.runs import facts, files, lock, references
@@ -48,7 +49,7 @@ def inputs(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the manifest of the run at `path`.
+    """Return the manifest of the run at `path`, its settings, parents and data under today's names.
 
     Raises:
         RunError: it was made before manifests said what went in.
@@ -61,7 +62,23 @@ def read(path: Path) -> dict[str, Any]:
             where=str(path / lock.MANIFEST),
             fix="start over with --fresh",
         )
-    return content
+    return _updated(content)
+
+
+def _updated(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest as this version would have written it (see `recipe.history`)."""
+    stage, found = content["stage"], content["inputs"]
+    given = {
+        **found,
+        "settings": history.recorded(stage, found["settings"]),
+        "parents": history.recorded_keys(stage, found["parents"]),
+        "data": {
+            key: history.data_digest(digest)
+            for key, digest in history.recorded_keys(stage, found["data"]).items()
+        },
+    }
+    operational = history.recorded(stage, content.get("operational", {}), complete=False)
+    return {**content, "inputs": given, "operational": operational}
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:
@@ -77,15 +94,32 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
 
 def settings_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the settings that differ, each `key: old -> new`."""
+    return [f"{key}: {change}" for key, change in _changes(old, new)]
+
+
+def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return where the settings of a recipe differ from those of a manifest that `read` returned.
+
+    What the settings were before they existed is said, and what became of removed ones.
+    """
+    stage, before = new["stage"], flatten(old)
+    return [
+        f"{key}: {change}{history.note(stage, key)}"
+        for key, change in _changes(old, new)
+        if key in before or history.has_effect(stage, key)
+    ]
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = flatten(old), flatten(json.loads(json.dumps(new)))
     absent = object()
-    lines = []
+    found = []
     for key in sorted(before.keys() | after.keys()):
         first, second = before.get(key, absent), after.get(key, absent)
         if type(first) is not type(second) and not _both_numbers(first, second) or first != second:
             shown = ["(not set)" if value is absent else json.dumps(value) for value in (first, second)]
-            lines.append(f"{key}: {shown[0]} -> {shown[1]}")
-    return lines
+            found.append((key, f"{shown[0]} -> {shown[1]}"))
+    return found
 
 
 def _both_numbers(first: Any, second: Any) -> bool:
@@ -93,8 +127,13 @@ def _both_numbers(first: Any, second: Any) -> bool:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return which settings, parents and data differ between two `inputs`, each `key: old -> new`."""
-    lines = settings_differences(old["settings"], new["settings"])
+    """Return which settings, parents and data differ between two `inputs`, each `key: old -> new`.
+
+    Args:
+        old: of a manifest that `read` returned.
+        new: of the recipe (`inputs`).
+    """
+    lines = recipe_differences(old["settings"], new["settings"])
     for key in sorted(old["parents"].keys() & new["parents"].keys()):
         first, second = old["parents"][key], new["parents"][key]
         if first["digest"] != second["digest"] and second["kind"] != "hub":

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from toolkit.recipe import history
 from toolkit.recipe.errors import RunError
 from toolkit.recipe.reader import LoadedRecipe
 from toolkit.recipe.schema import StageRecipe
@@ -66,10 +67,16 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
         runs_dir: make the references lead to the parents for a run below this folder, with links.
 
     Raises:
-        RunError: settings that this version does not know.
+        RunError: settings that this version does not know, or does not have any more.
     """
     made = content(path)
     settings = {**made["inputs"]["settings"], **made.get("operational", {})}
+    removed = history.refused(made["stage"], settings)
+    if removed:
+        raise RunError(
+            "was made with settings that this version cannot keep:\n    " + "\n    ".join(removed),
+            where=str(path), fix=f"use the toolkit's version that made the run{_version(made)}",
+        )  # fmt: skip
     cls = STAGES[made["stage"]][1]
     parsed = _parse(cls, settings, path)
     if runs_dir is not None:
@@ -80,6 +87,11 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
                 _replace(settings, key, _lead_to(place, reference, runs_dir))
         parsed = _parse(cls, settings, path)
     return _decided(parsed, made["facts"])
+
+
+def _version(made: dict[str, Any]) -> str:
+    commit = made.get("code", {}).get("commit")
+    return f" (commit {commit[:12]})" if commit else ""
 
 
 def _parse(cls: type[StageRecipe], settings: dict[str, Any], path: Path) -> StageRecipe:
