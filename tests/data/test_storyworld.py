@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import toolkit.data.storyworld as storyworld
-from toolkit.data.storyworld import CONFIGS, digest, rows, split_of
+from toolkit.data.storyworld import CONFIGS, compute_digest, digest, rows, split_of
+from toolkit.recipe import history
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -95,8 +97,52 @@ def test_what_rows_refuse(arguments, options, message):
         rows(*arguments, **options)
 
 
-def test_digest_is_of_the_sources():
-    assert len(digest()) == 64 and digest() == digest()
+def test_the_digest_is_that_of_the_rows():
+    """Where this fails on purpose, raise VERSION and write the new value down as DIGEST."""
+    assert compute_digest() == digest(), (
+        "the rows changed: raise lexicon.VERSION and write down the new DIGEST"
+    )
+
+
+def digests_of_a_copy(folder: Path, file: str = "", old: str = "", new: str = "") -> list[str]:
+    """(digest written down, digest of the rows) of the package under another name, with one text replaced."""
+    place = folder / "moved" / "world"
+    place.mkdir(parents=True)
+    for source in Path(storyworld.__file__).parent.glob("*.py"):
+        text = source.read_text(encoding="utf-8").replace(storyworld.__name__, "moved.world")
+        if source.name == file:
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (place / source.name).write_text(f"# moved\n{text}", encoding="utf-8")
+    command = "import moved.world; print(moved.world.digest(), moved.world.compute_digest())"
+    found = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True,
+                           cwd=folder)  # fmt: skip
+    return found.stdout.split()
+
+
+def test_where_the_files_lie_does_not_matter(tmp_path):
+    assert digests_of_a_copy(tmp_path) == [digest(), digest()]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("words.py", "plucky, wistful", "plucky, wishful"),  # the rarest of its list
+        ("plots.py", "It smelled of {*tree} and {*food}.", "It smelt of {*tree} and {*food}."),
+        ("annotator.py", "BOTH_FLAWLESS_SHARE = 0.05", "BOTH_FLAWLESS_SHARE = 0.06"),
+        ("utility.py", '"repetition": 1.5', '"repetition": 1.6'),
+        ("requests.py", "Keep it short.", "Keep it brief."),
+    ],
+)
+def test_a_changed_world_has_another_digest(tmp_path, file, old, new):
+    written, rows_now = digests_of_a_copy(tmp_path, file, old, new)
+    assert written == digest() != rows_now
+
+
+def test_the_digest_of_the_version_before_is_still_this_world():
+    sources = next(iter(history.DATA))
+    assert history.data_digest(sources) == f"storyworld:{digest()}"
+    assert history.data_digest(f"storyworld:{'0' * 64}") != f"storyworld:{digest()}"
 
 
 def test_the_public_names_exist():

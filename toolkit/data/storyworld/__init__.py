@@ -28,7 +28,15 @@ from toolkit.data.storyworld.annotator import (
     preference_probability,
 )
 from toolkit.data.storyworld.conversations import FLAWS, Conversation, conversation
-from toolkit.data.storyworld.rows import CONFIGS, HELD_OUT_FRACTION, SPLITS, digest, rows, split_of
+from toolkit.data.storyworld.rows import (
+    CONFIGS,
+    HELD_OUT_FRACTION,
+    SPLITS,
+    compute_digest,
+    digest,
+    rows,
+    split_of,
+)
 from toolkit.data.storyworld.stories import (
     Story,
     document,
@@ -52,6 +60,7 @@ __all__ = [
     "Story",
     "Utility",
     "bayes_accuracy",
+    "compute_digest",
     "conversation",
     "digest",
     "preference",

@@ -1,13 +1,13 @@
 """Rows of the world's data sets, split by prompt, and the digest of all that determines them."""
 
+import json
 from collections.abc import Iterator
-from functools import cache
 from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 from toolkit.data.storyworld.annotator import preference
 from toolkit.data.storyworld.conversations import Message, conversation, make_prompt
-from toolkit.data.storyworld.lexicon import VERSION
+from toolkit.data.storyworld.lexicon import DIGEST, LEXICONS, VERSION
 from toolkit.data.storyworld.stories import document, story
 from toolkit.data.storyworld.stream import Stream
 
@@ -114,11 +114,38 @@ _ROWS = {
 }
 
 
-@cache
+GOLDEN = {"stories": 2000, "conversations": 600, "preferences": 400, "prompts": 1000}
+"""Rows of each config that stand for all of them; a twentieth as many are held out."""
+
+
 def digest() -> str:
-    """The SHA-256 of all that determines the rows: the version and every source file of this package."""
+    """The SHA-256 that identifies the rows of this version of the world; see `compute_digest`."""
+    return DIGEST
+
+
+def compute_digest() -> str:
+    """The SHA-256 over the version, all word lists and golden rows of every config and split.
+
+    It takes two seconds, so `digest` returns it as it is written down, and a test compares both. Floats
+    count to nine digits: the logarithms of two C libraries differ in the last.
+    """
     state = sha256(f"storyworld {VERSION}\n".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        source = path.read_bytes().replace(b"\r\n", b"\n")
-        state.update(f"{path.name} {len(source)}\n".encode() + source)
+    for name, lexicon in sorted(LEXICONS.items()):
+        state.update(_line([name, lexicon.forms, lexicon.kinds, lexicon.probability]))
+    for config, count in GOLDEN.items():
+        for split, size in zip(SPLITS, (count, count // 20), strict=True):
+            for row in rows(config, 1, split, size):
+                state.update(_line([config, split, row]))
     return state.hexdigest()
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(_rounded(value), ensure_ascii=False, sort_keys=True).encode() + b"\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
