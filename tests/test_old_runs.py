@@ -1,0 +1,253 @@
+"""Runs that an older version made are still valid: a chain of them, against what that version printed of it.
+
+`fixtures/old_run` holds recipes, the sealed runs that `toolkit run recipes --runs-dir runs` of commit 4a212c1
+made of them, and in `reports/` what its verbs then printed (`command`, `exit_status`, `output`).
+
+Token ids, batch digests and everything else that is counted must be the same everywhere. Floats must have the
+same bits where processor and package versions are those that made the runs; else they may differ as
+`TOLERANCE` says. That a run trained here is replayed here with the same bits, on any processor, is tested by
+tests/pretrain/test_replay.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toolkit import cli
+from toolkit.data import storyworld
+from toolkit.runs import facts, files, lock
+
+FIXTURE = Path(__file__).parent / "fixtures" / "old_run"
+ROOT = Path(__file__).parents[1]
+RUNS = ("tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate")
+FOLLOW_THE_MACHINE = {"environment", "tier"}
+"""Keys of the JSON that say what is different here; the commit of the code always is."""
+TOLERANCE = 1e-5
+"""Relative, and absolute below 1. Other kernels add fp32 numbers in another order: with
+ATEN_CPU_CAPABILITY=default, ONEDNN_MAX_CPU_ISA=SSE41 and MKL_CBWR=COMPATIBLE no number differs by more than
+2e-7, after twelve training steps either. This is fifty times that."""
+KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
+"""Variables that choose other kernels."""
+
+
+def report(name: str) -> dict[str, Any]:
+    return json.loads((FIXTURE / "reports" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def processor() -> dict[str, Any]:
+    """What the kernels are chosen by; the name alone hides it in a virtual machine."""
+    found: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        found[key.strip()] = value.strip()
+    flags = " ".join(sorted(found.get("flags", "").split()))
+    names = ("vendor_id", "cpu family", "model", "stepping")
+    return {name: found.get(name) for name in names} | {"flags": hashlib.sha256(flags.encode()).hexdigest()}
+
+
+def same_bits() -> bool:
+    """Say whether this machine computes the bits that the fixture's did."""
+    made = files.read_json(FIXTURE / "runs" / "pretrain" / "manifest.json")
+    now = facts.collect()
+    return (
+        platform.system() == "Linux"
+        and all(made[key] == now[key] for key in ("versions", "python", "hardware"))
+        and files.read_json(FIXTURE / "processor.json") == processor()
+        and not any(name in os.environ for name in KERNELS)
+    )
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch) -> Path:
+    """A copy of the fixture, which is the current folder."""
+    place = tmp_path / "old"
+    shutil.copytree(FIXTURE, place)
+    monkeypatch.chdir(place)
+    return place
+
+
+def told(name: str, capfd, *, process: bool = False) -> tuple[int, Any]:
+    """Call the verb of a report again; return its status and its JSON.
+
+    Args:
+        process: in a process of its own, where the number of threads is not what other tests left behind.
+    """
+    command = report(name)["command"]
+    if process:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-m", "toolkit", *command], capture_output=True, text=True,
+                              env=environment)  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        return done.returncode, json.loads(done.stdout)
+    status = cli.main(command)
+    return status, json.loads(capfd.readouterr().out)
+
+
+def differences(old: Any, new: Any, *, exact: bool, place: str = "") -> list[str]:
+    """Return what differs in two JSON values; floats may differ by `TOLERANCE` unless `exact`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [key for key in {**old, **new} if key not in FOLLOW_THE_MACHINE]
+        lines = [f"{place}.{key}: on one side only" for key in keys if (key in old) != (key in new)]
+        for key in keys:
+            if key in old and key in new:
+                lines += differences(old[key], new[key], exact=exact, place=f"{place}.{key}")
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for index, (first, second) in enumerate(zip(old, new, strict=True))
+            for line in differences(first, second, exact=exact, place=f"{place}[{index}]")
+        ]
+    if isinstance(old, float) and isinstance(new, float):
+        if old == new or (not exact and math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=TOLERANCE)):
+            return []
+    elif type(old) is type(new) and old == new:
+        return []
+    return [f"{place}: {old!r} -> {new!r}"]
+
+
+def test_the_comparison_sees_a_difference():
+    value = {"a": [1, 1.0, "b", None], "environment": ["x"]}
+    assert differences(value, {"a": [1, 1.0, "b", None], "environment": []}, exact=True) == []
+    assert differences(value, {"a": [1, 1.0 + 1e-15, "b", None]}, exact=True) == [
+        ".a[1]: 1.0 -> 1.000000000000001"
+    ]
+    assert differences(value, {"a": [1, 1.000005, "b", None]}, exact=False) == []
+    for other in (
+        [2, 1.0, "b", None],
+        [1, 1.0001, "b", None],
+        [1, 1.0, "c", None],
+        [1, 1.0, "b"],
+        [1, 1, "b", None],
+    ):
+        assert differences(value, {"a": other}, exact=False)
+
+
+# Sealed, and nothing to do
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_an_old_chain_verifies(old, capfd, run):
+    status, output = told(f"verify-{run}", capfd)
+    assert status == 0 and output == report(f"verify-{run}")["output"]
+
+
+def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
+    weights = old / "runs/pretrain/model/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert cli.main(["verify", "runs/dpo", "--json"]) == 1
+    assert "model/model.safetensors" in capfd.readouterr().out
+
+
+def test_old_recipes_have_nothing_to_do(old, capfd):
+    before = {run: lock.digest(old / "runs" / run) for run in RUNS}
+    assert cli.main(["run", "recipes", "--runs-dir", "runs"]) == 0
+    assert "everything is finished, nothing to do" in capfd.readouterr().err
+    for run in RUNS:
+        assert cli.main(["run", f"recipes/{run}.yaml", "--runs-dir", "runs"]) == 0
+        assert "finished already, nothing to do" in capfd.readouterr().err
+        assert lock.verify(old / "runs" / run) == []
+    assert {run: lock.digest(old / "runs" / run) for run in RUNS} == before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change", "said"),
+    [
+        ("pretrain", "seed=1", "seed: 0 -> 1"),
+        ("ppo", "trainer.kl_in=loss", 'trainer.kl_in: "reward" -> "loss"'),
+        ("evaluate", "perplexity.packed=true", "perplexity.packed: false -> true"),
+        ("corpus", "data.examples=81", "data.examples: 80 -> 81"),
+    ],
+)
+def test_other_settings_than_an_old_run_s_are_refused(old, capfd, recipe, change, said):
+    assert cli.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
+    assert said in capfd.readouterr().err
+
+
+def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(old, capfd):
+    file = old / "runs/corpus/manifest.json"
+    content = files.read_json(file)
+    recorded = content["inputs"]["data"]["data"]
+    assert recorded != f"storyworld:{storyworld.digest()}"  # and yet nothing to do, see above
+    content["inputs"]["data"]["data"] = f"storyworld:{'0' * 64}"
+    files.write_json(file, content)
+    assert cli.main(["run", "recipes/corpus.yaml", "--runs-dir", "runs"]) == 1
+    assert "data: other data: storyworld:0..." in capfd.readouterr().err
+
+
+# The same tokens and the same numbers
+
+
+@pytest.mark.parametrize("step", [1, 12])
+def test_a_step_read_the_same_tokens(old, capfd, step):
+    status, output = told(f"batch-{step}", capfd)
+    assert status == 0 and output == report(f"batch-{step}")["output"] and output["same_as_recorded"]
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd, steps):
+    status, output = told(f"replay-{steps}", capfd)
+    before, now = report(f"replay-{steps}")["output"], output["replay"]
+    assert [row["batch"] for row in now["losses"]] == [row["recorded_batch"] for row in now["losses"]]
+    assert (now["from"], now["checkpoint"]) == (before["replay"]["from"], before["replay"]["checkpoint"])
+    if same_bits():
+        assert status == 0 and differences(before, output, exact=True) == []
+    else:  # the weights differ in their last bits: what is compared are losses and gradient norms
+        assert output["whole"]
+        assert differences(before["replay"]["losses"], now["losses"], exact=False) == []
+        assert [(one["what"], one["tensors"]) for one in now["states"]] == [
+            (one["what"], one["tensors"]) for one in before["replay"]["states"]
+        ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "evaluate-corpus",
+        "next",
+        pytest.param("generate", marks=pytest.mark.slow),
+        pytest.param("evaluate-win-rate", marks=pytest.mark.slow),
+        pytest.param("evaluate-reward", marks=pytest.mark.slow),
+    ],
+)
+def test_old_models_give_the_same_numbers(old, capfd, name):
+    status, output = told(name, capfd, process=True)
+    assert status == 0 and differences(report(name)["output"], output, exact=same_bits()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "corpus",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("tokenizer", "pretrain", "sft", "dpo")),
+    ],
+)
+def test_an_old_run_is_made_again(old, capfd, name):
+    status, output = told(f"reproduce-{name}", capfd, process=True)
+    before = report(f"reproduce-{name}")["output"]
+    assert [row["file"] for row in output["files"]] == [row["file"] for row in before["files"]]
+    if name in ("tokenizer", "corpus") or same_bits():
+        assert status == 0 and differences(before, output, exact=True) == []
+    else:
+        settled = {row["file"] for row in before["files"] if "tokenizer" in row["file"]}
+        wrong = [row for row in output["files"] if row["file"] in settled and row["result"] == "differs"]
+        assert settled and wrong == []
