@@ -32,13 +32,14 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from toolkit.data import storyworld
+from toolkit import storyworld
+from toolkit.config.schema import ModelSettings
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.models import gpt2
-from toolkit.recipe.schema import ModelSettings
-from toolkit.runs import facts
-from toolkit.tokenizer import learn
+from toolkit.runs import provenance
+from toolkit.runtime import hardware
+from toolkit.stages.tokenizer import learn
 
 SIZES = {
     "small": (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 1024),
@@ -148,7 +149,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     print(
-        f"{facts.processor()['name']}, {args.threads} thread(s), {args.rounds} rounds, "
+        f"{hardware.processor()['name']}, {args.threads} thread(s), {args.rounds} rounds, "
         f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
     )
     found = []
@@ -164,7 +165,7 @@ def main() -> None:
             found.append(report(f"{size}: {name}", tokens, seconds, nats))
     if args.json:
         args.json.write_text(
-            json.dumps({"threads": args.threads, "versions": facts.versions(), "found": found})
+            json.dumps({"threads": args.threads, "versions": provenance.versions(), "found": found})
         )
 
 

@@ -43,11 +43,11 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from toolkit.data import chat, sources
-    from toolkit.models.load import load_causal_lm, load_reward_model, save_model
-    from toolkit.recipe import reader
+    from toolkit.config import loader
+    from toolkit.data.chat import sources, template
+    from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
 
-    recipe = reader.load(RECIPE).recipe
+    recipe = loader.load(RECIPE).recipe
     settings = recipe.trainer
     policy, own = load_causal_lm((str(runs_dir / "tiny/sft/model"), None))
     reward, tokenizer = load_reward_model((str(runs_dir / "tiny/reward/model"), None))
@@ -56,7 +56,7 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     rows = sources.prompts(recipe.data, part="train", seed=0)
     longest = settings.max_prompt_tokens
     dataset = Dataset.from_list(
-        [{"input_ids": chat.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
+        [{"input_ids": template.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
     )
     config = PPOConfig(
         output_dir=str(output / "trl"), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",

@@ -108,10 +108,10 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
     import torch
 
     from benchmarks import pretrain_arms as arms
-    from toolkit.runs import environment
+    from toolkit.runtime import devices
 
-    device = environment.device(args.device).type
-    precision = environment.precision(args.precision, torch.device(device))
+    device = devices.select(args.device).type
+    precision = devices.precision(args.precision, torch.device(device))
     shape = arms.Shape(**SHAPES[args.shape], precision=precision, device=device, threads=args.threads)
     shape = replace(shape, rows=args.rows or shape.rows)
     compiled = args.compile == "yes" or (args.compile == "auto" and (device == "cuda" or precision == "bf16"))
@@ -140,15 +140,15 @@ def facts(shape) -> dict:
     import torch
 
     from toolkit.models.shape import flops_per_token, num_parameters
-    from toolkit.pretrain import speed
+    from toolkit.pretrain import throughput
 
     flops = flops_per_token(shape.model(), vocab_size=shape.vocab_size, sequence_length=shape.length)
     peak = None
     if shape.device == "cuda":
-        peak = speed.peak(torch.device("cuda"), shape.precision).flops
+        peak = throughput.peak(torch.device("cuda"), shape.precision).flops
         hardware = torch.cuda.get_device_name(0)
     else:
-        from toolkit.runs.facts import processor
+        from toolkit.runtime.hardware import processor
 
         found = processor()
         hardware = f"{found['name']} {' '.join(found['bf16'])}".strip() + f", {shape.threads} threads"

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from toolkit.config.schema.pretrain import ModelSettings, OptimizerSettings
 from toolkit.models.gpt2 import build
 from toolkit.models.shape import head_block
 from toolkit.pretrain import optimizer
-from toolkit.pretrain.objective import TrainingLoss, forms_for_training
-from toolkit.recipe.pretraining import ModelSettings, OptimizerSettings
-from toolkit.runs import allocator
+from toolkit.pretrain.loss import TrainingLoss, forms_for_training
+from toolkit.runtime import allocator
 
 LEARNING_RATE = 1e-3
 

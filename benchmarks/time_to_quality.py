@@ -14,7 +14,7 @@ core. nanoGPT beside other work on 2 cores took 1.05 CPU s an iteration, and 0.1
 machine compare CPU seconds of one thread: taskset -c 0 python benchmarks/time_to_quality.py ...
 
 Quality is bits per byte of the last 10% of the text, which neither side trains on: every character once, in
-windows as long as the model's context that move on by half of it. toolkit/scoring.py does the same over
+windows as long as the model's context that move on by half of it. toolkit/inference/logprobs.py does the same over
 tokens, and counts the end of the text in.
 
 Each round runs everything once, one after another; with --repeat the numbers are medians over the rounds,
@@ -95,7 +95,7 @@ def windows(count: int, window: int, stride: int) -> Iterator[tuple[int, int, in
     """Yield (start, end, first scored) over a sequence of `count` ids: [start, end) is what the model sees.
 
     Its predictions of the ids from `first scored` to `end`, that included, count; id 0 is context alone.
-    The policy of toolkit/scoring.py.
+    The policy of toolkit/inference/logprobs.py.
     """
     scored, last = 1, count - 1
     while scored <= last:
@@ -290,7 +290,7 @@ def about(args: argparse.Namespace, rows: list[dict]) -> dict:
     """Return what the numbers are of."""
     from importlib.metadata import version
 
-    from toolkit.runs.facts import processor
+    from toolkit.runtime.hardware import processor
 
     cores = len(os.sched_getaffinity(0))
     return {

@@ -10,13 +10,13 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from toolkit.data import chat
+from toolkit.config import loader
+from toolkit.config.schema import ModelSettings
+from toolkit.data.chat import template
 from toolkit.models.gpt2 import build
-from toolkit.models.load import save_model
-from toolkit.recipe import reader
-from toolkit.recipe.schema import ModelSettings
-from toolkit.runs import environment
-from toolkit.runs.directory import open_run
+from toolkit.models.loading import save_model
+from toolkit.runs.opening import open_run
+from toolkit.runtime import devices
 
 COLOURS = ["red", "green", "blue", "black", "white", "brown"]
 THINGS = ["ball", "boat", "house", "apple", "door", "cat", "hat", "star"]
@@ -25,16 +25,16 @@ THINGS = ["ball", "boat", "house", "apple", "door", "cat", "hat", "star"]
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, after the special tokens of the chat format."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*chat.SPECIAL_TOKENS, *letters])}
+    vocabulary = {token: i for i, token in enumerate([*template.SPECIAL_TOKENS, *letters])}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token=chat.END_OF_TEXT, bos_token=chat.END_OF_TEXT, pad_token=chat.PAD,
+        tokenizer_object=raw, eos_token=template.END_OF_TEXT, bos_token=template.END_OF_TEXT, pad_token=template.PAD,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
-    tokenizer.add_special_tokens({"additional_special_tokens": list(chat.ROLE_TOKENS.values())})
-    chat.configure(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(template.ROLE_TOKENS.values())})
+    template.configure(tokenizer)
     return tokenizer
 
 
@@ -72,23 +72,23 @@ def write_preferences(path: Path, count: int = 48) -> Path:
     return path
 
 
-def load_recipe(folder: Path, name: str, text: str) -> reader.LoadedRecipe:
+def load_recipe(folder: Path, name: str, text: str) -> loader.LoadedRecipe:
     """Write recipes/<name>.yaml below a folder and read it."""
     path = folder / "recipes" / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(textwrap.dedent(text))
-    return reader.load(path)
+    return loader.load(path)
 
 
 @contextmanager
-def working_in(folder: Path, loaded: reader.LoadedRecipe):
+def working_in(folder: Path, loaded: loader.LoadedRecipe):
     """Open the run of a recipe below folder/runs, in a process that is set up as for a real one."""
-    environment.configure(loaded.recipe)
+    devices.configure(loaded.recipe)
     with open_run(loaded, runs_dir=folder / "runs") as run:
         yield run
 
 
-def run_stage(module, folder: Path, loaded: reader.LoadedRecipe) -> Path:
+def run_stage(module, folder: Path, loaded: loader.LoadedRecipe) -> Path:
     """Run a stage here, without sealing it; return its run directory."""
     with working_in(folder, loaded) as run:
         module.run(loaded.recipe, run)
@@ -99,7 +99,7 @@ class Caught(Exception):
     """Holds the trainer that a stage had built when it came to train."""
 
 
-def built_trainer(monkeypatch, module, folder: Path, loaded: reader.LoadedRecipe):
+def built_trainer(monkeypatch, module, folder: Path, loaded: loader.LoadedRecipe):
     """Return the trainer that a stage builds, as it is before training."""
 
     def caught(trainer, run, *, measure=None):

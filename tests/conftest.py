@@ -12,7 +12,7 @@ import pytest
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Bytes and our special tokens, no merges: 261 entries, with the chat template."""
-    from toolkit.tokenizer import learn
+    from toolkit.stages.tokenizer import learn
 
     return learn([""], vocab_size=261)
 
@@ -20,8 +20,8 @@ def tiny_tokenizer():
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer):
     """An untrained GPT-2 of 2 layers, 32 wide, over `tiny_tokenizer`; copy it before training."""
+    from toolkit.config.schema import ModelSettings
     from toolkit.models.gpt2 import build
-    from toolkit.recipe.schema import ModelSettings
 
     settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64)
     return build(settings, vocab_size=len(tiny_tokenizer), seed=0, end_id=tiny_tokenizer.eos_token_id,

@@ -24,9 +24,10 @@ from typing import Any
 
 import pytest
 
-from toolkit import cli
-from toolkit.data import storyworld
-from toolkit.runs import facts, files, lock
+from toolkit import storyworld
+from toolkit.base import files
+from toolkit.cli import main
+from toolkit.runs import provenance, seal
 
 FIXTURE = Path(__file__).parent / "fixtures" / "old_run"
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ def processor() -> dict[str, Any]:
 def same_bits() -> bool:
     """Say whether this machine computes the bits that the fixture's did."""
     made = files.read_json(FIXTURE / "runs" / "pretrain" / "manifest.json")
-    now = facts.collect()
+    now = provenance.collect()
     return (
         platform.system() == "Linux"
         and all(made[key] == now[key] for key in ("versions", "python", "hardware"))
@@ -96,7 +97,7 @@ def told(name: str, capfd, *, process: bool = False) -> tuple[int, Any]:
                               env=environment)  # fmt: skip
         assert done.returncode in (0, 1), done.stderr
         return done.returncode, json.loads(done.stdout)
-    status = cli.main(command)
+    status = main.main(command)
     return status, json.loads(capfd.readouterr().out)
 
 
@@ -154,19 +155,19 @@ def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert cli.main(["verify", "runs/dpo", "--json"]) == 1
+    assert main.main(["verify", "runs/dpo", "--json"]) == 1
     assert "model/model.safetensors" in capfd.readouterr().out
 
 
 def test_old_recipes_have_nothing_to_do(old, capfd):
-    before = {run: lock.digest(old / "runs" / run) for run in RUNS}
-    assert cli.main(["run", "recipes", "--runs-dir", "runs"]) == 0
+    before = {run: seal.digest(old / "runs" / run) for run in RUNS}
+    assert main.main(["run", "recipes", "--runs-dir", "runs"]) == 0
     assert "everything is finished, nothing to do" in capfd.readouterr().err
     for run in RUNS:
-        assert cli.main(["run", f"recipes/{run}.yaml", "--runs-dir", "runs"]) == 0
+        assert main.main(["run", f"recipes/{run}.yaml", "--runs-dir", "runs"]) == 0
         assert "finished already, nothing to do" in capfd.readouterr().err
-        assert lock.verify(old / "runs" / run) == []
-    assert {run: lock.digest(old / "runs" / run) for run in RUNS} == before
+        assert seal.verify(old / "runs" / run) == []
+    assert {run: seal.digest(old / "runs" / run) for run in RUNS} == before
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_old_recipes_have_nothing_to_do(old, capfd):
     ],
 )
 def test_other_settings_than_an_old_run_s_are_refused(old, capfd, recipe, change, said):
-    assert cli.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
+    assert main.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
     assert said in capfd.readouterr().err
 
 
@@ -190,7 +191,7 @@ def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(ol
     assert recorded != f"storyworld:{storyworld.digest()}"  # and yet nothing to do, see above
     content["inputs"]["data"]["data"] = f"storyworld:{'0' * 64}"
     files.write_json(file, content)
-    assert cli.main(["run", "recipes/corpus.yaml", "--runs-dir", "runs"]) == 1
+    assert main.main(["run", "recipes/corpus.yaml", "--runs-dir", "runs"]) == 1
     assert "data: other data: storyworld:0..." in capfd.readouterr().err
 
 

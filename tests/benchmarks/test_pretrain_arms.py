@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import pretrain_arms as arms
-from toolkit.pretrain import objective
+from toolkit.pretrain import loss
 
 SHAPE = arms.Shape(n_layer=2, n_head=2, n_embd=32, vocab_size=64, length=16, rows=2, threads=1)
 
@@ -21,7 +21,7 @@ def usual_allocator(monkeypatch):
 @pytest.mark.parametrize("on", [True, False])
 def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
     calls = {"attention": 0, "gelu": 0}
-    attend, activate = objective.causal_attention, objective.LogisticGelu.forward
+    attend, activate = loss.causal_attention, loss.LogisticGelu.forward
 
     def counted_attention(*arguments, **settings):
         calls["attention"] += 1
@@ -31,15 +31,15 @@ def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
         calls["gelu"] += 1
         return activate(self, values)
 
-    monkeypatch.setattr(objective.LogisticGelu, "forward", counted_gelu)
-    objective.AttentionInterface.register(objective.CAUSAL_ATTENTION, counted_attention)
+    monkeypatch.setattr(loss.LogisticGelu, "forward", counted_gelu)
+    loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, counted_attention)
     try:
         step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))
         gc.collect()  # what only the function that made the step held would be gone
         for number in range(2):
             step(arms.tokens(SHAPE, number))
     finally:
-        objective.AttentionInterface.register(objective.CAUSAL_ATTENTION, attend)
+        loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, attend)
     expected = 2 * SHAPE.n_layer if on else 0
     assert calls == {"attention": expected, "gelu": expected}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import time_to_quality as benchmark
-from toolkit import scoring
+from toolkit.inference import logprobs
 
 
 @pytest.mark.parametrize(("count", "window"), [(1, 8), (7, 8), (8, 8), (9, 8), (100, 8), (101, 7), (5, 1)])
@@ -41,7 +41,7 @@ def test_the_bits_are_those_of_the_toolkits_own_scoring(tiny_model):
     bits = benchmark.score_characters(
         lambda inputs: tiny_model(input_ids=inputs).logits, ids, prefix=5, window=16, rows=3
     )
-    (nats,) = scoring.score_tokens(tiny_model, [ids], prefix_id=5, end_id=None, window=16, stride=8)
+    (nats,) = logprobs.score_tokens(tiny_model, [ids], prefix_id=5, end_id=None, window=16, stride=8)
     assert bits == pytest.approx(nats / np.log(2), rel=1e-4)
 
 

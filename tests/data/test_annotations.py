@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from toolkit.data import annotations
-from toolkit.data.annotations import Answer
-from toolkit.recipe.errors import DataError
+from toolkit.base.errors import DataError
+from toolkit.data.chat import annotations
+from toolkit.data.chat.annotations import Answer
 
 ROW = {"instruction": "Say hello.", "output_1": "Hello.", "output_2": "Hi!", "preference": 2,
        "generator_1": "old", "generator_2": "new", "annotator": "judge"}  # fmt: skip

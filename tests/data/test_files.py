@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from toolkit.base.errors import DataError
+from toolkit.config.schema import DataSource
 from toolkit.data import files
-from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource
 
 
 def refused(call, *words):
@@ -191,7 +191,7 @@ def test_the_digest_is_of_the_bytes(tmp_path):
 
 def test_the_light_modules_do_not_import_datasets_or_transformers():
     code = (
-        "import sys, toolkit.data.files, toolkit.data.tokens, toolkit.data.chat, toolkit.data.encode;"
+        "import sys, toolkit.data.files, toolkit.data.text.shards, toolkit.data.chat.template, toolkit.data.text.encoding;"
         "print([name for name in ('datasets', 'transformers', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

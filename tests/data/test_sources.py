@@ -8,11 +8,14 @@ from pathlib import Path
 import datasets
 import pytest
 
-from toolkit.data import documents, hub, sources, storyworld
-from toolkit.data.documents import Piece, Stream, turns, whole_words
-from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource, HeldOut
-from toolkit.tokenizer import learn
+from toolkit import storyworld
+from toolkit.base.errors import DataError
+from toolkit.config.schema import DataSource, HeldOut
+from toolkit.data import hub
+from toolkit.data.chat import sources
+from toolkit.data.text import documents
+from toolkit.data.text.documents import Piece, Stream, turns, whole_words
+from toolkit.stages.tokenizer import learn
 
 REAL = Path(os.environ.get("TOOLKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HH = REAL / "hh-rlhf-harmless-test.jsonl.gz"

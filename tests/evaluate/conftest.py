@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from toolkit.data import storyworld
-from toolkit.models import gpt2, load
-from toolkit.recipe.schema import ModelSettings
-from toolkit.tokenizer import learn
+from toolkit import storyworld
+from toolkit.config.schema import ModelSettings
+from toolkit.models import gpt2, loading
+from toolkit.stages.tokenizer import learn
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def folders(tokenizer, tmp_path_factory):
     """Two models, `first` and `second`, and `twin`, the same as first."""
     root = tmp_path_factory.mktemp("models")
     for name, seed in (("first", 1), ("second", 2), ("twin", 1)):
-        load.save_model(build(tokenizer, seed), tokenizer, root / name)
+        loading.save_model(build(tokenizer, seed), tokenizer, root / name)
     return root
 
 
@@ -71,5 +71,5 @@ def scorer(tokenizer, tmp_path_factory):
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("reward") / "scorer"
-    load.save_model(GPT2ForSequenceClassification(config), tokenizer, folder)
+    loading.save_model(GPT2ForSequenceClassification(config), tokenizer, folder)
     return folder

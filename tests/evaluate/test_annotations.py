@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from toolkit import cli
-from toolkit.data.annotations import read
+from toolkit.base.errors import DataError, UsageError
+from toolkit.cli import main
+from toolkit.data.chat.annotations import read
 from toolkit.evaluate.annotations import measure
-from toolkit.recipe.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("TOOLKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -168,10 +168,10 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps([row(n, 1 + n % 2, annotator=who) for n in range(20) for who in "ab"]))
-    assert cli.main(["evaluate", "--annotations", str(path), "--json"]) == 0
+    assert main.main(["evaluate", "--annotations", str(path), "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out)["win_rates"][0]["estimate"] == 0.5 and out.count("\n") == 1
-    assert cli.main(["evaluate", "--annotations", str(path)]) == 0
+    assert main.main(["evaluate", "--annotations", str(path)]) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
     for words in ("40 annotations, 20 items, 20 prompts", "new", "50.0% [", "no verdict; n = 20 can tell",
@@ -190,12 +190,12 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_options_without_effect_are_refused(tmp_path, arguments, said, capsys):
-    assert cli.main(["evaluate", "--annotations", str(tmp_path / "a.json"), *arguments]) == 2
+    assert main.main(["evaluate", "--annotations", str(tmp_path / "a.json"), *arguments]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_help_on_annotations(capsys):
-    assert cli.main(["evaluate", "--annotations", "x", "--help"]) == 0
+    assert main.main(["evaluate", "--annotations", "x", "--help"]) == 0
     assert "AlpacaEval's annotations.json" in capsys.readouterr().out
 
 

@@ -8,13 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from toolkit.data import chat, storyworld
+from toolkit import storyworld
+from toolkit.base.errors import UsageError
+from toolkit.data.chat import template
 from toolkit.evaluate import best_of
 from toolkit.evaluate.command import evaluate_command
 from toolkit.evaluate.win_rate import Contest, answer, kl_bound
-from toolkit.models.load import load_causal_lm, load_reward_model
-from toolkit.recipe.errors import UsageError
-from toolkit.sampling import reward_scores
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import load_causal_lm, load_reward_model
 
 PROMPTS = [row["prompt"] for row in storyworld.rows("prompts", 0, "held_out", 12)]
 
@@ -49,7 +50,7 @@ def test_text_ids_and_end_belong_together(chosen, tokenizer):
     found, _, _, _ = chosen
     one = found["best of 5"]
     for ids, text, ended in zip(one["ids"], one["texts"], one["ended"], strict=True):
-        assert chat.decode_answer(tokenizer, ids) == text
+        assert template.decode_answer(tokenizer, ids) == text
         assert len(ids) == 16 or ended
 
 

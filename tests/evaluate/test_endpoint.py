@@ -15,11 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from toolkit.base.errors import DataError, ToolkitError
 from toolkit.evaluate import endpoint, judges, win_rate
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
-from toolkit.evaluate.journal import Journal
+from toolkit.evaluate.judge_log import Journal
 from toolkit.evaluate.rates import rate_all
-from toolkit.recipe.errors import DataError, ToolkitError
 from toolkit.stats.intervals import wilson_of_units
 from toolkit.stats.sequential import anytime, is_decided
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from toolkit.data import storyworld
+from toolkit import storyworld
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.evaluate.command import evaluate_command
-from toolkit.models.load import load_reward_model
-from toolkit.recipe.errors import ToolkitError, UsageError
-from toolkit.sampling import reward_scores
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import load_reward_model
 
 
 def run(capsys, models, **options):

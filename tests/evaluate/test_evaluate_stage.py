@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from toolkit.data import storyworld
-from toolkit.evaluate import best_of, judges, opening, stage
+from toolkit import storyworld
+from toolkit.base.errors import UsageError
+from toolkit.config import loader
+from toolkit.evaluate import best_of, judge_factory, judges, stage
 from toolkit.evaluate.session import Session, names_of
-from toolkit.models import load
-from toolkit.recipe import reader
-from toolkit.recipe.errors import UsageError
-from toolkit.runs import lock
-from toolkit.runs.directory import open_run
+from toolkit.models import loading
+from toolkit.runs import seal
+from toolkit.runs.opening import open_run
 
 RECIPE = """
     stage: evaluate
@@ -37,7 +37,7 @@ def recipe(folders, tmp_path):
         path = tmp_path / "recipes" / "evaluate.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(text.format(root=folders, **settings)))
-        return reader.load(path)
+        return loader.load(path)
 
     return write
 
@@ -51,7 +51,7 @@ def working(loaded, tmp_path):
 def carry_out(loaded, tmp_path):
     with working(loaded, tmp_path) as run:
         stage.run(loaded.recipe, run)
-        lock.seal(run)
+        seal.seal(run)
     return run.path
 
 
@@ -77,7 +77,7 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]
-    assert lock.is_sealed(path)
+    assert seal.is_sealed(path)
 
 
 def test_the_best_of_n_is_reported_and_a_killed_run_does_not_draw_it_again(
@@ -140,8 +140,8 @@ def test_another_rank_leaves_the_work_to_the_first(recipe, tmp_path):
 @pytest.fixture(scope="module")
 def reward_folder(folders, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("reward") / "judge"
-    model, own = load.load_reward_model((str(folders / "first"), None), new_head_seed=0)
-    load.save_model(model, own, path)
+    model, own = loading.load_reward_model((str(folders / "first"), None), new_head_seed=0)
+    loading.save_model(model, own, path)
     return path
 
 
@@ -177,10 +177,10 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
     (reward / "model").mkdir(parents=True)
     numbers = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "n": 80}
     (reward / "evaluation.json").write_text(json.dumps(numbers))
-    assert opening.known_accuracy(reward / "model") is None
-    (reward / "manifest.json").write_text(json.dumps({"format": lock.FORMAT, "stage": "reward"}))
+    assert judge_factory.known_accuracy(reward / "model") is None
+    (reward / "manifest.json").write_text(json.dumps({"format": seal.FORMAT, "stage": "reward"}))
     for place in (reward, reward / "model"):
-        assert opening.known_accuracy(place) == numbers
+        assert judge_factory.known_accuracy(place) == numbers
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):

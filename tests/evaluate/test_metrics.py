@@ -13,11 +13,11 @@ import evaluate
 import numpy as np
 import pytest
 
-from toolkit import cli
+from toolkit.base.errors import DataError
+from toolkit.cli import main
 from toolkit.evaluate import judges, metrics, perplexity, rates
 from toolkit.evaluate.perplexity import HeldOutText
-from toolkit.models.load import load_causal_lm
-from toolkit.recipe.errors import DataError
+from toolkit.models.loading import load_causal_lm
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_perplexity_is_that_of_the_command_line(load, folders, stories, tmp_path
         "--prefix",
         "none",
     ]
-    assert cli.main([*arguments, "--no-score-end", "--json"]) == 0
+    assert main.main([*arguments, "--no-score-end", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["models"]["first"]
     metric = load("perplexity")
     result = metric.compute(

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from tests.pretrain.conftest import corpus, write_part, write_recipe  # noqa: F401 (fixture)
-from toolkit import cli
-from toolkit.data.tokens import TokenShards
+from toolkit.cli import main
+from toolkit.config import loader
+from toolkit.data.text.shards import TokenShards
 from toolkit.evaluate import perplexity, stage
+from toolkit.inference import next_token
+from toolkit.inference.logprobs import score_tokens
+from toolkit.inference.opening import open_model
 from toolkit.pretrain import stage as pretraining
-from toolkit.recipe import reader
-from toolkit.runs import environment, lock
-from toolkit.runs.directory import open_run
-from toolkit.scoring import score_tokens
-from toolkit.see import next_token
-from toolkit.see.opening import open_model
+from toolkit.runs import seal
+from toolkit.runs.opening import open_run
+from toolkit.runtime import devices
 
 NUMBERS = ("bits_per_byte", "bits_per_byte_interval", "perplexity")
 WORDS = (
@@ -28,11 +29,11 @@ WORDS = (
 
 def sealed(path, folder, work):
     """Carry out a recipe and seal its run."""
-    loaded = reader.load(path)
+    loaded = loader.load(path)
     with open_run(loaded, runs_dir=folder / "runs") as run:
-        environment.configure(loaded.recipe)
+        devices.configure(loaded.recipe)
         work(loaded.recipe, run)
-        lock.seal(run)
+        seal.seal(run)
     return folder / "runs" / "t" / path.stem
 
 
@@ -59,7 +60,7 @@ def test_training_evaluate_and_next_agree(trained, tmp_path, capsys):
     in_training = json.loads((run / "evaluation.json").read_text())
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    assert cli.main(["evaluate", str(run), "--data", str(path), "--json"]) == 0
+    assert main.main(["evaluate", str(run), "--data", str(path), "--json"]) == 0
     from_text = json.loads(capsys.readouterr().out)["models"]["first"]
     for key in NUMBERS:
         assert from_text[key] == pytest.approx(in_training[key], rel=1e-6), key

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit import byte_blocks
-from toolkit.data import storyworld
-from toolkit.data.tokens import TokenWriter
+from toolkit import storyworld
+from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config.schema import DataSource, HeldOut
+from toolkit.data.text.shards import TokenWriter
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.recipe.errors import DataError, ToolkitError
-from toolkit.recipe.schema import DataSource, HeldOut
-from toolkit.scoring import score_documents
-from toolkit.tokenizer import learn
+from toolkit.inference.logprobs import score_documents
+from toolkit.stages.tokenizer import learn
+from toolkit.stats import block_bootstrap
 
 TEXTS = [
     "the fox",
@@ -96,7 +96,7 @@ def test_few_documents_are_scored_token_by_token_in_the_same_windows(model, toke
 def test_bytes_of_tokens_are_exact_for_bytelevel(tokenizer):
     text = "きつね and the fox"
     ids = tokenizer(text)["input_ids"]
-    sizes = byte_blocks.token_bytes(tokenizer, ids, len(text.encode()))
+    sizes = block_bootstrap.token_bytes(tokenizer, ids, len(text.encode()))
     assert sizes.sum() == len(text.encode())
     assert sizes.tolist() == [len(tokenizer.convert_ids_to_tokens(i)) for i in ids]
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from tests.evaluate.architectures import ARCHITECTURES, build_architecture
-from toolkit import byte_blocks, cli, scoring
+from toolkit.base.errors import ToolkitError
+from toolkit.base.files import sha256
+from toolkit.cli import main
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.models import load
+from toolkit.inference import logprobs
+from toolkit.models import loading
 from toolkit.models.vocabulary import tokenizer_digest
-from toolkit.recipe.errors import ToolkitError
-from toolkit.runs.files import sha256
-from toolkit.tokenizer import learn
+from toolkit.stages.tokenizer import learn
+from toolkit.stats import block_bootstrap
 
 
 @torch.no_grad()
@@ -39,8 +41,8 @@ def encode(tokenizer, text):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, stories, tmp_path, capsys):
-    load.save_model(build_architecture(name, tokenizer), tokenizer, tmp_path / name)
-    model, _ = load.load_causal_lm((str(tmp_path / name), None))
+    loading.save_model(build_architecture(name, tokenizer), tokenizer, tmp_path / name)
+    model, _ = loading.load_causal_lm((str(tmp_path / name), None))
     end, texts = tokenizer.eos_token_id, stories[:12]
     expected = [reference(model, [end, *encode(tokenizer, text), end]).sum() for text in texts]
     measured, result = measure(model, tokenizer, texts)
@@ -49,7 +51,7 @@ def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, 
     assert spread.max() > 0.05  # not uniform, or nothing would be tested
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    assert cli.main(["evaluate", str(tmp_path / name), "--data", str(path), "--json"]) == 0
+    assert main.main(["evaluate", str(tmp_path / name), "--data", str(path), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["models"][name]
     assert row["bits_per_byte"] == pytest.approx(result["bits_per_byte"], rel=1e-9)
 
@@ -61,7 +63,7 @@ def test_a_batch_of_whole_logits_is_small(tokenizer, stories, monkeypatch):
     model.lm_head.register_forward_hook(lambda head, inputs, output: shapes.append(output.shape))
     whole, _ = measure(model, tokenizer, [" ".join(stories)], window=64, stride=8)
     assert all(shape[1] <= 64 for shape in shapes) and sum(shape[1] == 8 for shape in shapes) > 2
-    monkeypatch.setattr(scoring, "BLOCK_LOGITS", 2**16)
+    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 2**16)
     small, _ = measure(model, tokenizer, [" ".join(stories)], window=64, stride=8)
     assert max(shape.numel() for shape in shapes[len(shapes) // 2 :]) <= 2**16
     assert small["nats"] == pytest.approx(whole["nats"], rel=1e-6)
@@ -144,12 +146,12 @@ def test_bf16_weights_with_an_fp32_log_softmax(folders, stories, tmp_path, capsy
     found = {}
     for precision in ("fp32", "bf16"):
         arguments = ["evaluate", str(folders / "first"), "--data", str(path), "--precision", precision]
-        assert cli.main([*arguments, "--json"]) == 0
+        assert main.main([*arguments, "--json"]) == 0
         found[precision] = json.loads(capsys.readouterr().out)["models"]["first"]
     assert (found["fp32"]["dtype"], found["bf16"]["dtype"]) == ("float32", "bfloat16")
     assert found["bf16"]["bits_per_byte"] != found["fp32"]["bits_per_byte"]
     assert found["bf16"]["bits_per_byte"] == pytest.approx(found["fp32"]["bits_per_byte"], rel=0.02)
-    model, tokenizer = load.load_causal_lm((str(folders / "first"), None), dtype=torch.bfloat16)
+    model, tokenizer = loading.load_causal_lm((str(folders / "first"), None), dtype=torch.bfloat16)
     end = tokenizer.eos_token_id
     nats = sum(reference(model, [end, *encode(tokenizer, text), end]).sum() for text in stories[:12])
     bits = nats / math.log(2) / found["bf16"]["bytes"]
@@ -161,7 +163,7 @@ def test_what_travels_with_the_number(folders, stories, tmp_path, capsys):
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in stories))
     arguments = ["evaluate", str(folders / "first"), "--data", str(path), "--window", "64", "--stride", "16"]
-    assert cli.main([*arguments, "--prefix", "none", "--no-score-end", "--packed", "--json"]) == 0
+    assert main.main([*arguments, "--prefix", "none", "--no-score-end", "--packed", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     row = result["models"]["first"]
     expected = {
@@ -209,8 +211,10 @@ def test_tiles_by_hand():
     """Bytes 0 to 6 in tiles of 2: a token over two tiles is shared; one without bytes goes to the last."""
     nats, sizes = np.array([3.0, 4.0, 1.0, 2.0]), np.array([3.0, 1.0, 0.0, 2.0])
     edges = np.array([0.0, 2.0, 4.0, 6.0])
-    assert byte_blocks._spread(nats, np.cumsum(sizes), edges).tolist() == [2.0, 6.0, 2.0]
-    empty = byte_blocks._spread(np.array([1.0, 4.0]), np.array([0.0, 6.0]), edges)  # a document without bytes
+    assert block_bootstrap._spread(nats, np.cumsum(sizes), edges).tolist() == [2.0, 6.0, 2.0]
+    empty = block_bootstrap._spread(
+        np.array([1.0, 4.0]), np.array([0.0, 6.0]), edges
+    )  # a document without bytes
     assert empty == pytest.approx([5 / 3] * 3)
-    laid = byte_blocks.tiles(nats, sizes, np.ones(4), window=8)
+    laid = block_bootstrap.tiles(nats, sizes, np.ones(4), window=8)
     assert laid["tile_bytes"] == 1 and sum(laid["nats"]) == pytest.approx(10) and sum(laid["tokens"]) == 4

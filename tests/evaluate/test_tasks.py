@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from toolkit import cli
-from toolkit.data import chat
-from toolkit.models.load import load_causal_lm
-from toolkit.scoring import answer_logprobs
+from toolkit.cli import main
+from toolkit.data.chat import template
+from toolkit.inference.logprobs import answer_logprobs
+from toolkit.models.loading import load_causal_lm
 
 pytest.importorskip("lm_eval")
 
@@ -60,8 +60,8 @@ def accuracy(folder):
     model, tokenizer = load_causal_lm((str(folder), None))
     right = []
     for row in QUESTIONS:
-        prompt = chat.encode_text(tokenizer, row["question"])
-        whole = [chat.encode_text(tokenizer, row["question"] + choice) for choice in row["choices"]]
+        prompt = template.encode_text(tokenizer, row["question"])
+        whole = [template.encode_text(tokenizer, row["question"] + choice) for choice in row["choices"]]
         assert all(ids[: len(prompt)] == prompt for ids in whole)
         answers = [ids[len(prompt) :] for ids in whole]
         sums = [values.sum() for values in answer_logprobs(model, [prompt] * len(answers), answers)]
@@ -72,7 +72,7 @@ def accuracy(folder):
 def test_a_local_task_on_two_models(folders, tasks, capsys, monkeypatch):
     first, second = str(folders / "first"), str(folders / "second")
     options = ["--tasks", "animals", "--include-path", str(tasks)]
-    assert cli.main(["evaluate", first, second, *options, "--json"]) == 0
+    assert main.main(["evaluate", first, second, *options, "--json"]) == 0
     out = capsys.readouterr()
     result = json.loads(out.out)
     for name in ("first", "second"):
@@ -84,7 +84,7 @@ def test_a_local_task_on_two_models(folders, tasks, capsys, monkeypatch):
         assert row["n"] == 5 and row["version"] == 2.0
     assert result["versions"]["lm_eval"] and result["settings"]["tasks"] == ["animals"]
     monkeypatch.setenv("COLUMNS", "140")
-    assert cli.main(["evaluate", first, *options, "--examples", "3"]) == 0
+    assert main.main(["evaluate", first, *options, "--examples", "3"]) == 0
     out = capsys.readouterr()
     assert out.out == "" and "animals" in out.err and "acc" in out.err and "lm-evaluation-harness" in out.err
 
@@ -99,11 +99,11 @@ def test_mistakes_are_told_without_a_traceback(folders, tasks, tmp_path, capsys)
             "unrecognized arguments: --data",
         ),
     ):
-        assert cli.main(["evaluate", first, *options]) != 0
+        assert main.main(["evaluate", first, *options]) != 0
         err = capsys.readouterr().err
         assert words in err and "Traceback" not in err
     (tasks / "animals.jsonl").unlink()
-    assert cli.main(["evaluate", first, "--tasks", "animals", "--include-path", str(tasks)]) == 1
+    assert main.main(["evaluate", first, "--tasks", "animals", "--include-path", str(tasks)]) == 1
     assert "the task cannot be read" in capsys.readouterr().err
 
 
@@ -111,7 +111,7 @@ def test_mistakes_are_told_without_a_traceback(folders, tasks, tmp_path, capsys)
 def test_an_unknown_task_is_named(folders, tasks, capsys):
     """Slow: lm-eval reads the YAML of all of its own tasks to say so."""
     arguments = ["--tasks", "animals,animalz", "--include-path", str(tasks)]
-    assert cli.main(["evaluate", str(folders / "first"), *arguments]) == 2
+    assert main.main(["evaluate", str(folders / "first"), *arguments]) == 2
     err = capsys.readouterr().err
     assert "has no task animalz" in err and "Traceback" not in err
 

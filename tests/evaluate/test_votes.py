@@ -8,9 +8,9 @@ import sqlite3
 import numpy as np
 import pytest
 
+from toolkit.base.errors import DataError
 from toolkit.evaluate import judges
 from toolkit.evaluate.votes import votes_judge
-from toolkit.recipe.errors import DataError
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("one?", "two?", "three?")]
 MINE, THEIRS = {"texts": ["a1", "a2", "a3"]}, {"texts": ["b1", "b2", "b3"]}

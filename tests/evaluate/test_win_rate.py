@@ -7,14 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from toolkit import stats
-from toolkit.data import storyworld
+from toolkit import stats, storyworld
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import DataSource
 from toolkit.evaluate import judges, win_rate
 from toolkit.evaluate.judges import Judge, compare
 from toolkit.evaluate.win_rate import Contest
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import DataSource
-from toolkit.scoring import answer_logprobs
+from toolkit.inference.logprobs import answer_logprobs
 
 GOOD = [storyworld.conversation(1, i, flawed_share=0.0) for i in range(40)]
 BAD = [storyworld.conversation(1, i, flawed_share=1.0) for i in range(40)]

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from toolkit.config.schema import PretrainRecipe, SftRecipe
+from toolkit.execution import memory_shortage
 from toolkit.models import memory
-from toolkit.recipe.schema import PretrainRecipe, SftRecipe
 
 ROOT = Path(__file__).parent.parent.parent
 TOLERANCE = 0.35
@@ -135,8 +136,8 @@ def test_what_counts_as_a_shortage():
         RuntimeError("std::bad_alloc"),
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
     ):
-        assert memory.is_shortage(error)
-    assert not memory.is_shortage(RuntimeError("shapes differ")) and not memory.is_shortage(
+        assert memory_shortage.is_shortage(error)
+    assert not memory_shortage.is_shortage(RuntimeError("shapes differ")) and not memory_shortage.is_shortage(
         ValueError("bad_alloc")
     )
 
@@ -152,7 +153,7 @@ CUDA = (
 def test_the_gpu_of_another_stage():
     settings = SftRecipe(stage="sft", model="runs/x", data={"name": "storyworld"})
     error = type("OutOfMemoryError", (RuntimeError,), {})(CUDA)
-    told = str(memory.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
+    told = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
     assert told.startswith(
         "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were there for this process\n"
     )
@@ -166,7 +167,7 @@ def test_no_row_of_it_fits_on_the_gpu(tmp_path):
         path="runs/t/p", manifest={"facts": {"precision": "bf16"}}, reference=lambda _: tmp_path
     )
     large = recipe(layers=96, width=12288)
-    told = str(memory.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
+    told = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
     smaller = re.search(
         r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", told
     )

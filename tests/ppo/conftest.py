@@ -12,13 +12,13 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from toolkit.config.loader import LoadedRecipe
+from toolkit.config.schema import ModelSettings, PpoRecipe
 from toolkit.data import files
 from toolkit.models.gpt2 import build
-from toolkit.models.load import save_model
+from toolkit.models.loading import save_model
 from toolkit.ppo import PPOConfig, PPOTrainer
-from toolkit.recipe.reader import LoadedRecipe
-from toolkit.recipe.schema import ModelSettings, PpoRecipe
-from toolkit.runs.directory import open_run
+from toolkit.runs.opening import open_run
 
 SETTINGS = {
     "episodes": 32,

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback
 
 from tests.ppo.training import train
-from toolkit.models.load import load_causal_lm, load_reward_model
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import PpoTrainerSettings
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import load_causal_lm, load_reward_model
 from toolkit.ppo import PPOConfig, PPOTrainer, rewards
 from toolkit.ppo.actor_critic import critic_from_policy, make_batch
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import PpoTrainerSettings
-from toolkit.sampling import reward_scores
 
 CPU = torch.device("cpu")
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from tests.ppo.training import train
-from toolkit.models.load import load_causal_lm, load_reward_model
+from toolkit.base.errors import ToolkitError
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.inference.sampling import generate
+from toolkit.models.loading import load_causal_lm, load_reward_model
 from toolkit.ppo import losses, rollout
 from toolkit.ppo import trainer as trainer_module
 from toolkit.ppo.actor_critic import make_batch
 from toolkit.ppo.rollout import Episode
-from toolkit.recipe.errors import ToolkitError
-from toolkit.sampling import generate, reward_scores
 
 CPU = torch.device("cpu")
 

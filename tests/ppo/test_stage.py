@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.ppo.training import Killed, run_stage, run_twice
-from toolkit import fit as fit_module
+from toolkit.base.errors import ToolkitError
 from toolkit.ppo import rewards
-from toolkit.recipe.errors import ToolkitError
 from toolkit.runs import metrics
+from toolkit.stages import trainer_runner as fit_module
 
 NUMBERS = {
     "score",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit.config.schema import PpoRecipe
 from toolkit.ppo import PPOTrainer, stage
-from toolkit.recipe.schema import PpoRecipe
 
 
 class Killed(Exception):

@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from accelerate import Accelerator
 
-from toolkit import cli
-from toolkit.pretrain import feed, state, step
-from toolkit.runs import checkpoint, metrics, ranks
+from toolkit.cli import main as main_module
+from toolkit.pretrain import prefetch, state, step
+from toolkit.runs import checkpoint, metrics
+from toolkit.runtime import rank_zero
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("time", "tokens_per_second", "mfu")
@@ -153,14 +154,14 @@ def _last_loss_alone_not_shared() -> None:
 
 def _slow_steps() -> None:
     """Nothing is broken: a step takes 20 ms, so that a signal hits the middle of a training."""
-    steps = feed.Feed.steps
+    steps = prefetch.Feed.steps
 
     def slow(self, first, end):
         for item in steps(self, first, end):
             time.sleep(0.02)
             yield item
 
-    feed.Feed.steps = slow
+    prefetch.Feed.steps = slow
 
 
 FAULTS = {
@@ -176,9 +177,9 @@ def main(words: list[str]) -> int:
     FAULTS[words[0]]()
     end = words.index("--runs-dir")
     if len(words[1:end]) > 1:
-        ranks.leave = lambda: None  # the next recipe needs the process group, too
+        rank_zero.leave = lambda: None  # the next recipe needs the process group, too
     for recipe in words[1:end]:
-        status = cli.main(["run", recipe, *words[end:]])
+        status = main_module.main(["run", recipe, *words[end:]])
         if status:
             return status
     return 0

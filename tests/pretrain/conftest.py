@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.data.tokens import TokenWriter
+from toolkit.config import loader
+from toolkit.data.text.shards import TokenWriter
 from toolkit.pretrain import stage
-from toolkit.recipe import reader
-from toolkit.runs import environment
-from toolkit.runs.directory import open_run
+from toolkit.runs.opening import open_run
+from toolkit.runtime import devices
 
 WORDS = ["river", "bank", "garden", "moon", "cat", "sings", "sleeps", "finds", "the", "a"]
 
@@ -65,9 +65,9 @@ def pretrain(tmp_path, corpus):
     """Run a pretraining with the given settings and return its directory; not sealed."""
 
     def run(name: str = "first", *, tokens: Path = corpus, **settings) -> Path:
-        loaded = reader.load(write_recipe(tmp_path, tokens, name, **settings))
+        loaded = loader.load(write_recipe(tmp_path, tokens, name, **settings))
         with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
-            environment.configure(loaded.recipe)
+            devices.configure(loaded.recipe)
             stage.run(loaded.recipe, opened)
         return tmp_path / "runs" / "t" / name
 

@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from toolkit import cli
+from toolkit.base import ranks
+from toolkit.cli import main as main_module
 from toolkit.pretrain import optimizer, sharding, stage, state, step
-from toolkit.pretrain.job import Job
-from toolkit.runs import facts, ranks
+from toolkit.pretrain.context import Job
+from toolkit.runtime import rank_zero
 
 NAN_STEP = 4
 """From 0; a checkpoint has just been written."""
@@ -83,18 +84,18 @@ def _look(job: Job) -> None:
         "accelerate": job.accelerator.distributed_type.value,
     }
     path = job.run.path
-    path.with_name(f"{path.name}.{facts.rank()}.json").write_text(json.dumps(account))
+    path.with_name(f"{path.name}.{ranks.rank()}.json").write_text(json.dumps(account))
 
 
 def main(words: list[str]) -> int:
     finish = stage._finish
     stage._finish = lambda job: (_look(job), finish(job))
-    ranks.leave = lambda: None  # the next recipe needs the process group, too
+    rank_zero.leave = lambda: None  # the next recipe needs the process group, too
     end = words.index("--runs-dir")
     for recipe in words[:end]:
         fault = FAULTS.get(Path(recipe).stem)
         with mock.patch.object(*fault) if fault else nullcontext():
-            status = cli.main(["run", recipe, *words[end:]])
+            status = main_module.main(["run", recipe, *words[end:]])
         if status:
             return status
     return 0

@@ -9,10 +9,12 @@ from functools import cache
 import pytest
 
 from tests.pretrain.conftest import write_part, write_recipe
-from toolkit.recipe import reader
-from toolkit.recipe.errors import RunError
-from toolkit.runs import facts
-from toolkit.runs.directory import open_run
+from toolkit.base import ranks
+from toolkit.base.errors import RunError
+from toolkit.config import loader
+from toolkit.runs import provenance
+from toolkit.runs.opening import open_run
+from toolkit.runtime import hardware
 
 BITS_LOST = "each step still reads the same data; the same bits are not promised\n"
 BITS_KEPT = "each step still reads the same data and computes the same bits"
@@ -22,38 +24,38 @@ EXACT = {"exact": True, "micro_batch_tokens": 32}
 @pytest.fixture
 def attempt(tmp_path, corpus, capsys, monkeypatch):
     """Open the run as the process would, with a machine of 4 cores, and return what it says."""
-    monkeypatch.setattr(facts, "cores", lambda: 4)
-    facts.processor.cache_clear()
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    hardware.processor.cache_clear()
 
     def go(**settings) -> str:
-        facts.processor.cache_clear()
-        loaded = reader.load(write_recipe(tmp_path, corpus, **settings))
+        hardware.processor.cache_clear()
+        loaded = loader.load(write_recipe(tmp_path, corpus, **settings))
         with open_run(loaded, runs_dir=tmp_path / "runs") as run:
-            threads = loaded.recipe.threads or facts.cores() // facts.local_world_size()
-            same = run.manifest["world_size"] == facts.world_size() and run.manifest["facts"].get(
+            threads = loaded.recipe.threads or hardware.cores() // ranks.local_world_size()
+            same = run.manifest["world_size"] == ranks.world_size() and run.manifest["facts"].get(
                 "threads", 0
             )
-            run.record("threads", threads, keep=0 < same <= facts.cores())  # as execute._work
+            run.record("threads", threads, keep=0 < same <= hardware.cores())  # as execute._work
         return capsys.readouterr().err
 
     yield go
-    facts.processor.cache_clear()
+    hardware.processor.cache_clear()
 
 
 def other_torch(patch):
-    patch.setattr(facts, "versions", lambda: {"torch": "1.0"})
+    patch.setattr(provenance, "versions", lambda: {"torch": "1.0"})
 
 
 def other_processor(patch):
-    patch.setattr(facts, "processor", cache(lambda: {"name": "an abacus", "bf16": [], "cores": 4}))
+    patch.setattr(hardware, "processor", cache(lambda: {"name": "an abacus", "bf16": [], "cores": 4}))
 
 
 def more_cores(patch):
-    patch.setattr(facts, "cores", lambda: 8)
+    patch.setattr(hardware, "cores", lambda: 8)
 
 
 def fewer_cores(patch):
-    patch.setattr(facts, "cores", lambda: 2)
+    patch.setattr(hardware, "cores", lambda: 2)
 
 
 def two_processes(patch):
@@ -96,7 +98,7 @@ def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
     """Tier A would be lost: one other document, and the words say which setting it came by."""
     own = tmp_path / "corpus"
     shutil.copytree(corpus, own)
-    loaded = reader.load(write_recipe(tmp_path, own))
+    loaded = loader.load(write_recipe(tmp_path, own))
     with open_run(loaded, runs_dir=tmp_path / "runs") as run:
         (run.checkpoints / "step-00000004").mkdir(parents=True)
     with open_run(loaded, runs_dir=tmp_path / "runs"):
@@ -117,13 +119,13 @@ def test_limits_and_what_is_kept_may_change_and_other_settings_not(tmp_path, cor
         {"time_limit_minutes": 7.5, "keep_checkpoints": 3},
         {"keep_every_tokens": 1024},
     ):
-        loaded = reader.load(write_recipe(tmp_path, corpus, **settings))
+        loaded = loader.load(write_recipe(tmp_path, corpus, **settings))
         with open_run(loaded, runs_dir=tmp_path / "runs") as run:
             (run.checkpoints / "step-00000004").mkdir(parents=True, exist_ok=True)
         manifest = json.loads((tmp_path / "runs/t/first/manifest.json").read_text())
         name, value = next(iter(settings.items()))
         assert manifest["operational"][name] == value and name not in manifest["inputs"]["settings"]
-    loaded = reader.load(write_recipe(tmp_path, corpus, optimizer={"learning_rate": 0.5}))
+    loaded = loader.load(write_recipe(tmp_path, corpus, optimizer={"learning_rate": 0.5}))
     with pytest.raises(RunError, match="optimizer.learning_rate: null -> 0.5"):
         with open_run(loaded, runs_dir=tmp_path / "runs"):
             pass

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from toolkit.config.schema import ModelSettings, OptimizerSettings
 from toolkit.models.gpt2 import build as build_model
 from toolkit.pretrain import optimizer
-from toolkit.recipe.schema import ModelSettings, OptimizerSettings
 
 
 def model_with_gradients(seed=0):

@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 
-from toolkit.pretrain import objective, preflight
-from toolkit.pretrain.objective import TrainingLoss
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import ModelSettings, PretrainRecipe
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import ModelSettings, PretrainRecipe
+from toolkit.pretrain import loss as loss_module
+from toolkit.pretrain import preflight
+from toolkit.pretrain.loss import TrainingLoss
 
 SHAPE = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64)
 
@@ -28,7 +29,7 @@ def look(tiny_model):
         end = model.config.eos_token_id
         loss = TrainingLoss(model, bf16=settings.pop("bf16", False), end_id=end if apart else None)
         read = recipe(separate_documents=apart, **settings)
-        forms = objective.forms_of(read, model, compiled=compiled)
+        forms = loss_module.forms_of(read, model, compiled=compiled)
         preflight.check(loss, read, forms, vocab_size=261, compiled=compiled, where="t/first", say=True)
         return model
 
@@ -40,7 +41,7 @@ def look(tiny_model):
 def test_passes_what_is_right(look, capsys, apart, bf16):
     model = look(apart=apart, bf16=bf16)
     assert "no token sees what it must not" in capsys.readouterr().err
-    assert model.config._attn_implementation != objective.CAUSAL_ATTENTION  # all is as it was
+    assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # all is as it was
 
 
 def test_a_dense_mask_is_found(look):
@@ -61,19 +62,19 @@ def test_a_graph_break_is_found(look, monkeypatch):
 
 
 def test_documents_that_leak_are_found(look, monkeypatch):
-    apart = objective.documents_apart
+    apart = loss_module.documents_apart
 
     def positions_only(inputs, end_id):
         return {"position_ids": apart(inputs, end_id)["position_ids"]}
 
-    monkeypatch.setattr(objective, "documents_apart", positions_only)
+    monkeypatch.setattr(loss_module, "documents_apart", positions_only)
     with pytest.raises(ToolkitError, match="documents leak"):
         look(apart=True, compiled=False)
 
 
 def test_attention_to_the_future_is_found(look, monkeypatch):
     monkeypatch.setattr(
-        objective.functional,
+        loss_module.functional,
         "scaled_dot_product_attention",
         lambda query, key, value, **rest: (query @ key.transpose(2, 3) / 4).softmax(-1) @ value,
     )

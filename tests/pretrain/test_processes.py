@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from tests.pretrain import attempts
 from tests.pretrain.conftest import write_recipe
-from toolkit.runs import checkpoint, files, lock, metrics
+from toolkit.base import files
+from toolkit.runs import checkpoint, metrics, seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,7 +57,7 @@ def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, who
         process = attempts.start(recipe, folder=tmp_path, fault="slow steps")
         before = attempts.newest(run)
         assert attempts.kill_when(process, condition), process.stderr
-        assert process.returncode == -signal.SIGKILL and not lock.is_sealed(run)
+        assert process.returncode == -signal.SIGKILL and not seal.is_sealed(run)
         in_the_middle += half_written(run)
         found = checkpoint.steps(run / "checkpoints")
         assert all(checkpoint.is_whole(path) for _, path in found)
@@ -66,7 +67,7 @@ def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, who
         assert not found or rows[-1]["step"] >= found[-1][0]
     assert in_the_middle >= 1
     attempts.finish(recipe, folder=tmp_path)
-    assert lock.is_sealed(run) and not lock.verify(run)
+    assert seal.is_sealed(run) and not seal.verify(run)
     assert attempts.differing(whole, run) == []
 
 

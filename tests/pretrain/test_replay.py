@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.pretrain.conftest import write_recipe
-from toolkit import cli
-from toolkit.data.order import Order
-from toolkit.execute import run_command
-from toolkit.pretrain import replay
-from toolkit.runs import checkpoint, files, lock, twin
+from toolkit.base import files
+from toolkit.cli import main
+from toolkit.data.text.batch_order import Order
+from toolkit.execution.runner import run_command
+from toolkit.proofs import rebuild, replay
+from toolkit.runs import checkpoint, layout
 
 
 def run_of(folder: Path, corpus: Path, name: str, **settings) -> Path:
@@ -53,7 +54,7 @@ def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def verify(run: Path, steps: int, capfd) -> tuple[int, dict, str]:
-    status = cli.main(["verify", str(run), "--replay", str(steps), "--json"])
+    status = main.main(["verify", str(run), "--replay", str(steps), "--json"])
     captured = capfd.readouterr()
     return status, json.loads(captured.out), captured.err
 
@@ -147,9 +148,9 @@ def test_a_broken_checkpoint_is_not_begun_from(copy, capfd):
 
 
 def change_manifest(run: Path, change) -> None:
-    content = files.read_json(run / lock.MANIFEST)
+    content = files.read_json(run / layout.MANIFEST)
     change(content)
-    files.write_json(run / lock.MANIFEST, content)
+    files.write_json(run / layout.MANIFEST, content)
     (run / "lock.json").unlink(missing_ok=True)
 
 
@@ -176,7 +177,7 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
 )  # fmt: skip
 def test_what_cannot_be_replayed_is_refused(copy, capsys, change, steps, status, said):
     change_manifest(copy, change)
-    assert cli.main(["verify", str(copy), "--replay", str(steps)]) == status
+    assert main.main(["verify", str(copy), "--replay", str(steps)]) == status
     shown = capsys.readouterr()
     assert said in shown.err and "Traceback" not in shown.err and shown.out == ""
 
@@ -194,7 +195,7 @@ def test_what_the_run_decided_is_taken_again(copy):
         content["facts"].update(threads=2, precision="bf16")
 
     change_manifest(copy, undecided)
-    recipe = twin.recipe(copy)
+    recipe = rebuild.recipe(copy)
     assert (recipe.threads, recipe.precision, recipe.device, recipe.compile) == (2, "bf16", "cpu", False)
 
 
@@ -237,7 +238,7 @@ def rewrite(incident: Path, **values) -> None:
 
 
 def again(place: Path, capfd, *more: str) -> tuple[int, dict]:
-    status = cli.main(["run", *more, "--replay-incident", str(place), "--json"])
+    status = main.main(["run", *more, "--replay-incident", str(place), "--json"])
     return status, json.loads(capfd.readouterr().out)
 
 
@@ -245,7 +246,7 @@ def test_the_printed_command_makes_the_step_again(held_up, capfd):
     incident, said = held_up
     before = bytes_of(incident.parents[1])
     command = shlex.split(said.split("`")[1])
-    assert command[0] == "toolkit" and cli.main([*command[1:], "--json"]) == 0
+    assert command[0] == "toolkit" and main.main([*command[1:], "--json"]) == 0
     told = json.loads(capfd.readouterr().out)
     recorded = files.read_json(incident / "incident.json")
     assert told["reproduced"] and told["step"] == recorded["step"] and told["steps_before"] == 0
@@ -259,10 +260,10 @@ def test_its_recipe_may_be_named_and_must_be_the_run_s(held_up, capfd, tmp_path,
     given = run.parents[2] / "recipes" / "t" / "nervous.yaml"
     for recipe in (run / "recipe.yaml", given):
         assert again(incident, capfd, str(recipe))[0] == 0
-    assert cli.main(["run", str(given), "seed=1", "--replay-incident", str(incident)]) == 1
+    assert main.main(["run", str(given), "seed=1", "--replay-incident", str(incident)]) == 1
     assert "seed: 0 -> 1" in capfd.readouterr().err
-    assert cli.main(["run", "--fresh", "--replay-incident", str(incident)]) == 2
-    assert cli.main(["run"]) == 2 and "required: RECIPE|FOLDER" in capfd.readouterr().err
+    assert main.main(["run", "--fresh", "--replay-incident", str(incident)]) == 2
+    assert main.main(["run"]) == 2 and "required: RECIPE|FOLDER" in capfd.readouterr().err
 
 
 def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
@@ -278,7 +279,7 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
     status, told = again(incident, capfd)
     assert status == 0 and told["steps_before"] == step - 1
     rewrite(incident, checkpoint="../../checkpoints/step-99999999")
-    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert main.main(["run", "--replay-incident", str(incident)]) == 1
     assert "the checkpoint before the step cannot be used: missing" in capfd.readouterr().err
 
 
@@ -294,7 +295,7 @@ def test_another_state_is_refused_or_not_reproduced(incident, capfd):
     weights = load_file(incident / "state/model.safetensors")
     weights["transformer.wte.weight"][97] += 0.5
     save_file(weights, incident / "state/model.safetensors", metadata={"format": "pt"})
-    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert main.main(["run", "--replay-incident", str(incident)]) == 1
     assert "the incident is not what was sealed: state/model.safetensors: changed" in capfd.readouterr().err
     checkpoint.seal_folder(incident)
     assert again(incident, capfd)[0] == 1
@@ -302,9 +303,9 @@ def test_another_state_is_refused_or_not_reproduced(incident, capfd):
 
 def test_an_incident_of_another_plan_is_refused(incident, capfd):
     rewrite(incident, batch="0" * 16, micro_rows=3)
-    assert cli.main(["run", "--replay-incident", str(incident)]) == 1
+    assert main.main(["run", "--replay-incident", str(incident)]) == 1
     assert "batch, micro_rows differ" in capfd.readouterr().err
-    assert cli.main(["run", "--replay-incident", str(incident.parent)]) == 2
+    assert main.main(["run", "--replay-incident", str(incident.parent)]) == 2
     assert "there is no incident" in capfd.readouterr().err
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.pretrain import attempts
 from toolkit.pretrain import loop, optimizer, state
-from toolkit.pretrain.journal import Journal
+from toolkit.pretrain.step_log import Journal
 from toolkit.pretrain.stopping import Stopping
 from toolkit.runs import checkpoint, metrics
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.config.schema import ScheduleSettings
 from toolkit.pretrain.schedule import factor
-from toolkit.recipe.schema import ScheduleSettings
 
 
 def at(tokens, **settings):

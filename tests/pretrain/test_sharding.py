@@ -19,11 +19,13 @@ from transformers import GPT2LMHeadModel
 
 from tests.pretrain import attempts
 from tests.pretrain.conftest import write_recipe
-from toolkit.pretrain import journal, stage
-from toolkit.recipe import reader
-from toolkit.recipe.errors import ToolkitError, UsageError
-from toolkit.runs import distribution, environment, launching, lock
-from toolkit.runs.directory import open_run
+from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.config import loader
+from toolkit.execution import launching
+from toolkit.pretrain import stage, step_log
+from toolkit.runs import layout
+from toolkit.runs.opening import open_run
+from toolkit.runtime import accelerate_config, devices
 
 pytestmark = pytest.mark.timeout(900)  # eleven trainings on two processes: 2 minutes of CPU time
 
@@ -53,9 +55,9 @@ def launched(*recipes: Path, folder: Path, **variables: str) -> None:
 
 def alone(recipe: Path, folder: Path) -> None:
     """Run a recipe in this process, with whole weights."""
-    loaded = reader.load(recipe)
+    loaded = loader.load(recipe)
     with open_run(loaded, runs_dir=folder / "runs") as run:
-        environment.configure(loaded.recipe)
+        devices.configure(loaded.recipe)
         stage.run(loaded.recipe, run)
 
 
@@ -63,7 +65,7 @@ def rewind(run: Path, copy: str) -> None:
     """Copy a finished run as if it had been interrupted after half of its steps."""
     other = run.with_name(copy)
     shutil.copytree(run, other)
-    (other / lock.LOCK).unlink(missing_ok=True)
+    (other / layout.LOCK).unlink(missing_ok=True)
     for path in (other / "checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > HALF:
             shutil.rmtree(path)
@@ -71,7 +73,7 @@ def rewind(run: Path, copy: str) -> None:
 
 def require_same_steps(one: Path, other: Path, *, steps: int = STEPS) -> None:
     """Require the same losses and norms of the first steps of two runs, within rounding."""
-    before, again = (journal.read(run / journal.FILE)[:steps] for run in (one, other))
+    before, again = (step_log.read(run / step_log.FILE)[:steps] for run in (one, other))
     assert len(before) == steps and [a.batch for a in before] == [b.batch for b in again]
     np.testing.assert_allclose([b.loss for b in again], [a.loss for a in before], rtol=LOSS)
     np.testing.assert_allclose([b.norm for b in again], [a.norm for a in before], rtol=NORM)
@@ -151,7 +153,7 @@ def test_checkpoints_are_whole_models(trained):
 
 @pytest.mark.slow
 def test_bf16_keeps_weights_in_fp32(trained):
-    steps, halves = (journal.read(trained / name / journal.FILE) for name in ("spread", "spread-bf16"))
+    steps, halves = (step_log.read(trained / name / step_log.FILE) for name in ("spread", "spread-bf16"))
     assert accounts(trained / "spread-bf16")[0]["dtypes"] == ["torch.float32"]
     differences = [abs(a.loss - b.loss) / a.loss for a, b in zip(steps, halves, strict=False)]
     assert 1e-6 < max(differences) < 2e-2
@@ -164,7 +166,7 @@ def test_incident_holds_the_whole_state(trained):
     kept = run / "incidents" / "step-00000005" / "state"
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (kept / name).read_bytes() == (before / name).read_bytes()
-    assert [step.step for step in journal.read(run / journal.FILE) if step.skipped] == [5]
+    assert [step.step for step in step_log.read(run / step_log.FILE) if step.skipped] == [5]
 
 
 @pytest.mark.slow
@@ -249,4 +251,4 @@ def test_launches_that_are_refused(tmp_path, corpus, monkeypatch, variables, set
     settings = {"micro_batch_tokens": 64} | settings
     recipe = write_recipe(tmp_path, corpus, **settings)
     with pytest.raises(ToolkitError, match=words):
-        distribution.require_supported(reader.load(recipe).recipe)
+        accelerate_config.require_supported(loader.load(recipe).recipe)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pretrain import attempts
 from tests.pretrain.conftest import write_recipe
-from toolkit.runs import checkpoint, lock, metrics
+from toolkit.runs import checkpoint, metrics, seal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -54,7 +54,7 @@ def stopped_by(process: subprocess.Popen, run, number: int, *, group: bool) -> t
 def saved_where_it_stopped(run) -> int:
     """Return the step; the checkpoint is whole and is the last step that the run has seen."""
     step, path = checkpoint.steps(run / "checkpoints")[-1]
-    assert checkpoint.is_whole(path) and not lock.is_sealed(run)
+    assert checkpoint.is_whole(path) and not seal.is_sealed(run)
     assert attempts.steps_done(run) == step == metrics.read(run / "steps.jsonl")[-1]["step"]
     assert 10 <= step < 120
     return step

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from tests.pretrain.conftest import write_part
-from toolkit.data.order import Order, batch
-from toolkit.data.tokens import TokenShards
-from toolkit.models.load import load_causal_lm
+from toolkit.base.errors import DataError, RecipeError, ToolkitError
+from toolkit.config import loader
+from toolkit.data.text.batch_order import Order, batch
+from toolkit.data.text.shards import TokenShards
+from toolkit.inference.logprobs import score_documents
+from toolkit.models.loading import load_causal_lm
 from toolkit.pretrain import loop, stage
-from toolkit.pretrain.feed import Feed
-from toolkit.pretrain.objective import TrainingLoss
-from toolkit.recipe import reader
-from toolkit.recipe.errors import DataError, RecipeError, ToolkitError
+from toolkit.pretrain.loss import TrainingLoss
+from toolkit.pretrain.prefetch import Feed
 from toolkit.runs import checkpoint, metrics
-from toolkit.scoring import score_documents
 
 
 def digest(run, name="model/model.safetensors"):
@@ -218,7 +218,7 @@ def test_batch_that_processes_cannot_share(tmp_path, corpus):
     from tests.pretrain.conftest import write_recipe
     from toolkit.pretrain.stage import _micro_rows
 
-    recipe = reader.load(write_recipe(tmp_path, corpus)).recipe
+    recipe = loader.load(write_recipe(tmp_path, corpus)).recipe
     assert _micro_rows(recipe, length=32, processes=4) == 2
     with pytest.raises(ToolkitError, match="not a multiple of 96") as caught:
         _micro_rows(recipe, length=32, processes=3)

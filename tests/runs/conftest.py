@@ -26,4 +26,4 @@ def runs(tmp_path: Path) -> Path:
 def _without_git(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Four calls of git cost 50 ms each time a run is opened."""
     if "test_facts" not in str(request.node.path):
-        monkeypatch.setattr("toolkit.runs.facts.code", lambda: {"commit": "0" * 40, "diff": None})
+        monkeypatch.setattr("toolkit.runs.provenance.code", lambda: {"commit": "0" * 40, "diff": None})

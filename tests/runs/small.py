@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from toolkit.recipe import schema
-from toolkit.recipe.reader import LoadedRecipe
-from toolkit.runs import files, lock
-from toolkit.runs.directory import open_run
+from toolkit.base import files
+from toolkit.config import schema
+from toolkit.config.loader import LoadedRecipe
+from toolkit.runs import seal
+from toolkit.runs.opening import open_run
 
 SOURCE = schema.DataSource(name="storyworld", examples=3)
 
@@ -35,7 +36,7 @@ def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options)
         if run is not None:
             run.write_text("model/weights.txt", text)
             run.metrics.log(1, loss=1.0)
-            lock.seal(run)
+            seal.seal(run)
     return runs_dir / loaded.name
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.runs.small import killed_at, tokenizer
-from toolkit.runs import checkpoint, files
-from toolkit.runs.directory import open_run
+from toolkit.base import files
+from toolkit.runs import checkpoint
+from toolkit.runs.opening import open_run
 
 
 @pytest.fixture

@@ -15,26 +15,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from toolkit import execute
-from toolkit.recipe import schema
-from toolkit.recipe.errors import DataError, ToolkitError
-from toolkit.runs import checkpoint, launching
-from toolkit.stages import STAGES
+from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config import schema
+from toolkit.config.registry import STAGES
+from toolkit.execution import launching, runner
+from toolkit.runs import checkpoint
 
 STEPS = 3
 
 
 def without_torch() -> None:
-    stand_in = types.ModuleType("toolkit.runs.environment")
+    stand_in = types.ModuleType("toolkit.runtime.devices")
     stand_in.device = lambda setting="auto": types.SimpleNamespace(type="cpu")
     stand_in.default_threads = lambda recipe: recipe.threads or 1
     stand_in.configure = lambda recipe, threads=None: None
     stand_in.accelerators = lambda: []
-    sys.modules["toolkit.runs.environment"] = stand_in
+    sys.modules["toolkit.runtime.devices"] = stand_in
     import toolkit.report
     import toolkit.runs
 
-    toolkit.runs.environment = stand_in
+    toolkit.runtime.devices = stand_in
     page = types.ModuleType("toolkit.report.page")
     page.write_report = lambda runs, output: output.write_text(f"{len(runs)} runs")
     sys.modules["toolkit.report.page"] = toolkit.report.page = page
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("TOY_WITHOUT_TORCH"):
         without_torch()
     try:
-        return execute.run_command(
+        return runner.run_command(
             words[0],
             words[1:],
             runs_dir=arguments[place + 1],

@@ -20,11 +20,11 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel
 
-from toolkit.data import storyworld
-from toolkit.recipe import judge
-from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource, RewardSettings, WinRateSettings
-from toolkit.runs.files import sha256_file
+from toolkit import storyworld
+from toolkit.base.errors import DataError
+from toolkit.base.files import sha256_file
+from toolkit.config import judge_kinds
+from toolkit.config.schema import DataSource, RewardSettings, WinRateSettings
 
 STORYWORLD = "storyworld"
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -117,7 +117,7 @@ def _digests(value: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, digest(value)
     elif isinstance(value, RewardSettings) and value.function is not None:
         yield f"{key}.function", f"sha256:{sha256_file(function_file(value.function))}"
-    elif isinstance(value, WinRateSettings) and judge.kind(value.judge) == "votes":
+    elif isinstance(value, WinRateSettings) and judge_kinds.kind(value.judge) == "votes":
         yield f"{key}.judge", f"sha256:{sha256_file(votes_file(value.judge))}"
         yield from _digests(value.judge_data, f"{key}.judge_data")
     elif isinstance(value, BaseModel):

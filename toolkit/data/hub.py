@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetNotFoundError
 
+from toolkit.base.errors import DataError
+from toolkit.config.schema import DataSource
 from toolkit.data import files
-from toolkit.recipe.errors import DataError
-from toolkit.recipe.schema import DataSource
-from toolkit.runs.network import NETWORK_ERRORS
+from toolkit.runtime.network import NETWORK_ERRORS
 
 
 def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str, Any]]]:

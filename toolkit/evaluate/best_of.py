@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.data import chat
+from toolkit.base.rng import derive
+from toolkit.data.chat import template
 from toolkit.evaluate import win_rate
 from toolkit.evaluate.judges import Score
 from toolkit.evaluate.win_rate import Contest, LoadedModel
-from toolkit.runs.streams import derive
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def answer(
         before = turn * len(prompt_ids)
         shown = None if progress is None else lambda done, before=before: progress(before + done)
         answers = win_rate.sample(loaded, prompt_ids, contest, seeds=seeds, progress=shown, **how)
-        answers["texts"] = [chat.decode_answer(tokenizer, ids) for ids in answers["ids"]]
+        answers["texts"] = [template.decode_answer(tokenizer, ids) for ids in answers["ids"]]
         drawn.append(answers)
         scores.append(best_of.score(contest.prompts, answers["texts"], answers["ended"]))
     chosen = {}

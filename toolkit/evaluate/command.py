@@ -10,26 +10,29 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.data import conversations, documents, files, hub, sources
-from toolkit.data.documents import Part
-from toolkit.evaluate import judges, opening, perplexity, reward_models
+from toolkit.base.console import number_table
+from toolkit.base.errors import UsageError
+from toolkit.config.judge_kinds import kind as judge_kind
+from toolkit.config.schema import DataSource
+from toolkit.data import files, hub
+from toolkit.data.chat import formats, sources
+from toolkit.data.text import documents
+from toolkit.data.text.documents import Part
+from toolkit.evaluate import judge_factory, judges, perplexity, reward_models
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Session, names_of
-from toolkit.evaluate.tables import number_table
 from toolkit.evaluate.win_rate import Contest
-from toolkit.models.load import Reference
-from toolkit.recipe.errors import UsageError
-from toolkit.recipe.judge import kind as judge_kind
-from toolkit.recipe.schema import DataSource
-from toolkit.runs import environment, lock, references
+from toolkit.models.loading import Reference
+from toolkit.runs import references, seal
+from toolkit.runtime import devices
 from toolkit.stats import interval_text, kl_text
 
 DEFAULT_EXAMPLES = 200
 """Of storyworld and of hub datasets, which may be endless or very large; a file is read whole."""
 BEST_OF = (2, 4)
-CONVERSATION_COLUMNS = {*conversations.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
+CONVERSATION_COLUMNS = {*formats.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def evaluate_command(models: list[str], **given: object) -> int:
             fix="give --baseline MODEL",
         )
     baseline = next((name for name, model in names.items() if model == options.baseline), None)
-    device = environment.device("auto")
+    device = devices.select("auto")
     session = Session(
         references=places,
         device=device,
@@ -120,7 +123,7 @@ def _evaluate_reward_models(places: dict[str, Reference], options: Options, mode
     if options.baseline is not None:
         raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
     source, part = _source(options)
-    device = environment.device("auto")
+    device = devices.select("auto")
     found = reward_models.measure(places, source, part=part, device=device, seed=options.seed)
     if options.json:
         _print_json({"models": found}, options, models)
@@ -146,9 +149,9 @@ def _source(options: Options) -> tuple[DataSource, Part]:
 
 def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
     """The text, and the prompts, that the data hold; prompts only where there is a baseline."""
-    if lock.is_run(Path(options.data)):
+    if seal.is_run(Path(options.data)):
         run = Path(options.data)
-        lock.require_sealed(run)
+        seal.require_sealed(run)
         if not (run / "corpus" / "held_out").is_dir():
             raise UsageError(
                 "is not a corpus run", where=options.data, fix="give a corpus run, a file, or a name"
@@ -219,25 +222,25 @@ def open_judge(options: Options, contest: Contest, device: object) -> AnyJudge:
     reference = references.named_model(options.judge) if sort == "model" else None
     if sort == "endpoint":
         print(f"judgements are kept in {options.judgements}", file=sys.stderr)
-    return opening.open_judge(
+    return judge_factory.open_judge(
         _named_judge(options),
         contest,
         reference=reference,
-        known=opening.known_accuracy(Path(reference[0])) if reference else None,
+        known=judge_factory.known_accuracy(Path(reference[0])) if reference else None,
         journal=Path(options.judgements),
         device=device,
         where=options.data,
     )
 
 
-def _named_judge(options: Options) -> opening.Named:
+def _named_judge(options: Options) -> judge_factory.Named:
     data, part = None, "held_out"
     if options.judge_data is not None:
         checked = replace(
             options, data=options.judge_data, config=None, split=None, field=None, examples=None
         )
         data, part = _source(checked)
-    return opening.Named(
+    return judge_factory.Named(
         options.judge, options.judge_model, options.judge_key_variable, data, part, options.stop_early
     )
 

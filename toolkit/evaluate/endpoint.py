@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.evaluate.journal import Journal, key_of
+from toolkit.base.errors import ToolkitError
+from toolkit.base.progress import Progress
+from toolkit.evaluate.judge_log import Journal, key_of
 from toolkit.evaluate.pairwise import PairwiseJudge, Question
-from toolkit.recipe.errors import ToolkitError
-from toolkit.runs.progress import Progress
 
 SYSTEM = (
     "You compare two answers to the same prompt. Say which one is better: more helpful, more correct, "

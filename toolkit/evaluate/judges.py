@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from toolkit import stats
-from toolkit.data import sources, storyworld
-from toolkit.data.documents import Part
+from toolkit import stats, storyworld
+from toolkit.base.errors import UsageError
+from toolkit.base.rng import derive
+from toolkit.config.schema import Data
+from toolkit.data.chat import sources
+from toolkit.data.text.documents import Part
 from toolkit.evaluate.pairwise import Compared, PairwiseJudge
-from toolkit.models.load import Reference, load_reward_model
-from toolkit.recipe.errors import UsageError
-from toolkit.recipe.schema import Data
-from toolkit.runs.streams import derive
-from toolkit.sampling import reward_scores
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import Reference, load_reward_model
 
 Messages = list[dict[str, str]]
 Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray]

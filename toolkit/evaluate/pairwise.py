@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from toolkit import stats
-from toolkit.data.chat import Message
+from toolkit.data.chat.template import Message
 
 Messages = Sequence[Message]
 Question = tuple[Messages, str, str]

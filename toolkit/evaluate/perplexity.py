@@ -17,15 +17,15 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit import byte_blocks
-from toolkit.data import chat, documents
-from toolkit.data.tokens import TokenShards
-from toolkit.models.load import load_tokenizer
+from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config.schema import Data
+from toolkit.data.chat import template
+from toolkit.data.text import documents
+from toolkit.data.text.shards import TokenShards
+from toolkit.inference.logprobs import positions, score_tokens, start_id
+from toolkit.models.loading import load_tokenizer
 from toolkit.models.vocabulary import tokenizer_digest
-from toolkit.recipe.errors import DataError, ToolkitError
-from toolkit.recipe.schema import Data
-from toolkit.scoring import positions, score_tokens, start_id
-from toolkit.stats import Estimate, ratio_bootstrap
+from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 DEFAULT_WINDOW = 2048
 """Of models that do not say how many positions they have."""
@@ -70,7 +70,7 @@ class HeldOutText:
         texts = self.texts
         if texts is None:
             ids = (self.shards.document(index).tolist() for index in range(len(self)))
-            texts = (chat.decode_answer(self.tokenizer, document) for document in ids)
+            texts = (template.decode_answer(self.tokenizer, document) for document in ids)
         words = characters = 0
         for text in texts:
             words, characters = words + len(text.split()), characters + len(text)
@@ -83,7 +83,7 @@ class HeldOutText:
             ToolkitError: the tokens of a corpus, and a model with another vocabulary.
         """
         if self.texts is not None:
-            return [np.asarray(chat.encode_text(tokenizer, text), dtype=np.int64) for text in self.texts]
+            return [np.asarray(template.encode_text(tokenizer, text), dtype=np.int64) for text in self.texts]
         own, other = self.tokenizer.get_vocab(), tokenizer.get_vocab()
         if any(other.get(token) != token_id for token, token_id in own.items()):
             raise ToolkitError(
@@ -185,12 +185,12 @@ def measure(
     else:
         nats = _score_apart(model, ids, ends, **reading_on)
     blocks = None
-    if len(ids) < byte_blocks.FEW_DOCUMENTS:
+    if len(ids) < block_bootstrap.FEW_DOCUMENTS:
         sizes = [
-            np.append(byte_blocks.token_bytes(tokenizer, document, float(size)), 0.0)[: len(one)]
+            np.append(block_bootstrap.token_bytes(tokenizer, document, float(size)), 0.0)[: len(one)]
             for document, size, one in zip(ids, text.bytes, nats, strict=True)
         ]
-        blocks = byte_blocks.tiles(*map(np.concatenate, (nats, sizes, scored)), window=window)
+        blocks = block_bootstrap.tiles(*map(np.concatenate, (nats, sizes, scored)), window=window)
     return {
         **reading,
         **_as_json(ends, tokenizer),
@@ -285,7 +285,7 @@ def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> d
         "words": words,
         "characters": characters,
         **{key: measured[key] for key in TRAVELS},
-        "interval_over": byte_blocks.over(blocks) if blocks else "documents",
+        "interval_over": block_bootstrap.over(blocks) if blocks else "documents",
         "interval_units": bits.n,
         "level": bits.level,
         "bootstrap_samples": bits.samples,
@@ -296,7 +296,7 @@ def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> d
 def _bits_per(unit: str, measured: dict[str, object], text: HeldOutText, seed: int) -> Estimate:
     """Bits per `bytes` or `tokens`."""
     if measured["blocks"] is not None:
-        return byte_blocks.bits_per(unit, measured["blocks"], seed=seed)
+        return block_bootstrap.bits_per(unit, measured["blocks"], seed=seed)
     units = text.bytes if unit == "bytes" else measured["tokens"]
     return ratio_bootstrap(np.asarray(measured["nats"]) / math.log(2), units, seed=seed)
 
@@ -311,6 +311,6 @@ def difference(
 ) -> Estimate:
     """Bits per byte less those of another model, paired by document; of few documents by the same bytes."""
     if measured["blocks"] is not None:
-        return byte_blocks.difference(measured["blocks"], other["blocks"], seed=seed)
+        return block_bootstrap.difference(measured["blocks"], other["blocks"], seed=seed)
     nats = np.asarray(measured["nats"]) - np.asarray(other["nats"])
     return ratio_bootstrap(nats / math.log(2), text.bytes, seed=seed)

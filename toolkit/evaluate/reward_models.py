@@ -12,14 +12,15 @@ from rich.table import Table
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from toolkit import reward_quality, reward_table
-from toolkit.data import files, sources
-from toolkit.data.documents import Part
-from toolkit.data.pairs import held_out_pairs
-from toolkit.models.load import load_reward_model
+from toolkit.base.errors import DataError, UsageError
+from toolkit.config.schema import DataSource
+from toolkit.data import files
+from toolkit.data.chat import sources
+from toolkit.data.chat.pairs import held_out_pairs
+from toolkit.data.text.documents import Part
+from toolkit.models.loading import load_reward_model
 from toolkit.models.vocabulary import Reference, not_loadable
-from toolkit.recipe.errors import DataError, UsageError
-from toolkit.recipe.schema import DataSource
+from toolkit.stages import reward_quality, reward_table
 
 LONGEST = 1024
 """Tokens of a prompt and its answer, of models that do not say how many positions they have."""

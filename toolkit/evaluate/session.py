@@ -10,18 +10,18 @@ from functools import cached_property
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from toolkit import sampling
-from toolkit.data import chat
+from toolkit.base.errors import UsageError
+from toolkit.base.progress import Progress
+from toolkit.base.rng import derive
+from toolkit.data.chat import template
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.win_rate import Contest, LoadedModel
-from toolkit.models.load import Reference, load_causal_lm
-from toolkit.recipe.errors import UsageError
-from toolkit.runs import facts
-from toolkit.runs.progress import Progress
-from toolkit.runs.streams import derive
+from toolkit.inference import sampling
+from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.runs import provenance
 
 Measured = dict[str, object]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -100,10 +100,10 @@ class Session:
         prompts = []
         for text in self.samples:
             if tokenizer.chat_template:
-                prompts.append(chat.prompt_ids(tokenizer, [{"role": "user", "content": text}]))
+                prompts.append(template.prompt_ids(tokenizer, [{"role": "user", "content": text}]))
             else:
                 start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-                prompts.append(start + chat.encode_text(tokenizer, text))
+                prompts.append(start + template.encode_text(tokenizer, text))
         answers = sampling.generate(
             model,
             prompts,
@@ -115,7 +115,7 @@ class Session:
         )
         rows = zip(self.samples, answers.ids, answers.ended, seeds, strict=True)
         return [
-            {"prompt": text, "answer": chat.decode_answer(tokenizer, ids), "ended": ended, "seed": seed}
+            {"prompt": text, "answer": template.decode_answer(tokenizer, ids), "ended": ended, "seed": seed}
             for text, ids, ended, seed in rows
         ]
 
@@ -136,7 +136,7 @@ class Session:
                 models.setdefault(name, {}).update(found)
         for name, one in measured.items():
             models[name] |= {"samples": one["samples"]} if self.samples else {}
-        about_all = {"baseline": self.baseline, "seed": self.seed, "versions": facts.versions()}
+        about_all = {"baseline": self.baseline, "seed": self.seed, "versions": provenance.versions()}
         return {"models": models, "judge": about, **about_all}
 
     def _compare_perplexity(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from toolkit.data import documents, files, sources
-from toolkit.evaluate import judges, opening, perplexity
+from toolkit.base.errors import RunError
+from toolkit.config.judge_kinds import kind as judge_kind
+from toolkit.config.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
+from toolkit.data import files
+from toolkit.data.chat import sources
+from toolkit.data.text import documents
+from toolkit.evaluate import judge_factory, judges, perplexity
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of, names_of
 from toolkit.evaluate.win_rate import Contest, Judged
-from toolkit.recipe.errors import RunError
-from toolkit.recipe.judge import kind as judge_kind
-from toolkit.recipe.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
 from toolkit.runs import checkpoint
-from toolkit.runs.directory import Run
-from toolkit.runs.environment import device
+from toolkit.runs.run import Run
+from toolkit.runtime.devices import select
 
 MEASURED = "measured.json"
 JUDGEMENTS = "judgements.jsonl"
@@ -61,7 +63,7 @@ def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
     settings = recipe.perplexity
     return Session(
         references={name: run.model_reference(model) for name, model in names.items()},
-        device=device(recipe.device),
+        device=select(recipe.device),
         seed=recipe.seed,
         baseline=baseline,
         text=open_text(settings, run, recipe.seed) if settings else None,
@@ -103,14 +105,14 @@ def open_contest(recipe: EvaluateRecipe) -> Contest:
 
 def open_best_of(settings: BestOfSettings, run: Run) -> BestOf:
     """The reward model that chooses among the baseline's answers."""
-    reference, target = run.model_reference(settings.reward_model), device(run.recipe.device)
+    reference, target = run.model_reference(settings.reward_model), select(run.recipe.device)
     chooser = judges.reward_judge(settings.reward_model, reference, device=target, seed=run.seed)
     return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
 
 def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudge:
     """Whoever the recipe names; what an endpoint says is kept in the run's judgements.jsonl."""
-    named = opening.Named(
+    named = judge_factory.Named(
         settings.judge,
         settings.judge_model,
         settings.judge_key_variable,
@@ -118,13 +120,13 @@ def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudg
         stop_early=settings.stop_early,
     )
     found = run.reference(settings.judge) if judge_kind(settings.judge) == "model" else None
-    return opening.open_judge(
+    return judge_factory.open_judge(
         named,
         contest,
         reference=run.model_reference(settings.judge) if found is not None else None,
-        known=opening.known_accuracy(found) if isinstance(found, Path) else None,
+        known=judge_factory.known_accuracy(found) if isinstance(found, Path) else None,
         journal=run.path / JUDGEMENTS,
-        device=device(run.recipe.device),
+        device=select(run.recipe.device),
         where="win_rate.judge",
     )
 

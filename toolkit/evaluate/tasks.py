@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import json as json_format
-import sys
-from contextlib import redirect_stdout
-from importlib import metadata
 from pathlib import Path
 
 import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from rich.console import Console
-from rich.table import Table
 
-from toolkit.evaluate.session import DTYPES, names_of
-from toolkit.evaluate.tables import number_table
-from toolkit.models.load import load_causal_lm
-from toolkit.recipe.errors import DataError, UsageError
-from toolkit.runs import environment, facts, references
-from toolkit.stats import interval_text
+from toolkit.base.errors import DataError, UsageError
+from toolkit.evaluate.session import DTYPES
+from toolkit.models.loading import load_causal_lm
+from toolkit.runtime import devices
 
 BOOTSTRAP_SAMPLES = 1000
 """Of metrics whose standard error lm-eval has no formula for."""
 NORMAL = 1.959964
 """Standard errors to each side of a 95 % interval."""
-
-
-def tasks_command(
-    models: list[str],
-    tasks: list[str],
-    *,
-    include_path: Path | None = None,
-    json: bool = False,
-    **how: object,
-) -> int:
-    """Measure models on tasks; a table on stderr, or with `json` one object on stdout.
-
-    Args:
-        include_path: a folder of tasks of one's own, which are looked for first.
-        how: `examples`, `few_shot`, `batch_examples`, `chat`, `seed` and `precision`.
-
-    Raises:
-        UsageError: an unknown task, a folder that is not there.
-        DataError: the data of a task cannot be had.
-        ToolkitError: a model that cannot be had.
-    """
-    names = {name: references.named_model(model) for name, model in names_of(models).items()}
-    with redirect_stdout(sys.stderr):  # what lm-eval prints is not our result
-        manager = open_tasks(tasks, include_path)
-        rows = {name: measure(reference, tasks, manager, how) for name, reference in names.items()}
-    if json:
-        versions = {**facts.versions(), "lm_eval": metadata.version("lm_eval")}
-        settings = {
-            "models": models,
-            "tasks": tasks,
-            "include_path": include_path and str(include_path),
-            **how,
-        }
-        print(json_format.dumps({"models": rows, "versions": versions, "settings": settings}))
-    else:
-        Console(stderr=True, highlight=False).print(table(rows))
-    return 0
 
 
 def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
@@ -97,7 +52,7 @@ def measure(
 ) -> dict[str, dict[str, object]]:
     """lm-eval's numbers of one model, by task."""
     precision = DTYPES[how.get("precision", "fp32")]
-    model, tokenizer = load_causal_lm(reference, device=environment.device("auto"), dtype=precision)
+    model, tokenizer = load_causal_lm(reference, device=devices.select("auto"), dtype=precision)
     seed = how.get("seed", 0)
     found = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=how.get("batch_examples", 16)),
@@ -135,16 +90,3 @@ def _row(task: str, found: dict[str, dict]) -> dict[str, object]:
         "version": found.get("versions", {}).get(task),
         "few_shot": found.get("n-shot", {}).get(task),
     }
-
-
-def table(models: dict[str, dict[str, dict[str, object]]]) -> Table:
-    """One row for each metric of each task of each model."""
-    title = "tasks of lm-evaluation-harness, 95% intervals from its standard errors"
-    result = number_table(title, ["model", "task", "metric"], ["value", "n"])
-    for name, tasks in models.items():
-        for task, row in tasks.items():
-            for key in row:
-                if f"{key}_interval" in row:
-                    count = "-" if row["n"] is None else f"{row['n']:,}"
-                    result.add_row(name, task, key, interval_text(row, key), count)
-    return result

@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from toolkit.base.errors import DataError
+from toolkit.base.files import sha256_file
 from toolkit.evaluate.pairwise import PairwiseJudge, Question
-from toolkit.recipe.errors import DataError
-from toolkit.runs.files import sha256_file
 
 COLUMNS = ("prompt", "answer_a", "answer_b", "vote")
 VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}

@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit import sampling, stats
-from toolkit.data import chat, storyworld
+from toolkit import stats, storyworld
+from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.base.rng import derive
+from toolkit.data.chat import template
 from toolkit.evaluate import judges
 from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
 from toolkit.evaluate.pairwise import Compared, PairwiseJudge
 from toolkit.evaluate.rates import power_of, ranking, rate_all
-from toolkit.recipe.errors import ToolkitError, UsageError
-from toolkit.runs.streams import derive
-from toolkit.scoring import answer_logprobs
+from toolkit.inference import sampling
+from toolkit.inference.logprobs import answer_logprobs
 from toolkit.stats import agreement
 from toolkit.stats.sequential import is_decided
 from toolkit.stats.win_rates import by_prompt
@@ -94,7 +95,7 @@ def answer(
     prompt_ids = encode_prompts(loaded, contest)
     unmodified = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
     answers = sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
-    texts = [chat.decode_answer(tokenizer, ids) for ids in answers["ids"]]
+    texts = [template.decode_answer(tokenizer, ids) for ids in answers["ids"]]
     return {**answers, "texts": texts, "prompt_ids": prompt_ids}
 
 
@@ -110,7 +111,7 @@ def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
             where="max_new_tokens",
             fix="lower it",
         )
-    return [chat.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in contest.prompts]
+    return [template.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in contest.prompts]
 
 
 def sample(

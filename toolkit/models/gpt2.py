@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from toolkit.base.rng import derive
+from toolkit.config.schema import ModelSettings
 from toolkit.models.shape import flops_per_token, num_parameters, padded_vocabulary
-from toolkit.recipe.schema import ModelSettings
-from toolkit.runs.streams import derive
 
 __all__ = ["build", "flops_per_token", "num_parameters", "padded_vocabulary", "parameters"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.models.shape import (
     LONGEST_PLAIN,
     head_block,
@@ -20,29 +21,16 @@ from toolkit.models.shape import (
     padded_vocabulary,
     scored_at_once,
 )
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import ModelSettings, PretrainRecipe, StageRecipe
-from toolkit.runs import facts, files, references
 
 if TYPE_CHECKING:
-    from toolkit.runs.directory import Run
+    pass
 
 LIBRARIES = 480 * 2**20
 """Resident bytes of a process that has imported torch, transformers and accelerate, and of a CUDA context."""
 SLACK = 1.18
 """The allocator's share on top: measured peaks on a CPU were 1.07 to 1.32 times the sum of the tensors."""
-SURE, SURE_ON_GPU = 0.7, 0.9
-"""Shares of what was there that a suggestion may need: 1.4 GiB by the estimate once did not fit into 1.6."""
 EVALUATION_TOKENS = 8192
-"""Of one forward pass in toolkit.scoring."""
-
-_WORDS = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-    "cannot allocate memory",
-    "bad_alloc",
-)
+"""Of one forward pass in toolkit.inference.logprobs."""
 
 
 @dataclass(frozen=True)
@@ -242,74 +230,4 @@ def _read(path: str) -> str:
         return ""
 
 
-def _available_on_gpu(text: str) -> int | None:
-    """Return what the process has of its GPU and what is free there, from PyTorch's own message."""
-    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    found = [
-        re.search(pattern, text)
-        for pattern in (r"of which ([\d.]+) (\wiB) is free", r"this process has ([\d.]+) (\wiB)")
-    ]
-    return sum(int(float(one[1]) * units[one[2]]) for one in found) if all(found) else None
-
-
 # A run that ended for lack of memory
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Say whether an error means that there was not enough memory, of a GPU or of the host."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, (RuntimeError, OSError)) and any(words in str(error).lower() for words in _WORDS)
-
-
-def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitError:
-    """Return what a person reads: how much there was, how much is needed, and what would fit."""
-    on_gpu = "CUDA" in str(error) or "GPU" in str(error)
-    there = _available_on_gpu(str(error)) if on_gpu else available()
-    place = "the GPU's memory" if on_gpu else "the memory"
-    had = f": {_gib(there)} were there for this process" if there else ""
-    if not isinstance(recipe, PretrainRecipe):
-        fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
-        return ToolkitError(f"{place} is not enough{had}", where=str(run.path), fix=fix)
-    found = {
-        "vocab_size": vocabulary(run, recipe), "bf16": run.manifest["facts"].get("precision") == "bf16",
-        "on_gpu": on_gpu, "processes": facts.world_size(),
-    }  # fmt: skip
-    need = estimate(recipe, **found)
-    tokens = micro_batch(recipe, processes=found["processes"])
-    what = (
-        f"{place} is not enough{had}; by the estimate the recipe needs {_gib(need.peak)} with "
-        f"{tokens:,} tokens in a forward pass ({_gib(need.activations + need.logits)} of them for these)"
-    )
-    return ToolkitError(what, where=str(run.path), fix=_fix(recipe, there or need.peak // 2, tokens, found))
-
-
-def _fix(recipe: PretrainRecipe, there: int, tokens: int, found: dict) -> str:
-    there = int(there * (SURE_ON_GPU if found["on_gpu"] else SURE))
-    fits = fitting_micro_batch(recipe, there, **found)
-    if fits is not None and fits < tokens:
-        return (
-            f"by the estimate micro_batch_tokens={fits} fits: give it, with --fresh; the batch stays the same"
-        )
-    if fits is not None:
-        return (
-            "by the estimate this fits: something else took the memory; end it, or halve micro_batch_tokens"
-        )
-    smaller = fitting_model(recipe, there, **found)
-    if smaller is None:
-        return "not even one row of the smallest such model fits: shorten sequence_length or free memory"
-    return (
-        f"not even one row of {recipe.row_tokens()} tokens fits; a smaller model would: model.n_layer="
-        f"{smaller.n_layer} model.n_head={smaller.n_head} model.n_embd={smaller.n_embd}, with --fresh"
-    )
-
-
-def vocabulary(run: Run, recipe: PretrainRecipe) -> int:
-    """Return the entries of the tokenizer with which the corpus was made, from its index."""
-    folder = references.corpus_folder(Path(run.reference(recipe.tokens)))
-    assert folder is not None, "a training that ran out of memory has read its corpus"
-    return files.read_json(folder / "train" / "index.json")["vocab_size"]
-
-
-def _gib(number: int) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.recipe.schema import ModelSettings, PretrainRecipe
+from toolkit.config.schema import ModelSettings, PretrainRecipe
 
 LONGEST_PLAIN = 512
 """Up to here attention in bf16 on a CPU is plain products; longer rows use the flash kernel everywhere: the

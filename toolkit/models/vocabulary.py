@@ -12,8 +12,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from toolkit.recipe.errors import ToolkitError
-from toolkit.runs.files import sha256
+from toolkit.base.errors import ToolkitError
+from toolkit.base.files import sha256
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision."""

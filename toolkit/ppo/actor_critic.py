@@ -19,9 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from toolkit.base.errors import ToolkitError
+from toolkit.inference.logprobs import PLAIN_HEADS
 from toolkit.ppo import losses
-from toolkit.recipe.errors import ToolkitError
-from toolkit.scoring import PLAIN_HEADS
 
 
 @dataclass(frozen=True)

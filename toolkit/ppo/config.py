@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from toolkit.recipe.errors import ToolkitError
+from toolkit.base.errors import ToolkitError
 
 ADAM_EPSILON = 1e-5
 

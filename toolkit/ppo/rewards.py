@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.models.load import load_reward_model
+from toolkit.base.errors import ToolkitError
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import load_reward_model
 from toolkit.ppo.rollout import Episode, ScoreScale
-from toolkit.recipe.errors import ToolkitError
-from toolkit.sampling import reward_scores
 
 RewardFunction = Callable[..., Sequence[float]]
 """(prompts, completions, completion_ids, **columns of the dataset) -> a number an answer, as TRL's."""
@@ -86,7 +86,7 @@ def _build(
             raise ToolkitError(
                 "the padding token of a reward model must differ from end-of-text, or it does not see an end",
                 where="reward_processing_classes",
-                fix="load it with toolkit.models.load.load_reward_model, which adds one",
+                fix="load it with toolkit.models.loading.load_reward_model, which adds one",
             )
         judge.config.pad_token_id = tokenizer.pad_token_id
         judge = judge.to(device).requires_grad_(False).eval()

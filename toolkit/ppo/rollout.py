@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from toolkit.base.rng import derive
 from toolkit.ppo import losses
 from toolkit.ppo.config import PPOConfig
-from toolkit.runs.streams import derive
 
 Messages = list[dict[str, str]]
 

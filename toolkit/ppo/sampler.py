@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.data import chat
+from toolkit.data.chat import template
+from toolkit.inference.sampling import generate
 from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.rollout import Episode, Messages
-from toolkit.sampling import generate
 
 
 def answer(
@@ -75,5 +75,5 @@ def _encode(
     """A prompt that is too long loses its oldest turns, or its beginning where it is a text."""
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"][-longest:]
-    prompt = chat.shorten(tokenizer, prompt, max_tokens=longest)
-    return prompt, chat.prompt_ids(tokenizer, prompt)
+    prompt = template.shorten(tokenizer, prompt, max_tokens=longest)
+    return prompt, template.prompt_ids(tokenizer, prompt)

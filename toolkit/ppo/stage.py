@@ -8,18 +8,18 @@ from statistics import fmean
 from typing import Any
 
 from toolkit import stats
-from toolkit.data import sources
-from toolkit.fit import fit, lora
-from toolkit.models.load import load_causal_lm
-from toolkit.ppo import functions, group, owned, rewards
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import PpoRecipe
+from toolkit.data.chat import sources
+from toolkit.models.loading import load_causal_lm
+from toolkit.ppo import reward_loading, rewards, rloo_grpo, trainer_arguments
 from toolkit.ppo.config import PPOConfig
-from toolkit.ppo.peak import Peak
+from toolkit.ppo.early_stopping import Peak
 from toolkit.ppo.rollout import Episode
 from toolkit.ppo.trainer import PPOTrainer
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import PpoRecipe
-from toolkit.runs import environment
-from toolkit.runs.directory import Run
+from toolkit.runs.run import Run
+from toolkit.runtime import devices
+from toolkit.stages.trainer_runner import fit, lora
 
 SAMPLES_TIMES = 4
 """How often answers are written to metrics.jsonl, the first rollout not counted."""
@@ -33,22 +33,22 @@ def run(recipe: PpoRecipe, run: Run) -> None:
             or the processes, and a training that collapsed.
     """
     if recipe.algorithm != "ppo":
-        group.run(recipe, run)
+        rloo_grpo.run(recipe, run)
         return
-    target = environment.device(recipe.device)
+    target = devices.select(recipe.device)
     config = _config(recipe, run)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed)
     trainer = PPOTrainer(
         policy,
-        functions.of_recipe(recipe, run, device=target),
+        reward_loading.of_recipe(recipe, run, device=target),
         config,
         prompts.select_columns("prompt"),
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
         **_judge(recipe, run),
     )
-    environment.require_agreement(trainer.accelerator.num_processes)
+    devices.require_agreement(trainer.accelerator.num_processes)
     run.record("rollouts", trainer.num_rollouts)
     run.record("prompts", len(prompts))
     run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
@@ -74,8 +74,10 @@ def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
     held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed)
     count = min(recipe.early_stopping.prompts, len(held_out))
     run.record("held_out_prompts", count)
-    device = environment.device(recipe.device)
-    judge = rewards.build(*functions.load(recipe.early_stopping.judge, run, device=device), device=device)
+    device = devices.select(recipe.device)
+    judge = rewards.build(
+        *reward_loading.load(recipe.early_stopping.judge, run, device=device), device=device
+    )
     return {"eval_dataset": held_out.select(range(count)), "eval_reward_funcs": judge}
 
 
@@ -83,7 +85,7 @@ def _config(recipe: PpoRecipe, run: Run) -> PPOConfig:
     """The recipe's settings, and what the toolkit owns."""
     settings = recipe.trainer.model_dump(exclude={"answers_per_prompt", "schedule"})
     try:
-        return PPOConfig(**owned.arguments(recipe, run), **settings)
+        return PPOConfig(**trainer_arguments.arguments(recipe, run), **settings)
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
 

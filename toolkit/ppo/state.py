@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from toolkit.base.errors import ToolkitError
 from toolkit.ppo.actor_critic import ActorCritic
 from toolkit.ppo.rollout import Progression, ScoreScale
-from toolkit.recipe.errors import ToolkitError
 
 ADAPTER, CRITIC, STATE = "adapter_model.safetensors", "critic.safetensors", "ppo.json"
 

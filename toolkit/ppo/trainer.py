@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
-from toolkit.data.rows import training_order
+from toolkit.base.errors import ToolkitError
+from toolkit.base.rng import derive
+from toolkit.data.chat.rows import training_order
+from toolkit.inference.sampling import forbidden_bias
 from toolkit.models.attention import bf16_products, fast_attention, fuse_activations
-from toolkit.models.load import load_causal_lm
-from toolkit.ppo import guard, losses, rewards, rollout, sampler
+from toolkit.models.loading import load_causal_lm
+from toolkit.ppo import collapse_monitor, losses, rewards, rollout, sampler
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, build_critic, make_batch, plain
-from toolkit.ppo.between import ActorCriticTrainer
 from toolkit.ppo.config import PPOConfig, require_usable
 from toolkit.ppo.rollout import Episode, Progression, ScoreScale
-from toolkit.recipe.errors import ToolkitError
-from toolkit.runs.streams import derive
-from toolkit.sampling import forbidden_bias
+from toolkit.ppo.trainer_base import ActorCriticTrainer
 
 logger = logging.get_logger(__name__)
 OLD = ("logprobs", "reference_logprobs", "values", "advantages", "returns")
@@ -141,7 +141,9 @@ class PPOTrainer(ActorCriticTrainer):
         if self.args.guard == "off":
             return
         seen, stop = self.progression.guard, self.args.guard == "stop"
-        signs, told = guard.watch(seen, episodes, numbers, rollout=self.progression.rollouts + 1, stop=stop)
+        signs, told = collapse_monitor.watch(
+            seen, episodes, numbers, rollout=self.progression.rollouts + 1, stop=stop
+        )
         self._note(**signs)
         for text in told if self.is_world_process_zero() else ():
             logger.warning(text)
@@ -391,4 +393,4 @@ class PPOTrainer(ActorCriticTrainer):
             yield
 
     def _require_finite(self, values: Sequence[float], what: str) -> None:
-        guard.require_finite(values, what, rollout=self.progression.rollouts + 1)
+        collapse_monitor.require_finite(values, what, rollout=self.progression.rollouts + 1)

@@ -12,12 +12,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit import byte_blocks
-from toolkit.data.tokens import TokenShards
+from toolkit.base.errors import DataError
+from toolkit.data.text.shards import TokenShards
+from toolkit.inference.logprobs import score_documents, score_tokens
 from toolkit.models.vocabulary import tokenizer_digest
-from toolkit.recipe.errors import DataError
-from toolkit.scoring import score_documents, score_tokens
-from toolkit.stats import Estimate, ratio_bootstrap
+from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class HeldOut:
             whole, total = self.shards.document(index), float(self.shards.document_bytes[index])
             part = whole[:tokens]
             cut = len(part) < len(whole)
-            known = byte_blocks.token_bytes(self.tokenizer, whole, total) if cut else None
+            known = block_bootstrap.token_bytes(self.tokenizer, whole, total) if cut else None
             sizes.append(total if known is None else float(known[:tokens].sum()))
             parts.append(part if cut else np.append(part, self.shards.end_id))
             tokens -= len(part)
@@ -89,20 +88,20 @@ class HeldOut:
         """
         documents = [self.shards.document(index) for index in range(self.shards.documents)]
         end_id = self.shards.end_id
-        if len(documents) >= byte_blocks.FEW_DOCUMENTS:
+        if len(documents) >= block_bootstrap.FEW_DOCUMENTS:
             nats = self._score(model, [np.append(one, end_id) for one in documents], bf16=False)
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
         # few documents are not worth sharing among processes
         scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
         sizes = [
-            np.append(byte_blocks.token_bytes(self.tokenizer, document, float(total)), 0.0)
+            np.append(block_bootstrap.token_bytes(self.tokenizer, document, float(total)), 0.0)
             for document, total in zip(documents, self.shards.document_bytes, strict=True)
         ]
         tokens = np.concatenate(scored).astype(np.float64)
-        laid = byte_blocks.tiles(tokens, np.concatenate(sizes), np.ones(len(tokens)), window=self.window)
+        laid = block_bootstrap.tiles(tokens, np.concatenate(sizes), np.ones(len(tokens)), window=self.window)
         nats = np.array([one.sum(dtype=np.float64) for one in scored])
-        return nats, byte_blocks.bits_per("bytes", laid, seed=seed), byte_blocks.over(laid)
+        return nats, block_bootstrap.bits_per("bytes", laid, seed=seed), block_bootstrap.over(laid)
 
     def numbers(self, nats: np.ndarray) -> dict[str, Any]:
         """Return what the measurement was made on, and the perplexity per token (ends included)."""

@@ -13,20 +13,21 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
-from toolkit.data import order
-from toolkit.pretrain import incident, journal, sharding, state
-from toolkit.pretrain.guard import Guard, Trigger, no_number
-from toolkit.pretrain.job import Job, synchronise
-from toolkit.pretrain.journal import Journal
-from toolkit.pretrain.saving import Saver
-from toolkit.pretrain.speed import Stopwatch
+from toolkit.base.errors import ToolkitError
+from toolkit.base.progress import Progress
+from toolkit.base.rng import derive
+from toolkit.data.text import batch_order
+from toolkit.inference.sampling import generate
+from toolkit.pretrain import incidents, sharding, state, step_log
+from toolkit.pretrain.anomaly import Guard, Trigger, no_number
+from toolkit.pretrain.async_checkpoint import Saver
+from toolkit.pretrain.context import Job, synchronise
 from toolkit.pretrain.step import Outcome, take
+from toolkit.pretrain.step_log import Journal
 from toolkit.pretrain.stopping import Stopping
-from toolkit.recipe.errors import ToolkitError
-from toolkit.runs import checkpoint, processes
-from toolkit.runs.progress import Progress
-from toolkit.runs.streams import derive
-from toolkit.sampling import generate
+from toolkit.pretrain.throughput import Stopwatch
+from toolkit.runs import checkpoint
+from toolkit.runtime import signals
 
 
 @dataclass
@@ -61,7 +62,7 @@ def train(job: Job) -> None:
         with suppress(Exception):  # what went wrong first is what counts
             training.saver.wait()
         raise
-    processes.stop_at_once()
+    signals.stop_at_once()
 
 
 def _begin(job: Job) -> _Training:
@@ -69,7 +70,7 @@ def _begin(job: Job) -> _Training:
     position = _resume(job)
     job.run.metrics.truncate(position.step or -1)  # without a checkpoint step 0 is measured again, too
     steps = Journal(
-        job.run.path / journal.FILE, job.accelerator, active=job.run.is_main,
+        job.run.path / step_log.FILE, job.accelerator, active=job.run.is_main,
         whole=job.watchful or job.recipe.exact,
     )  # fmt: skip
     every = job.recipe.log_every_steps
@@ -126,7 +127,7 @@ def _pause(job: Job, done: int, *, stop: bool) -> set[str]:
 def _note(training: _Training, step: int, outcome: Outcome) -> None:
     """Write a step down; one that was held up is kept as an incident, and ends the run where it must."""
     job, position = training.job, training.position
-    batch = order.digest(job.order.starts(step, job.batch_rows))
+    batch = batch_order.digest(job.order.starts(step, job.batch_rows))
     skipped = outcome.trigger is not None
     training.journal.add(step + 1, outcome.loss, outcome.norm, batch, skipped=skipped)
     if skipped:
@@ -146,14 +147,14 @@ def _keep(
 ) -> None:  # fmt: skip
     training.journal.collect()
     training.saver.wait()
-    incident.write(
+    incidents.write(
         training.job, step=step, trigger=trigger, loss=loss, norm=norm,
         snapshot=snapshot, template=training.saver.template,
     )  # fmt: skip
 
 
 def _held_up(job: Job, step: int, trigger: Trigger, *, skips: int = 0) -> ToolkitError:
-    kept = job.run.path / incident.FOLDER / f"step-{step + 1:08d}" / incident.FILE
+    kept = job.run.path / incidents.FOLDER / f"step-{step + 1:08d}" / incidents.FILE
     many = f"; {skips} steps were left out, more than guard.max_skips" if skips > 1 else ""
     command = f"`toolkit run --replay-incident {shlex.quote(str(kept))}`"
     again = f"; {command} makes the step again" if kept.exists() else ""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from toolkit.config.schema import OptimizerSettings
 from toolkit.pretrain import sharding
-from toolkit.recipe.schema import OptimizerSettings
 
 ADAM_LEARNING_RATE = 1e-3
 ADAM_LEARNING_RATE_WITH_MUON = 3e-3

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from toolkit.pretrain.objective import LONGEST_PLAIN, Forms, TrainingLoss
-from toolkit.recipe.errors import ToolkitError
-from toolkit.recipe.schema import ModelSettings, PretrainRecipe
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import ModelSettings, PretrainRecipe
+from toolkit.pretrain.loss import LONGEST_PLAIN, Forms, TrainingLoss
 
 ROWS = 2
 LEAK = 1e-3

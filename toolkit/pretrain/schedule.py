@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from toolkit.recipe.schema import ScheduleSettings
+from toolkit.config.schema import ScheduleSettings
 
 
 def factor(settings: ScheduleSettings, *, tokens: float, total_tokens: int) -> float:

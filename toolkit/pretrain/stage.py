@@ -11,20 +11,22 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.data.order import Order
-from toolkit.data.tokens import TokenShards
+from toolkit.base.errors import RunError, ToolkitError
+from toolkit.base.files import atomic_folder
+from toolkit.config.schema import PretrainRecipe
+from toolkit.data.text.batch_order import Order
+from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
 from toolkit.models.vocabulary import load_tokenizer
-from toolkit.pretrain import optimizer, preflight, sharding, speed, state
+from toolkit.pretrain import optimizer, preflight, sharding, state, throughput
+from toolkit.pretrain.context import Job
 from toolkit.pretrain.held_out import HeldOut
-from toolkit.pretrain.job import Job
 from toolkit.pretrain.loop import samples, train
-from toolkit.pretrain.objective import compiles, forms_of, loss_of
-from toolkit.recipe.errors import RunError, ToolkitError
-from toolkit.recipe.schema import PretrainRecipe
-from toolkit.runs import allocator, distribution, environment, metrics, references
-from toolkit.runs.directory import Run, atomic_folder
+from toolkit.pretrain.loss import compiles, forms_of, loss_of
+from toolkit.runs import metrics, references
+from toolkit.runs.run import Run
+from toolkit.runtime import accelerate_config, allocator, devices
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
@@ -43,10 +45,10 @@ def run(recipe: PretrainRecipe, run: Run) -> None:
 
 def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     """Build what the steps of a training need; values that the run recorded before are taken again."""
-    device = environment.device(recipe.device)
+    device = devices.select(recipe.device)
     allocator.configure(device, keep=recipe.speed.keep_memory)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    environment.require_agreement(accelerator.num_processes)
+    devices.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:
         raise RunError(
             f"pretraining knows DDP and FSDP2, not {accelerator.distributed_type.value}",
@@ -58,7 +60,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     shards = TokenShards.open(folder / "train")
     order = Order(shards.tokens, length, seed=recipe.seed, digest=shards.digest)
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
-    bf16 = run.record("precision", environment.precision(recipe.precision, device)) == "bf16"
+    bf16 = run.record("precision", devices.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
     sharded = _sharded(recipe, run)
     loss = loss_of(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
@@ -72,7 +74,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
             say=run.is_main,
         )  # fmt: skip
     if sharded:
-        sharding.spread(loss, model, device=device, let_go=distribution.lets_go())
+        sharding.spread(loss, model, device=device, let_go=accelerate_config.lets_go())
     held_out = HeldOut(
         TokenShards.open(folder / "held_out"), accelerator=accelerator, tokenizer=tokenizer, bf16=bf16,
         window=recipe.model.n_positions,
@@ -84,7 +86,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
         flops_per_token=mean_flops_per_token(recipe, vocab_size=len(tokenizer)),
-        peak=speed.peak(device, "bf16" if bf16 else "fp32"),
+        peak=throughput.peak(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
     epochs = order.epoch(job.steps, job.batch_rows)
     run.record("steps", job.steps)
@@ -96,8 +98,8 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
 
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are kept in parts; may change when a run goes on: checkpoints are whole."""
-    sharded = run.record("shard_weights", distribution.spreads_weights(recipe), keep=False)
-    if run.is_main and not sharded and (recipe.shard_weights is True or distribution.sharding_asked()):
+    sharded = run.record("shard_weights", accelerate_config.spreads_weights(recipe), keep=False)
+    if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
         print(f"{run.name}: one process keeps all weights: there is nothing to share out", file=sys.stderr)
     return sharded
 

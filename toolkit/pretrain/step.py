@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from toolkit.pretrain import exact, optimizer, schedule, sharding
-from toolkit.pretrain.feed import cut
-from toolkit.pretrain.guard import Guard, Trigger
-from toolkit.pretrain.job import Job
-from toolkit.runs.streams import derive
+from toolkit.base.rng import derive
+from toolkit.pretrain import deterministic_reduce, optimizer, schedule, sharding
+from toolkit.pretrain.anomaly import Guard, Trigger
+from toolkit.pretrain.context import Job
+from toolkit.pretrain.prefetch import cut
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ def _exact_gradients(job: Job, step: int, rows: Tensor) -> Tensor:
     parts = rows.split(job.micro_rows)
     parameters = list(job.model.parameters())
 
-    def leaves() -> Iterator[exact.Leaf]:
+    def leaves() -> Iterator[deterministic_reduce.Leaf]:
         for _, part in _seeded(job, step, parts):
             loss = job.loss(cut(part, job.length(step)))
             yield [*torch.autograd.grad(loss, parameters), loss.detach()]
 
-    total = exact.tree_sum(leaves())
+    total = deterministic_reduce.tree_sum(leaves())
     if job.accelerator.num_processes > 1:
-        total = exact.pairwise_all_reduce(total)
+        total = deterministic_reduce.pairwise_all_reduce(total)
     count = len(parts) * job.accelerator.num_processes  # a power of two: dividing by it rounds nothing
     *grads, loss = (tensor / count for tensor in total)
     for parameter, grad in zip(parameters, grads, strict=True):

@@ -8,8 +8,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from toolkit.pretrain.saving import Saver
-from toolkit.runs import processes
+from toolkit.pretrain.async_checkpoint import Saver
+from toolkit.runtime import signals
 
 SIGNAL, TIME = 1, 2
 RESERVE_SECONDS = 5.0
@@ -28,7 +28,7 @@ class Stopping:
 
     def __init__(self, saver: Saver, *, limit_seconds: float | None, began: float | None = None):
         self.saver, self.limit = saver, limit_seconds
-        self.began = processes.started() if began is None else began
+        self.began = signals.started() if began is None else began
         self._longest_step, self._last = 0.0, time.monotonic()
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if several else None
@@ -37,7 +37,7 @@ class Stopping:
         """Return why to stop now, the same on every process, or None."""
         now = time.monotonic()
         self._longest_step, self._last = max(self._longest_step, now - self._last), now
-        reason = SIGNAL if processes.stop_requested(agreed=True) else TIME if self._out_of_time(now) else 0
+        reason = SIGNAL if signals.stop_requested(agreed=True) else TIME if self._out_of_time(now) else 0
         if self._group is not None:
             shared = torch.tensor([reason])
             dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
@@ -52,7 +52,7 @@ class Stopping:
 
     def say(self, reason: str, step: int) -> None:
         """Say on stderr why the training stops; its checkpoint is sealed."""
-        processes.stopped_in_order()
+        signals.stopped_in_order()
         if self.saver.run.is_main and reason == "time limit":
             assert self.limit is not None
             print(

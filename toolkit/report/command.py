@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.recipe.errors import RunError
+from toolkit.base.errors import RunError
 from toolkit.report.page import write_report
-from toolkit.runs import lock
+from toolkit.runs import seal
 
 
 def report_command(runs: Sequence[str], *, output: str | None = None) -> int:
@@ -21,10 +21,10 @@ def report_command(runs: Sequence[str], *, output: str | None = None) -> int:
 
 
 def _finished(path: Path) -> list[Path]:
-    if lock.is_sealed(path):
+    if seal.is_sealed(path):
         return [path]
     children = sorted(path.iterdir()) if path.is_dir() else []
-    found = [child for child in children if child.is_dir() and lock.is_sealed(child)]
+    found = [child for child in children if child.is_dir() and seal.is_sealed(child)]
     if not found:
         raise RunError(
             "no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from toolkit import reward_table
+from toolkit.base.files import write_atomic
 from toolkit.report import answers, figures
 from toolkit.report.summary import summarize, win_rate_text
-from toolkit.runs import lock
-from toolkit.runs.files import write_atomic
+from toolkit.runs import seal
+from toolkit.stages import reward_table
 from toolkit.stats import interval_text, kl_text
 
 PAGE = Environment(
@@ -298,7 +298,7 @@ def _provenance(runs: Sequence[Path]) -> dict:
     rows = []
     for path in runs:
         manifest = _manifest(path)
-        rows.append([path.name, manifest["stage"], str(manifest["seeds"]["root"]), lock.digest(path)[:16]])
+        rows.append([path.name, manifest["stage"], str(manifest["seeds"]["root"]), seal.digest(path)[:16]])
     return {"head": ["run", "stage", "seed", "seal (sha256)"], "rows": rows}
 
 

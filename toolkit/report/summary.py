@@ -6,13 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
-from toolkit.recipe.errors import RunError
-from toolkit.stats import interval_text, kl_text
+from toolkit.base.errors import RunError
 
 REMEASURED = ("ended", "mean_length")
 """Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
@@ -84,95 +78,3 @@ def win_rate_text(row: dict, *, doubt: str = " (no verdict)") -> str:
         return "baseline" if row.get("is_baseline") else "-"
     text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
     return text + doubt if rate.get("verdict") == "no verdict" else text
-
-
-def show(summary: dict, *, console: Console | None = None) -> None:
-    """Print the summary as tables on stderr."""
-    console = console or Console(stderr=True, highlight=False)
-    stages = summary["stages"]
-    for name, row in stages.items():
-        if row.get("stage") == "pretrain":
-            console.print(_pretrain_table(name, row))
-        if row.get("stage") == "reward":
-            console.print(_reward_table(name, row))
-    aligned = [name for name, row in stages.items() if row.get("win_rate") or row.get("is_baseline")]
-    if aligned:
-        console.print(_win_rate_table(stages, aligned))
-        console.print(_judge_line(stages))
-    for sample in summary["samples"][:1]:
-        console.print(_sample_panel(sample))
-    times = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in stages.items() if row.get("seconds"))
-    total = sum(row.get("seconds") or 0 for row in stages.values())
-    if times:
-        console.print(Text(f"seconds: {times}; together {total:.0f}", style="dim"))
-
-
-def _pretrain_table(name: str, row: dict) -> Table:
-    table = Table(title=f"{name}: bits per byte of held-out text (less is better)", title_justify="left")
-    for column in ("untrained", "trained [95% interval]", "exact entropy floor"):
-        table.add_column(column, justify="right")
-    table.add_row(
-        interval_text(row, "untrained_bits_per_byte"),
-        interval_text(row, "bits_per_byte"),
-        interval_text(row, "entropy_floor_bits_per_byte"),
-    )
-    return table
-
-
-def _reward_table(name: str, row: dict) -> Table:
-    table = Table(title=f"{name}: which of two held-out answers was preferred?", title_justify="left")
-    for column in ("accuracy [95% interval]", "Bayes accuracy of the annotator", "pairs"):
-        table.add_column(column, justify="right")
-    table.add_row(
-        interval_text(row, "accuracy", percent=True),
-        interval_text(row, "bayes_accuracy", percent=True),
-        str(row.get("n", "-")),
-    )
-    return table
-
-
-def _win_rate_table(stages: dict, names: list[str]) -> Table:
-    baseline = next((name for name in names if stages[name].get("is_baseline")), "the baseline")
-    counts = {stages[name]["win_rate"]["n"] for name in names if stages[name].get("win_rate")}
-    prompts = "/".join(str(count) for count in sorted(counts))
-    table = Table(title=f"win rate against {baseline} on {prompts} unseen prompts", title_justify="left")
-    columns = ("model", "win rate [95%]", f"KL to {baseline}", "length", "ended", "bits/byte")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for name in names:
-        row = stages[name]
-        ended = row.get("ended")
-        table.add_row(
-            name,
-            win_rate_text(row, doubt="*"),
-            kl_text(row),
-            _number(row, "mean_length", 1),
-            "-" if ended is None else f"{ended:.0%}",
-            _number(row, "bits_per_byte", 3),
-        )
-    return table
-
-
-def _number(row: dict, key: str, digits: int) -> str:
-    """Without its interval, for which a terminal has no room: the report and the JSON have it."""
-    return "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
-
-
-def _judge_line(stages: dict) -> Text:
-    judge = next((row["judge"] for row in stages.values() if row.get("judge")), None)
-    if not isinstance(judge, dict):
-        return Text("")
-    accuracy = interval_text(judge, "accuracy", percent=True)
-    words = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
-    if any((row.get("win_rate") or {}).get("verdict") == "no verdict" for row in stages.values()):
-        reason = judge.get("doubt") or "the interval includes one half, or the sign test is not clear"
-        words = f"* no verdict: {reason}\n{words}"
-    return Text(f"{words}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
-
-
-def _sample_panel(sample: dict) -> Panel:
-    body = Text()
-    for name, answer in sample["answers"].items():
-        body.append(f"{name}: ", style="bold")
-        body.append(answer.strip() + "\n")
-    return Panel(body, title=Text(sample["prompt"].strip()), title_align="left")

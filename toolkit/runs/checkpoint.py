@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.recipe.errors import RunError
-from toolkit.runs import files
+from toolkit.base import files
+from toolkit.base.errors import RunError
 
 if TYPE_CHECKING:
-    from toolkit.runs.directory import Run
+    from toolkit.runs.run import Run
 
 SEAL = "seal.json"
 _NAME = re.compile(r"(?:step|checkpoint)-(\d+)")

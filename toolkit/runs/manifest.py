@@ -10,13 +10,11 @@ from typing import Any
 
 import yaml
 
-from toolkit.recipe import history
-from toolkit.recipe.errors import RunError
-from toolkit.recipe.schema import StageRecipe
-from toolkit.runs import facts, files, lock, references
-
-RECIPE = "recipe.yaml"
-RESOLVED = "resolved.yaml"
+from toolkit.base import files
+from toolkit.base.errors import RunError
+from toolkit.config import history
+from toolkit.config.schema import StageRecipe
+from toolkit.runs import layout, provenance, references, seal
 
 
 def settings(recipe: StageRecipe) -> dict[str, Any]:
@@ -39,12 +37,12 @@ def inputs(
             parents[key] = {"kind": "hub", "reference": reference, "digest": reference}
             continue
         # Relative to the run, so that both can be copied or moved together.
-        owner = lock.run_of(found)
+        owner = seal.run_of(found)
         place = Path(os.path.relpath((owner or found).resolve(), path.resolve())).as_posix()
         if owner is not None:
-            parents[key] = {"kind": "run", "path": place, "digest": lock.digest(owner)}
+            parents[key] = {"kind": "run", "path": place, "digest": seal.digest(owner)}
         else:
-            parents[key] = {"kind": "folder", "path": place, "digest": lock.folder_digest(found)}
+            parents[key] = {"kind": "folder", "path": place, "digest": seal.folder_digest(found)}
     return {"settings": settings(recipe), "parents": parents, "data": dict(data or {})}
 
 
@@ -54,12 +52,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it was made before manifests said what went in.
     """
-    content = files.read_json(path / lock.MANIFEST)
+    content = files.read_json(path / layout.MANIFEST)
     found = content.get("inputs")
     if not isinstance(found, dict) or not {"settings", "parents", "data"} <= found.keys():
         raise RunError(
             "the manifest does not say what went in",
-            where=str(path / lock.MANIFEST),
+            where=str(path / layout.MANIFEST),
             fix="start over with --fresh",
         )
     return _updated(content)
@@ -166,14 +164,14 @@ def given_as(loaded: Any) -> dict[str, Any]:
 def create(loaded: Any, *, given: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a run that starts now; `given` are its `inputs`."""
     return {
-        "format": lock.FORMAT,
+        "format": seal.FORMAT,
         "name": loaded.name,
         "stage": loaded.recipe.stage,
         **given_as(loaded),
         "settings": files.sha256(json.dumps(given["settings"], sort_keys=True)),
         "inputs": given,
         "seeds": {"root": loaded.recipe.seed},
-        **facts.collect(),
+        **provenance.collect(),
         "facts": {},
         "resumed": [],
     }

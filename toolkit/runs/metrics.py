@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from toolkit.runs import files
+from toolkit.base import files
 
 STEPS = "steps.jsonl"
 """Of a pretraining: one line for every single step."""

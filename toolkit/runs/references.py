@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from toolkit.recipe import judge
-from toolkit.recipe.errors import RunError
-from toolkit.runs import lock
+from toolkit.base.errors import RunError
+from toolkit.config import judge_kinds
+from toolkit.runs import seal
 
 # The settings that name another run, a folder or a hub id. `judge: gold` is a name of the storyworld.
 KEYS = frozenset({"tokenizer", "tokens", "model", "reward_model", "models", "baseline", "judge"})
@@ -22,7 +22,7 @@ _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 def find(recipe: BaseModel) -> dict[str, str]:
     """Return {key: reference} of all references of a recipe, such as {"model": "runs/tiny/sft"}."""
     named = _strings(recipe, "", False)
-    return {key: text for key, text in named if not (_of_judge(key) and judge.kind(text) != "model")}
+    return {key: text for key, text in named if not (_of_judge(key) and judge_kinds.kind(text) != "model")}
 
 
 def _of_judge(key: str) -> bool:
@@ -77,11 +77,11 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
     path = run_path(reference, runs_dir)
     if path is None and Path(reference).is_dir():
         path = Path(reference)
-        if lock.run_of(path) is None:
+        if seal.run_of(path) is None:
             return path
     if path is not None:
         # A folder inside a run (a checkpoint) is as good as its run; a missing one is said to be missing.
-        lock.require_sealed((lock.run_of(path) if path.is_dir() else None) or path)
+        seal.require_sealed((seal.run_of(path) if path.is_dir() else None) or path)
         return path
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         raise RunError(
@@ -102,7 +102,7 @@ def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
     if isinstance(found, str):
         name, _, revision = found.partition("@")
         return name, revision or None
-    if not lock.is_run(found):
+    if not seal.is_run(found):
         return str(found), None
     if not (found / "model").is_dir():
         raise RunError(
@@ -121,7 +121,7 @@ def named_model(name: str) -> tuple[str, str | None]:
         RunError: as `model`.
     """
     folder = Path(name)
-    if folder.is_dir() and not lock.is_run(folder):
+    if folder.is_dir() and not seal.is_run(folder):
         return name, None
     return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from toolkit.runs.streams import derive
+from toolkit.base.rng import derive
 from toolkit.stats.intervals import (
     Estimate,
     as_units,

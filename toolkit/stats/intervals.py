@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special  # not scipy.stats, which takes 0.7 s to import
 
-from toolkit.runs.streams import derive
+from toolkit.base.rng import derive
 
 CHUNK_DRAWS = 4_000_000  # resampled indices held at once: 32 MB
 

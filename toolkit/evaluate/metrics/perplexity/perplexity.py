@@ -7,13 +7,14 @@ import math
 import datasets
 import evaluate
 
+from toolkit.base.errors import DataError
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.perplexity import measure as measure_text
 from toolkit.evaluate.perplexity import summarize as summarize_text
 from toolkit.evaluate.session import DTYPES
-from toolkit.models.load import load_causal_lm
-from toolkit.recipe.errors import DataError
-from toolkit.runs import environment, references
+from toolkit.models.loading import load_causal_lm
+from toolkit.runs import references
+from toolkit.runtime import devices
 
 DESCRIPTION = """Perplexity of texts under a causal language model: each token is scored exactly once, in
 windows, with log-probabilities in fp32. Bits per byte counts the bytes of the original text."""
@@ -67,7 +68,7 @@ class Perplexity(evaluate.Metric):
         if not text.bytes.sum():
             raise DataError("no text to measure on", where="predictions", fix="give at least one byte")
         model, tokenizer = load_causal_lm(
-            references.named_model(model_id), device=environment.device(device), dtype=DTYPES[precision]
+            references.named_model(model_id), device=devices.select(device), dtype=DTYPES[precision]
         )
         measured = measure_text(model, tokenizer, text, settings=ScoringSettings(**scoring))
         pairs = zip(measured["nats"], measured["tokens"], strict=True)

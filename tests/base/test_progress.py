@@ -1,0 +1,91 @@
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+from toolkit.base import progress
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_lines_are_few_and_say_what_is_left(clock, capsys):
+    with progress.Progress("tiny/dpo", 100) as shown:
+        for step in range(1, 101):
+            clock[0] += 1.0
+            shown.update(step, loss=numpy.float32(2.25))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[0] == "tiny/dpo: 1/100 steps, loss 2.25"
+    assert lines[1] == "tiny/dpo: 11/100 steps, loss 2.25, 1m29s left"
+    assert lines[-1] == "tiny/dpo: 100/100 steps, loss 2.25"
+
+
+def test_the_time_left_counts_from_where_a_run_goes_on(clock):
+    with progress.Progress("x", 1000) as shown:
+        shown.update(900)
+        clock[0] = 10.0
+        shown.update(910)
+        assert shown.seconds_left() == pytest.approx(90.0)
+
+
+def test_the_time_left_forgets_a_slow_first_step(clock):
+    with progress.Progress("x", 200) as shown:
+        clock[0] = 500.0
+        for step in range(1, 101):
+            shown.update(step)
+            clock[0] += 1.0
+        assert shown.seconds_left() == pytest.approx(100.0)
+
+
+def test_other_ranks_are_silent(clock, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with progress.Progress("x", 2) as shown:
+        shown.update(2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (125, "2m05s"), (12000, "3h20m")])
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_a_terminal_gets_a_bar_and_stdout_stays_clean(tmp_path):
+    code = (
+        "from toolkit.base.progress import Progress\n"
+        "with Progress('tiny/dpo', 3) as p:\n"
+        "    for i in range(1, 4):\n"
+        "        print('{\"a\": 1}', flush=True) if i == 2 else None\n"
+        "        p.update(i, loss=1.5)\n"
+    )
+    main, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(main, 10000)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(main)
+    assert done.stdout == b'{"a": 1}\n'
+    assert "3/3 steps, loss 1.5" in shown.decode() and "tiny/dpo" in shown.decode() and b"\x1b[" in shown

@@ -1,0 +1,235 @@
+"""A conversation: through a pipe, in a real terminal, and what the model is shown of it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from toolkit.base.errors import ToolkitError
+from toolkit.cli import conversation as conversation_module
+from toolkit.inference.generation import Choice
+from toolkit.inference.opening import open_model
+
+PROGRAM = """
+import signal, sys, threading, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # before torch starts threads
+from toolkit import sampling
+from toolkit.see.chat import chat_command
+from toolkit.see.generate import Choice
+
+def slowly(*arguments, stream=sampling.stream, **settings):
+    for token in stream(*arguments, **settings):
+        time.sleep(0.05)  # the model is so small that an answer would end before it is stopped
+        yield token
+
+def interrupt_beside():
+    signal.sigwait({signal.SIGUSR1})
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+sampling.stream = slowly
+threading.Thread(target=interrupt_beside, daemon=True).start()
+sys.exit(chat_command(sys.argv[1], choice=Choice(max_new_tokens=90, seed=4)))
+"""
+"""A chat of 4 s an answer. After SIGUSR1 a thread takes a SIGINT on itself: the flag of a Ctrl-C is set, and
+no system call of the main thread is interrupted."""
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return open_model(str(folder))
+
+
+def talk(folder, lines, monkeypatch, capsys, **settings):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+    assert (
+        conversation_module.chat_command(
+            str(folder), choice=Choice(**{"max_new_tokens": 8, "seed": 4, **settings})
+        )
+        == 0
+    )
+    return capsys.readouterr()
+
+
+def test_a_pipe_gets_the_answers_and_nothing_else(folder, monkeypatch, capsys):
+    lines = ["the fox?", "and the bear?", "/quit", "never asked"]
+    first, second = (talk(folder, lines, monkeypatch, capsys) for _ in range(2))
+    assert first.out == second.out and first.out.count("\n") >= 2
+    assert ">" not in first.out.replace("<|", "").replace("|>", "")
+
+
+def test_reset_repeats_and_another_seed_does_not(folder, monkeypatch, capsys):
+    out = talk(folder, ["the fox?", "/reset", "the fox?"], monkeypatch, capsys).out
+    half = len(out) // 2
+    assert out[:half] == out[half:]
+    assert talk(folder, ["/seed 9", "the fox?"], monkeypatch, capsys).out != out[:half]
+
+
+def test_an_earlier_turn_changes_the_answer(folder, opened):
+    one, two = (conversation_module.Conversation(opened, Choice()) for _ in range(2))
+    one.messages = [{"role": "user", "content": "bear"}]
+    two.messages = [{"role": "user", "content": "fox"}, {"role": "assistant", "content": "a"}, *one.messages]
+    two.system = "be kind"
+    assert opened.tokenizer.decode(one.fit()[0]) == "<|user|>bear<|assistant|>"
+    text = "<|system|>be kind<|user|>fox<|assistant|>a<|endoftext|><|user|>bear<|assistant|>"
+    assert opened.tokenizer.decode(two.fit()[0]) == text
+
+
+def test_a_full_context_forgets_the_oldest_turns_and_says_so(folder, monkeypatch, capsys):
+    out = talk(
+        folder, [f"the fox and the bear and the hare number {i}" for i in range(6)], monkeypatch, capsys
+    )
+    assert "forgotten" in out.err and "forgotten" not in out.out
+
+
+def test_the_system_message_survives_a_full_context(opened):
+    conversation = conversation_module.Conversation(opened, Choice(max_new_tokens=8), system="be kind")
+    for i in range(12):
+        conversation.messages += [
+            {"role": "user", "content": f"number {i} of the foxes"},
+            {"role": "assistant", "content": "yes"},
+        ]
+    conversation.messages.append({"role": "user", "content": "last"})
+    ids, dropped = conversation.fit()
+    text = opened.tokenizer.decode(ids)
+    assert text.startswith("<|system|>be kind<|user|>") and text.endswith("<|user|>last<|assistant|>")
+    assert dropped and dropped % 2 == 0 and len(ids) + 8 <= opened.positions
+
+
+def test_a_message_that_is_too_long_is_refused_and_taken_back(opened):
+    conversation = conversation_module.Conversation(opened, Choice())
+    with pytest.raises(ToolkitError, match="too long"):
+        conversation_module.ask(conversation, "fox " * 200)
+    assert conversation.messages == []
+
+
+def test_undo_retry_and_settings(opened, capsys):
+    conversation = conversation_module.Conversation(
+        opened, Choice(max_new_tokens=12, temperature=2.0, seed=1)
+    )
+    for line in ("one fox", "two foxes", "/undo"):
+        conversation_module.respond(conversation, line)
+    assert [message["content"] for message in conversation.messages][0] == "one fox"
+    assert len(conversation.messages) == 2
+    before = conversation.messages[1]["content"]
+    conversation_module.respond(conversation, "/retry")
+    assert len(conversation.messages) == 2 and conversation.messages[1]["content"] != before
+    conversation_module.respond(conversation, "/temperature 0.25")
+    conversation_module.respond(conversation, "/max-new-tokens 3")
+    assert (conversation.choice.temperature, conversation.choice.max_new_tokens) == (0.25, 3)
+    conversation_module.respond(conversation, "/temperature hot")
+    with pytest.raises(ToolkitError, match="temperature"):
+        conversation_module.respond(conversation, "/temperature -1")
+    assert conversation.choice.temperature == 0.25
+    conversation_module.respond(conversation, "/dance")
+    assert "no command /dance" in capsys.readouterr().err
+
+
+def test_models_that_were_not_made_for_it_warn(plain_folder, monkeypatch, capsys):
+    out = talk(plain_folder, ["the fox"], monkeypatch, capsys)
+    assert "no chat template" in out.err
+
+
+class Terminal:
+    """A program in a terminal of its own."""
+
+    def __init__(self, *arguments: str):
+        self.master, slave = pty.openpty()
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            start_new_session=True,
+            preexec_fn=_control_terminal,
+            **streams,
+        )
+        os.close(slave)
+
+    def write(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, pattern: str, *, seconds: float = 60) -> str:
+        """Read until the new text matches; returns it."""
+        deadline, new = time.monotonic() + seconds, ""
+        while not re.search(pattern, new, re.DOTALL):
+            assert time.monotonic() < deadline, f"{pattern!r} did not come in {new!r}"
+            if select.select([self.master], [], [], 0.2)[0]:
+                try:
+                    new += os.read(self.master, 4096).decode(errors="replace")
+                except OSError:  # the other end is closed
+                    break
+        assert re.search(pattern, new, re.DOTALL), new
+        return new
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+def _control_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def terminal(folder):
+    program = Terminal(str(folder))
+    yield program
+    program.close()
+
+
+def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
+    terminal.wait_for(r"/help.*> ")
+    terminal.write("/temperature 5\n")  # such an answer hardly ends by itself
+    terminal.wait_for(r"\[temperature 5.0\].*> ")
+    terminal.write("the fox?\n")
+    # readline switches bracketed paste off after the line: the answer has begun with what is printed then
+    terminal.wait_for(r"the fox\?\s+(\x1b\[\?2004l)?\s*[^\x1b\s]")
+    terminal.write("\x03")
+    terminal.wait_for(r"\[stopped\].*> ")
+    terminal.write("/settings\n")
+    terminal.wait_for(r"max_new_tokens=90.*> ")
+    terminal.write("\x03")
+    terminal.wait_for(r"Ctrl-D ends.*> ")
+    terminal.write("\x04")
+    assert terminal.process.wait(timeout=20) == 0
+
+
+def test_a_control_c_that_readline_did_not_see_is_noticed_at_the_prompt(terminal):
+    """It comes between the prompt and readline's select(), which then waits for a key."""
+    terminal.wait_for(r"/help.*> ")
+    time.sleep(0.5)  # the program is in select() by now
+    terminal.process.send_signal(signal.SIGUSR1)
+    terminal.wait_for(r"Ctrl-D ends.*> ", seconds=20)
+
+
+def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(opened, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    conversation = conversation_module.Conversation(opened, Choice(max_new_tokens=4))
+    monkeypatch.setattr("builtins.input", lambda prompt: "the fox?")
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation_module.Conversation, "fit", interrupt)
+        assert conversation_module.turn(conversation, interactive=True)
+    assert conversation.messages == [] and "[stopped]" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation_module, "respond", interrupt)
+        assert conversation_module.turn(conversation, interactive=True)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("the fox?\n"))
+        with pytest.raises(KeyboardInterrupt):  # a script that is interrupted ends
+            conversation_module.turn(conversation, interactive=False)
+    assert "Ctrl-D ends" in capsys.readouterr().err
+    assert conversation_module.turn(conversation, interactive=True)
+    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]

@@ -1,0 +1,356 @@
+"""The command line: verbs, exit statuses, what is said when something fails, and how fast it answers."""
+
+import ast
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from toolkit.base.errors import RunError, ToolkitError
+from toolkit.cli import main
+
+ROOT = Path(__file__).parent.parent
+RECIPE = "stage: dpo\nmodel: runs/x/sft\ndata: {name: storyworld, examples: 10}\ntrainer: {beta: 0.1}\n"
+
+
+def toolkit(*arguments, cwd=ROOT, **environment):
+    return subprocess.run([sys.executable, "-m", "toolkit", *arguments], cwd=cwd, capture_output=True,
+    text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})  # fmt: skip
+
+
+@pytest.fixture
+def carried_out(monkeypatch):
+    """Replace the modules that carry out verbs; returns what they were called with."""
+    calls = []
+
+    def replace(module, name, result=0):
+        def command(*arguments, **settings):
+            calls.append((arguments, settings))
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        fake = types.ModuleType(module)
+        setattr(fake, name, command)
+        monkeypatch.setitem(sys.modules, module, fake)
+        return calls
+
+    return replace
+
+
+# Fast, and nothing that needs it is there before it is needed
+
+
+def test_help_is_fast_and_imports_nothing_heavy(worked):
+    code = (
+        "import sys; from toolkit.cli.main import main; main(['--help']); heavy = ('torch', 'pydantic', 'yaml', "
+        "'numpy', 'rich', 'transformers'); assert not [one for one in heavy if one in sys.modules]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == main.OVERVIEW and worked() < 0.5  # 0.06 measured
+
+
+def test_every_verb_is_in_the_overview_and_has_examples(capsys):
+    for verb in main.VERBS:
+        assert f"  toolkit {verb} " in main.OVERVIEW
+        assert main.main([verb, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"usage: toolkit {verb} " in text and f"examples:\n  toolkit {verb}" in text
+
+
+def test_verbs_of_later_releases_are_not_there():
+    assert list(main.VERBS) == ["run", "check", "plan", "evaluate", "generate", "chat", "next", "report",
+                               "publish", "schema", "verify", "batch", "reproduce"]  # fmt: skip
+
+
+# Usage
+
+
+@pytest.mark.parametrize("arguments,said", [
+    (["rnu"], "error: there is no verb 'rnu'; did you mean run?\n  fix: `toolkit --help` lists the verbs\n"),
+    (["zzz"], "error: there is no verb 'zzz'\n"), (["Check"], "did you mean check?"),
+    (["recipes/tiny"], "did you mean `toolkit run recipes/tiny`?"),
+    (["run"], "error: toolkit run: the following arguments are required: RECIPE|FOLDER\n  fix: "),
+    (["run", "recipes/tiny", "--frsh"], "unrecognized arguments: --frsh; did you mean --fresh?"),
+    (["run", "recipes/tinyy"],
+     "error: recipes/tinyy: there is no such recipe or folder; did you mean recipes/tiny?"),
+    (["run", "recipes/tiny/dop.yaml"], "did you mean recipes/tiny/dpo.yaml?"),
+    (["check", "recipes/tiny", "beta"], "command line: 'beta' is not an override; write key=value"),
+    (["generate", "m", "p", "--n", "0"], "argument --n: must be a whole number from 1 on, not '0'"),
+    (["generate", "m", "p", "--chat", "--raw"], "not allowed with argument"),
+    (["next", "m", "x", "--top", "many"], "argument --top: must be a whole number from 1 on, not 'many'"),
+    (["evaluate", "m"], "the following arguments are required: --data"),
+    (["publish", "runs/x"], "the following arguments are required: REPO_ID"),
+    (["run", "recipes/tiny", "--fre"], "unrecognized arguments: --fre; did you mean --fresh?"),
+])  # fmt: skip
+def test_wrong_usage_is_told_with_status_2(arguments, said, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.out == "" and "Traceback" not in captured.err
+
+
+def test_no_verb_shows_the_overview(capsys):
+    assert main.main([]) == 2
+    assert capsys.readouterr().err == main.OVERVIEW
+
+
+# What each verb is carried out with
+
+
+def test_run(carried_out, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    calls = carried_out("toolkit.execution.runner", "run_command")
+    assert (
+        main.main(["run", "recipes/tiny", "trainer.beta=0.2", "--fresh", "seed=1", "--runs-dir", "/r"]) == 0
+    )
+    assert calls == [((Path("recipes/tiny"), ["trainer.beta=0.2", "seed=1"]),
+                      {"runs_dir": Path("/r"), "fresh": True, "launch": None, "json": False})]  # fmt: skip
+
+
+def test_the_exit_status_is_that_of_the_verb(carried_out):
+    carried_out("toolkit.execution.runner", "verify_command", 1)
+    assert main.main(["verify", "runs/x"]) == 1
+
+
+@pytest.mark.parametrize("arguments,module,name,positional,settings", [
+    (["plan", "recipes/tiny", "--json"], "toolkit.planning.plan", "plan_command", ("recipes/tiny", []),
+     {"json": True}),
+    (["verify", "r"], "toolkit.execution.runner", "verify_command", ("r",), {"json": False}),
+    (["report", "a", "b", "--output", "x"], "toolkit.report.command", "report_command", (["a", "b"],),
+     {"output": "x"}),
+    (["publish", "r", "me/x", "--dry-run"], "toolkit.publish.repository", "publish_command", ("r", "me/x"),
+     {"dry_run": True, "output": None, "private": False}),
+    (["next", "m", "text", "--top", "3"], "toolkit.inference.next_token", "next_command", ("m", "text"),
+     {"top": 3, "steps": 1, "temperature": 0.0, "seed": 0, "chat": False, "json": False}),
+])  # fmt: skip
+def test_other_verbs(carried_out, monkeypatch, arguments, module, name, positional, settings):
+    monkeypatch.chdir(ROOT)
+    calls = carried_out(module, name)
+    assert main.main(arguments) == 0
+    assert calls == [(positional, settings)]
+
+
+def test_the_real_commands_take_what_they_are_given():
+    """The signatures, from the source: importing the modules would take seconds."""
+    for place, name in (("execute", "run_command"), ("execute", "verify_command"), ("plan", "plan_command"),
+                        ("report/command", "report_command"), ("publish", "publish_command"),
+                        ("see/next_token", "next_command"), ("see/generate", "generate_command"),
+                        ("see/chat", "chat_command"), ("evaluate/command", "evaluate_command")):  # fmt: skip
+        tree = ast.parse((ROOT / "toolkit" / f"{place}.py").read_text())
+        assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    tree = ast.parse((ROOT / "toolkit/evaluate/command.py").read_text())
+    options = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options")
+    known = {node.target.id for node in options.body if isinstance(node, ast.AnnAssign)}
+    declared = {"verbs": ("_evaluate",), "harness": ("add_scoring", "add_comparison")}
+    flags = set()
+    for file, functions in declared.items():
+        for verb in ast.parse((ROOT / f"toolkit/{file}.py").read_text()).body:
+            if getattr(verb, "name", None) in functions:
+                flags |= {_destination(node) for node in ast.walk(verb) if _declares_a_flag(node)}
+    assert flags | {"json", "max_new_tokens", "temperature", "top_k", "top_p", "seed"} == known
+
+
+def _declares_a_flag(node):
+    called = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+    return called and node.args[0].value.startswith("--")
+
+
+def _destination(call):
+    named = [word.value.value for word in call.keywords if word.arg == "dest"]
+    return named[0] if named else call.args[0].value[2:].replace("-", "_")
+
+
+def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    calls = carried_out("toolkit.execution.runner", "run_command")
+    given = [
+        "model=runs/a",
+        "win_rate.baseline=runs/b",
+        "models=[runs/a, runs/b]",
+        "run=runs/x",
+        "data.name=runs/c",
+    ]
+    main.main(["run", "recipes/tiny", *given, "--runs-dir", "/elsewhere"])
+    main.main(["run", "recipes/tiny", *given, "--runs-dir", str(ROOT / "runs")])
+    literal = ["model=./runs/a", "win_rate.baseline=./runs/b", "models=[./runs/a, ./runs/b]", "run=runs/x",
+               "data.name=runs/c"]  # fmt: skip
+    assert [call[0][1] for call in calls] == [literal, given]
+
+
+# When something fails
+
+
+@pytest.mark.parametrize("error,status,said", [
+    (RunError("is not sealed", where="runs/x", fix="finish it"), 1,
+     "error: runs/x: is not sealed\n  fix: finish it\n"),
+    (ToolkitError("no"), 1, "error: no\n"), (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    (KeyboardInterrupt("a checkpoint of step 20 was saved"), 130,
+     "\ninterrupted: a checkpoint of step 20 was saved\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1,
+     "error: runs/x: the disk is full\n  fix: free some"),
+    (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full\n"),
+])  # fmt: skip
+def test_failures_are_one_paragraph(carried_out, capsys, error, status, said):
+    carried_out("toolkit.execution.runner", "verify_command", error)
+    assert main.main(["verify", "runs/x"]) == status
+    captured = capsys.readouterr()
+    assert captured.err.startswith(said) and captured.out == ""
+
+
+def test_a_bug_keeps_its_traceback(carried_out):
+    carried_out("toolkit.execution.runner", "verify_command", ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main.main(["verify", "runs/x"])
+
+
+def test_only_the_first_process_tells_what_all_of_them_see(carried_out, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main.main(["rnu"]) == 2 and capsys.readouterr().err == ""
+    carried_out("toolkit.execution.runner", "verify_command", RunError("only here"))
+    assert main.main(["verify", "runs/x"]) == 1 and "only here" in capsys.readouterr().err
+
+
+def test_sigterm_is_an_interrupt(tmp_path):
+    code = (
+        "import sys, time, types; fake = types.ModuleType('toolkit.execution.runner')\n"
+        "def run_command(*a, **k): print('ready', flush=True); time.sleep(60)\n"
+        "fake.run_command = run_command; sys.modules['toolkit.execution.runner'] = fake\n"
+        "from toolkit.cli.main import main; sys.exit(main(['run', 'recipes/tiny']))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+                             text=True)  # fmt: skip
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130 and said == "\ninterrupted\n"
+
+
+def test_a_closed_pipe_is_quiet():
+    command = f"{sys.executable} -m toolkit schema --output - | head -c 10"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert len(done.stdout) == 10 and done.stderr == ""
+
+
+# check
+
+
+def test_check_says_what_is_right_and_what_cannot_be_known(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main.main(["check", "recipes/shakespeare"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "" and "pretrain.yaml   ok  pretrain" in captured.err
+    assert (
+        "not checked: data: karpathy/tiny_shakespeare@refs/convert/parquet (a dataset of the Hub)"
+        in captured.err
+    )
+
+
+def test_check_is_fast(worked):
+    assert toolkit("check", "recipes/tiny").returncode == 0
+    assert worked() < 3  # 0.8 s measured
+
+
+def test_check_tells_every_problem_of_a_folder_and_writes_nothing(tmp_path):
+    (tmp_path / "dpo.yaml").write_text(RECIPE + "sed: 3\n")
+    (tmp_path / "good.yaml").write_text(RECIPE)
+    (tmp_path / "tokenizer.yaml").write_text("stage: tokenizer\n")
+    done = toolkit("check", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{tmp_path}/dpo.yaml:5: sed: unknown key; did you mean seed?" in done.stderr
+    assert f"{tmp_path}/good.yaml  ok  dpo" in done.stderr and done.stderr.endswith("2 problems\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dpo.yaml", "good.yaml", "tokenizer.yaml"]
+
+
+def test_check_as_json(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(RECIPE)
+    (tmp_path / "b.yaml").write_text(RECIPE + "sed: 3\n")
+    assert main.main(["check", str(tmp_path), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert not found["ok"] and found["problems"] == [
+        {"place": f"{tmp_path}/b.yaml:5", "key": "sed",
+        "what": "unknown key; did you mean seed?"}]  # fmt: skip
+    [row] = found["recipes"]
+    assert row["ok"] and row["stage"] == "dpo"
+    assert row["not_checked"] == ["model: runs/x/sft is not there, and no recipe here makes it"]
+
+
+def test_check_finds_references_to_the_wrong_kind_of_run(tmp_path, capsys):
+    folder = tmp_path / "recipes" / "t"
+    folder.mkdir(parents=True)
+    (folder / "corpus.yaml").write_text("stage: corpus\ntokenizer: runs/t/tokeniser\ndata: {name: b.txt}\n")
+    (folder / "dpo.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/corpus"))
+    (folder / "tokenizer.yaml").write_text("stage: tokenizer\ndata: {name: b.txt}\n")
+    assert main.main(["check", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{folder}/dpo.yaml:2: model: runs/t/corpus is a corpus run; a pretrain or sft or dpo or ppo run"
+        in said
+    )
+    assert (
+        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?" in said
+    )
+    assert "data: there is no file b.txt here" in said
+
+
+def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
+    folder = tmp_path / "recipes" / "t"
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/b/checkpoints/step-00000010"))
+    (folder / "b.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/c"))
+    (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/c"))
+    assert main.main(["check", str(folder)]) == 2
+    assert f"{folder}/c.yaml:2: model: refers to this recipe's own run" in capsys.readouterr().err
+    (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/a"))
+    assert main.main(["check", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a circle)" in said
+    assert "not checked" not in said
+
+
+# The recipes of the package
+
+
+def test_shipped_recipes_are_found_from_anywhere(tmp_path):
+    done = toolkit("check", "recipes/tiny/dpo.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.startswith("recipes/tiny/dpo.yaml is not here; the package's own is used: ")
+
+
+def test_shipped_recipes_lie_in_the_installed_package(tmp_path, monkeypatch):
+    """As hatchling puts them there: toolkit/_recipes; the run keeps its name."""
+    from toolkit.config import loader, shipped_recipes
+
+    (tmp_path / "toolkit/_recipes/tiny").mkdir(parents=True)
+    (tmp_path / "toolkit/_recipes/tiny/dpo.yaml").write_text(RECIPE)
+    monkeypatch.setattr(shipped_recipes.resources, "files", lambda package: tmp_path / package)
+    monkeypatch.chdir(tmp_path)
+    assert loader.load(shipped_recipes.locate("recipes/tiny/dpo.yaml")).name == "tiny/dpo"
+    assert shipped_recipes.locate("recipes/tiny").is_dir()
+
+
+def test_what_lies_here_comes_first(tmp_path, monkeypatch, capsys):
+    from toolkit.config import shipped_recipes
+
+    (tmp_path / "recipes/tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert shipped_recipes.locate("recipes/tiny") == Path("recipes/tiny") and capsys.readouterr().err == ""
+
+
+def test_schema(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "toolkit recipe"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/recipe.schema.json").write_text("old")
+    assert main.main(["schema"]) == 0
+    assert json.loads((tmp_path / "recipes/recipe.schema.json").read_text())["title"] == "toolkit recipe"

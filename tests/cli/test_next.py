@@ -1,0 +1,123 @@
+"""The next-token table against the model's own logits."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.base.errors import UsageError
+from toolkit.cli import next
+from toolkit.inference import next_token
+from toolkit.inference.opening import open_model
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    return open_model(str(folder))
+
+
+def read(capsys):
+    out = capsys.readouterr()
+    return json.loads(out.out), out.err
+
+
+def test_json_agrees_with_the_model(folder, opened, capsys):
+    assert next.next_command(str(folder), "the fox", top=5, json=True) == 0
+    result, _ = read(capsys)
+    ids = [opened.tokenizer.eos_token_id, *opened.tokenizer("the fox")["input_ids"]]
+    logits = opened.model(torch.tensor([ids])).logits[0, -1].detach().double()
+    allowed = [i for i in range(len(opened.tokenizer)) if i != opened.tokenizer.pad_token_id]
+    expected = torch.softmax(logits, 0)  # as in scoring: rows without a token and the padding count
+    top = expected[allowed].topk(5)
+    assert [one["id"] for one in result["candidates"]] == [allowed[i] for i in top.indices.tolist()]
+    np.testing.assert_allclose([one["probability"] for one in result["candidates"]], top.values, rtol=1e-4)
+    assert result["entropy_bits"] == pytest.approx(-(expected * expected.log2()).sum().item(), rel=1e-4)
+    assert result["rest"] == pytest.approx(1 - top.values.sum().item(), abs=1e-5)
+    assert result["chosen"]["rank"] == 1
+
+
+def test_steps_follow_what_was_chosen(folder, opened, capsys):
+    next.next_command(str(folder), "the fox", steps=4, json=True)
+    result, _ = read(capsys)
+    text = "the fox"
+    for step in result["steps"]:
+        next.next_command(str(folder), text, json=True)
+        alone, _ = read(capsys)
+        assert alone["candidates"][0]["id"] == step["chosen"]["id"]
+        text += opened.tokenizer.decode([step["chosen"]["id"]])
+        if "\ufffd" in text or opened.tokenizer.eos_token in text:
+            break
+
+
+def test_a_temperature_draws_by_chance_and_the_seed_repeats_it(opened):
+    ids = opened.text_ids("the")
+
+    def path(seed, temperature=3.0):
+        steps = next_token.follow(opened, ids, top=3, steps=12, temperature=temperature, seed=seed)
+        return [step.chosen for step in steps]
+
+    assert path(1) == path(1) != path(2)
+    assert path(1, 0.0) == path(2, 0.0)
+
+
+def test_choose_by_hand():
+    generator = np.random.default_rng(0)
+    result = next_token.choose(np.array([0.25, 0.5, 0.125, 0.125]), top=2, temperature=0, generator=generator)
+    assert (result.tokens, result.probabilities) == ([1, 0], [0.5, 0.25])
+    assert result.entropy_bits == pytest.approx(1.75) and result.rest == pytest.approx(0.25)
+    draws = [
+        next_token.choose(np.array([0.2, 0.8]), top=1, temperature=0.5, generator=generator).chosen
+        for _ in range(2000)
+    ]
+    assert np.mean(draws) == pytest.approx(0.64 / 0.68, abs=0.02)  # squared, and scaled to sum to one
+
+
+def test_padding_has_a_probability_but_is_never_chosen():
+    allowed = np.array([True, False, True])
+    for temperature in (0, 1):
+        result = next_token.choose(
+            np.array([0.3, 0.6, 0.1]), top=3, temperature=temperature,
+            generator=np.random.default_rng(0), allowed=allowed,
+        )  # fmt: skip
+        assert result.tokens == [0, 2] and result.probabilities == [0.3, 0.1] and result.chosen in (0, 2)
+        assert result.rest == pytest.approx(0.6)
+
+
+def test_a_certain_model_has_no_entropy():
+    result = next_token.choose(np.array([0.0, 1.0]), top=5, temperature=1, generator=np.random.default_rng(0))
+    assert result.entropy_bits == 0 and result.rest == 0 and result.chosen == 1
+
+
+def test_bars():
+    assert next.bar(1.0, 4) == "████" and next.bar(0.5, 4) == "██"
+    assert next.bar(0.0) == "" and next.bar(1e-9) == "▏"
+    assert next.bar(0.375, 1) == "▍"
+
+
+def test_the_table_shows_spaces_and_the_rest(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    next.next_command(str(folder), "the fox\n", top=280, steps=2)
+    text = capsys.readouterr().out
+    for sign in ("the·fox↵", "·the", "others", "entropy", "surprise", "bits together"):
+        assert sign in text
+
+
+def test_an_empty_text_begins_a_document(folder, opened, capsys):
+    next.next_command(str(folder), "", json=True)
+    result, _ = read(capsys)
+    assert math.isclose(sum(one["probability"] for one in result["candidates"]) + result["rest"], 1)
+
+
+def test_a_long_text_keeps_its_end(opened):
+    ids = opened.text_ids("the fox and the bear " * 40)
+    assert len(ids) > opened.positions
+    assert len(next_token.follow(opened, ids, top=1, steps=3, temperature=0, seed=0)) >= 1
+
+
+def test_bad_numbers_are_refused(folder):
+    with pytest.raises(UsageError):
+        next.next_command(str(folder), "the", top=0)

@@ -1,0 +1,43 @@
+"""docs/RECIPES.md: its tables are fresh, and every setting of the schema is in one of them."""
+
+import re
+from pathlib import Path
+
+from toolkit.config import trl_checks
+from toolkit.config.registry import STAGES
+from toolkit.config.yaml_source import parse
+from tools import recipe_tables
+
+PAGE = Path(__file__).parent.parent.parent / "docs/RECIPES.md"
+
+
+def test_the_tables_are_fresh():
+    text = PAGE.read_text(encoding="utf-8")
+    assert recipe_tables.filled(text) == text, "write them: python -m tools.recipe_tables docs/RECIPES.md"
+
+
+def test_every_setting_is_in_a_table():
+    listed = {model for section in recipe_tables.SECTIONS.values() for _, model in section}
+    for _, cls in STAGES.values():
+        for name, info in cls.model_fields.items():
+            owner = next(one for one in reversed(cls.__mro__) if name in getattr(one, "model_fields", {}))
+            assert owner in listed, f"{owner.__name__}.{name}"
+            nested = [
+                one for one in recipe_tables.alternatives(info.annotation) if recipe_tables.is_model(one)
+            ]
+            assert set(nested) <= listed
+    page = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- settings: (.+?) -->", page)) == {*recipe_tables.SECTIONS, "owned"}
+    assert all(f"`{key}`" in page for key in trl_checks.OWNED)
+
+
+def test_the_examples_are_right():
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        lines = block.splitlines()
+        starts = [i for i, line in enumerate(lines) if line.startswith("data:")] or [0]
+        parts = (
+            [lines]
+            if len(starts) == 1
+            else [lines[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        )
+        assert all(isinstance(parse("\n".join(part), "page").value, dict) for part in parts)

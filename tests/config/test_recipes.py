@@ -1,0 +1,45 @@
+"""Every recipe that ships is read, checked and complete."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from toolkit.config.loader import load, load_folder
+from toolkit.execution import dag
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+STAGES = ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
+FILES = sorted(
+    path
+    for path in RECIPES.rglob("*.yaml")
+    if path.parent.name != "accelerate" and not path.name.startswith("_")
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_it_reads(path):
+    loaded = load(path)
+    assert loaded.name == f"{path.parent.name}/{path.stem}"
+    assert loaded.recipe.stage in STAGES
+
+
+@pytest.mark.parametrize("folder,stages", [("tiny", STAGES), ("hh", STAGES), ("gpt2-124m", STAGES)])
+def test_a_folder_is_in_order_and_whole(folder, stages):
+    order = [loaded.recipe.stage for loaded in dag.order(load_folder(RECIPES / folder, []))]
+    assert sorted(order) == sorted(stages)
+    for earlier, later in (
+        ("tokenizer", "corpus"),
+        ("corpus", "pretrain"),
+        ("pretrain", "sft"),
+        ("sft", "reward"),
+        ("reward", "ppo"),
+        ("dpo", "evaluate"),
+        ("ppo", "evaluate"),
+    ):
+        assert order.index(earlier) < order.index(later)
+
+
+def test_the_launcher_files_default_to_what_works_everywhere():
+    root = yaml.safe_load((RECIPES.parent / "accelerate_config.yaml").read_text())
+    assert root["num_processes"] == 1 and root["distributed_type"] == "NO"

@@ -1,0 +1,128 @@
+"""`trainer:` against the installed TRL, from the snapshot and without importing TRL."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.config import trl_checks
+from toolkit.config.yaml_source import parse
+from toolkit.runtime.devices import trainer_arguments
+
+PACKAGE = Path(trl_checks.__file__).parent.parent
+
+
+def read_cases():
+    text = Path(__file__).with_name("bad_trainers.txt").read_text()
+    for block in text.strip().split("\n\n")[1:]:
+        head, _, said = block.partition("\n  ")
+        stage, _, trainer = head.partition(" ")
+        yield pytest.param(stage, parse(trainer, "x").value, said, id=f"{stage} {trainer}"[:60])
+
+
+@pytest.mark.parametrize("stage,trainer,said", read_cases())
+def test_what_trl_would_refuse_or_ignore(stage, trainer, said):
+    assert [f"{key}: {what}" for key, what in trl_checks.check(stage, trainer)] == [said]
+
+
+@pytest.mark.parametrize("key,instead", [
+    ("output_dir", "run"), ("seed", "seed"), ("data_seed", "seed"), ("resume_from_checkpoint",
+     "same command"),
+    ("push_to_hub", "toolkit publish"), ("hub_token", "toolkit publish"), ("hub_model_id", "toolkit publish"),
+    ("per_device_train_batch_size", "micro_batch_examples"), ("gradient_accumulation_steps",
+     "batch_examples"),
+    ("per_device_eval_batch_size", "micro_batch_examples"), ("bf16", "precision"), ("fp16", "precision"),
+    ("use_cpu", "device"), ("logging_steps", "log_every_steps"), ("save_steps", "checkpoint_every_steps"),
+    ("save_total_limit", "checkpoint_every_steps"), ("report_to", "metrics.jsonl"), ("eval_strategy",
+     "held-out"),
+    ("dataset_num_proc", "data"), ("deepspeed", "--launch"), ("fsdp", "--launch"), ("packing",
+     "conversation"),
+    ("trust_remote_code", "model"), ("model_init_kwargs", "model"), ("truncation_mode", "prompt"),
+    ("average_tokens_across_devices", "number of processes"),
+])  # fmt: skip
+def test_what_the_toolkit_owns_is_refused_with_what_to_write_instead(key, instead):
+    [(found, what)] = trl_checks.check("sft", {key: 1})
+    assert found == key and what.startswith("cannot be set here: ") and instead in what
+
+
+@pytest.mark.parametrize("stage,trainer", [
+    ("dpo", {"beta": 1, "learning_rate": 5e-5, "max_steps": 150, "loss_type": "ipo"}),
+    ("dpo", {"loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5], "max_length": None}),
+    ("dpo", {"loss_type": "discopop", "discopop_tau": 0.1, "sync_ref_model": True,
+     "ref_model_sync_steps": 8}),
+    ("sft", {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}),
+    ("sft", {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 10}}),
+    ("sft", {"warmup_steps": 0.1, "optim": "sgd", "max_grad_norm": 0, "num_train_epochs": 0.5,
+     "max_steps": -1}),
+    ("sft", {"pad_to_multiple_of": 8, "train_sampling_strategy": "group_by_length",
+     "neftune_noise_alpha": 5}),
+    ("reward", {"center_rewards_coefficient": 0.01, "max_length": 256, "disable_dropout": False}),
+])  # fmt: skip
+def test_what_is_right(stage, trainer):
+    assert trl_checks.check(stage, trainer) == []
+
+
+def test_all_mistakes_at_once():
+    found = trl_checks.check("dpo", {"seed": 1, "betta": 1, "learning_rate": 0, "max_steps": "3"})
+    assert [key for key, _ in found] == ["seed", "betta", "learning_rate", "max_steps"]
+
+
+def test_the_snapshot_is_that_of_the_installed_trl():
+    """Also that a version without a snapshot is read from trl itself, with the same answer."""
+    from toolkit.config import trl_fields
+
+    described = trl_fields.describe()
+    stored = next((one for one in trl_checks.read_snapshots() if trl_checks.matches(one, described)), None)
+    assert stored, "write it: python -m toolkit.config.trl_fields"
+    assert stored["stages"] == described["stages"] and stored["schedulers"] == described["schedulers"]
+
+
+def test_another_version_is_read_from_trl_itself(monkeypatch):
+    described = {
+        **trl_checks.read_snapshots()[0],
+        "stages": {"sft": {"new_key": {"types": ["int"], "default": 3}}},
+    }
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    monkeypatch.setitem(sys.modules, "toolkit.config.trl_fields", type(sys)("upstream"))
+    sys.modules["toolkit.config.trl_fields"].describe = lambda: described
+    trl_checks._description.cache_clear()
+    try:
+        assert trl_checks.check("sft", {"new_key": 4}) == [] and trl_checks.defaults("sft") == {"new_key": 3}
+    finally:
+        trl_checks._description.cache_clear()
+
+
+def test_defaults_are_upstreams():
+    assert (
+        trl_checks.defaults("dpo")["learning_rate"] == 1e-6
+        and trl_checks.defaults("sft")["learning_rate"] == 2e-5
+    )
+    assert trl_checks.defaults("dpo")["loss_type"] == ["sigmoid"]
+
+
+def test_no_key_is_both_settable_and_set_by_the_toolkit():
+    """What fit.py refuses or sets by itself must be refused here already, before anything is loaded."""
+    source = ast.parse((PACKAGE / "fit.py").read_text())
+    owned = next(node.value for node in ast.walk(source) if isinstance(node, ast.Assign)
+                 and getattr(node.targets[0], "id", "") == "owned")  # fmt: skip
+    sets = {
+        node.targets[0].id: ast.literal_eval(node.value.args[0])
+        for node in source.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("OURS", "WITHOUT_EFFECT")
+    }
+    named = {key.value for key in owned.keys if key is not None}
+    spread = set(trainer_arguments(torch.device("cpu"), bf16=False))
+    late = (named | spread | sets["WITHOUT_EFFECT"]) - sets["OURS"]
+    assert len(late) > 15 and late <= trl_checks.OWNED.keys()
+    assert not sets["OURS"] & trl_checks.OWNED.keys()
+
+
+def test_nothing_heavy_is_imported_to_check():
+    code = (
+        "import sys; from toolkit.config import mirror; mirror.check('dpo', {'beta': 0.1, 'optim': 'adam'}); "
+        "print([name for name in ('torch', 'trl', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,114 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.runs.small import SOURCE, corpus, tokenizer
+from toolkit.base.errors import RecipeError
+from toolkit.config import schema
+from toolkit.config.loader import LoadedRecipe
+from toolkit.execution import dag
+from toolkit.runs import references
+
+
+def loaded(name: str, recipe: schema.StageRecipe) -> LoadedRecipe:
+    return LoadedRecipe(Path(f"{name}.yaml"), name, recipe, "", {("tokenizer",): f"{name}.yaml:2"})
+
+
+def test_all_references_of_a_recipe_are_found_and_nothing_else():
+    evaluate = schema.EvaluateRecipe(
+        stage="evaluate",
+        models=["runs/t/sft", "gpt2@main"],
+        samples=["runs/no"],
+        perplexity=schema.PerplexitySettings(tokens="runs/t/corpus"),
+        data=SOURCE,
+        win_rate=schema.WinRateSettings(baseline="runs/t/sft"),
+    )
+    assert references.find(evaluate) == {
+        "models[0]": "runs/t/sft",
+        "models[1]": "gpt2@main",
+        "perplexity.tokens": "runs/t/corpus",
+        "win_rate.baseline": "runs/t/sft",
+    }
+    win_rate = evaluate.win_rate.model_copy(update={"judge": "runs/t/rm"})
+    judged = evaluate.model_copy(update={"win_rate": win_rate})
+    assert references.find(judged)["win_rate.judge"] == "runs/t/rm"
+    pretrain = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=10)
+    assert references.find(pretrain) == {"tokens": "runs/t/corpus"}
+
+
+def test_every_reference_of_the_schema_is_known():
+    """A new setting that names a run must be in references.KEYS, or its parent would not be verified."""
+    plain = {
+        "stage",
+        "run",
+        "name",
+        "config",
+        "split",
+        "field",
+        "architecture",
+        "activation",
+        "precision",
+        "prefix",
+        "device",
+        "schedule",
+        "prompts",
+        "samples",
+        "target_modules",
+        "compile",
+        "function",  # a file, whose digest the run records
+        "judge_model",  # of an endpoint, which no run is
+        "judge_key_variable",
+    }
+
+    def strings(model) -> set[str]:
+        found = set()
+        for name, field in model.model_fields.items():
+            text = str(field.annotation)
+            for inner in settings:
+                if f".{inner.__name__}" in text:
+                    found |= strings(inner)
+            if re.search(r"\bstr\b", text):
+                found.add(name)
+        return found
+
+    settings = [
+        kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, schema.Settings)
+    ]
+    stages = [kind for kind in settings if issubclass(kind, schema.StageRecipe)]
+    assert len(stages) > 8
+    unknown = set().union(*map(strings, stages)) - plain - references.KEYS
+    unknown = {name for name in unknown if name not in ("trainer", "data", "optimizer", "model")}
+    assert unknown == set()
+
+
+def test_the_order_follows_the_references():
+    pretrain = loaded("t/a", schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=10))
+    ordered = dag.order([pretrain, corpus(), tokenizer()])
+    assert [one.name for one in ordered] == ["t/tokenizer", "t/corpus", "t/a"]
+    elsewhere = corpus(parent="runs/other/tokenizer")
+    assert dag.order([elsewhere, tokenizer()]) == [elsewhere, tokenizer()]
+    inside = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus/train", train_tokens=1)
+    checkpoint = loaded("t/b", inside)
+    assert [one.name for one in dag.order([checkpoint, corpus()])] == ["t/corpus", "t/b"]
+
+
+def test_a_circle_is_named_with_its_places():
+    first, second = corpus("t/a", "runs/t/b"), corpus("t/b", "runs/t/a")
+    first, second = (
+        dataclasses.replace(one, positions={("tokenizer",): f"{one.name}.yaml:2"}) for one in (first, second)
+    )
+    with pytest.raises(RecipeError) as caught:
+        dag.order([corpus("t/c", "runs/t/a"), first, second])
+    assert sorted(str(problem) for problem in caught.value.problems) == [
+        "t/a.yaml:2: tokenizer: refers to runs/t/b, which needs runs/t/a first (a circle)",
+        "t/b.yaml:2: tokenizer: refers to runs/t/a, which needs runs/t/b first (a circle)",
+    ]
+    with pytest.raises(RecipeError, match="refers to runs/t/a, which needs"):
+        dag.order([corpus("t/a", "runs/t/a")])
+
+
+def test_two_recipes_of_one_run_are_refused():
+    with pytest.raises(RecipeError, match="same run"):
+        dag.order([tokenizer("t/a"), corpus("t//a", "runs/t/b")])

@@ -1,0 +1,352 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.runs.conftest import tmp_path  # noqa: F401
+from toolkit.base.errors import RecipeError, RunError, UsageError
+from toolkit.config import loader, schema
+from toolkit.execution import launching, runner
+from toolkit.runs import metrics, seal
+
+PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
+ORDER = ["tokenizer", "corpus", "pretrain"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:  # noqa: F811
+    """A folder of recipes whose alphabetical order is not their order."""
+    recipes = tmp_path / "recipes" / "t"
+    recipes.mkdir(parents=True)
+    (tmp_path / "data.txt").write_text("hello\n")
+    source = f"data: {{name: {tmp_path / 'data.txt'}}}\n"
+    (recipes / "tokenizer.yaml").write_text(f"stage: tokenizer\nseed: 1\n{source}")
+    (recipes / "corpus.yaml").write_text(f"stage: corpus\ntokenizer: runs/t/tokenizer\n{source}")
+    return tmp_path
+
+
+def start(place: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (), **variables: str):
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment |= {"TOY_WITHOUT_TORCH": "1", "OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, *launcher, str(PROGRAM), "run", recipe, *words, "--runs-dir", "runs"]
+    return subprocess.Popen(
+        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
+    """Return what it printed when it ends, or end it; its stages end with it."""
+    try:
+        out, err = process.communicate(timeout=150)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status, err
+    return out, err
+
+
+def run(place: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+    return finish(start(place, recipe, *words, **variables), status)
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> str:
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line == f"at step {step}\n":
+            return said
+    raise AssertionError(said)
+
+
+def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place, worked):
+    out, err = run(place, "recipes/t", "--json")
+    assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
+        ("1/2", "tokenizer", "tokenizer"),
+        ("2/2", "corpus", "corpus"),
+    ]
+    numbers = json.loads(out)
+    assert numbers["stages"]["tokenizer"]["total"] == 6 and list(numbers["stages"]) == ORDER[:2]
+    assert "a library that prints on stdout" in err
+    assert (place / "runs" / "t" / "report.html").exists()
+
+    worked()
+    out, err = run(place, "recipes/t", "--json")
+    assert worked() < 6  # 1.8 s measured
+    assert json.loads(out)["stages"].keys() == numbers["stages"].keys()
+    assert err.count("finished already") == 2 and "nothing to do" in err
+
+    (place / "runs" / "t" / "corpus" / "lock.json").unlink()
+    _, err = run(place, "recipes/t")
+    assert err.count("finished already") == 1 and "runs/t/corpus: finished and sealed" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_folder_says_where_it_goes_on_and_does(place, number):
+    process = start(place, "recipes/t", TOY_STOP_AT="2")
+    wait_for_step(process, 2)
+    process.send_signal(number)
+    _, err = finish(process, 130)
+    assert "goes on from step 2" in err and "Traceback" not in err and not (place / "runs/t/corpus").exists()
+    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "going on from step 2" in err
+    numbers = json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())
+    assert numbers == {"total": 6, "steps_here": 1}
+    assert [row["step"] for row in metrics.read(place / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(place):
+    process = start(place, "recipes/t", TOY_STOP_AT="1")
+    wait_for_step(process, 1)
+    process.kill()
+    finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
+    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "going on from step 1" in err and seal.verify(place / "runs/t/tokenizer") == []
+
+
+def test_a_failing_stage_stops_the_folder_with_its_status(place):
+    _, err = run(place, "recipes/t", status=1, TOY_DATA_ERROR="1")
+    assert "toy.txt: a toy's complaint" in err and "tokenizer failed (exit status 1)" in err
+    assert "toolkit run recipes/t/tokenizer.yaml" in err and "[2/2]" not in err and "Traceback" not in err
+
+
+def test_a_full_disk_is_one_clear_message(place):
+    _, err = run(place, "recipes/t/tokenizer.yaml", status=1, TOY_FULL_AT="2")
+    assert "runs/t/tokenizer: the disk is full" in err and "Traceback" not in err
+    assert not seal.is_sealed(place / "runs/t/tokenizer")
+    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "going on from step 2" in err
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """In this process, with the toy of the corpus stage for both."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(runner, "_prepare", lambda recipe: None)
+
+    def work(recipe, run):
+        run.write_text("model/weights.txt", "x")
+        print("on stdout")
+
+    monkeypatch.setattr(runner, "_work", work)
+    return place
+
+
+def test_verify_names_the_file_and_gives_1(here, capfd):
+    for stage in ORDER[:2]:
+        assert runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
+    assert runner.verify_command("runs/t/corpus") == 0
+    capfd.readouterr()
+    (here / "runs/t/tokenizer/model/weights.txt").write_text("y")
+    assert runner.verify_command("runs/t/corpus", json=True) == 1
+    out, err = capfd.readouterr()
+    assert "runs/t/tokenizer: model/weights.txt: changed since the run was sealed" in err
+    found = json.loads(out)
+    assert not found["whole"]
+    assert [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
+    with pytest.raises(RunError, match="weights.txt: changed"):
+        runner.run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
+    assert seal.is_sealed(here / "runs/t/corpus")
+
+
+def test_json_of_one_recipe_is_the_only_thing_on_stdout(here, capfd):
+    assert runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
+    out, err = capfd.readouterr()
+    assert list(json.loads(out)["stages"]) == ["tokenizer"] and "on stdout" in err
+
+
+def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
+    for stage in ORDER[:2]:
+        runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+    (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    (here / "runs" / "t" / "tokenizer" / "checkpoints" / "step-1").mkdir(parents=True)
+    started = []
+    monkeypatch.setattr(
+        launching,
+        "start",
+        lambda loaded, options, _: started.append(launching.arguments(loaded, options)) or 0,
+    )
+    with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
+        runner.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+    assert started == []
+    # Each stage is given the overrides that its recipe took.
+    monkeypatch.setattr(runner, "_finish", lambda *_, **__: None)
+    runner.run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
+    assert started == [
+        ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs"],
+        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
+    ]
+    # All runs were emptied at once: interrupted, the folder goes on without --fresh.
+    assert not list((here / "runs" / "t").glob("*/manifest.json"))
+
+
+def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_work(here, monkeypatch):
+    runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
+    started = []
+    monkeypatch.setattr(
+        launching, "start", lambda loaded, options, _: started.append(loaded.recipe.stage) or 1
+    )
+    runner.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+    assert started == ["tokenizer"]
+
+
+def test_a_run_that_failed_before_any_work_takes_a_corrected_recipe(here, monkeypatch):
+    def work(recipe, run):
+        raise RunError("too long", where="trainer.max_length")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_work", work)
+        with pytest.raises(RunError, match="too long"):
+            runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    run = here / "runs" / "t" / "tokenizer"
+    assert (run / "manifest.json").exists() and not (run / "lock.json").exists()
+    assert runner.run_command("recipes/t/tokenizer.yaml", ["seed=7"], runs_dir="runs") == 0
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 7
+
+
+def test_changed_data_are_refused(here):
+    runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    (here / "data.txt").write_text("hellO\n")
+    with pytest.raises(RunError, match="data: other data: sha256:"):
+        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+
+
+def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
+    monkeypatch.setattr(runner.processes, "die_with_parent", lambda parent=None: None)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("ACCELERATE_MIXED_PRECISION", "no")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            with pytest.raises(UsageError, match="--launch") as caught:
+                runner.run_command("recipes/t", runs_dir="runs")
+            assert caught.value.exit_status == 2
+    assert not (here / "runs").exists()
+
+
+def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypatch, capfd):
+    waited = []
+    monkeypatch.setattr(runner.processes.time, "sleep", waited.append)
+    (here / "recipes" / "t" / "tokenizer.yaml").write_text("stage: tokenizer\n")
+    monkeypatch.setenv("RANK", "1")
+    assert runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs") == 2
+    assert waited == [runner.processes._GRACE_SECONDS] and capfd.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RecipeError):
+        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("distributed_type: MULTI_CPU\nnum_processes: 4\n", "single process"),
+        ("- a\n", "not an Accelerate"),
+        ("a: [", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
+    if content is not None:
+        (here / "launch.yaml").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        runner.run_command("recipes/t", runs_dir="runs", launch="launch.yaml")
+    assert not (here / "runs").exists()
+
+
+def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
+    monkeypatch.setattr(runner.data_files, "digest", lambda source: source.name)
+    one = schema.DataSource(name="a")
+    two = schema.DataSource(name="b")
+    recipe = schema.EvaluateRecipe(
+        stage="evaluate",
+        models=["x"],
+        perplexity=schema.PerplexitySettings(data=[one, two]),
+        data=two,
+        win_rate=schema.WinRateSettings(baseline="x", judge_data=one),
+    )
+    assert runner.data_files.digests(recipe) == {
+        "perplexity.data[0]": "a",
+        "perplexity.data[1]": "b",
+        "data": "b",
+        "win_rate.judge_data": "a",
+    }
+
+
+def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    from toolkit.runtime import devices
+
+    seen = []
+    monkeypatch.setattr(runner, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
+    monkeypatch.setattr(runner.lock, "seal", lambda run: run.close())
+    monkeypatch.setattr(runner, "ONE_PROCESS", frozenset())  # as if this stage computed
+    monkeypatch.setattr(devices, "configure", lambda recipe, threads: seen.append(threads))
+    for cores in (2, 8, 1):
+        monkeypatch.setattr(runner.facts, "cores", lambda cores=cores: cores)
+        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_process_that_was_started_ahead_begins_when_it_is_told(here, needed):
+    """It has loaded the stage and written nothing; then it is an ordinary run, or gone."""
+    loaded = loader.load("recipes/t/tokenizer.yaml", [])
+    options = launching.Options(Path("runs"))
+    waiting = launching.Waiting(loaded, options)
+    place = here / "runs" / "t" / "tokenizer"
+    time.sleep(3)
+    assert waiting.process.poll() is None and not place.exists()
+    if needed:
+        assert launching.start(loaded, options, waiting) == 0 and seal.is_sealed(place)
+    else:
+        waiting.leave()
+        assert waiting.process.returncode == launching.INTERRUPTED and not place.exists()
+
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.fixture
+def tokens(here) -> Path:
+    """A sealed corpus, and a recipe that trains on it."""
+    (here / "recipes" / "t" / "pretrain.yaml").write_text(
+        "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n"
+    )
+    for stage in ORDER[:2]:
+        runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+    return here
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_with_one_message(tokens):
+    (tokens / "runs/t/corpus/lock.json").unlink()
+    process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    _, err = finish(process, 1)
+    assert err.count("the run is not finished") == 1
+    assert not (tokens / "runs/t/pretrain").exists()
+
+
+@pytest.mark.slow
+def test_a_recipe_that_is_wrong_is_said_once_by_two_processes(tokens):
+    (tokens / "recipes" / "t" / "pretrain.yaml").write_text("stage: pretrain\n")
+    process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    _, err = finish(process, 1)  # torchrun's own status is 1
+    assert err.count("train_tokens: is required") == 1
+
+
+def test_two_processes_work_as_one(tokens):
+    """That both take part, and one opens, seals and speaks."""
+    place = tokens
+    process = start(place, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    out, err = finish(process, 0)
+    assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
+    assert err.count("finished and sealed") == 1 and seal.verify(place / "runs/t/pretrain") == []
+    assert json.loads((place / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2

@@ -1,0 +1,176 @@
+"""Model folders: what is written is what is read, and every broken one is refused with words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from toolkit.base.errors import ToolkitError
+from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, tiny_tokenizer):
+    save_model(tiny_model, tiny_tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_round_trip(folder, tiny_model, tiny_tokenizer):
+    model, tokenizer = load_causal_lm((str(folder), None))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model.parameters(), strict=True))
+    assert not model.training and model.dtype == torch.float32
+    assert tokenizer.get_vocab() == tiny_tokenizer.get_vocab()
+    assert tokenizer.chat_template == tiny_tokenizer.chat_template
+    assert not [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt")]
+    assert "attn_implementation" not in (folder / "config.json").read_text()
+    save_model(model, tokenizer, folder)  # replaces what is there
+    assert load_causal_lm((str(folder), None), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+def test_save_is_whole_or_nothing(folder, tiny_model, tiny_tokenizer, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tiny_tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(tiny_model, tiny_tokenizer, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_other_architectures_load(tmp_path, tiny_tokenizer):
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+    )
+    save_model(LlamaForCausalLM(config), tiny_tokenizer, tmp_path / "llama")
+    model, _ = load_causal_lm((str(tmp_path / "llama"), None))
+    assert model.config.model_type == "llama"
+
+
+def test_reward_head(folder):
+    with pytest.raises(ToolkitError, match="no score head"):
+        load_reward_model((str(folder), None))
+    torch.manual_seed(1)
+    first, tokenizer = load_reward_model((str(folder), None), new_head_seed=4)
+    torch.manual_seed(2)
+    second, _ = load_reward_model((str(folder), None), new_head_seed=4)
+    assert torch.equal(first.score.weight, second.score.weight)
+    assert first.score.weight.shape == (1, 32)
+    assert first.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    save_model(first, tokenizer, folder)
+    again, _ = load_reward_model((str(folder), None))
+    assert torch.equal(first.score.weight, again.score.weight)
+    with pytest.raises(ToolkitError, match="is a reward model"):
+        load_causal_lm((str(folder), None))
+
+
+def test_padding_is_added_for_a_reward_model(tmp_path, tiny_model, tiny_tokenizer):
+    import copy
+
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    save_model(tiny_model, tokenizer, tmp_path / "model")
+    model, loaded = load_reward_model((str(tmp_path / "model"), None), new_head_seed=0)
+    assert loaded.pad_token_id != loaded.eos_token_id and model.config.pad_token_id == loaded.pad_token_id
+    assert len(loaded) <= model.get_input_embeddings().num_embeddings
+
+
+def drop_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_fc.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut_off(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def unknown_architecture(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "nonesuch"}))
+
+
+def remote_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "nonesuch",
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('code of the folder was run')")
+
+
+def other_shapes(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "n_embd": 64}))
+
+
+def pickle_only(folder):
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def no_tokenizer(folder):
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def small_embedding(folder):
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    extra = [{**content["added_tokens"][-1], "id": 1000 + i, "content": f"<|extra{i}|>"} for i in range(200)]
+    path.write_text(json.dumps({**content, "added_tokens": content["added_tokens"] + extra}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (drop_weight, "lacks 1 of the model's weights"),
+        (cut_off, "cannot be loaded"),
+        (unknown_architecture, "cannot be loaded"),
+        (remote_code, "cannot be loaded"),
+        (other_shapes, "cannot be loaded"),
+        (pickle_only, "no weights in safetensors"),
+        (no_tokenizer, "has no tokenizer"),
+        (small_embedding, "the tokenizer has"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+    ],
+)
+def test_broken_folders(folder, damage, words):
+    damage(folder)
+    with pytest.raises(ToolkitError, match=words) as caught:
+        load_causal_lm((str(folder), None))
+    assert caught.value.where == str(folder) and caught.value.fix
+
+
+def test_places_that_are_no_folder(tmp_path):
+    for name in (str(tmp_path / "no"), "./no", "runs/no", "a/b/c"):
+        with pytest.raises(ToolkitError, match="no such folder"):
+            load_causal_lm((name, None))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ToolkitError, match="is a file"):
+        load_causal_lm((str(tmp_path / "file"), None))
+    with pytest.raises(ToolkitError, match="cannot be had from the hub") as caught:
+        load_causal_lm(("nobody/nothing", "main"))
+    assert "download the model" in caught.value.fix and caught.value.where == "nobody/nothing@main"
+    with pytest.raises(ToolkitError, match="cannot be had from the hub"):
+        load_reward_model(("nobody/nothing", None))
+
+
+def test_run_directory_instead_of_its_model(tmp_path, folder):
+    with pytest.raises(ToolkitError, match="not a model folder") as caught:
+        load_causal_lm((str(folder.parent), None))
+    assert caught.value.fix == f"name {folder}"

@@ -1,0 +1,188 @@
+"""`toolkit plan` counts what the built models really have."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.base.errors import UsageError
+from toolkit.config.loader import load_folder
+from toolkit.config.schema import ModelSettings
+from toolkit.config.schema.pretrain import LengthSettings
+from toolkit.models import shape
+from toolkit.planning.plan import plan, plan_command
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.mark.parametrize(
+    "settings,vocab_size",
+    [
+        (ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64), 300),
+        (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 2048),
+    ],
+)
+def test_parameters_are_those_of_the_built_model(settings, vocab_size):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=shape.padded_vocabulary(vocab_size),
+        n_layer=settings.n_layer,
+        n_head=settings.n_head,
+        n_embd=settings.n_embd,
+        n_positions=settings.n_positions,
+    )
+    assert GPT2LMHeadModel(config).num_parameters() == shape.num_parameters(settings, vocab_size=vocab_size)
+
+
+def test_gpt2_small_has_its_published_size():
+    gpt2 = ModelSettings(n_layer=12, n_head=12, n_embd=768, n_positions=1024)
+    padding = (shape.padded_vocabulary(50257) - 50257) * 768
+    assert shape.num_parameters(gpt2, vocab_size=50257) - padding == 124_439_808
+
+
+def test_flops_are_six_per_weight_and_attention():
+    model = ModelSettings(n_layer=1, n_head=1, n_embd=2, n_positions=8)
+    # A block of 12 * 4 weights, 9 * 2 biases and 4 * 2 in norms; the output's 64 * 2; the last norm's 4.
+    weights = 48 + 18 + 8 + 128 + 4
+    assert shape.flops_per_token(model, vocab_size=64, sequence_length=8) == 6 * weights + 12 * 1 * 2 * 8
+
+
+def planned(path, capsys, *overrides, **options):
+    """Return {stage: row} and the totals of a plan."""
+    assert plan_command(str(path), overrides, json=True, **options) == 0
+    answer = json.loads(capsys.readouterr().out)
+    return {row["stage"]: row for row in answer["plan"]}, answer["total"]
+
+
+def test_the_large_recipes_are_planned(capsys):
+    rows, _ = planned(RECIPES / "gpt2-124m", capsys, probe=False)
+    assert rows["pretrain"]["tokens"] == 10_000_000_000
+    assert 100e6 < rows["pretrain"]["parameters"] < 130e6
+    assert rows["pretrain"]["flops"] > 6 * rows["pretrain"]["tokens"] * 1e8
+    assert rows["sft"]["tokens"] is None and "examples" in rows["sft"]["note"]
+    assert rows["tokenizer"]["parameters"] is None
+
+
+def test_doubling_the_tokens_doubles_the_work():
+    once, twice = (
+        next(row for row in plan(folder, neighbours=folder) if row["stage"] == "pretrain")
+        for folder in (
+            load_folder(RECIPES / "tiny", ["train_tokens=100000"]),
+            load_folder(RECIPES / "tiny", ["train_tokens=200000"]),
+        )
+    )
+    assert twice["flops"] == 2 * once["flops"] > 0
+    assert twice["parameters"] == once["parameters"]
+
+
+def test_shorter_rows_at_first_cost_less():
+    """Half of the tokens in rows of 64 instead of 256: 12 L w (256 - 64) operations less for each of them."""
+    folder = load_folder(RECIPES / "tiny", ["train_tokens=200000"])
+    place = next(index for index, loaded in enumerate(folder) if loaded.recipe.stage == "pretrain")
+    usual = plan(folder, neighbours=folder)[place]
+    settings = folder[place].recipe.model_copy(
+        update={"length_warmup": [LengthSettings(tokens=100000, sequence_length=64)]}
+    )
+    folder[place] = dataclasses.replace(folder[place], recipe=settings)
+    warmed = plan(folder, neighbours=folder)[place]
+    assert usual["flops"] - warmed["flops"] == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
+
+
+def test_counting_needs_no_torch():
+    code = (
+        "import sys; from toolkit import cli; assert cli.main(['plan', 'recipes/tiny', '--no-probe']) == 0; "
+        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=RECIPES.parent, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_money_is_price_times_processes_times_hours(capsys):
+    """Without a probe a recipe for a GPU is timed at an assumed speed, and says so."""
+    rows, total = planned(RECIPES / "gpt2-124m", capsys, probe=False, price=2.5, processes=8)
+    row = rows["pretrain"]
+    assert row["basis"] == "assumed" and "assumed 40%" in row["note"] and "each GPU" in row["note"]
+    assert row["seconds"] == pytest.approx(row["flops"] / (8 * 0.4 * 989e12))
+    assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+    assert row["money"] == pytest.approx(row["seconds"] / 3600 * 8 * 2.5)
+    assert rows["sft"]["money"] is None and rows["evaluate"]["seconds"] is None
+    known = [each["money"] for each in rows.values() if each["money"] is not None]
+    assert total["money"] == pytest.approx(sum(known))
+    assert planned(RECIPES / "gpt2-124m", capsys, probe=False)[0]["pretrain"]["money"] is None
+
+
+def test_memory_follows_micro_batch_and_optimizer(capsys):
+    path = RECIPES / "tiny" / "pretrain.yaml"
+    small = planned(path, capsys, "micro_batch_tokens=512", probe=False)[0]["pretrain"]
+    large = planned(path, capsys, "batch_tokens=131072", probe=False)[0]["pretrain"]
+    assert large["peak_bytes"] > 2 * small["peak_bytes"]
+    assert small["memory"]["optimizer"] < 2 * small["memory"]["weights"]  # Muon's one moment
+    assert small["state_bytes"] == sum(small["memory"][key] for key in ("weights", "gradients", "optimizer"))
+
+
+def test_processes_must_share_the_batch(capsys):
+    with pytest.raises(UsageError, match="batch_tokens 2048 is not a whole number of rows on each of 3"):
+        plan_command(str(RECIPES / "tiny" / "pretrain.yaml"), probe=False, processes=3)
+    with pytest.raises(UsageError, match="no amount of money"):
+        plan_command(str(RECIPES / "tiny"), probe=False, price=-1.0)
+
+
+# The probe: real training steps
+
+
+def test_the_table_of_a_probed_plan(capsys):
+    overrides = ["batch_tokens=512", "model.n_embd=48", "model.n_layer=1"]
+    assert plan_command(str(RECIPES / "tiny" / "pretrain.yaml"), overrides, price=1.0) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and "a few training steps" in err and "money" in err
+    assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
+
+
+def test_one_probe_times_the_other_stages_by_their_operations(capsys):
+    folder = RECIPES / "tiny"
+    rows, total = planned(folder, capsys, "model.n_embd=48", "batch_tokens=512", "model.n_layer=1")
+    pretrain, sft = rows["pretrain"], rows["sft"]
+    assert (pretrain["basis"], sft["basis"], rows["corpus"]["basis"]) == ("measured", "scaled", None)
+    rate = pretrain["flops"] / pretrain["tokens"] * pretrain["tokens_per_second"]
+    assert sft["seconds"] == pytest.approx(sft["flops"] / rate)
+    assert pretrain["seconds"] > pretrain["tokens"] / pretrain["tokens_per_second"]
+    assert "scaled" in sft["note"] and total["seconds"] > pretrain["seconds"]
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_not_probed(capsys):
+    rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml", capsys)
+    assert rows["pretrain"]["basis"] == "assumed"
+    assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"]["note"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_real_run_takes_as_long_as_planned(tmp_path, capsys):
+    """Planned before and after it: the machine may have other work, and the time lies near one of the two."""
+    runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
+    small = ["data.examples=2000"]
+    call("run", RECIPES / "tiny/tokenizer.yaml", *small, "vocab_size=1024", "--runs-dir", runs)
+    call("run", RECIPES / "tiny/corpus.yaml", *small, "data.held_out_examples=100", "--runs-dir", runs)
+    # two threads that wait for each other on cores with other work took 100 times as long, and so did a probe
+    overrides = ["train_tokens=204800", "threads=1"]
+    before = planned(path, capsys, *overrides, runs_dir=runs)[0]["pretrain"]
+    call("run", path, *overrides, "--runs-dir", runs)
+    after = planned(path, capsys, *overrides, runs_dir=runs)[0]["pretrain"]
+    real = json.loads((runs / "tiny/pretrain/evaluation.json").read_text())["tokens_per_second"]
+    seconds = json.loads((runs / "tiny/pretrain/timing.json").read_text())["seconds"]
+    for key, value in (("tokens_per_second", real), ("seconds", seconds)):
+        low, high = sorted((before[key], after[key]))
+        print(f"{key}: planned {low:.0f} to {high:.0f}, real {value:.0f}")
+        assert low / 1.5 < value < high * 1.5
+
+
+def call(*words):
+    command = [sys.executable, "-m", "toolkit", *map(str, words)]
+    done = subprocess.run(command, cwd=RECIPES.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

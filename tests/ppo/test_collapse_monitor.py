@@ -1,0 +1,111 @@
+"""When a training is stopped, and what is said before."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from toolkit.base.errors import ToolkitError
+from toolkit.ppo import collapse_monitor
+from toolkit.ppo.rollout import Episode
+
+FIRST = {"repetition": 0.1, "distinct": 1.0, "score": 0.0, "length": 40.0, "kl": 0.0}
+
+
+def looked(*rows, stop=True):
+    seen, told = {}, []
+    for number, row in enumerate(rows, 1):
+        told += collapse_monitor.look(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
+    return told
+
+
+def episodes(*answers):
+    return [Episode(place, "", [1], list(ids), True, "") for place, ids in enumerate(answers)]
+
+
+def test_repetition_counts_what_the_same_answer_has_said_before():
+    once, again = list(range(8)), [1, 2, 3, 4] * 2
+    assert collapse_monitor.signs(episodes(once))["repetition"] == 0
+    assert collapse_monitor.signs(episodes(again))["repetition"] == pytest.approx(
+        1 / 5
+    )  # of 5 grams the last is the first
+    assert collapse_monitor.signs(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
+    assert collapse_monitor.signs(episodes([7], [7, 7, 7]))["repetition"] == 0
+    assert collapse_monitor.signs(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
+    assert collapse_monitor.signs(episodes(once, again, once, once))["distinct"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"repetition": 0.4}, "answers repeat themselves (10% of their text at first, now 40%)"),
+        ({"distinct": 0.4}, "answers become alike (40% differ)"),
+        ({"length": 15.0}, "answers went from 40 tokens to 15"),
+        ({"length": 90.0}, "answers went from 40 tokens to 90"),
+        ({"kl": 20.0}, "KL is at 0.50 nats a token"),
+    ],
+)
+def test_a_score_that_rises_while_answers_degenerate_is_told_once(now, said):
+    told = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
+    assert (
+        len(told) == 1
+        and told[0].startswith("rollout 2: the score rose from 0 to 1.1, but")
+        and said in told[0]
+    )
+    assert looked({}, {"score": 0.9, **now}) == []  # less than half a standard deviation
+
+
+def test_nothing_is_said_of_what_is_as_at_first():
+    assert looked({}, {"score": 5.0, "repetition": 0.29, "distinct": 0.51, "length": 79.0, "kl": 19.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "why"), [({"repetition": 0.9}, "90% of the"), ({"distinct": 0.1}, "only 10%")]
+)
+def test_three_collapsed_rollouts_in_a_row_stop_a_training(now, why):
+    with pytest.raises(ToolkitError, match=f"collapsed: for 3 rollouts {why}") as caught:
+        looked({}, now, now, now)
+    assert caught.value.where == "ppo, rollout 4"
+    assert len(looked({}, now, now, {}, now, now)) == 1
+    assert len(looked({}, now, now, now, now, stop=False)) == 1
+
+
+def test_answers_that_were_alike_at_first_are_no_collapse():
+    alike = {"distinct": 0.1, "repetition": 0.85}
+    assert looked(alike, alike, alike, alike, alike) == []
+
+
+def often_a(prompts, completions, completion_ids, **columns):
+    return [completion[-1]["content"].count("a") for completion in completions]
+
+
+def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, caplog):
+    """A real collapse: nothing but a letter is paid for, the learning rate is far too high."""
+    settings = {"episodes": 640, "learning_rate": 0.02, "kl_coefficient": 0.0, "missing_end_penalty": 0.0}
+    with pytest.raises(ToolkitError, match="of the answers' text was repetition"):
+        make_trainer(reward_funcs=often_a, **settings).train()
+    trainer = make_trainer(reward_funcs=often_a, guard="warn", **settings)
+    logger = logging.getLogger("toolkit.ppo.trainer")
+    logger.addHandler(caplog.handler)
+    try:
+        trainer.train()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert any("repetition" in record.message for record in caplog.records)
+    assert trainer.finished and trainer.state.log_history[-2]["repetition"] > 0.8
+
+
+def test_off_looks_at_nothing(make_trainer):
+    trainer = make_trainer(guard="off")
+    trainer.train()
+    assert trainer.progression.guard == {} and "repetition" not in trainer.state.log_history[0]
+
+
+@pytest.mark.parametrize("answers", [2, 4, 8, 64])
+def test_answers_that_are_all_the_same_are_a_collapse_in_a_rollout_of_any_size(answers):
+    alike = collapse_monitor.signs(episodes(*[list(range(8))] * answers))
+    assert (
+        collapse_monitor._broken({**FIRST, **alike}, FIRST)
+        == "only 0% of the answers differed from one another"
+    )

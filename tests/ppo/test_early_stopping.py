@@ -1,0 +1,115 @@
+"""A held-out judge between rollouts: what it sees, when it stops a training, which weights are kept."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.ppo.training import run_stage, run_twice
+from toolkit.ppo.early_stopping import Peak
+from toolkit.runs import metrics, seal
+
+SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
+
+
+def weights(path):
+    return load_file(path / "model" / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stopping(judge, **changes):
+    return {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 1, **changes}
+
+
+def test_in_bf16_the_first_look_is_at_the_reference_too(opened, recipe, judge):
+    settings = recipe(early_stopping=stopping(judge), **{**SETTINGS, "episodes": 8})
+    path = run_stage(opened, settings.model_copy(update={"precision": "bf16"}), "bf16")
+    assert json.loads((path / "evaluation.json").read_text())["looks"][0]["kl"] == 0
+
+
+def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
+    plain = run_stage(opened, recipe(**SETTINGS), "plain")
+    looked = recipe(early_stopping=stopping(judge, every_rollouts=2, patience=None), **SETTINGS)
+    path = run_stage(opened, looked, "looked")
+    assert same(weights(plain), weights(path))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    looks = evaluation["looks"]
+    assert [look["rollout"] for look in looks] == [0, 2, 4, 6] and evaluation["kept_rollout"] == 6
+    assert looks[0]["kl"] == pytest.approx(0, abs=1e-4) and abs(looks[-1]["kl"]) > 1e-3
+    rows = [row for row in metrics.read(path / "metrics.jsonl") if "held_out_score" in row]
+    assert [row["held_out_score"] for row in rows] == [look["score"] for look in looks]
+    assert [row["step"] for row in rows] == [0, 8, 16, 24]
+    assert looks[0]["proxy"] != looks[0]["score"]  # the reward model's score of the same answers
+    assert evaluation["episodes"] == 48 and evaluation["n"] == 8  # the last rollout's, whose weights are kept
+
+
+def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recipe, judge, monkeypatch):
+    scores = iter([0.0, 3.0, 2.0])
+    look = Peak._look
+
+    def planned(self, number):
+        judged = self.trainer.judged
+
+        def fixed(dataset):
+            episodes, score = judged(dataset), next(scores)
+            for episode in episodes:
+                episode.score = score
+            return episodes
+
+        self.trainer.judged = fixed
+        look(self, number)
+        self.trainer.judged = judged
+
+    monkeypatch.setattr(Peak, "_look", planned)
+    path = run_stage(opened, recipe(early_stopping=stopping(judge), **SETTINGS), "stopped")
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert [look["rollout"] for look in evaluation["looks"]] == [0, 1, 2] and evaluation["kept_rollout"] == 1
+    best = evaluation["looks"][1]
+    assert (evaluation["score"], evaluation["score_interval"]) == (best["proxy"], best["proxy_interval"])
+    assert [evaluation[name] for name in ("kl", "length", "n")] == [best["kl"], best["length"], 3]
+    assert evaluation["episodes"] == 16 and "kept weights of rollout 1" in evaluation["measured_on"]
+    monkeypatch.undo()
+    shorter = run_stage(opened, recipe(**{**SETTINGS, "episodes": 8}), "shorter")
+    assert same(weights(path), weights(shorter))
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": ["c_attn"]}])
+def test_a_resumed_run_decides_as_one_that_was_not_cut_off(opened, recipe, judge, monkeypatch, lora):
+    settings = recipe(
+        early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, lora=lora, **SETTINGS
+    )
+    whole, resumed = run_twice(opened, settings, monkeypatch)
+    assert (whole / "evaluation.json").read_text() == (resumed / "evaluation.json").read_text()
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_run_that_is_killed_between_its_model_and_the_seal_finishes(opened, recipe, judge):
+    settings = recipe(early_stopping=stopping(judge), **SETTINGS)
+    path = run_stage(opened, settings)
+    before = weights(path)
+    assert run_stage(opened, settings) == path and same(before, weights(path))
+    with opened(settings) as run:
+        assert run.scratch.is_dir()
+        seal.seal(run)
+    assert not run.scratch.exists() and seal.verify(path) == []
+
+
+def test_weights_that_the_last_checkpoint_needs_outlive_the_next_one(opened, recipe, judge, monkeypatch):
+    """Until that is sealed: a run that was resumed must be able to go back there once more."""
+    settings = recipe(early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, **SETTINGS)
+    needed = []
+    begin = Peak.on_train_begin
+
+    def noted(self, *arguments, **options):
+        begin(self, *arguments, **options)
+        needed.append((self._needed, self._file(self.best)))
+
+    monkeypatch.setattr(Peak, "on_train_begin", noted)
+    run_twice(opened, settings, monkeypatch)
+    assert [kept == best for kept, best in needed] == [False, False, True]  # whole, cut, resumed

@@ -1,0 +1,333 @@
+"""The guard: real spikes are noticed before the weights change, kept whole, skipped or the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.pretrain import attempts
+from tests.pretrain.conftest import write_recipe
+from toolkit.base.errors import ToolkitError
+from toolkit.config import loader
+from toolkit.config.schema.pretrain import GuardSettings
+from toolkit.data.text import batch_order
+from toolkit.pretrain import incidents, loop, optimizer, stage, state, step, step_log
+from toolkit.pretrain.anomaly import Guard, Trigger
+from toolkit.pretrain.context import Job
+from toolkit.pretrain.loss import TrainingLoss
+from toolkit.runs import checkpoint, metrics
+from toolkit.runs.opening import open_run
+from toolkit.runtime import devices
+
+STEPS, SPIKE = 48, 41  # the spike's step from 0; by then the loss has fallen from 5.8 to 3
+SETTINGS = {
+    "train_tokens": 256 * STEPS, "samples": {"prompts": []}, "evaluate_every_tokens": 256 * STEPS,
+    "optimizer": {"learning_rate": 0.003}, "schedule": {"name": "constant"},
+    "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
+    "guard": {"z_score": 6.0, "window": 20},
+}  # fmt: skip
+SKIP = SETTINGS | {"guard": SETTINGS["guard"] | {"action": "skip"}}
+take = step.take
+
+
+def corrupted(job, number, rows, guard):
+    """A batch of noise: what a broken file in the middle of a corpus looks like."""
+    if number == SPIKE:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randint(0, 256, rows.shape, generator=generator)
+    return take(job, number, rows, guard)
+
+
+def jumping(job, number, rows, guard):
+    """One step with 100 times the learning rate, and what comes of it in the next."""
+    for each in job.optimizers:
+        for group in each.param_groups:
+            group["peak"] *= 100.0 if number == SPIKE - 1 else 1.0
+    outcome = take(job, number, rows, guard)
+    for each in job.optimizers:
+        for group in each.param_groups:
+            group["peak"] /= 100.0 if number == SPIKE - 1 else 1.0
+    return outcome
+
+
+def steep(job, number, rows, guard):
+    """The loss is as ever, its gradient 1000 times as long: a rare row, a lost exponent."""
+    if number == SPIKE:
+        hooks = [p.register_hook(lambda grad: grad * 1000) for p in job.model.parameters()]
+        outcome = take(job, number, rows, guard)
+        for hook in hooks:
+            hook.remove()
+        return outcome
+    return take(job, number, rows, guard)
+
+
+class Blind(Guard):
+    def look(self, *, loss, norm):
+        return None
+
+
+def too_late(job, number, rows, guard):
+    """Broken: the guard looks after the weights have changed."""
+    noise = torch.randint(0, 256, rows.shape, generator=torch.Generator().manual_seed(0))
+    outcome = take(job, number, noise if number == SPIKE else rows, Blind(guard.settings, {}))
+    trigger = guard.look(loss=float(outcome.loss), norm=float(outcome.norm))
+    return dataclasses.replace(outcome, trigger=trigger)
+
+
+def copies(job) -> dict[str, torch.Tensor]:
+    tensors = dict(job.model.named_parameters()) | optimizer.state_tensors(job.optimizers, job.model)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def equal(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def account(run: Path, number: int = SPIKE) -> dict:
+    return json.loads((run / "incidents" / f"step-{number + 1:08d}" / "incident.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "what"), [(corrupted, "loss"), (jumping, "loss"), (steep, "gradient norm")]
+)
+def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, disturbed, what):
+    monkeypatch.setattr(loop, "take", disturbed)
+    words = rf"the {what} [\d.e+]+ is [\d.]+ standard deviations above [\d.]+ at step 42 of 48"
+    with pytest.raises(ToolkitError, match=words) as caught:
+        pretrain(**SETTINGS)
+    run = tmp_path / "runs" / "t" / "first"
+    assert "learning_rate" in caught.value.fix and "incident.json" in caught.value.fix
+    kept = account(run)
+    assert kept["what"] == what and kept["z_score"] > 6 and kept["step"] == 42
+    rows = step_log.read(run / "steps.jsonl")
+    assert [row.step for row in rows] == list(range(1, 43))
+    assert [row.step for row in rows if row.skipped] == [42]
+    assert float(kept["loss"]) == rows[-1].loss and float(kept["gradient_norm"]) == rows[-1].norm
+    # what came before is as it was, and the same command meets the same spike
+    assert attempts.newest(run) == 40 and not (run / "model").exists()
+    with pytest.raises(ToolkitError, match=words):
+        pretrain(**SETTINGS)
+    assert account(run) == kept
+
+
+def test_an_ordinary_run_triggers_nothing(pretrain):
+    """The same settings undisturbed, and twice as long; a guard of one deviation would."""
+    run = pretrain(**SETTINGS | {"train_tokens": 256 * 96})
+    assert not (run / "incidents").exists()
+    assert not any(row.skipped for row in step_log.read(run / "steps.jsonl"))
+    nervous = SKIP | {"guard": {"action": "skip", "z_score": 1.0, "window": 10, "max_skips": 48}}
+    assert any(row.skipped for row in step_log.read(pretrain("nervous", **nervous) / "steps.jsonl"))
+
+
+@pytest.mark.parametrize(("disturbed", "holds"), [(corrupted, True), (steep, True), (too_late, False)])
+def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
+    pretrain, monkeypatch, disturbed, holds
+):
+    """The incident's state is bitwise that before the step, and so is what training goes on with."""
+    seen = {}
+
+    def watching(job, number, rows, guard):
+        if number in (SPIKE, SPIKE + 1):
+            seen[number] = copies(job)
+        return disturbed(job, number, rows, guard)
+
+    monkeypatch.setattr(loop, "take", watching)
+    run = pretrain(**SKIP | {"optimizer": {"name": "muon"}})
+    rows = step_log.read(run / "steps.jsonl")
+    assert [row.step for row in rows if row.skipped] == [42] and rows[-1].step == 48
+    folder = run / "incidents" / "step-00000042"
+    assert checkpoint.is_whole(folder)
+    kept = load_file(folder / "state" / state.WEIGHTS) | load_file(folder / "state" / state.OPTIMIZER)
+    assert equal(kept, {name: seen[SPIKE][name] for name in kept}) is holds
+    assert equal(seen[SPIKE], seen[SPIKE + 1]) is holds
+    position = json.loads((run / "checkpoints" / "step-00000048" / state.STATE).read_text())
+    assert position["skipped"] == [42] and position["step"] == 48
+    losses = [row["loss"] for row in metrics.read(run / "metrics.jsonl") if "loss" in row]
+    assert losses[20] == rows[40].loss  # of the line of steps 41 and 42 only 41 counts
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch, tmp_path, corpus, seed):
+    """The step made again from the folder: the same loss and norm, bit for bit; another stream: others."""
+    monkeypatch.setattr(loop, "take", jumping)
+    with pytest.raises(ToolkitError):
+        pretrain(**SETTINGS)
+    run = tmp_path / "runs" / "t" / "first"
+    kept = account(run)
+    loaded = loader.load(write_recipe(tmp_path, corpus, "again", **SETTINGS))
+    with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
+        devices.configure(loaded.recipe)
+        job = stage.prepare(loaded.recipe, opened)
+        assert kept["corpus"] == job.shards.digest and kept["random"]["seed"] == 0
+        assert kept["batch"] == batch_order.digest(np.array(kept["row_starts"]))
+        assert kept["row_starts"] == job.order.starts(SPIKE, job.batch_rows).tolist()
+        folder = run / "incidents" / "step-00000042"
+        position = state.read(folder / kept["state"], model=job.model, optimizers=job.optimizers)
+        assert position.step == SPIKE
+        if seed:
+            job.recipe = job.recipe.model_copy(update={"seed": seed})
+        rows = torch.from_numpy(batch_order.read_rows(job.shards, kept["row_starts"], kept["row_tokens"]))
+        job.model.train()
+        with job.forms():
+            outcome = take(job, SPIKE, rows, Guard(job.recipe.guard, position.guard))
+    same = repr(float(outcome.loss)) == kept["loss"] and repr(float(outcome.norm)) == kept["gradient_norm"]
+    assert same is (seed == 0)
+    if seed == 0:
+        assert str(outcome.trigger) == kept["why"]
+
+
+def crashing(job, number, rows, guard):
+    if number == SPIKE:
+        raise ConnectionError
+    return take(job, number, rows, guard)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_the_memory_survives_a_resume(pretrain, monkeypatch, tmp_path, forgets):
+    """Interrupted right before the spike, the run triggers as the undisturbed one; without memory not."""
+    monkeypatch.setattr(loop, "take", corrupted)
+    with pytest.raises(ToolkitError):
+        pretrain("whole", **SETTINGS)
+    monkeypatch.setattr(loop, "take", crashing)
+    with pytest.raises(ConnectionError):
+        pretrain("broken", **SETTINGS)
+    monkeypatch.setattr(loop, "take", corrupted)
+    if forgets:
+        read = state.read
+        monkeypatch.setattr(
+            state, "read", lambda *words, **more: dataclasses.replace(read(*words, **more), guard={})
+        )
+        pretrain("broken", **SETTINGS)
+        return
+    with pytest.raises(ToolkitError, match="step 42 of 48"):
+        pretrain("broken", **SETTINGS)
+    runs = [tmp_path / "runs" / "t" / name for name in ("whole", "broken")]
+    assert account(runs[0]) == account(runs[1])
+    assert (runs[0] / "steps.jsonl").read_bytes() == (runs[1] / "steps.jsonl").read_bytes()
+
+
+def spoil(monkeypatch, *calls):
+    """Multiply the loss of these calls (from 1; one a step) with NaN."""
+    forward, numbers = TrainingLoss.forward, iter(range(1, 1000))
+    monkeypatch.setattr(
+        TrainingLoss,
+        "forward",
+        lambda self, rows: forward(self, rows) * (math.nan if next(numbers) in calls else 1),
+    )
+
+
+def test_no_number_is_skipped_without_a_z_score_too_and_skips_are_counted(pretrain, monkeypatch, tmp_path):
+    spoil(monkeypatch, 3, 6)
+    guard = {"action": "skip", "max_skips": 2}
+    run = pretrain("two", guard=guard)
+    rows = step_log.read(run / "steps.jsonl")
+    assert [row.step for row in rows if row.skipped] == [3, 6] and math.isnan(rows[2].loss)
+    assert rows[-1].step == 12 and math.isfinite(rows[-1].loss)
+    monkeypatch.undo()
+    spoil(monkeypatch, 3, 6, 9)
+    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were left out, more than guard.max"):
+        pretrain("three", guard=guard)
+    assert len(list((tmp_path / "runs" / "t" / "three" / "incidents").iterdir())) == 3
+
+
+def test_skips_before_an_interruption_count(pretrain, monkeypatch):
+    spoil(monkeypatch, 3, 6)
+    guard = {"action": "skip", "max_skips": 2}
+    monkeypatch.setattr(loop, "take", _crash_at(10))
+    with pytest.raises(ConnectionError):
+        pretrain(guard=guard)
+    monkeypatch.undo()
+    spoil(monkeypatch, 1)  # step 9, the first after the checkpoint
+    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were left out"):
+        pretrain(guard=guard)
+
+
+def _crash_at(wanted):
+    def crash(job, number, rows, guard):
+        if number == wanted:
+            raise ConnectionError
+        return take(job, number, rows, guard)
+
+    return crash
+
+
+def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, tmp_path):
+    """As on a GPU: the weights did change; the next log line stops it, and names the checkpoint before."""
+    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    spoil(monkeypatch, 7)
+    with pytest.raises(ToolkitError, match=r"the loss is not a number any more \(nan\) at step 7 of 12"):
+        pretrain(log_every_steps=4, evaluate_every_tokens=256 * 12)
+    run = tmp_path / "runs" / "t" / "first"
+    kept = account(run, 6)
+    assert kept["state"] is None and kept["step"] == 7
+    folder = run / "incidents" / "step-00000007"
+    assert (folder / kept["checkpoint"]).resolve() == (run / "checkpoints" / "step-00000004").resolve()
+    assert checkpoint.is_whole(folder / kept["checkpoint"])
+    assert [number for number, _ in checkpoint.steps(run / "checkpoints")] == [4]
+    rows = step_log.read(run / "steps.jsonl")
+    assert len(rows) == 8 and not rows[5].skipped and math.isfinite(rows[5].loss)
+
+
+def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
+    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    spoil(monkeypatch, 2)
+    with pytest.raises(ToolkitError, match="step 2 of 12"):
+        pretrain()
+    assert account(tmp_path / "runs" / "t" / "first", 1)["checkpoint"] is None
+
+
+def test_watching_changes_no_bits(pretrain, monkeypatch):
+    watched = pretrain("watched", log_every_steps=5)
+    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    assert attempts.differing(watched, pretrain("lazy", log_every_steps=5)) == []
+
+
+def test_z_scores_by_hand():
+    """Mean 2, deviation 1 over 1, 3, 1, 3 ...: 5.5 is 3.5 deviations above; below never counts."""
+    before = {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
+    guard = Guard(GuardSettings(z_score=3.0, window=10), {})
+    for loss in (1.0, 3.0) * 2:
+        assert guard.look(loss=loss, norm=1.0) is None
+    assert guard.look(loss=50.0, norm=1.0) is None  # fewer than half a window: nothing to compare with
+    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
+    assert guard.look(loss=4.9, norm=1.0) is None
+    assert guard.state()["loss"] == [3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 4.9]
+    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
+    assert guard.look(loss=5.5, norm=1.0) == Trigger("loss", 5.5, 3.5, 2.0, 1.0)
+    assert guard.state()["loss"] == [1.0, 3.0] * 5  # the spike is not what the next is compared with
+    assert guard.look(loss=-50.0, norm=1.0) is None
+    assert guard.look(loss=2.0, norm=math.inf) == Trigger("gradient norm", math.inf)
+
+
+def test_without_a_z_score_only_what_is_no_number_triggers():
+    guard = Guard(GuardSettings(), {})
+    assert all(guard.look(loss=10.0**number, norm=10.0**number) is None for number in range(30))
+    assert guard.look(loss=math.nan, norm=1.0).what == "loss" and guard.state() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["last loss alone", "last loss alone, not shared"])
+def test_two_processes_decide_alike(tmp_path, corpus, fault):
+    """A loss that only the last process sees is skipped by both; if each looked at its own it would not."""
+    recipe = write_recipe(tmp_path, corpus, **SKIP)
+    run = attempts.finish(recipe, folder=tmp_path, processes=2, fault=fault)
+    skipped = [row.step for row in step_log.read(run / "steps.jsonl") if row.skipped]
+    if fault == "last loss alone":
+        assert skipped == [SPIKE + 1] and account(run)["what"] == "loss"
+    else:
+        assert skipped == []
+
+
+def test_only_the_main_process_writes_an_incident(monkeypatch, tmp_path):
+    job = type("Job", (), {"run": type("Run", (), {"path": tmp_path, "is_main": False})})
+    incidents.write(
+        job, step=3, trigger=Trigger("loss", math.nan), loss=math.nan, norm=1.0, snapshot=None, template=None
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,132 @@
+"""The blockwise head against `functional.cross_entropy`: values and gradients, compiled or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from toolkit.models.shape import head_block
+from toolkit.pretrain import chunked_cross_entropy
+
+POSITIONS, WIDTH, VOCABULARY = 50, 16, 97
+
+
+@pytest.fixture
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=generator)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator)
+    targets = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator)
+    targets[3:9] = targets[3]  # a target that comes more than once in a block
+    return hidden.requires_grad_(), weight.requires_grad_(), targets
+
+
+def with_gradients(loss, hidden, weight):
+    """Return (loss, d hidden, d weight) of three times the loss: the slope from above must count."""
+    return loss.detach(), *torch.autograd.grad(3.0 * loss, (hidden, weight))
+
+
+def plain(hidden, weight, targets, *, bf16=False):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        logits = functional.linear(hidden, weight)
+    return functional.cross_entropy(logits.float(), targets)
+
+
+@pytest.mark.parametrize("block", [1, 7, 25, 49, 50, 64])
+def test_value_and_gradients_in_fp32(tensors, block):
+    hidden, weight, targets = tensors
+    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=block, bf16=False)
+    torch.testing.assert_close(
+        with_gradients(loss, hidden, weight),
+        with_gradients(plain(*tensors), hidden, weight),
+        atol=1e-6,
+        rtol=1e-6,
+    )
+
+
+def test_gradients_against_finite_differences(tensors):
+    hidden, weight, targets = (tensor.detach() for tensor in tensors)
+    # the loss is summed in fp32: a step of 1e-3 in float64 products leaves 1e-4
+    inputs = (hidden.double()[:6].requires_grad_(), weight.double()[:11].requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda a, b: chunked_cross_entropy.blockwise_loss(a, b, targets[:6] % 11, block=4, bf16=False).double(),
+        inputs, eps=1e-2, atol=2e-3, rtol=1e-2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [7, 50])
+def test_bf16_is_as_near_to_fp32_as_the_plain_head_in_bf16(tensors, block):
+    """Products in bf16 (8 bits): 1 part in 100 of the largest gradient, as autocast gives it."""
+    hidden, weight, targets = tensors
+    exactly = with_gradients(plain(*tensors), hidden, weight)
+    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=block, bf16=True)
+    ours = with_gradients(loss, hidden, weight)
+    usual = with_gradients(plain(*tensors, bf16=True), hidden, weight)
+    assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == torch.float32
+    for one, other, true in zip(ours, usual, exactly, strict=True):
+        away, usually = ((value - true).abs().max() / true.abs().max() for value in (one, other))
+        assert away < max(0.01, 1.5 * usually)
+    # and it really is bf16
+    assert not torch.allclose(ours[1], exactly[1], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_same_when_compiled(tensors, backend, bf16):
+    hidden, weight, targets = tensors
+
+    def loss(hidden, weight):
+        return chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=16, bf16=bf16)
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(
+        with_gradients(compiled(hidden, weight), hidden, weight),
+        with_gradients(loss(hidden, weight), hidden, weight),
+        atol=1e-6,
+        rtol=1e-6,
+    )
+
+
+def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
+    """The check can fail: without the minus one at the target the loss is right and the gradient is not."""
+    hidden, weight, targets = tensors
+    expected = with_gradients(plain(*tensors), hidden, weight)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda self, *words: self)
+    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=7, bf16=False)
+    wrong = with_gradients(loss, hidden, weight)
+    torch.testing.assert_close(wrong[0], expected[0], atol=1e-6, rtol=1e-6)
+    for one, other in zip(wrong[1:], expected[1:], strict=True):
+        assert not torch.allclose(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_logits_far_apart_overflow_nothing():
+    hidden, weight = torch.tensor([[1e4], [-1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]])
+    weight.requires_grad_()
+    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, torch.tensor([0, 0]), block=1, bf16=False)
+    assert loss.item() == pytest.approx(1e4)
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    torch.testing.assert_close(gradients[0], torch.tensor([[0.0], [-1.0]]))
+
+
+def test_auto_cuts_only_what_is_large():
+    assert head_block("auto", positions=2**12, vocabulary=2**15) == 0
+    assert head_block("auto", positions=2**12 + 1, vocabulary=2**15) == 2**10
+    assert head_block("auto", positions=2**40, vocabulary=2**30) == 1
+    assert head_block(7, positions=1, vocabulary=1) == 7
+
+
+def test_a_whole_training_with_blocks_gives_the_same_losses(pretrain):
+    losses = []
+    for name, block in (("whole", 0), ("blocks", 48)):
+        run = pretrain(name, speed={"head_block_tokens": block}, samples={"prompts": []})
+        losses.append(torch.tensor([float(row["loss"]) for row in _rows(run)]))
+    assert len(losses[0]) == 12
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-4, rtol=1e-5)
+
+
+def _rows(run):
+    from toolkit.runs import metrics
+
+    return metrics.read(run / "steps.jsonl")

@@ -1,0 +1,105 @@
+"""A run's settings, parents and environment, told from its manifest for a place elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolkit.base import files
+from toolkit.base.errors import RunError
+from toolkit.config import schema
+from toolkit.proofs import rebuild
+from toolkit.runs import layout, manifest, provenance, references, seal
+
+
+def a_run(path: Path, recipe, parents: dict[str, Path] | None = None, **recorded) -> Path:
+    """A run directory of nothing but a manifest and a lock."""
+    path.mkdir(parents=True)
+    given = {
+        key: {"kind": "run", "path": Path("..", "..", place.relative_to(path.parents[1])).as_posix(),
+              "digest": seal.digest(place)}
+        for key, place in (parents or {}).items()
+    }  # fmt: skip
+    content = {
+        "format": seal.FORMAT, "name": "/".join(path.parts[-2:]), "stage": recipe.stage,
+        "operational": {}, "inputs": {"settings": manifest.settings(recipe), "parents": given, "data": {}},
+        **provenance.collect(), "facts": recorded, "resumed": [],
+    }  # fmt: skip
+    files.write_json(path / layout.MANIFEST, content)
+    files.write_json(path / layout.LOCK, {"format": seal.FORMAT, "files": {}})
+    return path
+
+
+def pretraining(**settings) -> schema.PretrainRecipe:
+    return schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=8192 * 3, **settings)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    data = schema.DataSource(name="storyworld", examples=5)
+    return a_run(
+        tmp_path / "runs" / "t" / "corpus", schema.CorpusRecipe(stage="corpus", tokenizer="x", data=data)
+    )
+
+
+def test_settings_come_back_as_they_were(tmp_path, corpus):
+    """Also those that may only be given together with others: a whole dump would be refused."""
+    given = pretraining(guard={"action": "skip", "max_skips": 3}, threads=2, precision="fp32", compile=False)
+    for number, recipe in enumerate((given, pretraining(threads=1, precision="bf16", compile=True))):
+        assert rebuild.recipe(a_run(tmp_path / "runs" / "t" / str(number), recipe)) == recipe
+
+
+def test_what_was_left_to_the_machine_is_what_it_decided(tmp_path):
+    run = a_run(tmp_path / "runs/t/a", pretraining(), threads=3, precision="bf16", compile=True, device="cpu")
+    found = rebuild.recipe(run)
+    assert (found.threads, found.precision, found.compile, found.device) == (3, "bf16", True, "cpu")
+    run = a_run(tmp_path / "runs/t/b", pretraining(threads=1, precision="fp32"), threads=3, precision="bf16")
+    assert (rebuild.recipe(run).threads, rebuild.recipe(run).precision) == (1, "fp32")
+
+
+def test_references_lead_to_the_parents_from_elsewhere(tmp_path, corpus):
+    model = a_run(tmp_path / "runs" / "t" / "model", pretraining())
+    (model / "checkpoints" / "step-00000002").mkdir(parents=True)
+    names = ["runs/t/model", "runs/t/model/checkpoints/step-00000002", "gone/t/model"]
+    recipe = schema.EvaluateRecipe(stage="evaluate", models=names, perplexity={"tokens": "runs/t/corpus"})
+    parents = {f"models[{i}]": model for i in range(3)} | {"perplexity.tokens": corpus}
+    run = a_run(tmp_path / "runs" / "t" / "evaluate", recipe, parents)
+    elsewhere = tmp_path / "elsewhere"
+    found = rebuild.recipe(run, runs_dir=elsewhere)
+    assert found.models == [*names[:2], str(model)] and found.perplexity.tokens == "runs/t/corpus"
+    for reference, place in ((names[0], model), (names[1], model / "checkpoints" / "step-00000002"),
+                             ("runs/t/corpus", corpus), (found.models[2], model)):  # fmt: skip
+        assert references.resolve(reference, runs_dir=elsewhere).resolve() == place.resolve()
+
+
+def test_parents_must_be_those_that_went_in(tmp_path, corpus):
+    run = a_run(tmp_path / "runs" / "t" / "a", pretraining(), {"tokens": corpus})
+    rebuild.require_parents(run)
+    files.write_json(corpus / layout.LOCK, {"format": seal.FORMAT, "files": {}, "sealed": "again"})
+    with pytest.raises(RunError, match="tokens: .*corpus is not what the run was made from"):
+        rebuild.require_parents(run)
+    corpus.rename(corpus.with_name("away"))
+    with pytest.raises(RunError, match="tokens: what the run was made from is missing"):
+        rebuild.require_parents(run)
+
+
+def test_the_promise_depends_on_what_differs(tmp_path):
+    run = a_run(tmp_path / "runs/t/a", pretraining(), accelerators=["GPU 1"])
+    assert rebuild.environment_differences(run) == [] and rebuild.tier([]) == "B"
+    content = files.read_json(run / layout.MANIFEST)
+    content["hardware"]["processor"]["cores"] += 1  # threads are pinned
+    content["code"] = {"commit": "0123456789abcdef" * 3}
+    content["world_size"] = 2
+    files.write_json(run / layout.MANIFEST, content)
+    lines = rebuild.environment_differences(run, accelerators=["GPU 2"])
+    keys = [line.partition(":")[0] for line in lines]
+    assert "world_size" in keys and "code.commit" in keys and "accelerators[0]" in keys
+    assert "hardware.processor.cores" not in keys and '"0123456789ab..."' in "".join(lines)
+    assert (
+        rebuild.tier(["world_size: 2 -> 1"], exact=True) == "C"
+        and rebuild.tier(["world_size: 2 -> 1"]) == "A"
+    )
+    assert rebuild.tier(lines, exact=True) == "A"
+    for tier in "ABC":
+        assert f"(tier {tier})" in rebuild.promise(tier, lines)

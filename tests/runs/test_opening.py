@@ -1,0 +1,337 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.runs.small import corpus, make, tokenizer
+from toolkit.base.errors import RunError
+from toolkit.runs import metrics, seal
+from toolkit.runs.opening import changed_settings, examine, open_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_finished_run_does_nothing_and_says_so(runs, capsys):
+    path = make(tokenizer(), runs)
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        assert run is None
+    assert "nothing to do" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_nothing_to_do_works_on_a_disk_that_cannot_be_written(runs, monkeypatch):
+    make(tokenizer(), runs)
+    for name in ("mkdir", "replace", "rename", "ftruncate"):
+        monkeypatch.setattr(os, name, lambda *_, **__: pytest.fail("something was written"))
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        assert run is None
+
+
+def test_saying_nothing_to_do_needs_no_torch():
+    heavy = {"torch", "transformers", "datasets", "pandas", "matplotlib"}
+    code = f"import sys, toolkit.execution.runner; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        assert run.record("precision", "bf16") == "bf16"
+        assert run.record("threads", 4) == 4
+        run.metrics.log(1, loss=3.0)
+        run.metrics.log(2, loss=2.0)
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        assert run.record("precision", "fp32") == "bf16"
+        assert run.record("threads", 2, keep=False) == 2
+        assert run.record("rows", 7) == 7
+        run.metrics.truncate(1)
+        run.metrics.log(2, loss=1.5)
+        seal.seal(run)
+    said = capsys.readouterr().err
+    assert "going on from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
+    path = runs / "t" / "tokenizer"
+    assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["facts"] == {"precision": "bf16", "threads": 2, "rows": 7}
+    resolved = yaml.safe_load((path / "resolved.yaml").read_text())
+    assert resolved["threads"] == 2 and resolved["vocab_size"] == 4096
+    assert resolved["found"] == {"precision": "bf16", "rows": 7}
+    assert len(json.loads((path / "timing.json").read_text())["attempts"]) == 2
+
+
+def test_seconds_add_up_over_attempts(runs):
+    total = 0.0
+    for _ in range(2):
+        with open_run(tokenizer(), runs_dir=runs) as run:
+            time.sleep(0.06)
+        timing = json.loads((run.path / "timing.json").read_text())
+        assert timing["seconds"] >= total + 0.06
+        total = timing["seconds"]
+    parts = [attempt["seconds"] for attempt in timing["attempts"]]
+    assert timing["seconds"] == pytest.approx(sum(parts), abs=0.002)
+
+
+def test_other_settings_are_refused_by_name_with_both_values(runs):
+    make(tokenizer(), runs)
+    other = tokenizer(vocab_size=300, threads=2)
+    for opened in (lambda: examine(other, runs_dir=runs), lambda: open_run(other, runs_dir=runs).__enter__()):
+        with pytest.raises(RunError) as caught:
+            opened()
+        assert "vocab_size: 4096 -> 300" in str(caught.value) and "threads: null -> 2" in str(caught.value)
+        assert "min_frequency" not in str(caught.value) and "--fresh" in str(caught.value)
+    assert changed_settings(other, runs_dir=runs) == ["threads: null -> 2", "vocab_size: 4096 -> 300"]
+    assert seal.verify(runs / "t" / "tokenizer") == []
+
+
+def test_other_data_and_another_parent_are_refused(runs):
+    make(tokenizer(), runs, data={"data": "a" * 64})
+    make(corpus(), runs, data={"data": "a" * 64})
+    with pytest.raises(RunError, match="data: other data: aaaaaaaaaaaa... -> bbbbbbbbbbbb..."):
+        examine(corpus(), runs_dir=runs, data={"data": "b" * 64})
+    make(tokenizer(), runs, "other", fresh=True)
+    with pytest.raises(RunError, match=r"tokenizer: another parent \(run ../tokenizer\): "):
+        examine(corpus(), runs_dir=runs, data={"data": "a" * 64})
+    make(corpus(), runs, fresh=True, data={"data": "b" * 64})
+    assert examine(corpus(), runs_dir=runs, data={"data": "b" * 64}).kind == "sealed"
+
+
+def test_the_run_key_is_only_a_place(runs):
+    make(tokenizer(), runs)
+    assert examine(tokenizer(run="t/tokenizer"), runs_dir=runs).kind == "sealed"
+
+
+def test_a_parent_must_be_there_and_sealed(runs):
+    with pytest.raises(RunError, match="no such run"):
+        make(corpus(), runs)
+    with open_run(tokenizer(), runs_dir=runs):
+        pass
+    with pytest.raises(RunError, match="not finished"):
+        make(corpus(), runs)
+    assert not (runs / "t" / "corpus").exists()
+
+
+def test_a_flipped_byte_in_a_parent_is_refused_though_size_and_time_are_the_same(runs):
+    weights = make(tokenizer(), runs) / "model" / "weights.txt"
+    times = weights.stat()
+    weights.write_text("weightz")
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(RunError, match="model/weights.txt: changed"):
+        make(corpus(), runs)
+    assert not (runs / "t" / "corpus").exists()
+    with pytest.raises(RunError, match="model/weights.txt: changed"):
+        make(tokenizer(), runs)  # nor is there nothing to do
+    weights.write_text("weights")
+    make(corpus(), runs)
+
+
+def test_references_are_runs_folders_or_hub_ids(runs, tmp_path, monkeypatch):
+    path = make(tokenizer(), runs)
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with open_run(corpus(), runs_dir=runs) as run:
+        assert run.reference("runs/t/tokenizer") == path
+        assert run.reference("gpt2") == Path("gpt2")
+        assert run.reference("openai-community/gpt2@607a30d") == "openai-community/gpt2@607a30d"
+        assert run.model_reference("openai-community/gpt2@607a30d") == ("openai-community/gpt2", "607a30d")
+        assert run.model_reference("runs/t/tokenizer") == (str(path / "model"), None)
+        assert run.model_reference(str(path)) == (str(path / "model"), None)
+        assert run.model_reference("runs/t/tokenizer/model") == (str(path / "model"), None)
+        assert run.model_reference("gpt2") == ("gpt2", None)
+        for wrong in ("runs/../elsewhere", "runs/", "./nowhere", "/nowhere", "a/b/c", "runs/t/missing"):
+            with pytest.raises(RunError):
+                run.reference(wrong)
+
+
+def test_a_folder_that_is_no_run_counts_by_its_bytes(runs, tmp_path):
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    path = make(corpus(parent=str(folder)), runs)
+    assert seal.verify(path) == []
+    (folder / "tokenizer.json").write_text("[]")
+    assert "changed since" in seal.verify(path)[0]
+    with pytest.raises(RunError, match="another parent"):
+        examine(corpus(parent=str(folder)), runs_dir=runs)
+
+
+def test_fresh_deletes_only_after_the_checks_passed(runs):
+    make(tokenizer(), runs)
+    path = make(corpus(), runs)
+
+    def no_gpu() -> None:
+        raise RunError("no GPU")
+
+    with pytest.raises(RunError, match="no GPU"):
+        make(corpus(), runs, fresh=True, before=no_gpu)
+    with pytest.raises(RunError, match="no such run"):
+        make(corpus(parent="runs/t/missing"), runs, fresh=True)
+    assert seal.verify(path) == []
+    make(corpus(), runs, "new", fresh=True)
+    assert (path / "model" / "weights.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"photo.jpg": "x"},
+        {"manifest.json": '{"name": "a web page"}', "a": ""},
+        {"manifest.json": "{", "lock.json": "{}"},
+    ],
+)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_directory_that_is_no_run_is_never_touched(runs, content, fresh):
+    place = runs / "t" / "tokenizer"
+    place.mkdir(parents=True)
+    for name, text in content.items():
+        (place / name).write_text(text)
+    with pytest.raises(RunError, match="not a run"):
+        make(tokenizer(), runs, fresh=fresh)
+    assert {file.name: file.read_text() for file in place.iterdir()} == content
+
+
+def test_fresh_follows_no_links(runs, tmp_path):
+    elsewhere = make(tokenizer("elsewhere"), tmp_path)
+    (runs / "t").mkdir(parents=True)
+    (runs / "t" / "tokenizer").symlink_to(elsewhere)
+    with pytest.raises(RunError, match="link"):
+        make(tokenizer(), runs, fresh=True)
+    (runs / "linked").symlink_to(tmp_path)
+    with pytest.raises(RunError, match="link"):
+        make(tokenizer("linked/elsewhere"), runs, fresh=True)
+    assert seal.verify(elsewhere) == []
+    # A link inside a run goes, what it points to stays.
+    (runs / "t" / "tokenizer").unlink()
+    path = make(tokenizer(), runs)
+    (path / "model" / "link").symlink_to(elsewhere)
+    make(tokenizer(), runs, fresh=True)
+    assert seal.verify(elsewhere) == [] and not (path / "model" / "link").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "", "t/../../outside"])
+def test_a_name_cannot_leave_the_runs_directory(runs, name):
+    with pytest.raises(RunError):
+        make(tokenizer(name), runs)
+
+
+def test_a_run_lies_in_no_other_run(runs):
+    make(tokenizer(), runs)
+    with pytest.raises(RunError, match="inside another run"):
+        make(tokenizer("t/tokenizer/inner"), runs)
+    with pytest.raises(RunError, match="not a run"):
+        make(tokenizer("t"), runs)
+
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.runs.small import corpus, tokenizer
+from toolkit.runs.directory import open_run
+with open_run({recipe}(), runs_dir=Path({runs!r})) as run:
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(runs: Path, recipe: str) -> subprocess.Popen:
+    code = HOLDER.format(root=str(ROOT), runs=str(runs), recipe=recipe)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def test_two_processes_cannot_use_one_run(runs):
+    process = holder(runs, "tokenizer")
+    try:
+        for fresh in (False, True):
+            with pytest.raises(RunError, match=f"in use by process {process.pid} on "):
+                make(tokenizer(), runs, fresh=fresh)
+        assert (runs / "t" / "tokenizer" / "manifest.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+    make(tokenizer(), runs)  # the lock went with the process, though it was killed
+
+
+def test_a_parent_is_not_started_over_while_a_child_reads_it(runs):
+    path = make(tokenizer(), runs)
+    process = holder(runs, "corpus")
+    try:
+        with pytest.raises(RunError, match="in use"):
+            make(tokenizer(), runs, fresh=True)
+        assert seal.verify(path) == []
+        make(corpus("t/second"), runs)  # a second reader is fine
+    finally:
+        process.kill()
+        process.wait()
+    make(tokenizer(), runs, fresh=True)
+
+
+def fork_a_sleeper() -> int:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
+def test_a_forked_worker_does_not_keep_the_run(runs):
+    with open_run(tokenizer(), runs_dir=runs):
+        worker = fork_a_sleeper()
+    try:
+        make(tokenizer(), runs)
+    finally:
+        os.kill(worker, 9)
+        os.waitpid(worker, 0)
+
+
+def test_nor_does_the_forked_worker_of_a_killed_process(runs):
+    reader, writer = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        with open_run(tokenizer(), runs_dir=runs):
+            os.write(writer, f"{fork_a_sleeper()}\n".encode())
+            time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reader, 100))
+    time.sleep(0.1)
+    os.kill(owner, 9)
+    os.waitpid(owner, 0)
+    try:
+        make(tokenizer(), runs)
+    finally:
+        os.kill(worker, 9)
+        os.close(reader)
+        os.close(writer)
+
+
+def test_another_environment_is_said_before_going_on(runs, monkeypatch, capsys):
+    with open_run(tokenizer(), runs_dir=runs):
+        pass
+    with open_run(tokenizer(), runs_dir=runs):
+        pass
+    assert "not as it last ran" not in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("toolkit.runs.provenance.versions", lambda: {"torch": "9.9"})
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        pass
+    said = capsys.readouterr().err
+    assert "world_size: 1 -> 2" in said and "versions.torch:" in said and '"9.9"' in said
+    assert run.manifest["resumed"][0]["world_size"] == 2
+
+
+def test_other_ranks_write_nothing(runs, monkeypatch):
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*")}
+        run.is_main = False
+        run.metrics._active = False
+        run.write_text("a.txt", "a")
+        run.write_json("b.json", {})
+        run.metrics.log(1, loss=1.0)
+        assert run.record("x", 1) == 1
+        assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before

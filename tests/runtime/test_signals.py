@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toolkit.runtime import signals
+
+ROOT = Path(__file__).parents[2]
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", '''
+import os, sys, time
+from toolkit.runs.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+print(os.getpid(), flush=True)
+time.sleep(60)
+''', str(__import__("os").getpid())])
+time.sleep(60)
+"""
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_process_dies_with_its_killed_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    child = int(parent.stdout.readline())
+    assert running(child)
+    assert signals.children(parent.pid) == [child]
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while running(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not running(child)
+
+
+def test_a_process_whose_parent_is_gone_ends_at_once():
+    code = "from toolkit.runtime.signals import die_with_parent; die_with_parent(1234567); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 1 and done.stdout == b""
+
+
+def test_sigterm_interrupts_like_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        with signals.interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_stage_that_looks_is_asked_once_and_ended_by_the_second(monkeypatch, capsys):
+    monkeypatch.setattr(signals, "_SAME_SIGNAL_SECONDS", 0.05)
+    still_there = False
+    with pytest.raises(KeyboardInterrupt):
+        with signals.interruptible():
+            assert not signals.stop_requested()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.stop_requested()
+            os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
+            still_there = True
+            time.sleep(0.06)
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second signal must end it")
+    assert still_there
+    assert capsys.readouterr().err.count("stopping") == 1
+
+
+def test_with_several_processes_a_signal_ends_at_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(KeyboardInterrupt):
+        with signals.interruptible():
+            assert not signals.stop_requested()
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,251 @@
+"""The corpus stage: the same shards for any number of workers and any kill, exact floor, clear refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tokenizers import normalizers
+from transformers import AutoTokenizer
+
+from toolkit import storyworld
+from toolkit.base.errors import DataError, RunError, ToolkitError
+from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
+from toolkit.data.chat import template
+from toolkit.data.text import encoding
+from toolkit.data.text.shards import TokenShards
+from toolkit.runs.run import Run
+from toolkit.stages import corpus as stage
+from toolkit.stages.tokenizer import learn
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    text = " ".join(row["text"] for row in storyworld.rows("stories", 0, "train", 200))
+    learn([text], vocab_size=600).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    words = ["cat", "dog", "sat", "猫", "ran", "<|endoftext|>", "\n", "123"]
+    rows = [{"text": " ".join(generator.choice(words, generator.integers(1, 120)))} for _ in range(600)]
+    path = tmp_path_factory.mktemp("lines") / "lines.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def opened(folder, recipe):
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    loaded = SimpleNamespace(name="corpus", recipe=recipe, text="", overrides=())
+    return Run(loaded, runs_dir=folder, content={"facts": {}})
+
+
+def made(folder, tokenizer, data, **settings):
+    recipe = CorpusRecipe(stage="corpus", tokenizer=tokenizer, data=data, **{"workers": 1, **settings})
+    run = opened(folder, recipe)
+    stage.run(recipe, run)
+    return run.path / "corpus", json.loads((run.path / "evaluation.json").read_text())
+
+
+def small_batches(monkeypatch):
+    monkeypatch.setattr(stage, "BATCH_CHARACTERS", 3000)
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_documents_come_back_with_their_bytes(tmp_path, vocabulary, lines):
+    folder, measured = made(tmp_path, vocabulary, DataSource(name=lines), shard_tokens=1000)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    texts = [json.loads(line)["text"] for line in Path(lines).read_text(encoding="utf-8").splitlines()]
+    found = []
+    for part in ("train", "held_out"):
+        shards = TokenShards.open(folder / part)
+        assert shards.verify() == [] and shards.tokens > 1000
+        for number in range(shards.documents):
+            ids = shards.document(number)
+            text = tokenizer.decode(ids)
+            assert 0 not in ids, "what is spelled <|endoftext|> is text"
+            assert shards.document_bytes[number] == len(text.encode())
+            assert ids.tolist() == template.encode_text(tokenizer, text)
+            found.append(text)
+    assert sorted(found) == sorted(texts)
+    assert measured["documents"] + measured["held_out_documents"] == len(texts)
+    assert measured["bytes"] + measured["held_out_bytes"] == sum(len(text.encode()) for text in texts)
+    assert measured["tokens"] == TokenShards.open(folder / "train").tokens
+    assert measured["entropy_floor_bits_per_byte"] is None
+
+
+def test_the_shards_do_not_depend_on_the_number_of_workers(tmp_path, vocabulary, lines, monkeypatch):
+    small_batches(monkeypatch)
+    data = DataSource(name=lines)
+    folders = [
+        made(tmp_path / str(workers), vocabulary, data, workers=workers, shard_tokens=5000)[0]
+        for workers in (1, 2, 3)
+    ]
+    first = content(folders[0])
+    assert len(first) > 8 and all(content(folder) == first for folder in folders[1:])
+
+
+def test_one_long_text_in_pieces_is_the_text_as_a_whole(tmp_path, vocabulary, monkeypatch):
+    text = "The cat sat.\n\nThe dog ran, and 猫は寝た。 " * 400
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("toolkit.data.text.documents.whole_words.__kwdefaults__", {"characters": 500})
+    data = DataSource(name=str(tmp_path / "a.txt"), held_out=HeldOut(last_characters=0.1))
+    folder, measured = made(tmp_path, vocabulary, data)
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    place = int(len(text) * 0.9)
+    assert TokenShards.open(folder / "train").document(0).tolist() == tokenizer(text[:place])["input_ids"]
+    assert TokenShards.open(folder / "held_out").document(0).tolist() == tokenizer(text[place:])["input_ids"]
+    assert measured["documents"] == measured["held_out_documents"] == 1
+
+
+def test_the_entropy_floor_of_storyworld_is_exact(tmp_path, vocabulary):
+    folder, measured = made(
+        tmp_path, vocabulary, DataSource(name="storyworld", examples=50, held_out_examples=30)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    shards = TokenShards.open(folder / "held_out")
+    texts = [tokenizer.decode(shards.document(number)) for number in range(shards.documents)]
+    nats = sum(storyworld.document_logprob(text) for text in texts)
+    size = sum(len(text.encode()) for text in texts)
+    assert len(texts) == 30 and all(storyworld.split_of(text) == "held_out" for text in texts)
+    assert measured["entropy_floor_bits_per_byte"] == pytest.approx(-nats / np.log(2) / size, rel=1e-9)
+
+
+def test_the_floor_of_a_mixture_is_known_only_where_all_is(tmp_path, vocabulary, lines):
+    world = DataSource(name="storyworld", examples=20, held_out_examples=10)
+    _, both = made(tmp_path / "a", vocabulary, [world, world.model_copy(update={"weight": 3.0})])
+    assert both["entropy_floor_bits_per_byte"] > 0.1 and sum(both["documents_by_source"]) == both["documents"]
+    _, mixed = made(tmp_path / "b", vocabulary, [world, DataSource(name=lines)])
+    assert mixed["entropy_floor_bits_per_byte"] is None
+    assert abs(mixed["documents_by_source"][0] - mixed["documents_by_source"][1]) <= 1
+
+
+PROGRAM = """
+if __name__ == "__main__":  # the workers import this file
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    import test_corpus as here
+    here.stage.BATCH_CHARACTERS, here.stage.JOURNAL_SECONDS = 3000, 0.0
+    append = here.stage._append
+    def slowly(*arguments, **settings):
+        for count in append(*arguments, **settings):
+            yield count
+            time.sleep(0.05)
+    here.stage._append = slowly
+    here.made(Path({folder!r}), {tokenizer!r}, here.DataSource(name={lines!r}), workers=2, shard_tokens=5000)
+"""
+
+
+def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, capsys, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(
+        PROGRAM.format(
+            tests=str(Path(__file__).parent),
+            folder=str(tmp_path / "killed"),
+            tokenizer=vocabulary,
+            lines=lines,
+        )
+    )
+    journal = tmp_path / "killed" / "corpus" / "corpus" / "train" / "journal.json"
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    try:
+        wait_for(lambda: journal.exists() and json.loads(journal.read_text())["writer"]["digests"], process)
+        children = children_of(process.pid)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (journal.parent / "index.json").exists()
+    assert len(children) >= 2, "the workers, which must not outlive their parent"
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), None)
+    with open(journal.parent / "tokens-00001.bin", "ab") as file:
+        file.write(b"what was written after the journal")
+    done = json.loads(journal.read_text())["pieces"]
+    small_batches(monkeypatch)
+    data = DataSource(name=lines)
+    folder, measured = made(tmp_path / "killed", vocabulary, data, workers=1, shard_tokens=5000)
+    assert f"going on after {done:,} documents" in capsys.readouterr().err and done > 0
+    whole, wanted = made(tmp_path / "whole", vocabulary, data, shard_tokens=5000)
+    assert content(folder) == content(whole) and measured == wanted
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        assert process is None or process.poll() is None, "the program ended before it could be killed"
+        time.sleep(0.02)
+
+
+def test_finished_parts_are_kept_and_a_changed_one_is_found(tmp_path, vocabulary, lines):
+    data = DataSource(name=lines)
+    folder, measured = made(tmp_path, vocabulary, data)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/tokens-*.bin")}
+    assert made(tmp_path, vocabulary, data)[1] == measured
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("*/tokens-*.bin")}
+    path = folder / "held_out" / "tokens-00000.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    with pytest.raises(RunError, match="tokens-00000.bin: this file was changed"):
+        made(tmp_path, vocabulary, data)
+
+
+def test_an_empty_part_is_refused(tmp_path, vocabulary):
+    (tmp_path / "a.txt").write_text("one text", encoding="utf-8")
+    with pytest.raises(DataError, match="part has no document") as caught:
+        made(tmp_path, vocabulary, DataSource(name=str(tmp_path / "a.txt")))
+    assert "last_characters" in caught.value.fix
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path, lines, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ToolkitError, match="no tokenizer"):
+        made(tmp_path, str(tmp_path / "empty"), DataSource(name=lines))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ToolkitError, match="no-such-tokenizer"):
+        stage.load_tokenizer("owner/no-such-tokenizer@main")
+
+
+def test_a_worker_that_dies_is_said(vocabulary, monkeypatch):
+    monkeypatch.setattr(encoding, "_encode_here", os._exit)
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary).backend_tokenizer
+    with pytest.raises(ToolkitError, match="a process that tokenizes died"):
+        list(encoding.encode_in_order([(0, 7), (1, 7)], tokenizer=tokenizer, workers=2))
+
+
+def test_only_the_main_process_works(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    recipe = CorpusRecipe(stage="corpus", tokenizer="missing", data=DataSource(name="missing.txt"))
+    run = opened(tmp_path, recipe)
+    stage.run(recipe, run)
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_tokenizer_with_another_pattern_gets_whole_documents(tmp_path, vocabulary):
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    stream = stage.Stream(DataSource(name="storyworld", examples=3), part="train", seed=0)
+    assert next(iter(stage._pieces(stream, tokenizer))).ends
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    (tmp_path / "a.txt").write_text("cat " * 200_000, encoding="utf-8")
+    stream = stage.Stream(DataSource(name=str(tmp_path / "a.txt")), part="all", seed=0)
+    [piece] = stage._pieces(stream, tokenizer)
+    assert len(piece.text) == 800_000

@@ -1,0 +1,117 @@
+"""DPO: completions with one end each, the reference is where it starts, and held-out implicit rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.chat_world import (
+    built_trainer,
+    first_batch,
+    load_recipe,
+    metrics,
+    run_stage,
+    write_model,
+    write_preferences,
+)
+from toolkit.data.chat.pairs import Pair
+from toolkit.models.loading import load_causal_lm
+from toolkit.stages import dpo
+
+RECIPE = """
+    stage: dpo
+    model: {folder}/base
+    data: {{name: {folder}/preferences.jsonl}}
+    batch_examples: 8
+    log_every_steps: 1
+    device: cpu
+    precision: fp32
+    threads: 1
+    trainer: {{max_steps: 10, learning_rate: 1.0e-3, beta: 0.5}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("dpo")
+    write_model(path / "base")
+    write_preferences(path / "preferences.jsonl")
+    return path
+
+
+def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch):
+    trainer = built_trainer(
+        monkeypatch, dpo, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
+    tokenizer, batch = trainer.processing_class, first_batch(trainer)
+    for place, ids in enumerate(batch["input_ids"]):
+        mask, completion = batch["attention_mask"][place].bool(), batch["completion_mask"][place].bool()
+        text, answer = tokenizer.decode(ids[mask]), tokenizer.decode(ids[completion])
+        assert text.startswith("<|user|>the ") and text.partition("<|assistant|>")[2] == answer
+        assert answer.endswith("<|endoftext|>") and text.count("<|endoftext|>") == 1
+        assert answer.startswith("yes, " if place < 8 else "no")
+    assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
+
+
+def test_our_implicit_rewards_are_trls(folder, monkeypatch):
+    trainer = built_trainer(
+        monkeypatch, dpo, folder, load_recipe(folder, "same", RECIPE.format(folder=folder))
+    )
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    trainer.model.eval()
+    batch, rows = first_batch(trainer), trainer.train_dataset[:8]
+    trainer.compute_loss(trainer.model, batch)
+    theirs = trainer._metrics["eval"]["rewards/margins"][0]
+    pairs = [
+        Pair(*row)
+        for row in zip(*(rows[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
+    ]
+    reference, _ = load_causal_lm((str(folder / "base"), None))
+    after, before = dpo.pair_logprobs(trainer.model, pairs), dpo.pair_logprobs(reference, pairs)
+    ours = 0.5 * ((after[0] - before[0]) - (after[1] - before[1])).mean()
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert abs(ours) > 0.01
+
+
+def test_the_stage_starts_at_its_reference_and_learns(folder):
+    path = run_stage(dpo, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+    rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
+    assert rows[0] == {"step": 0, "held_out_accuracy": 0.5, "held_out_margin": 0.0,
+                       "held_out_loss": pytest.approx(math.log(2))}  # fmt: skip
+    assert rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert {"rewards/accuracies", "rewards/margins", "rewards/chosen", "learning_rate", "grad_norm"} <= rows[
+        1
+    ].keys()
+    assert evaluation["accuracy"] == 1.0 and evaluation["margin"] > 0.05
+    assert rows[-1]["held_out_margin"] == pytest.approx(evaluation["margin"], rel=1e-4)
+    assert evaluation["held_out_loss"] == pytest.approx(rows[-1]["held_out_loss"], rel=1e-4)
+    low, high = evaluation["margin_interval"]
+    assert low <= evaluation["margin"] <= high
+    assert evaluation["log_ratio_chosen"] > evaluation["log_ratio_rejected"]
+    assert evaluation["beta"] == 0.5 and evaluation["kl_n"] == evaluation["n"]
+    assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
+
+
+def test_lora_has_its_base_as_reference(folder):
+    text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
+    path = run_stage(dpo, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
+    rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
+    assert rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[-1]["held_out_margin"] == pytest.approx(evaluation["margin"], rel=1e-3)
+    assert evaluation["accuracy"] == 1.0
+
+
+def test_a_policy_that_did_not_move_is_at_no_distance(folder):
+    loaded = load_recipe(folder, "still", RECIPE.format(folder=folder)).recipe
+    model, tokenizer = load_causal_lm((str(folder / "base"), None))
+    preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)
+    held_out = dpo.held_out_pairs(preferences, tokenizer, max_length=96)
+    assert dpo.distance(model, model, tokenizer, held_out, seed=0)["kl"] == 0
+    numbers = dpo.held_out_numbers(model, model, held_out, beta=0.1, seed=0)
+    assert numbers["accuracy"] == 0.5 and numbers["held_out_loss"] == pytest.approx(math.log(2))

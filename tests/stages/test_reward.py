@@ -1,0 +1,132 @@
+"""The reward model: one end-of-text at the end of each answer, the score read there, honest numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.chat_world import (
+    built_trainer,
+    byte_tokenizer,
+    first_batch,
+    load_recipe,
+    metrics,
+    run_stage,
+    write_model,
+    write_preferences,
+)
+from toolkit.data.chat.pairs import encode
+from toolkit.inference.reward_scores import reward_scores
+from toolkit.models.loading import load_reward_model
+from toolkit.stages import reward, reward_quality
+
+RECIPE = """
+    stage: reward
+    model: {folder}/base
+    data: {{name: {folder}/preferences.jsonl}}
+    batch_examples: 8
+    device: cpu
+    precision: fp32
+    threads: 1
+    trainer: {{max_steps: 20, learning_rate: 1.0e-3}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reward")
+    write_model(path / "base")
+    write_preferences(path / "preferences.jsonl")
+    return path
+
+
+def preference(question, chosen, rejected):
+    answers = {"chosen": chosen, "rejected": rejected}
+    return {"prompt": [{"role": "user", "content": question}],
+            **{key: [{"role": "assistant", "content": text}] for key, text in answers.items()}}  # fmt: skip
+
+
+def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkeypatch):
+    trainer = built_trainer(
+        monkeypatch, reward, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
+    tokenizer, batch = trainer.processing_class, first_batch(trainer)
+    assert batch["input_ids"].shape[0] == 16  # chosen, then rejected
+    for place, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
+        text = tokenizer.decode(ids[mask.bool()])
+        assert text.startswith("<|user|>the ") and text.count("<|user|>") == text.count("<|endoftext|>") == 1
+        assert text.endswith("<|endoftext|>")
+        assert ("yes, " in text) == (place < 8)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert trainer.model.config.pad_token_id == tokenizer.pad_token_id
+    assert trainer.model.config.num_labels == 1
+
+
+def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder):
+    model, tokenizer = load_reward_model((str(folder / "base"), None), new_head_seed=0)
+    short, long = (
+        pair.prompt + pair.chosen
+        for pair in encode(
+            [preference("a?", "b", "c"), preference("a?" * 9, "b" * 20, "c")], tokenizer, max_length=96
+        )
+    )
+    together = reward_quality.scores(model, [short, long], pad_id=tokenizer.pad_token_id)
+    alone = [reward_quality.scores(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
+    assert together == pytest.approx(alone, abs=1e-5)
+    with torch.no_grad():
+        hidden = model.transformer(input_ids=torch.tensor([short])).last_hidden_state[0, -1]
+    assert short[-1] == tokenizer.eos_token_id
+    assert together[0] == pytest.approx(model.score(hidden).item(), abs=1e-5)
+    asked = [[{"role": "user", "content": "a?"}]]
+    assert together[0] == pytest.approx(
+        reward_scores(model, tokenizer, asked, answers=["b"], ended=[True])[0], abs=1e-5
+    )
+    assert abs(together[0] - reward_scores(model, tokenizer, asked, answers=["b"], ended=[False])[0]) > 1e-4
+
+
+def test_the_stage_learns_which_answer_is_preferred(folder):
+    path = run_stage(reward, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert evaluation["accuracy"] == 1.0
+    assert evaluation["accuracy_interval"][0] < 0.9  # a handful of pairs proves little
+    assert evaluation["bayes_accuracy"] is None and evaluation["gold_accuracy"] is None
+    assert evaluation["n"] >= 2 and evaluation["base"] == f"{folder}/base"
+    assert evaluation["score_std"] > 0
+    curve = [row for row in metrics(path) if "held_out_accuracy" in row]
+    assert [row["step"] for row in curve] == [0, 4, 8, 12, 16, 20]
+    assert curve[-1]["held_out_loss"] == pytest.approx(evaluation["held_out_loss"], rel=1e-4)
+    assert {"loss", "accuracy", "margin", "learning_rate", "grad_norm"} <= curve[-1].keys()
+    model, tokenizer = load_reward_model((str(path / "model"), None))
+    scores = reward_scores(model, tokenizer, [[{"role": "user", "content": "the cat is red?"}]] * 2,
+                           answers=["yes, red", "no"], ended=[True, True])  # fmt: skip
+    assert scores[0] > scores[1]
+
+
+def test_lora_trains_the_new_head_too_and_is_merged(folder):
+    text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
+    path = run_stage(reward, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert evaluation["accuracy"] == 1.0
+    assert metrics(path)[-1]["held_out_loss"] == pytest.approx(evaluation["held_out_loss"], rel=1e-4)
+    before, _ = load_reward_model((str(folder / "base"), None), new_head_seed=0)
+    after, _ = load_reward_model((str(path / "model"), None))
+    assert before.state_dict().keys() == after.state_dict().keys()
+    assert not torch.equal(before.score.weight, after.score.weight)
+    assert torch.equal(before.transformer.wte.weight, after.transformer.wte.weight)
+
+
+def test_a_pair_keeps_whole_answers_and_one_prompt_or_is_left_out():
+    tokenizer = byte_tokenizer()
+    rows = [
+        preference("q" * 30, "a" * 5, "b" * 12),
+        preference("q", "a" * 30, "b"),
+        preference("q", "a", "b"),
+    ]
+    first, second, third = encode(rows, tokenizer, max_length=30)
+    assert tokenizer.decode(first.prompt) == "<|user|>" + "q" * 15 + "<|assistant|>"
+    assert tokenizer.decode(first.chosen) == "aaaaa<|endoftext|>"
+    assert tokenizer.decode(first.rejected) == "b" * 12 + "<|endoftext|>"
+    assert second is None
+    assert tokenizer.decode(third.prompt + third.chosen) == "<|user|>q<|assistant|>a<|endoftext|>"

@@ -1,0 +1,185 @@
+"""Supervised fine-tuning: what the loss is on, looked at in the collated batch, and what is measured."""
+
+from __future__ import annotations
+
+import copy
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from trl import SFTTrainer
+
+from tests.chat_world import (
+    built_trainer,
+    byte_tokenizer,
+    first_batch,
+    load_recipe,
+    run_stage,
+    write_conversations,
+    write_model,
+)
+from toolkit.data.chat import template
+from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.stages import sft
+from toolkit.stages.trainer_runner import quiet, scored_positions_only
+
+RECIPE = """
+    stage: sft
+    model: {folder}/base
+    data: {{name: {folder}/conversations.jsonl}}
+    batch_examples: 8
+    device: cpu
+    precision: fp32
+    threads: 1
+    trainer: {{max_steps: 40, learning_rate: 1.0e-2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sft")
+    write_model(path / "base")
+    write_conversations(path / "conversations.jsonl")
+    return path
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def scored(tokenizer, row):
+    """The text that has a loss."""
+    return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
+
+
+def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, monkeypatch):
+    trainer = built_trainer(
+        monkeypatch, sft, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
+    )
+    tokenizer, batch = trainer.processing_class, first_batch(trainer)
+    assert batch["input_ids"].shape[0] == 8
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        text = tokenizer.decode(ids[mask.bool()])
+        answer = tokenizer.decode(labels[labels != IGNORED])
+        assert text.startswith("<|user|>the ") and text.count("<|assistant|>") == 1
+        assert text.partition("<|assistant|>")[2] == answer
+        assert answer.startswith("yes, ") and answer.endswith("<|endoftext|>")
+        assert text.count("<|endoftext|>") == 1  # no start token, and one end
+        assert (ids[~mask.bool()] == tokenizer.pad_token_id).all()
+        assert (labels[~mask.bool()] == IGNORED).all()
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    rows = [ids[mask.bool()].tolist() for batch in trainer.get_train_dataloader()
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]  # fmt: skip
+    assert rows == list(trainer.train_dataset["input_ids"]) and len(rows) == 40 * 8  # whole batches
+
+
+def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other(folder, monkeypatch):
+    loaded = load_recipe(folder, "same", RECIPE.format(folder=folder))
+    trainer = built_trainer(monkeypatch, sft, folder, loaded)
+    tokenizer, prompt = trainer.processing_class, [user("is it?"), assistant("no"), user("sure?")]
+    data = Dataset.from_list([{"prompt": prompt, "completion": [assistant("yes")]}])
+    theirs = SFTTrainer._prepare_dataset(trainer, data, tokenizer, trainer.args, False, None, "train")[0]
+    ours = labelled(tokenizer, prompt, "yes", max_length=96)
+    assert theirs["input_ids"] == ours["input_ids"]
+    forged = labelled(tokenizer, [user("a<|assistant|>b<|endoftext|>")], "c<|user|>d", max_length=96)
+    text = tokenizer.decode(forged["input_ids"])
+    assert text.count("<|assistant|>") == text.count("<|user|>") == text.count("<|endoftext|>") == 1
+
+
+def test_what_the_loss_is_on():
+    tokenizer = byte_tokenizer()
+    prompt = [user("a"), assistant("first"), user("b")]
+    only_last = labelled(tokenizer, prompt, "last", max_length=96)
+    assert scored(tokenizer, only_last) == "last<|endoftext|>"
+    both = labelled(tokenizer, prompt, "last", max_length=96, loss_on="assistant")
+    assert scored(tokenizer, both) == "first<|endoftext|>last<|endoftext|>"
+    everything = labelled(tokenizer, prompt, "last", max_length=96, loss_on="all")
+    assert everything["labels"] == everything["input_ids"] == only_last["input_ids"]
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_then_the_end_of_its_answer():
+    tokenizer = byte_tokenizer()
+    prompt = [user("x" * 30), assistant("first"), user("b"), assistant("second"), user("c")]
+    row = labelled(tokenizer, prompt, "last", max_length=40, loss_on="assistant")
+    text = tokenizer.decode(row["input_ids"])
+    assert text == "<|user|>b<|assistant|>second<|endoftext|><|user|>c<|assistant|>last<|endoftext|>"
+    assert scored(tokenizer, row) == "second<|endoftext|>last<|endoftext|>"
+    cut = labelled(tokenizer, [user("q")], "y" * 50, max_length=20)
+    assert len(cut["input_ids"]) == 20 and tokenizer.eos_token_id not in cut["input_ids"]
+
+
+def test_a_base_model_of_the_hub_learns_the_tokens_of_the_chat():
+    """GPT-2's own tokenizer has end-of-text alone: no pad, no roles, no template."""
+    tokenizer = byte_tokenizer()
+    config = GPT2Config(vocab_size=len(tokenizer) - 4, n_layer=1, n_head=1, n_embd=8, n_positions=16,
+                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    states = []
+    for _ in range(2):
+        torch.rand(3)  # the global generator has no say
+        larger = copy.deepcopy(model)
+        sft.make_conversational(larger, tokenizer, seed=1)
+        states.append(larger.get_input_embeddings().weight)
+    assert states[0].shape[0] % 64 == 0 and states[0].shape[0] >= len(tokenizer)
+    assert torch.equal(states[0], states[1])
+    assert larger.generation_config.suppress_tokens == list(range(len(tokenizer), states[0].shape[0]))
+
+
+def test_the_stage_learns_and_reports_the_exact_token_mean(folder):
+    path = run_stage(sft, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(path / "model")
+    recipe = load_recipe(folder, "learn", RECIPE.format(folder=folder)).recipe
+    nats, tokens = 0.0, 0
+    for example in sft.sources.conversations(recipe.data, part="held_out", seed=0):
+        row = labelled(tokenizer, example["prompt"], example["completion"][0]["content"], max_length=96)
+        labels = torch.tensor([row["labels"]])
+        with torch.no_grad():
+            loss = model(
+                input_ids=torch.tensor([row["input_ids"]]), labels=labels
+            ).loss  # a mean over the row
+        count = int((labels != IGNORED).sum())
+        nats, tokens = nats + float(loss) * count, tokens + count
+    assert evaluation["held_out_tokens"] == tokens
+    assert evaluation["held_out_loss"] == pytest.approx(nats / tokens, rel=1e-5)
+    assert evaluation["held_out_perplexity"] == pytest.approx(np.exp(nats / tokens), rel=1e-5)
+    low, high = evaluation["held_out_loss_interval"]
+    assert low <= evaluation["held_out_loss"] <= high
+    assert evaluation["held_out_loss"] < evaluation["held_out_loss_before"] - 1
+    assert evaluation["n"] >= 2 and len(evaluation["samples"]) <= 5
+    assert {"prompt", "answer", "ended"} == evaluation["samples"][0].keys()
+    assert template.CHAT_TEMPLATE == tokenizer.chat_template
+
+
+def test_quiet_trainers_send_nothing_and_prepare_nothing(monkeypatch):
+    rows = object()
+    trainer_class = quiet(SFTTrainer)
+    assert issubclass(trainer_class, SFTTrainer)
+    assert trainer_class._prepare_dataset(None, rows, "tokenizer", "args", False, None, "train") is rows
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda **_: pytest.fail("telemetry"))
+    trainer_class._send_telemetry(None)
+
+
+def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(folder, monkeypatch):
+    loaded = load_recipe(folder, "skip", RECIPE.format(folder=folder))
+    trainer = built_trainer(monkeypatch, sft, folder, loaded)
+    found, batch = [], first_batch(trainer)
+    for context in (nullcontext(), scored_positions_only()):
+        with context:
+            trainer.model.zero_grad()
+            loss = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch))
+            loss.backward()
+            gradient = [parameter.grad.clone() for parameter in trainer.model.parameters()]
+            found.append((loss.item(), gradient))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    for all_positions, scored in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(all_positions, scored, rtol=1e-4, atol=1e-7)

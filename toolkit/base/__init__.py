@@ -1,0 +1,1 @@
+"""What every other package uses: errors, named random streams, atomic files, ranks, progress."""

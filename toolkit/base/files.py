@@ -1,0 +1,199 @@
+"""Writing so that a crash, a kill or a full disk leaves the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import RunError, ToolkitError
+
+_TEMPORARY = ".tmp-"
+_counter = itertools.count()
+# EFBIG is what a limit on the size of files (ulimit -f) gives: for the person it is the same thing.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# safetensors (Rust) and torch.save (C++) lose the errno; these are the words that they leave.
+_FULL_WORDS = (
+    "No space left on device",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "Disk quota exceeded",
+    "os error 122",
+    "file write failed",
+)
+
+
+def temporary_sibling(path: Path) -> Path:
+    """Return a hidden name next to `path` that no other writer uses."""
+    return path.with_name(f".{path.name}{_TEMPORARY}{os.getpid()}-{next(_counter)}")
+
+
+def is_temporary(name: str) -> bool:
+    """Say whether a file name is one of `temporary_sibling`'s."""
+    return name.startswith(".") and _TEMPORARY in name
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what a killed writer left in `folder` and below it."""
+    for parent, directories, names in os.walk(folder):
+        for name in filter(is_temporary, [*directories, *names]):
+            remove(Path(parent, name))
+        directories[:] = [name for name in directories if not is_temporary(name)]
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link (never what it points to) or a folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush one file or directory entry table to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems refuse to sync a directory; a file must be synced.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file below `folder`, then every directory, deepest first."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            file = Path(parent, name)
+            if not file.is_symlink():
+                sync(file)
+        sync(Path(parent))
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file through a temporary sibling, fsync and rename."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = temporary_sibling(path)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary sibling that becomes `path` when the block ends without an error.
+
+    A folder that was there before is replaced. After an error, or a kill, `path` is as it was.
+    """
+    path = Path(path)
+    temporary = temporary_sibling(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync_tree(temporary)
+        if path.is_symlink() or path.exists():
+            old = temporary_sibling(path)
+            os.rename(path, old)
+            os.rename(temporary, path)
+            remove(old)
+        else:
+            os.rename(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, atomically; NaN and infinity are refused (they are no JSON)."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises RunError where it is missing, cut off or not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError("the file is missing", where=str(path)) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def sha256(content: bytes | str) -> str:
+    """Hexadecimal SHA-256 of bytes, or of a text in UTF-8."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, in bounded memory."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return {name: {"sha256", "bytes"}} of files below `folder`, hashed on all cores.
+
+    hashlib releases the interpreter lock: 2 threads hash 1 GB in 0.4 s where SHA-NI is there.
+    """
+
+    def one(name: str) -> dict[str, Any]:
+        file = folder / name
+        return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+
+    names = sorted(names)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return the names of all files below `folder`, relative, with forward slashes, sorted.
+
+    Links are listed too, also those to folders, so that the caller can refuse them.
+    """
+    names = []
+    for parent, directories, files in os.walk(folder):
+        links = [name for name in directories if Path(parent, name).is_symlink()]
+        names += [Path(parent, name).relative_to(folder).as_posix() for name in files + links]
+    return sorted(names)
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Say whether an error, or one that it was raised from, means that the disk is full."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(words in str(error) for words in _FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def full_error(place: Path | str | None) -> ToolkitError:
+    """The one message for a full disk."""
+    return ToolkitError(
+        "the disk is full",
+        where=None if place is None else str(place),
+        fix="free some space (or raise the quota) and give the same command again; nothing half-written was "
+        "kept, and an unfinished run goes on from its last checkpoint",
+    )

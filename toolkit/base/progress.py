@@ -1,0 +1,108 @@
+"""Progress on stderr: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from toolkit.base import ranks
+
+_LINE_SECONDS = 10.0
+# The time left follows the speed of the last so many updates: a slow first step (compiling) is forgotten.
+_WINDOW = 50
+
+
+class Progress:
+    """Shows how far a loop is; only the main process prints.
+
+    Args:
+        description: what is being done, such as the run's name.
+        total: updates until the end, in `unit`s.
+        unit: the word for what is counted.
+    """
+
+    def __init__(self, description: str, total: int, unit: str = "step"):
+        self._description, self._total, self._unit = description, max(int(total), 1), unit
+        self._active = ranks.rank() == 0
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._last_line = -_LINE_SECONDS
+        self._last = ""
+
+    def __enter__(self) -> Progress:
+        if self._active and sys.stderr.isatty():
+            # Redirecting stdout would put a program's JSON on the terminal's stderr.
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[words]}"),
+                console=Console(stderr=True),
+                redirect_stdout=False,
+                refresh_per_second=4,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._description, total=self._total, words="")
+        return self
+
+    def update(self, done: int, **values: Any) -> None:
+        """Show that `done` of the total are done, with values such as loss=2.31."""
+        if not self._active:
+            return
+        now = time.monotonic()
+        self._seen.append((now, int(done)))
+        words = [f"{done}/{self._total} {self._unit}s"]
+        words += [f"{name} {_short(value)}" for name, value in values.items()]
+        left = self.seconds_left()
+        if left is not None and done < self._total:
+            words.append(f"{duration(left)} left")
+        self._last = ", ".join(words)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, words=self._last)
+        elif now - self._last_line >= _LINE_SECONDS or done >= self._total:
+            self._line(now)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds until the end from the last updates; None before there are two."""
+        if len(self._seen) < 2:
+            return None
+        (first_time, first), (last_time, last) = self._seen[0], self._seen[-1]
+        if last <= first:
+            return None
+        return (self._total - last) * (last_time - first_time) / (last - first)
+
+    def _line(self, now: float) -> None:
+        if self._last:
+            print(f"{self._description}: {self._last}", file=sys.stderr, flush=True)
+            self._last, self._last_line = "", now
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self._active:
+            self._line(time.monotonic())
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as 8s, 2m05s or 3h20m."""
+    whole = int(round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "item"):
+        value = value.item()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

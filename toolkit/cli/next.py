@@ -1,0 +1,147 @@
+"""`toolkit next`."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.base.errors import UsageError
+from toolkit.cli.parser import MODEL, Parser, add_json, positive_int
+from toolkit.inference.token_text import token_text, visible
+
+if TYPE_CHECKING:
+    from toolkit.inference.next_token import Prediction
+    from toolkit.inference.opening import OpenModel
+
+BAR_CELLS = 24
+
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def next_command(
+    model: str,
+    text: str,
+    *,
+    top: int = 10,
+    steps: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chat: bool = False,
+    json: bool = False,
+) -> int:
+    """Print the next-token distribution of `text`, and of `steps` tokens on.
+
+    The most probable token is followed, or with a temperature one drawn from the softened distribution;
+    the table always shows the model's own distribution (temperature 1).
+    """
+    from toolkit.inference.next_token import as_json, follow
+    from toolkit.inference.opening import open_model
+
+    if top < 1 or steps < 1 or temperature < 0:
+        raise UsageError("--top and --steps must be at least 1, --temperature at least 0")
+    opened = open_model(model)
+    ids = opened.prompt_ids(text, chat=chat)
+    predictions = follow(opened, ids, top=top, steps=steps, temperature=temperature, seed=seed)
+    if json:
+        print(
+            json_format.dumps(
+                as_json(opened, predictions, {"model": model, "text": text, "seed": seed}), ensure_ascii=False
+            )
+        )
+        return 0
+    console = Console(highlight=False)
+    grown = text
+    for prediction in predictions:
+        console.print(table(opened, prediction, grown))
+        if steps > 1:
+            console.print(step_line(opened, prediction))
+        grown += token_text(opened.tokenizer, prediction.chosen)
+    if steps > 1:
+        bits = -sum(math.log2(prediction.chance) for prediction in predictions)
+        ids += [prediction.chosen for prediction in predictions]
+        words = opened.tokenizer.decode(ids[-len(predictions) :])
+        console.print(
+            Text.assemble(text, (words, "bold"), f"\n{bits:.2f} bits together: 1 in {2**bits:,.0f}")
+        )
+    return 0
+
+
+def bar(share: float, cells: int = BAR_CELLS) -> str:
+    """A bar of `share` of the cells, to an eighth of a cell; what is not zero shows at least an eighth."""
+    eighths = round(share * cells * 8)
+    eighths = max(eighths, 1) if share > 0 else 0
+    full, part = divmod(eighths, 8)
+    return "█" * full + (EIGHTHS[part] if part else "")
+
+
+def table(opened: OpenModel, prediction: Prediction, text: str) -> Table:
+    """The candidates, one a row, and what all others have together."""
+    shown = visible(text)
+    shown = "…" + shown[-50:] if len(shown) > 51 else shown
+    result = Table(
+        title=Text(f"what follows {shown!r}?" if text else "how does a text begin?"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for name, justify in (("rank", "right"), ("token", "left"), ("chance", "right"), ("", "left")):
+        result.add_column(name, justify=justify, no_wrap=True)
+    for rank, (token, share) in enumerate(zip(prediction.tokens, prediction.probabilities, strict=True), 1):
+        style = "bold" if token == prediction.chosen else ""
+        word = Text(visible(token_text(opened.tokenizer, token)), style=style)
+        result.add_row(str(rank), word, f"{share:.2%}", Text(bar(share), style="cyan"))
+    others = len(opened.tokenizer) - len(prediction.tokens)
+    result.add_row(
+        "",
+        Text(f"{others:,} others", style="dim"),
+        f"{prediction.rest:.2%}",
+        Text(bar(prediction.rest), style="dim"),
+    )
+    entropy = prediction.entropy_bits
+    result.caption = f"entropy {entropy:.2f} bits: as uncertain as {2**entropy:.1f} equally likely tokens"
+    result.caption_justify = "left"
+    return result
+
+
+def step_line(opened: OpenModel, prediction: Prediction) -> Text:
+    """Which token was followed, its chance and its rank."""
+    word = visible(token_text(opened.tokenizer, prediction.chosen))
+    bits = -math.log2(prediction.chance)
+    return Text.assemble(
+        "→ ",
+        (word, "bold"),
+        f"  rank {prediction.rank}, chance {prediction.chance:.2%}, surprise {bits:.2f} bits\n",
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "next",
+        "Show the distribution of the next token as a table with bars: what a language model is.",
+        'toolkit next runs/tiny/pretrain "Once upon a"\n'
+        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("text", help="the text so far")
+    parser.add_argument("--top", type=positive_int, default=10, metavar="K", help="rows of the table")
+    parser.add_argument("--steps", type=positive_int, default=1, metavar="N", help="go on for N tokens")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="above 0: the token to go on with is drawn (0: the likeliest)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--chat", action="store_true", help="put the text into the chat template")
+    add_json(parser)
+    args = parser.parse_intermixed_args(arguments)
+
+    given = vars(args)
+    return next_command(given.pop("model"), given.pop("text"), **given)

@@ -1,0 +1,97 @@
+"""Arguments that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import functools
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from toolkit.base.errors import UsageError
+
+MODEL = "a run, a model folder, or hub-id[@revision]"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UsageErrors, with a suggestion for a mistyped option."""
+
+    def __init__(self, verb: str, description: str, examples: str):
+        super().__init__(
+            prog=f"toolkit {verb}",
+            description=textwrap.fill(description, 100),
+            epilog="examples:\n" + textwrap.indent(examples, "  "),
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removesuffix(", key=value")  # argparse says that of what may be left out
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            message += did_you_mean(unknown[1].partition("=")[0], options)
+        raise UsageError(message, where=self.prog, fix=f"`{self.prog} --help` lists what it takes")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def add_recipe(parser: Parser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE|FOLDER", nargs=nargs, help="a recipe, or a folder of recipes"
+    )
+    parser.add_argument(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        help="settings to change, as in trainer.learning_rate=5e-5; in a folder, in the "
+        "recipes that set the key",
+    )
+
+
+def add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="exactly one JSON object on stdout")
+
+
+def whole_number(text: str, *, least: int) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text!r}")
+    return int(text)
+
+
+positive_int = functools.partial(whole_number, least=1)
+non_negative_int = functools.partial(whole_number, least=0)
+
+
+def add_sampling(parser: Parser, max_new_tokens: int = 200) -> None:
+    parser.add_argument("--max-new-tokens", type=positive_int, default=max_new_tokens, metavar="N")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of the likeliest, up to P")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same answer")
+
+
+def sampling_choice(args: argparse.Namespace) -> Any:
+    from toolkit.inference.generation import Choice
+
+    return Choice(
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+    )
+
+
+def run_parser(verb: str, description: str, examples: str, run: str) -> Parser:
+    parser = Parser(verb, description, examples)
+    parser.add_argument("run", metavar="RUN", help=run)
+    parser.add_argument("--json", action="store_true", help="exactly one JSON object on stdout")
+    return parser

@@ -1,0 +1,73 @@
+"""`toolkit run`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.cli.parser import Parser, add_json, add_recipe
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "run",
+        "Run a recipe, or a folder of recipes in the order that their references give. "
+        "What is finished is skipped; what was interrupted goes on from its last checkpoint.",
+        "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
+        "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml",
+    )
+    add_recipe(parser, "?")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="root of all runs")
+    parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
+    parser.add_argument(
+        "--launch",
+        metavar="ACCELERATE.yaml",
+        help="start each stage with accelerate launch and this configuration",
+    )
+    parser.add_argument(
+        "--replay-incident",
+        type=Path,
+        metavar="FILE",
+        help="make a step again that a pretraining held up (RUN/incidents/step-N); RECIPE may be left out",
+    )
+    add_json(parser)
+    args = parser.parse_intermixed_args(arguments)
+    if args.replay_incident is not None:
+        return _replay_incident(parser, args)
+    if args.recipe is None:
+        parser.error("the following arguments are required: RECIPE|FOLDER")
+    from toolkit.config.shipped_recipes import locate
+    from toolkit.execution.runner import run_command
+
+    overrides = _literal(args.overrides, args.runs_dir)
+    return run_command(
+        locate(args.recipe),
+        overrides,
+        runs_dir=args.runs_dir,
+        fresh=args.fresh,
+        launch=args.launch and locate(args.launch),
+        json=args.json,
+    )
+
+
+def _replay_incident(parser: Parser, args: argparse.Namespace) -> int:
+    if args.fresh or args.launch:
+        parser.error("--replay-incident makes one step in this process; it takes no --fresh and no --launch")
+    from toolkit.config.shipped_recipes import locate
+    from toolkit.proofs.incident_replay import incident_command
+
+    recipe = args.recipe and locate(args.recipe)
+    return incident_command(args.replay_incident, recipe, args.overrides, json=args.json)
+
+
+def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
+    """Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x."""
+    if Path(runs_dir).absolute() == Path("runs").absolute():
+        return list(overrides)
+    references = r"(\w+\.)*(tokenizer|tokens|model|reward_model|models|baseline|judge)(\.\d+)?="
+    return [
+        re.sub(r"(?<![\w./-])runs/", "./runs/", text) if re.match(references, text) else text
+        for text in overrides
+    ]

@@ -1,0 +1,333 @@
+"""What changed in the settings and in the embedded data since the first runs, so that old runs stay valid.
+
+`CHANGES` is the one table of it. Manifests (`toolkit.runs.manifest.read`) and recipes
+(`toolkit.config.loader`) are read through it: what they hold under the names of another time is understood.
+A change of a default alone needs no entry: a manifest holds every effective value.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.base.errors import Problem, RecipeError
+from toolkit.config.yaml_source import Key, Tree, dotted, forget, nearest
+
+
+class _Any:
+    def __repr__(self) -> str:
+        return "ANY"
+
+
+ANY = _Any()
+"""In `Added.before`: no result depends on the setting, so runs without it may have had any value."""
+UNLIMITED = 2**62
+"""In `Added.before`: there was no limit."""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A setting that older manifests lack.
+
+    Attributes:
+        stage: name of the stage.
+        key: dotted; a list on the way stands for each of its entries (`data.temperature`, `rewards.weight`).
+        before: the value that runs had before there was this setting.
+    """
+
+    stage: str
+    key: str
+    before: Any
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A setting that this version does not have.
+
+    Attributes:
+        stage, key: as in `Added`.
+        now: the values that mean what this version always does; a run or a recipe with one is still valid.
+        because: what is always done now, one clause.
+    """
+
+    stage: str
+    key: str
+    now: tuple[Any, ...]
+    because: str
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A setting under another name; with another parent it moves (no list may be on the way then)."""
+
+    stage: str
+    key: str
+    to: str
+
+
+Change = Added | Removed | Renamed
+
+CHANGES: tuple[Change, ...] = (
+    # 2026-11-24
+    Renamed("evaluate", "win_rate.data", "data"),
+    Added("pretrain", "model.position_init", "normal"),
+    Added("pretrain", "separate_documents", False),
+    # 2026-11-25
+    Added("pretrain", "model.vocabulary_multiple", 64),
+    Added("pretrain", "optimizer.fused", True),
+    Added("pretrain", "exact", False),
+    Added("pretrain", "speed.causal_attention", True),
+    Added("pretrain", "speed.loss_in_module", True),
+    Added("pretrain", "speed.head_block_tokens", 0),
+    Added("pretrain", "speed.prefetch_batches", ANY),
+    Added("pretrain", "speed.background_saves", ANY),
+    Added("pretrain", "length_warmup", []),
+    Added("pretrain", "preflight", ANY),
+    Added("pretrain", "guard.action", "stop"),
+    Added("pretrain", "guard.z_score", None),
+    Added("pretrain", "guard.window", 100),
+    Added("pretrain", "guard.max_skips", 10),
+    Added("pretrain", "keep_every_tokens", ANY),
+    Added("pretrain", "time_limit_minutes", ANY),
+    Added("pretrain", "shard_weights", ANY),
+    Added("pretrain", "evaluate_tokens", UNLIMITED),
+    Added("pretrain", "optimizer.muon_steps", 5),
+    # 2026-11-26
+    Removed("pretrain", "speed.transposed_weights", (False, "auto"), "weights lie in memory as PyTorch does"),
+    Added("pretrain", "speed.keep_memory", ANY),
+    Added("pretrain", "speed.logistic_gelu", False),
+    Added("ppo", "lora", None),
+    Added("ppo", "trainer.kl_in", "reward"),
+    Added("ppo", "trainer.whiten_rewards", False),
+    Added("ppo", "trainer.truncation", "terminal"),
+    Added("ppo", "trainer.critic", "separate"),
+    Added("ppo", "trainer.top_k", 0),
+    Added("ppo", "trainer.top_p", 1.0),
+    Added("ppo", "trainer.target_kl", None),
+    # 2026-11-27
+    Added("ppo", "algorithm", "ppo"),
+    Added("ppo", "preset", "standard"),
+    Added("ppo", "rewards", []),
+    Added("ppo", "early_stopping", None),
+    Added("ppo", "trainer.guard", "off"),
+    Added("ppo", "trainer.answers_per_prompt", None),
+    Added("ppo", "trainer.score_scale", "first_rollout"),
+    Added("evaluate", "precision", "fp32"),
+    Added("evaluate", "perplexity.prefix", "auto"),
+    Added("evaluate", "perplexity.score_end", True),
+    Added("evaluate", "perplexity.packed", False),
+    Added("evaluate", "win_rate.best_of", None),
+    Added("evaluate", "win_rate.judge_model", None),
+    Added("evaluate", "win_rate.judge_key_variable", ANY),
+    Added("evaluate", "win_rate.samples_per_prompt", 1),
+    Added("evaluate", "win_rate.stop_early", False),
+)
+"""Every setting that was added, removed or renamed, oldest first."""
+
+DATA: dict[str, str] = {
+    # of the storyworld's source files until commit 4a212c1, now of its rows
+    "storyworld:bf9197a54b82a065eae6e15a26aad8f889c61ea2fb0f56b633918295dee095cc":
+        "storyworld:5dfb6971be4c8ca98ae576c6031c0e21924d837fab3eff56c17d951148a74d1d",
+}  # fmt: skip
+"""Digests of data that older runs recorded -> today's digest of the same data."""
+
+
+# Manifests
+
+
+def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> dict[str, Any]:
+    """Return the settings of a manifest under today's names; what is passed in stays as it is.
+
+    A removed setting whose value means something else than what is done now stays: see `refused`.
+
+    Args:
+        complete: fill in the settings that were added since; else only rename and remove.
+    """
+    settings = copy.deepcopy(settings)
+    for change in _of(stage):
+        *parents, name = change.key.split(".")
+        if isinstance(change, Added):
+            if complete and change.before is not ANY:
+                for _, holder in _holders(settings, parents, create=True):
+                    holder.setdefault(name, copy.deepcopy(change.before))
+            continue
+        for _, holder in list(_holders(settings, parents)):
+            if name not in holder:
+                continue
+            if isinstance(change, Renamed):
+                target, last = _target(settings, holder, change)
+                target.setdefault(last, holder.pop(name))
+            elif _is_among(holder[name], change.now):
+                del holder[name]
+    return settings
+
+
+def recorded_keys(stage: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return {key of the recipe: anything}, such as parents and data of a manifest, under today's names."""
+    return {_renamed_text(stage, key): value for key, value in values.items()}
+
+
+def refused(stage: str, settings: dict[str, Any]) -> list[str]:
+    """Return the removed settings in what `recorded` returned, each `key: value (why it cannot be kept)`."""
+    lines = []
+    for change in _of(stage):
+        *parents, name = change.key.split(".")
+        if isinstance(change, Removed):
+            for place, holder in _holders(settings, parents):
+                if name in holder:
+                    key = dotted((*place, name))
+                    lines.append(
+                        f"{key}: {_shown(holder[name])} (this setting was removed: {change.because})"
+                    )
+    return lines
+
+
+def has_effect(stage: str, key: str) -> bool:
+    """Say whether the result depends on a setting that a manifest lacks (`ANY` in the table: no)."""
+    return not any(
+        isinstance(change, Added) and change.before is ANY and change.key == _plain(key)
+        for change in _of(stage)
+    )
+
+
+def note(stage: str, key: str) -> str:
+    """Return what to add to `key: old -> new`, empty where the table says nothing about the setting."""
+    for change in reversed(_of(stage)):
+        if change.key == _plain(key):
+            if isinstance(change, Removed):
+                return f" (this setting was removed: {change.because})"
+            if isinstance(change, Added) and change.before is not ANY:
+                before = "no limit" if change.before == UNLIMITED else _shown(change.before)
+                return f" (runs from before this setting had {before})"
+    return ""
+
+
+def data_digest(digest: str) -> str:
+    """Return today's digest of data that an older version knew under another one."""
+    return DATA.get(digest, digest)
+
+
+# Recipes
+
+
+def renamed(stage: str, key: Key) -> Key:
+    """Return the key of a recipe under today's name."""
+    for change in _of(stage):
+        if isinstance(change, Renamed):
+            names = tuple(part for part in key if isinstance(part, str))
+            old, new = tuple(change.key.split(".")), tuple(change.to.split("."))
+            if names[: len(old)] != old:
+                continue
+            if old[:-1] == new[:-1]:
+                place = [i for i, part in enumerate(key) if isinstance(part, str)][len(old) - 1]
+                key = (*key[:place], new[-1], *key[place + 1 :])
+            else:
+                key = (*new, *key[len(old) :])
+    return key
+
+
+def update(tree: Tree, stage: str) -> list[str]:
+    """Put the settings of a recipe under today's names, in place.
+
+    Returns:
+        Warnings, each `file:line: old key: what to write now`.
+
+    Raises:
+        RecipeError: a setting that is given under both names, or a removed one whose value means something
+            else than what is done now.
+    """
+    warnings: list[str] = []
+    problems: list[Problem] = []
+    for change in _of(stage):
+        *parents, name = change.key.split(".")
+        if isinstance(change, Added):
+            continue
+        for place, holder in list(_holders(tree.value, parents)):
+            key = (*place, name)
+            if name not in holder:
+                continue
+            where, written = nearest(tree.positions, key), dotted(key)
+            if isinstance(change, Renamed):
+                target = renamed(stage, key)
+                if target in tree.positions:
+                    also = f"given under two names, also as {dotted(target)} ({tree.positions[target]})"
+                    problems.append(Problem(where, written, f"{also}; it was renamed, leave this one out"))
+                    continue
+                holder_now, last = _target(tree.value, holder, change)
+                holder_now[last] = holder.pop(name)
+                _move(tree.positions, key, target)
+                warnings.append(f"{where}: {written}: was renamed; write {dotted(target)}")
+            elif _is_among(holder[name], change.now):
+                del holder[name]
+                forget(tree.positions, key)
+                tree.positions.pop(key, None)
+                warnings.append(f"{where}: {written}: has no effect ({change.because}); leave it out")
+            else:
+                wrong = f"{_shown(holder[name])} is no longer possible: {change.because}; leave it out"
+                problems.append(Problem(where, written, wrong))
+    if problems:
+        raise RecipeError(problems)
+    return warnings
+
+
+def _of(stage: str) -> list[Change]:
+    return [change for change in CHANGES if change.stage == stage]
+
+
+def _holders(
+    value: Any, parents: list[str], place: Key = (), *, create: bool = False
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Yield the place and the mapping to which a key's parents lead, through every entry of a list."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _holders(item, parents, (*place, index), create=create)
+    elif isinstance(value, dict):
+        if not parents:
+            yield place, value
+            return
+        if create:
+            value.setdefault(parents[0], {})
+        if parents[0] in value:
+            below = value[parents[0]]
+            yield from _holders(below, parents[1:], (*place, parents[0]), create=create)
+
+
+def _target(root: dict[str, Any], holder: dict[str, Any], change: Renamed) -> tuple[dict[str, Any], str]:
+    """Return the mapping that a renamed setting belongs in, and its name there."""
+    *parents, name = change.to.split(".")
+    if parents != change.key.split(".")[:-1]:
+        ((_, holder),) = _holders(root, parents, create=True)
+    return holder, name
+
+
+def _move(positions: dict[Key, str], old: Key, new: Key) -> None:
+    for place in [place for place in positions if place[: len(old)] == old]:
+        positions[(*new, *place[len(old) :])] = positions.pop(place)
+    for depth in range(1, len(new)):
+        positions.setdefault(new[:depth], positions[new])
+
+
+def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(one) and value == one for one in values)
+
+
+def _plain(key: str) -> str:
+    """`data[0].name` as `data.name`."""
+    return ".".join(part.partition("[")[0] for part in key.split("."))
+
+
+def _renamed_text(stage: str, key: str) -> str:
+    """Rename `win_rate.baseline` or `models[0]`, its places in lists kept."""
+    parts: list[str | int] = []
+    for part in key.replace("[", ".[").split("."):
+        parts.append(int(part[1:-1]) if part.startswith("[") else part)
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in renamed(stage, tuple(parts))
+    ).removeprefix(".")
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,85 @@
+"""The JSON schema of recipes, with which editors complete and check them as they are written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from toolkit.config import trl_checks
+from toolkit.config.schema import Recipe
+
+DEFAULT = Path("recipes/recipe.schema.json")
+_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "text": "string",
+    "null": "null",
+    "mapping": "object",
+}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of every stage; `trainer:` of sft, reward and dpo lists TRL's own keys."""
+    described = TypeAdapter(Recipe).json_schema()
+    definitions = described["$defs"]
+    for name, definition in definitions.items():
+        if name.endswith("Recipe"):
+            what = "A recipe whose settings hold where this one does not set them."
+            definition["properties"]["base"] = {"type": "string", "description": what}
+    newest = trl_checks.read_snapshots()[0][
+        "stages"
+    ]  # not the installed version: the stored file is one for all
+    for stage in trl_checks.CONFIGS:
+        definition = definitions[f"{stage.capitalize()}Recipe"]
+        keys = {key: _field(key, one) for key, one in newest[stage].items() if key not in trl_checks.OWNED}
+        definition["properties"]["trainer"] = {
+            "type": "object",
+            "additionalProperties": False,
+            "description": f"Settings of trl.{trl_checks.CONFIGS[stage]}; what is not set keeps TRL's default.",
+            "properties": keys,
+        }
+    # A recipe with `base:` may leave out what its base gives.
+    for definition in definitions.values():
+        definition.pop("title", None)
+    for member in described["oneOf"]:
+        name = member["$ref"].rpartition("/")[2]
+        definitions[name]["required"] = ["stage"]
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "toolkit recipe"}
+    return {**head, **described}
+
+
+def _field(key: str, described: dict[str, Any]) -> dict[str, Any]:
+    kinds, words = described["types"], trl_checks.choices(key, described)
+    options = [_scalar(kind, words) for kind in kinds if kind in _TYPES]
+    options += [
+        {"type": "array", "items": _scalar(kind[8:], words)} for kind in kinds if kind.startswith("list of ")
+    ]
+    body = options[0] if len(options) == 1 else {"anyOf": options}
+    return {**body, "default": described["default"]}
+
+
+def _scalar(kind: str, words: list[str]) -> dict[str, Any]:
+    return {"enum": words} if kind == "text" and words else {"type": _TYPES[kind]}
+
+
+def text() -> str:
+    """The schema as it is stored."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def schema_command(*, output: str | None = None) -> int:
+    """Write the schema to a file or to stdout."""
+    if output is None and DEFAULT.exists():
+        output = str(DEFAULT)
+    if output is None or output == "-":
+        sys.stdout.write(text())
+        return 0
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(text(), encoding="utf-8")
+    print(f"written: {output}", file=sys.stderr)
+    return 0

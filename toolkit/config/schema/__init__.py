@@ -1,0 +1,89 @@
+"""Every setting of every stage, one module for each kind of stage.
+
+Sizes of batches count tokens or examples per optimizer step over ALL processes, so that a recipe says
+the same thing on one CPU and on 64 GPUs. Paths that start with `runs/` are below `--runs-dir`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from toolkit.config.schema.base import (
+    Count,
+    Data,
+    DataSource,
+    Fraction,
+    HeldOut,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    Size,
+    StageRecipe,
+)
+from toolkit.config.schema.evaluate import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
+from toolkit.config.schema.ppo import EarlyStoppingSettings, PpoRecipe, PpoTrainerSettings, RewardSettings
+from toolkit.config.schema.pretrain import (
+    GuardSettings,
+    LengthSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PretrainRecipe,
+    SampleSettings,
+    ScheduleSettings,
+    SpeedSettings,
+)
+from toolkit.config.schema.text import CorpusRecipe, TokenizerRecipe
+from toolkit.config.schema.trainers import DpoRecipe, LoraSettings, RewardRecipe, SftRecipe, TrainerRecipe
+
+__all__ = [
+    "BestOfSettings",
+    "CorpusRecipe",
+    "Count",
+    "Data",
+    "DataSource",
+    "DpoRecipe",
+    "EarlyStoppingSettings",
+    "EvaluateRecipe",
+    "Fraction",
+    "GuardSettings",
+    "HeldOut",
+    "LengthSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "NonNegative",
+    "OptimizerSettings",
+    "PerplexitySettings",
+    "Positive",
+    "PpoRecipe",
+    "PpoTrainerSettings",
+    "PretrainRecipe",
+    "Probability",
+    "Recipe",
+    "RewardRecipe",
+    "RewardSettings",
+    "SampleSettings",
+    "ScheduleSettings",
+    "Settings",
+    "SftRecipe",
+    "Size",
+    "SpeedSettings",
+    "StageRecipe",
+    "TokenizerRecipe",
+    "TrainerRecipe",
+    "WinRateSettings",
+]
+
+Recipe = Annotated[
+    TokenizerRecipe
+    | CorpusRecipe
+    | PretrainRecipe
+    | SftRecipe
+    | RewardRecipe
+    | DpoRecipe
+    | PpoRecipe
+    | EvaluateRecipe,
+    Field(discriminator="stage"),
+]

@@ -1,0 +1,105 @@
+"""The evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.config.schema.base import (
+    Count,
+    Data,
+    NonNegative,
+    Settings,
+    StageRecipe,
+)
+
+
+class PerplexitySettings(Settings):
+    """Perplexity of every model on held-out text: each token is scored exactly once."""
+
+    tokens: str | None = None
+    """A sealed corpus run: its held-out part is scored, with its own tokenizer."""
+    data: Data | None = None
+    """Or any text source; every model tokenizes the text itself."""
+    window: Count | None = None
+    """Tokens a model sees at once; default its n_positions."""
+    stride: Count | None = None
+    """Tokens the window moves on; default half a window."""
+    prefix: Literal["auto", "bos", "end", "none"] = "auto"
+    """What stands before a document: the tokenizer's beginning-of-text, end-of-text, or nothing (then the
+    first token is not scored). `auto`: end-of-text where the model's configuration says that documents begin
+    with it, else beginning-of-text, else end-of-text."""
+    score_end: bool = True
+    """Score end-of-text as the last token of a document; it has no bytes."""
+    packed: bool = False
+    """Read all documents as one text with end-of-text between them, not each alone."""
+
+    @model_validator(mode="after")
+    def one_source(self) -> PerplexitySettings:
+        if (self.tokens is None) == (self.data is None):
+            raise ValueError("give exactly one of tokens and data")
+        return self
+
+
+class BestOfSettings(Settings):
+    """Let the baseline answer several times, and a reward model choose: what alignment has to beat."""
+
+    reward_model: str
+    """A sealed reward run, a folder, or a hub id."""
+    counts: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [2, 4]
+    """Answers to choose from; each is reported as a model of its own, `best of 2`."""
+
+
+class WinRateSettings(Settings):
+    """Win rate against a baseline on prompts that were never trained on."""
+
+    baseline: str
+    judge: str = "gold"
+    """`gold` (storyworld's utility); a sealed reward run, a folder, a hub id; a file of people's votes
+    (.jsonl, .sqlite, .db); or the URL of an OpenAI-compatible endpoint, up to /v1."""
+    judge_model: str | None = None
+    """The model that an endpoint is asked for."""
+    judge_key_variable: str = "JUDGE_API_KEY"
+    """The environment variable that holds an endpoint's key."""
+    stop_early: bool = False
+    """Ask an endpoint about prompt after prompt only until one half is excluded; intervals are then those
+    that hold at any time."""
+    judge_data: Data | None = None
+    """Preferences to check a reward model or an endpoint on: where its accuracy's interval includes one half
+    the answer is `no verdict`. Where not given the reward run's own accuracy is read."""
+    samples_per_prompt: Count = 1
+    """Answers of each model to each prompt. Intervals stay over prompts: answers to one prompt are alike."""
+    best_of: BestOfSettings | None = None
+    max_prompt_tokens: Count = 256
+    max_new_tokens: Count = 96
+    temperature: NonNegative = 1.0
+    """Of sampling; 0 takes the most probable token."""
+    batch_examples: Count = 64
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+
+
+class EvaluateRecipe(StageRecipe):
+    """Perplexity and win rate of several models at once."""
+
+    stage: Literal["evaluate"]
+    models: Annotated[list[str], Field(min_length=1)]
+    """Runs, folders or hub ids; reported under their last name."""
+    data: Data | None = None
+    """The win rate's prompts: the held-out ones of conversations, preferences or prompts."""
+    perplexity: PerplexitySettings | None = None
+    win_rate: WinRateSettings | None = None
+    samples: list[str] = []
+    """Prompts that every model answers, shown in the summary."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the models' weights; log-probabilities are fp32 always."""
+
+    @model_validator(mode="after")
+    def something_to_measure(self) -> EvaluateRecipe:
+        if self.perplexity is None and self.win_rate is None and not self.samples:
+            raise ValueError("nothing to measure: give perplexity, win_rate or samples")
+        if (self.win_rate is None) != (self.data is None):
+            raise ValueError("data has the prompts of win_rate: give both or neither")
+        if self.win_rate is not None and self.win_rate.baseline not in self.models:
+            raise ValueError(f"baseline {self.win_rate.baseline!r} is not one of models")
+        return self

@@ -1,0 +1,159 @@
+"""The ppo stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.config.schema.base import (
+    Count,
+    Data,
+    NonNegative,
+    Positive,
+    Probability,
+    Settings,
+    StageRecipe,
+)
+from toolkit.config.schema.trainers import LoraSettings
+
+
+class PpoTrainerSettings(Settings):
+    """Proximal policy optimization from human feedback; defaults after Huang et al. (2024), N+ details."""
+
+    learning_rate: Positive = 3e-5
+    value_learning_rate: Positive | None = None
+    """Default the policy's."""
+    episodes: Count = 2048
+    """Answers sampled in the whole training."""
+    rollout_examples: Count = 64
+    """Answers sampled between two phases of optimization, over all processes."""
+    epochs: Count = 4
+    """Passes over the answers of one rollout."""
+    minibatches: Count = 1
+    """Optimizer steps in one pass."""
+    kl_coefficient: NonNegative = 0.05
+    """beta: reward = score - beta * KL, spread over the tokens (k1 estimator)."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """`reward`: k1 on each token, whose optimum is pi_ref exp(reward / beta); `loss`: beta * k3 beside the
+    policy's loss, with less variance and another optimum."""
+    kl_target: Positive | None = None
+    """Adapt the coefficient towards this KL per answer, in nats (Ziegler et al., 2019, section 2.2)."""
+    gamma: Probability = 1.0
+    gae_lambda: Probability = 0.95
+    clip_range: Positive = 0.2
+    value_clip_range: Positive = 0.2
+    value_coefficient: NonNegative = 0.1
+    """Weight of the critic's loss, which shares one gradient norm limit with the policy's."""
+    entropy_coefficient: NonNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    """Rewards of the tokens get variance 1 over a rollout and keep their mean; beta then loses its unit."""
+    normalize_scores: bool = True
+    """Scores are shifted and scaled, so that beta and the penalty of no end have a unit."""
+    score_scale: Literal["first_rollout", "reward_model"] = "first_rollout"
+    """By mean and standard deviation of the reference's answers in the first rollout, or by those of held-out
+    preferences, which a reward run keeps in its model's config."""
+    missing_end_penalty: NonNegative = 1.0
+    """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
+    truncation: Literal["terminal", "bootstrap"] = "terminal"
+    """An answer cut off at max_new_tokens is over, or is worth what the critic expects after it."""
+    critic: Literal["separate", "shared"] = "separate"
+    """A transformer of its own, or one layer on the policy's: less memory and time, values that are worse."""
+    guard: Literal["stop", "warn", "off"] = "stop"
+    """Say when the score rises while answers degenerate (repetition, likeness, length, KL), and on a collapse
+    stop, or only say so."""
+    answers_per_prompt: Annotated[int, Field(ge=2)] | None = None
+    """rloo and grpo only, where it is 4 if nothing is said; ppo samples one."""
+    max_prompt_tokens: Count = 128
+    max_new_tokens: Count = 96
+    temperature: Positive = 1.0
+    """Sampling divides the logits by it; policy and reference log-probabilities do the same."""
+    top_k: int = Field(0, ge=0)
+    """Sample only from the k most probable tokens (0: all). Ratios and KL read the whole distribution."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample only from the fewest tokens with this probability together. As top_k."""
+    target_kl: Positive | None = None
+    """Skip what is left of a rollout's optimization once KL(old || new), nats a token, is above this."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """Of the learning rates, over the whole training."""
+
+    @model_validator(mode="after")
+    def whole_rollouts(self) -> PpoTrainerSettings:
+        for whole, part in (("episodes", "rollout_examples"), ("rollout_examples", "minibatches")):
+            if getattr(self, whole) % getattr(self, part):
+                text = f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
+                raise ValueError(text)
+        return self
+
+
+class RewardSettings(Settings):
+    """One more reward, added to the reward model's score."""
+
+    reward_model: str | None = None
+    """`gold`, a sealed reward run, a folder, or a hub id; or else:"""
+    function: str | None = None
+    """FILE.py:NAME of `(prompts, completions, completion_ids, **columns) -> list[float]`."""
+    weight: float = 1.0
+    """What its values are multiplied by."""
+
+    @model_validator(mode="after")
+    def one_reward(self) -> RewardSettings:
+        if (self.reward_model is None) == (self.function is None):
+            raise ValueError("give exactly one of reward_model and function")
+        return self
+
+
+class EarlyStoppingSettings(Settings):
+    """Ask a held-out judge between rollouts, and stop once its scores turn down: what the reward model pays
+    for and what is better part ways in a long training (Gao et al., 2023)."""
+
+    judge: str
+    """`gold` (storyworld's utility), or a sealed reward run, a folder, a hub id: not what is trained on."""
+    every_rollouts: Count = 2
+    """Rollouts between two looks."""
+    prompts: Count = 64
+    """Held-out prompts, the same in each look."""
+    patience: Count | None = 3
+    """Stop after so many looks without a new best, and keep the weights of the best; null: only look."""
+
+
+class PpoRecipe(StageRecipe):
+    """PPO against a trained reward model; or RLOO, GRPO."""
+
+    stage: Literal["ppo"]
+    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    """`rloo` (Ahmadian et al., 2024) and `grpo` (Shao et al., 2024) have no critic: they compare
+    `trainer.answers_per_prompt` answers to the same prompt, in TRL's trainers."""
+    preset: Literal["standard", "fast"] = "standard"
+    """`fast`: the critic is one layer on the policy (trainer.critic: shared)."""
+    model: str
+    """The policy to start from, and the reference."""
+    reward_model: str
+    """`gold` (storyworld's utility), a sealed reward run, a folder, or a hub id."""
+    rewards: list[RewardSettings] = []
+    data: Data
+    """Prompts: any source of conversations or preferences; only its prompts are read."""
+    early_stopping: EarlyStoppingSettings | None = None
+    micro_batch_examples: Count | None = None
+    """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16,
+    in bf16 32)."""
+    lora: LoraSettings | None = None
+    """Train adapters only; the reference is then the same model without them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every_steps: Count = 1
+    """In rollouts."""
+    checkpoint_every_steps: Count | None = None
+    """In rollouts; default a fifth of the training."""
+    trainer: PpoTrainerSettings = PpoTrainerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def fast_means(cls, values: Any) -> Any:
+        wanted = isinstance(values, dict) and values.get("preset") == "fast"
+        if wanted and values.get("algorithm", "ppo") == "ppo":
+            trainer = values.get("trainer") or {}
+            if isinstance(trainer, dict):
+                return {**values, "trainer": {"critic": "shared", **trainer}}
+        return values

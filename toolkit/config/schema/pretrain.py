@@ -1,0 +1,253 @@
+"""Every setting of the pretrain stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.config.schema.base import Count, NonNegative, Positive, Probability, Settings, Size, StageRecipe
+
+
+class ModelSettings(Settings):
+    """Shape of a GPT-2; the vocabulary comes from the tokenizer, padded to a multiple of 64."""
+
+    architecture: Literal["gpt2"] = "gpt2"
+    n_layer: Count = 4
+    n_head: Count = 4
+    n_embd: Count = 256
+    n_positions: Count = 256
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
+    """`gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    """Where the learned position embeddings start; from `sinusoidal` a small model sooner learns to copy."""
+    vocabulary_multiple: Count = 64
+    """Rows of the embedding are padded to a multiple of this: GPT-2's 50257 trains 25 % faster as 50304."""
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> ModelSettings:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        return self
+
+
+class OptimizerSettings(Settings):
+    """`muon` takes the matrices of the blocks, AdamW the rest."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    learning_rate: Positive | None = None
+    """Peak learning rate: of AdamW (default 1e-3), or of Muon for the matrices (default 0.02)."""
+    adam_learning_rate: Positive | None = None
+    """With muon: peak learning rate of AdamW for embeddings, norms and biases (default 3e-3)."""
+    muon_steps: Annotated[int, Field(ge=1, le=10)] = 5
+    """With muon: steps of its Newton-Schulz iteration; 3 learn as fast (LOG.md) and cost half on a CPU."""
+    weight_decay: NonNegative = 0.1
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this global L2 norm."""
+    fused: bool = True
+    """AdamW as one kernel: 12 million weights take 8 ms a step on 2 cores, 40 ms one operation at a time."""
+
+    @model_validator(mode="after")
+    def adam_rate_only_with_muon(self) -> OptimizerSettings:
+        for name in ("adam_learning_rate", "muon_steps"):
+            if name in self.model_fields_set and self.name != "muon":
+                raise ValueError(f"{name} has an effect only with name: muon")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """Learning rate over tokens: warm-up, then decay to `final_fraction` of the peak."""
+
+    name: Literal["linear", "cosine", "wsd", "constant"] = "linear"
+    warmup_tokens: Size = 0
+    decay_tokens: Count | None = None
+    """wsd only: length of the linear decay at the end (default a fifth of the training)."""
+    final_fraction: Probability = 0.0
+
+    @model_validator(mode="after")
+    def decay_only_with_wsd(self) -> ScheduleSettings:
+        if self.decay_tokens is not None and self.name != "wsd":
+            raise ValueError("decay_tokens has an effect only with name: wsd")
+        return self
+
+
+class SpeedSettings(Settings):
+    """Levers of speed. None changes what is learned beyond rounding; each can be turned off to measure it."""
+
+    causal_attention: bool = True
+    """Attend without a mask. GPT-2's own mask loses the flash kernels under torch.compile."""
+    loss_in_module: bool = True
+    """Return the loss from the compiled module; outside of it the logits cannot be fused away."""
+    head_block_tokens: Literal["auto"] | Size = "auto"
+    """Positions whose logits exist at once, 0 all; `auto` cuts more than 2^27 numbers (half a GB in fp32)."""
+    logistic_gelu: Literal["auto"] | bool = "auto"
+    """gelu_pytorch_tanh without a tanh: `auto` where a CPU compiles (4 % faster)."""
+    keep_memory: bool = True
+    """Freed memory stays with the process (CPU, Linux): without, a step takes 1.12 times as long."""
+    prefetch_batches: Size = 2
+    """Batches that a thread reads ahead from the memory map, 0 none."""
+    background_saves: bool = True
+    """Write checkpoints from a snapshot while training goes on."""
+
+
+class LengthSettings(Settings):
+    """Rows are cut into shorter ones at first: attention costs less, and near context is learned first."""
+
+    tokens: Count
+    """Until so many tokens were trained on ..."""
+    sequence_length: Count
+    """... rows have this length, a divisor of the full one. Which tokens a step reads stays the same."""
+
+
+class GuardSettings(Settings):
+    """What happens when a loss or a gradient is no number, or far from those before it."""
+
+    action: Literal["stop", "skip"] = "stop"
+    """`skip` goes on without the step; both keep batch, random streams and state in `incidents/`."""
+    z_score: Positive | None = None
+    """Also trigger so many standard deviations above the mean; a GPU then waits for each step's loss."""
+    window: Annotated[int, Field(ge=10)] = 100
+    """Steps that the mean and the deviation are taken over; there is no trigger before half of them."""
+    max_skips: Count = 10
+    """More skipped steps than this stop the run."""
+
+    @model_validator(mode="after")
+    def skips_only_when_skipping(self) -> GuardSettings:
+        for name, needs in (("max_skips", self.action == "skip"), ("window", self.z_score is not None)):
+            if name in self.model_fields_set and not needs:
+                needed = "action: skip" if name == "max_skips" else "a z_score"
+                raise ValueError(f"{name} has an effect only with {needed}")
+        return self
+
+
+class SampleSettings(Settings):
+    """Text that the model writes while it learns."""
+
+    prompts: list[str] = ["Once"]
+    max_new_tokens: Count = 60
+    temperature: NonNegative = 0.8
+
+
+class PretrainRecipe(StageRecipe):
+    """A GPT-2 from random weights, on token shards, with Accelerate."""
+
+    stage: Literal["pretrain"]
+    tokens: str
+    """A sealed corpus run."""
+    model: ModelSettings = ModelSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    sequence_length: Count | None = None
+    """Tokens of one training row; default n_positions."""
+    separate_documents: bool = False
+    """Each document in a row starts at position 0 and sees only itself; a GPU loses its flash kernel."""
+    batch_tokens: Count = 8192
+    """Tokens of one optimizer step, over all processes."""
+    micro_batch_tokens: Count | None = None
+    """Tokens of one forward pass on one process; default the whole share of the process."""
+    train_tokens: Count
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where the machine computes it natively (12x slower than fp32 on a CPU without)."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile; `auto` compiles on a GPU only."""
+    exact: bool = False
+    """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are added up in a fixed tree."""
+    shard_weights: Literal["auto"] | bool = "auto"
+    """FSDP2: each process keeps a part of weights and optimizer; `auto` where Accelerate is set to FSDP.
+    May change when a run goes on: checkpoints hold whole weights."""
+    speed: SpeedSettings = SpeedSettings()
+    length_warmup: list[LengthSettings] = []
+    """Shorter rows at first, in rising order."""
+    preflight: Literal["auto"] | bool = "auto"
+    """Check the fast path before the first step; `auto` where the training is compiled."""
+    guard: GuardSettings = GuardSettings()
+    log_every_steps: Count = 10
+    evaluate_every_tokens: Count | None = None
+    """Held-out bits per byte during training; default a tenth of the training."""
+    evaluate_documents: Count = 200
+    """Held-out documents for the measurements during training; at the end all are scored."""
+    evaluate_tokens: Count = 32768
+    """At most so many tokens of them: one document may be a whole book."""
+    checkpoint_every_tokens: Count | None = None
+    """Default a fifth of the training."""
+    keep_checkpoints: Count = 1
+    """The newest N are kept ..."""
+    keep_every_tokens: Count | None = None
+    """... and besides them one for every so many tokens."""
+    time_limit_minutes: Positive | None = None
+    """Save and stop (exit status 130) before the command has run so long: for a queue's limit."""
+    samples: SampleSettings = SampleSettings()
+
+    operational: ClassVar[frozenset[str]] = StageRecipe.operational | {
+        "keep_checkpoints", "keep_every_tokens", "time_limit_minutes", "shard_weights"
+    }  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return max(1, self.train_tokens // self.batch_tokens)
+
+    def row_tokens(self, step: int | None = None) -> int:
+        """Return the tokens of a full row, or of one at a step (from 0), shorter during `length_warmup`."""
+        if step is not None:
+            for entry in self.length_warmup:
+                if step * self.batch_tokens < entry.tokens:
+                    return entry.sequence_length
+        return self.sequence_length or self.model.n_positions
+
+    @model_validator(mode="after")
+    def lengths_rise(self) -> PretrainRecipe:
+        full = self.row_tokens()
+        before = (0, 0)
+        for entry in self.length_warmup:
+            if full % entry.sequence_length or entry.sequence_length == full:
+                raise ValueError(
+                    f"length_warmup: {entry.sequence_length} is no smaller divisor of a row's {full} tokens"
+                )
+            if (entry.tokens, entry.sequence_length) <= before or entry.tokens <= before[0]:
+                raise ValueError("length_warmup: tokens and sequence_length must rise from entry to entry")
+            before = (entry.tokens, entry.sequence_length)
+        return self
+
+    @model_validator(mode="after")
+    def exact_needs_a_tree(self) -> PretrainRecipe:
+        if self.exact:
+            if self.micro_batch_tokens is None:
+                raise ValueError(
+                    "exact needs micro_batch_tokens: its parts are what is added in a fixed order"
+                )
+            parts, rest = divmod(self.batch_tokens, self.micro_batch_tokens)
+            if rest or parts & (parts - 1):
+                raise ValueError(
+                    f"exact needs batch_tokens / micro_batch_tokens to be a power of two, "
+                    f"not {self.batch_tokens} / {self.micro_batch_tokens}"
+                )
+            if self.threads is None:
+                raise ValueError("exact needs threads, the same for any number of processes: threads: 1")
+            if self.shard_weights is True:
+                raise ValueError("exact keeps all weights on every process: shard_weights must be false")
+        return self
+
+    @model_validator(mode="after")
+    def levers_fit(self) -> PretrainRecipe:
+        if self.separate_documents and not self.speed.causal_attention:
+            raise ValueError("separate_documents needs speed.causal_attention")
+        if not self.speed.loss_in_module and self.compile is False:
+            raise ValueError("speed.loss_in_module has an effect only with compile")
+        if self.speed.logistic_gelu is True and self.model.activation != "gelu_pytorch_tanh":
+            raise ValueError("speed.logistic_gelu has an effect only with activation: gelu_pytorch_tanh")
+        return self
+
+    @model_validator(mode="after")
+    def whole_rows(self) -> PretrainRecipe:
+        length = self.row_tokens()
+        if length > self.model.n_positions:
+            raise ValueError(f"sequence_length {length} is more than n_positions {self.model.n_positions}")
+        for name in ("batch_tokens", "micro_batch_tokens"):
+            tokens = getattr(self, name)
+            if tokens is not None and tokens % length:
+                raise ValueError(f"{name} {tokens} is not a multiple of the {length} tokens of a row")
+        return self

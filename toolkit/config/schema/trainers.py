@@ -1,0 +1,61 @@
+"""What the stages on TRL's trainers share, and those stages: sft, reward, dpo."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from toolkit.config.schema.base import (
+    Count,
+    Data,
+    Positive,
+    Settings,
+    StageRecipe,
+)
+
+
+class LoraSettings(Settings):
+    """Train low-rank adapters instead of all weights (Hu et al., 2021); merged when the run is sealed."""
+
+    r: Count = 8
+    alpha: Positive = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: list[str] = ["c_attn", "c_proj", "c_fc"]
+
+
+class TrainerRecipe(StageRecipe):
+    """What the stages on TRL's trainers share."""
+
+    model: str
+    """A sealed run, a model folder, or `hub-id@revision`."""
+    data: Data
+    batch_examples: Count = 16
+    """Examples of one optimizer step, over all processes."""
+    micro_batch_examples: Count | None = None
+    """Examples of one forward pass on one process; default the whole share of the process."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    lora: LoraSettings | None = None
+    log_every_steps: Count = 10
+    checkpoint_every_steps: Count | None = None
+    """Default a fifth of the training."""
+    trainer: dict[str, Any] = {}
+    """Settings of TRL's own configuration class, checked by name and type."""
+
+
+class SftRecipe(TrainerRecipe):
+    """Supervised fine-tuning on conversations (trainer: trl.SFTConfig)."""
+
+    stage: Literal["sft"]
+
+
+class RewardRecipe(TrainerRecipe):
+    """A Bradley-Terry reward model from preferences (trainer: trl.RewardConfig)."""
+
+    stage: Literal["reward"]
+
+
+class DpoRecipe(TrainerRecipe):
+    """Direct preference optimization (trainer: trl.DPOConfig)."""
+
+    stage: Literal["dpo"]

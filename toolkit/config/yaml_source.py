@@ -1,0 +1,247 @@
+"""YAML text to plain values and the `file:line` of every key, with the scalars of YAML 1.2.
+
+PyYAML's own constructor reads `1e-5` as text and `no` as false (YAML 1.1), keeps the last of two equal
+keys, and forgets where a key stood; so only its parser is used, event by event.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from toolkit.base.errors import Problem, RecipeError
+
+Key = tuple[str | int, ...]
+
+NULLS = {"", "~", "null", "Null", "NULL"}
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+DEEPEST = 32  # a recipe is 4 deep; the limit keeps `[[[[...` from exhausting Python's stack
+
+
+@dataclass
+class Tree:
+    """A value (mappings, lists, scalars), and the place of every key in it."""
+
+    value: Any
+    positions: dict[Key, str] = field(default_factory=dict)
+
+
+class _Refused(Exception):
+    def __init__(self, place: str, key: Key, what: str):
+        self.problem = Problem(place, dotted(key), what)
+
+
+def dotted(key: Key) -> str:
+    """`("data", 0, "name")` as `data.0.name`."""
+    return ".".join(str(part) for part in key)
+
+
+def scalar(text: str) -> Any:
+    """A plain (unquoted) scalar by YAML 1.2's core schema, section 10.3.2 (`.nan` too gives infinity)."""
+    if text in NULLS:
+        return None
+    if text in BOOLEANS:
+        return BOOLEANS[text]
+    if INTEGER.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if FLOAT.fullmatch(text):
+        return float(text)
+    return math.inf if NOT_FINITE.fullmatch(text) else text
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe file.
+
+    Raises:
+        RecipeError: there is no such file, it is a folder, or it is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise RecipeError([Problem(str(path), "", "there is no such file")]) from None
+    except IsADirectoryError:
+        raise RecipeError([Problem(str(path), "", "this is a folder, not a recipe")]) from None
+    except OSError as error:
+        raise RecipeError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"not UTF-8 text (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        raise RecipeError([Problem(f"{path}:{line}", "", what)]) from None
+
+
+def parse(text: str, name: str) -> Tree:
+    """Read one YAML document; `name` is the file in the places, `name:line`.
+
+    Raises:
+        RecipeError: the text is not YAML, or it uses what recipes do not: two equal keys, anchors,
+            aliases, tags, several documents, numbers that are not finite.
+    """
+    builder = _Builder(name)
+    try:
+        return builder.build(text)
+    except _Refused as error:
+        raise RecipeError([*builder.problems, error.problem]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise RecipeError([Problem(f"{name}:{line}", "", _syntax(error))]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"not valid YAML: the character U+{_codepoint(error.character):04X} is not allowed"
+        raise RecipeError([Problem(f"{name}:{line}", "", what)]) from None
+
+
+def _codepoint(character: str | int | bytes) -> int:
+    return character if isinstance(character, int) else ord(character[:1])
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    problem, context = error.problem or str(error), error.context or ""
+    if "'\\t'" in problem:
+        return "not valid YAML: a tab; indent with spaces"
+    if "mapping values are not allowed" in problem:
+        return (
+            "not valid YAML: no `key: value` can stand here; check the indentation, and put quotes "
+            "around a text with a colon"
+        )
+    if "alias" in context or "anchor" in context:
+        return "not valid YAML: put quotes around a text that begins with * or &"
+    begun = f", line {error.context_mark.line + 1}" if error.context_mark else ""
+    return f"not valid YAML: {problem}{f' ({context}{begun})' if context else ''}"
+
+
+class _Builder:
+    def __init__(self, name: str):
+        self.name = name
+        self.positions: dict[Key, str] = {}
+        self.problems: list[Problem] = []
+
+    def build(self, text: str) -> Tree:
+        events = yaml.parse(text, Loader=yaml.SafeLoader)
+        value, documents = None, 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise _Refused(self._place(event), (), "a second document; one file is one recipe")
+                value = self._node(next(events), events, ())
+        if self.problems:
+            raise RecipeError(self.problems)
+        self.positions.setdefault((), f"{self.name}:1")
+        return Tree(value, self.positions)
+
+    def _place(self, event: yaml.Event) -> str:
+        return f"{self.name}:{event.start_mark.line + 1}"
+
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> Any:
+        place = self._place(event)
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _Refused(
+                place,
+                key,
+                "anchors and aliases (& and *) are not read; share settings with "
+                "base:, and put quotes around a text that begins with & or *",
+            )
+        if event.tag is not None:
+            raise _Refused(place, key, f"tags such as {event.tag} are not read")
+        if len(key) > DEEPEST:
+            raise _Refused(place, key[:3], f"nested more than {DEEPEST} deep")
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, key)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(events, key)
+        return self._scalar(event, key)
+
+    def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Any:
+        if event.style is not None:
+            return event.value
+        try:
+            value = scalar(event.value)
+        except ValueError:  # Python reads at most 4300 digits
+            value = math.inf
+        if isinstance(value, float) and not math.isfinite(value):
+            what = f"must be a finite number, not {event.value[:20]}"
+            self.problems.append(Problem(self._place(event), dotted(key), what))
+        return value
+
+    def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            item = (*key, len(values))
+            self.positions[item] = self._place(event)
+            values.append(self._node(event, events, item))
+        return values
+
+    def _mapping(self, events: Iterator[yaml.Event], key: Key) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            name = self._key(event, key)
+            child, place = (*key, name), self._place(event)
+            if name in values:
+                first = self.positions[child].rpartition(":")[2]
+                self.problems.append(Problem(place, dotted(child), f"given twice (first in line {first})"))
+            else:
+                self.positions[child] = place
+            values[name] = self._node(next(events), events, child)
+        return values
+
+    def _key(self, event: yaml.Event, parent: Key) -> str:
+        place = self._place(event)
+        if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
+            raise _Refused(place, parent, "a key must be plain text")
+        if event.value == "<<" and event.style is None:
+            raise _Refused(place, parent, "merge keys (<<) are not read; use base: to share settings")
+        if not event.value:
+            raise _Refused(place, parent, "a key is empty")
+        return event.value
+
+
+def merge(base: Tree, top: Tree) -> Tree:
+    """`top` over `base`: mappings merge key by key, everything else replaces."""
+    positions = dict(base.positions)
+    value = _merged(base.value, top.value, (), (positions, top.positions))
+    positions[()] = top.positions.get((), positions.get((), ""))
+    return Tree(value, positions)
+
+
+def _merged(base: Any, top: Any, key: Key, positions: tuple[dict[Key, str], dict[Key, str]]) -> Any:
+    below, above = positions
+    if key in above:
+        below[key] = above[key]
+    if isinstance(base, dict) and isinstance(top, dict):
+        joined = dict(base)
+        for name, value in top.items():
+            child = (*key, name)
+            if name in base:
+                joined[name] = _merged(base[name], value, child, positions)
+            else:
+                joined[name] = value
+                below.update({place: above[place] for place in above if place[: len(child)] == child})
+        return joined
+    forget(below, key)
+    below.update({place: above[place] for place in above if place[: len(key)] == key})
+    return top
+
+
+def forget(positions: dict[Key, str], key: Key) -> None:
+    """Drop the places of everything below `key`."""
+    for place in [place for place in positions if len(place) > len(key) and place[: len(key)] == key]:
+        del positions[place]
+
+
+def nearest(positions: Mapping[Key, str], key: Key) -> str:
+    """The place of `key`, or of the closest thing around it that has one."""
+    while key not in positions and key:
+        key = key[:-1]
+    return positions.get(key, "")

@@ -1,0 +1,1 @@
+"""Conversations and preferences: formats, chat template, training rows."""

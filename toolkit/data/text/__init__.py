@@ -1,0 +1,1 @@
+"""Plain text: documents, token shards, and the order of batches."""

@@ -1,0 +1,1 @@
+"""Running one recipe or a folder of recipes, checking recipes, and their order."""

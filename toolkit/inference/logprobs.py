@@ -1,0 +1,268 @@
+"""Exact log-probabilities of texts and answers under a causal language model: each token exactly once.
+
+Shapes: `rows` texts of a batch, `length` tokens of its longest, `scored` positions that are asked for,
+`vocabulary` entries of the head. Padding lies to the right, where a causal model does not look, so no
+mask is needed. The whole head counts, its padded entries too: probability that a model wastes on them is
+lost, as it should be.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from toolkit.base.errors import ToolkitError
+from toolkit.models.attention import fast_activations
+from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
+
+PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
+"""Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
+
+BATCH_TOKENS, CPU_BATCH_TOKENS = 8192, 2048
+
+_NOTHING = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One forward row: `inputs` (length,), and the `targets` of its last positions."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+def score_documents(
+    model: PreTrainedModel,
+    documents: Sequence[np.ndarray | list[int]],
+    *,
+    prefix_id: int | None,
+    end_id: int | None,
+    window: int,
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return each document's sum of -log p in nats, (documents,) float64; arguments as `score_tokens`."""
+    nats = score_tokens(
+        model, documents, prefix_id=prefix_id, end_id=end_id, window=window, stride=stride,
+        batch_tokens=batch_tokens, progress=progress,
+    )  # fmt: skip
+    return np.array([document.sum(dtype=np.float64) for document in nats], dtype=np.float64)
+
+
+def score_tokens(
+    model: PreTrainedModel,
+    documents: Sequence[np.ndarray | list[int]],
+    *,
+    prefix_id: int | None,
+    end_id: int | None,
+    window: int,
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """Return -log p in nats of each token of each document, in order, float32.
+
+    Args:
+        model: a causal language model; set to eval mode meanwhile.
+        documents: token ids of each document, without its end.
+        prefix_id: what the model sees before the first token (end-of-text as start). With None the
+            first token of a document has no context and is not scored.
+        end_id: the end of a document, scored as its last token; None scores no end.
+        window: tokens that the model sees at once, at most its n_positions.
+        stride: tokens that the window moves on (default half of it): every token but the first window's has
+            more than `window - stride` tokens before it. The last window ends with the document and is full.
+        batch_tokens: tokens of one forward pass, padding included (default 8192, on a CPU 2048 for
+            its cache); the sums differ by rounding only.
+        progress: called with the number of tokens scored so far, once a batch.
+
+    Raises:
+        ToolkitError: a window longer than the model, or a stride longer than the window.
+    """
+    stride = stride or max(1, window // 2)
+    limit = positions(model)
+    if limit is not None and window > limit:
+        raise ToolkitError(f"a window of {window} tokens is longer than the model's {limit} positions",
+                           fix=f"give a window of at most {limit}")  # fmt: skip
+    if not 1 <= stride <= window:
+        raise ToolkitError(f"a stride of {stride} tokens leaves gaps between windows of {window}",
+                           fix=f"give a stride between 1 and {window}")  # fmt: skip
+    rows: list[_Row] = []
+    firsts = [0]  # the first row of each document, and the end
+    for document in documents:
+        before = [] if prefix_id is None else [prefix_id]
+        after = [] if end_id is None else [end_id]
+        sequence = np.concatenate([before, np.asarray(document), after]).astype(np.int64)
+        rows.extend(_windows(sequence, window, stride))
+        firsts.append(len(rows))
+    nats: list[np.ndarray] = [_NOTHING] * len(rows)
+    for row, logprobs in _score_rows(model, rows, batch_tokens, progress):
+        nats[row] = -logprobs
+    return [np.concatenate([_NOTHING, *nats[firsts[i] : firsts[i + 1]]]) for i in range(len(documents))]
+
+
+def answer_logprobs(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    answer_ids: Sequence[Sequence[int]],
+    *,
+    batch_examples: int = 64,
+) -> list[np.ndarray]:
+    """Return log p of every token of each answer given its prompt and the answer so far, float32.
+
+    Raises:
+        ToolkitError: an empty prompt, or prompt and answer together longer than the model.
+    """
+    limit = positions(model)
+    rows = []
+    for index, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+        if not len(prompt):
+            raise ToolkitError(f"example {index} has an empty prompt", fix="give at least one token")
+        sequence = np.concatenate([np.asarray(prompt), np.asarray(answer)]).astype(np.int64)
+        if limit is not None and len(sequence) - 1 > limit:
+            raise ToolkitError(
+                f"example {index}: prompt and answer have {len(sequence)} tokens, the model takes {limit}",
+                fix="shorten max_prompt_tokens or max_new_tokens",
+            )
+        rows.append(_Row(sequence[:-1], sequence[len(prompt) :]))
+    longest = max((len(row.inputs) for row in rows), default=1)
+    results: list[np.ndarray] = [_NOTHING] * len(rows)
+    for row, logprobs in _score_rows(model, rows, batch_examples * longest):
+        results[row] = logprobs
+    return results
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """Tokens that a model sees at once, None where its configuration names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that a text begins after, None where the tokenizer has none.
+
+    End-of-text where the model's configuration says that documents begin with it (GPT-2, and what is
+    pretrained here); else the tokenizer's beginning-of-text, else end-of-text.
+    """
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    said = getattr(model.config.get_text_config(), "bos_token_id", None)
+    return end if begin is None or (end is not None and said == end) else begin
+
+
+def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
+    """Cut a sequence into rows of at most `window` inputs; their targets are sequence[1:], once each.
+
+    The last row is moved back until it is full: its tokens see as much as a window holds.
+    """
+    last = len(sequence) - 1
+    scored = 1  # the first target: position 0 is context
+    while scored <= last:
+        end = min(window if scored == 1 else scored - 1 + stride, last)
+        yield _Row(sequence[max(0, end - window) : end], sequence[scored : end + 1])
+        scored = end + 1
+
+
+def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
+    """Group rows of like length, longest first: memory that is not enough fails at once.
+
+    A batch ends before it is full where its next row would be a fifth padding, but not under a quarter of its
+    tokens, which a product of matrices wants.
+    """
+    order = sorted((index for index, row in enumerate(rows) if len(row.targets)),
+                   key=lambda index: -len(rows[index].inputs))  # fmt: skip
+    batch: list[int] = []
+    for index in order:
+        longest, length = len(rows[(batch or [index])[0]].inputs), len(rows[index].inputs)
+        full = (len(batch) + 1) * longest > batch_tokens
+        if batch and (full or (length < 0.8 * longest and 4 * len(batch) * longest >= batch_tokens)):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _score_rows(
+    model: PreTrainedModel,
+    rows: Sequence[_Row],
+    batch_tokens: int | None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (row, log p of its targets) in any order. The model's mode is as before afterwards."""
+    training, done = model.training, 0
+    if batch_tokens is None:
+        on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
+        batch_tokens = CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS
+    if model.config.model_type not in PLAIN_HEADS:  # logits of whole rows are made: a few rows at once
+        batch_tokens = min(batch_tokens, BLOCK_LOGITS // _vocabulary(model))
+    model.eval()
+    try:
+        with fast_activations(model):
+            for batch in _batches(rows, batch_tokens):
+                logprobs = _score_batch(model, [rows[index] for index in batch])
+                offset = 0
+                for index in batch:
+                    count = len(rows[index].targets)
+                    yield index, logprobs[offset : offset + count]
+                    offset += count
+                done += offset
+                if progress:
+                    progress(done)
+    finally:
+        model.train(training)
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return model.get_output_embeddings().weight.shape[0]
+
+
+def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
+    """Return log p of the targets of all rows, one after another, (scored,) float32."""
+    length = max(len(row.inputs) for row in batch)
+    # any id will do to the right of the text; transformers warns where it is the padding id
+    filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
+    inputs = np.full((len(batch), length), filler, dtype=np.int64)
+    places = []
+    for place, row in enumerate(batch):
+        inputs[place, : len(row.inputs)] = row.inputs
+        end = place * length + len(row.inputs)
+        places.append(np.arange(end - len(row.targets), end))
+    device = model.get_input_embeddings().weight.device
+    input_ids = torch.from_numpy(inputs).to(device)  # (rows, length)
+    index = torch.from_numpy(np.concatenate(places)).to(device)  # (scored,)
+    targets = torch.from_numpy(np.concatenate([row.targets for row in batch])).to(device)  # (scored,)
+    if model.config.model_type in PLAIN_HEADS:
+        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        values, head = hidden.flatten(0, 1)[index], model.get_output_embeddings()
+    else:
+        values, head = _whole_logits(model, input_ids, index), torch.nn.Identity()
+    block = scored_at_once(_vocabulary(model), on_cpu=device.type == "cpu")
+    parts = [
+        _target_logprobs(head(values[at : at + block]), targets[at : at + block])
+        for at in range(0, len(targets), block)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Logits of the flat positions `index` by the model's own head, whatever it does: (scored, vocabulary).
+
+    Columns before the first position that is asked for are left out where the model can do so.
+    """
+    first = int((index % input_ids.shape[1]).min())
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)[index]
+    length = input_ids.shape[1] - first
+    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=length).logits
+    return logits[index // input_ids.shape[1], index % input_ids.shape[1] - first]
+
+
+def _target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log softmax in fp32, of the targets alone: (scored, vocabulary), (scored,) -> (scored,)."""
+    return -functional.cross_entropy(logits.float(), targets, reduction="none")

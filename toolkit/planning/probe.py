@@ -1,0 +1,167 @@
+"""How fast this machine pretrains, from a few real steps on random tokens: a program for `toolkit plan`.
+
+A process of its own: what the probe takes in memory, and how it may end, is not the plan's. One JSON object
+comes in ({"recipe", "vocab_size", "processes", "seconds"}), one goes out: {"refused": why}, or `measure`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import PretrainRecipe
+from toolkit.execution import memory_shortage
+from toolkit.inference.logprobs import score_documents
+from toolkit.models import memory
+from toolkit.models.gpt2 import build
+from toolkit.pretrain import loss, optimizer
+from toolkit.runtime import allocator, devices
+
+LEAST, MOST = 3, 30
+"""Steps that are timed: fewer say little, and more do not change the median."""
+
+
+def main() -> None:
+    """Read the question from stdin and write the answer to stdout."""
+    question = json.loads(sys.stdin.read())
+    try:
+        recipe = PretrainRecipe.model_validate(question["recipe"])
+        answer = measure(
+            recipe, vocab_size=question["vocab_size"], processes=question["processes"],
+            seconds=question["seconds"],
+        )  # fmt: skip
+    except ToolkitError as error:
+        answer = {"refused": error.what}
+    except Exception as error:
+        if not memory_shortage.is_shortage(error):
+            raise
+        answer = {"refused": "there is not enough memory for a step"}
+    print(json.dumps(answer))
+
+
+def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds: float) -> dict[str, Any]:
+    """Return how fast `processes` such as this one train, communication not counted.
+
+    Returns:
+        tokens_per_second of all processes; score_seconds: of one held-out token while training (`quick`)
+        and at the end (`full`, in fp32); micro_batch_tokens and steps of the probe; device, precision;
+        measuring_seconds, without imports, building and compiling.
+
+    Raises:
+        ToolkitError: there is no such device, or not one row fits into memory.
+    """
+    device = devices.select(recipe.device)
+    devices.configure(recipe)
+    allocator.configure(device, keep=recipe.speed.keep_memory)
+    bf16 = devices.precision(recipe.precision, device) == "bf16"
+    largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
+    model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
+    length, wanted = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
+    step = _Steps(recipe, model, bf16=bf16, micro_tokens=wanted, vocab_size=vocab_size)
+    rows = largest // length
+    with loss.forms_of(recipe, model, compiled=step.compiled)():
+        model.train()
+        step(rows if step.compiled else 1)  # the first allocates, and compiles
+        began = time.perf_counter()
+        if not step.compiled:
+            largest_rows, rows = rows, 1
+            # LEAST steps take two thirds of the time; twice, since one row alone is slow for its size
+            for _ in range(2):
+                share = seconds / 1.5 / LEAST / sum(step(rows))
+                rows = max(1, min(largest_rows, int(rows * share)))
+            step(rows)
+        end, times = time.perf_counter() + seconds, []
+        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+            times.append(step(rows))
+    of_part = median(part for part, _ in times) * wanted / (rows * length)
+    parts = max(1.0, recipe.batch_tokens / processes / wanted)
+    whole = parts * of_part + median(update for _, update in times)
+    score = {
+        name: _score_seconds(model, recipe, device=device, bf16=how)
+        for name, how in (("quick", bf16), ("full", False))
+    }
+    return {
+        "tokens_per_second": recipe.batch_tokens / whole, "score_seconds": score,
+        "micro_batch_tokens": rows * length, "steps": len(times), "device": device.type,
+        "precision": "bf16" if bf16 else "fp32", "measuring_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def _fitting(
+    recipe: PretrainRecipe, *, vocab_size: int, bf16: bool, device: torch.device, processes: int
+) -> int:
+    """Return the recipe's micro batch, or the largest one that fits here."""
+    on_gpu = device.type == "cuda"
+    there = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available()
+    settings = {"vocab_size": vocab_size, "bf16": bf16, "on_gpu": on_gpu, "processes": processes}
+    wanted = memory.micro_batch(recipe, processes=processes)
+    if memory.estimate(recipe, **settings).peak <= there:
+        return wanted
+    found = memory.fitting_micro_batch(recipe, there, **settings)
+    if found is None:
+        raise ToolkitError("not even one row fits into the memory here")
+    return min(found, wanted)
+
+
+class _Steps:
+    """One step of training, as the pretrain stage takes it: gradients of a micro batch, then the update."""
+
+    def __init__(
+        self, recipe: PretrainRecipe, model: nn.Module, *, bf16: bool, micro_tokens: int, vocab_size: int
+    ):  # fmt: skip
+        self.recipe, self.vocab_size = recipe, vocab_size
+        self.device = device = next(model.parameters()).device
+        self.loss = loss.loss_of(recipe, model, micro_tokens=micro_tokens, end_id=0, bf16=bf16)
+        self.compiled = loss.compiles(recipe, device)
+        if self.compiled:
+            self.loss.speed_up(inside=recipe.speed.loss_in_module)
+        self.model = model
+        self.optimizers: list[Optimizer] = optimizer.build(model, recipe.optimizer, bf16=bf16)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+
+    def __call__(self, rows: int) -> tuple[float, float]:
+        """Return the seconds of forward and backward, and those of clipping and the update."""
+        size = (rows, self.recipe.row_tokens() + 1)
+        tokens = torch.randint(self.vocab_size, size, generator=self.generator).to(self.device)
+        return self._timed(lambda: self.loss(tokens).backward()), self._timed(self._update)
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        for each in self.optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        self._wait()
+        began = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _score_seconds(model: nn.Module, recipe: PretrainRecipe, *, device: torch.device, bf16: bool) -> float:
+    """Return the seconds that scoring one token of held-out text takes; half a row each, 4 of them."""
+    count = max(1, recipe.model.n_positions // 2)
+    documents = [np.full(count, 1 + index) for index in range(4)]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        began = time.perf_counter()
+        score_documents(model, documents, prefix_id=0, end_id=0, window=recipe.model.n_positions)
+        return (time.perf_counter() - began) / (count * len(documents))
+
+
+if __name__ == "__main__":
+    main()

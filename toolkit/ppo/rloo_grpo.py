@@ -1,0 +1,220 @@
+"""RLOO and GRPO from the `ppo` stage, in TRL's trainers: the same prompts, rewards, sizes and records.
+
+They have no critic: an answer's advantage is its reward against those of the other answers to its prompt
+(Ahmadian et al., 2024, https://arxiv.org/abs/2402.14740; Shao et al., 2024, https://arxiv.org/abs/2402.03300).
+RLOO takes beta * KL off the reward, as PPO here; GRPO adds beta * k3 to its loss, and divides advantages by
+their spread, so that its beta has another unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import trl
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from toolkit import stats
+from toolkit.base.errors import ToolkitError
+from toolkit.base.ranks import world_size
+from toolkit.config.cross_checks import ANSWERS_PER_PROMPT, ONLY_PPO
+from toolkit.config.schema import PpoRecipe
+from toolkit.data.chat import sources, template
+from toolkit.data.chat.rows import training_order
+from toolkit.models.loading import load_causal_lm
+from toolkit.ppo import reward_loading, rewards, rollout, sampler, trainer_arguments
+from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
+from toolkit.ppo.rollout import Episode, ScoreScale
+from toolkit.ppo.trainer_base import BetweenRollouts
+from toolkit.runs import metrics
+from toolkit.runs.run import Run
+from toolkit.runtime import devices
+from toolkit.stages.trainer_runner import checkpointing_key, fit, lora, quiet
+
+SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
+FIRST = "first_rollout"
+CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
+
+
+def run(recipe: PpoRecipe, run: Run) -> None:
+    """Train the policy against the rewards; writes the model, metrics, and evaluation.json.
+
+    Raises:
+        ToolkitError: models, functions or data that cannot be had, and sizes that do not fit one another.
+    """
+    target = devices.select(recipe.device)
+    settings = recipe.trainer
+    policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    longest = settings.max_prompt_tokens
+    require_room(policy, max_prompt_tokens=longest, max_new_tokens=settings.max_new_tokens)
+    config = _config(recipe, run, policy, tokenizer)
+    rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
+    run.record("prompts", len(rows))
+    rollouts = run.record("rollouts", settings.episodes // settings.rollout_examples)
+    order = training_order(
+        np.zeros(len(rows)),
+        steps=rollouts,
+        batch=settings.rollout_examples // config.num_generations,
+        seed=recipe.seed,
+    )
+    rows = Dataset.from_list(
+        [{"prompt": template.shorten(tokenizer, row["prompt"], max_tokens=longest)} for row in rows]
+    ).select(order)
+    parts = reward_loading.of_recipe(recipe, run, device=target)
+    trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
+        model=policy,
+        reward_funcs=_reward(recipe, run, parts, tokenizer),
+        args=config,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=lora(recipe, policy, "CAUSAL_LM"),
+    )
+    if trainer.ref_model is not None:  # TRL loads it anew, without a revision, in its own dtype
+        trainer.ref_model.to(policy.dtype).load_state_dict(policy.state_dict())
+    for model in (policy, trainer.ref_model):
+        if model is not None:
+            model.register_forward_pre_hook(_with_positions, with_kwargs=True)
+    devices.require_agreement(trainer.accelerator.num_processes)
+    run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
+    fit(trainer, run)
+    if run.is_main:
+        rows = metrics.read(run.path / "metrics.jsonl")
+        run.write_json("evaluation.json", evaluation(recipe, rows, run.manifest["facts"][FIRST]))
+
+
+def _config(
+    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> trl.RLOOConfig | trl.GRPOConfig:
+    """TRL's configuration: what the recipe says in its words, and what the toolkit owns."""
+    settings = recipe.trainer
+    arguments = trainer_arguments.arguments(recipe, run)
+    try:
+        share = share_of(settings.rollout_examples, settings.minibatches, processes=world_size())
+    except ValueError as error:
+        raise ToolkitError(str(error), where="trainer") from error
+    micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
+    never = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
+    if tokenizer.pad_token_id != tokenizer.eos_token_id:
+        never.append(tokenizer.pad_token_id)
+    config_class = CLASSES[recipe.algorithm][0]
+    arguments |= {
+        "max_steps": settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": share // micro,
+        "steps_per_generation": share // micro * settings.minibatches,
+        "num_generations": settings.answers_per_prompt or ANSWERS_PER_PROMPT,
+        "num_iterations": settings.epochs,
+        "shuffle_dataset": False,  # the rows are in the order of the whole training
+        "max_completion_length": settings.max_new_tokens,
+        "generation_kwargs": {"suppress_tokens": never} if never else None,
+        "beta": settings.kl_coefficient,
+        "epsilon": settings.clip_range,
+        "adam_epsilon": ADAM_EPSILON,
+        "disable_dropout": True,  # else the ratio of the first step is not 1
+        checkpointing_key(config_class): False,
+    }
+    same = {name: getattr(settings, name) for name in SAME_NAME}
+    return config_class(**arguments, **same)
+
+
+def _reward(
+    recipe: PpoRecipe, run: Run, parts: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., list[float]]:
+    """What TRL maximizes: PPO's reward, that is the normalised score less the penalty of no end."""
+    settings, end_id = recipe.trainer, tokenizer.eos_token_id
+    scale: ScoreScale | None = None
+
+    def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
+        own = []
+        for place, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
+            ended = bool(ids) and ids[-1] == end_id
+            text = sampler.text_of(tokenizer, ids[:-1] if ended else ids)
+            own.append(Episode(place, prompt, [], ids, ended, text))
+        rewards.score(parts, own)
+        nonlocal scale
+        if scale is None:
+            first = _first_rollout(own, run)
+            scale = ScoreScale(**first["scale"]) if settings.normalize_scores else ScoreScale()
+        rollout.set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
+        for name, value in rollout.outcome(own).items():
+            log_metric(name, value)
+        return [episode.reward for episode in own]
+
+    return reward
+
+
+def _first_rollout(own: Sequence[Episode], run: Run) -> dict[str, Any]:
+    """What the reference's answers were like; a run that goes on gets back what it began with."""
+    known = run.manifest["facts"].get(FIRST)
+    if known is not None:
+        return known
+    episodes = rollout.gather(own)
+    scale = asdict(ScoreScale.of([episode.score for episode in episodes]))
+    return run.record(FIRST, {**rollout.outcome(episodes), "scale": scale})
+
+
+def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Say where the tokens of left-padded rows are, as `generate` does.
+
+    TRL 1.16 does not, and GPT-2 then counts the padding: after four rollouts of storyworld its KL was -4.4
+    nats an answer, which no KL is.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:
+        kwargs = {**kwargs, "position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
+    return args, kwargs
+
+
+def _trainer_class(base: type[Trainer]) -> type[Trainer]:
+    """TRL's trainer; it logs, saves and stops between rollouts only, and names KL and clipping as PPO."""
+
+    class GroupTrainer(BetweenRollouts, quiet(base)):
+        def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            every = self.args.num_iterations * self.args.steps_per_generation
+            if self._step % every:
+                self.hold_back()
+                return
+            self.let_go()
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            numbers = self._metrics["train"]
+            if "clip_ratio/region_mean" in numbers:
+                numbers["clip_fraction"] = numbers.pop("clip_ratio/region_mean")
+            if numbers.get("kl") and numbers.get("length"):
+                # TRL's is the mean of the tokens; the others' here is the sum over an answer
+                each = np.array(numbers["kl"]).reshape(len(numbers["length"]), -1).mean(axis=1)  # (rollouts,)
+                numbers["kl"] = (each * numbers["length"]).tolist()
+            super().log(logs, start_time)
+
+    return GroupTrainer
+
+
+def evaluation(
+    recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The last tenth of the rollouts beside the first, from the metrics; intervals are over their rows."""
+    rows = [row for row in rows if "score" in row]
+    last = rows[-max(1, len(rows) // 10) :]
+    before = rows[-len(last) - 1]["step"] if len(rows) > len(last) else 0
+    steps = recipe.trainer.epochs * recipe.trainer.minibatches  # of one rollout
+    rollouts = (last[-1]["step"] - before) // steps
+    score = stats.bootstrap_mean([row["score"] for row in last], seed=recipe.seed)
+    return {
+        **score.as_json("score"),
+        "kl": fmean(row["kl"] for row in last) if "kl" in last[0] else None,
+        "length": fmean(row["length"] for row in last),
+        "ended": fmean(row["ended"] for row in last),
+        "n": rollouts * recipe.trainer.rollout_examples,
+        "seed": recipe.seed,
+        "reference": {name: first[name] for name in ("score", "length", "ended")},
+        "algorithm": recipe.algorithm,
+        "episodes": recipe.trainer.episodes,
+        "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
+        "settings": recipe.trainer.model_dump(exclude=set(ONLY_PPO)),
+    }

@@ -1,0 +1,1 @@
+"""Publishing a finished run as a model repository."""

@@ -1,0 +1,90 @@
+"""The OS lock of a run directory: held while the run is in use, gone with the process, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from toolkit.base.errors import RunError
+from toolkit.runs import layout
+
+
+class Held:
+    """A lock on `.in-use` of a run directory, until `release` or the end of the process.
+
+    `fcntl.flock` belongs to the open file, which a forked worker would inherit and keep alive after this
+    process is gone: the child of a fork closes its copy at once.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor: int | None = descriptor
+        os.register_at_fork(after_in_child=self._close)
+
+    def release(self) -> None:
+        """Let others use the run; twice is fine."""
+        if self._descriptor is not None:
+            # A child that was forked this moment may not have closed its copy yet: unlock, do not only close.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def hold(path: Path) -> Held:
+    """Take a run directory for this process alone.
+
+    Raises:
+        RunError: another process has it; names the process.
+    """
+    descriptor = os.open(path / layout.IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = _holder(descriptor)
+        os.close(descriptor)
+        raise RunError(
+            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+        ) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(note).encode(), 0)
+    return Held(descriptor)
+
+
+def share(path: Path) -> Held | None:
+    """Keep a parent from being started over while it is read; None where there is nothing to lock.
+
+    Raises:
+        RunError: the parent is being written now.
+    """
+    try:
+        descriptor = os.open(path / layout.IN_USE, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None  # copied without its hidden files: nobody can be writing to it with this lock
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        who = _holder(descriptor)
+        os.close(descriptor)
+        raise RunError(
+            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+        ) from None
+    return Held(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        note = json.loads(os.pread(descriptor, 1000, 0))
+        return f"process {note['pid']} on {note['host']} ({note['command']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,1 @@
+"""The machine: device, processor, environment variables, signals, memory allocator, several processes."""

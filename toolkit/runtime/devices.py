@@ -1,0 +1,132 @@
+"""How this process computes: device, precision, threads, and switches for the same bits every time."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from toolkit.base import ranks
+from toolkit.base.errors import ToolkitError
+from toolkit.config.schema import StageRecipe
+from toolkit.runs import provenance as machine
+from toolkit.runtime import env_vars, hardware
+
+
+def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
+    """Set threads, deterministic algorithms and the environment of the Hugging Face libraries.
+
+    Args:
+        recipe: `device` and `threads` of it are read.
+        threads: what a run that goes on began with; default `default_threads`.
+    """
+    env_vars.set_variables(recipe.device)
+    count = threads or default_threads(recipe)
+    torch.set_num_threads(count)
+    # Warn only: top-p sampling needs a cumulative sum that has no deterministic CUDA kernel, and a warning
+    # there is better than no sampling. FlashAttention's backward does follow this switch.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling every new tensor costs time and no result depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def default_threads(recipe: StageRecipe) -> int:
+    """Return `threads` of the recipe, or the cores divided by the processes on this machine."""
+    return hardware.default_threads(recipe.threads)
+
+
+def select(setting: str = "auto") -> torch.device:
+    """Return the device of this process: its own GPU where there are several.
+
+    Raises:
+        ToolkitError: `cuda` on a machine without a usable GPU, or more processes than GPUs.
+    """
+    available = torch.cuda.is_available()
+    if setting == "cuda" and not available:
+        raise ToolkitError(
+            "device: cuda, but PyTorch sees no GPU here",
+            where="device",
+            fix="set device: auto or cpu, or install a PyTorch build for your GPU",
+        )
+    if setting == "cpu" or not available:
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ToolkitError(
+            f"process {index} has no GPU: there are {count}",
+            where="device",
+            fix="start as many processes as there are GPUs (--num_processes)",
+        )
+    return torch.device("cuda", index)
+
+
+def precision(setting: str, on: torch.device) -> str:
+    """Return "bf16" or "fp32"; `auto` takes bf16 where the machine computes it natively.
+
+    On a CPU without AVX512-BF16 or AMX bf16 is 12 times slower than fp32.
+    """
+    if setting != "auto":
+        return setting
+    if torch.device(on).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if hardware.processor()["bf16"] else "fp32"
+
+
+def trainer_arguments(on: torch.device, *, bf16: bool) -> dict[str, Any]:
+    """Return those of transformers' TrainingArguments that the toolkit decides for every stage.
+
+    Evaluation, reports and uploads are its own; a loss that is not finite must be seen.
+    """
+    on_cpu = on.type == "cpu"
+    return {
+        "bf16": bf16,
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and ranks.world_size() > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "eval_strategy": "no",
+        "save_strategy": "steps",
+        "logging_strategy": "steps",
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "push_to_hub": False,
+    }
+
+
+def facts() -> dict[str, Any]:
+    """Return versions, python, code, hardware with the GPUs, and world size."""
+    found = machine.collect()
+    found["hardware"] = {**found["hardware"], "accelerators": accelerators()}
+    return found
+
+
+def accelerators() -> list[str]:
+    """Return the names of the GPUs that PyTorch sees."""
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def require_agreement(processes: int) -> None:
+    """Refuse to run when the launcher and Accelerate disagree about how many processes there are.
+
+    A MULTI_GPU configuration with 8 processes on a machine without GPUs starts 8 copies that all take
+    themselves for the only one, and would write to the same run.
+
+    Args:
+        processes: what accelerate.PartialState says.
+
+    Raises:
+        ToolkitError: they disagree.
+    """
+    launched = ranks.world_size()
+    if processes != launched:
+        raise ToolkitError(
+            f"the launcher started {launched} processes, but Accelerate sees {processes}: these would be "
+            f"{launched} copies of the same run",
+            where="accelerate launch",
+            fix="with GPUs: one process per GPU; on a CPU: num_processes: 1, or torchrun --nproc-per-node N",
+        )

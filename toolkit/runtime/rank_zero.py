@@ -1,0 +1,89 @@
+"""Several processes as one: rank 0 decides, all go the same way, and one message is printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from toolkit.base import ranks
+from toolkit.base.errors import ToolkitError
+from toolkit.runtime import devices
+
+# Longer than the ten minutes of PyTorch: rank 0 may hash a large corpus while the others wait.
+_TIMEOUT = timedelta(hours=2)
+
+
+class Told(Exception):
+    """Rank 0 failed and prints why: this process ends with the same status and says nothing."""
+
+    def __init__(self, status: int):
+        self.status = status
+        super().__init__(status)
+
+
+def join(device: str = "auto") -> None:
+    """Join the process group of the launcher.
+
+    Args:
+        device: the recipe's setting.
+
+    Raises:
+        ToolkitError: on rank 0, Accelerate sees another number of processes than the launcher started.
+        Told: the same, on the others.
+    """
+    if not os.environ.get("MASTER_ADDR"):
+        raise ToolkitError(
+            "WORLD_SIZE is set, but there is no launcher behind it (MASTER_ADDR is missing)",
+            where="environment",
+            fix="use torchrun or accelerate launch, or unset WORLD_SIZE",
+        )
+    # torchrun on a machine without GPU means the CPUs; Accelerate would start copies that know nothing of
+    # each other unless it is told. Under its own launcher its configuration has said which it is.
+    if device == "cpu" or not (torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" in os.environ):
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
+    try:
+        devices.require_agreement(state.num_processes)
+    except ToolkitError as error:
+        if ranks.rank() == 0:
+            raise
+        raise Told(error.exit_status) from None
+
+
+def decide(action: Callable[[], Any]) -> Any:
+    """Do something on rank 0 and return what it returned on every rank; it must be JSON-like.
+
+    Raises:
+        ToolkitError: on rank 0, what the action raised.
+        Told: on the others, when it did.
+    """
+    message: list[Any] = [None]
+    failure: BaseException | None = None
+    if ranks.rank() == 0:
+        try:
+            message = [{"value": action()}]
+        except (ToolkitError, KeyboardInterrupt) as error:
+            failure = error
+            message = [{"status": getattr(error, "exit_status", 130)}]
+    broadcast_object_list(message, from_process=0)
+    if failure is not None:
+        raise failure
+    if "status" in message[0]:
+        raise Told(message[0]["status"])
+    return message[0]["value"]
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    PartialState().wait_for_everyone()
+
+
+def leave() -> None:
+    """Leave the process group in order: NCCL complains about processes that just end."""
+    PartialState().destroy_process_group()

@@ -1,0 +1,1 @@
+"""The stages that read text and those on TRL's trainers."""

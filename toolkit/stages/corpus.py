@@ -1,0 +1,226 @@
+"""The corpus stage: text to memory-mapped token shards, in a train and a held-out part; goes on when killed.
+
+corpus/tokenizer/                  the tokenizer that made them
+corpus/train/  corpus/held_out/    the shards; they do not depend on kills, nor on `workers`
+.../journal.json                   where a killed stage goes on; gone when the part is whole
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.base import files as run_files
+from toolkit.base.errors import DataError, RunError, ToolkitError
+from toolkit.base.progress import Progress
+from toolkit.config.schema import CorpusRecipe
+from toolkit.data.chat import template
+from toolkit.data.text import documents
+from toolkit.data.text.documents import Part, Piece, Stream
+from toolkit.data.text.encoding import Encoded, encode_in_order
+from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
+from toolkit.models import vocabulary
+from toolkit.runs.run import Run
+from toolkit.runtime import hardware
+
+FOLDER = "corpus"
+PARTS: tuple[Part, ...] = ("train", "held_out")
+JOURNAL = "journal.json"
+BATCH_CHARACTERS = 1 << 20
+BATCH_PIECES = 2048
+JOURNAL_SECONDS = 5.0
+"""A kill loses at most so much work; writing the journal flushes the shards, about 10 ms."""
+_Mark = tuple[int, bool, float | None]
+"""Of a piece: bytes of its text, whether it ends its document, the document's logprob."""
+
+
+def run(recipe: CorpusRecipe, run: Run) -> None:
+    """Write the shards of both parts and what is known of them; only rank 0 has anything to do."""
+    if not run.is_main:
+        return
+    folder = run.path / FOLDER
+    tokenizer = load_tokenizer(run.reference(recipe.tokenizer))
+    tokenizer.save_pretrained(folder / "tokenizer")
+    shards = {}
+    for part in PARTS:
+        began = time.monotonic()
+        shards[part] = _write_part(recipe, part, folder=folder / part, tokenizer=tokenizer)
+        run.metrics.log(
+            PARTS.index(part),
+            part=part,
+            tokens=shards[part].tokens,
+            documents=shards[part].documents,
+            seconds=round(time.monotonic() - began, 3),
+        )
+    run.write_json("evaluation.json", _evaluation(recipe, shards, tokenizer))
+
+
+def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a tokenizer run, a folder, or a hub id, with our chat template where it has none.
+
+    Raises:
+        ToolkitError: nothing to load there, the hub out of reach, or a tokenizer in Python only.
+    """
+    name, revision = str(reference), None
+    if isinstance(reference, Path):
+        inner = reference / "tokenizer"
+        name = str(inner if inner.is_dir() else reference)
+    elif "@" in name:
+        name, _, revision = name.partition("@")
+    tokenizer = vocabulary.load_tokenizer((name, revision))
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ToolkitError(
+            "this tokenizer is not a fast one (tokenizers library)",
+            where=str(reference),
+            fix="give one that has a tokenizer.json",
+        )
+    template.configure(tokenizer)
+    return tokenizer
+
+
+def _write_part(
+    recipe: CorpusRecipe, part: Part, *, folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> TokenShards:
+    journal = folder / JOURNAL
+    if (folder / INDEX).exists():
+        shards = TokenShards.open(folder)
+        changed = shards.verify()
+        if changed:
+            raise RunError(
+                "this file was changed since it was written",
+                where=str(folder / changed[0]),
+                fix="start over with --fresh",
+            )
+        journal.unlink(missing_ok=True)
+        return shards
+    begun = run_files.read_json(journal) if journal.exists() else None
+    stream = Stream(recipe.data, part=part, seed=recipe.seed)
+    writer = TokenWriter(
+        folder,
+        vocab_size=len(tokenizer),
+        end_id=tokenizer.eos_token_id,
+        shard_tokens=recipe.shard_tokens,
+        state=begun["writer"] if begun else None,
+    )
+    if begun:
+        say(f"corpus: {part}: going on after {writer.documents:,} documents, {writer.tokens:,} tokens")
+    done = begun["pieces"] if begun else 0
+    batches = _batches(islice(_pieces(stream, tokenizer), done, None))
+    results = encode_in_order(
+        batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or hardware.cores()
+    )
+    for count in _append(results, writer, stream=stream, description=f"corpus: {part}"):
+        done += count
+        if _is_due(journal):
+            run_files.write_json(journal, {"pieces": done, "writer": writer.state()})
+    if not writer.documents:
+        raise DataError(
+            f"the {part.replace('_', '-')} part has no document",
+            where=_names(stream),
+            fix="hold out the end of one long text, held_out: {last_characters: 0.1}; "
+            "of few documents a larger share, held_out: {documents: 0.3}",
+        )
+    writer.finish(
+        {
+            "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
+            "dropped": dict(stream.dropped),
+        }
+    )
+    journal.unlink(missing_ok=True)
+    return TokenShards.open(folder)
+
+
+def _append(
+    results: Iterable[tuple[list[_Mark], Encoded]], writer: TokenWriter, *, stream: Stream, description: str
+) -> Iterator[int]:
+    """Write the encoded batches and yield how many pieces each had; shows how far it is."""
+    _, total, unit = stream.progress()
+    first_tokens, began = writer.tokens, time.monotonic()
+    with Progress(description, total, unit) as progress:
+        for marks, (ids, lengths) in results:
+            place = 0
+            for (num_bytes, ends, logprob), length in zip(marks, lengths.tolist(), strict=True):
+                writer.extend(ids[place : place + length], num_bytes=num_bytes)
+                place += length
+                if ends:
+                    writer.end_document(logprob)
+            speed = (writer.tokens - first_tokens) / max(time.monotonic() - began, 1e-9)
+            # Reading is a few batches ahead, so that its end is not the end.
+            progress.update(
+                min(stream.progress()[0], total - 1),
+                documents=writer.documents,
+                tokens=writer.tokens,
+                tokens_per_second=round(speed),
+            )
+            yield len(marks)
+        progress.update(total, documents=writer.documents, tokens=writer.tokens)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[tuple[list[_Mark], list[str]]]:
+    marks, texts, size = [], [], 0
+    for piece in pieces:
+        marks.append((len(piece.text.encode()), piece.ends, piece.logprob))
+        texts.append(piece.text)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS or len(texts) >= BATCH_PIECES:
+            yield marks, texts
+            marks, texts, size = [], [], 0
+    if texts:
+        yield marks, texts
+
+
+def _pieces(stream: Stream, tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
+    """Cut long documents where this tokenizer's ids stay those of the whole; else documents stay whole."""
+    pattern = json.loads(tokenizer.backend_tokenizer.to_str())
+    split = pattern["pre_tokenizer"] or {}
+    if (
+        pattern["normalizer"] is None
+        and split.get("type") == "ByteLevel"
+        and split.get("use_regex")
+        and not split.get("add_prefix_space")
+    ):
+        return documents.whole_words(stream)
+    return (Piece(whole.text, whole.source_index, True, whole.logprob) for whole in documents.joined(stream))
+
+
+def _evaluation(
+    recipe: CorpusRecipe, shards: dict[str, TokenShards], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    train, held_out = shards["train"], shards["held_out"]
+    return {
+        "documents": train.documents,
+        "tokens": train.tokens,
+        "bytes": train.bytes,
+        "held_out_documents": held_out.documents,
+        "held_out_tokens": held_out.tokens,
+        "held_out_bytes": held_out.bytes,
+        "entropy_floor_bits_per_byte": held_out.entropy_floor(),
+        "vocab_size": len(tokenizer),
+        "digest": train.digest,
+        "held_out_digest": held_out.digest,
+        "documents_by_source": train.index["facts"]["documents_by_source"],
+        "dropped": train.index["facts"]["dropped"],
+        "seed": recipe.seed,
+    }
+
+
+def _is_due(journal: Path) -> bool:
+    try:
+        return time.time() - journal.stat().st_mtime >= JOURNAL_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+def _names(stream: Stream) -> str:
+    return ", ".join(source.name for source in stream.sources)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

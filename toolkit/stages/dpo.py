@@ -1,0 +1,147 @@
+"""Direct preference optimization (Rafailov et al., 2023), with TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import DPOConfig, DPOTrainer
+
+from toolkit import stats
+from toolkit.base.rng import derive
+from toolkit.config.schema import DpoRecipe
+from toolkit.data.chat import sources, template
+from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
+from toolkit.inference.logprobs import answer_logprobs
+from toolkit.inference.sampling import generate
+from toolkit.models.loading import load_causal_lm
+from toolkit.runs.run import Run
+from toolkit.runtime.devices import select
+from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+
+MEASURED_WHILE_TRAINING = 64
+"""Held-out pairs of the measurements during training; at the end all are measured."""
+
+SAMPLED_FOR_KL = 64
+"""Held-out prompts that the trained policy answers, to measure how far it went from its reference."""
+
+SAMPLES = 5
+"""Of these, the ones that are kept for people to read."""
+
+
+def run(recipe: DpoRecipe, run: Run) -> None:
+    """Align `recipe.model`, which is also the reference; writes the model, metrics, and evaluation.json."""
+    target = select(recipe.device)
+    reference_path = run.model_reference(recipe.model)
+    model, tokenizer = load_causal_lm(reference_path, device=target)
+    reference, _ = load_causal_lm(reference_path, device=target)
+    length = max_length(recipe, DPOConfig, model)
+    train = sources.preferences(recipe.data, part="train", seed=recipe.seed)
+    table, left_out = training_pairs(train, tokenizer, max_length=length)
+    held_out = held_out_pairs(
+        sources.preferences(recipe.data, part="held_out", seed=recipe.seed), tokenizer, max_length=length
+    )
+    config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
+    adapters = lora(recipe, model, "CAUSAL_LM")
+    trainer = quiet(DPOTrainer)(
+        model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
+        train_dataset=rows, peft_config=adapters,
+    )  # fmt: skip
+    fit(trainer, run, measure=_measure(held_out.pairs, reference, config.beta))
+    if run.is_main:
+        trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
+        reference, _ = load_causal_lm(reference_path, device=target)
+        run.write_json("evaluation.json", {
+            **held_out_numbers(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
+            **distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
+            "base": recipe.model, "beta": config.beta, "examples": len(table), "steps": config.max_steps,
+            "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,
+        })  # fmt: skip
+
+
+def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+    """log p of the chosen and of the rejected answers given the prompt, end included, (pairs,) each."""
+    prompts = [pair.prompt for pair in pairs] * 2
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    sums = np.array([values.sum(dtype=np.float64) for values in answer_logprobs(model, prompts, answers)])
+    return sums[: len(pairs)], sums[len(pairs) :]
+
+
+def held_out_numbers(
+    model: PreTrainedModel, reference: PreTrainedModel, held_out: HeldOutPairs, *, beta: float, seed: int
+) -> dict:
+    """Accuracy and margin of the implicit reward beta * log(p / p_reference), Rafailov et al., equation 6."""
+    if not held_out.pairs:
+        return {"accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None}
+    chosen, rejected = (after - before for after, before in
+                        zip(pair_logprobs(model, held_out.pairs), pair_logprobs(reference, held_out.pairs),
+                            strict=True))  # fmt: skip
+    margins = beta * (chosen - rejected)
+    return {
+        **stats.bootstrap_share(wins(margins), seed=seed).as_json("accuracy"),
+        **stats.bootstrap_mean(margins, seed=seed).as_json("margin"),
+        "n": len(held_out.pairs),
+        "bayes_accuracy": held_out.bayes_accuracy(),
+        "held_out_loss": float(np.logaddexp(0, -margins).mean()),
+        "log_ratio_chosen": float(chosen.mean()),
+        "log_ratio_rejected": float(rejected.mean()),
+    }
+
+
+def distance(
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOutPairs,
+    *,
+    seed: int,
+) -> dict:
+    """KL(policy || reference) per answer in nats, from answers that the policy samples, and these answers.
+
+    The estimator is the mean of log p - log p_reference over whole answers (k1): unbiased, and so it may
+    be a little below zero where the two are alike.
+    """
+    context = getattr(model.config, "max_position_embeddings", None) or 1024
+    messages = held_out.messages[:SAMPLED_FOR_KL]
+    if not messages:
+        return {"kl": None, "kl_interval": None, "samples": []}
+    prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
+    end = tokenizer.eos_token_id
+    answers = generate(
+        model, prompts, seed=derive(seed, "samples"), end_id=end, pad_id=tokenizer.pad_token_id,
+        max_new_tokens=min(128, context - max(len(prompt) for prompt in prompts)), temperature=1.0,
+    )  # fmt: skip
+    whole = [ids + [end] * ended for ids, ended in zip(answers.ids, answers.ended, strict=True)]
+    after, before = (answer_logprobs(each, prompts, whole) for each in (model, reference))
+    nats = [float(np.sum(a - b, dtype=np.float64)) for a, b in zip(after, before, strict=True)]
+    return {
+        **stats.bootstrap_mean(nats, seed=seed).as_json("kl"),
+        "kl_n": len(nats),
+        "mean_length": float(np.mean([len(ids) for ids in answers.ids])),
+        "ended": float(np.mean(answers.ended)),
+        "samples": [
+            {"prompt": messages[i][-1]["content"],
+             "answer": template.decode_answer(tokenizer, answers.ids[i]),
+             "ended": answers.ended[i]}
+            for i in range(min(SAMPLES, len(messages)))
+        ],
+    }  # fmt: skip
+
+
+def _measure(pairs: Sequence[Pair], reference: PreTrainedModel, beta: float) -> Measure | None:
+    few = pairs[:MEASURED_WHILE_TRAINING]
+    if not few:
+        return None
+    chosen_before, rejected_before = pair_logprobs(reference, few)
+
+    def measure(model: PreTrainedModel) -> dict[str, float]:
+        chosen, rejected = pair_logprobs(model, few)
+        margins = beta * ((chosen - chosen_before) - (rejected - rejected_before))
+        return {
+            "held_out_accuracy": float(wins(margins).mean()),
+            "held_out_margin": float(margins.mean()),
+            "held_out_loss": float(np.logaddexp(0, -margins).mean()),
+        }
+
+    return measure

@@ -1,0 +1,68 @@
+"""A Bradley-Terry reward model from preferences, with TRL's RewardTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedModel
+from trl import RewardConfig, RewardTrainer
+
+from toolkit.config.schema import RewardRecipe
+from toolkit.data.chat import sources
+from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
+from toolkit.models.loading import load_reward_model
+from toolkit.runs.run import Run
+from toolkit.runtime.devices import select
+from toolkit.stages import reward_quality
+from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+
+MEASURED_WHILE_TRAINING = 100
+"""Held-out pairs of the measurements during training; at the end all are measured."""
+
+
+def run(recipe: RewardRecipe, run: Run) -> None:
+    """Train a score head and the model below it; writes the model, metrics, and evaluation.json."""
+    target = select(recipe.device)
+    model, tokenizer = load_reward_model(
+        run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
+    )
+    pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
+    train = sources.preferences(recipe.data, part="train", seed=recipe.seed)
+    table, left_out = training_pairs(train, tokenizer, max_length=length, joined=True)
+    held_out = held_out_pairs(
+        sources.preferences(recipe.data, part="held_out", seed=recipe.seed), tokenizer, max_length=length
+    )
+    config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)
+    trainer = quiet(RewardTrainer)(
+        model=model, args=config, train_dataset=rows, processing_class=tokenizer,
+        peft_config=lora(recipe, model, "SEQ_CLS"),
+    )  # fmt: skip
+    fit(trainer, run, measure=_measure(held_out.pairs, pad_id))
+    if run.is_main:
+        trained, _ = load_reward_model((str(run.model_dir), None), device=target)
+        numbers = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
+        if held_out.pairs:  # PPO's score_scale: reward_model
+            trained.config.score_mean, trained.config.score_std = numbers["score_mean"], numbers["score_std"]
+            trained.config.save_pretrained(run.model_dir)
+        run.write_json("evaluation.json", {
+            **numbers,
+            "base": recipe.model, "tokenizer": recipe.model,
+            "examples": len(table), "steps": config.max_steps,
+            "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,
+        })  # fmt: skip
+
+
+def _measure(pairs: Sequence[Pair], pad_id: int) -> Measure | None:
+    few = pairs[:MEASURED_WHILE_TRAINING]
+    if not few:
+        return None
+
+    def measure(model: PreTrainedModel) -> dict[str, float]:
+        chosen, rejected = reward_quality.pair_scores(model, few, pad_id=pad_id)
+        return {
+            "held_out_accuracy": float(wins(chosen - rejected).mean()),
+            "held_out_loss": float(np.logaddexp(0, rejected - chosen).mean()),
+        }
+
+    return measure

@@ -1,0 +1,165 @@
+"""Supervised fine-tuning on conversations, with TRL's SFTTrainer: the loss is on the answer and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl import SFTConfig, SFTTrainer
+
+from toolkit import stats
+from toolkit.base.rng import derive
+from toolkit.config.schema import SftRecipe
+from toolkit.data.chat import sources, template
+from toolkit.data.chat.rows import RowTable, labelled
+from toolkit.inference.logprobs import answer_logprobs
+from toolkit.inference.sampling import generate
+from toolkit.models.loading import load_causal_lm
+from toolkit.runs.run import Run
+from toolkit.runtime.devices import select
+from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+
+MEASURED_WHILE_TRAINING = 64
+"""Held-out conversations of the measurements during training; at the end all are measured."""
+
+SAMPLES = 5
+"""Held-out prompts that are answered for people to read."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Tokenized conversations that were never trained on; `messages` are the prompts as people read them."""
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    messages: list[list[template.Message]]
+
+
+class CpuSFTTrainer(SFTTrainer):
+    """TRL's trainer with the model's own loss, which is the same number without its extra metrics.
+
+    TRL computes the logits in tiles, twice, and the entropy and rank of every position: it spares a GPU's
+    memory, and on a CPU takes 0.48 instead of 0.35 s a step (16 conversations, 2.6 million parameters).
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.args.loss_type != "nll":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+def run(recipe: SftRecipe, run: Run) -> None:
+    """Fine-tune `recipe.model`; writes the model, metrics, and evaluation.json."""
+    target = select(recipe.device)
+    model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    make_conversational(model, tokenizer, seed=recipe.seed)
+    length = max_length(recipe, SFTConfig, model)
+    table = conversation_rows(recipe, tokenizer, length)
+    held_out = held_out_conversations(recipe, tokenizer, length)
+    config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
+    before = token_nats(model, held_out) if run.is_main else []
+    trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
+        model=model, args=config, train_dataset=rows, processing_class=tokenizer,
+        peft_config=lora(recipe, model, "CAUSAL_LM"),
+    )  # fmt: skip
+    fit(trainer, run, measure=_measure(held_out))
+    if run.is_main:
+        trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
+        run.write_json("evaluation.json", {
+            **held_out_numbers(token_nats(trained, held_out), before, seed=recipe.seed),
+            "examples": len(table), "steps": config.max_steps, "seed": recipe.seed,
+            "samples": sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
+        })  # fmt: skip
+
+
+def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+    """Give a base model's tokenizer the chat template and its tokens, and the model a row for each."""
+    template.configure(tokenizer)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "rows of the chat tokens") % 2**63)
+            model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+    rows = model.get_input_embeddings().num_embeddings
+    if rows > len(tokenizer):
+        model.generation_config.suppress_tokens = list(range(len(tokenizer), rows))
+
+
+def conversation_rows(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> RowTable:
+    """Tokenize what is trained on: columns input_ids and labels."""
+    loss_on = "assistant" if recipe.trainer.get("assistant_only_loss") else "answer"
+    if recipe.trainer.get("completion_only_loss") is False:
+        loss_on = "all"
+    table = RowTable(["input_ids", "labels"])
+    for example in sources.conversations(recipe.data, part="train", seed=recipe.seed):
+        answer = example["completion"][0]["content"]
+        table.append(labelled(tokenizer, example["prompt"], answer, max_length=length, loss_on=loss_on))
+    return table
+
+
+def held_out_conversations(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> HeldOut:
+    """Tokenize what is measured on."""
+    held_out = HeldOut([], [], [])
+    for example in sources.conversations(recipe.data, part="held_out", seed=recipe.seed):
+        prompt, answer = template.example_ids(
+            tokenizer, example["prompt"], example["completion"][0]["content"], max_tokens=length
+        )
+        held_out.prompts.append(prompt)
+        held_out.answers.append(answer)
+        held_out.messages.append(example["prompt"])
+    return held_out
+
+
+def token_nats(model: PreTrainedModel, held_out: HeldOut) -> list[np.ndarray]:
+    """-log p of each token of each answer, its end-of-text included."""
+    return [-logprobs for logprobs in answer_logprobs(model, held_out.prompts, held_out.answers)]
+
+
+def held_out_numbers(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, seed: int) -> dict:
+    """Mean over tokens (not over batches, which weigh unequally); answers are resampled for the interval."""
+    if not after:
+        return {"held_out_loss": None, "held_out_perplexity": None, "held_out_loss_before": None, "n": 0}
+    lengths = [len(nats) for nats in after]
+    loss = stats.ratio_bootstrap([nats.sum() for nats in after], lengths, seed=seed)
+    return {
+        **loss.as_json("held_out_loss"),
+        **loss.map(lambda nats: float(np.exp(nats))).as_json("held_out_perplexity"),
+        "held_out_loss_before": float(np.concatenate(before).mean()),
+        "n": len(after),
+        "held_out_tokens": sum(lengths),
+    }
+
+
+def sample_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, seed: int
+) -> list[dict]:
+    """Answers at temperature 0.7 to the first held-out prompts."""
+    context = getattr(model.config, "max_position_embeddings", None) or 1024
+    few = range(min(SAMPLES, len(held_out.prompts)))
+    if not few:
+        return []
+    prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in few]
+    room = min(128, context - max(len(prompt) for prompt in prompts))
+    answers = generate(
+        model, prompts, seed=derive(seed, "samples"), end_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id, max_new_tokens=room, temperature=0.7,
+    )  # fmt: skip
+    return [
+        {
+            "prompt": held_out.messages[i][-1]["content"],
+            "answer": template.decode_answer(tokenizer, answers.ids[i]),
+            "ended": answers.ended[i],
+        }
+        for i in few
+    ]
+
+
+def _measure(held_out: HeldOut) -> Measure | None:
+    few = HeldOut(
+        held_out.prompts[:MEASURED_WHILE_TRAINING], held_out.answers[:MEASURED_WHILE_TRAINING], messages=[]
+    )
+    if not few.prompts:
+        return None
+    return lambda model: {"held_out_loss": float(np.concatenate(token_nats(model, few)).mean())}

@@ -1,0 +1,153 @@
+"""The tokenizer stage: byte-level BPE, learned from the training part of the text only.
+
+Byte-level BPE (Sennrich et al., 2016, arXiv:1508.07909; Radford et al., 2019) starts from the 256 bytes, so
+that it encodes any text without loss and needs no unknown token.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from toolkit.base.errors import DataError
+from toolkit.base.progress import Progress
+from toolkit.config.schema import TokenizerRecipe
+from toolkit.data.chat import template
+from toolkit.data.text import documents
+from toolkit.runs.run import Run
+
+FOLDER = "tokenizer"
+HELD_OUT_CHARACTERS = 10_000_000
+"""Held-out text to measure bytes per token on: 10 MB take a few seconds and settle four digits."""
+
+
+def learn(pieces: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> PreTrainedTokenizerFast:
+    """Learn a tokenizer from text; special tokens have the ids 0 to 4 (see `toolkit.data.chat.template`).
+
+    The same text gives the same tokenizer, however it is cut into pieces at white space.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=list(template.SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(pieces, trainer)
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Return it as a transformers tokenizer with our special tokens and chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=template.END_OF_TEXT,
+        eos_token=template.END_OF_TEXT,
+        pad_token=template.PAD,
+        extra_special_tokens=list(template.ROLE_TOKENS.values()),
+        chat_template=template.CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=10**9,
+    )
+
+
+@dataclass
+class Limited:
+    """Pieces of text up to a number of characters; counts what went through."""
+
+    pieces: Iterable[documents.Piece]
+    max_characters: int
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0
+    cut: bool = False
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self.pieces:
+            if self.characters >= self.max_characters:
+                self.cut = True
+                return
+            text = piece.text[: self.max_characters - self.characters]
+            self.cut = len(text) < len(piece.text)
+            self.documents += piece.ends
+            self.characters += len(text)
+            self.bytes += len(text.encode())
+            yield text
+
+
+def run(recipe: TokenizerRecipe, run: Run) -> None:
+    """Learn the tokenizer, save it as `tokenizer/`, measure bytes per token on the held-out part."""
+    if not run.is_main:
+        return
+    stream = documents.Stream(recipe.data, part="train", seed=recipe.seed)
+    limited = Limited(documents.whole_words(stream), recipe.max_characters)
+    tokenizer = learn(
+        _shown(limited, stream), vocab_size=recipe.vocab_size, min_frequency=recipe.min_frequency
+    )
+    if not limited.characters:
+        raise DataError(
+            "the training part holds no text to learn a tokenizer from",
+            fix="give more text, or a smaller held_out share",
+        )
+    if limited.cut:
+        say(f"tokenizer: learned from the first {limited.characters:,} characters (max_characters)")
+    if len(tokenizer) < recipe.vocab_size:
+        say(
+            f"tokenizer: {len(tokenizer)} entries, not {recipe.vocab_size}: no further pair occurs "
+            f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size"
+        )
+    tokenizer.save_pretrained(run.path / FOLDER)
+    measured = _measure(recipe, tokenizer)
+    run.write_json(
+        "evaluation.json",
+        {
+            "vocab_size": len(tokenizer),
+            "requested_vocab_size": recipe.vocab_size,
+            "seed": recipe.seed,
+            "characters": limited.characters,
+            "documents": limited.documents,
+            "train_bytes": limited.bytes,
+            **measured,
+        },
+    )
+
+
+def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, float | int | None]:
+    stream = documents.Stream(recipe.data, part="held_out", seed=recipe.seed)
+    limited = Limited(documents.whole_words(stream), HELD_OUT_CHARACTERS)
+    tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
+    if not tokens:
+        say(
+            "tokenizer: the held-out part is empty, so bytes per token are not measured; "
+            "one long text can be split with held_out: {last_characters: 0.1}"
+        )
+    return {
+        "bytes_per_token": limited.bytes / tokens if tokens else None,
+        "held_out_documents": limited.documents,
+        "held_out_bytes": limited.bytes,
+        "held_out_tokens": tokens,
+    }
+
+
+def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:
+    _, total, unit = stream.progress()
+    if unit == "byte" and total > limited.max_characters:
+        total, unit = limited.max_characters, "character"
+    with Progress("tokenizer: reading", total, unit) as progress:
+        for text in limited:
+            yield text
+            share = max(limited.characters / limited.max_characters, stream.fraction())
+            progress.update(min(int(total * share), total - 1), documents=limited.documents)
+        progress.update(total, documents=limited.documents)
+    say(f"tokenizer: merging pairs of {limited.characters:,} characters")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

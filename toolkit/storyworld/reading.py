@@ -1,0 +1,105 @@
+"""Reading of arbitrary text by the sentences of the story grammar."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+
+from toolkit.storyworld.grammar import Choice, Roles, Sentence, derivations
+from toolkit.storyworld.lexicon import LEXICONS
+from toolkit.storyworld.stories import story_grammar
+
+# A full stop (or a closing quote after it), then a space, then a capital or a quote.
+_BOUNDARY = re.compile(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])')
+_WORD = re.compile(r"[A-Za-z][A-Za-z-]*")
+_LONGEST_SENTENCE = 400  # characters; the grammar's longest is about half of it
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a text tells: its sentences, which of them are derivable, and the facts they agree on.
+
+    kinds: "opening", "middle" or "closing" of each sentence, None where the grammar does not derive it.
+    facts: role -> word at first mention; "ending" as in the last sentence that tells.
+    conflicts: number of sentences that contradict an earlier one or name somebody unknown.
+    """
+
+    sentences: list[str]
+    kinds: list[str | None] = field(default_factory=list)
+    facts: Roles = field(default_factory=dict)
+    conflicts: int = 0
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, in order, without the white space between them."""
+    return [sentence for sentence in _BOUNDARY.split(text.strip()) if sentence]
+
+
+@cache
+def _sentences() -> list[tuple[Sentence, Roles, str]]:
+    """Every sentence of the grammar, what its place in the grammar implies (plot, ending), its literal."""
+    found: dict[int, tuple[Sentence, Roles]] = {}
+
+    def walk(node, implied: Roles) -> None:
+        if isinstance(node, Sentence):
+            known = found.get(id(node), (node, implied))[1]
+            shared = {role: value for role, value in known.items() if implied.get(role) == value}
+            found[id(node)] = (node, shared)
+        elif isinstance(node, Choice) and node.role:
+            for value, child in zip(node.values, node.children, strict=True):
+                walk(child, {**implied, node.role: value})
+        else:
+            for child in node.children:
+                walk(child, implied)
+
+    walk(story_grammar(), {})
+    return [(node, implied, node.literal()) for node, implied in found.values()]
+
+
+@lru_cache(maxsize=20_000)
+def sentence_readings(sentence: str) -> tuple[tuple[str, Roles], ...]:
+    """Every way in which the grammar derives a sentence by itself, as (kind, roles)."""
+    if len(sentence) > _LONGEST_SENTENCE:
+        return ()
+    return tuple(
+        (node.kind, {**implied, **roles})
+        for node, implied, literal in _sentences()
+        if literal in sentence
+        for roles, _ in derivations(node.node, sentence)
+    )
+
+
+def _contradicts(facts: Roles, roles: Roles) -> int:
+    """How many roles disagree with what is known; a pronoun disagrees through the kind of its name."""
+    conflicts = 0
+    kinds = LEXICONS["name"].kinds
+    for role, value in roles.items():
+        if role.endswith(".kind"):
+            name = roles.get(role[:-5]) or facts.get(role[:-5])
+            conflicts += name is not None and kinds[name] != value
+        else:
+            conflicts += facts.get(role, value) != value
+    return conflicts
+
+
+def read(text: str) -> Read:
+    """Read a text of any kind; never raises."""
+    sentences = split_sentences(text)
+    kinds: list[str | None] = []
+    facts: Roles = {}
+    conflicts = 0
+    names = LEXICONS["name"].kinds
+    for sentence in sentences:
+        readings = sentence_readings(sentence)
+        if not readings:
+            kinds.append(None)
+            known = (facts.get("hero"), facts.get("friend"))
+            conflicts += any(word in names and word not in known for word in _WORD.findall(sentence))
+            continue
+        kind, roles = min(readings, key=lambda reading: _contradicts(facts, reading[1]))
+        conflicts += _contradicts(facts, roles) > 0
+        kinds.append(kind)
+        ending = roles.get("ending")
+        facts = {**{role: word for role, word in roles.items() if not role.endswith(".kind")}, **facts}
+        if ending:
+            facts["ending"] = ending
+    return Read(sentences, kinds, facts, conflicts)

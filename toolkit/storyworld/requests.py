@@ -1,0 +1,207 @@
+"""What the user says: requests for a story, and questions about one."""
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from toolkit.storyworld.grammar import Choice, Optional, Roles, Sequence, Slot, Text, derivations
+from toolkit.storyworld.lexicon import LEXICONS
+from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.stories import ALL_PLOTS
+from toolkit.storyworld.template import compile_template, zipf_choice
+
+_FRAMES = [
+    "Tell me a story about <who> who <does>.",
+    "Write a story about <who> who <does>.",
+    "Please tell me about <who> who <does>.",
+    "Can you tell me a story about <who> who <does>?",
+    "I would like a story about <who> who <does>.",
+    "Make up a story in which <who> <does>.",
+    "Do you know the tale of <who> who <does>?",
+    "My [son|daughter|niece|nephew|class] wants to hear about <who> who <does>.",
+    "We need a bedtime story: <who> <does>.",
+    "What happens when <who> <does>?",
+    "[Let us have|How about|I want] a tale about <who> who <does>[, please|].",
+    "Could you write about <who> who <does>?",
+]
+_ENDINGS = {
+    "well": [
+        "Make it end well.",
+        "It should have a happy ending.",
+        "Let it end well.",
+        "I want a happy ending.",
+        "Please, nothing sad at the end.",
+    ],
+    "badly": [
+        "Make it end badly.",
+        "It should have a sad ending.",
+        "Let it end badly.",
+        "I want a sad ending.",
+        "Do not give it a happy ending.",
+    ],
+}
+_PLACES = [
+    "Let it happen {place.at}.",
+    "Set it {place.at}.",
+    "It should take place {place.at}.",
+    "Part of it should happen {place.at}.",
+]
+_FRIENDS = [
+    "Give the hero a friend who is {pal.a}.",
+    "There should be {pal.a} in it as well.",
+    "Add {pal.a}.",
+    "I also like stories with {pal.a} in them.",
+]
+_LENGTHS = ["Keep it short.", "Make it short.", "A few lines are enough.", "Only a short one, please."]
+COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
+
+
+@cache
+def request_grammar() -> Sequence:
+    """The grammar of requests; what it binds is what the story must satisfy."""
+    who = Sequence([compile_template("{animal.a}"), compile_template("[| named {hero}| called {hero}]")])
+    does = Choice(
+        {
+            plot: zipf_choice([compile_template(ask) for ask in parts["ask"]])
+            for plot, parts in ALL_PLOTS.items()
+        },
+        role="plot",
+    )
+    frames = [
+        Sequence(
+            [
+                {"<who>": who, "<does>": does}.get(part) or compile_template(part)
+                for part in re.split("(<who>|<does>)", frame)
+            ]
+        )
+        for frame in _FRAMES
+    ]
+
+    def extra(templates: list[str]):
+        return Sequence([Text(" "), zipf_choice([compile_template(template) for template in templates])])
+
+    endings = Choice({ending: extra(templates) for ending, templates in _ENDINGS.items()}, role="ending")
+    return Sequence(
+        [
+            zipf_choice(frames),
+            Optional(extra(_PLACES), probability=0.2),
+            Optional(extra(_FRIENDS), probability=0.2),
+            Optional(endings, probability=0.55),
+            Optional(Choice({"short": extra(_LENGTHS)}, role="length"), probability=0.2),
+        ]
+    )
+
+
+def request(stream: Stream) -> tuple[str, Roles]:
+    """A request and what it asks for: animal, object, plot; perhaps hero, place, pal, ending, length."""
+    roles: Roles = {}
+    out: list[str] = []
+    request_grammar().generate(stream, roles, out)
+    return "".join(out), roles
+
+
+@lru_cache(maxsize=20_000)
+def read_request(text: str) -> Roles:
+    """What a request asks for: by the grammar if it derives the text, else by the words it mentions."""
+    found = derivations(request_grammar(), " ".join(text.split())) if len(text) < 600 else []
+    return dict(found[0][0]) if found else _scan(text[:2000])
+
+
+def _scan(text: str) -> Roles:
+    """The first animal, object and name, and an ending, that a free-form request mentions."""
+    roles: Roles = {}
+    lower = text.lower()
+    for role in ("animal", "object"):
+        places = {
+            key: match.start()
+            for key in LEXICONS[role].keys
+            if key in lower and (match := re.search(rf"\b{re.escape(key)}\b", lower))
+        }
+        if places:
+            roles[role] = min(places, key=lambda key: (places[key], -len(key)))
+    named = re.search(r"\b(?:named|called) ([A-Z][a-z]+)", text)
+    if named and named[1] in LEXICONS["name"].kinds:
+        roles["hero"] = named[1]
+    if re.search(r"\b(end(s|ing)? (well|happily)|happy end)", lower):
+        roles["ending"] = "well"
+    elif re.search(r"\b(end(s|ing)? (badly|sadly)|sad end)", lower):
+        roles["ending"] = "badly"
+    if re.search(r"\bshort\b", lower):
+        roles["length"] = "short"
+    return roles
+
+
+@cache
+def _questions() -> list[tuple[str, object, object]]:
+    """(plot or "", question, answer) of every question."""
+    listed = [("", question, answer) for question, answer in COMMON_QUESTIONS.items()]
+    listed += [
+        (plot, question, answer)
+        for plot, parts in ALL_PLOTS.items()
+        for question, answer in parts["questions"].items()
+    ]
+    return [(plot, compile_template(question), compile_template(answer)) for plot, question, answer in listed]
+
+
+def _render(node, roles: Roles) -> str:
+    out: list[str] = []
+    node.generate(Stream("fully bound"), dict(roles), out)
+    return "".join(out)
+
+
+def question(stream: Stream, roles: Roles) -> tuple[str, str]:
+    """A question about a story with these roles, and its answer."""
+    _, asked, answer = stream.choose([entry for entry in _questions() if entry[0] in ("", roles["plot"])])
+    return _render(asked, roles), _render(answer, roles)
+
+
+def wrong_answer(stream: Stream, roles: Roles, asked: str) -> str:
+    """A well-formed answer to the same question that is wrong in everything that was asked for."""
+    node, answer = _matching(asked, roles)[0]
+    told = _slots(node)
+    changed = dict(roles)
+    for role, slot in _slots(answer).items():
+        if role not in told and role != "hero":
+            apart = [roles[other] for other in slot.apart if other in roles]
+            changed[role] = slot.lexicon.draw(stream, [roles[role], *apart])
+    return _render(answer, changed)
+
+
+def _slots(node) -> dict[str, Slot]:
+    return {child.role: child for child in node.children if isinstance(child, Slot)}
+
+
+def _matching(asked: str, roles: Roles) -> list[tuple[object, object]]:
+    plot = roles.get("plot")
+    return [
+        (node, answer)
+        for known, node, answer in _questions()
+        if known in ("", plot) and derivations(node, asked, roles)
+    ]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that a story answers: the right answer, the grammar of answers, and the roles asked for."""
+
+    right: str
+    grammar: object
+    roles: Roles
+
+    def is_right(self, sentence: str) -> bool:
+        """Whether a sentence answers rightly, whatever it calls the hero."""
+        return any(
+            all(found.get(role) == value for role, value in self.roles.items())
+            for found, _ in derivations(self.grammar, sentence)
+        )
+
+
+def read_question(asked: str, roles: Roles) -> Asked | None:
+    """What a question asks of a story with these roles; None if it is no such question, or it is not told."""
+    for node, answer in _matching(" ".join(asked.split()), roles):
+        wanted = _slots(answer)
+        if all(role in roles for role in wanted):
+            given = {"hero", *_slots(node)}
+            news = {role: roles[role] for role in wanted if role not in given}
+            return Asked(_render(answer, roles), answer, news)
+    return None
