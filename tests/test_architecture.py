@@ -1,4 +1,6 @@
-"""Who may import whom, and the size of files and functions: read from the source, nothing is run."""
+"""Which package may import which: read from the source of every module, nothing is run."""
+
+from __future__ import annotations
 
 import ast
 import subprocess
@@ -8,102 +10,111 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "toolkit"
-MODULES = {
-    ".".join(("toolkit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py")) if "_recipes" not in path.parts
-}  # fmt: skip
-STAGES = {"tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"}
-FLOORS = {
-    0: {"recipe", "stages"}, 1: {"runs"}, 2: {"data", "models", "stats"},
-    3: {"fit", "scoring", "byte_blocks", "sampling", "reward_quality", "reward_table"},
-    4: STAGES | {"see", "report", "publish", "plan"}, 5: {"execute", "check", "reproduce"},
-    6: {"verbs", "harness", "proofs", "cli", "__main__"},
-}  # fmt: skip
-LAZY = {"toolkit.config.trl_checks", "toolkit.cli.OLD_verbs", "toolkit.cli.OLD_harness", "toolkit.cli.OLD_proofs", "toolkit.execution.runner",
-        "toolkit.data.text.documents", "toolkit.models.vocabulary"}  # fmt: skip
-"""They import inside of functions: what is heavy, and only when it is needed."""
+PACKAGES = (
+    "base", "config", "stats", "storyworld", "runtime", "runs", "data", "models", "inference", "stages",
+    "pretrain", "ppo", "evaluate", "execution", "proofs", "planning", "report", "publish", "cli",
+)  # fmt: skip
+"""From the bottom to the top: a module imports only from its own package and from those before it."""
 
 
-def floor(module):
-    part = (module.split(".") + [""])[1]
-    return next((number for number, names in FLOORS.items() if part in names), None)
+def modules_of(package: Path) -> dict[str, Path]:
+    """Return {dotted name: file} of every module of a package folder."""
+    paths = [path for path in sorted(package.rglob("*.py")) if "_recipes" not in path.parts]
+    names = (".".join(path.relative_to(package.parent).with_suffix("").parts) for path in paths)
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
-def imports(module):
-    """(imported module, is it inside of a function) for what a module imports from this package."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    inside, for_types = set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            inside |= {id(one) for one in ast.walk(node)}
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            for_types |= {id(one) for one in ast.walk(node)}
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
+def imports_of(module: Path, modules: dict[str, Path]) -> set[str]:
+    """Return the modules that a file imports, at its top, inside of functions and under TYPE_CHECKING."""
+    imported = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in MODULES else node.module for name in whole]
-        else:
-            continue
-        yield from ((name, id(node) in inside) for name in names)
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= {name if name in modules else str(node.module) for name in names}
+    return imported & modules.keys()
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_lower_floors(module):
-    own, unit = floor(module), module.split(".")[1:2]
-    assert own is not None or module == "toolkit", f"give {module} a floor"
-    for name, _ in imports(module):
-        one_thing = name.split(".")[1:2] == unit or own in (0, 6)  # the table of stages; cli and its verbs
-        if name.startswith("toolkit."):
-            assert floor(name) < own or (floor(name) == own and one_thing), f"{module} imports {name}"
+def import_graph(package: Path) -> dict[str, set[str]]:
+    modules = modules_of(package)
+    return {name: imports_of(path, modules) - {name} for name, path in modules.items()}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_few_modules_import_inside_of_functions(module):
-    late = [name for name, inside in imports(module) if inside and module not in LAZY]
-    assert not late, f"{module} imports {late} inside of a function"
-
-
-def test_there_are_no_import_cycles():
-    graph = {module: {name for name, inside in imports(module) if name in MODULES and not inside} - {module}
-             for module in MODULES}  # fmt: skip
-    while leaves := {module for module, below in graph.items() if not below & graph.keys()}:
-        graph = {module: below for module, below in graph.items() if module not in leaves}
+def circular(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules that lie on a circle of imports, or between two circles."""
+    graph = dict(graph)
+    while leaves := {module for module, imported in graph.items() if not imported & graph.keys()}:
+        graph = {module: imported for module, imported in graph.items() if module not in leaves}
     while tops := graph.keys() - set().union(*graph.values()):
-        graph = {module: below for module, below in graph.items() if module not in tops}
-    assert not graph, f"a cycle among {sorted(graph)}"
+        graph = {module: imported for module, imported in graph.items() if module not in tops}
+    return sorted(graph)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_files_and_functions_are_short(module):
-    text = MODULES[module].read_text(encoding="utf-8")
-    assert text.count("\n") < 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno - node.lineno < 60, f"{module}.{node.name} is long"
+MODULES = modules_of(PACKAGE)
+GRAPH = import_graph(PACKAGE)
 
 
-def test_no_module_has_a_name_that_shadows():
+def test_every_module_belongs_to_a_package_of_the_order():
+    assert {name.split(".")[1] for name in MODULES if name.count(".")} == {*PACKAGES, "__main__"}
+    assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_from_packages_below_it(package):
+    allowed = {*PACKAGES[: PACKAGES.index(package) + 1]}
+    upward = [
+        f"{module} imports {imported}"
+        for module, all_imported in GRAPH.items()
+        if module.startswith(f"toolkit.{package}.") or module == f"toolkit.{package}"
+        for imported in all_imported
+        if imported.count(".") and imported.split(".")[1] not in allowed
+    ]
+    assert not upward
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circular(GRAPH) == []
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        "def f():\n    from world.a import x\n",
+        "if TYPE_CHECKING:\n    from world.a import x\n",
+        "import world.a\n",
+        "from world import a\n",
+    ],
+)
+def test_a_circle_is_found_wherever_its_import_stands(tmp_path, late):
+    world = tmp_path / "world"
+    world.mkdir()
+    (world / "__init__.py").write_text("")
+    (world / "a.py").write_text("from world.b import y\n")
+    (world / "b.py").write_text("y = 1\n")
+    assert circular(import_graph(world)) == []
+    (world / "b.py").write_text(late)
+    assert circular(import_graph(world)) == ["world.a", "world.b"]
+
+
+def test_no_module_has_the_name_of_a_standard_module_or_says_nothing():
     names = {part for module in MODULES for part in module.split(".")}
-    assert not names & (set(sys.stdlib_module_names) | {"utils", "common", "helpers", "manager"}) - {
-        "__main__"
-    }
+    assert not names & ({*sys.stdlib_module_names, "utils", "common", "helpers", "manager"} - {"__main__"})
+
+
+def imported_by(module: str, *heavy: str) -> str:
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("module", ["toolkit.stages.tokenizer", "toolkit.stages.corpus"])
 def test_stages_that_read_text_start_without_torch(module):
-    code = f"import sys, {module}; print([name for name in ('torch', 'datasets') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert imported_by(module, "torch", "datasets") == "[]\n"
 
 
 @pytest.mark.parametrize(
     "module",
-    ["toolkit.cli.main", "toolkit.execution.check", "toolkit.config.loader", "toolkit.config.registry"],
+    ["toolkit", "toolkit.cli.main", "toolkit.execution.check", "toolkit.config.loader", "toolkit.config.registry"],
 )
 def test_reading_recipes_imports_nothing_heavy(module):
-    heavy = ("torch", "transformers", "datasets", "trl", "numpy")
-    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert imported_by(module, "torch", "transformers", "datasets", "trl", "numpy") == "[]\n"

@@ -76,7 +76,7 @@ def test_the_snapshot_is_that_of_the_installed_trl():
 
     described = trl_fields.describe()
     stored = next((one for one in trl_checks.read_snapshots() if trl_checks.matches(one, described)), None)
-    assert stored, "write it: python -m toolkit.config.trl_fields"
+    assert stored, "write it: python -m tools.trl_snapshot"
     assert stored["stages"] == described["stages"] and stored["schedulers"] == described["schedulers"]
 
 

@@ -51,7 +51,7 @@ def working(loaded, tmp_path):
 def carry_out(loaded, tmp_path):
     with working(loaded, tmp_path) as run:
         stage.run(loaded.recipe, run)
-        seal.seal(run)
+        run.seal()
     return run.path
 
 

@@ -17,7 +17,6 @@ from toolkit.inference import next_token
 from toolkit.inference.logprobs import score_tokens
 from toolkit.inference.opening import open_model
 from toolkit.pretrain import stage as pretraining
-from toolkit.runs import seal
 from toolkit.runs.opening import open_run
 from toolkit.runtime import devices
 
@@ -33,7 +32,7 @@ def sealed(path, folder, work):
     with open_run(loaded, runs_dir=folder / "runs") as run:
         devices.configure(loaded.recipe)
         work(loaded.recipe, run)
-        seal.seal(run)
+        run.seal()
     return folder / "runs" / "t" / path.stem
 
 

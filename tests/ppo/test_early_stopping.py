@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_between_its_model_and_the_seal_finishes(opened, re
     assert run_stage(opened, settings) == path and same(before, weights(path))
     with opened(settings) as run:
         assert run.scratch.is_dir()
-        seal.seal(run)
+        run.seal()
     assert not run.scratch.exists() and seal.verify(path) == []
 
 

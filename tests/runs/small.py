@@ -14,7 +14,6 @@ from pathlib import Path
 from toolkit.base import files
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe
-from toolkit.runs import seal
 from toolkit.runs.opening import open_run
 
 SOURCE = schema.DataSource(name="storyworld", examples=3)
@@ -36,7 +35,7 @@ def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options)
         if run is not None:
             run.write_text("model/weights.txt", text)
             run.metrics.log(1, loss=1.0)
-            seal.seal(run)
+            run.seal()
     return runs_dir / loaded.name
 
 

@@ -51,7 +51,7 @@ def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
         assert run.record("rows", 7) == 7
         run.metrics.truncate(1)
         run.metrics.log(2, loss=1.5)
-        seal.seal(run)
+        run.seal()
     said = capsys.readouterr().err
     assert "going on from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
     path = runs / "t" / "tokenizer"

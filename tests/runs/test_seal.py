@@ -102,7 +102,7 @@ def test_an_output_that_is_a_link_is_not_sealed(runs, tmp_path):
         with open_run(tokenizer(), runs_dir=runs) as run:
             run.write_text("model/config.json", "{}")
             (run.model_dir / "weights.txt").symlink_to(tmp_path / "weights")
-            seal.seal(run)
+            run.seal()
     assert not seal.is_sealed(runs / "t" / "tokenizer")
 
 
@@ -113,7 +113,7 @@ def test_a_kill_at_any_moment_of_sealing_leaves_it_unsealed_or_whole(runs):
         with open_run(tokenizer(), runs_dir=runs) as run:
             if run is not None:
                 run.write_text("model/weights.txt", "weights")
-                seal.seal(run)
+                run.seal()
 
     sealed_after = []
     for number in range(200):

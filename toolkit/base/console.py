@@ -1,8 +1,13 @@
-"""The tables that `toolkit evaluate` prints."""
+"""What a terminal shows: tables of numbers, and stdout kept free for results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -19,3 +24,22 @@ def number_table(title: str, names: Sequence[str], columns: Sequence[str]) -> Ta
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send what a stage and its libraries print to stderr, C and child processes included."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout; NaN and infinity are refused, since JSON has neither."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import re
+import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from toolkit.base import ranks
+from toolkit.base.console import print_json
 from toolkit.cli.parser import Parser, add_json, add_recipe
 
 
@@ -39,7 +46,6 @@ def main(arguments: Sequence[str]) -> int:
     if args.recipe is None:
         parser.error("the following arguments are required: RECIPE|FOLDER")
     from toolkit.config.shipped_recipes import locate
-    from toolkit.execution.runner import run_command
 
     overrides = _literal(args.overrides, args.runs_dir)
     return run_command(
@@ -71,3 +77,59 @@ def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
         re.sub(r"(?<![\w./-])runs/", "./runs/", text) if re.match(references, text) else text
         for text in overrides
     ]
+
+
+def run_command(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    runs_dir: Path | str = "runs",
+    fresh: bool = False,
+    launch: Path | str | None = None,
+    json: bool = False,
+) -> int:
+    """Run a recipe or a folder, show what came out, and return the exit status.
+
+    A folder's numbers go to stderr and its page is written; with `json` stdout gets exactly one object.
+    """
+    from toolkit.execution.runner import run_recipes
+
+    outcome = run_recipes(
+        path, overrides, runs_dir=runs_dir, fresh=fresh, launch=launch, on_first_stage=_load_report_aside
+    )
+    if outcome.status != 0 or ranks.rank() != 0:
+        return outcome.status
+    if outcome.is_folder:
+        _show_folder(outcome.runs, new=outcome.started > 0, json=json)
+    elif json:
+        from toolkit.report.summary import summarize
+
+        print_json(summarize(outcome.runs))
+    return 0
+
+
+def _load_report_aside() -> None:
+    """Load what is shown at the end (2 s) while the stages run in processes of their own."""
+
+    def load() -> None:
+        with suppress(ImportError):  # it is said where it is needed
+            importlib.import_module("toolkit.report.page")
+
+    threading.Thread(target=load, daemon=True).start()
+
+
+def _show_folder(runs: Sequence[Path], *, new: bool, json: bool) -> None:
+    """Show the numbers of a folder on stderr, write its page, and with `json` print one object."""
+    from toolkit.cli import summary_tables
+    from toolkit.report.summary import summarize
+
+    numbers = summarize(runs)
+    summary_tables.show(numbers)
+    page = Path(os.path.commonpath([run.parent for run in runs])) / "report.html"
+    if new or not page.exists():
+        from toolkit.report.page import write_report  # matplotlib: 0.5 s
+
+        write_report(list(runs), page)
+    print(f"report: {page}", file=sys.stderr)
+    if json:
+        print_json({"report": str(page), **numbers})

@@ -1,7 +1,7 @@
 """`trainer:` checked against TRL's own configuration classes, by name, type and range, without importing TRL.
 
 Importing DPOConfig takes 4 to 5 seconds, so its fields come from `trl_fields.json`, written for the versions
-named in it by `python -m toolkit.config.trl_fields`. With another version of TRL the class itself is asked:
+named in it by `python -m tools.trl_snapshot`. With another version of TRL the class itself is asked:
 right, and slow. Only the keys that a recipe sets are passed on: upstream defaults stay upstream's.
 """
 

@@ -1,7 +1,7 @@
 """The installed TRL's configuration classes, described as plain data (importing trl takes 4 to 5 seconds).
 
-Imported only where the installed version is not in `trl_fields.json`, and to write that file:
-`python -m toolkit.config.trl_fields`.
+Imported only where the installed version is not in `trl_fields.json`; `python -m tools.trl_snapshot` writes
+that file.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import ast
 import dataclasses
 import enum
 import inspect
-import json
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 import transformers
@@ -22,8 +20,6 @@ import trl
 from transformers import optimization
 from transformers.trainer_utils import SchedulerType
 from trl.trainer import dpo_trainer, sft_trainer
-
-from toolkit.config import trl_checks
 
 CLASSES = {"sft": trl.SFTConfig, "reward": trl.RewardConfig, "dpo": trl.DPOConfig}
 
@@ -108,39 +104,3 @@ def _schedulers() -> dict[str, list[str]]:
         else [name for name in inspect.signature(function).parameters if name not in given]
         for kind, function in optimization.TYPE_TO_SCHEDULER_FUNCTION.items()
     }
-
-
-def write_snapshot() -> None:
-    """Store the description of the installed TRL beside those of other versions."""
-    new = describe()
-    others = [one for one in trl_checks.read_snapshots() if not trl_checks.matches(one, new)]
-    trl_checks.SNAPSHOT.write_text("[\n" + ",\n".join(_compact(one) for one in [new, *others]) + "\n]\n")
-
-
-def _compact(described: Mapping[str, Any]) -> str:
-    """One line for each key; what the three classes share only once."""
-    stages = described["stages"]
-    common = {
-        key: value
-        for key, value in stages["sft"].items()
-        if all(one.get(key) == value for one in stages.values())
-    }
-    own = {
-        stage: {key: value for key, value in one.items() if key not in common}
-        for stage, one in stages.items()
-    }
-
-    def block(entries: Mapping[str, Any], indent: str) -> str:
-        lines = (f"{indent}  {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-
-    body = ",\n".join(f'    "{stage}": {block(one, "    ")}' for stage, one in own.items())
-    return (
-        f'{{\n  "trl": "{described["trl"]}",\n  "transformers": "{described["transformers"]}",\n'
-        f'  "schedulers": {json.dumps(described["schedulers"])},\n'
-        f'  "common": {block(common, "  ")},\n  "stages": {{\n{body}\n  }}\n}}'
-    )
-
-
-if __name__ == "__main__":
-    write_snapshot()

@@ -34,7 +34,6 @@ class Options:
     runs_dir: Path
     fresh: bool = False
     launch: Path | None = None
-    json: bool = False
 
 
 def arguments(loaded: LoadedRecipe, options: Options) -> list[str]:

@@ -4,90 +4,99 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json as json_format
 import os
 import shlex
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from toolkit.base import files, progress, ranks
+from toolkit.base import console, files, progress, ranks
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import dag, launching, memory_shortage  # fmt: skip
+from toolkit.execution import dag, launching, memory_shortage
 from toolkit.execution.launching import INTERRUPTED, ONE_PROCESS, PARENT, Options
-from toolkit.runs import layout, opening, references, seal
+from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, env_vars, signals
 
 
-def run_command(
+@dataclass(frozen=True)
+class Outcome:
+    """How a recipe or a folder of recipes ended."""
+
+    status: int
+    """The exit status: 0 done, 1 failed, 2 a wrong recipe, 130 interrupted."""
+    runs: tuple[Path, ...] = ()
+    """The run directories, in the order in which they were made."""
+    is_folder: bool = False
+    started: int = 0
+    """Stages of a folder that were started; the others were finished already."""
+
+
+def run_recipes(
     path: Path | str,
     overrides: Sequence[str] = (),
     *,
     runs_dir: Path | str = "runs",
     fresh: bool = False,
     launch: Path | str | None = None,
-    json: bool = False,
-) -> int:
-    """Run a recipe, or all recipes of a folder in the order of their references; returns the exit status.
+    on_first_stage: Callable[[], None] | None = None,
+) -> Outcome:
+    """Run a recipe, or all recipes of a folder in the order of their references.
 
     Under a launcher this is called on every rank; rank 0 raises and the others return the same status.
+
+    Args:
+        path, overrides: a recipe or a folder of recipes, and `key=value` settings to change.
+        runs_dir: the root of all runs.
+        fresh: start over where inputs have changed.
+        launch: an Accelerate configuration with which each stage is launched.
+        on_first_stage: called when a folder's first unfinished stage is about to start.
 
     Raises:
         ToolkitError: what the user can mend.
     """
-    path, options = Path(path), Options(Path(runs_dir), fresh, Path(launch) if launch else None, json)
+    path, options = Path(path), Options(Path(runs_dir), fresh, Path(launch) if launch else None)
     _live_no_longer_than_parent()
     with signals.interruptible():
         try:
             if options.launch is not None:
                 launching.check_configuration(options.launch)
-            return (_run_folder if path.is_dir() else _run_recipe)(path, overrides, options)
+            if path.is_dir():
+                return _run_folder(path, overrides, options, on_first_stage)
+            return _run_recipe(path, overrides, options)
         except ToolkitError as error:
             if ranks.rank() == 0 or isinstance(error, _OnThisRank):
                 raise
             signals.let_rank_0_speak()
-            return error.exit_status
+            return Outcome(error.exit_status)
         except KeyboardInterrupt:
-            return INTERRUPTED
-
-
-def _load_report() -> None:
-    """Load what is shown at the end (2 s) while the stages run in processes of their own."""
-    with suppress(ImportError):  # it is said where it is needed
-        importlib.import_module("toolkit.report.page")
+            return Outcome(INTERRUPTED)
 
 
 class _OnThisRank(ToolkitError):
     """An error that only a rank other than 0 has seen: it is printed all the same."""
 
 
-def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> int:
+def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> Outcome:
     loaded = loader.load(path, overrides)
     place = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
         status = launching.start(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
-        with _stdout_to_stderr():
+        with console.stdout_to_stderr():
             if not launching.wait_to_begin(functools.partial(_prepare, loaded.recipe)):
-                return INTERRUPTED
+                return Outcome(INTERRUPTED)
             status = _run_here(loaded, options, place)
-    if status == 0 and options.json and ranks.rank() == 0:
-        _print_json(_summarize([place]))
-    return status
+    return Outcome(status, (place,))
 
 
 def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
@@ -195,27 +204,13 @@ def _configure(recipe: StageRecipe, run: Run) -> None:
 
 def _seal(run: Run) -> None:
     try:
-        seal.seal(run)
+        run.seal()
     except OSError as error:
         if files.disk_full(error):
             raise files.full_error(run.path) from error
         raise
     seconds = files.read_json(run.path / layout.TIMING)["seconds"]
     print(f"{run.path}: finished and sealed, {progress.duration(seconds)}", file=sys.stderr)
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what a stage and its libraries print to stderr, C and child processes included."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _live_no_longer_than_parent() -> None:
@@ -230,7 +225,9 @@ def _live_no_longer_than_parent() -> None:
 # A folder
 
 
-def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int:
+def _run_folder(
+    folder: Path, overrides: Sequence[str], options: Options, on_first_stage: Callable[[], None] | None
+) -> Outcome:
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise UsageError(
             "a folder cannot run under a launcher: each of its stages is a launch of its own",
@@ -254,16 +251,16 @@ def _run_folder(folder: Path, overrides: Sequence[str], options: Options) -> int
                 print(f"{head}  finished already", file=sys.stderr, flush=True)
                 continue
             print(head, file=sys.stderr, flush=True)
-            if started == 0:  # where all is finished there is often no page to write
-                threading.Thread(target=_load_report, daemon=True).start()
+            if started == 0 and on_first_stage is not None:
+                on_first_stage()
             started += 1
             status = launching.start(loaded, options, ahead.of(number - 1))
             if status != 0:
-                return _stopped(loaded, place, status, options)
+                _tell_where_it_stopped(loaded, status, options)
+                return Outcome(status, tuple(places), is_folder=True, started=started)
     if started == 0:
         print(f"{folder}: everything is finished, nothing to do (--fresh starts over)", file=sys.stderr)
-    _finish(places, options, new=started > 0)
-    return 0
+    return Outcome(0, tuple(places), is_folder=True, started=started)
 
 
 def _refuse_changed(recipes: Sequence[LoadedRecipe], options: Options) -> None:
@@ -284,7 +281,7 @@ def _is_done(loaded: LoadedRecipe, options: Options) -> bool:
     return opening.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"
 
 
-def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -> int:
+def _tell_where_it_stopped(loaded: LoadedRecipe, status: int, options: Options) -> None:
     if status == INTERRUPTED:
         print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
     else:
@@ -294,86 +291,3 @@ def _stopped(loaded: LoadedRecipe, place: Path, status: int, options: Options) -
             f"The same command goes on there; this stage alone:\n  {command}",
             file=sys.stderr,
         )
-    return status
-
-
-# What is shown at the end
-
-
-def _summarize(places: Sequence[Path]) -> dict[str, Any]:
-    from toolkit.report import summary
-
-    return summary.summarize(list(places))
-
-
-def _print_json(value: Any) -> None:
-    print(json_format.dumps(value, ensure_ascii=False, allow_nan=False))
-
-
-def _finish(places: Sequence[Path], options: Options, *, new: bool) -> None:
-    """Show the numbers of a folder on stderr, write its page, and with --json print one object."""
-    from toolkit.cli import summary_tables
-
-    numbers = _summarize(places)
-    summary_tables.show(numbers)
-    page = Path(os.path.commonpath([place.parent for place in places])) / "report.html"
-    if new or not page.exists():
-        from toolkit.report.page import write_report  # matplotlib: 0.5 s
-
-        write_report(list(places), page)
-    print(f"report: {page}", file=sys.stderr)
-    if options.json:
-        _print_json({"report": str(page), **numbers})
-
-
-def verify_command(
-    run: Path | str, *, json: bool = False, also: Callable[[], dict[str, Any]] | None = None
-) -> int:
-    """Rehash a run and all runs it came from, show a table, and return 1 where something differs.
-
-    Args:
-        also: does more where the parents are whole, and returns {"same": bool, ...} for the JSON. The run
-            itself need not be finished then.
-    """
-    links = seal.chain(Path(run)) if also is None or seal.is_sealed(Path(run)) else _parents(Path(run))
-    wrong = [link for link in links if link.problems]
-    table = Table("run", "stage", "files", "", box=None, pad_edge=False)
-    for link in links:
-        word = "[red]differs" if link.problems else "whole"
-        table.add_row(str(_near(link.path)), link.stage or "-", str(link.files), word)
-    Console(stderr=True).print(table)
-    for link in wrong:
-        for problem in link.problems:
-            print(f"{_near(link.path)}: {problem}", file=sys.stderr)
-    more: dict[str, Any] = {}
-    if also is not None:
-        own = Path(os.path.abspath(run))
-        if any(link.path != own for link in wrong):
-            raise RunError("its parents are not what was sealed: nothing can be made again", where=str(run))
-        with _stdout_to_stderr():
-            more = also()
-    if json:
-        rows = [
-            {
-                "run": str(_near(link.path)),
-                "stage": link.stage,
-                "files": link.files,
-                "problems": link.problems,
-            }
-            for link in links
-        ]
-        _print_json({"run": str(run), "whole": not wrong, "chain": rows, **more})
-    return 1 if wrong or not more.get("same", True) else 0
-
-
-def _parents(run: Path) -> list[seal.Link]:
-    """The chain of a run that is not finished, without itself."""
-    if not seal.is_run(run):
-        return seal.chain(run)
-    print(f"{run}: not finished, so only what it was made from can be checked by hashes", file=sys.stderr)
-    links = [link for _, place, _, is_run in seal.parents(run) if is_run for link in seal.chain(place)]
-    return list({link.path: link for link in links}.values())
-
-
-def _near(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

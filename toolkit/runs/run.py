@@ -12,7 +12,7 @@ from typing import Any
 from toolkit.base import files, ranks
 from toolkit.base.errors import RunError
 from toolkit.config.schema import StageRecipe
-from toolkit.runs import layout, manifest, metrics, references
+from toolkit.runs import layout, manifest, metrics, references, seal
 from toolkit.runs.layout import TIMING
 
 
@@ -111,6 +111,18 @@ class Run:
         """Flush the metrics and the time spent."""
         self.metrics.close()
         self.note_progress()
+
+    def seal(self) -> str:
+        """Finish the run: close its files, hash every output, and write lock.json last; main process only.
+
+        Returns:
+            The digest of lock.json.
+
+        Raises:
+            RunError: an output is a link.
+        """
+        self.close()
+        return seal.seal(self.path)
 
     def _write_manifest(self) -> None:
         if self.is_main:

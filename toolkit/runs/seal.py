@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.runs.layout import IN_USE, LOCK, MANIFEST, SCRATCH
-
-if TYPE_CHECKING:
-    from toolkit.runs.run import Run
 
 FORMAT = "toolkit run 1"
 # Not outputs: the lock itself, the manifest (it has a digest of its own), the file that holds the OS lock.
@@ -89,16 +86,14 @@ def outputs(path: Path) -> list[str]:
     return [name for name in names if name not in _APART and not name.startswith(f"{SCRATCH}/")]
 
 
-def seal(run: Run) -> str:
-    """Finish a run: hash every output, write lock.json last. Returns the lock's digest.
+def seal(path: Path) -> str:
+    """Hash every output of a run and write lock.json last. Returns the lock's digest.
 
     Every output is on the disk before the lock is: after a power cut there is no lock without its bytes.
 
     Raises:
         RunError: an output is a link, which would not survive a copy of the directory.
     """
-    run.close()
-    path = run.path
     files.remove_temporaries(path)
     names = outputs(path)
     for name in names:

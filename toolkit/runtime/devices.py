@@ -10,7 +10,6 @@ import torch
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import StageRecipe
-from toolkit.runs import provenance as machine
 from toolkit.runtime import env_vars, hardware
 
 
@@ -96,13 +95,6 @@ def trainer_arguments(on: torch.device, *, bf16: bool) -> dict[str, Any]:
         "report_to": "none",
         "push_to_hub": False,
     }
-
-
-def facts() -> dict[str, Any]:
-    """Return versions, python, code, hardware with the GPUs, and world size."""
-    found = machine.collect()
-    found["hardware"] = {**found["hardware"], "accelerators": accelerators()}
-    return found
 
 
 def accelerators() -> list[str]:
