@@ -1,1 +1,0 @@
-"""Seeing what a model does: the next-token distribution, answers, a conversation."""
