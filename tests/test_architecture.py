@@ -114,7 +114,13 @@ def test_stages_that_read_text_start_without_torch(module):
 
 @pytest.mark.parametrize(
     "module",
-    ["toolkit", "toolkit.cli.main", "toolkit.execution.check", "toolkit.config.loader", "toolkit.config.registry"],
+    [
+        "toolkit",
+        "toolkit.cli.main",
+        "toolkit.execution.check",
+        "toolkit.config.loader",
+        "toolkit.config.registry",
+    ],
 )
 def test_reading_recipes_imports_nothing_heavy(module):
     assert imported_by(module, "torch", "transformers", "datasets", "trl", "numpy") == "[]\n"

@@ -70,15 +70,16 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import numpy, safetensors.numpy
 from tests.runs.small import tokenizer
-from toolkit.runs import checkpoint, files, lock
-from toolkit.runs.directory import open_run
+from toolkit.base import files
+from toolkit.runs import checkpoint
+from toolkit.runs.opening import open_run
 {limit}
 try:
     with open_run(tokenizer(), runs_dir=Path({runs!r})) as run:
         for step in range(1, 100):
             checkpoint.save(run, step, lambda folder: safetensors.numpy.save_file(
                 {{"w": numpy.ones(step * 20_000, "float32")}}, folder / "model.safetensors"), keep=1)
-        lock.seal(run)
+        run.seal()
 except BaseException as error:
     print(type(error).__name__, error)
     sys.exit(3 if files.disk_full(error) else 1)

@@ -24,9 +24,9 @@ from toolkit.inference.opening import open_model
 PROGRAM = """
 import signal, sys, threading, time
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # before torch starts threads
-from toolkit import sampling
-from toolkit.see.chat import chat_command
-from toolkit.see.generate import Choice
+from toolkit.cli.conversation import chat_command
+from toolkit.inference import sampling
+from toolkit.inference.generation import Choice
 
 def slowly(*arguments, stream=sampling.stream, **settings):
     for token in stream(*arguments, **settings):

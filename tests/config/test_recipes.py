@@ -8,7 +8,7 @@ import yaml
 from toolkit.config.loader import load, load_folder
 from toolkit.execution import dag
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 STAGES = ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
 FILES = sorted(
     path

@@ -195,7 +195,7 @@ import sys
 from pathlib import Path
 from tests.evaluate.test_endpoint import LONG, PROMPTS, SHORT
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
-from toolkit.evaluate.journal import Journal
+from toolkit.evaluate.judge_log import Journal
 judge = endpoint_judge(Endpoint(sys.argv[1], "tester"), Journal(Path(sys.argv[2])))
 print(judge.compare(PROMPTS, LONG, SHORT).outcomes.sum())
 """

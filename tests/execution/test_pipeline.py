@@ -13,7 +13,7 @@ import pytest
 from toolkit.report.page import write_report
 from toolkit.report.summary import summarize
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORDS = "the a red small old fox bird river tree stone song light under over sings sleeps runs finds".split()
 TOY = {
     "tokenizer": ["vocab_size=300"],

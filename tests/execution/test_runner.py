@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs.conftest import tmp_path  # noqa: F401
 from toolkit.base.errors import RecipeError, RunError, UsageError
+from toolkit.cli.run import run_command
+from toolkit.cli.verify import verify_command
 from toolkit.config import loader, schema
 from toolkit.execution import launching, runner
 from toolkit.runs import metrics, seal
+from toolkit.runtime import hardware
 
-PROGRAM = Path(__file__).parent / "runs" / "toy_program.py"
+PROGRAM = Path(__file__).parents[1] / "runs" / "toy_program.py"
 ORDER = ["tokenizer", "corpus", "pretrain"]
 
 
@@ -140,30 +142,30 @@ def here(place, monkeypatch):
 
 def test_verify_names_the_file_and_gives_1(here, capfd):
     for stage in ORDER[:2]:
-        assert runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
-    assert runner.verify_command("runs/t/corpus") == 0
+        assert run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
+    assert verify_command("runs/t/corpus") == 0
     capfd.readouterr()
     (here / "runs/t/tokenizer/model/weights.txt").write_text("y")
-    assert runner.verify_command("runs/t/corpus", json=True) == 1
+    assert verify_command("runs/t/corpus", json=True) == 1
     out, err = capfd.readouterr()
     assert "runs/t/tokenizer: model/weights.txt: changed since the run was sealed" in err
     found = json.loads(out)
     assert not found["whole"]
     assert [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
     with pytest.raises(RunError, match="weights.txt: changed"):
-        runner.run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
+        run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
     assert seal.is_sealed(here / "runs/t/corpus")
 
 
 def test_json_of_one_recipe_is_the_only_thing_on_stdout(here, capfd):
-    assert runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
+    assert run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
     out, err = capfd.readouterr()
     assert list(json.loads(out)["stages"]) == ["tokenizer"] and "on stdout" in err
 
 
 def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     for stage in ORDER[:2]:
-        runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+        run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     (here / "runs" / "t" / "tokenizer" / "checkpoints" / "step-1").mkdir(parents=True)
     started = []
@@ -173,11 +175,11 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
         lambda loaded, options, _: started.append(launching.arguments(loaded, options)) or 0,
     )
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
-        runner.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+        run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
     # Each stage is given the overrides that its recipe took.
-    monkeypatch.setattr(runner, "_finish", lambda *_, **__: None)
-    runner.run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
+    monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
+    run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
         ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs"],
         ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
@@ -187,13 +189,13 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
 
 
 def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_work(here, monkeypatch):
-    runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     started = []
     monkeypatch.setattr(
         launching, "start", lambda loaded, options, _: started.append(loaded.recipe.stage) or 1
     )
-    runner.run_command("recipes/t", ["seed=7"], runs_dir="runs")
+    run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == ["tokenizer"]
 
 
@@ -204,41 +206,41 @@ def test_a_run_that_failed_before_any_work_takes_a_corrected_recipe(here, monkey
     with monkeypatch.context() as patch:
         patch.setattr(runner, "_work", work)
         with pytest.raises(RunError, match="too long"):
-            runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+            run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     run = here / "runs" / "t" / "tokenizer"
     assert (run / "manifest.json").exists() and not (run / "lock.json").exists()
-    assert runner.run_command("recipes/t/tokenizer.yaml", ["seed=7"], runs_dir="runs") == 0
+    assert run_command("recipes/t/tokenizer.yaml", ["seed=7"], runs_dir="runs") == 0
     assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 7
 
 
 def test_changed_data_are_refused(here):
-    runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+    run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     (here / "data.txt").write_text("hellO\n")
     with pytest.raises(RunError, match="data: other data: sha256:"):
-        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+        run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
 
 
 def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
-    monkeypatch.setattr(runner.processes, "die_with_parent", lambda parent=None: None)
+    monkeypatch.setattr(runner.signals, "die_with_parent", lambda parent=None: None)
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("ACCELERATE_MIXED_PRECISION", "no")):
         with monkeypatch.context() as context:
             context.setenv(name, value)
             with pytest.raises(UsageError, match="--launch") as caught:
-                runner.run_command("recipes/t", runs_dir="runs")
+                run_command("recipes/t", runs_dir="runs")
             assert caught.value.exit_status == 2
     assert not (here / "runs").exists()
 
 
 def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypatch, capfd):
     waited = []
-    monkeypatch.setattr(runner.processes.time, "sleep", waited.append)
+    monkeypatch.setattr(runner.signals.time, "sleep", waited.append)
     (here / "recipes" / "t" / "tokenizer.yaml").write_text("stage: tokenizer\n")
     monkeypatch.setenv("RANK", "1")
-    assert runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs") == 2
-    assert waited == [runner.processes._GRACE_SECONDS] and capfd.readouterr().err == ""
+    assert run_command("recipes/t/tokenizer.yaml", runs_dir="runs") == 2
+    assert waited == [runner.signals._GRACE_SECONDS] and capfd.readouterr().err == ""
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(RecipeError):
-        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+        run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     assert len(waited) == 1
 
 
@@ -255,7 +257,7 @@ def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
     if content is not None:
         (here / "launch.yaml").write_text(content)
     with pytest.raises(UsageError, match=message):
-        runner.run_command("recipes/t", runs_dir="runs", launch="launch.yaml")
+        run_command("recipes/t", runs_dir="runs", launch="launch.yaml")
     assert not (here / "runs").exists()
 
 
@@ -285,12 +287,12 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
 
     seen = []
     monkeypatch.setattr(runner, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
-    monkeypatch.setattr(runner.lock, "seal", lambda run: run.close())
+    monkeypatch.setattr(runner.Run, "seal", lambda run: run.close())
     monkeypatch.setattr(runner, "ONE_PROCESS", frozenset())  # as if this stage computed
     monkeypatch.setattr(devices, "configure", lambda recipe, threads: seen.append(threads))
     for cores in (2, 8, 1):
-        monkeypatch.setattr(runner.facts, "cores", lambda cores=cores: cores)
-        runner.run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
+        monkeypatch.setattr(hardware, "cores", lambda cores=cores: cores)
+        run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     assert seen == [2, 2, 1]
 
 
@@ -321,7 +323,7 @@ def tokens(here) -> Path:
         "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n"
     )
     for stage in ORDER[:2]:
-        runner.run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
+        run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     return here
 
 

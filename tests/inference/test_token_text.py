@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from toolkit.inference.token_text import StreamDecoder, harmless, token_text, visible
+from toolkit.stages.tokenizer import learn
 
 TEXTS = ["the fox and the bear", "きつねと熊🦊🦊! é", "  two  spaces\n\n", "🦊", ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer that cuts characters in two."""
+    return learn(["the fox and the bear, the fox and the hare. " * 5], vocab_size=280)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -32,9 +32,10 @@ import numpy as np, torch
 from toolkit.models import memory
 from toolkit.models.gpt2 import build
 from toolkit.models.shape import head_block
-from toolkit.pretrain import objective, optimizer
-from toolkit.recipe.schema import PretrainRecipe
-from toolkit.scoring import score_documents
+from toolkit.config.schema import PretrainRecipe
+from toolkit.inference.logprobs import score_documents
+from toolkit.pretrain import loss as training_loss
+from toolkit.pretrain import optimizer
 question = json.loads(sys.argv[1])
 recipe, size, bf16 = PretrainRecipe(**question["recipe"]), question["vocab_size"], question["bf16"]
 torch.set_num_threads(1)
@@ -42,9 +43,9 @@ before = memory._status("VmRSS")
 model = build(recipe.model, vocab_size=size, seed=0, end_id=0)
 tokens, length = memory.micro_batch(recipe), recipe.row_tokens()
 block = head_block("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
-loss = objective.TrainingLoss(model, bf16=bf16, head_block=block)
+loss = training_loss.TrainingLoss(model, bf16=bf16, head_block=block)
 optimizers = optimizer.build(model, recipe.optimizer, bf16=bf16)
-with objective.forms_for_training(model):
+with training_loss.forms_for_training(model):
     for step in range(2):
         for part in range(min(2, recipe.batch_tokens // tokens)):
             loss(torch.randint(0, size, (tokens // length, length + 1))).backward()

@@ -129,7 +129,7 @@ def test_the_time_limit_saves_says_so_and_gives_130(tmp_path, corpus, how):
 
 def test_the_launcher_sees_every_other_end(tmp_path):
     """Only a stop that all agreed on becomes 0: after anything else the launcher must end the rest."""
-    program = "import sys; from toolkit.runs import processes; {}; sys.exit(processes.exit_status({}))"
+    program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
     told = tmp_path / "status"
     for before, status, expected in (
         ("processes.stopped_in_order()", 130, 0),

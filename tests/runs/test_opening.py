@@ -231,7 +231,7 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.runs.small import corpus, tokenizer
-from toolkit.runs.directory import open_run
+from toolkit.runs.opening import open_run
 with open_run({recipe}(), runs_dir=Path({runs!r})) as run:
     print("open", flush=True)
     time.sleep(60)

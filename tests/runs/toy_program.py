@@ -16,9 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.cli.run import run_command
 from toolkit.config import schema
 from toolkit.config.registry import STAGES
-from toolkit.execution import launching, runner
+from toolkit.execution import launching
 from toolkit.runs import checkpoint
 
 STEPS = 3
@@ -26,13 +27,13 @@ STEPS = 3
 
 def without_torch() -> None:
     stand_in = types.ModuleType("toolkit.runtime.devices")
-    stand_in.device = lambda setting="auto": types.SimpleNamespace(type="cpu")
+    stand_in.select = lambda setting="auto": types.SimpleNamespace(type="cpu")
     stand_in.default_threads = lambda recipe: recipe.threads or 1
     stand_in.configure = lambda recipe, threads=None: None
     stand_in.accelerators = lambda: []
     sys.modules["toolkit.runtime.devices"] = stand_in
     import toolkit.report
-    import toolkit.runs
+    import toolkit.runtime
 
     toolkit.runtime.devices = stand_in
     page = types.ModuleType("toolkit.report.page")
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("TOY_WITHOUT_TORCH"):
         without_torch()
     try:
-        return runner.run_command(
+        return run_command(
             words[0],
             words[1:],
             runs_dir=arguments[place + 1],

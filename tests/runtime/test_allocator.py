@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import ctypes, resource, statistics, sys
 import torch
-from toolkit.runs import allocator
+from toolkit.runtime import allocator
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -95,7 +95,7 @@ def test_processes_and_accelerate_must_agree(monkeypatch):
 
 def test_telemetry_is_off_once_the_variables_are_set():
     code = (
-        "from toolkit.runs import switches; switches.set_variables()\n"
+        "from toolkit.runtime import env_vars; env_vars.set_variables()\n"
         "from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
     )
     environ = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}

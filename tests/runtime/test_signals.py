@@ -14,7 +14,7 @@ PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", '''
 import os, sys, time
-from toolkit.runs.processes import die_with_parent
+from toolkit.runtime.signals import die_with_parent
 die_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)

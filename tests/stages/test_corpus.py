@@ -162,8 +162,8 @@ def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, 
     journal = tmp_path / "killed" / "corpus" / "corpus" / "train" / "journal.json"
     process = subprocess.Popen(
         [sys.executable, str(program)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     try:
         wait_for(lambda: journal.exists() and json.loads(journal.read_text())["writer"]["digests"], process)

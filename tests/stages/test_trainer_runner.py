@@ -151,14 +151,14 @@ KILL_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 from tests.chat_world import load_recipe, run_stage
-from toolkit import fit, sft
+from toolkit.stages import sft, trainer_runner
 
-move = fit._move
+move = trainer_runner._move
 def killed(written, folder):
     move(written, folder)
     if written.name == "checkpoint-8":
         os.kill(os.getpid(), signal.SIGKILL)
-fit._move = killed
+trainer_runner._move = killed
 folder = Path(sys.argv[1])
 run_stage(sft, folder, load_recipe(folder, "killed", sys.argv[2]))
 """
@@ -167,7 +167,7 @@ run_stage(sft, folder, load_recipe(folder, "killed", sys.argv[2]))
 def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
     text = RECIPE.format(folder=folder)
     whole = run_stage(sft, folder, load_recipe(folder, "whole", text))
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     child = subprocess.run(
         [sys.executable, "-c", KILL_WHILE_SAVING, str(folder), text], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])},
@@ -259,14 +259,14 @@ def test_lora_knows_how_gpt2_stores_its_weights(folder):
 
 KILL_MAIN_WHILE_SAVING = """
 import os, runpy, signal
-from toolkit import fit
+from toolkit.stages import trainer_runner
 
-move = fit._move
+move = trainer_runner._move
 def killed(written, folder):
     move(written, folder)
     if written.name == "checkpoint-8" and os.environ.get("KILL"):
         os.kill(os.getpid(), signal.SIGKILL)
-fit._move = killed
+trainer_runner._move = killed
 runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
 """
 
@@ -291,7 +291,7 @@ def test_two_processes_take_the_same_rows_and_go_on_to_the_same_bits(folder):
         ]
         return subprocess.run(
             [*command, "--runs-dir", runs], cwd=folder, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **variables},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
         )  # fmt: skip
 
     two = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import toolkit.data.storyworld as storyworld
 
+from toolkit import storyworld
 from toolkit.config import history
 from toolkit.storyworld import CONFIGS, compute_digest, digest, rows, split_of
 
