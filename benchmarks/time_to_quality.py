@@ -14,8 +14,8 @@ core. nanoGPT beside other work on 2 cores took 1.05 CPU s an iteration, and 0.1
 machine compare CPU seconds of one thread: taskset -c 0 python benchmarks/time_to_quality.py ...
 
 Quality is bits per byte of the last 10% of the text, which neither side trains on: every character once, in
-windows as long as the model's context that move on by half of it. toolkit/inference/logprobs.py does the same over
-tokens, and counts the end of the text in.
+windows as long as the model's context that move on by half of it. toolkit/inference/logprobs.py does the
+same over tokens, and counts the end of the text in.
 
 Each round runs everything once, one after another; with --repeat the numbers are medians over the rounds,
 ratios those within a round.

@@ -30,7 +30,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token=template.END_OF_TEXT, bos_token=template.END_OF_TEXT, pad_token=template.PAD,
+        tokenizer_object=raw, eos_token=template.END_OF_TEXT, bos_token=template.END_OF_TEXT,
+        pad_token=template.PAD,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
     tokenizer.add_special_tokens({"additional_special_tokens": list(template.ROLE_TOKENS.values())})

@@ -95,7 +95,8 @@ def test_shorter_rows_at_first_cost_less():
 
 def test_counting_needs_no_torch():
     code = (
-        "import sys; from toolkit.cli import main; assert main.main(['plan', 'recipes/tiny', '--no-probe']) == 0; "
+        "import sys; from toolkit.cli import main; "
+        "assert main.main(['plan', 'recipes/tiny', '--no-probe']) == 0; "
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=RECIPES.parent, capture_output=True, text=True)

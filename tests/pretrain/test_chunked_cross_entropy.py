@@ -50,7 +50,9 @@ def test_gradients_against_finite_differences(tensors):
     # the loss is summed in fp32: a step of 1e-3 in float64 products leaves 1e-4
     inputs = (hidden.double()[:6].requires_grad_(), weight.double()[:11].requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda a, b: chunked_cross_entropy.blockwise_loss(a, b, targets[:6] % 11, block=4, bf16=False).double(),
+        lambda a, b: chunked_cross_entropy.blockwise_loss(
+            a, b, targets[:6] % 11, block=4, bf16=False
+        ).double(),
         inputs, eps=1e-2, atol=2e-3, rtol=1e-2,
     )  # fmt: skip
 

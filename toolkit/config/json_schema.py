@@ -40,7 +40,8 @@ def schema() -> dict[str, Any]:
         definition["properties"]["trainer"] = {
             "type": "object",
             "additionalProperties": False,
-            "description": f"Settings of trl.{trl_checks.CONFIGS[stage]}; what is not set keeps TRL's default.",
+            "description": f"Settings of trl.{trl_checks.CONFIGS[stage]}; "
+            "what is not set keeps TRL's default.",
             "properties": keys,
         }
     # A recipe with `base:` may leave out what its base gives.
