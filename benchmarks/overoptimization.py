@@ -18,9 +18,9 @@ import matplotlib
 from commands import evaluation, header, toolkit
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
-from toolkit.report import figures  # noqa: E402
+from toolkit.report import figures
 
 COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
 

@@ -16,6 +16,7 @@ products reach in the same rounds (arm `products`), so that there MFU is the sha
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -230,7 +231,7 @@ def curves(arms: list[Arm], steps: int) -> dict:
     apart = [abs(a - b) for a, b in zip(first, second, strict=True)]
     marks = sorted({0, *(steps * part // 10 - 1 for part in range(1, 11) if steps * part // 10)})
     points = [{"step": m + 1, **{arm.name: arm.losses[m] for arm in arms}} for m in marks]
-    moves = [abs(b - a) for a, b in zip(second, second[1:], strict=False)]
+    moves = [abs(b - a) for a, b in itertools.pairwise(second)]
     return {"points": points, "mean_difference": statistics.fmean(apart), "largest_difference": max(apart),
             "mean_change_from_step_to_step": statistics.fmean(moves)}  # fmt: skip
 

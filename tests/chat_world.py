@@ -51,7 +51,7 @@ def write_model(folder: Path, *, n_positions: int = 96, dropout: float = 0.0) ->
 
 def write_conversations(path: Path, count: int = 48) -> Path:
     """Write JSON lines of `messages`; each question has one right answer."""
-    with open(path, "w") as file:
+    with path.open("w") as file:
         for i in range(count):
             colour, thing = COLOURS[i % len(COLOURS)], THINGS[(i // len(COLOURS)) % len(THINGS)]
             messages = [{"role": "user", "content": f"the {thing} is {colour}?"},
@@ -62,7 +62,7 @@ def write_conversations(path: Path, count: int = 48) -> Path:
 
 def write_preferences(path: Path, count: int = 48) -> Path:
     """Write JSON lines of `prompt`, `chosen`, `rejected`: the polite answer is the chosen one."""
-    with open(path, "w") as file:
+    with path.open("w") as file:
         for i in range(count):
             colour, thing = COLOURS[i % len(COLOURS)], THINGS[(i // len(COLOURS)) % len(THINGS)]
             prompt = [{"role": "user", "content": f"the {thing} is {colour}?"}]

@@ -31,10 +31,9 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     place = tmp_path / "model"
-    with pytest.raises(ValueError):
-        with files.atomic_folder(place) as folder:
-            (folder / "half").write_text("x")
-            raise ValueError
+    with pytest.raises(ValueError), files.atomic_folder(place) as folder:
+        (folder / "half").write_text("x")
+        raise ValueError
     assert list(tmp_path.iterdir()) == []
     for text in ("one", "two"):
         with files.atomic_folder(place) as folder:

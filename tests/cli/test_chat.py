@@ -119,7 +119,7 @@ def test_undo_retry_and_settings(opened, capsys):
     )
     for line in ("one fox", "two foxes", "/undo"):
         conversation_module.respond(conversation, line)
-    assert [message["content"] for message in conversation.messages][0] == "one fox"
+    assert conversation.messages[0]["content"] == "one fox"
     assert len(conversation.messages) == 2
     before = conversation.messages[1]["content"]
     conversation_module.respond(conversation, "/retry")

@@ -1,6 +1,5 @@
 """Bases, overrides, folders, names."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -233,7 +232,7 @@ def test_two_recipes_cannot_make_one_run(write, tmp_path):
 
 def test_paths_stay_as_they_are_written(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    os.mkdir("model")
+    Path("model").mkdir()
     recipe = load(write("recipes/x/r.yaml", DPO.replace("runs/x/sft", "./model"))).recipe
     assert recipe.model == "./model" and recipe.data.name == "a.jsonl"
 

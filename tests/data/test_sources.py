@@ -363,7 +363,7 @@ def test_an_empty_part_is_an_error(tmp_path):
 
 
 def test_the_split_does_not_see_case_space_or_what_follows_the_first_request(tmp_path):
-    variants = ["Tell me a STORY ", "tell  me a story", "Ｔell me\na story"]
+    variants = ["Tell me a STORY ", "tell  me a story", "Ｔell me\na story"]  # noqa: RUF001
     rows = [
         {"messages": [user(text), assistant(f"A{number}"), user(f"more {number}"), assistant("end")]}
         for number, text in enumerate(variants)

@@ -77,7 +77,7 @@ def test_several_models_are_ranked_and_lengths_are_the_models_less_the_baselines
         judges.gold_judge(),
         baseline="flawed",
     )
-    assert [row["model"] for row in judge["ranking"]["models"]][0] == "flawless"
+    assert judge["ranking"]["models"][0]["model"] == "flawless"
     assert judge["ranking"]["prompts"] == 40 and judge["ranking"]["tie"] > 0
     row = models["padded"]
     assert row["win_rate"]["length_controlled"] == row["win_rate"]["estimate"] == 0.5

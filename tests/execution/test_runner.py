@@ -23,7 +23,7 @@ ORDER = ["tokenizer", "corpus", "pretrain"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:  # noqa: F811
+def place(tmp_path: Path) -> Path:
     """A folder of recipes whose alphabetical order is not their order."""
     recipes = tmp_path / "recipes" / "t"
     recipes.mkdir(parents=True)

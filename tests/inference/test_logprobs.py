@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_batches_hold_every_row_once_and_little_padding():
     generator = np.random.default_rng(0)
     rows = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in generator.integers(1, 200, 300)]
     batches = list(logprobs_module._batches(rows, 2048))
-    assert sorted(sum(batches, [])) == list(range(300))
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(300))
     padded = [len(batch) * max(len(rows[index].inputs) for index in batch) for batch in batches]
     assert max(padded) <= 2048 and sum(padded) < 1.15 * sum(len(row.inputs) for row in rows)
     dozen = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in range(80, 200, 10)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
 import threading
@@ -220,4 +219,4 @@ def test_three_processes_are_refused_before_anything_is_written(tmp_path, corpus
     status, err = attempts.outcome(attempts.start(recipe, folder=tmp_path, processes=3))
     assert status != 0
     assert err.count("4 micro-batches cannot be shared by 3 processes") == 1
-    assert not os.path.exists(attempts.place(recipe, tmp_path) / "metrics.jsonl")
+    assert not (attempts.place(recipe, tmp_path) / "metrics.jsonl").exists()

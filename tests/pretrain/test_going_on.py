@@ -105,9 +105,11 @@ def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
         pass
     shutil.rmtree(own / "train")
     write_part(own / "train", tiny_tokenizer, ["the river sings"] * 40)
-    with pytest.raises(RunError, match=r"made from other inputs:\n +tokens: another parent") as caught:
-        with open_run(loaded, runs_dir=tmp_path / "runs"):
-            pass
+    with (
+        pytest.raises(RunError, match=r"made from other inputs:\n +tokens: another parent") as caught,
+        open_run(loaded, runs_dir=tmp_path / "runs"),
+    ):
+        pass
     assert "corpus" in caught.value.what and "->" in caught.value.what
     assert caught.value.fix == "put them back, give another `run:`, or start over with --fresh"
 
@@ -126,6 +128,8 @@ def test_limits_and_what_is_kept_may_change_and_other_settings_not(tmp_path, cor
         name, value = next(iter(settings.items()))
         assert manifest["operational"][name] == value and name not in manifest["inputs"]["settings"]
     loaded = loader.load(write_recipe(tmp_path, corpus, optimizer={"learning_rate": 0.5}))
-    with pytest.raises(RunError, match="optimizer.learning_rate: null -> 0.5"):
-        with open_run(loaded, runs_dir=tmp_path / "runs"):
-            pass
+    with (
+        pytest.raises(RunError, match="optimizer.learning_rate: null -> 0.5"),
+        open_run(loaded, runs_dir=tmp_path / "runs"),
+    ):
+        pass

@@ -42,7 +42,7 @@ def test_memory_is_kept_as_the_recipe_says(pretrain, monkeypatch, keep):
 def test_learns_and_measures(pretrain, corpus):
     run = pretrain(train_tokens=256 * 60, optimizer={"name": "muon"})
     numbers = json.loads((run / "evaluation.json").read_text())
-    model, tokenizer = load_causal_lm((str(run / "model"), None))
+    model, _ = load_causal_lm((str(run / "model"), None))
     held_out = TokenShards.open(corpus / "held_out")
     nats = score_documents(
         model,

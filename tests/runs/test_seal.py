@@ -98,11 +98,10 @@ def test_a_copied_and_moved_tree_verifies_and_names_no_place(chain, runs, tmp_pa
 
 def test_an_output_that_is_a_link_is_not_sealed(runs, tmp_path):
     (tmp_path / "weights").write_text("x")
-    with pytest.raises(RunError, match="link"):
-        with open_run(tokenizer(), runs_dir=runs) as run:
-            run.write_text("model/config.json", "{}")
-            (run.model_dir / "weights.txt").symlink_to(tmp_path / "weights")
-            run.seal()
+    with pytest.raises(RunError, match="link"), open_run(tokenizer(), runs_dir=runs) as run:
+        run.write_text("model/config.json", "{}")
+        (run.model_dir / "weights.txt").symlink_to(tmp_path / "weights")
+        run.seal()
     assert not seal.is_sealed(runs / "t" / "tokenizer")
 
 

@@ -52,33 +52,30 @@ def test_a_process_whose_parent_is_gone_ends_at_once():
 
 def test_sigterm_interrupts_like_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        with signals.interruptible():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_stage_that_looks_is_asked_once_and_ended_by_the_second(monkeypatch, capsys):
     monkeypatch.setattr(signals, "_SAME_SIGNAL_SECONDS", 0.05)
     still_there = False
-    with pytest.raises(KeyboardInterrupt):
-        with signals.interruptible():
-            assert not signals.stop_requested()
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signals.stop_requested()
-            os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
-            still_there = True
-            time.sleep(0.06)
-            os.kill(os.getpid(), signal.SIGINT)
-            pytest.fail("the second signal must end it")
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        assert not signals.stop_requested()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.stop_requested()
+        os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
+        still_there = True
+        time.sleep(0.06)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal must end it")
     assert still_there
     assert capsys.readouterr().err.count("stopping") == 1
 
 
 def test_with_several_processes_a_signal_ends_at_once(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(KeyboardInterrupt):
-        with signals.interruptible():
-            assert not signals.stop_requested()
-            os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), signals.interruptible():
+        assert not signals.stop_requested()
+        os.kill(os.getpid(), signal.SIGTERM)

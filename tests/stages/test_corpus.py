@@ -174,7 +174,7 @@ def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, 
     assert not (journal.parent / "index.json").exists()
     assert len(children) >= 2, "the workers, which must not outlive their parent"
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), None)
-    with open(journal.parent / "tokens-00001.bin", "ab") as file:
+    with (journal.parent / "tokens-00001.bin").open("ab") as file:
         file.write(b"what was written after the journal")
     done = json.loads(journal.read_text())["pieces"]
     small_batches(monkeypatch)

@@ -157,7 +157,7 @@ def test_the_stage_learns_and_reports_the_exact_token_mean(folder):
     assert evaluation["held_out_loss"] < evaluation["held_out_loss_before"] - 1
     assert evaluation["n"] >= 2 and len(evaluation["samples"]) <= 5
     assert {"prompt", "answer", "ended"} == evaluation["samples"][0].keys()
-    assert template.CHAT_TEMPLATE == tokenizer.chat_template
+    assert tokenizer.chat_template == template.CHAT_TEMPLATE
 
 
 def test_quiet_trainers_send_nothing_and_prepare_nothing(monkeypatch):

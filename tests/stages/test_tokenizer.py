@@ -104,7 +104,7 @@ def test_a_smaller_vocabulary_than_asked_is_said_aloud(tmp_path, capsys):
 
 
 def test_min_frequency_and_max_characters_act(tmp_path, capsys):
-    few, _ = learned(tmp_path, name="a", vocab_size=1000, min_frequency=2)
+    learned(tmp_path, name="a", vocab_size=1000, min_frequency=2)
     assert "entries, not" in capsys.readouterr().err
     rare, _ = learned(
         tmp_path, "cat cat cat dog dog bird bird bird " * 2, name="b", vocab_size=300, min_frequency=6

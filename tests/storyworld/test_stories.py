@@ -45,7 +45,7 @@ def test_changed_stories_are_not_in_the_language():
         words = each.text.split()
         half = len(words) // 2
         sentences = split_sentences(each.text)
-        assert story_logprob(" ".join(words[:half] + ["zebrafish"] + words[half + 1 :])) is None
+        assert story_logprob(" ".join([*words[:half], "zebrafish", *words[half + 1 :]])) is None
         assert story_logprob(" ".join(words[:half] + words[half + 1 :])) is None
         assert story_logprob(" ".join(sentences[:-1])) is None
         assert story_logprob(" ".join([*sentences, sentences[-1]])) is None

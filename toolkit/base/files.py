@@ -87,11 +87,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_sibling(path)
     try:
-        with open(temporary, "wb") as handle:
+        with temporary.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -112,11 +112,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         sync_tree(temporary)
         if path.is_symlink() or path.exists():
             old = temporary_sibling(path)
-            os.rename(path, old)
-            os.rename(temporary, path)
+            path.rename(old)
+            temporary.rename(path)
             remove(old)
         else:
-            os.rename(temporary, path)
+            temporary.rename(path)
     except BaseException:
         remove(temporary)
         raise
@@ -145,7 +145,7 @@ def sha256(content: bytes | str) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, in bounded memory."""
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -94,7 +94,7 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """Write seconds as 8s, 2m05s or 3h20m."""
-    whole = int(round(seconds))
+    whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:

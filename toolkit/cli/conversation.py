@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 
-try:  # line editing and history at the prompt; not there on every platform
+with suppress(ImportError):  # line editing and history at the prompt; not on every platform
     import readline  # noqa: F401
-except ImportError:
-    pass
 
 from jinja2 import TemplateError
 

@@ -191,10 +191,8 @@ class _Override:
         if not value.strip():
             raise RecipeError([Problem(COMMAND_LINE, name, f"no value; write {name}=null or {name}=\"''\"")])
         key = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-        if value[0] in "*&!%@`":  # YAML's own marks; on a command line they are a glob or a name
-            tree = Tree(value)
-        else:
-            tree = _read_value(name, value)
+        # YAML's own marks are a glob or a name on a command line.
+        tree = Tree(value) if value[0] in "*&!%@`" else _read_value(name, value)
         return cls(text, key, tree)
 
     def today(self, tree: Tree) -> _Override:
@@ -332,5 +330,5 @@ def _run_place(run: Any) -> list[tuple[Key, str]]:
 
 
 def _order(problem: Problem, tree: Tree) -> tuple[int, str]:
-    file, _, line = problem.place.rpartition(":")
+    _, _, line = problem.place.rpartition(":")
     return (int(line) if line.isdigit() else 0, problem.key)

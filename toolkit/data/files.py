@@ -137,7 +137,7 @@ def digest(source: DataSource) -> str:
         return f"hub:{source.name}"
     total = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
 
@@ -179,7 +179,7 @@ def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(PIECE_BYTES):
             nul = chunk.find(b"\0")
             if nul >= 0:
@@ -241,7 +241,8 @@ def _expand(name: str) -> list[Path]:
         raise DataError("this is a folder", where=name, fix=f"give a glob such as {name.rstrip('/')}/*.txt")
     if path.exists() or not _GLOB.search(name):
         return [path]
-    paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+    matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (the pattern may be absolute)
+    paths = sorted(Path(match) for match in matches if Path(match).is_file())
     if not paths:
         raise DataError(
             "no file matches this pattern", where=name, fix=_inside(Path(_GLOB.split(str(path))[0]))
@@ -296,8 +297,9 @@ def _decode(
 
 
 def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
-    with open(path, "rb") as raw:
-        file: BinaryIO = gzip.open(raw) if suffix_of(path) == ".jsonl.gz" else raw  # type: ignore[assignment]
+    with path.open("rb") as raw:
+        packed = suffix_of(path) == ".jsonl.gz"
+        file: BinaryIO = gzip.open(raw) if packed else raw  # type: ignore[assignment]  # noqa: SIM115
         seen = 0
         try:
             for number, line in enumerate(file, start=1):

@@ -157,7 +157,7 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     text: HeldOutText,
     *,
-    settings: ScoringSettings = ScoringSettings(),  # noqa: B008 (frozen)
+    settings: ScoringSettings = ScoringSettings(),
     start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> dict[str, object]:
     """Score every document; returns what `summarize` needs: nats and tokens per document, and of blocks.

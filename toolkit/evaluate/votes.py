@@ -83,7 +83,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not path.is_file():
         raise DataError("there is no such file of votes", where=str(path), fix="check the path")
     if path.suffix == ".jsonl":
-        with open(path, encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", _object(line, f"{path}:{number}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,8 @@ class Waiting:
 
     def begin(self) -> subprocess.Popen:
         """Let it run; it is an ordinary stage from now on."""
-        try:
+        with suppress(BrokenPipeError):  # it ended: its exit status says why
             os.write(self._writing, b"1")
-        except BrokenPipeError:
-            pass  # it ended: its exit status says why
         os.close(self._writing)
         return self.process
 

@@ -235,7 +235,7 @@ def samples(job: Job, model: PreTrainedModel) -> list[dict[str, str]]:
     new_tokens = min(settings.max_new_tokens, positions - 1)
     end_id = job.tokenizer.eos_token_id
     encoded = [
-        ([end_id] + job.tokenizer.encode(prompt, add_special_tokens=False))[-(positions - new_tokens) :]
+        [end_id, *job.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
         for prompt in prompts
     ]
     answers = generate(

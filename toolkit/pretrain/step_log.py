@@ -68,7 +68,7 @@ class Journal:
         self._pending.clear()
         self._since_line += steps
         if self.active:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(_line(step) for step in steps)
         return steps
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
 BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"

@@ -114,7 +114,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     for key in sorted(before.keys() | after.keys()):
         first, second = before.get(key, absent), after.get(key, absent)
-        if type(first) is not type(second) and not _both_numbers(first, second) or first != second:
+        if (type(first) is not type(second) and not _both_numbers(first, second)) or first != second:
             shown = ["(not set)" if value is absent else json.dumps(value) for value in (first, second)]
             found.append((key, f"{shown[0]} -> {shown[1]}"))
     return found

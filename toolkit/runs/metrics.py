@@ -45,7 +45,7 @@ class Metrics:
         row.update({key: _plain(value) for key, value in values.items()})
         if self._handle is None:
             drop_cut_line(self.path)
-            self._handle = open(self.path, "a", encoding="utf-8")
+            self._handle = self.path.open("a", encoding="utf-8")
         self._handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self._handle.flush()
 

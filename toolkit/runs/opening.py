@@ -114,7 +114,8 @@ def _refuse_foreign(path: Path, runs_dir: Path, fresh: bool) -> None:
     if os.path.lexists(path) and not seal.is_run(path):
         if not path.is_dir():
             raise RunError("is not a directory", where=str(path), fix="move it away, or give another `run:`")
-        if [name for name in os.listdir(path) if name != layout.IN_USE and not files.is_temporary(name)]:
+        names = (child.name for child in path.iterdir())
+        if any(name != layout.IN_USE and not files.is_temporary(name) for name in names):
             raise RunError(
                 "is not empty and is not a run of this toolkit",
                 where=str(path),

@@ -123,7 +123,7 @@ def named_model(name: str) -> tuple[str, str | None]:
     folder = Path(name)
     if folder.is_dir() and not seal.is_run(folder):
         return name, None
-    return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))
+    return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))  # noqa: PTH118
 
 
 def corpus_folder(place: Path) -> Path | None:

@@ -8,6 +8,7 @@ the model gives to the label.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> li
     given = np.array([p for p in probability if p is not None])
     agreement = np.maximum(given, 1 - given)
     rows = []
-    for low, high in zip(ANNOTATOR_BINS, ANNOTATOR_BINS[1:], strict=False):
+    for low, high in pairwise(ANNOTATOR_BINS):
         inside = (agreement >= low) & ((agreement < high) | (high == ANNOTATOR_BINS[-1]))
         if inside.any():
             share = stats.wilson(float(right[inside].sum()), int(inside.sum()))

@@ -10,6 +10,7 @@ Shapes: n = cases; bins of as many cases each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -110,7 +111,7 @@ def _error(difference: np.ndarray, edges: np.ndarray) -> float:
 
 def _points(stated: np.ndarray, happened: np.ndarray, edges: np.ndarray) -> list[dict[str, object]]:
     rows = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         share = wilson(float(happened[start:end].sum()), int(end - start))
         ends = {"stated": float(stated[start:end].mean()), "n": share.n}
         rows.append(

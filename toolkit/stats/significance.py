@@ -77,7 +77,7 @@ def _quantiles(power: float, level: float) -> float:
 def _round(count: float) -> int:
     """Three digits say enough."""
     unit = 10 ** max(0, len(str(int(count))) - 3)
-    return int(round(count / unit)) * unit
+    return round(count / unit) * unit
 
 
 def _percent(share: float) -> str:

@@ -15,7 +15,7 @@ class Stream:
     The same names give the same numbers in any process, in any order of calls and on any platform.
     """
 
-    __slots__ = ("_name", "_block", "_values")
+    __slots__ = ("_block", "_name", "_values")
 
     def __init__(self, *names: object) -> None:
         self._name = "/".join(map(str, names))

@@ -172,9 +172,8 @@ def _converted(
         except formats.Unusable as reason:
             report.dropped[str(reason)] += 1
             continue
-        if part == "all" or source.name == files.STORYWORLD:
-            yield converted
-        elif (_place_of(converted["prompt"]) < share) == (part == "held_out"):
+        all_rows = part == "all" or source.name == files.STORYWORLD
+        if all_rows or (_place_of(converted["prompt"]) < share) == (part == "held_out"):
             yield converted
 
 

@@ -293,7 +293,7 @@ class TokenWriter:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -308,7 +308,7 @@ def _entry(path: Path, digest: str) -> dict[str, Any]:
 
 
 def _append_bytes(path: Path, content: bytes, *, sync: bool) -> None:
-    with open(path, "ab") as file:
+    with path.open("ab") as file:
         file.write(content)
         file.flush()
         if sync:
