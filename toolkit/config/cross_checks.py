@@ -19,6 +19,7 @@ from toolkit.config.schema import (
     StageRecipe,
     TrainerRecipe,
 )
+from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.config.yaml_source import Key
 
 Found = list[tuple[Key, str]]
@@ -37,7 +38,6 @@ CONFIGS = {
     "judge_data": ("preferences",),
 }
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
-ANSWERS_PER_PROMPT = 4
 OPTIONS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
 """Setting -> the configurations of storyworld that it acts on."""
 READS_TEXT = ("tokenizer", "corpus", "perplexity")
@@ -225,26 +225,18 @@ def _ppo_judges(recipe: PpoRecipe) -> Iterator[tuple[Key, str | None]]:
         yield ("early_stopping", "judge"), recipe.early_stopping.judge
 
 
-ONLY_PPO = (
-    "value_learning_rate", "kl_in", "kl_target", "gamma", "gae_lambda", "value_clip_range",
-    "value_coefficient", "entropy_coefficient", "whiten_advantages", "whiten_rewards", "truncation", "guard",
-    "critic", "target_kl", "score_scale",
-)  # fmt: skip
-"""Settings of `trainer` that rloo and grpo have no use for."""
-
-
 def _without_critic(recipe: PpoRecipe) -> Found:
     settings, name = recipe.trainer, recipe.algorithm
     fields = type(settings).model_fields
     found: Found = [
         (("trainer", key), f"has no effect with algorithm: {name}")
-        for key in ONLY_PPO
+        for key in PPO_ONLY_SETTINGS
         if getattr(settings, key) != fields[key].default
     ]
     for key, is_set in (("early_stopping", recipe.early_stopping), ("preset", recipe.preset != "standard")):
         if is_set:
             found.append(((key,), f"is for algorithm: ppo, not {name}"))
-    answers = settings.answers_per_prompt or ANSWERS_PER_PROMPT
+    answers = settings.answers_per_prompt or DEFAULT_ANSWERS_PER_PROMPT
     if settings.rollout_examples % answers:
         what = f"{settings.rollout_examples} is not a multiple of answers_per_prompt {answers}"
         found.append((("trainer", "rollout_examples"), what))

@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from toolkit import stats
 from toolkit.base.errors import ToolkitError
 from toolkit.base.ranks import world_size
-from toolkit.config.cross_checks import ANSWERS_PER_PROMPT, ONLY_PPO
 from toolkit.config.schema import PpoRecipe
+from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import training_order
 from toolkit.models.loading import load_causal_lm
@@ -107,7 +107,7 @@ def _config(
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": share // micro,
         "steps_per_generation": share // micro * settings.minibatches,
-        "num_generations": settings.answers_per_prompt or ANSWERS_PER_PROMPT,
+        "num_generations": settings.answers_per_prompt or DEFAULT_ANSWERS_PER_PROMPT,
         "num_iterations": settings.epochs,
         "shuffle_dataset": False,  # the rows are in the order of the whole training
         "max_completion_length": settings.max_new_tokens,
@@ -216,5 +216,5 @@ def evaluation(
         "algorithm": recipe.algorithm,
         "episodes": recipe.trainer.episodes,
         "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
-        "settings": recipe.trainer.model_dump(exclude=set(ONLY_PPO)),
+        "settings": recipe.trainer.model_dump(exclude=set(PPO_ONLY_SETTINGS)),
     }

@@ -17,6 +17,15 @@ from toolkit.config.schema.base import (
 )
 from toolkit.config.schema.trainers import LoraSettings
 
+DEFAULT_ANSWERS_PER_PROMPT = 4
+"""`trainer.answers_per_prompt` of rloo and grpo where the recipe does not set it."""
+PPO_ONLY_SETTINGS = (
+    "value_learning_rate", "kl_in", "kl_target", "gamma", "gae_lambda", "value_clip_range",
+    "value_coefficient", "entropy_coefficient", "whiten_advantages", "whiten_rewards", "truncation", "guard",
+    "critic", "target_kl", "score_scale",
+)  # fmt: skip
+"""Settings of `trainer` that have no effect with rloo and grpo."""
+
 
 class PpoTrainerSettings(Settings):
     """Proximal policy optimization from human feedback; defaults after Huang et al. (2024), N+ details."""
