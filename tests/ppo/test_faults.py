@@ -192,7 +192,7 @@ FAULTS = {
     ),
     "19 the gradient is not limited": (
         "trainer.py",
-        "norm = super()._clip_grad_norm(model)",
+        "norm = super().clip_gradient_norm(model)",
         "norm = self.accelerator.clip_grad_norm_(model.parameters(), 1e9)",
         "test_training.py",
         "norm_of",
@@ -262,7 +262,7 @@ FAULTS = {
     ),
     "rloo, grpo: saved inside of a rollout": (
         "rloo_grpo.py",
-        "if self._step % every:",
+        "if micro_steps(self) % every:",
         "if False:",
         "test_rloo_grpo.py",
         "waits_for_its_end",

@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.rng import derive
+from toolkit.runtime.upstream_private import attention_implementation
 
 FORBIDDEN_LOGIT = -1e9
 """Its probability is exactly 0 in fp32, and unlike -inf it keeps p * log p of an entropy finite."""
@@ -143,7 +144,7 @@ class _Decoder:
         self.positions = (columns - (longest - lengths)[:, None]).clamp(min=0)
         self.cache = DynamicCache(config=model.config)
         plain = all(type(layer) is DynamicLayer for layer in self.cache.layers) and bool(self.cache.layers)
-        self.preallocated = plain and model.config._attn_implementation in PREALLOCATED
+        self.preallocated = plain and attention_implementation(model) in PREALLOCATED
         if self.preallocated:
             self.cache.layers = [_PreallocatedLayer(self.capacity) for _ in self.cache.layers]
             self.bias = torch.zeros(self.mask.shape, dtype=model.dtype, device=self.device)

@@ -12,13 +12,15 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN, GELUTanh, NewGELUActivation
 
+from toolkit.runtime.upstream_private import attention_implementation
+
 _ROOT = math.sqrt(2 / math.pi)
 
 
 @contextmanager
 def attention(models: Sequence[PreTrainedModel], implementation: str) -> Iterator[None]:
     """Compute with another attention implementation of transformers meanwhile."""
-    before = [model.config._attn_implementation for model in models]
+    before = [attention_implementation(model) for model in models]
     for model in models:
         model.set_attn_implementation(implementation)
     try:

@@ -34,6 +34,7 @@ from toolkit.ppo.trainer_base import BetweenRollouts
 from toolkit.runs import metrics
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
+from toolkit.runtime.upstream_private import metric_values, micro_steps
 from toolkit.stages.trainer_runner import checkpointing_key, fit, lora, quiet
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
@@ -174,16 +175,16 @@ def _trainer_class(base: type[Trainer]) -> type[Trainer]:
     """TRL's trainer; it logs, saves and stops between rollouts only, and names KL and clipping as PPO."""
 
     class GroupTrainer(BetweenRollouts, quiet(base)):
-        def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        def log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
             every = self.args.num_iterations * self.args.steps_per_generation
-            if self._step % every:
+            if micro_steps(self) % every:
                 self.hold_back()
                 return
             self.let_go()
-            super()._maybe_log_save_evaluate(*args, **kwargs)
+            super().log_save_evaluate(*args, **kwargs)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            numbers = self._metrics["train"]
+            numbers = metric_values(self)
             if "clip_ratio/region_mean" in numbers:
                 numbers["clip_fraction"] = numbers.pop("clip_ratio/region_mean")
             if numbers.get("kl") and numbers.get("length"):

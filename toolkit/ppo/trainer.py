@@ -297,7 +297,7 @@ class PPOTrainer(ActorCriticTrainer):
         # DDP averages over processes
         return loss * (self.accelerator.num_processes / num_items_in_batch)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Between two rollouts do what callbacks asked for meanwhile; until then keep it."""
         if self._open and self._left and not self._moved_too_far():
             self.hold_back()
@@ -306,7 +306,7 @@ class PPOTrainer(ActorCriticTrainer):
             self._close_rollout()
             saved = ("should_save",) if self.args.save_strategy == "steps" else ()
             self.let_go(*(("should_log", "should_training_stop", *saved) if self.finished else ()))
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+        super().log_save_evaluate(*args, **kwargs)
 
     @property
     def finished(self) -> bool:
@@ -376,8 +376,8 @@ class PPOTrainer(ActorCriticTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
+    def clip_gradient_norm(self, model: Any) -> Any:
+        norm = super().clip_gradient_norm(model)
         self._require_finite([float(norm)], "gradient norm")
         return norm
 

@@ -10,11 +10,12 @@ from transformers import Trainer, TrainerControl
 
 from toolkit.ppo import state
 from toolkit.ppo.rollout import Progression
+from toolkit.runtime.upstream_private import TrainerHooks
 
 ASKED = ("should_log", "should_save", "should_evaluate", "should_training_stop", "should_epoch_stop")
 
 
-class BetweenRollouts:
+class BetweenRollouts(TrainerHooks):
     """Mixin of Trainer: what callbacks ask for while a rollout is trained on is done at its end.
 
     So a checkpoint needs no half-used answers, and a training that goes on from it is the same, bitwise.
@@ -52,20 +53,20 @@ class ActorCriticTrainer(BetweenRollouts, Trainer):
             self.optimizer = kind(groups, **settings)
         return self.optimizer
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def write_model(self, folder: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The policy as `from_pretrained` reads it (adapters alone where it has some), and its tokenizer."""
-        folder = output_dir or self.args.output_dir
+        folder = folder or self.args.output_dir
         if self.args.should_save:
             self.model.policy.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
+    def write_optimizer(self, folder: str) -> None:
+        super().write_optimizer(folder)
         if self.args.should_save:
-            state.write(Path(output_dir), self.model, self.progression)
+            state.write(Path(folder), self.model, self.progression)
 
-    def _load_best_model(self) -> None:
+    def load_best_model(self) -> None:
         state.read(Path(self.state.best_model_checkpoint), self.model)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.progression = state.read(Path(resume_from_checkpoint), self.model)
+    def load_checkpoint(self, folder: str, model: Any = None) -> None:
+        self.progression = state.read(Path(folder), self.model)

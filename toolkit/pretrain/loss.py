@@ -15,6 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from toolkit.config.schema import PretrainRecipe
 from toolkit.models.shape import LONGEST_PLAIN, SHORTEST_HALVED, head_block
 from toolkit.pretrain import chunked_cross_entropy
+from toolkit.runtime.upstream_private import attention_implementation
 
 CAUSAL_ATTENTION = "toolkit_causal"
 
@@ -98,7 +99,7 @@ def forms_for_training(
         causal: attend without a mask; False leaves the model's own attention.
         logistic: compute `gelu_pytorch_tanh` by `LogisticGelu`.
     """
-    before = model.config._attn_implementation
+    before = attention_implementation(model)
     layers = [block.mlp for block in model.base_model.h]
     usual, fast = [layer.act for layer in layers], LogisticGelu()
 

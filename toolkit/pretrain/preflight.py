@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.pretrain.loss import LONGEST_PLAIN, Forms, TrainingLoss
+from toolkit.runtime.upstream_private import graph_break_error
 
 ROWS = 2
 LEAK = 1e-3
@@ -99,10 +100,10 @@ def capture(loss: TrainingLoss, rows: Tensor) -> Findings:
 
     try:
         torch.compile(loss.forward, backend=backend, fullgraph=True, dynamic=False)(rows)
-    except torch._dynamo.exc.Unsupported as error:
+    except graph_break_error() as error:
         found.broken = str(error).strip().splitlines()[0]
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
     return found
 
 

@@ -11,8 +11,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import datasets
 import peft
 import torch
 import torch.distributed
-import trl.trainer.utils
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -43,6 +41,7 @@ from toolkit.runs import checkpoint
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
 from toolkit.runtime.devices import precision, select, trainer_arguments
+from toolkit.runtime.upstream_private import TokenizedRows, scored_positions_only
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
 """Numbers of a model on held-out examples; the same on every process, and without chance."""
@@ -187,18 +186,12 @@ def _effective(config: TrainingArguments, recipe: TrainerRecipe, keys: set[str])
 def quiet(trainer_class: type[Trainer]) -> type[Trainer]:
     """Return a TRL trainer that takes tokenized rows as they are and reports to nobody.
 
-    Four hooks are overridden: DPOTrainer renders and tokenizes text whatever it is given, SFTTrainer makes
-    three passes of `datasets.map` over rows that are ready; all send telemetry when constructed, and write
-    a model card into each checkpoint.
+    It also writes no model card into its checkpoints.
     """
     return type(
         trainer_class.__name__,
-        (trainer_class,),
-        {
-            "_prepare_dataset": lambda self, dataset, *args, **kwargs: dataset,
-            "_send_telemetry": lambda self: None,
-            "create_model_card": lambda self, *args, **kwargs: None,
-        },
+        (TokenizedRows, trainer_class),
+        {"create_model_card": lambda self, *args, **kwargs: None},
     )
 
 
@@ -277,23 +270,6 @@ def _models(trainer: Trainer) -> list[PreTrainedModel]:
     found = [trainer.model, getattr(trainer, "ref_model", None)]
     return [getattr(model, "base_model", model).model if isinstance(model, peft.PeftModel) else model
             for model in found if isinstance(model, (PreTrainedModel, peft.PeftModel))]  # fmt: skip
-
-
-@contextmanager
-def scored_positions_only() -> Iterator[None]:
-    """Let TRL's head skip the positions without a loss on a CPU too, as it does where there is Triton.
-
-    Elsewhere it computes them all, because a compiler would meet a new shape with each batch; nothing is
-    compiled here, and without them a step of sft takes 14 % less time and one of dpo 25 %.
-    """
-    before = getattr(trl.trainer.utils, "_use_triton", None)
-    if before is not None:
-        trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or before(device)
-    try:
-        yield
-    finally:
-        if before is not None:
-            trl.trainer.utils._use_triton = before
 
 
 def _newest_checkpoint(trainer: Trainer, run: Run) -> tuple[int, str] | None:
