@@ -6,7 +6,7 @@ import pytest
 
 from tests.runs.small import killed_at, tokenizer
 from toolkit.base import files
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, layout
 from toolkit.runs.opening import open_run
 
 
@@ -97,8 +97,8 @@ def test_a_broken_one_is_skipped_with_a_word(run, capsys, harm):
         "cut": lambda: (path / "state").write_text("tw"),
         "missing": lambda: (path / "random" / "rank-0").unlink(),
         "added": lambda: (path / "adapter_config.json").write_text("{}"),
-        "no seal": lambda: (path / checkpoint.SEAL).unlink(),
-        "bad seal": lambda: (path / checkpoint.SEAL).write_text("[]"),
+        "no seal": lambda: (path / layout.CHECKPOINT_SEAL).unlink(),
+        "bad seal": lambda: (path / layout.CHECKPOINT_SEAL).write_text("[]"),
     }[harm]()
     assert state(run) == (1, "one")
     assert "step-00000002: not used" in capsys.readouterr().err

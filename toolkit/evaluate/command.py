@@ -25,7 +25,7 @@ from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Session, names_of
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
-from toolkit.runs import references, seal
+from toolkit.runs import layout, references, seal
 from toolkit.runtime import devices
 from toolkit.stats import interval_text, kl_text
 
@@ -152,7 +152,7 @@ def open_data(options: Options) -> tuple[HeldOutText | None, Contest | None]:
     if seal.is_run(Path(options.data)):
         run = Path(options.data)
         seal.require_sealed(run)
-        if not (run / "corpus" / "held_out").is_dir():
+        if not (run / layout.CORPUS / "held_out").is_dir():
             raise UsageError(
                 "is not a corpus run", where=options.data, fix="give a corpus run, a file, or a name"
             )

@@ -16,7 +16,7 @@ from toolkit.evaluate.judge_log import Journal
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
-from toolkit.runs import seal
+from toolkit.runs import layout, seal
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,5 @@ def open_judge(
 def known_accuracy(folder: Path) -> dict[str, object] | None:
     """evaluation.json of the reward run that a model lies in, None outside of a run."""
     place = seal.run_of(folder)
-    path = place / "evaluation.json" if place else None
+    path = place / layout.EVALUATION if place else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None

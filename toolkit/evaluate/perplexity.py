@@ -25,6 +25,7 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import positions, score_tokens, start_id
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.vocabulary import tokenizer_digest
+from toolkit.runs import layout
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 DEFAULT_WINDOW = 2048
@@ -96,7 +97,7 @@ class HeldOutText:
 
 def from_corpus(run: Path) -> HeldOutText:
     """The held-out part of a corpus run, with the entropy of exactly these documents where it is known."""
-    folder = run / "corpus"
+    folder = run / layout.CORPUS
     shards = TokenShards.open(folder / "held_out")
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
     return HeldOutText(run.name, shards=shards, tokenizer=tokenizer, floor=shards.entropy_floor())

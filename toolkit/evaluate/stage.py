@@ -17,7 +17,7 @@ from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of, names_of
 from toolkit.evaluate.win_rate import Contest, Judged
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, layout
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
@@ -48,7 +48,7 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
     run.metrics.truncate(0)
     for step, (name, row) in enumerate(results["models"].items(), 1):
         run.metrics.log(step, model=name, **{key: row[key] for key in SHOWN if key in row})
-    run.write_json("evaluation.json", results)
+    run.write_json(layout.EVALUATION, results)
 
 
 SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length", "ended")
@@ -151,4 +151,4 @@ def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], jud
             for key, known in (("score", judged.scores), ("outcome", judged.outcomes)):
                 row |= {key: known[name][number]} if name in known else {}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    run.write_text("answers.jsonl", "".join(lines))
+    run.write_text(layout.ANSWERS, "".join(lines))

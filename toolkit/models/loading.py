@@ -19,6 +19,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
 from toolkit.models.vocabulary import Reference, load_tokenizer, local_folder, not_loadable
+from toolkit.runs import layout
 
 PAD_TOKEN = "<|pad|>"
 
@@ -126,7 +127,7 @@ def _load(
 
 def _check_model_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        inner = folder / "model" / "config.json"
+        inner = folder / layout.MODEL / "config.json"
         fix = f"name {folder / 'model'}" if inner.is_file() else "name a folder that save_pretrained wrote"
         raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
     if not any(folder.glob("*.safetensors")):

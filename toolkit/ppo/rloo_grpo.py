@@ -31,7 +31,7 @@ from toolkit.ppo import reward_loading, rewards, rollout, sampler, trainer_argum
 from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
 from toolkit.ppo.rollout import Episode, ScoreScale
 from toolkit.ppo.trainer_base import BetweenRollouts
-from toolkit.runs import metrics
+from toolkit.runs import layout, metrics
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.runtime.upstream_private import metric_values, micro_steps
@@ -84,8 +84,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
     fit(trainer, run)
     if run.is_main:
-        rows = metrics.read(run.path / "metrics.jsonl")
-        run.write_json("evaluation.json", evaluation(recipe, rows, run.manifest["facts"][FIRST]))
+        rows = metrics.read(run.path / layout.METRICS)
+        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.manifest["facts"][FIRST]))
 
 
 def _config(

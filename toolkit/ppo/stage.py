@@ -17,6 +17,7 @@ from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.early_stopping import Peak
 from toolkit.ppo.rollout import Episode
 from toolkit.ppo.trainer import PPOTrainer
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.stages.trainer_runner import fit, lora
@@ -64,7 +65,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     fit(trainer, run)
     if run.is_main:
         looks = {} if peak is None else peak.evaluation()
-        run.write_json("evaluation.json", {**watch.evaluation(recipe), **looks})
+        run.write_json(layout.EVALUATION, {**watch.evaluation(recipe), **looks})
 
 
 def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:

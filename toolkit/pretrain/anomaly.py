@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from toolkit.config.schema.pretrain import GuardSettings
+from toolkit.runs import layout
 
-FOLDER = "incidents"
+FOLDER = layout.INCIDENTS
 FILE = "incident.json"
 
 

@@ -24,7 +24,7 @@ from toolkit.pretrain.context import Job
 from toolkit.pretrain.held_out import HeldOut
 from toolkit.pretrain.loop import samples, train
 from toolkit.pretrain.loss import compiles, forms_of, loss_of
-from toolkit.runs import metrics, references
+from toolkit.runs import layout, metrics, references
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, allocator, devices
 
@@ -158,7 +158,7 @@ def _corpus(run: Run, reference: str) -> Path:
 
 def _untrained(run: Run) -> float:
     """Return what was measured before the first step; a model that knows nothing is the same on any text."""
-    rows = metrics.read(run.path / "metrics.jsonl")
+    rows = metrics.read(run.path / layout.METRICS)
     return next(row["bits_per_byte"] for row in rows if row["step"] == 0 and "bits_per_byte" in row)
 
 
@@ -183,7 +183,7 @@ def _finish(job: Job) -> None:
         }  # fmt: skip
         with atomic_folder(run.model_dir) as folder:
             state.Template(model, job.tokenizer).write(folder, dict(model.named_parameters()))
-        run.write_json("evaluation.json", json.loads(json.dumps(numbers, allow_nan=False)))
+        run.write_json(layout.EVALUATION, json.loads(json.dumps(numbers, allow_nan=False)))
     job.accelerator.wait_for_everyone()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from toolkit.base import files
-from toolkit.runs import metrics
+from toolkit.runs import layout, metrics
 
-FILE = metrics.STEPS
+FILE = layout.STEPS
 
 
 @dataclass(frozen=True)

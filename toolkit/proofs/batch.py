@@ -77,7 +77,7 @@ def planned(recipe: PretrainRecipe, shards: TokenShards, step: int) -> Batch:
 
 def recorded_digest(path: Path, step: int) -> tuple[str | None, int]:
     """Return (the digest that the run wrote down for a step, None where it did not; its last step so far)."""
-    rows = metrics.read(path / metrics.STEPS)
+    rows = metrics.read(path / layout.STEPS)
     found = next((row["batch"] for row in reversed(rows) if row["step"] == step), None)
     return found, rows[-1]["step"] if rows else 0
 

@@ -28,7 +28,7 @@ from toolkit.pretrain.context import Job
 from toolkit.pretrain.step import take
 from toolkit.pretrain.step_log import Journal, Step
 from toolkit.proofs import rebuild
-from toolkit.runs import checkpoint
+from toolkit.runs import checkpoint, layout
 from toolkit.runtime import devices
 
 
@@ -82,7 +82,7 @@ def replay_run(path: Path, steps: int) -> Replay:
         print(f"{path}: replaying steps {start + 1} to {start + steps} from {begin}", file=sys.stderr)
         print(f"  {rebuild.promise(result.tier, other)}", file=sys.stderr)
         position = restore(job, folder)
-        kept = dict(checkpoint.steps(path / "checkpoints"))
+        kept = dict(checkpoint.steps(path / layout.CHECKPOINTS))
         with Progress("replay", steps) as progress:
             for number, step in enumerate(make(job, position, start + steps), 1):
                 result.again.append(step)
@@ -110,7 +110,7 @@ def _journaled(path: Path, steps: int) -> list[Step]:
 
 def _begin(path: Path, *, last: int) -> tuple[int, Path | None]:
     """Return (step, folder) of the newest whole checkpoint up to step `last`, or (0, None)."""
-    for step, folder in reversed(checkpoint.steps(path / "checkpoints")):
+    for step, folder in reversed(checkpoint.steps(path / layout.CHECKPOINTS)):
         if step <= last:
             wrong = checkpoint.problems(folder)
             if not wrong:
@@ -189,7 +189,7 @@ def make(job: Job, position: state.Position, end: int) -> Iterator[Step]:
 
 def _compare(job: Job, position: state.Position, path: Path, folder: Path | None) -> list[Compared]:
     """Compare with the checkpoint of this step, and after the last step with the finished model."""
-    model = path / "model" / state.WEIGHTS
+    model = path / layout.MODEL / state.WEIGHTS
     last = position.step == job.steps and model.is_file()
     if folder is None and not last:
         return []

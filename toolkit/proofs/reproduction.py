@@ -36,8 +36,8 @@ TIMES = frozenset(
 NOT_OUTPUTS = {
     layout.RECIPE: "it went in",
     layout.RESOLVED: "it went in",
-    "timing.json": "times",
-    "seal.json": "hashes of the files beside it",
+    layout.TIMING: "times",
+    layout.CHECKPOINT_SEAL: "hashes of the files beside it",
 }
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.base.files import atomic_folder
-from toolkit.runs import seal
+from toolkit.runs import layout, seal
 from toolkit.runtime.network import NETWORK_ERRORS
 from toolkit.stats import interval_of
 
@@ -84,15 +84,15 @@ def _check_run(path: Path) -> None:
             where=str(path),
             fix="run the recipe again with --fresh",
         )
-    if not (path / "model").is_dir():
+    if not (path / layout.MODEL).is_dir():
         raise RunError("this run holds no model", where=str(path), fix="publish a run that trains one")
 
 
 def build(run: Path, repo_id: str, folder: Path) -> None:
     """Fill `folder` with the model, its card, its evaluation and its provenance."""
-    shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+    shutil.copytree(run / layout.MODEL, folder, dirs_exist_ok=True)
     (folder / PROVENANCE).mkdir()  # apart: a folder with a manifest of its own would be taken for a run
-    for name in ("evaluation.json", "manifest.json", "lock.json", "recipe.yaml", "resolved.yaml"):
+    for name in (layout.EVALUATION, layout.MANIFEST, layout.LOCK, layout.RECIPE, layout.RESOLVED):
         if (run / name).exists():
             shutil.copyfile(run / name, folder / PROVENANCE / name)
     (folder / "README.md").write_text(model_card(run, repo_id), encoding="utf-8")
@@ -100,8 +100,8 @@ def build(run: Path, repo_id: str, folder: Path) -> None:
 
 def model_card(run: Path, repo_id: str) -> str:
     """Return the model card: what it is, its numbers with intervals, how it was made, how to use it."""
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    evaluation_path = run / "evaluation.json"
+    manifest = json.loads((run / layout.MANIFEST).read_text(encoding="utf-8"))
+    evaluation_path = run / layout.EVALUATION
     numbers = json.loads(evaluation_path.read_text(encoding="utf-8")) if evaluation_path.exists() else {}
     chain = _chain(run)
     classifier = manifest["stage"] == "reward"
@@ -114,7 +114,7 @@ def model_card(run: Path, repo_id: str) -> str:
             _number(label, key, numbers) for key, label in HEADLINES.items() if _is_number(numbers, key)
         ],
         measured=[_win_rate(run, sibling) for sibling in _evaluations(run)],
-        recipe=(run / "recipe.yaml").read_text(encoding="utf-8").strip(),
+        recipe=(run / layout.RECIPE).read_text(encoding="utf-8").strip(),
         parents=chain,
         packages=manifest["versions"],
         seal=seal.digest(run),
@@ -137,15 +137,15 @@ def _evaluations(run: Path) -> list[Path]:
     """Return the sealed evaluate runs beside `run` that measured it."""
     found = []
     for sibling in sorted(run.resolve().parent.iterdir()):
-        if seal.is_sealed(sibling) and (sibling / "evaluation.json").exists():
-            measured = json.loads((sibling / "evaluation.json").read_text(encoding="utf-8"))
+        if seal.is_sealed(sibling) and (sibling / layout.EVALUATION).exists():
+            measured = json.loads((sibling / layout.EVALUATION).read_text(encoding="utf-8"))
             if run.name in measured.get("models", {}) and measured["models"][run.name].get("win_rate"):
                 found.append(sibling)
     return found
 
 
 def _win_rate(run: Path, evaluation: Path) -> dict:
-    measured = json.loads((evaluation / "evaluation.json").read_text(encoding="utf-8"))
+    measured = json.loads((evaluation / layout.EVALUATION).read_text(encoding="utf-8"))
     rate = measured["models"][run.name]["win_rate"]
     baseline = next(
         (name for name, row in measured["models"].items() if row.get("is_baseline")), "its baseline"

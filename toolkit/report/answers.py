@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.runs import layout
+
 SHOWN = 12
 """Prompts of each kind that the page shows: 400 prompts of four models would be 2 MB."""
 KINDS = {1.0: "won", 0.5: "tied", 0.0: "lost"}
@@ -19,7 +21,7 @@ def grouped(run: Path, *, baseline: str) -> list[dict[str, Any]]:
         One group a model: `model`, and `kinds` with `name`, `count` and `pairs` of prompt, answer, other and
         the scores, where the judge gives some.
     """
-    path = run / "answers.jsonl"
+    path = run / layout.ANSWERS
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.base.errors import RunError
 from toolkit.report.page import write_report
-from toolkit.runs import seal
+from toolkit.runs import layout, seal
 
 
 def report_command(runs: Sequence[str], *, output: str | None = None) -> int:
@@ -29,7 +29,7 @@ def _finished(path: Path) -> list[Path]:
         raise RunError(
             "no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE"
         )
-    skipped = [child.name for child in children if (child / "manifest.json").exists() and child not in found]
+    skipped = [child.name for child in children if (child / layout.MANIFEST).exists() and child not in found]
     if skipped:
         print(f"left out, not finished: {', '.join(skipped)}", file=sys.stderr)
     order = {

@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from toolkit.runs import layout  # noqa: E402
+
 INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
 BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"
 COLOURS = [BLUE, ORANGE, GREEN, VIOLET, ROSE, INK]
@@ -42,7 +44,7 @@ STYLE = {
 
 def read_metrics(run: Path) -> list[dict]:
     """Return the rows of a run's metrics.jsonl, an empty list where there is none."""
-    path = run / "metrics.jsonl"
+    path = run / layout.METRICS
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from toolkit.base.files import write_atomic
 from toolkit.report import answers, figures
 from toolkit.report.summary import summarize, win_rate_text
-from toolkit.runs import seal
+from toolkit.runs import layout, seal
 from toolkit.stages import reward_table
 from toolkit.stats import interval_text, kl_text
 
@@ -291,7 +291,7 @@ def _seconds_section(stages: dict) -> dict | None:
 
 
 def _manifest(path: Path) -> dict:
-    return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    return json.loads((path / layout.MANIFEST).read_text(encoding="utf-8"))
 
 
 def _provenance(runs: Sequence[Path]) -> dict:

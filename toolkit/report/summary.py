@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.errors import RunError
+from toolkit.runs import layout
 
 REMEASURED = ("ended", "mean_length")
 """Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
@@ -24,9 +25,9 @@ def summarize(runs: Sequence[Path]) -> dict:
     stages: dict[str, dict] = {}
     evaluations = []
     for path in runs:
-        numbers = _read(path, "evaluation.json", default={})
+        numbers = _read(path, layout.EVALUATION, default={})
         kind = _stage_of(path)
-        row = {"stage": kind, "seconds": _read(path, "timing.json", default={}).get("seconds")}
+        row = {"stage": kind, "seconds": _read(path, layout.TIMING, default={}).get("seconds")}
         if kind == "evaluate":
             evaluations.append(numbers)
             row |= {key: value for key, value in numbers.items() if key != "models"}
@@ -40,7 +41,7 @@ def summarize(runs: Sequence[Path]) -> dict:
 
 
 def _stage_of(path: Path) -> str:
-    manifest = _read(path, "manifest.json")
+    manifest = _read(path, layout.MANIFEST)
     return manifest["stage"]
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
+from toolkit.runs.layout import CHECKPOINT_SEAL
 
 if TYPE_CHECKING:
     from toolkit.runs.run import Run
 
-SEAL = "seal.json"
 _NAME = re.compile(r"(?:step|checkpoint)-(\d+)")
 
 
@@ -22,9 +22,9 @@ def seal_folder(path: Path) -> None:
     """Seal a folder that someone else wrote (transformers.Trainer): fsync, hash, write seal.json last."""
     path = Path(path)
     files.remove_temporaries(path)
-    (path / SEAL).unlink(missing_ok=True)
+    (path / CHECKPOINT_SEAL).unlink(missing_ok=True)
     files.sync_tree(path)
-    files.write_json(path / SEAL, {"files": files.hash_files(path, files.list_files(path))})
+    files.write_json(path / CHECKPOINT_SEAL, {"files": files.hash_files(path, files.list_files(path))})
     files.sync(path.parent)
 
 
@@ -32,8 +32,8 @@ def problems(path: Path) -> list[str]:
     """Rehash a checkpoint and return what differs from its seal, each `file: what`."""
     path = Path(path)
     try:
-        sealed = files.read_json(path / SEAL)["files"]
-        there = set(files.list_files(path)) - {SEAL}
+        sealed = files.read_json(path / CHECKPOINT_SEAL)["files"]
+        there = set(files.list_files(path)) - {CHECKPOINT_SEAL}
         wrong = [f"{name}: missing" for name in sorted(sealed.keys() - there)]
         wrong += [f"{name}: was added" for name in sorted(there - sealed.keys())]
         for name, now in files.hash_files(path, there & sealed.keys()).items():
@@ -41,9 +41,9 @@ def problems(path: Path) -> list[str]:
                 wrong.append(f"{name}: changed")
         return wrong
     except RunError as error:
-        return [f"{SEAL}: {error.what}"]
+        return [f"{CHECKPOINT_SEAL}: {error.what}"]
     except (KeyError, TypeError, AttributeError):
-        return [f"{SEAL}: is not a seal"]
+        return [f"{CHECKPOINT_SEAL}: is not a seal"]
     except OSError as error:
         return [str(error)]
 

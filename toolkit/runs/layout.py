@@ -1,18 +1,54 @@
-"""The files of a run directory."""
+"""The names of the files in a run directory, relative to it."""
 
 from __future__ import annotations
 
-TIMING = "timing.json"
-
-LOCK = "lock.json"
-
-MANIFEST = "manifest.json"
-
-IN_USE = ".in-use"
-
-SCRATCH = ".scratch"
-"""A folder for what a stage needs until its run is sealed, and nobody after."""
-
 RECIPE = "recipe.yaml"
+"""The recipe as it was given."""
 
 RESOLVED = "resolved.yaml"
+"""Every effective setting."""
+
+MANIFEST = "manifest.json"
+"""What went into the run."""
+
+METRICS = "metrics.jsonl"
+"""One line per log step."""
+
+STEPS = "steps.jsonl"
+"""Pretraining: one line per optimizer step."""
+
+INCIDENTS = "incidents"
+"""Pretraining: folder of the steps that the anomaly guard stopped."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints."""
+
+CHECKPOINT_SEAL = "seal.json"
+"""In a checkpoint folder: the hashes of its files."""
+
+JOURNAL = "journal.json"
+"""Corpus: where an interrupted part resumes; removed when the part is complete."""
+
+MODEL = "model"
+"""Folder of the model: safetensors, config, tokenizer, chat template."""
+
+CORPUS = "corpus"
+"""Corpus: folder of the token shards, with `train/`, `held_out/` and `tokenizer/`."""
+
+EVALUATION = "evaluation.json"
+"""The numbers that the stage measured."""
+
+ANSWERS = "answers.jsonl"
+"""Evaluate: every answer of every model."""
+
+TIMING = "timing.json"
+"""Seconds, summed over interruptions."""
+
+LOCK = "lock.json"
+"""The SHA-256 of every output and of the manifest; written last."""
+
+IN_USE = ".in-use"
+"""The file that holds the OS lock while a process uses the run."""
+
+SCRATCH = ".scratch"
+"""Folder of temporary files; removed when the run is sealed."""

@@ -12,9 +12,6 @@ from typing import Any, TextIO
 
 from toolkit.base import files
 
-STEPS = "steps.jsonl"
-"""Of a pretraining: one line for every single step."""
-
 
 class Metrics:
     """Appends to metrics.jsonl of a run; only the main process writes.

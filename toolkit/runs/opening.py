@@ -86,7 +86,9 @@ def examine(
 
 def has_work(path: Path) -> bool:
     """Whether a run holds anything that took time: it is sealed, or has a checkpoint or a journal."""
-    return seal.is_sealed(path) or any(path.glob("checkpoints/*")) or any(path.rglob("journal.json"))
+    return (
+        seal.is_sealed(path) or any(path.glob(f"{layout.CHECKPOINTS}/*")) or any(path.rglob(layout.JOURNAL))
+    )
 
 
 def discard(path: Path, *, runs_dir: Path) -> None:
@@ -254,5 +256,5 @@ def _threads_change(content: dict[str, Any], recipe: StageRecipe) -> list[str]:
 
 def where_from(path: Path) -> str:
     """Say in words from where a run would go on."""
-    found = checkpoint.steps(path / "checkpoints")
+    found = checkpoint.steps(path / layout.CHECKPOINTS)
     return f"step {found[-1][0]}" if found else "the beginning (there is no checkpoint yet)"

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from toolkit.base.errors import RunError
 from toolkit.config import judge_kinds
-from toolkit.runs import seal
+from toolkit.runs import layout, seal
 
 # The settings that name another run, a folder or a hub id. `judge: gold` is a name of the storyworld.
 KEYS = frozenset({"tokenizer", "tokens", "model", "reward_model", "models", "baseline", "judge"})
@@ -104,11 +104,11 @@ def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
         return name, revision or None
     if not seal.is_run(found):
         return str(found), None
-    if not (found / "model").is_dir():
+    if not (found / layout.MODEL).is_dir():
         raise RunError(
             "the run has no model", where=str(found), fix="name a pretrain, sft, reward, dpo or ppo run"
         )
-    return str(found / "model"), None
+    return str(found / layout.MODEL), None
 
 
 def named_model(name: str) -> tuple[str, str | None]:

@@ -35,7 +35,7 @@ class Run:
         self._kept = set(content["facts"])
         self._timing = _Timing(self.path / TIMING)
         self.metrics = metrics.Metrics(
-            self.path / "metrics.jsonl", active=self.is_main, seconds_before=self._timing.before
+            self.path / layout.METRICS, active=self.is_main, seconds_before=self._timing.before
         )
 
     @property
@@ -46,7 +46,7 @@ class Run:
     @property
     def model_dir(self) -> Path:
         """Where the stage puts its model, tokenizer included."""
-        return self.path / "model"
+        return self.path / layout.MODEL
 
     @property
     def scratch(self) -> Path:
@@ -56,7 +56,7 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints; it is there only after the first."""
-        return self.path / "checkpoints"
+        return self.path / layout.CHECKPOINTS
 
     def reference(self, reference: str) -> Path | str:
         """Return a sealed run's directory, a local folder, or a hub id (see references.resolve)."""

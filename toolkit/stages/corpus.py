@@ -27,12 +27,12 @@ from toolkit.data.text.documents import Part, Piece, Stream
 from toolkit.data.text.encoding import Encoded, encode_in_order
 from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
 from toolkit.models import vocabulary
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime import hardware
 
-FOLDER = "corpus"
+FOLDER = layout.CORPUS
 PARTS: tuple[Part, ...] = ("train", "held_out")
-JOURNAL = "journal.json"
 BATCH_CHARACTERS = 1 << 20
 BATCH_PIECES = 2048
 JOURNAL_SECONDS = 5.0
@@ -59,7 +59,7 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             documents=shards[part].documents,
             seconds=round(time.monotonic() - began, 3),
         )
-    run.write_json("evaluation.json", _evaluation(recipe, shards, tokenizer))
+    run.write_json(layout.EVALUATION, _evaluation(recipe, shards, tokenizer))
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
@@ -88,7 +88,7 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
 def _write_part(
     recipe: CorpusRecipe, part: Part, *, folder: Path, tokenizer: PreTrainedTokenizerBase
 ) -> TokenShards:
-    journal = folder / JOURNAL
+    journal = folder / layout.JOURNAL
     if (folder / INDEX).exists():
         shards = TokenShards.open(folder)
         changed = shards.verify()

@@ -16,6 +16,7 @@ from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models.loading import load_causal_lm
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
@@ -52,7 +53,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
         reference, _ = load_causal_lm(reference_path, device=target)
-        run.write_json("evaluation.json", {
+        run.write_json(layout.EVALUATION, {
             **held_out_numbers(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
             **distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
             "base": recipe.model, "beta": config.beta, "examples": len(table), "steps": config.max_steps,

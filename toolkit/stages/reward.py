@@ -12,6 +12,7 @@ from toolkit.config.schema import RewardRecipe
 from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
 from toolkit.models.loading import load_reward_model
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
@@ -45,7 +46,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
         if held_out.pairs:  # PPO's score_scale: reward_model
             trained.config.score_mean, trained.config.score_std = numbers["score_mean"], numbers["score_std"]
             trained.config.save_pretrained(run.model_dir)
-        run.write_json("evaluation.json", {
+        run.write_json(layout.EVALUATION, {
             **numbers,
             "base": recipe.model, "tokenizer": recipe.model,
             "examples": len(table), "steps": config.max_steps,

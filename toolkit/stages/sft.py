@@ -18,6 +18,7 @@ from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models.loading import load_causal_lm
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
@@ -68,7 +69,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     fit(trainer, run, measure=_measure(held_out))
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
-        run.write_json("evaluation.json", {
+        run.write_json(layout.EVALUATION, {
             **held_out_numbers(token_nats(trained, held_out), before, seed=recipe.seed),
             "examples": len(table), "steps": config.max_steps, "seed": recipe.seed,
             "samples": sample_answers(trained, tokenizer, held_out, seed=recipe.seed),

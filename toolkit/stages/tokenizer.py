@@ -18,6 +18,7 @@ from toolkit.base.progress import Progress
 from toolkit.config.schema import TokenizerRecipe
 from toolkit.data.chat import template
 from toolkit.data.text import documents
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 
 FOLDER = "tokenizer"
@@ -106,7 +107,7 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
     tokenizer.save_pretrained(run.path / FOLDER)
     measured = _measure(recipe, tokenizer)
     run.write_json(
-        "evaluation.json",
+        layout.EVALUATION,
         {
             "vocab_size": len(tokenizer),
             "requested_vocab_size": recipe.vocab_size,
