@@ -36,6 +36,7 @@ VERBS = (
     "reproduce",
     "publish",
     "schema",
+    "runs",
 )
 """Each verb is the function `main` of the module `toolkit.cli.<verb>`, imported when the verb is called."""
 
@@ -54,6 +55,7 @@ look
 measure
   toolkit evaluate MODEL ... --data NAME        perplexity, bits per byte, win rate of any models
   toolkit report RUN ...                        a self-contained HTML page
+  toolkit runs [DIR]                            list runs; --clean removes checkpoints that nothing needs
 prove
   toolkit verify RUN [--replay N]               is every file unchanged? does training give the same bits?
   toolkit batch RUN --step N                    which documents and tokens a step of pretraining read

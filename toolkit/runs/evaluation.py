@@ -1,8 +1,8 @@
 """evaluation.json as dataclasses, one class for each stage.
 
-Every class reads the JSON of its stage with `from_json` and writes the same JSON with `to_json`. Keys that this
-version does not name stay in `extra`. A number with an interval is an `Estimate`: JSON has it as `<key>` and
-`<key>_interval`. JSON's null is None, and nan in an `Estimate`.
+Every class reads the JSON of its stage with `from_json` and writes the same JSON with `to_json`. Keys that
+this version does not name stay in `extra`. A number with an interval is an `Estimate`: JSON has it as `<key>`
+and `<key>_interval`. JSON's null is None, and nan in an `Estimate`.
 """
 
 from __future__ import annotations
