@@ -7,12 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
+from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the caller: a notebook's
 
 from toolkit.runs import layout  # noqa: E402
 
@@ -73,8 +70,9 @@ def pretraining(rows: Sequence[dict], numbers: dict) -> str | None:
     held_tokens, held = series(rows, "bits_per_byte", "tokens")
     if not tokens and not held_tokens:
         return None
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
         left.plot(tokens, loss, color=BLUE, alpha=0.3, linewidth=1)
         left.plot(tokens, smooth(loss), color=BLUE)
         _label(left, "Training loss", "tokens seen", "nats per token")
@@ -98,7 +96,7 @@ def pretraining(rows: Sequence[dict], numbers: dict) -> str | None:
         right.set_ylim(bottom=0)
         _label(right, "Bits per byte, held out", "tokens seen", "")
         for axes in (left, right):
-            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+            axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         return _svg(figure)
 
 
@@ -110,10 +108,9 @@ def tuning(curves: Sequence[tuple[str, Sequence[dict], str, float | None]]) -> s
         return None
     columns = min(3, len(drawn))
     count = -(-len(drawn) // columns)
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            count, columns, figsize=(10, 2.9 * count), layout="constrained", squeeze=False
-        )
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 2.9 * count), layout="constrained")
+        grid = figure.subplots(count, columns, squeeze=False)
         for axes in grid.flat[len(drawn) :]:
             axes.set_visible(False)
         for axes, (title, (steps, values), level), colour in zip(
@@ -134,8 +131,9 @@ def win_rates(rows: Sequence[tuple[str, dict]], baseline: str) -> str | None:
     """Draw each model's win rate with its 95% interval, and the line of one half."""
     if not rows:
         return None
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(10, 0.9 + 0.55 * len(rows)), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.9 + 0.55 * len(rows)), layout="constrained")
+        axes = figure.subplots()
         for place, (_, rate) in enumerate(rows):
             colour = MUTED if rate["low"] <= 0.5 <= rate["high"] else GREEN if rate["low"] > 0.5 else ROSE
             axes.plot([rate["low"], rate["high"]], [place, place], color=colour, linewidth=5, alpha=0.4)
@@ -153,7 +151,7 @@ def win_rates(rows: Sequence[tuple[str, dict]], baseline: str) -> str | None:
         axes.set_xlim(0, 1.06)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
         axes.grid(axis="y", visible=False)
         _label(axes, f"Win rate against {baseline}, 95% interval", "", "")
         return _svg(figure)
@@ -164,10 +162,9 @@ def wins_by_length(models: Sequence[tuple[str, Sequence[dict]]], baseline: str) 
     models = [(name, bins) for name, bins in models if len(bins) > 1]
     if not models:
         return None
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            1, len(models), figsize=(10, 3.1), layout="constrained", squeeze=False, sharey=True
-        )
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.1), layout="constrained")
+        grid = figure.subplots(1, len(models), squeeze=False, sharey=True)
         for axes, (name, bins), colour in zip(grid.flat, models, COLOURS * len(models), strict=False):
             x, y = [row["mean_longer"] for row in bins], [row["win_rate"] for row in bins]
             low, high = zip(*(row["win_rate_interval"] for row in bins), strict=True)
@@ -175,7 +172,7 @@ def wins_by_length(models: Sequence[tuple[str, Sequence[dict]]], baseline: str) 
             axes.plot(x, y, "o-", color=colour, linewidth=1.2)
             axes.axhline(0.5, color=INK, linewidth=1)
             axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+            axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
             _label(axes, name, f"tokens longer than {baseline}", "")
         return _svg(figure)
 
@@ -184,15 +181,16 @@ def reliability(bins: Sequence[dict]) -> str | None:
     """Draw how often a judge was right over how sure it was, with 95% intervals."""
     if len(bins) < 2:
         return None
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+        axes = figure.subplots()
         x, y = [row["stated"] for row in bins], [row["happened"] for row in bins]
         low, high = zip(*(row["happened_interval"] for row in bins), strict=True)
         axes.plot([0.5, 1], [0.5, 1], color=MUTED, linestyle="--", linewidth=1.5)
         axes.vlines(x, low, high, color=BLUE, linewidth=4, alpha=0.35)
         axes.plot(x, y, "o", color=BLUE)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+            axis.set_major_formatter(ticker.PercentFormatter(1.0))
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(min(0.4, *low), 1.02)
         _label(axes, "Is it right as often as it says?", "how sure it is", "how often it is right")
@@ -203,8 +201,9 @@ def scores(models: Sequence[tuple[str, dict[str, float]]]) -> str | None:
     """Draw how the scores of each model's answers are spread: 5 to 95 %, the middle half, the median."""
     if len(models) < 2:
         return None
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(10, 0.9 + 0.45 * len(models)), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.9 + 0.45 * len(models)), layout="constrained")
+        axes = figure.subplots()
         for place, (_, parts) in enumerate(models):
             axes.plot([parts["0.05"], parts["0.95"]], [place, place], color=BLUE, linewidth=2, alpha=0.4)
             axes.plot([parts["0.25"], parts["0.75"]], [place, place], color=BLUE, linewidth=9, alpha=0.5)
@@ -220,8 +219,9 @@ def seconds(stages: dict[str, float]) -> str | None:
     """Draw where the time went, one bar a stage."""
     if not stages:
         return None
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(10, 0.7 + 0.32 * len(stages)), layout="constrained")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.7 + 0.32 * len(stages)), layout="constrained")
+        axes = figure.subplots()
         bars = axes.barh(list(stages), list(stages.values()), color=BLUE, height=0.6)
         axes.bar_label(bars, fmt="%.0f s", padding=4, color=INK)
         axes.invert_yaxis()
@@ -242,6 +242,5 @@ def _svg(figure: Figure) -> str:
     """Return the drawing as an `<svg>` element (no XML head), the same bytes for the same numbers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.files import write_atomic
-from toolkit.report import answers, figures
+from toolkit.report import answers, curves, figures
 from toolkit.report.summary import summarize, win_rate_text
 from toolkit.runs import layout, seal
 from toolkit.stages import reward_table
@@ -108,7 +108,7 @@ def _pretrain_section(path: Path, row: dict) -> dict:
         "id": path.name,
         "title": f"{path.name}: learning to predict",
         "text": text,
-        "figure": figures.pretraining(figures.read_metrics(path), row),
+        "figure": curves.draw("pretrain", figures.read_metrics(path), row),
         "table": {
             "head": [
                 "",
@@ -133,21 +133,7 @@ def _pretrain_section(path: Path, row: dict) -> dict:
 
 
 def _tuning_section(path: Path, row: dict) -> dict | None:
-    rows = figures.read_metrics(path)
     bayes = row.get("bayes_accuracy")
-    curves = {
-        "sft": [("Training loss, nats per token", rows, "loss", None)],
-        "reward": [
-            ("Training loss, nats per pair", rows, "loss", None),
-            ("Training accuracy", rows, "accuracy", bayes),
-            ("Held-out accuracy", rows, "held_out_accuracy", bayes),
-        ],
-        "dpo": [
-            ("Training loss, nats per pair", rows, "loss", None),
-            ("Accuracy of implicit rewards", rows, "rewards/accuracies", None),
-            ("Margin of implicit rewards", rows, "rewards/margins", None),
-        ],
-    }[row["stage"]]
     text = {
         "sft": "Conversations taught it to answer instead of going on.",
         "reward": "A reward model learned from pairs of answers which one is preferred. Dashed: "
@@ -156,7 +142,7 @@ def _tuning_section(path: Path, row: dict) -> dict | None:
     }[row["stage"]]
     if row["stage"] == "reward" and bayes is None:
         text = "A reward model learned from pairs of answers which one people preferred."
-    figure = figures.tuning(curves)
+    figure = curves.draw(row["stage"], figures.read_metrics(path), row)
     if figure is None:
         return None
     section = {
@@ -183,16 +169,6 @@ TITLES = {
 
 
 def _ppo_section(path: Path, row: dict) -> dict:
-    rows = figures.read_metrics(path)
-    curves = [
-        ("Score of the reward model", rows, "score", None),
-        ("KL to the start, nats an answer", rows, "kl", None),
-        ("Length of answers, tokens", rows, "length", None),
-        ("Share of answers that end", rows, "ended", None),
-        ("Share that was clipped", rows, "clip_fraction", None),
-        ("Entropy, nats per token", rows, "entropy", None),
-        ("Score of the held-out judge", rows, "held_out_score", None),
-    ]
     kept = ""
     if row.get("looks"):
         kept = f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
@@ -201,7 +177,7 @@ def _ppo_section(path: Path, row: dict) -> dict:
         "title": f"{path.name}: aligned by reinforcement learning",
         "text": "The model wrote answers, the reward model scored them, and the policy moved towards higher "
         "scores while the KL divergence held it near its start." + kept,
-        "figure": figures.tuning(curves),
+        "figure": curves.draw("ppo", figures.read_metrics(path), row),
     }
 
 
