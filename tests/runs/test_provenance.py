@@ -18,7 +18,7 @@ def checkout(tmp_path: Path, monkeypatch) -> Path:
     package = tmp_path / "toolkit"
     package.mkdir()
     shutil.copy(toolkit.__file__, package)
-    monkeypatch.setattr(toolkit, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(provenance, "PACKAGE_FOLDER", package)
     return package
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import toolkit
 from toolkit.base import files
 from toolkit.base.ranks import world_size
 from toolkit.runtime.hardware import processor
+
+PACKAGE_FOLDER = Path(str(resources.files("toolkit")))
 
 PACKAGES = (
     "torch",
@@ -55,7 +56,7 @@ def code() -> dict[str, Any]:
 
     The checkout counts only if it tracks this package: a virtual environment may lie in another repository.
     """
-    package = Path(toolkit.__file__).parent
+    package = PACKAGE_FOLDER
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None:
         commit = _git(package, "rev-parse", "--verify", "HEAD")
         if commit is not None:
