@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "toolkit"
 PACKAGES = (
     "base", "config", "stats", "storyworld", "runtime", "runs", "data", "models", "inference", "stages",
-    "pretrain", "ppo", "evaluate", "execution", "proofs", "planning", "report", "publish", "cli",
+    "pretrain", "ppo", "evaluate", "execution", "proofs", "planning", "report", "publish", "api", "cli",
 )  # fmt: skip
 """From the bottom to the top: a module imports only from its own package and from those before it."""
 
@@ -71,6 +71,12 @@ def test_a_package_imports_only_from_packages_below_it(package):
         if imported.count(".") and imported.split(".")[1] not in allowed
     ]
     assert not upward
+
+
+def test_no_package_imports_the_root_which_may_import_them_all():
+    """`toolkit/__init__.py` is above all packages; `from toolkit import runs` does not import it."""
+    assert [module for module, imported in GRAPH.items() if "toolkit" in imported] == []
+    assert {name.split(".")[1] for name in GRAPH["toolkit"]} <= {*PACKAGES}
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -109,7 +109,7 @@ def test_options_of_clean_need_clean(capsys):
 
 def test_ages_are_written_in_the_largest_unit_that_says_enough():
     assert [verb.age_text(seconds) for seconds in (5, 7300, 86400, 5 * 86400)] == [
-        "5s", "2h02m", "24h00m", "5 days",
+        "5s", "2h01m", "24h00m", "5 days",
     ]  # fmt: skip
 
 

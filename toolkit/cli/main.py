@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from toolkit.base import files
+from toolkit.base import error_file, files
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
 
@@ -127,6 +127,7 @@ def _tell(error: ToolkitError) -> None:
     if os.environ.get("RANK", "0") == "0" or error.exit_status != 2:
         # The problems of a recipe begin with their place, where editors and terminals look for it.
         print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
+        error_file.write(error)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from toolkit.base.errors import RunError
 from toolkit.stats import Estimate
 
 INTERVAL = "_interval"
+NOT_KEYS = ("extra", "nulls", "compared")
+"""Fields that do not stand for a key of the JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class Record:
 def _hints(cls: type[Record]) -> dict[str, Any]:
     """Return {name: type} of the fields that stand for JSON keys."""
     hints = get_type_hints(cls)
-    return {entry.name: hints[entry.name] for entry in fields(cls) if entry.name not in ("extra", "nulls")}
+    return {entry.name: hints[entry.name] for entry in fields(cls) if entry.name not in NOT_KEYS}
 
 
 def _decode(value: Any, hint: Any) -> Any:
@@ -185,9 +187,28 @@ class ModelEvaluation(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class StageEvaluation(Record):
-    """What a stage measured at its end."""
+    """What a stage measured at its end.
+
+    Attributes:
+        compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
+    """
 
     seed: int | None = None
+    compared: ModelEvaluation | None = None
+
+    @property
+    def win_rate(self) -> WinRateResult:
+        """The win rate against the baseline of the evaluate run.
+
+        Raises:
+            RunError: no evaluate run measured it.
+        """
+        if self.compared is None or self.compared.win_rate is None:
+            raise RunError(
+                "no evaluate run in the same folder measured a win rate of this run",
+                fix="run a recipe with `stage: evaluate`, or compare it now with toolkit.evaluate",
+            )
+        return self.compared.win_rate
 
 
 @dataclass(frozen=True, kw_only=True)

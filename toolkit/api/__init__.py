@@ -1,0 +1,1 @@
+"""The Python interface behind `import toolkit`: running recipes, finished runs, loaded models."""

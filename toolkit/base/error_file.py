@@ -1,0 +1,38 @@
+"""An error as JSON in a file: how a process hands an error to the Python program that started it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from toolkit.base import errors
+from toolkit.base.errors import Problem, RecipeError, ToolkitError
+
+VARIABLE = "TOOLKIT_ERROR_FILE"
+"""The environment variable with the file's path. Processes that a stage starts inherit it."""
+
+
+def write(error: ToolkitError) -> None:
+    """Write an error to the file that VARIABLE names; without VARIABLE, or after a first error, do nothing.
+
+    The first error is the cause: a folder of recipes reports a failed stage after the stage did.
+    """
+    file = os.environ.get(VARIABLE)
+    if file is None or Path(file).exists():
+        return
+    content = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    if isinstance(error, RecipeError):
+        content["problems"] = [[problem.place, problem.key, problem.what] for problem in error.problems]
+    Path(file).write_text(json.dumps(content), encoding="utf-8")
+
+
+def read(file: Path) -> ToolkitError | None:
+    """Return the error in a file, of its own class if `toolkit.base.errors` has it; None without a file."""
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if "problems" in content:
+        return RecipeError([Problem(*entries) for entries in content["problems"]])
+    kind = getattr(errors, content["kind"], ToolkitError)
+    return kind(content["what"], where=content["where"], fix=content["fix"])
