@@ -53,7 +53,7 @@ _MODULES = {
 }
 """Public name -> the module that defines it, with `:name` where it is called differently there."""
 
-__all__ = [*_MODULES, "evaluate"]  # noqa: PLE0604  (names of the table)
+__all__ = [*_MODULES, "evaluate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -168,4 +167,4 @@ def test_a_run_in_use_is_left_alone(runs):
     finally:
         held.release()
     assert len(checkpoint.steps(path / "checkpoints")) == 3
-    assert os.path.exists(path / "manifest.json")
+    assert index.state_of(path) == "unfinished"

@@ -191,7 +191,7 @@ def _is_clean(path: Path) -> bool:
 def _removable(path: Path) -> list[Removable]:
     if seal.is_sealed(path):
         return [_item(path, path / layout.SCRATCH, "left by a stage that was killed after it sealed its run")]
-    reasons = {item: "half-written by a process that was killed" for item in _temporaries(path)}
+    reasons = dict.fromkeys(_temporaries(path), "half-written by a process that was killed")
     checkpoints = checkpoint.steps(path / "checkpoints")
     newest = next((step for step, folder in reversed(checkpoints) if _is_whole(folder)), None)
     if newest is None:
