@@ -70,9 +70,8 @@ def test_every_verb_is_in_the_overview_and_has_examples(capsys):
         assert f"usage: toolkit {verb} " in text and f"examples:\n  toolkit {verb}" in text
 
 
-def test_verbs_of_later_releases_are_not_there():
-    assert list(main.VERBS) == ["run", "check", "plan", "next", "generate", "chat", "evaluate", "report",
-                               "verify", "batch", "reproduce", "publish", "schema"]  # fmt: skip
+def test_every_verb_has_a_module_of_its_name():
+    assert {path.stem for path in (ROOT / "toolkit/cli").glob("*.py")} >= set(main.VERBS)
 
 
 # Usage

@@ -11,7 +11,7 @@ from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the caller: a notebook's
 
-from toolkit.runs import layout  # noqa: E402
+from toolkit.runs import layout
 
 INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
 BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"
