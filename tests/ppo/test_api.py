@@ -69,7 +69,7 @@ def test_rewards_add_up_with_their_weights(make_trainer, world):
 
     trainer = make_trainer([str(world / "reward"), length, one], reward_weights=[2.0, -0.5, 3.0])
     assert not trainer.critic_knows_scores
-    for episode in trainer.roll_out():
+    for episode in trainer.collect_rollout():
         expected = 2 * episode.parts["reward"] - 0.5 * len(episode.answer_ids) + 3
         assert episode.score == pytest.approx(expected)
     row = train(make_trainer([str(world / "reward"), length]))[0]
@@ -90,7 +90,7 @@ def test_a_reward_model_reads_a_text_as_it_stands(world):
 
 def test_the_critic_begins_as_the_reward_model_in_normalised_scores(make_trainer, world):
     trainer = make_trainer()
-    trainer.roll_out()
+    trainer.collect_rollout()
     scale = trainer.progression.scale
     assert trainer.critic_knows_scores and scale.std != 1
     model, tokenizer = load_reward_model((str(world / "reward"), None))
@@ -167,7 +167,7 @@ def test_the_scale_of_scores_may_come_from_the_reward_models_config(make_trainer
     model, tokenizer = load_reward_model((str(world / "reward"), None))
     model.config.score_mean, model.config.score_std = 2.0, 4.0
     trainer = make_trainer(rewards.build(model, tokenizer, device="cpu"), score_scale="reward_model")
-    episodes = trainer.roll_out()
+    episodes = trainer.collect_rollout()
     for episode in episodes:
         assert episode.reward == pytest.approx((episode.score - 2) / 4 - (not episode.ended))
     torch.testing.assert_close(trainer.model.critic.head.weight, model.score.weight / 4)
@@ -230,7 +230,7 @@ def test_a_function_that_returns_too_few_rewards_is_named(make_trainer):
         return [1.0]
 
     with pytest.raises(ToolkitError, match="for 8 answers") as caught:
-        make_trainer(short).roll_out()
+        make_trainer(short).collect_rollout()
     assert caught.value.where == "reward function short"
 
 

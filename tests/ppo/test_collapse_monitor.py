@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.base.errors import ToolkitError
 from toolkit.ppo import collapse_monitor
-from toolkit.ppo.rollout import Episode
+from toolkit.ppo.episode import Episode
 
 FIRST = {"repetition": 0.1, "distinct": 1.0, "score": 0.0, "length": 40.0, "kl": 0.0}
 
@@ -16,7 +16,7 @@ FIRST = {"repetition": 0.1, "distinct": 1.0, "score": 0.0, "length": 40.0, "kl":
 def looked(*rows, stop=True):
     seen, told = {}, []
     for number, row in enumerate(rows, 1):
-        told += collapse_monitor.look(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
+        told += collapse_monitor.check(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
     return told
 
 
@@ -26,14 +26,14 @@ def episodes(*answers):
 
 def test_repetition_counts_what_the_same_answer_has_said_before():
     once, again = list(range(8)), [1, 2, 3, 4] * 2
-    assert collapse_monitor.signs(episodes(once))["repetition"] == 0
-    assert collapse_monitor.signs(episodes(again))["repetition"] == pytest.approx(
+    assert collapse_monitor.diversity(episodes(once))["repetition"] == 0
+    assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(
         1 / 5
     )  # of 5 grams the last is the first
-    assert collapse_monitor.signs(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
-    assert collapse_monitor.signs(episodes([7], [7, 7, 7]))["repetition"] == 0
-    assert collapse_monitor.signs(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
-    assert collapse_monitor.signs(episodes(once, again, once, once))["distinct"] == pytest.approx(1 / 3)
+    assert collapse_monitor.diversity(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
+    assert collapse_monitor.diversity(episodes([7], [7, 7, 7]))["repetition"] == 0
+    assert collapse_monitor.diversity(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
+    assert collapse_monitor.diversity(episodes(once, again, once, once))["distinct"] == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_off_looks_at_nothing(make_trainer):
 
 @pytest.mark.parametrize("answers", [2, 4, 8, 64])
 def test_answers_that_are_all_the_same_are_a_collapse_in_a_rollout_of_any_size(answers):
-    alike = collapse_monitor.signs(episodes(*[list(range(8))] * answers))
+    alike = collapse_monitor.diversity(episodes(*[list(range(8))] * answers))
     assert (
-        collapse_monitor._broken({**FIRST, **alike}, FIRST)
+        collapse_monitor._collapse({**FIRST, **alike}, FIRST)
         == "only 0% of the answers differed from one another"
     )

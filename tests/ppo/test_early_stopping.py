@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.ppo.training import run_stage, run_twice
-from toolkit.ppo.early_stopping import Peak
+from toolkit.ppo.early_stopping import EarlyStopping
 from toolkit.runs import metrics, seal
 
 SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
@@ -51,22 +51,22 @@ def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
 
 def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recipe, judge, monkeypatch):
     scores = iter([0.0, 3.0, 2.0])
-    look = Peak._look
+    measure = EarlyStopping._measure
 
     def planned(self, number):
-        judged = self.trainer.judged
+        measured = self.trainer.evaluation_episodes
 
         def fixed(dataset):
-            episodes, score = judged(dataset), next(scores)
+            episodes, score = measured(dataset), next(scores)
             for episode in episodes:
                 episode.score = score
             return episodes
 
-        self.trainer.judged = fixed
-        look(self, number)
-        self.trainer.judged = judged
+        self.trainer.evaluation_episodes = fixed
+        measure(self, number)
+        self.trainer.evaluation_episodes = measured
 
-    monkeypatch.setattr(Peak, "_look", planned)
+    monkeypatch.setattr(EarlyStopping, "_measure", planned)
     path = run_stage(opened, recipe(early_stopping=stopping(judge), **SETTINGS), "stopped")
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert [look["rollout"] for look in evaluation["looks"]] == [0, 1, 2] and evaluation["kept_rollout"] == 1
@@ -104,12 +104,12 @@ def test_weights_that_the_last_checkpoint_needs_outlive_the_next_one(opened, rec
     """Until that is sealed: a run that was resumed must be able to go back there once more."""
     settings = recipe(early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, **SETTINGS)
     needed = []
-    begin = Peak.on_train_begin
+    begin = EarlyStopping.on_train_begin
 
     def noted(self, *arguments, **options):
         begin(self, *arguments, **options)
         needed.append((self._needed, self._file(self.best)))
 
-    monkeypatch.setattr(Peak, "on_train_begin", noted)
+    monkeypatch.setattr(EarlyStopping, "on_train_begin", noted)
     run_twice(opened, settings, monkeypatch)
     assert [kept == best for kept, best in needed] == [False, False, True]  # whole, cut, resumed

@@ -17,10 +17,11 @@ from toolkit.base.errors import ToolkitError
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.inference.sampling import generate
 from toolkit.models.loading import load_causal_lm, load_reward_model
-from toolkit.ppo import losses, rollout
-from toolkit.ppo import trainer as trainer_module
+from toolkit.ppo import losses, rewards
 from toolkit.ppo.actor_critic import make_batch
-from toolkit.ppo.rollout import Episode
+from toolkit.ppo.advantages import ScoreScale, set_advantages, set_rewards
+from toolkit.ppo.episode import Episode, micro_batches
+from toolkit.ppo.trainer import LOSS_METRICS, TokenMeans
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_the_ratio_is_one_on_the_first_micro_batch_and_the_kl_zero(make_trainer,
         ratios.append(torch.exp(logprobs - old_logprobs).detach())
         return policy_losses(logprobs, old_logprobs, advantages, clip_range=clip_range)
 
-    monkeypatch.setattr(trainer_module.losses, "policy_losses", spy)
+    monkeypatch.setattr(losses, "policy_losses", spy)
     rows = train(make_trainer(**changes))
     assert torch.abs(ratios[0] - 1).max() <= 1e-6
     assert torch.abs(ratios[-1] - 1).max() > 1e-4
@@ -69,8 +70,8 @@ def settings(**changes):
 
 def test_the_rewards_of_an_answer_sum_to_score_less_kl_with_the_score_at_the_last_token():
     episodes = episodes_by_hand()
-    rollout.set_rewards(episodes, rollout.ScoreScale(), missing_end_penalty=0.0)
-    numbers = rollout.set_advantages(episodes, settings(), kl_coefficient=0.3)
+    set_rewards(episodes, ScoreScale(), missing_end_penalty=0.0)
+    numbers = set_advantages(episodes, settings(), kl_coefficient=0.3)
     for episode in episodes:  # gamma = lambda = 1: the first return is the sum, the last the last reward
         assert episode.arrays["returns"][0] == pytest.approx(2.0 - 0.3 * episode.kl, abs=1e-5)
         nats = episode.arrays["logprobs"] - episode.arrays["reference_logprobs"]
@@ -83,8 +84,8 @@ def test_cut_off_and_ended_answers_differ_only_by_the_penalty():
     results = []
     for ended in (True, False):
         episodes = episodes_by_hand((ended,))
-        rollout.set_rewards(episodes, rollout.ScoreScale(), missing_end_penalty=0.5)
-        rollout.set_advantages(episodes, settings(), kl_coefficient=0.3)
+        set_rewards(episodes, ScoreScale(), missing_end_penalty=0.5)
+        set_advantages(episodes, settings(), kl_coefficient=0.3)
         results.append(episodes[0].arrays["returns"])
     np.testing.assert_allclose(results[0] - results[1], 0.5, atol=1e-6)
 
@@ -94,7 +95,7 @@ def test_bootstrapping_adds_what_the_critic_expects_after_a_cut_off_answer(make_
     for truncation in ("terminal", "bootstrap"):
         trainer = make_trainer(truncation=truncation, whiten_advantages=False, gae_lambda=1.0, gamma=0.9,
                                rollout_examples=16, minibatches=1)  # fmt: skip
-        returns[truncation] = trainer.roll_out()
+        returns[truncation] = trainer.collect_rollout()
     critic = trainer.model.critic
     assert {episode.ended for episode in returns["terminal"]} == {True, False}
     for plain, booted in zip(*returns.values(), strict=True):
@@ -113,9 +114,9 @@ def test_bootstrapping_adds_what_the_critic_expects_after_a_cut_off_answer(make_
 
 def test_garbage_in_padding_changes_nothing(make_trainer):
     trainer = make_trainer(rollout_examples=16, minibatches=1)
-    episodes = trainer.roll_out()
+    episodes = trainer.collect_rollout()
     assert len({len(episode.answer_ids) for episode in episodes}) > 3
-    batch = trainer._batch(episodes)
+    batch = trainer.collector.batch(episodes)
     lengths = [len(each.prompt_ids) + len(each.answer_ids) - 1 for each in episodes]
     padding = torch.arange(batch.ids.shape[1]) >= torch.tensor(lengths)[:, None]
     assert padding.any()
@@ -125,7 +126,7 @@ def test_garbage_in_padding_changes_nothing(make_trainer):
     for first, second in zip(clean, other, strict=True):
         assert torch.equal(first, second)
     row = episodes[0]
-    alone = trainer._batch([row])
+    alone = trainer.collector.batch([row])
     expected = trainer.model(alone.ids, alone.index, alone.targets, True)[0]
     np.testing.assert_allclose(expected.detach(), row.arrays["logprobs"], atol=1e-5)
 
@@ -148,17 +149,18 @@ def test_left_padding_and_the_order_of_the_batch_change_no_sample_and_no_log_pro
 
 def gradient(trainer, episodes, size) -> torch.Tensor:
     trainer.model.zero_grad()
-    trainer._sums = torch.zeros(len(trainer_module.LOSSES) + 1, dtype=torch.float64)
+    trainer._loss_metrics = TokenMeans(LOSS_METRICS, trainer.accelerator)
     tokens = sum(len(episode.answer_ids) for episode in episodes)
-    for part in rollout.micro_batches(episodes, size):
-        trainer.compute_loss(trainer.model, trainer._inputs(part), num_items_in_batch=tokens).backward()
+    for part in micro_batches(episodes, size):
+        inputs = trainer.collector.training_inputs(part)
+        trainer.compute_loss(trainer.model, inputs, num_items_in_batch=tokens).backward()
     return torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
 
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
 def test_the_gradient_does_not_depend_on_the_micro_batches(make_trainer, kl_in):
     trainer = make_trainer(rollout_examples=32, minibatches=1, entropy_coefficient=0.1, kl_in=kl_in)
-    episodes = trainer.roll_out()
+    episodes = trainer.collect_rollout()
     assert len({len(episode.answer_ids) for episode in episodes}) > 4
     for episode in episodes:  # away from ratio 1, where the loss is plain
         episode.arrays["logprobs"] = episode.arrays["logprobs"] + np.float32(0.15)
@@ -173,7 +175,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(make_trainer, kl_in):
 def test_the_gradient_is_that_of_the_mean_over_tokens(make_trainer, critic):
     """Against a loop over single episodes with the model's own logits."""
     trainer = make_trainer(value_coefficient=0.3, critic=critic)
-    episodes = trainer.roll_out()
+    episodes = trainer.collect_rollout()
     actual = gradient(trainer, episodes, 8)
     trainer.model.zero_grad()
     policy, critic = trainer.model.policy, trainer.model.critic
@@ -222,13 +224,13 @@ def test_what_is_left_of_a_rollout_is_skipped_above_the_target_kl(make_trainer):
 
 def test_whitening_is_over_the_answer_tokens_of_the_rollout(make_trainer):
     trainer = make_trainer(rollout_examples=16, minibatches=2, per_device_train_batch_size=2)
-    advantages = np.concatenate([each.arrays["advantages"] for each in trainer.roll_out()])
+    advantages = np.concatenate([each.arrays["advantages"] for each in trainer.collect_rollout()])
     assert advantages.mean() == pytest.approx(0, abs=1e-5) and advantages.std() == pytest.approx(1, abs=1e-4)
     plain, whitened = [], []
     for found, changes in ((plain, {}), (whitened, {"whiten_rewards": True})):
         each = episodes_by_hand()
-        rollout.set_rewards(each, rollout.ScoreScale(), missing_end_penalty=0.5)
-        rollout.set_advantages(each, settings(**changes), kl_coefficient=0.3)
+        set_rewards(each, ScoreScale(), missing_end_penalty=0.5)
+        set_advantages(each, settings(**changes), kl_coefficient=0.3)
         for episode in each:  # gamma = lambda = 1: rewards are differences of returns
             found += list(-np.diff([*episode.arrays["returns"], 0]))
     assert np.mean(whitened) == pytest.approx(np.mean(plain), abs=1e-5) and np.mean(plain) > 0.1
@@ -248,7 +250,7 @@ def test_dropout_is_off_everywhere(make_trainer):
 
     train(trainer, look)
     assert training == {False}
-    batch = trainer._batch(trainer._episodes)
+    batch = trainer.collector.batch(trainer._episodes)
     trainer.model.train()
     first, second = (trainer.model(batch.ids, batch.index, batch.targets, False)[0] for _ in range(2))
     assert torch.equal(first, second)
@@ -264,7 +266,7 @@ def test_policy_and_reference_read_the_whole_distribution_at_the_temperature(mak
     """Top-k and top-p choose what is sampled; ratio and KL are of softmax(logits / T) before them."""
     trainer = make_trainer(**changes)
     policy, tokenizer = trainer.model.policy, trainer.processing_class
-    for episode in trainer.roll_out():
+    for episode in trainer.collect_rollout():
         logits = policy(torch.tensor([episode.prompt_ids + episode.answer_ids])).logits[0].detach()
         logits[:, tokenizer.pad_token_id] = -torch.inf
         logits[:, len(tokenizer) :] = -torch.inf
@@ -297,11 +299,11 @@ def test_padding_that_is_also_end_of_text(make_trainer, world):
     tokenizer.save_pretrained(world / "same")
     trainer = make_trainer(policy=str(world / "same"), rollout_examples=32, minibatches=1)
     assert trainer.model.forbidden[tokenizer.eos_token_id] == 0  # it can still be sampled
-    assert {episode.ended for episode in trainer.roll_out()} == {True, False}
+    assert {episode.ended for episode in trainer.collect_rollout()} == {True, False}
     reward, reward_tokenizer = load_reward_model((str(world / "reward"), None))
     reward_tokenizer.pad_token = reward_tokenizer.eos_token
     with pytest.raises(ToolkitError, match="differ from end-of-text"):
-        trainer_module.rewards.build(reward, reward_tokenizer, device=CPU)
+        rewards.build(reward, reward_tokenizer, device=CPU)
 
 
 def test_the_reward_model_reads_an_end_exactly_if_the_answer_ended(make_trainer, monkeypatch):
@@ -315,7 +317,7 @@ def test_the_reward_model_reads_an_end_exactly_if_the_answer_ended(make_trainer,
         return forward(self, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(type(judge), "forward", spy)
-    episodes = trainer_module.rewards.score(trainer.rewards, trainer._sample(1))
+    episodes = rewards.score(trainer.rewards, trainer.collector.sample(1))
     assert len(read) == 32 and {episode.ended for episode in episodes} == {True, False}
     assert sum(ids[-1] == end_id for ids in read) == sum(episode.ended for episode in episodes)
     for episode in episodes:

@@ -232,9 +232,7 @@ def test_answers_that_the_context_cannot_hold_are_refused_first(opened, grouped)
 
 def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):
     steps = []
-    monkeypatch.setattr(
-        trainer_runner.processes, "stop_requested", lambda: steps.append(1) or len(steps) >= 5
-    )
+    monkeypatch.setattr(trainer_runner.signals, "stop_requested", lambda: steps.append(1) or len(steps) >= 5)
     with pytest.raises(KeyboardInterrupt):
         run_stage(opened, grouped("rloo"))
     assert [path.name for path in tmp_path.rglob("step-*")] == ["step-00000008"]

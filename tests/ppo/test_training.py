@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Trai
 
 from tests.ppo.training import Killed, train
 from toolkit.ppo import losses
-from toolkit.ppo import trainer as trainer_module
+from toolkit.ppo.actor_critic import answer_logits
+from toolkit.ppo.rollout import RolloutCollector
+from toolkit.runtime.upstream_private import attention_implementation
 
 CPU = torch.device("cpu")
 
@@ -66,10 +68,10 @@ def test_with_adapters_off_the_policy_is_the_base(make_trainer, world):
     rows = train(trainer)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and abs(rows[-1]["kl"]) > 1e-3
     base = AutoModelForCausalLM.from_pretrained(world / "policy")
-    batch = trainer._batch(trainer._episodes)
+    batch = trainer.collector.batch(trainer._episodes)
     options = {"forbidden": trainer.model.forbidden, "temperature": 1.0}
-    logits = trainer_module.answer_logits(base.eval(), batch, **options)
-    reference = trainer._reference_logprobs(batch)
+    logits = answer_logits(base.eval(), batch, **options)
+    reference = trainer.collector.reference_logprobs(batch)
     torch.testing.assert_close(reference, losses.target_logprobs(logits, batch.targets), atol=1e-6, rtol=0)
     trained = trainer.model(batch.ids, batch.index, batch.targets, False)[0]
     assert torch.abs(trained - reference).max() > 1e-2
@@ -144,13 +146,13 @@ def test_the_norm_of_the_gradient_is_limited(make_trainer):
 
 def test_bf16_computes_in_bf16_and_leaves_no_trace(make_trainer, monkeypatch):
     used = []
-    read = trainer_module.PPOTrainer._read
+    reference_logprobs = RolloutCollector.reference_logprobs
 
-    def spy(self, episodes, number):
-        used.append(self.model.policy.config._attn_implementation)
-        return read(self, episodes, number)
+    def spy(self, batch):
+        used.append(attention_implementation(self.model.policy))
+        return reference_logprobs(self, batch)
 
-    monkeypatch.setattr(trainer_module.PPOTrainer, "_read", spy)
+    monkeypatch.setattr(RolloutCollector, "reference_logprobs", spy)
     rows = [train(make_trainer(bf16=bf16)) for bf16 in (False, True)]
     assert used[0] == "sdpa" and used[-1] == "eager"
     exact, rounded = (row[0] for row in rows)
@@ -158,7 +160,7 @@ def test_bf16_computes_in_bf16_and_leaves_no_trace(make_trainer, monkeypatch):
     assert exact["grad_norm"] == pytest.approx(rounded["grad_norm"], rel=0.05)
     trainer = make_trainer(bf16=True)
     trainer.train()
-    assert trainer.model.policy.config._attn_implementation == "sdpa"
+    assert attention_implementation(trainer.model.policy) == "sdpa"
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 

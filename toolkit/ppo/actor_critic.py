@@ -1,8 +1,8 @@
-"""The policy and its critic as one module that reads each answer token once.
+"""The policy and its critic as one module: one forward pass scores every answer token.
 
 Shapes: rows = answers of one forward pass; width = tokens of the longest prompt and answer; scored = answer
-tokens of all rows, one row after another, the sampled end-of-text included. Padding lies to the right, where
-a causal model does not look: no mask is needed, and attention takes its fast causal path.
+tokens of all rows, concatenated, the sampled end-of-text included. Rows are padded on the right, which a
+causal model does not attend to: no mask is needed, and attention takes its fast causal path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from toolkit.base.errors import ToolkitError
@@ -28,8 +28,10 @@ from toolkit.ppo import losses
 class Batch:
     """Right-padded rows.
 
-    ids (rows, width); index (scored,): flat position that predicts each answer token; targets (scored,): the
-    answer tokens themselves.
+    Attributes:
+        ids: (rows, width).
+        index: (scored,), the flat position in `ids` that predicts each answer token.
+        targets: (scored,), the answer tokens.
     """
 
     ids: torch.Tensor
@@ -40,7 +42,7 @@ class Batch:
 def make_batch(
     prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, filler: int, device: torch.device
 ) -> Batch:
-    """Put prompts and answers (end-of-text included) into one batch, as wide as its longest row."""
+    """Return prompts and answers (end-of-text included) as one batch, as wide as its longest row."""
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     width = max(lengths) - 1  # nothing is predicted from the last token
     rows = [
@@ -57,13 +59,13 @@ def make_batch(
     return Batch(torch.tensor(rows).to(device), index.to(device), targets.to(device))
 
 
-def plain(model: nn.Module) -> PreTrainedModel:
-    """The model of transformers itself: adapters of PEFT sit inside of it."""
+def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model that a PEFT model wraps; its adapters stay in its layers."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def answer_hidden(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Last hidden states that predict the answer tokens, (scored, n_embd)."""
+    """Return the last hidden states that predict the answer tokens, (scored, n_embd)."""
     hidden = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.index)
 
@@ -71,10 +73,10 @@ def answer_hidden(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 def head_logits(
     model: PreTrainedModel, hidden: torch.Tensor, *, forbidden: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """The logits that sampling used: (scored, n_embd) -> fp32 (scored, vocab).
+    """Return the logits that sampling used: (scored, n_embd) -> fp32 (scored, vocab).
 
-    The head computes in fp32 under autocast too: bf16 logits near 10 are 0.03 apart, and a ratio of
-    probabilities would be rounded to that.
+    The head computes in fp32 under autocast, too: bf16 logits near 10 are 0.03 apart, which would round the
+    ratio of probabilities.
     """
     head = model.get_output_embeddings()
     with torch.autocast(hidden.device.type, enabled=False):
@@ -86,8 +88,8 @@ def head_logits(
 def answer_logits(
     model: PreTrainedModel, batch: Batch, *, forbidden: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """`head_logits` of the answer tokens; a model with a head of its own kind gives its own logits."""
-    model = plain(model)
+    """Return `head_logits` of the answer tokens; models with another head compute their own logits."""
+    model = unwrapped(model)
     if model.config.model_type in PLAIN_HEADS:
         hidden = answer_hidden(model, batch)
         return head_logits(model, hidden, forbidden=forbidden, temperature=temperature)
@@ -97,13 +99,13 @@ def answer_logits(
 
 
 def _values(head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
-    """(scored, n_embd) -> (scored,), in fp32 under autocast too."""
+    """Return the values (scored,) of (scored, n_embd), in fp32 under autocast, too."""
     with torch.autocast(hidden.device.type, enabled=False):
         return head(hidden.float()).squeeze(-1)
 
 
 class Critic(nn.Module):
-    """A transformer with one number a token: the expected return of the answer so far, (scored,)."""
+    """A transformer with one output a token: the expected return of the answer so far, (scored,)."""
 
     def __init__(self, transformer: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor):
         super().__init__()
@@ -117,14 +119,14 @@ class Critic(nn.Module):
         return _values(self.head, answer_hidden(self.transformer, batch))
 
     def rescale(self, *, mean: float, std: float) -> None:
-        """Answer in normalised scores, (score - mean) / std, what was learned in the reward model's own."""
+        """Change the unit of the values from scores to normalised scores, (score - mean) / std."""
         with torch.no_grad():
             self.head.weight.div_(std)
             self.head.bias.sub_(mean).div_(std)
 
 
 class ValueHead(nn.Module):
-    """A critic that shares the policy's transformer: one layer, zero at first, whose loss trains both."""
+    """A critic that shares the policy's transformer: one linear layer, initialised to 0."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -137,15 +139,15 @@ class ValueHead(nn.Module):
 
 
 def critic_from_reward_model(reward_model: PreTrainedModel) -> Critic:
-    """Copy the reward model's transformer and score head (Huang et al., 2024): at an answer's end it already
-    knows the score. For policies that share the reward model's tokenizer."""
+    """Copy the reward model's transformer and score head (Huang et al., 2024): at the end of an answer, the
+    critic then predicts the score. Requires that the policy shares the reward model's tokenizer."""
     head = reward_model.score
     bias = head.bias if head.bias is not None else torch.zeros(1, device=head.weight.device)
     return Critic(copy.deepcopy(reward_model.base_model), head.weight.detach(), bias.detach())
 
 
 def critic_from_policy(policy: PreTrainedModel) -> Critic:
-    """Copy the policy's transformer, with a head of zeros: for a reward model with another tokenizer."""
+    """Copy the policy's transformer, with a head of zeros; for reward models with another tokenizer."""
     width = policy.get_input_embeddings().embedding_dim
     return Critic(copy.deepcopy(policy.base_model), torch.zeros(1, width), torch.zeros(1))
 
@@ -157,43 +159,45 @@ def build_critic(
     *,
     shared: bool,
 ) -> tuple[Critic | ValueHead, bool]:
-    """The critic, and whether it begins by knowing the scores, in the reward model's own unit.
+    """Return the critic, and whether it is initialised to predict scores, in the reward model's unit.
 
     Args:
-        value_model: what it may begin as, and its tokenizer: it has to be the policy's, and its context as
-            long, else the critic begins as the policy. No tokenizer: the caller says that it fits.
+        value_model: a reward model to initialise the critic from, and its tokenizer. If its vocabulary is not
+            the policy's, or its context is shorter, the critic is initialised from the policy. Without a
+            tokenizer, the caller asserts that the model fits.
 
     Raises:
-        ToolkitError: a shared critic of a policy whose hidden states are not known; a model that was said to
-            fit and does not.
+        ToolkitError: a shared critic of an architecture without support; a `value_model` without a tokenizer
+            that does not fit.
     """
-    inner = plain(policy)
+    inner = unwrapped(policy)
     if shared:
         if inner.config.model_type not in PLAIN_HEADS:
             raise ToolkitError(
-                f"critic: shared does not know {inner.config.model_type}", fix="set critic: separate"
+                f"critic: shared does not support {inner.config.model_type}", fix="set critic: separate"
             )
         return ValueHead(inner.get_input_embeddings().embedding_dim), False
     if value_model is not None:
-        model, its_tokenizer = value_model
-        same = its_tokenizer is None or its_tokenizer.get_vocab() == tokenizer.get_vocab()
-        room = model.config.max_position_embeddings >= inner.config.max_position_embeddings
-        if same and room and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
+        model, value_tokenizer = value_model
+        same = value_tokenizer is None or value_tokenizer.get_vocab() == tokenizer.get_vocab()
+        fits = model.config.max_position_embeddings >= inner.config.max_position_embeddings
+        if same and fits and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
             return critic_from_reward_model(model).requires_grad_(True), True
-        if its_tokenizer is None:
+        if value_tokenizer is None:
             raise ToolkitError(
-                "no critic can begin as this model: it needs a score head, a context as long as the policy's "
-                f"({inner.config.max_position_embeddings}), and an architecture of {', '.join(PLAIN_HEADS)}",
-                where="value_model", fix="leave it out: the critic then begins as the policy",
+                "the critic cannot be initialised from this model: it needs a score head, "
+                f"a context as long as the policy's ({inner.config.max_position_embeddings}), "
+                f"and an architecture of {', '.join(PLAIN_HEADS)}",
+                where="value_model", fix="leave it out: the critic is then initialised from the policy",
             )  # fmt: skip
     return critic_from_policy(inner).requires_grad_(True), False
 
 
 class ActorCritic(nn.Module):
-    """Policy and critic in one forward pass, so that one wrapper distributes both.
+    """Policy and critic in one forward pass, so that one DDP wrapper distributes both.
 
-    In eval mode throughout: with dropout the ratio of the first step would not be 1. Only the layers that
-    recompute activations learn that they train, for they ask.
+    Always in eval mode: with dropout, the ratio of the first step would not be 1. Only layers with gradient
+    checkpointing are set to train, because they recompute activations in this mode alone.
     """
 
     def __init__(
@@ -212,27 +216,27 @@ class ActorCritic(nn.Module):
     def forward(
         self, ids: torch.Tensor, index: torch.Tensor, targets: torch.Tensor, with_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Return log-probabilities, values, and entropies where asked for: (scored,) each."""
+        """Return log-probabilities, values, and entropies (or None), (scored,) each."""
         batch = Batch(ids, index, targets)
         options = {"forbidden": self.forbidden, "temperature": self.temperature}
         if isinstance(self.critic, ValueHead):
-            hidden = answer_hidden(plain(self.policy), batch)
-            logits, values = head_logits(plain(self.policy), hidden, **options), self.critic(hidden)
+            hidden = answer_hidden(unwrapped(self.policy), batch)
+            logits, values = head_logits(unwrapped(self.policy), hidden, **options), self.critic(hidden)
         else:
             logits, values = answer_logits(self.policy, batch, **options), self.critic(batch)
         logprobs = losses.target_logprobs(logits, targets)
         return logprobs, values, losses.entropies(logits) if with_entropy else None
 
     def values(self, batch: Batch) -> torch.Tensor:
-        """The critic alone, (scored,)."""
+        """Return the critic's values, (scored,)."""
         shared = isinstance(self.critic, ValueHead)
-        return self.critic(answer_hidden(plain(self.policy), batch) if shared else batch)
+        return self.critic(answer_hidden(unwrapped(self.policy), batch) if shared else batch)
 
     def parameter_groups(self, learning_rate: float, value_learning_rate: float) -> list[dict[str, Any]]:
-        """What is trained of the policy, and of the critic, as an optimizer takes it."""
+        """Return the trainable parameters of policy and critic, each with its learning rate."""
         parts = ((self.policy, learning_rate), (self.critic, value_learning_rate))
         return [
-            {"params": [each for each in part.parameters() if each.requires_grad], "lr": rate}
+            {"params": [parameter for parameter in part.parameters() if parameter.requires_grad], "lr": rate}
             for part, rate in parts
         ]
 
@@ -244,20 +248,20 @@ class ActorCritic(nn.Module):
         return self
 
     @property
-    def config(self):
-        """The policy's, for whoever takes this for a model of transformers."""
+    def config(self) -> PreTrainedConfig:
+        """The policy's configuration, which Trainer reads of a transformers model."""
         return self.policy.config
 
     @property
     def transformers(self) -> list[PreTrainedModel]:
-        """The models of transformers in it."""
+        """The transformers models of policy and critic."""
         inner = [self.critic.transformer] if isinstance(self.critic, Critic) else []
-        return [plain(self.policy), *inner]
+        return [unwrapped(self.policy), *inner]
 
     def activation_checkpointing_enable(self, **kwargs) -> None:
-        """Recompute activations in policy and critic; as of transformers' models."""
+        """Recompute activations in policy and critic; the method of transformers models."""
         for model in self.transformers:
-            # renamed in transformers 5.2x, which warns of the old name
+            # transformers 5.2x renamed the method, and warns of the old name
             new = getattr(model, "activation_checkpointing_enable", None)
             (new or model.gradient_checkpointing_enable)(**kwargs)
 

@@ -16,16 +16,16 @@ ADAM_EPSILON = 1e-5
 class PPOConfig(TrainingArguments):
     """Arguments of transformers' Trainer, and those of PPO, named as in a recipe's `trainer`.
 
-    The reasons of the defaults are in docs/PPO.md; most follow Huang et al., 2024, "The N+ implementation
+    docs/PPO.md explains the defaults; most follow Huang et al., 2024, "The N+ implementation
     details of RLHF with PPO" (https://arxiv.org/abs/2403.17031). One rollout samples `rollout_examples`
-    answers over all processes, and is trained on in `epochs` * `minibatches` optimizer steps.
+    answers over all processes, and is followed by `epochs` * `minibatches` optimizer steps.
 
     `per_device_train_batch_size` is the number of answers of one forward pass; `gradient_accumulation_steps`
     follows from it. The training ends after `episodes` answers, or after `max_steps` optimizer steps, or
-    after `num_train_epochs` passes over the prompts: the first of these that is given.
+    after `num_train_epochs` passes over the prompts: the first of these that is set.
 
     Raises:
-        ValueError: sizes that do not divide each other; a setting out of its range.
+        ValueError: sizes do not divide each other, or a setting is out of its range.
     """
 
     learning_rate: float = field(default=3e-5, metadata={"help": "Of the policy."})
@@ -100,7 +100,7 @@ class PPOConfig(TrainingArguments):
         return self.epochs * self.minibatches
 
     def num_rollouts(self, prompts: int) -> int:
-        """Rollouts of the whole training on so many prompts, rounded up."""
+        """Return the rollouts of the whole training on a dataset of `prompts` rows, rounded up."""
         if self.episodes is not None:
             return self.episodes // self.rollout_examples
         if self.max_steps > 0:
@@ -109,7 +109,7 @@ class PPOConfig(TrainingArguments):
 
 
 def share_of(rollout_examples: int, minibatches: int, *, processes: int) -> int:
-    """Answers of one minibatch on one process; raises ValueError where they cannot be shared equally."""
+    """Return the answers of one minibatch on one process; raise ValueError if processes would differ."""
     parts = minibatches * processes
     share, rest = divmod(rollout_examples, parts)
     if rest or not share:
@@ -121,7 +121,7 @@ def share_of(rollout_examples: int, minibatches: int, *, processes: int) -> int:
 
 
 def divisor(share: int, *, at_most: int) -> int:
-    """The largest size of equal parts of `share` answers that is at most so many."""
+    """Return the largest divisor of `share` that is at most `at_most`."""
     size = min(at_most, share)
     while share % size:
         size -= 1
@@ -129,13 +129,13 @@ def divisor(share: int, *, at_most: int) -> int:
 
 
 def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) -> None:
-    """Raise ToolkitError for models, data and sizes with which a training would fail later, or silently."""
+    """Raise ToolkitError for models, data and sizes with which training would fail later, or silently."""
     if tokenizer is None:
         raise ToolkitError("the policy needs its tokenizer", where="processing_class",
-                           fix="give it, or name the model's folder")  # fmt: skip
+                           fix="pass it, or pass `model` as a folder")  # fmt: skip
     if dataset is None or not hasattr(dataset, "__len__") or not len(dataset):
-        raise ToolkitError("needs prompts whose number is known", where="train_dataset",
-                           fix="give a datasets.Dataset with a column `prompt`, not a stream")  # fmt: skip
+        raise ToolkitError("has no length", where="train_dataset",
+                           fix="pass a datasets.Dataset with a column `prompt`, not a stream")  # fmt: skip
     if "prompt" not in dataset[0]:
         raise ToolkitError(f"has no column `prompt` but {', '.join(dataset[0])}", where="train_dataset",
                            fix="rename the column")  # fmt: skip
@@ -143,7 +143,7 @@ def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) ->
 
 
 def require_room(model: Any, *, max_prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raise ToolkitError where the longest prompt and answer together exceed the model's context."""
+    """Raise ToolkitError if the longest prompt and answer together exceed the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
     needed = max_prompt_tokens + max_new_tokens
     if context is not None and needed > context:

@@ -1,7 +1,7 @@
-"""Early stopping: a held-out judge is asked between rollouts, and the weights of its best look are kept.
+"""Early stopping: a held-out judge scores the policy between rollouts, and the best weights are kept.
 
-What a reward model pays for and what is better part ways in a long training (Gao et al., 2023, "Scaling laws
-for reward model overoptimization"); the judge sees where.
+In a long training the reward model's score keeps rising while the quality of the answers falls (Gao et al.,
+2023, "Scaling laws for reward model overoptimization"); the judge shows from where.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from transformers import TrainerCallback
 from toolkit import stats
 from toolkit.base import files
 from toolkit.config.schema import EarlyStoppingSettings
-from toolkit.ppo.rollout import Episode, outcome
+from toolkit.ppo.episode import Episode, mean_outcome
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.runs.run import Run
 
 
-class Peak(TrainerCallback):
-    """An observer and callback of a PPOTrainer whose `eval_dataset` and `eval_reward_funcs` are the judge's.
+class EarlyStopping(TrainerCallback):
+    """An observer and callback of a PPOTrainer with `eval_dataset` and the judge as `eval_reward_funcs`.
 
-    The looks are kept with the progression, so a resumed training decides as one that was not interrupted.
+    Its measurements are part of the progression, so a resumed training stops where an uninterrupted one does.
     """
 
     def __init__(self, trainer: PPOTrainer, run: Run, settings: EarlyStoppingSettings):
@@ -35,76 +35,84 @@ class Peak(TrainerCallback):
         self._needed: Path | None = None
 
     @property
-    def looks(self) -> list[dict[str, Any]]:
-        """One after another: rollout, the judge's score, KL and proxy (the score of the rewards that are
-        trained on) with intervals, length, share that ended, number of prompts."""
+    def measurements(self) -> list[dict[str, Any]]:
+        """In order: rollout; the judge's score, KL and proxy (the score of the training's rewards), each with
+        its interval; length, share that ended, number of prompts."""
         return self.trainer.progression.kept.setdefault("looks", [])
 
     @property
     def best(self) -> dict[str, Any]:
-        """The look with the highest score, the earliest of equals."""
-        return max(self.looks, key=lambda look: look["score"])
+        """The measurement with the highest score; the earliest of equal ones."""
+        return max(self.measurements, key=lambda measurement: measurement["score"])
 
     def evaluation(self) -> dict[str, Any]:
-        """Every look, and the rollout after which the written weights were the policy's; where they are not
-        the last, what its look says of them instead of what the last rollouts say."""
+        """Return all measurements, and the rollout of the kept weights; if that is not the last rollout, also
+        its measurement, which replaces the numbers of the last rollouts."""
         last = self.trainer.progression.rollouts
         kept = last if self.settings.patience is None else self.best["rollout"]
-        found: dict[str, Any] = {"looks": self.looks, "kept_rollout": kept}
+        evaluation: dict[str, Any] = {"looks": self.measurements, "kept_rollout": kept}
         if kept != last:
             best = self.best
-            found |= {name: best[name] for name in ("kl", "kl_interval", "length", "ended")}
-            found |= {"score": best["proxy"], "score_interval": best["proxy_interval"], "n": best["prompts"]}
-            found["measured_on"] = f"held-out prompts, answered once by the kept weights of rollout {kept}"
-        return found
+            evaluation |= {name: best[name] for name in ("kl", "kl_interval", "length", "ended")}
+            evaluation |= {
+                "score": best["proxy"],
+                "score_interval": best["proxy_interval"],
+                "n": best["prompts"],
+                "measured_on": f"held-out prompts, answered once by the kept weights of rollout {kept}",
+            }
+        return evaluation
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if not self.looks:
-            self._look(0)
+        if not self.measurements:
+            self._measure(0)
         elif self.settings.patience is not None:
-            self._needed = self._file(self.best)  # by the checkpoint that it goes on from
+            self._needed = self._file(self.best)  # by the checkpoint that training resumes from
 
     def __call__(self, episodes: Sequence[Episode], number: int) -> None:
         if number % self.settings.every_rollouts and number != self.trainer.num_rollouts:
             return
-        self._look(number)
-        since = sum(look["rollout"] > self.best["rollout"] for look in self.looks)
-        if self.settings.patience is not None and since >= self.settings.patience:
+        self._measure(number)
+        without_best = sum(row["rollout"] > self.best["rollout"] for row in self.measurements)
+        if self.settings.patience is not None and without_best >= self.settings.patience:
             self.trainer.progression.over = True
 
     def on_save(self, args, state, control, **kwargs):
-        """Remove what neither this checkpoint nor the one before, which is sealed, would go back to."""
-        if self.run.is_main and self.looks:
+        """Remove weights that neither this checkpoint nor the sealed one before it needs to resume."""
+        if self.run.is_main and self.measurements:
             needed, self._needed = {self._file(self.best), self._needed}, self._file(self.best)
             for path in self.folder.glob("*.safetensors"):
                 if path not in needed:
                     path.unlink()
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Put the weights of the best look into the policy; the main process alone writes the model."""
+        """Load the best weights into the policy; only the main process writes the model."""
         if self.settings.patience is None or not self.trainer.finished or not self.run.is_main:
             return
         self.trainer.model.policy.load_state_dict(load_file(self._file(self.best)), strict=False)
-        where = f"rollout {self.best['rollout']} of {self.trainer.num_rollouts}"
-        print(f"{self.run.name}: the judge liked {where} best: its weights are kept", file=sys.stderr)
+        rollout = f"rollout {self.best['rollout']} of {self.trainer.num_rollouts}"
+        print(f"{self.run.name}: the judge scored {rollout} highest: its weights are kept", file=sys.stderr)
 
-    def _look(self, number: int) -> None:
+    def _measure(self, number: int) -> None:
+        """Measure the policy after rollout `number`, and keep its weights if they are the best."""
         trainer = self.trainer
-        episodes = trainer.judged(trainer.eval_dataset)
-        values = {"score": "score", "kl": "kl", "proxy": "reward"}
-        look: dict[str, Any] = {"rollout": number, "prompts": len(episodes)}
-        for name, attribute in values.items():
-            each = [getattr(episode, attribute) for episode in episodes]
-            look |= stats.bootstrap_mean(each, seed=trainer.args.seed).as_json(name)
-        means = outcome(episodes)
-        look |= {"length": means["length"], "ended": means["ended"]}
-        self.looks.append(look)
-        shown = {f"held_out_{name}": look[name] for name in ("score", "proxy", "kl", "length", "ended")}
-        self.run.metrics.log(trainer.state.global_step, **shown)
-        if self.settings.patience is not None and self.best is look and self.run.is_main:
-            self._keep(look)
+        episodes = trainer.evaluation_episodes(trainer.eval_dataset)
+        row: dict[str, Any] = {"rollout": number, "prompts": len(episodes)}
+        values = {
+            "score": [episode.score for episode in episodes],
+            "kl": [episode.kl for episode in episodes],
+            "proxy": [episode.reward for episode in episodes],
+        }
+        for name, numbers in values.items():
+            row |= stats.bootstrap_mean(numbers, seed=trainer.args.seed).as_json(name)
+        means = mean_outcome(episodes)
+        row |= {"length": means["length"], "ended": means["ended"]}
+        self.measurements.append(row)
+        logged = {f"held_out_{name}": row[name] for name in ("score", "proxy", "kl", "length", "ended")}
+        self.run.metrics.log(trainer.state.global_step, **logged)
+        if self.settings.patience is not None and self.best is row and self.run.is_main:
+            self._keep_weights(row)
 
-    def _keep(self, look: dict[str, Any]) -> None:
+    def _keep_weights(self, measurement: dict[str, Any]) -> None:
         policy = self.trainer.model.policy
         trained = {
             name: tensor.detach().contiguous()
@@ -112,7 +120,7 @@ class Peak(TrainerCallback):
             if tensor.requires_grad or not isinstance(policy, PeftModel)
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(self._file(look), save(trained))
+        files.write_atomic(self._file(measurement), save(trained))
 
-    def _file(self, look: dict[str, Any]) -> Path:
-        return self.folder / f"rollout-{look['rollout']}.safetensors"
+    def _file(self, measurement: dict[str, Any]) -> Path:
+        return self.folder / f"rollout-{measurement['rollout']}.safetensors"

@@ -1,7 +1,7 @@
 """The mathematics of PPO from human feedback: pure functions on tensors.
 
 Shapes: (rows, tokens) answers padded at their end, `mask` True on real tokens, the sampled end-of-text
-included; the functions that look at one token alone take any shape. Nats throughout.
+included; the functions of single tokens take any shape. All logarithms are natural (nats).
 
 Sources: Schulman et al., 2017 (PPO, https://arxiv.org/abs/1707.06347); Schulman et al., 2016 (GAE,
 https://arxiv.org/abs/1506.02438); Ziegler et al., 2019 (https://arxiv.org/abs/1909.08593); Huang et al., 2024
@@ -16,11 +16,11 @@ import torch.nn.functional as F
 KL_GAIN = 0.1
 """K of Ziegler et al., 2019, section 2.2."""
 KL_ERROR_LIMIT = 0.2
-"""Largest relative error that the controller answers to; same section."""
+"""The largest relative error of the controller; same section."""
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the real tokens, a scalar."""
+    """Return the mean over the real tokens, a scalar."""
     return torch.where(mask, values, 0).sum() / mask.sum()
 
 
@@ -30,7 +30,7 @@ def whiten(
     """Scale to variance 1 over the real tokens of a rollout, and shift to mean 0; padding becomes 0.
 
     Args:
-        keep_mean: only scale around the mean. For rewards: shifted, they would pay for each token.
+        keep_mean: scale without a shift. For rewards: a shift would reward or punish every token.
     """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean) ** 2, mask)
@@ -83,8 +83,8 @@ def generalized_advantages(
     Schulman et al., 2016, equation 16. The returns, which the critic learns, are advantages + values.
 
     Args:
-        final_values: the value after the last real token, (rows,): what an answer that was cut off could
-            still have brought. Default 0: it is over.
+        final_values: the value after the last real token, (rows,): the expected further return of a
+            truncated answer. Default 0: the answer has ended.
     """
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])  # advantage of the next token, (rows,)

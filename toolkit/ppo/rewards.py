@@ -1,4 +1,4 @@
-"""What answers are worth: reward models, Python functions, or a weighted sum of them."""
+"""Rewards of answers: reward models, Python functions, or a weighted sum of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model
-from toolkit.ppo.rollout import Episode, ScoreScale
+from toolkit.ppo.advantages import ScoreScale
+from toolkit.ppo.episode import Episode
 
 RewardFunction = Callable[..., Sequence[float]]
-"""(prompts, completions, completion_ids, **columns of the dataset) -> a number an answer, as TRL's."""
+"""(prompts, completions, completion_ids, **columns of the dataset) -> one number per answer, as in TRL."""
 
 
 @dataclass
 class Reward:
-    """One of the parts: a reward model with its tokenizer, or a function."""
+    """One term of the score: a reward model with its tokenizer, or a function."""
 
     name: str
     weight: float
@@ -31,32 +32,33 @@ class Reward:
 
 
 def build(
-    given: Any, tokenizers: Any = None, weights: Sequence[float] | None = None, *, device: torch.device
+    judges: Any, tokenizers: Any = None, weights: Sequence[float] | None = None, *, device: torch.device
 ) -> list[Reward]:
-    """From what `PPOTrainer` takes: a folder or hub id, a model, a function, or a list of these.
+    """Return the rewards of `PPOTrainer`'s arguments: a folder or hub id, a model, a function, or a list.
 
     Raises:
-        ToolkitError: numbers of parts that differ, or a reward model without its tokenizer.
+        ToolkitError: numbers of rewards, tokenizers and weights that differ; a reward model without its
+            tokenizer, or with one whose padding is end-of-text.
     """
-    given = list(given) if isinstance(given, (list, tuple)) else [given]
-    if given and all(isinstance(each, Reward) for each in given) and weights is None:
-        return given
-    tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(given)
-    weights = [1.0] * len(given) if weights is None else list(weights)
+    judges = list(judges) if isinstance(judges, (list, tuple)) else [judges]
+    if judges and all(isinstance(judge, Reward) for judge in judges) and weights is None:
+        return judges
+    tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(judges)
+    weights = [1.0] * len(judges) if weights is None else list(weights)
     if not np.isfinite(weights).all():
-        raise ToolkitError(f"{weights} are not all numbers", where="reward_weights", fix="mend them")
-    if not given or not len(given) == len(tokenizers) == len(weights):
+        raise ToolkitError(f"{weights} are not all finite", where="reward_weights", fix="correct them")
+    if not judges or not len(judges) == len(tokenizers) == len(weights):
         raise ToolkitError(
-            f"{len(given)} rewards, {len(tokenizers)} tokenizers and {len(weights)} weights",
+            f"{len(judges)} rewards, {len(tokenizers)} tokenizers and {len(weights)} weights",
             where="reward_funcs",
             fix="give one tokenizer (None for functions) and one weight for each reward",
         )
-    built = [_build(*each, device=device) for each in zip(given, tokenizers, weights, strict=True)]
-    return distinct(built)
+    terms = zip(judges, tokenizers, weights, strict=True)
+    return with_distinct_names([_build(*term, device=device) for term in terms])
 
 
-def distinct(rewards: Sequence[Reward]) -> list[Reward]:
-    """Number the names that come again: each part of a score is logged under its own."""
+def with_distinct_names(rewards: Sequence[Reward]) -> list[Reward]:
+    """Number the repeated names in place: each part of a score is logged under its own name."""
     names: list[str] = []
     for reward in rewards:
         before = names.count(reward.name)
@@ -74,7 +76,7 @@ def _build(
         judge, own = load_reward_model((judge, None), device=device)
         tokenizer = tokenizer or own
     else:
-        name = getattr(judge, "__name__", type(judge).__name__)  # a model, a partial function: their class
+        name = getattr(judge, "__name__", type(judge).__name__)  # models and partial functions have none
     if isinstance(judge, nn.Module):
         if tokenizer is None:
             raise ToolkitError(
@@ -84,7 +86,7 @@ def _build(
             )
         if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
             raise ToolkitError(
-                "the padding token of a reward model must differ from end-of-text, or it does not see an end",
+                "the padding token of a reward model must differ from end-of-text, or it ignores the end",
                 where="reward_processing_classes",
                 fix="load it with toolkit.models.loading.load_reward_model, which adds one",
             )
@@ -94,61 +96,63 @@ def _build(
 
 
 def score(rewards: Sequence[Reward], episodes: list[Episode]) -> list[Episode]:
-    """Give each episode its `score`, the weighted sum of its `parts`, and return them.
+    """Set `parts` and `score`, their weighted sum, of each episode, and return the episodes.
 
     Raises:
-        ToolkitError: a function that returns another number of rewards than there are answers, or a reward
-            that is NaN or infinite.
+        ToolkitError: a function does not return one number per answer, or a reward is NaN or infinite.
     """
     if not episodes:
         return episodes
-    columns = {name: [each.columns[name] for each in episodes] for name in episodes[0].columns}
+    columns = {name: [episode.columns[name] for episode in episodes] for name in episodes[0].columns}
     values = np.array([_values(reward, episodes, columns) for reward in rewards])  # (rewards, episodes)
     totals = np.array([reward.weight for reward in rewards]) @ values
-    for place, episode in enumerate(episodes):
-        episode.parts = dict(zip([reward.name for reward in rewards], values[:, place].tolist(), strict=True))
-        episode.score = float(totals[place])
+    names = [reward.name for reward in rewards]
+    for column, episode in enumerate(episodes):
+        episode.parts = dict(zip(names, values[:, column].tolist(), strict=True))
+        episode.score = float(totals[column])
     return episodes
 
 
 def value_model(
-    given: PreTrainedModel | None, rewards: Sequence[Reward]
+    explicit: PreTrainedModel | None, rewards: Sequence[Reward]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None] | None:
-    """What the critic may begin as, and its tokenizer: the only reward, where no weight scales it."""
-    if given is not None:
-        return given, None
-    only = rewards[0]
-    alone = len(rewards) == 1 and only.weight == 1 and only.tokenizer is not None
-    return (only.judge, only.tokenizer) if alone else None
+    """Return the model to initialise the critic from, and its tokenizer: `explicit`, or the only reward if it
+    is a reward model of weight 1."""
+    if explicit is not None:
+        return explicit, None
+    reward = rewards[0]
+    usable = len(rewards) == 1 and reward.weight == 1 and reward.tokenizer is not None
+    return (reward.judge, reward.tokenizer) if usable else None
 
 
-def known_scale(rewards: Sequence[Reward]) -> ScoreScale:
-    """What a reward run has kept in the config of the only reward, a reward model.
+def score_scale(rewards: Sequence[Reward]) -> ScoreScale:
+    """Return the scale that a reward run recorded in its model's config.
 
     Raises:
-        ToolkitError: there are other rewards, or its config says nothing.
+        ToolkitError: several rewards, or one whose config has no scale.
     """
     config = getattr(rewards[0].judge, "config", None)
     mean, std = (getattr(config, name, None) for name in ("score_mean", "score_std"))
     if len(rewards) != 1 or rewards[0].weight != 1 or mean is None or not std:
         raise ToolkitError(
             "needs one reward model whose config has score_mean and score_std", where="score_scale",
-            fix="take score_scale: first_rollout, or a reward run that was made with held-out preferences",
+            fix="set score_scale: first_rollout, or use a reward run that had held-out preferences",
         )  # fmt: skip
     return ScoreScale(float(mean), float(std))
 
 
 def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, list]) -> np.ndarray:
-    prompts, texts = [each.prompt for each in episodes], [each.text for each in episodes]
+    prompts = [episode.prompt for episode in episodes]
+    texts = [episode.text for episode in episodes]
     if isinstance(reward.judge, nn.Module):
-        ended = [each.ended for each in episodes]
+        ended = [episode.ended for episode in episodes]
         values = reward_scores(reward.judge, reward.tokenizer, prompts, answers=texts, ended=ended)
         return _finite(values, reward)
     completions = [
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(prompts, texts, strict=True)
     ]
-    ids = [each.answer_ids for each in episodes]
+    ids = [episode.answer_ids for episode in episodes]
     values = reward.judge(prompts=prompts, completions=completions, completion_ids=ids, **columns)
     values = np.asarray(list(values), dtype=np.float64)
     if values.shape != (len(episodes),):
@@ -160,10 +164,10 @@ def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, l
 
 
 def _finite(values: np.ndarray, reward: Reward) -> np.ndarray:
-    broken = int((~np.isfinite(values)).sum())
-    if broken:
+    invalid = int((~np.isfinite(values)).sum())
+    if invalid:
         raise ToolkitError(
-            f"{broken} of {len(values)} answers have a score that is NaN or infinite",
-            where=f"reward {reward.name}", fix="give every answer a finite number, an empty one too",
+            f"{invalid} of {len(values)} answers have a score that is NaN or infinite",
+            where=f"reward {reward.name}", fix="return a finite number for every answer, also an empty one",
         )  # fmt: skip
     return values

@@ -1,9 +1,9 @@
 """RLOO and GRPO from the `ppo` stage, in TRL's trainers: the same prompts, rewards, sizes and records.
 
-They have no critic: an answer's advantage is its reward against those of the other answers to its prompt
-(Ahmadian et al., 2024, https://arxiv.org/abs/2402.14740; Shao et al., 2024, https://arxiv.org/abs/2402.03300).
-RLOO takes beta * KL off the reward, as PPO here; GRPO adds beta * k3 to its loss, and divides advantages by
-their spread, so that its beta has another unit.
+They have no critic: the advantage of an answer is its reward relative to those of the other answers to the
+same prompt (Ahmadian et al., 2024, https://arxiv.org/abs/2402.14740; Shao et al., 2024,
+https://arxiv.org/abs/2402.03300). RLOO subtracts beta * KL from the reward, as PPO does; GRPO adds beta * k3
+to the loss, and divides advantages by their standard deviation, so that its beta has another unit.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTI
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import training_order
 from toolkit.models.loading import load_causal_lm
-from toolkit.ppo import reward_loading, rewards, rollout, sampler, trainer_arguments
+from toolkit.ppo import reward_loading, rewards, sampler, trainer_arguments
+from toolkit.ppo.advantages import ScoreScale, set_rewards
 from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
-from toolkit.ppo.rollout import Episode, ScoreScale
-from toolkit.ppo.trainer_base import BetweenRollouts
+from toolkit.ppo.episode import Episode, gather, mean_outcome
+from toolkit.ppo.trainer_base import DeferredRequests
 from toolkit.runs import layout, metrics
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
@@ -38,7 +39,8 @@ from toolkit.runtime.upstream_private import metric_values, micro_steps
 from toolkit.stages.trainer_runner import checkpointing_key, fit, lora, quiet
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
-FIRST = "first_rollout"
+FIRST_ROLLOUT = "first_rollout"
+"""The fact of the manifest with the outcome and score scale of the reference's answers."""
 CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
 
 
@@ -46,13 +48,13 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     """Train the policy against the rewards; writes the model, metrics, and evaluation.json.
 
     Raises:
-        ToolkitError: models, functions or data that cannot be had, and sizes that do not fit one another.
+        ToolkitError: models, functions or data cannot be loaded, or sizes do not fit each other.
     """
     target = devices.select(recipe.device)
     settings = recipe.trainer
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
-    longest = settings.max_prompt_tokens
-    require_room(policy, max_prompt_tokens=longest, max_new_tokens=settings.max_new_tokens)
+    max_prompt_tokens = settings.max_prompt_tokens
+    require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     config = _config(recipe, run, policy, tokenizer)
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
     run.record("prompts", len(rows))
@@ -64,18 +66,18 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         seed=recipe.seed,
     )
     rows = Dataset.from_list(
-        [{"prompt": template.shorten(tokenizer, row["prompt"], max_tokens=longest)} for row in rows]
+        [{"prompt": template.shorten(tokenizer, row["prompt"], max_tokens=max_prompt_tokens)} for row in rows]
     ).select(order)
-    parts = reward_loading.of_recipe(recipe, run, device=target)
+    terms = reward_loading.of_recipe(recipe, run, device=target)
     trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
         model=policy,
-        reward_funcs=_reward(recipe, run, parts, tokenizer),
+        reward_funcs=_reward(recipe, run, terms, tokenizer),
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
     )
-    if trainer.ref_model is not None:  # TRL loads it anew, without a revision, in its own dtype
+    if trainer.ref_model is not None:  # TRL loads it again, without a revision, in its own dtype
         trainer.ref_model.to(policy.dtype).load_state_dict(policy.state_dict())
     for model in (policy, trainer.ref_model):
         if model is not None:
@@ -85,13 +87,13 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     fit(trainer, run)
     if run.is_main:
         rows = metrics.read(run.path / layout.METRICS)
-        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.manifest["facts"][FIRST]))
+        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.manifest["facts"][FIRST_ROLLOUT]))
 
 
 def _config(
     recipe: PpoRecipe, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> trl.RLOOConfig | trl.GRPOConfig:
-    """TRL's configuration: what the recipe says in its words, and what the toolkit owns."""
+    """Return TRL's configuration: the recipe's settings, and those that the toolkit decides."""
     settings = recipe.trainer
     arguments = trainer_arguments.arguments(recipe, run)
     try:
@@ -99,9 +101,9 @@ def _config(
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
     micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
-    never = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
+    suppressed = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
     if tokenizer.pad_token_id != tokenizer.eos_token_id:
-        never.append(tokenizer.pad_token_id)
+        suppressed.append(tokenizer.pad_token_id)
     config_class = CLASSES[recipe.algorithm][0]
     arguments |= {
         "max_steps": settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches,
@@ -110,39 +112,39 @@ def _config(
         "steps_per_generation": share // micro * settings.minibatches,
         "num_generations": settings.answers_per_prompt or DEFAULT_ANSWERS_PER_PROMPT,
         "num_iterations": settings.epochs,
-        "shuffle_dataset": False,  # the rows are in the order of the whole training
+        "shuffle_dataset": False,  # training_order has shuffled
         "max_completion_length": settings.max_new_tokens,
-        "generation_kwargs": {"suppress_tokens": never} if never else None,
+        "generation_kwargs": {"suppress_tokens": suppressed} if suppressed else None,
         "beta": settings.kl_coefficient,
         "epsilon": settings.clip_range,
         "adam_epsilon": ADAM_EPSILON,
         "disable_dropout": True,  # else the ratio of the first step is not 1
         checkpointing_key(config_class): False,
     }
-    same = {name: getattr(settings, name) for name in SAME_NAME}
-    return config_class(**arguments, **same)
+    same_name = {name: getattr(settings, name) for name in SAME_NAME}
+    return config_class(**arguments, **same_name)
 
 
 def _reward(
-    recipe: PpoRecipe, run: Run, parts: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
+    recipe: PpoRecipe, run: Run, terms: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
 ) -> Callable[..., list[float]]:
-    """What TRL maximizes: PPO's reward, that is the normalised score less the penalty of no end."""
+    """Return the reward function for TRL: PPO's reward, the normalised score less the missing-end penalty."""
     settings, end_id = recipe.trainer, tokenizer.eos_token_id
     scale: ScoreScale | None = None
 
     def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
         own = []
-        for place, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
+        for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
             ended = bool(ids) and ids[-1] == end_id
-            text = sampler.text_of(tokenizer, ids[:-1] if ended else ids)
-            own.append(Episode(place, prompt, [], ids, ended, text))
-        rewards.score(parts, own)
+            text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
+            own.append(Episode(index, prompt, [], ids, ended, text))
+        rewards.score(terms, own)
         nonlocal scale
         if scale is None:
             first = _first_rollout(own, run)
             scale = ScoreScale(**first["scale"]) if settings.normalize_scores else ScoreScale()
-        rollout.set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
-        for name, value in rollout.outcome(own).items():
+        set_rewards(own, scale, missing_end_penalty=settings.missing_end_penalty)
+        for name, value in mean_outcome(own).items():
             log_metric(name, value)
         return [episode.reward for episode in own]
 
@@ -150,20 +152,20 @@ def _reward(
 
 
 def _first_rollout(own: Sequence[Episode], run: Run) -> dict[str, Any]:
-    """What the reference's answers were like; a run that goes on gets back what it began with."""
-    known = run.manifest["facts"].get(FIRST)
-    if known is not None:
-        return known
-    episodes = rollout.gather(own)
+    """Return the outcome and score scale of the reference's answers; a resumed run has recorded them."""
+    recorded = run.manifest["facts"].get(FIRST_ROLLOUT)
+    if recorded is not None:
+        return recorded
+    episodes = gather(own)
     scale = asdict(ScoreScale.of([episode.score for episode in episodes]))
-    return run.record(FIRST, {**rollout.outcome(episodes), "scale": scale})
+    return run.record(FIRST_ROLLOUT, {**mean_outcome(episodes), "scale": scale})
 
 
 def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """Say where the tokens of left-padded rows are, as `generate` does.
+    """Add the position ids of left-padded rows, as `generate` does.
 
-    TRL 1.16 does not, and GPT-2 then counts the padding: after four rollouts of storyworld its KL was -4.4
-    nats an answer, which no KL is.
+    TRL 1.16 passes none, and GPT-2 then counts the padding: after four rollouts of storyworld, the KL was
+    -4.4 nats an answer, although a KL is never negative.
     """
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:
@@ -172,25 +174,25 @@ def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 
 
 def _trainer_class(base: type[Trainer]) -> type[Trainer]:
-    """TRL's trainer; it logs, saves and stops between rollouts only, and names KL and clipping as PPO."""
+    """Return a TRL trainer that logs, saves and stops between rollouts only, with PPO's names of metrics."""
 
-    class GroupTrainer(BetweenRollouts, quiet(base)):
+    class GroupTrainer(DeferredRequests, quiet(base)):
         def log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-            every = self.args.num_iterations * self.args.steps_per_generation
-            if micro_steps(self) % every:
-                self.hold_back()
+            in_rollout = self.args.num_iterations * self.args.steps_per_generation
+            if micro_steps(self) % in_rollout:
+                self.defer_requests()
                 return
-            self.let_go()
+            self.restore_requests()
             super().log_save_evaluate(*args, **kwargs)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            numbers = metric_values(self)
-            if "clip_ratio/region_mean" in numbers:
-                numbers["clip_fraction"] = numbers.pop("clip_ratio/region_mean")
-            if numbers.get("kl") and numbers.get("length"):
-                # TRL's is the mean of the tokens; the others' here is the sum over an answer
-                each = np.array(numbers["kl"]).reshape(len(numbers["length"]), -1).mean(axis=1)  # (rollouts,)
-                numbers["kl"] = (each * numbers["length"]).tolist()
+            metrics = metric_values(self)
+            if "clip_ratio/region_mean" in metrics:
+                metrics["clip_fraction"] = metrics.pop("clip_ratio/region_mean")
+            if metrics.get("kl") and metrics.get("length"):
+                # TRL's KL is the mean over tokens; PPO's is the sum over an answer
+                token_kl = np.array(metrics["kl"]).reshape(len(metrics["length"]), -1).mean(axis=1)
+                metrics["kl"] = (token_kl * metrics["length"]).tolist()  # (rollouts,)
             super().log(logs, start_time)
 
     return GroupTrainer
@@ -199,7 +201,7 @@ def _trainer_class(base: type[Trainer]) -> type[Trainer]:
 def evaluation(
     recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The last tenth of the rollouts beside the first, from the metrics; intervals are over their rows."""
+    """Return means of the last tenth of the rollouts, from their rows of the metrics, and of the first."""
     rows = [row for row in rows if "score" in row]
     last = rows[-max(1, len(rows) // 10) :]
     before = rows[-len(last) - 1]["step"] if len(rows) > len(last) else 0

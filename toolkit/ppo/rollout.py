@@ -1,178 +1,187 @@
-"""From prompts to episodes: sampled, scored, read by policy, reference and critic, and given advantages.
+"""Collecting a rollout: sample answers, then run policy, reference and critic on them.
 
-What an episode is does not depend on the number of processes: its prompt, its random stream and its place
-in the minibatches follow from its number alone. Processes sample and read their own share; then all gather
-all episodes, and each computes advantages and whitening over the whole rollout.
+An episode does not depend on the number of processes: its prompt, its random stream and its minibatches are
+functions of (seed, number of the rollout). Each process handles its own share of the episodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.rng import derive
-from toolkit.ppo import losses
+from toolkit.data.chat.rows import training_order
+from toolkit.models.attention import bf16_products, fast_attention
+from toolkit.ppo import losses, sampler
+from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, make_batch, unwrapped
 from toolkit.ppo.config import PPOConfig
+from toolkit.ppo.episode import Episode, concatenated, micro_batches, minibatches, store
 
-Messages = list[dict[str, str]]
+OLD = ("logprobs", "reference_logprobs", "values", "advantages", "returns")
+"""Arrays of the episodes that the loss compares with; it gets them as `old_<name>`."""
 
 
-@dataclass
-class Episode:
-    """One prompt and its sampled answer; arrays are fp32 (answer tokens,), end-of-text included.
+class RolloutCollector:
+    """Samples this process's share of a rollout, and computes its log-probabilities and values.
 
-    answer_ids end with end-of-text where `ended`. score: of the reward model, as it is. reward: what PPO
-    maximizes, the normalised score less penalties, without KL. final_value: what the critic expects after the
-    last token of an answer that was cut off, where that is not taken for its end. parts: of the score, by the
-    names of the rewards. columns: what else the dataset says of the prompt.
+    Args:
+        model: the policy, and the critic beside it.
+        reference: what KL is measured to; None is the policy without its adapters.
+        prompts: a column `prompt`, of texts or of conversations, and any others.
+        accelerator: the processes, and the precision of forward passes.
     """
 
-    place: int
-    prompt: Messages | str
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    ended: bool
-    text: str
-    score: float = 0.0
-    reward: float = 0.0
-    final_value: float = 0.0
-    parts: dict[str, float] = field(default_factory=dict)
-    columns: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    def __init__(
+        self,
+        model: ActorCritic,
+        reference: PreTrainedModel | None,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Dataset,
+        args: PPOConfig,
+        accelerator: Accelerator,
+    ):
+        self.model, self.reference, self.tokenizer = model, reference, tokenizer
+        self.prompts, self.args, self.accelerator = prompts, args, accelerator
 
-    @property
-    def kl(self) -> float:
-        """Nats between policy and reference over the whole answer (k1)."""
-        return float((self.arrays["logprobs"] - self.arrays["reference_logprobs"]).sum(dtype=np.float64))
+    # Which episodes
 
-    def shown(self) -> dict[str, Any]:
-        """As people read it: the last turn of the prompt, the answer, and its numbers."""
-        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
-        numbers = {"ended": self.ended, "score": self.score, "kl": self.kl}
-        return {"prompt": prompt, "answer": self.text, **numbers}
+    def minibatches(self, rollout: int, epoch: int) -> list[np.ndarray]:
+        """Return the episodes' indices in each minibatch of an epoch, for all processes."""
+        return minibatches(self.args, seed=self.args.seed, rollout=rollout, epoch=epoch)
 
+    def process_share(self, indices: np.ndarray) -> list[int]:
+        """Return the indices that this process handles."""
+        return indices[self.accelerator.process_index :: self.accelerator.num_processes].tolist()
 
-def minibatches(settings: PPOConfig, *, seed: int, rollout: int, epoch: int) -> list[np.ndarray]:
-    """Places in the rollout of each minibatch of an epoch, shuffled: `minibatches` arrays of equal length."""
-    generator = np.random.default_rng(derive(seed, "minibatches", rollout, epoch))
-    return np.split(generator.permutation(settings.rollout_examples), settings.minibatches)
+    @cached_property
+    def _prompt_order(self) -> np.ndarray:
+        """The dataset's row of each episode of the whole training, (episodes,)."""
+        return training_order(
+            np.zeros(len(self.prompts)),
+            steps=self.args.num_rollouts(len(self.prompts)),
+            batch=self.args.rollout_examples,
+            seed=self.args.seed,
+        )
 
+    # Sampling
 
-def micro_batches(episodes: Sequence[Episode], size: int) -> list[list[Episode]]:
-    """Cut into forward passes of at most `size` answers of like length, the longest first."""
-    by_length = sorted(
-        episodes, key=lambda episode: (-len(episode.prompt_ids) - len(episode.answer_ids), episode.place)
-    )
-    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+    def sample(self, rollout: int) -> list[Episode]:
+        """Sample answers to this process's share of the prompts of a rollout (the first is 1)."""
+        first = (rollout - 1) * self.args.rollout_examples
+        indices = [
+            index
+            for minibatch in self.minibatches(rollout, epoch=0)
+            for index in self.process_share(minibatch)
+        ]
+        rows = [self.prompts[int(self._prompt_order[first + index])] for index in indices]
+        return self._answer(rows, indices, [derive(self.args.seed, "episode", first + i) for i in indices])
 
+    def sample_each(self, dataset: Dataset) -> list[Episode]:
+        """Sample one answer to this process's share of a dataset; always with the same random streams."""
+        indices = self.process_share(np.arange(len(dataset)))
+        rows = [dataset[index] for index in indices]
+        return self._answer(rows, indices, [derive(self.args.seed, "evaluation", i) for i in indices])
 
-def gather(own: Sequence[Episode]) -> list[Episode]:
-    """The episodes of all processes in the order of their places; the same list on each of them."""
-    return sorted(gather_object(list(own)), key=lambda episode: episode.place)
+    def _answer(
+        self, rows: Sequence[dict[str, Any]], indices: Sequence[int], seeds: Sequence[int]
+    ) -> list[Episode]:
+        policy = unwrapped(self.model.policy)
+        return sampler.answer(policy, self.tokenizer, rows, indices=indices, seeds=seeds, args=self.args)
 
+    # Forward passes
 
-@dataclass(frozen=True)
-class ScoreScale:
-    """Mean and standard deviation of the reference's scores."""
+    def add_model_outputs(self, episodes: Sequence[Episode], rollout: int) -> list[Episode]:
+        """Add log-probabilities, entropies and values to this process's share, and return it.
 
-    mean: float = 0.0
-    std: float = 1.0
+        The forward passes have the micro-batches of the first epoch, so that the ratio of probabilities in
+        the first optimizer step is exactly 1.
+        """
+        own: list[Episode] = []
+        for indices in self.minibatches(rollout, epoch=0):
+            share = [episodes[index] for index in self.process_share(indices)]
+            self.forward(share, bootstrap=self.args.truncation == "bootstrap")
+            own += share
+        return own
 
-    @classmethod
-    def of(cls, scores: Sequence[float]) -> ScoreScale:
-        """Of the first rollout's; scores that are all alike are only shifted."""
-        std = float(np.std(scores))
-        return cls(float(np.mean(scores)), std if std > 1e-8 else 1.0)
+    @torch.no_grad()
+    def forward(self, episodes: Sequence[Episode], *, bootstrap: bool = False) -> None:
+        """Run policy, critic and reference on episodes of this process, in micro-batches.
 
+        Args:
+            bootstrap: set `final_value` of truncated answers, too.
+        """
+        self.model.eval()
+        with self.fast_math():
+            for part in micro_batches(episodes, self.args.per_device_train_batch_size):
+                batch = self.batch(part)
+                with self.accelerator.autocast():
+                    logprobs, values, entropies = self.model(batch.ids, batch.index, batch.targets, True)
+                    reference_logprobs = self.reference_logprobs(batch)
+                store(part, "logprobs", logprobs)
+                store(part, "values", values)
+                store(part, "entropies", entropies)
+                store(part, "reference_logprobs", reference_logprobs)
+                if bootstrap:
+                    self._set_final_values([episode for episode in part if not episode.ended])
 
-@dataclass
-class Progression:
-    """What a rollout leaves to the next, beside weights and optimizer. Random streams follow from it."""
+    def reference_logprobs(self, batch: Batch) -> torch.Tensor:
+        """Return the reference's log-probabilities of the answer tokens, (scored,)."""
+        policy = self.model.policy
+        without_adapters = policy.disable_adapter() if self.reference is None else nullcontext()
+        with without_adapters:
+            logits = answer_logits(
+                policy if self.reference is None else self.reference,
+                batch,
+                forbidden=self.model.forbidden,
+                temperature=self.args.temperature,
+            )
+        return losses.target_logprobs(logits, batch.targets)
 
-    rollouts: int = 0
-    """Done so far."""
-    kl_coefficient: float = 0.0
-    scale: ScoreScale = field(default_factory=ScoreScale)
-    over: bool = False
-    """An observer ended the training before its last rollout."""
-    guard: dict[str, Any] = field(default_factory=dict)
-    """What `guard.look` knows of the rollouts before."""
-    kept: dict[str, Any] = field(default_factory=dict)
-    """What an observer wants back after an interruption; plain values of JSON."""
+    def _set_final_values(self, truncated: list[Episode]) -> None:
+        if not truncated:
+            return
+        batch = self.batch(truncated, next_token=True)
+        with self.accelerator.autocast():
+            values = self.model.values(batch).cpu()
+        ends = np.cumsum([len(episode.answer_ids) + 1 for episode in truncated]) - 1
+        for episode, end in zip(truncated, ends, strict=True):
+            episode.final_value = float(values[end])
 
+    # Batches
 
-def outcome(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means over the answers: score, and each of its parts where there are several; length and ended."""
-    numbers = {
-        "score": [episode.score for episode in episodes],
-        "length": [len(episode.answer_ids) for episode in episodes],
-        "ended": [episode.ended for episode in episodes],
-    }
-    names = episodes[0].parts if len(episodes[0].parts) > 1 else ()
-    numbers |= {f"score_{name}": [episode.parts[name] for episode in episodes] for name in names}
-    return {name: float(np.mean(values)) for name, values in numbers.items()}
+    def batch(self, episodes: Sequence[Episode], *, next_token: bool = False) -> Batch:
+        """Return the episodes as one batch.
 
+        Args:
+            next_token: score one position more, after the last token of each answer.
+        """
+        filler = 1 if self.tokenizer.pad_token_id == 0 else 0  # transformers warns of the padding id
+        return make_batch(
+            [episode.prompt_ids for episode in episodes],
+            [episode.answer_ids + [filler] * next_token for episode in episodes],
+            filler=filler,
+            device=self.args.device,
+        )
 
-def set_rewards(episodes: Sequence[Episode], scale: ScoreScale, *, missing_end_penalty: float) -> None:
-    """reward = (score - mean) / std, less the penalty (in those units) of an answer that did not end."""
-    for episode in episodes:
-        penalty = 0.0 if episode.ended else missing_end_penalty
-        episode.reward = (episode.score - scale.mean) / scale.std - penalty
+    def training_inputs(self, episodes: Sequence[Episode]) -> dict[str, torch.Tensor]:
+        """Return a micro-batch as `PPOTrainer.compute_loss` takes it."""
+        batch = self.batch(episodes)
+        old = {f"old_{name}": concatenated(episodes, name, self.args.device) for name in OLD}
+        return {"ids": batch.ids, "index": batch.index, "targets": batch.targets, **old}
 
-
-def set_advantages(
-    episodes: Sequence[Episode], settings: PPOConfig, *, kl_coefficient: float
-) -> dict[str, float]:
-    """Give each episode its `advantages` and `returns`; return the rollout's means for the log."""
-    logprobs, values = _padded(episodes, "logprobs"), _padded(episodes, "values")
-    lengths = torch.tensor([len(episode.answer_ids) for episode in episodes])
-    mask = torch.arange(logprobs.shape[1]) < lengths[:, None]  # (rows, tokens)
-    kl = losses.token_kl(logprobs, _padded(episodes, "reference_logprobs"))
-    scores = torch.tensor([episode.reward for episode in episodes], dtype=torch.float32)
-    in_reward = kl_coefficient if settings.kl_in == "reward" else 0.0
-    rewards = losses.token_rewards(scores, kl, mask, kl_coefficient=in_reward)
-    advantages = losses.generalized_advantages(
-        losses.whiten(rewards, mask, keep_mean=True) if settings.whiten_rewards else rewards,
-        values,
-        mask,
-        gamma=settings.gamma,
-        gae_lambda=settings.gae_lambda,
-        final_values=torch.tensor([episode.final_value for episode in episodes]),
-    )
-    returns = advantages + values
-    if settings.whiten_advantages:
-        advantages = losses.whiten(advantages, mask)
-    for row, episode in enumerate(episodes):
-        length = len(episode.answer_ids)
-        episode.arrays["advantages"] = advantages[row, :length].numpy()
-        episode.arrays["returns"] = returns[row, :length].numpy()
-    return {
-        **outcome(episodes),
-        "reward": float(rewards.sum(dim=1).mean()),
-        "kl": float(np.mean([episode.kl for episode in episodes])),
-        "entropy": float(losses.masked_mean(_padded(episodes, "entropies"), mask)),
-        "explained_variance": losses.explained_variance(values, returns, mask),
-    }
-
-
-def flat(episodes: Sequence[Episode], name: str, device: torch.device) -> torch.Tensor:
-    """An array of all episodes, one after another: (scored,), as a forward pass returns it."""
-    return torch.from_numpy(np.concatenate([episode.arrays[name] for episode in episodes])).to(device)
-
-
-def store(episodes: Sequence[Episode], name: str, values: torch.Tensor) -> None:
-    """Cut (scored,) into the episodes' arrays."""
-    ends = np.cumsum([len(episode.answer_ids) for episode in episodes])[:-1]
-    for episode, part in zip(episodes, np.split(values.float().cpu().numpy(), ends), strict=True):
-        episode.arrays[name] = part
-
-
-def _padded(episodes: Sequence[Episode], name: str) -> torch.Tensor:
-    """(rows, tokens of the longest), 0 in the padding."""
-    rows = [torch.from_numpy(episode.arrays[name]) for episode in episodes]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    @contextmanager
+    def fast_math(self) -> Iterator[None]:
+        """Compute forward and backward passes with the fastest kernels of the device and precision."""
+        models = self.model.transformers + ([] if self.reference is None else [self.reference])
+        target = {"device_type": self.args.device.type, "bf16": self.args.bf16}
+        with bf16_products(**target), fast_attention(models, **target):
+            yield

@@ -1,4 +1,4 @@
-"""Answers of the policy to rows of a dataset."""
+"""Answers that the policy samples to rows of a dataset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.data.chat import template
 from toolkit.inference.sampling import generate
 from toolkit.ppo.config import PPOConfig
-from toolkit.ppo.rollout import Episode, Messages
+from toolkit.ppo.episode import Episode, Messages
 
 
 def answer(
@@ -18,20 +18,20 @@ def answer(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict[str, Any]],
     *,
-    places: Sequence[int],
+    indices: Sequence[int],
     seeds: Sequence[int],
     args: PPOConfig,
 ) -> list[Episode]:
-    """One episode for each row, without scores.
+    """Return one episode for each row, without scores.
 
     Args:
         rows: `prompt`, a text or a conversation, and any other columns.
-        places: of the episodes in their rollout.
+        indices: of the episodes in their rollout.
         seeds: of each answer's own random stream.
     """
     prompts, prompt_ids = [], []
     for row in rows:
-        prompt, ids = _encode(tokenizer, row["prompt"], longest=args.max_prompt_tokens)
+        prompt, ids = _encode(tokenizer, row["prompt"], max_tokens=args.max_prompt_tokens)
         prompts.append(prompt)
         prompt_ids.append(ids)
     end_id = tokenizer.eos_token_id
@@ -46,34 +46,30 @@ def answer(
         top_k=args.top_k,
         top_p=args.top_p,
     )
-    episodes = []
-    for number, (ids, ended) in enumerate(zip(answers.ids, answers.ended, strict=True)):
-        text = text_of(tokenizer, ids)
-        columns = {name: value for name, value in rows[number].items() if name != "prompt"}
-        episodes.append(
-            Episode(
-                places[number],
-                prompts[number],
-                prompt_ids[number],
-                ids + [end_id] * ended,
-                ended,
-                text,
-                columns=columns,
-            )
+    return [
+        Episode(
+            index=indices[row],
+            prompt=prompts[row],
+            prompt_ids=prompt_ids[row],
+            answer_ids=ids + [end_id] * ended,
+            ended=ended,
+            text=answer_text(tokenizer, ids),
+            columns={name: value for name, value in rows[row].items() if name != "prompt"},
         )
-    return episodes
+        for row, (ids, ended) in enumerate(zip(answers.ids, answers.ended, strict=True))
+    ]
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """An answer as the rewards read it: role tokens that the policy sampled stay visible to them."""
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return an answer as the rewards read it, with any role tokens that the policy sampled."""
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, *, longest: int
+    tokenizer: PreTrainedTokenizerBase, prompt: Messages | str, *, max_tokens: int
 ) -> tuple[Messages | str, list[int]]:
-    """A prompt that is too long loses its oldest turns, or its beginning where it is a text."""
+    """Return a prompt and its ids; a long one loses its oldest turns, or its beginning if it is a text."""
     if isinstance(prompt, str):
-        return prompt, tokenizer(prompt)["input_ids"][-longest:]
-    prompt = template.shorten(tokenizer, prompt, max_tokens=longest)
+        return prompt, tokenizer(prompt)["input_ids"][-max_tokens:]
+    prompt = template.shorten(tokenizer, prompt, max_tokens=max_tokens)
     return prompt, template.prompt_ids(tokenizer, prompt)

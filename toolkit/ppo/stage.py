@@ -1,4 +1,4 @@
-"""The `ppo` stage: what it reads, what it leaves behind."""
+"""The `ppo` stage: trains a policy as a recipe says, and writes its model, metrics and evaluation."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from toolkit.data.chat import sources
 from toolkit.models.loading import load_causal_lm
 from toolkit.ppo import reward_loading, rewards, rloo_grpo, trainer_arguments
 from toolkit.ppo.config import PPOConfig
-from toolkit.ppo.early_stopping import Peak
-from toolkit.ppo.rollout import Episode
+from toolkit.ppo.early_stopping import EarlyStopping
+from toolkit.ppo.episode import Episode
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.stages.trainer_runner import fit, lora
 
-SAMPLES_TIMES = 4
-"""How often answers are written to metrics.jsonl, the first rollout not counted."""
+NUM_SAMPLE_ROWS = 4
+"""Rows of samples in metrics.jsonl, the one of the first rollout not counted."""
 
 
 def run(recipe: PpoRecipe, run: Run) -> None:
     """Train the policy against the rewards; writes the model, metrics, and evaluation.json.
 
     Raises:
-        ToolkitError: models, functions or data that cannot be had, sizes that do not fit the model's context
-            or the processes, and a training that collapsed.
+        ToolkitError: models, functions or data cannot be loaded, sizes do not fit the model's context or the
+            processes, or the training collapsed.
     """
     if recipe.algorithm != "ppo":
         rloo_grpo.run(recipe, run)
@@ -47,29 +47,29 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         prompts.select_columns("prompt"),
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
-        **_judge(recipe, run),
+        **_judge_arguments(recipe, run),
     )
     devices.require_agreement(trainer.accelerator.num_processes)
     run.record("rollouts", trainer.num_rollouts)
     run.record("prompts", len(prompts))
     run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
-    started = "reward model" if trainer.critic_knows_scores else "policy"
-    run.record("critic", "shared" if config.critic == "shared" else started)
-    watch = Watch(trainer, run)
-    trainer.observers.append(watch)
-    peak = None
+    initialised_from = "reward model" if trainer.critic_knows_scores else "policy"
+    run.record("critic", "shared" if config.critic == "shared" else initialised_from)
+    outcomes = RolloutOutcomes(trainer, run)
+    trainer.observers.append(outcomes)
+    early_stopping = None
     if recipe.early_stopping is not None:
-        peak = Peak(trainer, run, recipe.early_stopping)
-        trainer.observers.append(peak)
-        trainer.add_callback(peak)
+        early_stopping = EarlyStopping(trainer, run, recipe.early_stopping)
+        trainer.observers.append(early_stopping)
+        trainer.add_callback(early_stopping)
     fit(trainer, run)
     if run.is_main:
-        looks = {} if peak is None else peak.evaluation()
-        run.write_json(layout.EVALUATION, {**watch.evaluation(recipe), **looks})
+        held_out = {} if early_stopping is None else early_stopping.evaluation()
+        run.write_json(layout.EVALUATION, {**outcomes.evaluation(recipe), **held_out})
 
 
-def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
-    """The held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
+def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
+    """Return the held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
     if recipe.early_stopping is None:
         return {}
     held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed)
@@ -83,7 +83,7 @@ def _judge(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
 
 
 def _config(recipe: PpoRecipe, run: Run) -> PPOConfig:
-    """The recipe's settings, and what the toolkit owns."""
+    """Return the recipe's settings, and those that the toolkit decides."""
     settings = recipe.trainer.model_dump(exclude={"answers_per_prompt", "schedule"})
     try:
         return PPOConfig(**trainer_arguments.arguments(recipe, run), **settings)
@@ -91,8 +91,8 @@ def _config(recipe: PpoRecipe, run: Run) -> PPOConfig:
         raise ToolkitError(str(error), where="trainer") from error
 
 
-class Watch:
-    """Looks at each rollout: what the first and the last answers were like, and samples for people."""
+class RolloutOutcomes:
+    """An observer that keeps the outcomes of the first and the last rollouts, and writes samples."""
 
     def __init__(self, trainer: PPOTrainer, run: Run):
         self.trainer, self.run = trainer, run
@@ -107,12 +107,12 @@ class Watch:
         }
         kept.setdefault("reference", row)
         kept["last"] = [*kept.get("last", []), row][-max(1, trainer.num_rollouts // 10) :]
-        if number == 1 or number % math.ceil(trainer.num_rollouts / SAMPLES_TIMES) == 0:
+        if number == 1 or number % math.ceil(trainer.num_rollouts / NUM_SAMPLE_ROWS) == 0:
             self.run.metrics.log(trainer.state.global_step, samples=trainer.samples)
         kept["samples"] = trainer.samples
 
     def evaluation(self, recipe: PpoRecipe) -> dict[str, Any]:
-        """The last tenth of the rollouts beside the first, which the reference sampled."""
+        """Return means of the last tenth of the rollouts, and of the first, which the reference sampled."""
         progression, settings, seed = self.trainer.progression, recipe.trainer, recipe.seed
         reference = progression.kept["reference"]
         last = {

@@ -1,10 +1,11 @@
-"""What a checkpoint of PPO holds beside Trainer's files: critic, KL coefficient, score scale, rollouts."""
+"""What a checkpoint of PPO holds beside Trainer's files: the critic, and `Progression`."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -12,23 +13,43 @@ from safetensors.torch import load_file, save_file
 
 from toolkit.base.errors import ToolkitError
 from toolkit.ppo.actor_critic import ActorCritic
-from toolkit.ppo.rollout import Progression, ScoreScale
+from toolkit.ppo.advantages import ScoreScale
 
 ADAPTER, CRITIC, STATE = "adapter_model.safetensors", "critic.safetensors", "ppo.json"
 
 
+@dataclass
+class Progression:
+    """The state of a training between rollouts, beside weights and optimizer; random streams follow from it.
+
+    Attributes:
+        rollouts: completed rollouts.
+        scale: by which scores are normalised.
+        over: an observer ended the training before its last rollout.
+        guard: the state of `collapse_monitor.check`.
+        kept: the state of the observers, as JSON values.
+    """
+
+    rollouts: int = 0
+    kl_coefficient: float = 0.0
+    scale: ScoreScale = field(default_factory=ScoreScale)
+    over: bool = False
+    guard: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
 def write(folder: Path, model: ActorCritic, progression: Progression) -> None:
-    """Add to a checkpoint's folder, in which the policy lies already."""
+    """Add critic and progression to a checkpoint's folder, which holds the policy already."""
     critic = {name: tensor.contiguous() for name, tensor in model.critic.state_dict().items()}
     save_file(critic, folder / CRITIC)
     (folder / STATE).write_text(json.dumps(asdict(progression)) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, model: ActorCritic) -> Progression:
-    """Put policy and critic back, bitwise, into the models that are there.
+    """Load policy and critic, bitwise, into `model`; return the progression.
 
     Raises:
-        ToolkitError: a folder that `write` never saw.
+        ToolkitError: the folder is not a checkpoint of PPO.
     """
     if not (folder / STATE).is_file():
         raise ToolkitError(f"has no {STATE}", where=str(folder), fix="name a checkpoint of PPOTrainer")

@@ -1,4 +1,4 @@
-"""What the `ppo` stage decides of Trainer's arguments, for PPO, RLOO and GRPO alike."""
+"""Trainer's arguments that the `ppo` stage decides, for PPO, RLOO and GRPO alike."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from toolkit.runtime import devices
 from toolkit.stages.trainer_runner import staging
 
 CPU_MICRO_BATCH = {"fp32": 16, "bf16": 32}
-"""2 million parameters, 64 answers of 112 tokens: parts of 16 take 25 % less time than one in fp32 (caches);
-in bf16 parts of 32 take 15 % less than those of 16."""
+"""With 2 million parameters and 64 answers of 112 tokens, micro-batches of 16 take 25 % less time than one of
+64 in fp32 (caches); in bf16, micro-batches of 32 take 15 % less than those of 16."""
 
 
 def arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
-    """Where and how often it writes, precision, seed; and the most answers of one forward pass."""
+    """Return folders, intervals of logs and checkpoints, precision, seed, and answers of a forward pass."""
     target = devices.select(recipe.device)
     on_cpu = target.type == "cpu"
     precision = run.record("precision", devices.precision(recipe.precision, target))
