@@ -23,7 +23,7 @@ def problems_of(path, overrides=()):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("recipe,said", read_cases())
+@pytest.mark.parametrize("recipe,said", list(read_cases()))
 def test_a_mistake_is_told_in_plain_words(tmp_path, recipe, said):
     path = tmp_path / "r.yaml"
     path.write_text(recipe)

@@ -23,7 +23,7 @@ def read_cases():
         yield pytest.param(stage, parse(trainer, "x").value, said, id=f"{stage} {trainer}"[:60])
 
 
-@pytest.mark.parametrize("stage,trainer,said", read_cases())
+@pytest.mark.parametrize("stage,trainer,said", list(read_cases()))
 def test_what_trl_would_refuse_or_ignore(stage, trainer, said):
     assert [f"{key}: {what}" for key, what in trl_checks.check(stage, trainer)] == [said]
 

@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from tests.ppo.training import Killed, train
-from toolkit.ppo import losses
+from toolkit.ppo import PPOConfig, losses
 from toolkit.ppo.actor_critic import answer_logits
 from toolkit.ppo.rollout import RolloutCollector
 from toolkit.runtime.upstream_private import attention_implementation
+from toolkit.stages.trainer_runner import checkpointing_key
 
 CPU = torch.device("cpu")
 
@@ -168,7 +169,7 @@ def test_gradient_checkpointing_recomputes_and_changes_no_weight(make_trainer, m
     calls = []
     models = {}
     for on in (False, True):
-        trainer = make_trainer(gradient_checkpointing=on)
+        trainer = make_trainer(**{checkpointing_key(PPOConfig): on})
         if on:
             enable = type(trainer.model).activation_checkpointing_enable
 
