@@ -50,7 +50,7 @@ class DeferredRequests(TrainerHooks):
 
 
 class RolloutTrainer(DeferredRequests, Trainer):
-    """Trainer whose optimizer steps come in rollouts: `args.steps_per_rollout` of an `ActorCritic` per rollout.
+    """Trainer whose optimizer steps come in rollouts: `args.steps_per_rollout` of an `ActorCritic` on each.
 
     Subclasses implement `begin_rollout`, `minibatch_inputs`, `stops_early` and `end_rollout`.
 
