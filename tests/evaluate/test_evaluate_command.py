@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -87,8 +88,18 @@ def test_wrong_data_and_wrong_models_say_what_to_do(folders, tmp_path):
         evaluate_command([str(folders / "first")], data=str(odd))
     with pytest.raises(ToolkitError):
         evaluate_command([str(tmp_path / "nothing")], data="storyworld")
-    with pytest.raises(UsageError, match="reported as 'first'"):
+    with pytest.raises(UsageError, match="are the same"):
         evaluate_command([str(folders / "first"), str(folders / "x" / ".." / "first")], data="storyworld")
+
+
+def test_models_of_one_name_stand_side_by_side(folders, tmp_path, capsys):
+    for seed, source in (("a", "first"), ("b", "second")):
+        shutil.copytree(folders / source, tmp_path / seed / "ppo")
+    models = [tmp_path / "a" / "ppo", tmp_path / "b" / "ppo", folders / "twin"]
+    result, _ = run(capsys, models, data="storyworld", config="stories", examples=6)
+    assert list(result["models"]) == ["a/ppo", "b/ppo", "twin"]
+    bits = {name: row["bits_per_byte"] for name, row in result["models"].items()}
+    assert bits["a/ppo"] == bits["twin"] != bits["b/ppo"]
 
 
 def test_a_window_of_ones_own(folders, capsys):

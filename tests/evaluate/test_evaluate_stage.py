@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from toolkit import storyworld
 from toolkit.base.errors import UsageError
 from toolkit.config import loader
 from toolkit.evaluate import best_of, judge_factory, judges, stage
-from toolkit.evaluate.session import Session, names_of
+from toolkit.evaluate.session import Session
 from toolkit.models import loading
 from toolkit.runs import seal
 from toolkit.runs.opening import open_run
@@ -193,8 +194,28 @@ def test_gold_judges_its_own_world_only(recipe, tmp_path):
         stage.run(loaded.recipe, run)
 
 
-def test_names():
-    names = names_of(["runs/tiny/sft", "org/gpt2@main", "models/dpo/"])
-    assert list(names) == ["sft", "gpt2", "dpo"]
-    with pytest.raises(UsageError, match="runs/a/sft and runs/b/sft"):
-        names_of(["runs/a/sft", "runs/b/sft"])
+def test_models_of_one_name_are_reported_under_their_references(recipe, folders, tmp_path):
+    for seed, source in (("a/s1", "first"), ("a/s2", "second"), ("b/s1", "second")):
+        shutil.copytree(folders / source, tmp_path / "models" / seed / "ppo")
+    text = RECIPE.replace(
+        "{root}/first, {root}/second", "{models}/a/s1/ppo, {models}/a/s2/ppo, {models}/b/s1/ppo"
+    )
+    text = text.replace("baseline: {root}/first", "baseline: {models}/a/s1/ppo")
+    path = carry_out(recipe(text, models=tmp_path / "models"), tmp_path)
+    result = json.loads((path / "evaluation.json").read_text())
+    names = ["a/s1/ppo", "s2/ppo", "b/s1/ppo"]
+    assert list(result["models"]) == names and result["baseline"] == "a/s1/ppo"
+    same = [result["models"][name]["win_rate"]["estimate"] for name in names[1:]]
+    assert same[0] == same[1]
+    answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert [row["model"] for row in answers[::8]] == names
+    metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["model"] for row in metrics] == names
+
+
+def test_a_model_given_twice_is_refused(recipe, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders)
+    for second in ("{root}/first/", "./first"):
+        loaded = recipe(RECIPE.replace("{root}/second", second))
+        with pytest.raises(UsageError, match="are the same"), working(loaded, tmp_path) as run:
+            stage.run(loaded.recipe, run)

@@ -16,7 +16,7 @@ from rich.table import Table
 from toolkit.base.console import number_table
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, non_negative_int, positive_int
-from toolkit.evaluate.session import names_of
+from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.tasks import measure, open_tasks
 from toolkit.runs import provenance, references
 from toolkit.stats import interval_text
@@ -41,7 +41,7 @@ def tasks_command(
         DataError: the data of a task cannot be had.
         ToolkitError: a model that cannot be had.
     """
-    names = {name: references.named_model(model) for name, model in names_of(models).items()}
+    names = {name: references.named_model(model) for name, model in models_by_name(models).items()}
     with redirect_stdout(sys.stderr):  # what lm-eval prints is not our result
         manager = open_tasks(tasks, include_path)
         rows = {name: measure(reference, tasks, manager, how) for name, reference in names.items()}

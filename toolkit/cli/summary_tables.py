@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.report.summary import win_rate_text
+from toolkit.report.summary import Comparison, comparisons, win_rate_text
 from toolkit.stats import interval_text, kl_text
 
 
@@ -20,10 +20,9 @@ def show(summary: dict, *, console: Console | None = None) -> None:
             console.print(_pretrain_table(name, row))
         if row.get("stage") == "reward":
             console.print(_reward_table(name, row))
-    aligned = [name for name, row in stages.items() if row.get("win_rate") or row.get("is_baseline")]
-    if aligned:
-        console.print(_win_rate_table(stages, aligned))
-        console.print(_judge_line(stages))
+    for comparison in comparisons(summary):
+        console.print(_win_rate_table(comparison))
+        console.print(_judge_text(comparison))
     for sample in summary["samples"][:1]:
         console.print(_sample_panel(sample))
     times = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in stages.items() if row.get("seconds"))
@@ -56,21 +55,20 @@ def _reward_table(name: str, row: dict) -> Table:
     return table
 
 
-def _win_rate_table(stages: dict, names: list[str]) -> Table:
-    baseline = next((name for name in names if stages[name].get("is_baseline")), "the baseline")
-    counts = {stages[name]["win_rate"]["n"] for name in names if stages[name].get("win_rate")}
-    prompts = "/".join(str(count) for count in sorted(counts))
+def _win_rate_table(comparison: Comparison) -> Table:
+    baseline = comparison.baseline
+    counts = sorted({rate["n"] for rate in comparison.win_rates.values()})
+    prompts = "/".join(str(count) for count in counts)
     table = Table(title=f"win rate against {baseline} on {prompts} unseen prompts", title_justify="left")
     columns = ("model", "win rate [95%]", f"KL to {baseline}", "length", "ended", "bits/byte")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for name in names:
-        row = stages[name]
-        ended = row.get("ended")
+    for name, row in comparison.rows.items():
+        is_baseline, ended = name == baseline, row.get("ended")
         table.add_row(
             name,
-            win_rate_text(row, doubt="*"),
-            kl_text(row),
+            win_rate_text(row, is_baseline=is_baseline, doubt="*"),
+            "-" if is_baseline else kl_text(row),
             _number(row, "mean_length", 1),
             "-" if ended is None else f"{ended:.0%}",
             _number(row, "bits_per_byte", 3),
@@ -79,20 +77,18 @@ def _win_rate_table(stages: dict, names: list[str]) -> Table:
 
 
 def _number(row: dict, key: str, digits: int) -> str:
-    """Without its interval, for which a terminal has no room: the report and the JSON have it."""
+    """Format a number without its interval, for which a terminal has no room."""
     return "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
 
 
-def _judge_line(stages: dict) -> Text:
-    judge = next((row["judge"] for row in stages.values() if row.get("judge")), None)
-    if not isinstance(judge, dict):
-        return Text("")
+def _judge_text(comparison: Comparison) -> Text:
+    judge = comparison.judge
     accuracy = interval_text(judge, "accuracy", percent=True)
-    words = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
-    if any((row.get("win_rate") or {}).get("verdict") == "no verdict" for row in stages.values()):
+    text = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")
+    if any(rate.get("verdict") == "no verdict" for rate in comparison.win_rates.values()):
         reason = judge.get("doubt") or "the interval includes one half, or the sign test is not clear"
-        words = f"* no verdict: {reason}\n{words}"
-    return Text(f"{words}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
+        text = f"* no verdict: {reason}\n{text}"
+    return Text(f"{text}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
 
 
 def _sample_panel(sample: dict) -> Panel:

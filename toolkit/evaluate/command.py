@@ -21,8 +21,9 @@ from toolkit.data.text.documents import Part
 from toolkit.evaluate import judge_factory, judges, perplexity, reward_models
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
+from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, Prefix, ScoringSettings
-from toolkit.evaluate.session import DTYPES, Session, names_of
+from toolkit.evaluate.session import DTYPES, Session
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
 from toolkit.runs import layout, references, seal
@@ -77,7 +78,7 @@ def evaluate_command(models: list[str], **given: object) -> int:
     """
     options = Options(**given)
     wanted = list(dict.fromkeys([*([options.baseline] if options.baseline else []), *models]))
-    names = names_of(wanted)
+    names = models_by_name(wanted)
     places = {name: references.named_model(model) for name, model in names.items()}
     if reward_models.are_reward_models(places):
         return _evaluate_reward_models(places, options, models)

@@ -10,13 +10,13 @@ from functools import cached_property
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from toolkit.base.errors import UsageError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
+from toolkit.evaluate.naming import require_distinct
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
@@ -54,6 +54,9 @@ class Session:
     samples: list[str] = field(default_factory=list)
     judged: win_rate.Judged | None = None
     """What `results` has judged, answer by answer."""
+
+    def __post_init__(self) -> None:
+        require_distinct(self.references)
 
     @cached_property
     def _baseline_model(self) -> LoadedModel:
@@ -159,22 +162,3 @@ def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:
     for one in measured.values():
         answers |= one.get("best_of", {})
     return answers
-
-
-def names_of(models: list[str]) -> dict[str, str]:
-    """Model by the name that it is reported under: its last path component, a hub id without its revision.
-
-    Raises:
-        UsageError: two models have the same name.
-    """
-    names: dict[str, str] = {}
-    for model in models:
-        name = model.split("@")[0].rstrip("/").split("/")[-1]
-        if name in names:
-            raise UsageError(
-                f"{names[name]} and {model} would both be reported as {name!r}",
-                where="models",
-                fix="copy or link one of them to a folder of another name",
-            )
-        names[name] = model
-    return names

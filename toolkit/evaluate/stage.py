@@ -14,8 +14,9 @@ from toolkit.data.text import documents
 from toolkit.evaluate import judge_factory, judges, perplexity
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
+from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of, names_of
+from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.run import Run
@@ -57,7 +58,7 @@ SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length"
 
 def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
     """Find the models and read the data."""
-    names = names_of(recipe.models)
+    names = models_by_name(recipe.models)
     contest = recipe.win_rate
     baseline = next((name for name, model in names.items() if contest and model == contest.baseline), None)
     settings = recipe.perplexity

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.base.files import atomic_folder
+from toolkit.evaluate.naming import name_in_evaluation
 from toolkit.runs import layout, seal
 from toolkit.runtime.network import NETWORK_ERRORS
 from toolkit.stats import interval_of
@@ -139,14 +140,15 @@ def _evaluations(run: Path) -> list[Path]:
     for sibling in sorted(run.resolve().parent.iterdir()):
         if seal.is_sealed(sibling) and (sibling / layout.EVALUATION).exists():
             measured = json.loads((sibling / layout.EVALUATION).read_text(encoding="utf-8"))
-            if run.name in measured.get("models", {}) and measured["models"][run.name].get("win_rate"):
+            name = name_in_evaluation(run, sibling)
+            if name is not None and measured["models"][name].get("win_rate"):
                 found.append(sibling)
     return found
 
 
 def _win_rate(run: Path, evaluation: Path) -> dict:
     measured = json.loads((evaluation / layout.EVALUATION).read_text(encoding="utf-8"))
-    rate = measured["models"][run.name]["win_rate"]
+    rate = measured["models"][name_in_evaluation(run, evaluation)]["win_rate"]
     baseline = next(
         (name for name, row in measured["models"].items() if row.get("is_baseline")), "its baseline"
     )

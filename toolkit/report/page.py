@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.files import write_atomic
 from toolkit.report import answers, curves, figures
-from toolkit.report.summary import summarize, win_rate_text
+from toolkit.report.summary import Comparison, Numbers, comparisons, name_runs, summarize, win_rate_text
 from toolkit.runs import layout, seal
 from toolkit.stages import reward_table
 from toolkit.stats import interval_text, kl_text
@@ -19,34 +20,45 @@ PAGE = Environment(
     loader=PackageLoader("toolkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
 
+NamedRun = tuple[str, Path, Numbers]
+"""The name of a run in the summary, its directory, its numbers."""
+
 
 def write_report(runs: Sequence[Path], output: Path) -> Path:
-    """Write the report of sealed runs to `output`, whole or not at all, and return the path."""
-    summary = summarize(runs)
+    """Write the report of sealed runs to `output`, whole or not at all, and return the path.
+
+    Raises:
+        UsageError: a run is given twice.
+        RunError: a path is not a finished run.
+    """
+    names = name_runs(runs)
+    summary = summarize(runs, names)
     stages = summary["stages"]
+    compared = comparisons(summary)
+    named_runs = [(name, path, stages[name]) for path, name in names.runs.items()]
     sections = [
-        *(_pretrain_section(path, stages[path.name]) for path in _of_kind(runs, stages, "pretrain")),
-        *(
-            _tuning_section(path, stages[path.name])
-            for path in _of_kind(runs, stages, "sft", "reward", "dpo")
-        ),
-        *(_ppo_section(path, stages[path.name]) for path in _of_kind(runs, stages, "ppo")),
-        _win_rate_section(stages),
-        _length_section(stages),
+        *(_pretrain_section(*run) for run in _of_stage(named_runs, "pretrain")),
+        *(_tuning_section(*run) for run in _of_stage(named_runs, "sft", "reward", "dpo")),
+        *(_ppo_section(*run) for run in _of_stage(named_runs, "ppo")),
+        *(_win_rate_section(comparison, is_only=len(compared) == 1) for comparison in compared),
+        *(_length_section(comparison, is_only=len(compared) == 1) for comparison in compared),
         _samples_section(summary["samples"]),
-        *(_browse_section(path, stages) for path in _of_kind(runs, stages, "evaluate")),
+        *(
+            _browse_section(name, path, row.get("baseline"), names.models[name])
+            for name, path, row in _of_stage(named_runs, "evaluate")
+        ),
         _seconds_section(stages),
     ]
-    folder = runs[0].parent.name if runs else output.stem
-    aligned = bool(_of_kind(runs, stages, "dpo", "ppo"))
-    story = f"{folder}: from text to {'an aligned' if aligned else 'a language'} model"
+    folder = Path(os.path.commonpath([run.absolute().parent for run in runs])).name if runs else output.stem
+    aligned = bool(_of_stage(named_runs, "dpo", "ppo"))
+    title = f"{folder}: from text to {'an aligned' if aligned else 'a language'} model"
     text = PAGE.get_template("page.html.j2").render(
-        title=story if len(runs) > 1 else f"{folder}/{runs[0].name}",
+        title=title if len(runs) > 1 else f"{folder}/{runs[0].name}",
         lead="A language model predicts the next word, again and again, with chance. This page shows what "
         "this one learned at each stage, and how sure the numbers are.",
         cards=_cards(stages),
         sections=[_complete(section) for section in sections if section],
-        provenance=_provenance(runs),
+        provenance=_provenance(names.runs),
         environment=_environment(runs),
         numbers=json.dumps(summary, indent=2, ensure_ascii=False),
     )
@@ -54,8 +66,8 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     return output
 
 
-def _of_kind(runs: Sequence[Path], stages: dict, *kinds: str) -> list[Path]:
-    return [path for path in runs if stages[path.name].get("stage") in kinds]
+def _of_stage(runs: Sequence[NamedRun], *kinds: str) -> list[NamedRun]:
+    return [run for run in runs if run[2].get("stage") in kinds]
 
 
 def _complete(section: dict) -> dict:
@@ -71,31 +83,30 @@ def _complete(section: dict) -> dict:
     } | section
 
 
-def _cards(stages: dict) -> list[dict]:
+def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
     cards = []
-    for row in stages.values():
+    kinds = [row.get("stage") for row in stages.values()]
+    for name, row in stages.items():
+        prefix = f"{name}: " if kinds.count(row.get("stage")) > 1 else ""
         if row.get("stage") == "pretrain" and row.get("bits_per_byte") is not None:
             floor = row.get("entropy_floor_bits_per_byte")
             label = "bits per byte of unseen text" + (f"; the exact floor is {floor:.3f}" if floor else "")
-            cards.append({"value": f"{row['bits_per_byte']:.3f}", "label": label})
+            cards.append({"value": f"{row['bits_per_byte']:.3f}", "label": prefix + label})
         if row.get("stage") == "reward" and row.get("accuracy") is not None:
             bayes = row.get("bayes_accuracy")
             label = "reward model's accuracy" + (f"; at best {bayes:.1%} (Bayes)" if bayes else "")
-            cards.append({"value": f"{row['accuracy']:.1%}", "label": label})
+            cards.append({"value": f"{row['accuracy']:.1%}", "label": prefix + label})
     for name, row in stages.items():
         rate = row.get("win_rate")
         if rate and row.get("stage") in ("dpo", "ppo"):
-            label = f"{name} wins against {_baseline(stages)}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
+            baseline = stages[row["evaluated_by"]]["baseline"]
+            label = f"{name} wins against {baseline}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
             label += ": no verdict" if rate.get("verdict") == "no verdict" else ""
             cards.append({"value": f"{rate['estimate']:.0%}", "label": label})
     return cards
 
 
-def _baseline(stages: dict) -> str:
-    return next((name for name, row in stages.items() if row.get("is_baseline")), "the baseline")
-
-
-def _pretrain_section(path: Path, row: dict) -> dict:
+def _pretrain_section(name: str, path: Path, row: Numbers) -> dict:
     floor = row.get("entropy_floor_bits_per_byte")
     text = "It read text and learned to predict each next token. "
     if floor is not None:
@@ -105,8 +116,8 @@ def _pretrain_section(path: Path, row: dict) -> dict:
         )
     text += "The curve on the right is of the beginning of the held-out text, the table of all of it."
     return {
-        "id": path.name,
-        "title": f"{path.name}: learning to predict",
+        "id": name,
+        "title": f"{name}: learning to predict",
         "text": text,
         "figure": curves.draw("pretrain", figures.read_metrics(path), row),
         "table": {
@@ -132,7 +143,7 @@ def _pretrain_section(path: Path, row: dict) -> dict:
     }
 
 
-def _tuning_section(path: Path, row: dict) -> dict | None:
+def _tuning_section(name: str, path: Path, row: Numbers) -> dict | None:
     bayes = row.get("bayes_accuracy")
     text = {
         "sft": "Conversations taught it to answer instead of going on.",
@@ -146,8 +157,8 @@ def _tuning_section(path: Path, row: dict) -> dict | None:
     if figure is None:
         return None
     section = {
-        "id": path.name,
-        "title": f"{path.name}: {TITLES[row['stage']]}",
+        "id": name,
+        "title": f"{name}: {TITLES[row['stage']]}",
         "text": text,
         "figure": figure,
     }
@@ -168,49 +179,45 @@ TITLES = {
 }
 
 
-def _ppo_section(path: Path, row: dict) -> dict:
+def _ppo_section(name: str, path: Path, row: Numbers) -> dict:
     kept = ""
     if row.get("looks"):
         kept = f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
     return {
-        "id": path.name,
-        "title": f"{path.name}: aligned by reinforcement learning",
+        "id": name,
+        "title": f"{name}: aligned by reinforcement learning",
         "text": "The model wrote answers, the reward model scored them, and the policy moved towards higher "
         "scores while the KL divergence held it near its start." + kept,
         "figure": curves.draw("ppo", figures.read_metrics(path), row),
     }
 
 
-def _win_rate_section(stages: dict) -> dict | None:
-    measured = [(name, row) for name, row in stages.items() if row.get("win_rate") or row.get("is_baseline")]
-    if not measured:
-        return None
-    baseline = _baseline(stages)
-    rates = [(name, row["win_rate"]) for name, row in measured if row.get("win_rate")]
-    judge = next((row["judge"] for row in stages.values() if isinstance(row.get("judge"), dict)), {})
+def _win_rate_section(comparison: Comparison, *, is_only: bool) -> dict:
+    baseline, judge = comparison.baseline, comparison.judge
     table_rows = []
-    for name, row in measured:
-        ended = row.get("ended")
+    for name, row in comparison.rows.items():
+        is_baseline, ended = name == baseline, row.get("ended")
         table_rows.append(
             [
                 name,
-                win_rate_text(row),
-                kl_text(row, interval=True),
+                win_rate_text(row, is_baseline=is_baseline),
+                "-" if is_baseline else kl_text(row, interval=True),
                 interval_text(row, "mean_length", digits=1),
                 "-" if ended is None else f"{ended:.0%}",
                 interval_text(row, "bits_per_byte"),
             ]
         )
     accuracy = interval_text(judge, "accuracy", percent=True)
+    scored = [
+        (name, row["score_quantiles"]) for name, row in comparison.rows.items() if row.get("score_quantiles")
+    ]
     return {
-        "id": "win-rates",
-        "title": "Who gives the better answer?",
+        "id": _section_id("win-rates", comparison, is_only),
+        "title": "Who gives the better answer?" + ("" if is_only else f" ({comparison.evaluation})"),
         "text": f"Each model and {baseline} answered the same prompts, none ever trained on; the "
         f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
-        "figure": figures.win_rates(rates, baseline),
-        "wide_figure": figures.scores(
-            [(name, row["score_quantiles"]) for name, row in measured if row.get("score_quantiles")]
-        ),
+        "figure": figures.win_rates(list(comparison.win_rates.items()), baseline),
+        "wide_figure": figures.scores(scored),
         "table": {
             "head": ["model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte"],
             "rows": table_rows,
@@ -220,18 +227,26 @@ def _win_rate_section(stages: dict) -> dict | None:
     }
 
 
-def _length_section(stages: dict) -> dict | None:
-    measured = [(name, row["wins_by_length"]) for name, row in stages.items() if row.get("wins_by_length")]
-    figure = figures.wins_by_length(measured, _baseline(stages))
+def _length_section(comparison: Comparison, *, is_only: bool) -> dict | None:
+    bins = [
+        (name, comparison.rows[name]["wins_by_length"])
+        for name in comparison.win_rates
+        if comparison.rows[name].get("wins_by_length")
+    ]
+    figure = figures.wins_by_length(bins, comparison.baseline)
     if figure is None:
         return None
     return {
-        "id": "lengths",
-        "title": "Does it win because it says more?",
+        "id": _section_id("lengths", comparison, is_only),
+        "title": "Does it win because it says more?" + ("" if is_only else f" ({comparison.evaluation})"),
         "text": "Win rates by how much longer the answer is, a fifth of the prompts in each point. A judge "
         "that only counts words gives a line that rises from 0 to 100 %; a level line has no such taste.",
         "figure": figure,
     }
+
+
+def _section_id(section: str, comparison: Comparison, is_only: bool) -> str:
+    return section if is_only else f"{section}-{comparison.evaluation}"
 
 
 def _samples_section(samples: list[dict]) -> dict | None:
@@ -240,13 +255,13 @@ def _samples_section(samples: list[dict]) -> dict | None:
     return {"id": "samples", "title": "The same prompt, answered by each model", "samples": samples}
 
 
-def _browse_section(path: Path, stages: dict) -> dict | None:
-    """Prompt by prompt, both answers side by side, for whoever wants to judge the judge."""
-    groups = answers.grouped(path, baseline=_baseline(stages))
+def _browse_section(name: str, path: Path, baseline: str | None, models: Mapping[str, str]) -> dict | None:
+    """Show both answers to a prompt side by side, grouped by the judge's verdict."""
+    groups = answers.grouped(path, baseline=baseline, names=models)
     if not groups:
         return None
     return {
-        "id": f"{path.name}-answers",
+        "id": f"{name}-answers",
         "title": "Judge for yourself",
         "text": f"Both answers to the same prompt, by what the judge said; of each kind the first "
         f"{answers.SHOWN}. All are in answers.jsonl.",
@@ -254,7 +269,7 @@ def _browse_section(path: Path, stages: dict) -> dict | None:
     }
 
 
-def _seconds_section(stages: dict) -> dict | None:
+def _seconds_section(stages: Mapping[str, Numbers]) -> dict | None:
     times = {name: row["seconds"] for name, row in stages.items() if row.get("seconds")}
     if not times:
         return None
@@ -270,11 +285,11 @@ def _manifest(path: Path) -> dict:
     return json.loads((path / layout.MANIFEST).read_text(encoding="utf-8"))
 
 
-def _provenance(runs: Sequence[Path]) -> dict:
+def _provenance(runs: Mapping[Path, str]) -> dict:
     rows = []
-    for path in runs:
+    for path, name in runs.items():
         manifest = _manifest(path)
-        rows.append([path.name, manifest["stage"], str(manifest["seeds"]["root"]), seal.digest(path)[:16]])
+        rows.append([name, manifest["stage"], str(manifest["seeds"]["root"]), seal.digest(path)[:16]])
     return {"head": ["run", "stage", "seed", "seal (sha256)"], "rows": rows}
 
 

@@ -1,51 +1,145 @@
-"""The numbers of a folder of runs: one dictionary for programs, tables for people."""
+"""The numbers of several runs as one dictionary."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.base.errors import RunError
+from toolkit.evaluate.naming import display_names, evaluated_models, run_identity
 from toolkit.runs import layout
 
+Numbers = dict[str, object]
+"""Measured values of a run by key, as in its evaluation.json."""
 REMEASURED = ("ended", "mean_length")
-"""Measured by an evaluate stage on the same prompts for all models, they replace what ppo saw in training."""
+"""An evaluate run measures these on the same prompts for all models; its values replace those of training."""
 
 
-def summarize(runs: Sequence[Path]) -> dict:
-    """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
+@dataclass(frozen=True)
+class RunNames:
+    """The names under which a summary reports runs and models.
 
-    A stage has what its own evaluation.json says, `stage` and `seconds`; what an evaluate stage measured
-    of a model stands under that model's stage (`stages.dpo.win_rate`, `.kl_to_baseline` ...).
+    Attributes:
+        runs: the name of each run directory.
+        models: for each evaluate run by name, `{name in its evaluation.json: name in the summary}`.
+    """
+
+    runs: dict[Path, str]
+    models: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The models that one evaluate run compared with a baseline.
+
+    Attributes:
+        rows: the numbers of the baseline and of the models by name, in the order of the summary.
+    """
+
+    evaluation: str
+    baseline: str
+    judge: Mapping[str, object]
+    rows: dict[str, Numbers]
+
+    @property
+    def win_rates(self) -> dict[str, Mapping[str, object]]:
+        """The win rate of each model but the baseline."""
+        return {name: row["win_rate"] for name, row in self.rows.items() if name != self.baseline}
+
+
+def name_runs(runs: Sequence[Path]) -> RunNames:
+    """Name runs, and the models that the evaluate runs among them measured (see `display_names`).
 
     Raises:
-        RunError: a path that is not a finished run.
+        UsageError: a run is given twice.
+        RunError: a path is not a finished run.
     """
-    stages: dict[str, dict] = {}
-    evaluations = []
+    references = {path: str(path.absolute()) for path in runs}
+    reference_of = {run_identity(path): reference for path, reference in reversed(references.items())}
+    evaluated = {}
+    for path in references:
+        if _stage_of(path) == "evaluate":
+            models = evaluated_models(path)
+            evaluated[path] = {name: reference_of.get(model, model) for name, model in models.items()}
+    others = [model for models in evaluated.values() for model in models.values()]
+    given = [str(path.absolute()) for path in runs]
+    names = display_names([*given, *dict.fromkeys(model for model in others if model not in given)])
+    return RunNames(
+        {path: names[reference] for path, reference in references.items()},
+        {
+            names[references[path]]: {name: names[model] for name, model in models.items()}
+            for path, models in evaluated.items()
+        },
+    )
+
+
+def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
+    """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
+
+    A stage has the numbers of its own evaluation.json, `stage` and `seconds`. The numbers that an evaluate
+    run measured of a model are added to the stage of that model (`stages.dpo.win_rate`, `.kl_to_baseline`
+    ...); where several evaluate runs measured the same number, the first counts.
+
+    Args:
+        names: as `name_runs` returns them, which is the default.
+
+    Raises:
+        UsageError: a run is given twice.
+        RunError: a path is not a finished run.
+    """
+    names = names or name_runs(runs)
+    stages: dict[str, Numbers] = {}
+    evaluations: dict[str, Numbers] = {}
     for path in runs:
+        name = names.runs[path]
         numbers = _read(path, layout.EVALUATION, default={})
-        kind = _stage_of(path)
-        row = {"stage": kind, "seconds": _read(path, layout.TIMING, default={}).get("seconds")}
-        if kind == "evaluate":
-            evaluations.append(numbers)
-            row |= {key: value for key, value in numbers.items() if key != "models"}
+        stage = _stage_of(path)
+        stages[name] = {"stage": stage, "seconds": _read(path, layout.TIMING, default={}).get("seconds")}
+        if stage == "evaluate":
+            evaluations[name] = numbers
+            stages[name] |= {key: value for key, value in numbers.items() if key != "models"}
         else:
-            row |= numbers
-        stages[path.name] = row
+            stages[name] |= numbers
     summary: dict = {"stages": stages, "samples": []}
-    for numbers in evaluations:
-        _merge(summary, numbers)
+    for name, numbers in evaluations.items():
+        _add_evaluation(summary, name, numbers, names.models[name])
     return summary
 
 
+def comparisons(summary: Mapping) -> list[Comparison]:
+    """Return the comparison of every evaluate run that compared models with a baseline."""
+    stages = summary["stages"]
+    result = []
+    for evaluation, about in stages.items():
+        if about.get("stage") != "evaluate" or not about.get("judge"):
+            continue
+        baseline = about["baseline"]
+        rows = {
+            name: row
+            for name, row in stages.items()
+            if name == baseline or row.get("evaluated_by") == evaluation
+        }
+        if len(rows) > 1:
+            result.append(Comparison(evaluation, baseline, about["judge"], rows))
+    return result
+
+
+def win_rate_text(row: Mapping, *, is_baseline: bool = False, doubt: str = " (no verdict)") -> str:
+    """Return `71.5% [66.0, 77.0]`, followed by `doubt` if the verdict is `no verdict`."""
+    if is_baseline:
+        return "baseline"
+    rate = row["win_rate"]
+    text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+    return text + doubt if rate.get("verdict") == "no verdict" else text
+
+
 def _stage_of(path: Path) -> str:
-    manifest = _read(path, layout.MANIFEST)
-    return manifest["stage"]
+    return _read(path, layout.MANIFEST)["stage"]
 
 
-def _read(path: Path, name: str, *, default: dict | None = None) -> dict:
+def _read(path: Path, name: str, *, default: Numbers | None = None) -> Numbers:
     try:
         return json.loads((path / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -56,26 +150,21 @@ def _read(path: Path, name: str, *, default: dict | None = None) -> dict:
         ) from None
 
 
-def _merge(summary: dict, numbers: dict) -> None:
-    """Put what an evaluate stage measured of each model beside that model's own numbers."""
-    prompts: dict[str, dict[str, str]] = {}
-    for name, measured in numbers.get("models", {}).items():
-        row = summary["stages"].setdefault(name, {})
+def _add_evaluation(summary: dict, evaluation: str, numbers: Numbers, names: Mapping[str, str]) -> None:
+    """Add what an evaluate run measured of each model to that model's own numbers."""
+    stages = summary["stages"]
+    if stages[evaluation].get("baseline") is not None:
+        stages[evaluation]["baseline"] = names[stages[evaluation]["baseline"]]
+    answers: dict[str, dict[str, str]] = {}
+    for measured_name, measured in numbers.get("models", {}).items():
+        name = names[measured_name]
+        row = stages.setdefault(name, {})
+        if "win_rate" in measured and "win_rate" not in row:
+            row["evaluated_by"] = evaluation
         for key, value in measured.items():
             if key == "samples":
                 for sample in value:
-                    prompts.setdefault(sample["prompt"], {})[name] = sample["answer"]
-            elif key in row and not key.startswith(REMEASURED):
-                continue  # the stage's own measurement
-            else:
+                    answers.setdefault(sample["prompt"], {})[name] = sample["answer"]
+            elif key not in row or key.startswith(REMEASURED):
                 row[key] = value
-    summary["samples"] += [{"prompt": prompt, "answers": answers} for prompt, answers in prompts.items()]
-
-
-def win_rate_text(row: dict, *, doubt: str = " (no verdict)") -> str:
-    """Return `71.5% [66.0, 77.0]`, with `doubt` after it where the verdict is `no verdict`."""
-    rate = row.get("win_rate")
-    if rate is None:
-        return "baseline" if row.get("is_baseline") else "-"
-    text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-    return text + doubt if rate.get("verdict") == "no verdict" else text
+    summary["samples"] += [{"prompt": prompt, "answers": texts} for prompt, texts in answers.items()]

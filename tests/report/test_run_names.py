@@ -1,0 +1,118 @@
+"""Runs of one name side by side: in the summary, in the tables of the terminal and on the page."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tests.report.conftest import edit
+from toolkit.base.errors import UsageError
+from toolkit.cli import summary_tables
+from toolkit.publish.repository import _evaluations
+from toolkit.report.command import report_command
+from toolkit.report.page import write_report
+from toolkit.report.summary import comparisons, summarize
+
+STAGES = ("tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate")
+
+
+def test_unique_runs_keep_their_last_names(seeds):
+    summary = summarize([seeds / "s1" / stage for stage in STAGES])
+    assert list(summary["stages"]) == list(STAGES)
+    [comparison] = comparisons(summary)
+    assert (comparison.evaluation, comparison.baseline) == ("evaluate", "sft")
+    assert list(comparison.rows) == ["pretrain", "sft", "dpo"]
+
+
+def test_runs_of_one_name_have_their_own_numbers(seeds):
+    runs = [seeds / seed / stage for stage in ("sft", "dpo", "ppo", "evaluate") for seed in ("s1", "s2")]
+    stages = summarize([*runs, seeds / "s2" / "reward"])["stages"]
+    expected = [f"{seed}/{stage}" for stage in ("sft", "dpo", "ppo", "evaluate") for seed in ("s1", "s2")]
+    assert list(stages)[:9] == [*expected, "reward"]
+    assert stages["s1/ppo"]["score"] != stages["s2/ppo"]["score"] == 9.25
+    assert stages["s1/dpo"]["win_rate"]["estimate"] == 0.5
+    assert stages["s2/dpo"]["win_rate"]["estimate"] == 0.75
+    assert stages["s2/evaluate"]["baseline"] == "s2/sft"
+    # The evaluate runs measured these, too, but they are not among the runs.
+    assert list(stages)[9:] == ["s1/pretrain", "s2/pretrain"]
+
+
+def test_every_comparison_has_its_own_baseline(seeds):
+    runs = [seeds / seed / stage for seed in ("s1", "s2") for stage in STAGES]
+    summary = summarize(runs)
+    assert [(item.baseline, list(item.win_rates)) for item in comparisons(summary)] == [
+        ("s1/sft", ["s1/pretrain", "s1/dpo"]),
+        ("s2/sft", ["s2/pretrain", "s2/dpo"]),
+    ]
+    text = io.StringIO()
+    summary_tables.show(summary, console=Console(file=text, width=120))
+    for words in ("win rate against s1/sft", "win rate against s2/sft", "s2/dpo", "75.0% [62.5, 87.5]"):
+        assert words in text.getvalue()
+
+
+def test_runs_three_levels_deep(seeds):
+    (seeds.parent / "other").mkdir()
+    (seeds / "s1").rename(seeds.parent / "other" / "s2")
+    runs = [seeds / "s2" / "ppo", seeds.parent / "other" / "s2" / "ppo"]
+    assert list(summarize(runs)["stages"]) == ["exp/s2/ppo", "other/s2/ppo"]
+
+
+def test_one_evaluation_of_both(seeds):
+    """Its names are those of evaluation.json; a checkpoint of a run is not the run."""
+
+    def join(numbers: dict) -> dict:
+        first, second = numbers["models"]["sft"], numbers["models"]["dpo"]
+        models = {"s1/dpo": first, "s2/dpo": second, "step-00000004": second}
+        references = ["runs/exp/s1/dpo", "runs/exp/s2/dpo", "runs/exp/s2/dpo/checkpoints/step-00000004"]
+        return numbers | {"models": models, "baseline": "s1/dpo", "settings": {"models": references}}
+
+    edit(seeds / "s2" / "evaluate", join)
+    (seeds / "s2" / "evaluate").rename(seeds / "evaluate")
+    manifest = json.loads((seeds / "evaluate" / "manifest.json").read_text())
+    for number, path in enumerate(["../s1/dpo", "../s2/dpo", "../s2/dpo"]):
+        manifest["inputs"]["parents"][f"models[{number}]"]["path"] = path
+    (seeds / "evaluate" / "manifest.json").write_text(json.dumps(manifest))
+    summary = summarize([seeds / "s1" / "dpo", seeds / "s2" / "dpo", seeds / "evaluate"])
+    assert list(summary["stages"]) == ["s1/dpo", "s2/dpo", "evaluate", "step-00000004"]
+    [comparison] = comparisons(summary)
+    assert comparison.baseline == "s1/dpo" and list(comparison.win_rates) == ["s2/dpo", "step-00000004"]
+    # With another baseline in the list, the names here differ from those of evaluation.json.
+    alone = summarize([seeds / "s2" / "dpo", seeds / "evaluate"])
+    assert alone["stages"]["evaluate"]["baseline"] == "s1/dpo"
+    (seeds / "evaluate").rename(seeds / "s2" / "compare")
+    for number, path in enumerate(["../../s1/dpo", "../dpo", "../dpo"]):
+        manifest["inputs"]["parents"][f"models[{number}]"]["path"] = path
+    (seeds / "s2" / "compare" / "manifest.json").write_text(json.dumps(manifest))
+    assert _evaluations(seeds / "s2" / "dpo") == [seeds / "s2" / "compare"]
+
+
+def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
+    runs = [seeds / seed / stage for seed in ("s1", "s2") for stage in STAGES]
+    page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
+    assert "<h1>exp: from text to an aligned model</h1>" in page
+    for seed in ("s1", "s2"):
+        assert f"<h2>{seed}/ppo: aligned by reinforcement learning</h2>" in page
+        assert f"<td>{seed}/ppo</td>" in page  # provenance
+        assert f"<h3>{seed}/dpo against {seed}/sft</h3>" in page
+        assert f"Each model and {seed}/sft answered the same prompts" in page
+        assert f'<section id="win-rates-{seed}/evaluate">' in page
+    assert "<td>75.0% [62.5, 87.5]</td>" in page
+    assert page.count('"score": 9.25') + page.count("&#34;score&#34;: 9.25") == 1
+
+
+def test_the_report_of_two_folders_lies_above_both_and_lists_a_run_once(seeds, capsys, monkeypatch):
+    monkeypatch.chdir(seeds.parent)
+    assert report_command(["exp/s1/ppo", "exp/s2", "exp/s2/ppo"]) == 0
+    assert capsys.readouterr().out == "exp/report.html\n"
+    page = (seeds / "report.html").read_text(encoding="utf-8")
+    assert page.count("<h2>s2/ppo: aligned") == page.count("<h2>s1/ppo: aligned") == 1
+    assert report_command(["exp/s1"]) == 0
+    assert capsys.readouterr().out == "exp/s1/report.html\n"
+
+
+def test_a_run_given_twice_is_an_error(seeds):
+    with pytest.raises(UsageError, match="are the same"):
+        summarize([seeds / "s1" / "ppo", seeds / "s2" / "ppo", seeds / "s1" / "ppo"])
