@@ -84,7 +84,7 @@ class EvaluateRecipe(StageRecipe):
 
     stage: Literal["evaluate"]
     models: Annotated[list[str], Field(min_length=1)]
-    """Runs, folders or hub ids; reported under their last name."""
+    """Runs, folders or hub ids; reported under the shortest unique suffix of their path."""
     data: Data | None = None
     """The win rate's prompts: the held-out ones of conversations, preferences or prompts."""
     perplexity: PerplexitySettings | None = None
