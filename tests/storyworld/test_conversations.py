@@ -16,20 +16,20 @@ from toolkit.storyworld.conversations import (
 from toolkit.storyworld.lexicon import LEXICONS
 from toolkit.storyworld.reading import read, split_sentences
 from toolkit.storyworld.requests import read_question, read_request, request
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 
 CONVERSATIONS = [conversation(4, index) for index in range(900)]
-PROMPTS = [make_prompt(Stream("test prompts", index)) for index in range(300)]
+PROMPTS = [make_prompt(RandomStream("test prompts", index)) for index in range(300)]
 
 
 def test_requests_are_read_back():
     for index in range(300):
-        text, asked = request(Stream("requests", index))
+        text, asked = request(RandomStream("requests", index))
         assert read_request(text) == asked, text
 
 
 def test_requests_are_many():
-    texts = {request(Stream("many", index))[0] for index in range(2000)}
+    texts = {request(RandomStream("many", index))[0] for index in range(2000)}
     # By birthday: fewer than 4% repeats among 2,000 draws means an effective number above 50,000.
     assert len(texts) > 1960
 
@@ -47,7 +47,7 @@ def test_free_requests_are_read_by_their_words():
 
 def test_flawless_answers_do_as_asked():
     for prompt in PROMPTS:
-        text = answer(Stream("flawless", prompt.messages[0]["content"]), prompt)
+        text = answer(RandomStream("flawless", prompt.messages[0]["content"]), prompt)
         if prompt.told is not None:
             assert text == prompt.right_answer
             continue
@@ -78,7 +78,9 @@ def test_flaws_are_balanced():
 
 def _facts_of(flaw):
     prompts = [prompt for prompt in PROMPTS if prompt.told is None and flaw in prompt.open_flaws][:40]
-    return [(prompt, answer(Stream(flaw, index), prompt, (flaw,))) for index, prompt in enumerate(prompts)]
+    return [
+        (prompt, answer(RandomStream(flaw, index), prompt, (flaw,))) for index, prompt in enumerate(prompts)
+    ]
 
 
 @pytest.mark.parametrize("role", ["animal", "object", "ending"])
@@ -129,9 +131,9 @@ def test_questions_are_answered_from_the_story():
     for index, prompt in enumerate(asked):
         question = read_question(prompt.messages[-1]["content"], read(prompt.messages[1]["content"]).facts)
         assert question.right == prompt.right_answer and question.is_right(prompt.right_answer)
-        wrong = answer(Stream("wrong", index), prompt, ("wrong_answer",))
+        wrong = answer(RandomStream("wrong", index), prompt, ("wrong_answer",))
         assert wrong != prompt.right_answer and not question.is_right(wrong), wrong
         for flaw in prompt.open_flaws:
             assert flaw in QUESTION_FLAWS
-            assert answer(Stream(flaw, index), prompt, (flaw,)) != prompt.right_answer
+            assert answer(RandomStream(flaw, index), prompt, (flaw,)) != prompt.right_answer
     assert read_question("What is love?", asked[0].told) is None

@@ -5,7 +5,7 @@ from math import exp, isclose, log
 import pytest
 
 from toolkit.storyworld.grammar import (
-    Choice,
+    Alternation,
     Lexicon,
     Optional,
     Sentence,
@@ -16,7 +16,7 @@ from toolkit.storyworld.grammar import (
     total_logprob,
 )
 from toolkit.storyworld.lexicon import LEXICONS
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.stories import story_grammar
 from toolkit.storyworld.template import compile_template
 
@@ -39,7 +39,9 @@ def small_grammar():
         "well": Sentence(Sequence([hero(), Text(" smiled.")]), kind="closing"),
         "badly": Sentence(Sequence([friend(), Text(" wept.")]), kind="closing"),
     }
-    return Sequence([meets, Optional(rest, probability=0.3), Choice(ends, weights=[2.0, 1.0], role="ending")])
+    return Sequence(
+        [meets, Optional(rest, probability=0.3), Alternation(ends, weights=[2.0, 1.0], role="ending")]
+    )
 
 
 def restricted(node, memo=None):
@@ -53,9 +55,11 @@ def restricted(node, memo=None):
         words = [(key, {form: surfaces[key] for form, surfaces in full.forms.items()}) for key in kept]
         lexicon = memo.setdefault(id(full), Lexicon(words, kinds=full.kinds))
         new = Slot(lexicon, role=node.role, form=node.form, apart=node.apart)
-    elif isinstance(node, Choice):
+    elif isinstance(node, Alternation):
         options = [restricted(child, memo) for child in node.children[:2]]
-        new = Choice(dict(zip(node.values, options, strict=False)) if node.role else options, role=node.role)
+        new = Alternation(
+            dict(zip(node.values, options, strict=False)) if node.role else options, role=node.role
+        )
     elif isinstance(node, Sequence):
         new = Sequence([restricted(child, memo) for child in node.children])
     elif isinstance(node, Optional):
@@ -103,7 +107,7 @@ def test_texts_outside_the_language(text):
 
 
 def test_derivations_of_an_ambiguous_text_are_summed():
-    grammar = Choice([Text("a"), Text("a"), Text("b")])
+    grammar = Alternation([Text("a"), Text("a"), Text("b")])
     assert isclose(total_logprob(derivations(grammar, "a")), log(2 / 3), abs_tol=1e-12)
 
 
@@ -126,7 +130,7 @@ def test_generation_has_the_frequencies_that_the_probabilities_say():
     grammar, counts, draws = small_grammar(), {}, 4000
     for index in range(draws):
         out = []
-        grammar.generate(Stream("frequency", index), {}, out)
+        grammar.generate(RandomStream("frequency", index), {}, out)
         counts["".join(out)] = counts.get("".join(out), 0) + 1
     for text, _, logprob in grammar.enumerate({}):
         expected = draws * exp(logprob)
@@ -136,14 +140,14 @@ def test_generation_has_the_frequencies_that_the_probabilities_say():
 def test_a_bound_role_is_a_constraint_and_costs_nothing():
     out = []
     roles = {"hero": "Cy", "ending": "well", "length": "short"}
-    logprob = small_grammar().generate(Stream("bound"), roles, out)
+    logprob = small_grammar().generate(RandomStream("bound"), roles, out)
     assert "".join(out) in ("Cy met Ada. Cy smiled.", "Cy met Bo. Cy smiled.")
     assert isclose(logprob, PEOPLE.logprob_without(roles["friend"], ["Cy"]), abs_tol=1e-12)
 
 
 def test_a_pronoun_before_its_word_is_a_bug_of_the_grammar():
     with pytest.raises(AssertionError, match="hero.he"):
-        hero("he").generate(Stream("x"), {}, [])
+        hero("he").generate(RandomStream("x"), {}, [])
 
 
 def test_a_pronoun_of_an_unknown_word_is_read_by_its_kind():
@@ -163,9 +167,9 @@ def test_templates():
 
 
 def test_streams_are_named_and_independent_of_each_other():
-    first, again, other = Stream("a", 1), Stream("a", 1), Stream("a", 2)
+    first, again, other = RandomStream("a", 1), RandomStream("a", 1), RandomStream("a", 2)
     values = [first.uniform() for _ in range(300)]
     assert values == [again.uniform() for _ in range(300)]
     assert values != [other.uniform() for _ in range(300)]
     assert all(0.0 <= value < 1.0 for value in values) and 0.4 < sum(values) / 300 < 0.6
-    assert Stream("a").child(1).uniform() == Stream("a", 1).uniform()
+    assert RandomStream("a").child(1).uniform() == RandomStream("a", 1).uniform()

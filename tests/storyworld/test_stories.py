@@ -14,7 +14,7 @@ from toolkit.storyworld import document, document_logprob, story, story_derivati
 from toolkit.storyworld.grammar import Slot
 from toolkit.storyworld.lexicon import LEXICONS, a_or_an, compose_names
 from toolkit.storyworld.reading import read, sentence_readings, split_sentences
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.stories import ALL_PLOTS, ENDINGS, story_given, story_grammar
 
 STORIES = [story(5, index) for index in range(600)]
@@ -171,7 +171,7 @@ def test_constraints_hold_and_cost_nothing():
             "place": "bakery",
             "pal": "fox",
         }
-        told = story_given(Stream("given", index), **given)
+        told = story_given(RandomStream("given", index), **given)
         assert all(told.roles[role] == word for role, word in given.items())
         assert " owl" in told.text and "key" in told.text and "the bakery" in told.text
         assert told.logprob > story_logprob(told.text)

@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from toolkit.report.summary import Comparison, comparisons, win_rate_text
+from toolkit.report.summary import BaselineComparison, comparisons, win_rate_text
 from toolkit.stats import interval_text, kl_text
 
 
@@ -55,7 +55,7 @@ def _reward_table(name: str, row: dict) -> Table:
     return table
 
 
-def _win_rate_table(comparison: Comparison) -> Table:
+def _win_rate_table(comparison: BaselineComparison) -> Table:
     baseline = comparison.baseline
     counts = sorted({rate["n"] for rate in comparison.win_rates.values()})
     prompts = "/".join(str(count) for count in counts)
@@ -81,7 +81,7 @@ def _number(row: dict, key: str, digits: int) -> str:
     return "-" if row.get(key) is None else f"{row[key]:.{digits}f}"
 
 
-def _judge_text(comparison: Comparison) -> Text:
+def _judge_text(comparison: BaselineComparison) -> Text:
     judge = comparison.judge
     accuracy = interval_text(judge, "accuracy", percent=True)
     text = f"judge: {judge.get('name', '?')}" + (f", accuracy {accuracy}" if accuracy != "-" else "")

@@ -49,13 +49,15 @@ def answer(
     """
     tokenizer = loaded[1]
     prompt_ids = win_rate.encode_prompts(loaded, contest)
-    how = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
+    sampling_options = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
     drawn, scores = [], []
     for turn in range(max(best_of.counts)):
         seeds = [derive(contest.seed, "best of", number, turn) for number in range(len(prompt_ids))]
         before = turn * len(prompt_ids)
-        shown = None if progress is None else lambda done, before=before: progress(before + done)
-        answers = win_rate.sample(loaded, prompt_ids, contest, seeds=seeds, progress=shown, **how)
+        report = None if progress is None else lambda done, before=before: progress(before + done)
+        answers = win_rate.sample(
+            loaded, prompt_ids, contest, seeds=seeds, progress=report, **sampling_options
+        )
         answers["texts"] = [template.decode_answer(tokenizer, ids) for ids in answers["ids"]]
         drawn.append(answers)
         scores.append(best_of.score(contest.prompts, answers["texts"], answers["ended"]))

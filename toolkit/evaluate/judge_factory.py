@@ -73,7 +73,7 @@ def open_judge(
         device=device,
         data=named.data,
         part=named.part,
-        known=known,
+        run_evaluation=known,
         seed=contest.seed,
     )
 

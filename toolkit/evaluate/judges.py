@@ -15,7 +15,7 @@ from toolkit.base.rng import derive
 from toolkit.config.schema import Data
 from toolkit.data.chat import sources
 from toolkit.data.text.documents import Part
-from toolkit.evaluate.pairwise import Compared, PairwiseJudge
+from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import Reference, load_reward_model
 
@@ -49,9 +49,11 @@ class Judge:
         """The answers with their `scores`."""
         return {**answers, "scores": self.score(prompts, answers["texts"], answers["ended"])}
 
-    def compare(self, prompts: Sequence[Messages], one: dict[str, list], other: dict[str, list]) -> Compared:
+    def compare(
+        self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
+    ) -> PairwiseOutcomes:
         """Outcomes of answers that `see` returned, against others."""
-        return Compared(compare(one["scores"], other["scores"], tie=self.tie))
+        return PairwiseOutcomes(compare(answers["scores"], baseline["scores"], tie=self.tie))
 
 
 AnyJudge = Judge | PairwiseJudge
@@ -73,14 +75,14 @@ def doubt_of(judge: AnyJudge) -> str | None:
 def as_json(judge: AnyJudge) -> dict[str, object]:
     """What is known of a judge."""
     accuracy = judge.accuracy
-    known = {} if accuracy is None else {**accuracy.as_json("accuracy"), "n": accuracy.n}
-    checked = {"checked_on": judge.checked_on} if judge.checked_on else {}
-    return {"name": judge.name, **known, **checked, "doubt": doubt_of(judge), **judge.facts}
+    accuracy_numbers = {} if accuracy is None else {**accuracy.as_json("accuracy"), "n": accuracy.n}
+    check_numbers = {"checked_on": judge.checked_on} if judge.checked_on else {}
+    return {"name": judge.name, **accuracy_numbers, **check_numbers, "doubt": doubt_of(judge), **judge.facts}
 
 
-def require_known_world(known: bool, where: str) -> None:
+def require_known_world(is_known: bool, where: str) -> None:
     """Raise where gold would judge what it knows nothing of."""
-    if not known:
+    if not is_known:
         raise UsageError(
             "gold judges answers to storyworld's prompts only",
             where=where,
@@ -105,7 +107,7 @@ def reward_judge(
     device: torch.device | str,
     data: Data | None = None,
     part: Part = "held_out",
-    known: dict[str, object] | None = None,
+    run_evaluation: dict[str, object] | None = None,
     seed: int = 0,
 ) -> Judge:
     """A reward model, checked on held-out preferences.
@@ -120,10 +122,10 @@ def reward_judge(
         return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))
 
     if data is not None:
-        accuracy, where = preference_accuracy(score, data, part=part, seed=seed), f"{part} of judge_data"
+        accuracy, source = preference_accuracy(score, data, part=part, seed=seed), f"{part} of judge_data"
     else:
-        accuracy, where = _known_accuracy(known or {}), "the reward run's own held-out preferences"
-    return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=where if accuracy else "")
+        accuracy, source = _known_accuracy(run_evaluation or {}), "the reward run's own held-out preferences"
+    return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=source if accuracy else "")
 
 
 def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> PairwiseJudge:
@@ -153,12 +155,17 @@ def preference_accuracy(score: Score, data: Data, *, part: Part, seed: int) -> s
     return stats.bootstrap_share(right, seed=derive(seed, "judge"))
 
 
-def _known_accuracy(known: dict[str, object]) -> stats.Estimate | None:
-    if known.get("accuracy") is None:
+def _known_accuracy(run_evaluation: dict[str, object]) -> stats.Estimate | None:
+    if run_evaluation.get("accuracy") is None:
         return None
-    low, high = known.get("accuracy_interval") or (None, None)
+    low, high = run_evaluation.get("accuracy_interval") or (None, None)
     ends = [math.nan if value is None else float(value) for value in (low, high)]
-    return stats.Estimate(float(known["accuracy"]), *ends, int(known.get("n") or 0), known.get("seed"))
+    return stats.Estimate(
+        float(run_evaluation["accuracy"]),
+        *ends,
+        int(run_evaluation.get("n") or 0),
+        run_evaluation.get("seed"),
+    )
 
 
 def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarray:

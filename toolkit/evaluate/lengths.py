@@ -24,10 +24,10 @@ def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, o
     outcomes, longer = np.asarray(outcomes, dtype=float), np.asarray(longer)
     count = max(1, min(BINS, len(longer) // FEWEST_IN_A_BIN))
     edges = np.quantile(longer, np.linspace(0, 1, count + 1)[1:-1], method="lower")
-    places = np.searchsorted(edges, longer, side="left")
+    bin_indices = np.searchsorted(edges, longer, side="left")
     rows = []
-    for place in np.unique(places):
-        inside = places == place
+    for bin_index in np.unique(bin_indices):
+        inside = bin_indices == bin_index
         rate = stats.wilson(float(outcomes[inside].sum()), int(inside.sum()))
         ends = [int(longer[inside].min()), int(longer[inside].max())]
         rows.append(

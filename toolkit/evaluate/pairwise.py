@@ -22,7 +22,7 @@ Ask = Callable[[Sequence[Question]], list[float | None]]
 
 
 @dataclass(frozen=True)
-class Compared:
+class PairwiseOutcomes:
     """outcomes (prompts,). orders: outcome of the answer where it stood first, and second, (prompts,) each,
     of a judge who saw both orders."""
 
@@ -56,19 +56,23 @@ class PairwiseJudge:
         """The answers as they are: nothing can be said of one alone."""
         return answers
 
-    def compare(self, prompts: Sequence[Messages], one: dict[str, list], other: dict[str, list]) -> Compared:
+    def compare(
+        self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
+    ) -> PairwiseOutcomes:
         """Outcomes of the answers `one` against `other`; equal answers are a tie without a question."""
-        pairs = list(zip(prompts, one["texts"], other["texts"], strict=True))
-        open_pairs = [place for place, (_, mine, theirs) in enumerate(pairs) if mine != theirs]
-        questions = [pairs[place] for place in open_pairs]
+        pairs = list(zip(prompts, answers["texts"], baseline["texts"], strict=True))
+        open_pairs = [index for index, (_, mine, theirs) in enumerate(pairs) if mine != theirs]
+        questions = [pairs[index] for index in open_pairs]
         turned = [(prompt, theirs, mine) for prompt, mine, theirs in questions] if self.both_orders else []
-        said = np.array([np.nan if each is None else each for each in self.ask([*questions, *turned])])
+        verdicts = np.array(
+            [np.nan if verdict is None else verdict for verdict in self.ask([*questions, *turned])]
+        )
         first = np.full(len(pairs), 0.5)
-        first[open_pairs] = said[: len(questions)]
+        first[open_pairs] = verdicts[: len(questions)]
         if not self.both_orders:
-            return Compared(first)
+            return PairwiseOutcomes(first)
         second = np.full(len(pairs), 0.5)
-        second[open_pairs] = 1 - said[len(questions) :]
+        second[open_pairs] = 1 - verdicts[len(questions) :]
         agreed = np.where(first == second, first, 0.5)
         agreed[np.isnan(first) | np.isnan(second)] = np.nan
-        return Compared(agreed, (first, second))
+        return PairwiseOutcomes(agreed, (first, second))

@@ -55,13 +55,13 @@ def rate_all(
 
 def _at_any_time(means: np.ndarray) -> dict[str, object]:
     """What replaces the numbers that hold for a number of prompts chosen beforehand; means are (prompts,)."""
-    found = anytime(means)
+    sequential = anytime(means)
     without = ("wilson_interval", "length_controlled_interval", "length_effect_interval", "power")
     return {
         **dict.fromkeys(without),
-        **found.rate.as_dict(),
-        "e_value": found.e_value,
-        "p_value": min(1.0, 1.0 / found.e_value),
+        **sequential.rate.as_dict(),
+        "e_value": sequential.e_value,
+        "p_value": min(1.0, 1.0 / sequential.e_value),
     }
 
 

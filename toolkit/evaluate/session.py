@@ -125,7 +125,7 @@ class Session:
     def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> dict[str, object]:
         """Numbers with their intervals: `models` by name, and `judge`."""
         models: dict[str, dict[str, object]] = {name: {} for name in measured}
-        about: dict[str, object] | None = None
+        judge_facts: dict[str, object] | None = None
         if self.text is not None:
             for name, row in models.items():
                 row |= perplexity.summarize(measured[name]["perplexity"], self.text, seed=self.seed)
@@ -134,13 +134,13 @@ class Session:
             self.judged = win_rate.summarize(
                 answers_of(measured), self.contest, judge, baseline=self.baseline
             )
-            about = self.judged.judge
-            for name, found in self.judged.models.items():
-                models.setdefault(name, {}).update(found)
-        for name, one in measured.items():
-            models[name] |= {"samples": one["samples"]} if self.samples else {}
-        about_all = {"baseline": self.baseline, "seed": self.seed, "versions": provenance.versions()}
-        return {"models": models, "judge": about, **about_all}
+            judge_facts = self.judged.judge
+            for name, numbers in self.judged.models.items():
+                models.setdefault(name, {}).update(numbers)
+        for name, values in measured.items():
+            models[name] |= {"samples": values["samples"]} if self.samples else {}
+        provenance_facts = {"baseline": self.baseline, "seed": self.seed, "versions": provenance.versions()}
+        return {"models": models, "judge": judge_facts, **provenance_facts}
 
     def _compare_perplexity(
         self, models: dict[str, dict[str, object]], measured: Mapping[str, Measured]
@@ -152,13 +152,13 @@ class Session:
         for name, row in models.items():
             if name == self.baseline:
                 continue
-            found = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
-            row |= found.as_json("bits_per_byte_difference")
+            difference = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
+            row |= difference.as_json("bits_per_byte_difference")
 
 
 def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:
     """The answers of every model, and those of best of n after them."""
-    answers = {name: one["answers"] for name, one in measured.items()}
-    for one in measured.values():
-        answers |= one.get("best_of", {})
+    answers = {name: values["answers"] for name, values in measured.items()}
+    for values in measured.values():
+        answers |= values.get("best_of", {})
     return answers

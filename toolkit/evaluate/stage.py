@@ -90,12 +90,12 @@ def open_contest(recipe: EvaluateRecipe) -> Contest:
     """The held-out prompts, and how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
     prompts = sources.prompts(recipe.data, part="held_out", seed=seed)
-    known = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
+    is_storyworld = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
         seed=seed,
-        known_world=known,
+        known_world=is_storyworld,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -120,12 +120,13 @@ def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudg
         settings.judge_data,
         stop_early=settings.stop_early,
     )
-    found = run.reference(settings.judge) if judge_kind(settings.judge) == "model" else None
+    is_model = judge_kind(settings.judge) == "model"
+    folder = run.reference(settings.judge) if is_model else None
     return judge_factory.open_judge(
         named,
         contest,
-        reference=run.model_reference(settings.judge) if found is not None else None,
-        known=judge_factory.known_accuracy(found) if isinstance(found, Path) else None,
+        reference=run.model_reference(settings.judge) if is_model else None,
+        known=judge_factory.known_accuracy(folder) if isinstance(folder, Path) else None,
         journal=run.path / JUDGEMENTS,
         device=select(run.recipe.device),
         where="win_rate.judge",
@@ -134,8 +135,8 @@ def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudg
 
 def load_measured(run: Run) -> dict[str, Measured]:
     """What earlier attempts have measured, by model."""
-    found = checkpoint.latest(run)
-    return json.loads((found[1] / MEASURED).read_text(encoding="utf-8")) if found else {}
+    saved = checkpoint.latest(run)
+    return json.loads((saved[1] / MEASURED).read_text(encoding="utf-8")) if saved else {}
 
 
 def _write(folder: Path, measured: dict[str, Measured]) -> None:
@@ -149,7 +150,7 @@ def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], jud
         rows = zip(contest.prompts, answers["texts"], answers["ended"], strict=True)
         for number, (prompt, text, ended) in enumerate(rows):
             row = {"model": name, "number": number, "prompt": prompt, "answer": text, "ended": ended}
-            for key, known in (("score", judged.scores), ("outcome", judged.outcomes)):
-                row |= {key: known[name][number]} if name in known else {}
+            for key, values in (("score", judged.scores), ("outcome", judged.outcomes)):
+                row |= {key: values[name][number]} if name in values else {}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     run.write_text(layout.ANSWERS, "".join(lines))

@@ -24,7 +24,7 @@ from toolkit.data.chat import template
 from toolkit.evaluate import judges
 from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
-from toolkit.evaluate.pairwise import Compared, PairwiseJudge
+from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.inference import sampling
 from toolkit.inference.logprobs import answer_logprobs
@@ -121,7 +121,7 @@ def sample(
     *,
     seeds: Sequence[int],
     progress: Callable[[int], None] | None = None,
-    **how: float,
+    **sampling_options: float,
 ) -> dict[str, list]:
     """`ids` and `ended` of an answer to each prompt, in batches; `how` as sampling.Sampling has it."""
     model, tokenizer = loaded
@@ -136,7 +136,7 @@ def sample(
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             batch_rows=contest.batch_examples,
-            **how,
+            **sampling_options,
         )
         ids, ended = ids + answers.ids, ended + answers.ended
         if progress:
@@ -197,36 +197,36 @@ def summarize(
     Raises:
         UsageError: not one pair was judged.
     """
-    seen = {name: judge.see(contest.prompts, one) for name, one in answers.items()}
+    seen = {name: judge.see(contest.prompts, shown) for name, shown in answers.items()}
     gold = _utilities(answers, contest)
     words = max(20, contest.max_new_tokens // 2)
     nonsense = judges.gate(judge, contest.prompts, seen[baseline], words=words, seed=contest.seed)
     unfit = _unfit(nonsense)
     doubt = judges.doubt_of(judge) or unfit
-    how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
+    bootstrap = {"seed": contest.seed, "samples": contest.bootstrap_samples}
     others = [name for name in answers if name != baseline]
     stopped = isinstance(judge, PairwiseJudge) and judge.stop_early
     judged_by = partial(_compare_until_decided, models=len(others)) if stopped else _compare
     compared = {name: judged_by(judge, contest, seen[name], seen[baseline]) for name in others}
-    known = {name: _judged(each.outcomes) for name, each in compared.items()}
-    outcomes = {name: each.outcomes[known[name]] for name, each in compared.items()}
-    longer = {name: _longer(answers[name], answers[baseline])[known[name]] for name in others}
-    units = {name: contest.unit_of(known[name]) for name in others}
-    rates = rate_all(outcomes, longer, units=units, doubt=doubt, stopped=stopped, **how)
+    is_judged = {name: _judged(pairs.outcomes) for name, pairs in compared.items()}
+    outcomes = {name: pairs.outcomes[is_judged[name]] for name, pairs in compared.items()}
+    longer = {name: _longer(answers[name], answers[baseline])[is_judged[name]] for name in others}
+    units = {name: contest.unit_of(is_judged[name]) for name in others}
+    rates = rate_all(outcomes, longer, units=units, doubt=doubt, stopped=stopped, **bootstrap)
     result = {}
-    for name, one in seen.items():
-        numbers = _own_numbers(one, contest)
+    for name, shown in seen.items():
+        numbers = _own_numbers(shown, contest)
         if gold is not None:
             numbers["gold"] = _gold_numbers(gold[name], gold[baseline] if name != baseline else None, contest)
         if name == baseline:
             numbers["is_baseline"] = True
         else:
-            numbers["win_rate"] = {**rates[name], "unjudged": int((~known[name]).sum())}
+            numbers["win_rate"] = {**rates[name], "unjudged": int((~is_judged[name]).sum())}
             numbers["wins_by_length"] = wins_by_length(outcomes[name], longer[name])
         result[name] = numbers
-    about = {
+    judge_facts = {
         **judges.as_json(judge),
-        **_position_bias([each.orders for each in compared.values() if each.orders], contest),
+        **_position_bias([pairs.orders for pairs in compared.values() if pairs.orders], contest),
         "doubt": doubt,
         "fit": unfit is None,
         "gate": nonsense,
@@ -236,76 +236,81 @@ def summarize(
         "ranking": None if stopped else _ranked(judge, contest, seen, compared, baseline=baseline),
         "level": 0.95,
     }
-    scores = {name: np.asarray(one["scores"]).tolist() for name, one in seen.items() if "scores" in one}
-    listed = {
-        name: [None if np.isnan(value) else float(value) for value in each.outcomes]
-        for name, each in compared.items()
+    scores = {name: np.asarray(shown["scores"]).tolist() for name, shown in seen.items() if "scores" in shown}
+    outcome_lists = {
+        name: [None if np.isnan(value) else float(value) for value in pairs.outcomes]
+        for name, pairs in compared.items()
     }
-    return Judged(result, about, listed, scores)
+    return Judged(result, judge_facts, outcome_lists, scores)
 
 
 def _compare(
     judge: AnyJudge,
     contest: Contest,
-    one: dict[str, list],
+    own: dict[str, list],
     other: dict[str, list],
     *,
     part: slice = slice(None),
-) -> Compared:
+) -> PairwiseOutcomes:
     """What the judge says of a part of the answers; the same answer is a tie, whatever it says."""
-    one, other = ({key: side[key][part] for key in SEEN if key in side} for side in (one, other))
-    same = np.array(one["texts"]) == np.array(other["texts"])
-    same &= np.array(one["ended"]) == np.array(other["ended"])
-    compared = judge.compare(contest.prompts[part], one, other)
+    own, other = ({key: side[key][part] for key in SEEN if key in side} for side in (own, other))
+    same = np.array(own["texts"]) == np.array(other["texts"])
+    same &= np.array(own["ended"]) == np.array(other["ended"])
+    compared = judge.compare(contest.prompts[part], own, other)
     return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
 
 
 def _compare_until_decided(
-    judge: PairwiseJudge, contest: Contest, one: dict[str, list], other: dict[str, list], *, models: int
-) -> Compared:
+    judge: PairwiseJudge, contest: Contest, own: dict[str, list], other: dict[str, list], *, models: int
+) -> PairwiseOutcomes:
     """As `_compare`, but nothing is asked once the prompts so far exclude one half; the rest is nan."""
     outcomes = np.full(len(contest.prompts), np.nan)
     orders = np.full((2, len(contest.prompts)), np.nan)
     step = LOOK_EVERY * contest.samples_per_prompt
     for start in range(0, len(outcomes), step):
         part = slice(start, start + step)
-        found = _compare(judge, contest, one, other, part=part)
-        outcomes[part] = found.outcomes
-        if found.orders is not None:
-            orders[:, part] = found.orders
-        known = ~np.isnan(outcomes)
-        if not known.any():
+        compared = _compare(judge, contest, own, other, part=part)
+        outcomes[part] = compared.outcomes
+        if compared.orders is not None:
+            orders[:, part] = compared.orders
+        is_judged = ~np.isnan(outcomes)
+        if not is_judged.any():
             continue
-        prompts, _ = by_prompt(outcomes[known], contest.unit_of(known).tolist())
+        prompts, _ = by_prompt(outcomes[is_judged], contest.unit_of(is_judged).tolist())
         # each model gets its part of the 5 %, so that what ends here Holm's verdict confirms
         if is_decided(prompts, level=1 - 0.05 / models):
             break
-    return Compared(outcomes, (orders[0], orders[1]))
+    return PairwiseOutcomes(outcomes, (orders[0], orders[1]))
 
 
 def _ranked(
-    judge: AnyJudge, contest: Contest, seen: dict[str, dict], compared: dict[str, Compared], *, baseline: str
+    judge: AnyJudge,
+    contest: Contest,
+    seen: dict[str, dict],
+    compared: dict[str, PairwiseOutcomes],
+    *,
+    baseline: str,
 ) -> dict[str, object] | None:
     """All models on one scale, by what was said of each and the baseline, and of every two others."""
-    pairs = {(name, baseline): each.outcomes for name, each in compared.items()}
+    pairs = {(name, baseline): outcomes.outcomes for name, outcomes in compared.items()}
     if isinstance(judge, Judge):  # another judge would have to be asked for every two models
         pairs |= {
             pair: _compare(judge, contest, *(seen[name] for name in pair)).outcomes
             for pair in combinations(compared, 2)
         }
-    how = {"seed": contest.seed, "samples": contest.bootstrap_samples}
-    return ranking(pairs, samples_per_prompt=contest.samples_per_prompt, **how)
+    bootstrap = {"seed": contest.seed, "samples": contest.bootstrap_samples}
+    return ranking(pairs, samples_per_prompt=contest.samples_per_prompt, **bootstrap)
 
 
 def _judged(outcomes: np.ndarray) -> np.ndarray:
     """Which pairs somebody has judged, (answers,)."""
-    known = ~np.isnan(outcomes)
-    if not known.any():
+    is_judged = ~np.isnan(outcomes)
+    if not is_judged.any():
         raise UsageError(
             "the judge has said nothing of any pair", where="judge",
             fix="votes must be on these prompts and these very answers: see answers.jsonl of the run",
         )  # fmt: skip
-    return known
+    return is_judged
 
 
 def _longer(own: dict[str, list], other: dict[str, list]) -> np.ndarray:
@@ -317,28 +322,28 @@ def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest
     """Of a judge that saw both orders: what standing first is worth, over all models."""
     if not orders:
         return {}
-    first, second = (np.concatenate(each) for each in zip(*orders, strict=True))
-    known = ~np.isnan(first) & ~np.isnan(second)
-    if not known.any():
+    first, second = (np.concatenate(order) for order in zip(*orders, strict=True))
+    is_judged = ~np.isnan(first) & ~np.isnan(second)
+    if not is_judged.any():
         return {}
-    return {"position_bias": agreement.position_bias(first[known], second[known], seed=contest.seed)}
+    return {"position_bias": agreement.position_bias(first[is_judged], second[is_judged], seed=contest.seed)}
 
 
-def _own_numbers(one: dict[str, list], contest: Contest) -> dict[str, object]:
+def _own_numbers(answers: dict[str, list], contest: Contest) -> dict[str, object]:
     """What needs no comparison: score, length in tokens, share that ended, KL in nats an answer."""
     numbers: dict[str, object] = {"prompts": contest.units, "seed": contest.seed}
-    if "scores" in one:
-        numbers |= contest.mean(one["scores"]).as_json("score")
-        parts = np.quantile(one["scores"], SCORE_QUANTILES).tolist()
+    if "scores" in answers:
+        numbers |= contest.mean(answers["scores"]).as_json("score")
+        parts = np.quantile(answers["scores"], SCORE_QUANTILES).tolist()
         numbers["score_quantiles"] = dict(zip(map(str, SCORE_QUANTILES), parts, strict=True))
-    numbers |= contest.mean([len(ids) for ids in one["ids"]]).as_json("mean_length")
-    ended = contest.by_unit(np.asarray(one["ended"], dtype=float))
+    numbers |= contest.mean([len(ids) for ids in answers["ids"]]).as_json("mean_length")
+    ended = contest.by_unit(np.asarray(answers["ended"], dtype=float))
     share = stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples)
     numbers |= share.as_json("ended")
-    if "count" in one:
-        numbers["kl_to_baseline_at_most"] = kl_bound(one["count"])
-    if one.get("kl") is not None:
-        numbers |= contest.mean(one["kl"]).as_json("kl_to_baseline")
+    if "count" in answers:
+        numbers["kl_to_baseline_at_most"] = kl_bound(answers["count"])
+    if answers.get("kl") is not None:
+        numbers |= contest.mean(answers["kl"]).as_json("kl_to_baseline")
     return numbers
 
 
@@ -356,8 +361,10 @@ def _utilities(
     if not contest.known_world:
         return None
     return {
-        name: [storyworld.utility(*pair) for pair in zip(contest.prompts, one["texts"], strict=True)]
-        for name, one in answers.items()
+        name: [
+            storyworld.utility(*pair) for pair in zip(contest.prompts, model_answers["texts"], strict=True)
+        ]
+        for name, model_answers in answers.items()
     }
 
 
@@ -367,8 +374,8 @@ def _gold_numbers(
     """Mean utility and its terms; against a baseline the gain of each term, which sum to the whole gain."""
     weights = storyworld.WEIGHTS
     numbers: dict[str, object] = {
-        **contest.mean([each.total for each in own]).as_json("utility"),
-        "terms": {term: float(np.mean([each.terms[term] for each in own])) for term in weights},
+        **contest.mean([item.total for item in own]).as_json("utility"),
+        "terms": {term: float(np.mean([item.terms[term] for item in own])) for term in weights},
     }
     if baseline is not None:
         pairs = list(zip(own, baseline, strict=True))

@@ -134,13 +134,13 @@ def win_rates(rows: Sequence[tuple[str, dict]], baseline: str) -> str | None:
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + 0.55 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        for place, (_, rate) in enumerate(rows):
+        for row, (_, rate) in enumerate(rows):
             colour = MUTED if rate["low"] <= 0.5 <= rate["high"] else GREEN if rate["low"] > 0.5 else ROSE
-            axes.plot([rate["low"], rate["high"]], [place, place], color=colour, linewidth=5, alpha=0.4)
-            axes.plot(rate["estimate"], place, "o", color=colour, markersize=9)
+            axes.plot([rate["low"], rate["high"]], [row, row], color=colour, linewidth=5, alpha=0.4)
+            axes.plot(rate["estimate"], row, "o", color=colour, markersize=9)
             axes.annotate(
                 f"{rate['estimate']:.0%}",
-                (rate["high"], place),
+                (rate["high"], row),
                 xytext=(8, 0),
                 textcoords="offset points",
                 va="center",
@@ -204,10 +204,10 @@ def scores(models: Sequence[tuple[str, dict[str, float]]]) -> str | None:
     with rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + 0.45 * len(models)), layout="constrained")
         axes = figure.subplots()
-        for place, (_, parts) in enumerate(models):
-            axes.plot([parts["0.05"], parts["0.95"]], [place, place], color=BLUE, linewidth=2, alpha=0.4)
-            axes.plot([parts["0.25"], parts["0.75"]], [place, place], color=BLUE, linewidth=9, alpha=0.5)
-            axes.plot(parts["0.5"], place, "o", color=INK, markersize=6)
+        for row, (_, parts) in enumerate(models):
+            axes.plot([parts["0.05"], parts["0.95"]], [row, row], color=BLUE, linewidth=2, alpha=0.4)
+            axes.plot([parts["0.25"], parts["0.75"]], [row, row], color=BLUE, linewidth=9, alpha=0.5)
+            axes.plot(parts["0.5"], row, "o", color=INK, markersize=6)
         axes.set_ylim(len(models) - 0.5, -0.5)
         axes.set_yticks(range(len(models)), [name for name, _ in models])
         axes.grid(axis="y", visible=False)

@@ -11,7 +11,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.files import write_atomic
 from toolkit.report import answers, curves, figures
-from toolkit.report.summary import Comparison, Numbers, comparisons, name_runs, summarize, win_rate_text
+from toolkit.report.summary import (
+    BaselineComparison,
+    Numbers,
+    comparisons,
+    name_runs,
+    summarize,
+    win_rate_text,
+)
 from toolkit.runs import layout, seal
 from toolkit.stages import reward_table
 from toolkit.stats import interval_text, kl_text
@@ -192,7 +199,7 @@ def _ppo_section(name: str, path: Path, row: Numbers) -> dict:
     }
 
 
-def _win_rate_section(comparison: Comparison, *, is_only: bool) -> dict:
+def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:
     baseline, judge = comparison.baseline, comparison.judge
     table_rows = []
     for name, row in comparison.rows.items():
@@ -227,7 +234,7 @@ def _win_rate_section(comparison: Comparison, *, is_only: bool) -> dict:
     }
 
 
-def _length_section(comparison: Comparison, *, is_only: bool) -> dict | None:
+def _length_section(comparison: BaselineComparison, *, is_only: bool) -> dict | None:
     bins = [
         (name, comparison.rows[name]["wins_by_length"])
         for name in comparison.win_rates
@@ -245,7 +252,7 @@ def _length_section(comparison: Comparison, *, is_only: bool) -> dict | None:
     }
 
 
-def _section_id(section: str, comparison: Comparison, is_only: bool) -> str:
+def _section_id(section: str, comparison: BaselineComparison, is_only: bool) -> str:
     return section if is_only else f"{section}-{comparison.evaluation}"
 
 
@@ -298,8 +305,8 @@ def _environment(runs: Sequence[Path]) -> str:
         return ""
     facts = _manifest(runs[-1])
     packages = facts["versions"]
-    shown = ", ".join(
+    listed = ", ".join(
         f"{name} {packages[name]}" for name in ("torch", "transformers", "trl") if name in packages
     )
-    parts = [f"Python {facts['python']}" if facts.get("python") else "", shown]
+    parts = [f"Python {facts['python']}" if facts.get("python") else "", listed]
     return "Made with " + ", ".join(part for part in parts if part) + "."

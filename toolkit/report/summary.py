@@ -31,7 +31,7 @@ class RunNames:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """The models that one evaluate run compared with a baseline.
 
     Attributes:
@@ -108,7 +108,7 @@ def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
     return summary
 
 
-def comparisons(summary: Mapping) -> list[Comparison]:
+def comparisons(summary: Mapping) -> list[BaselineComparison]:
     """Return the comparison of every evaluate run that compared models with a baseline."""
     stages = summary["stages"]
     result = []
@@ -122,7 +122,7 @@ def comparisons(summary: Mapping) -> list[Comparison]:
             if name == baseline or row.get("evaluated_by") == evaluation
         }
         if len(rows) > 1:
-            result.append(Comparison(evaluation, baseline, about["judge"], rows))
+            result.append(BaselineComparison(evaluation, baseline, about["judge"], rows))
     return result
 
 

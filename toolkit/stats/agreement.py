@@ -84,13 +84,15 @@ def krippendorff_alpha(
         ValueError: no item has two ratings, or lists differ in length.
     """
     codes, categories = _codes(ratings)
-    given = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1).astype(float)
-    paired = given.sum(1) >= 2  # one rating agrees with nothing
+    rating_counts = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1).astype(
+        float
+    )
+    paired = rating_counts.sum(1) >= 2  # one rating agrees with nothing
     if not paired.any():
         raise ValueError("no item was rated twice")
-    given, places = given[paired], groups_of(groups, len(codes))[paired]
-    same = (given * (given - 1)).sum(1) / (given.sum(1) - 1)
-    cells = _by_group(np.column_stack([given, same]), places.tolist())
+    rating_counts, group_indices = rating_counts[paired], groups_of(groups, len(codes))[paired]
+    same = (rating_counts * (rating_counts - 1)).sum(1) / (rating_counts.sum(1) - 1)
+    cells = _by_group(np.column_stack([rating_counts, same]), group_indices.tolist())
 
     def alpha(weights: np.ndarray) -> np.ndarray:
         sums = weights @ cells
@@ -140,25 +142,25 @@ def length_bias(
     if not differs.any():
         return None
     wins = 0.5 + (outcomes - 0.5)[differs] * sign[differs]
-    places = groups_of(groups, len(outcomes))[differs].tolist()
-    return {**_mean(wins, places, seed, samples).as_json("longer_wins"), "n": int(differs.sum())}
+    group_indices = groups_of(groups, len(outcomes))[differs].tolist()
+    return {**_mean(wins, group_indices, seed, samples).as_json("longer_wins"), "n": int(differs.sum())}
 
 
 def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, int]:
     """Ratings as numbers from 0 on, MISSING for None, (items, raters), and how many categories there are."""
-    lengths = {len(each) for each in ratings}
+    lengths = {len(rater) for rater in ratings}
     if len(lengths) != 1 or lengths == {0}:
-        raise ValueError(f"every rater rates the same items, got {sorted(len(each) for each in ratings)}")
-    known: dict[Hashable | None, int] = {None: MISSING}
-    rows = [[known.setdefault(value, len(known) - 1) for value in each] for each in ratings]
-    return np.array(rows).T, len(known) - 1
+        raise ValueError(f"every rater rates the same items, got {sorted(len(rater) for rater in ratings)}")
+    codes: dict[Hashable | None, int] = {None: MISSING}
+    rows = [[codes.setdefault(value, len(codes) - 1) for value in rater] for rater in ratings]
+    return np.array(rows).T, len(codes) - 1
 
 
 def _by_group(cells: np.ndarray, groups: Groups) -> np.ndarray:
     """Sums of the cells of the items of each group, (groups, ...)."""
-    places = groups_of(groups, len(cells))
-    sums = np.zeros((places.max() + 1, *cells.shape[1:]))
-    np.add.at(sums, places, cells)
+    group_indices = groups_of(groups, len(cells))
+    sums = np.zeros((group_indices.max() + 1, *cells.shape[1:]))
+    np.add.at(sums, group_indices, cells)
     return sums
 
 

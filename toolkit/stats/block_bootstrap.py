@@ -32,9 +32,9 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], tot
     Exact for byte-level tokenizers, whose pieces have one character a byte; of others in proportion to the
     lengths of their pieces.
     """
-    unique, places = np.unique(np.asarray(document, dtype=np.int64), return_inverse=True)
+    unique, inverse = np.unique(np.asarray(document, dtype=np.int64), return_inverse=True)
     pieces = tokenizer.convert_ids_to_tokens(unique.tolist())
-    sizes = np.array([len(piece) for piece in pieces], dtype=np.float64)[places]
+    sizes = np.array([len(piece) for piece in pieces], dtype=np.float64)[inverse]
     return sizes * (total / sizes.sum()) if sizes.sum() else sizes
 
 
@@ -64,18 +64,18 @@ def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: in
 def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Sums between the edges, (tiles,), of values that are spread over the bytes up to their ends."""
     last = np.append(ends[1:] > ends[:-1], True)  # of tokens that end at the same byte
-    places = np.append(0.0, ends[last])
+    positions = np.append(0.0, ends[last])
     sums = np.append(0.0, np.cumsum(values)[last])
-    if len(places) > 1 and places[1] == 0:  # a document of no bytes at the beginning
-        places, sums = np.delete(places, 1), np.delete(sums, 1)
-    places[-1] = edges[-1]  # without the rounding of the sum
-    return np.diff(np.interp(edges, places, sums))
+    if len(positions) > 1 and positions[1] == 0:  # a document of no bytes at the beginning
+        positions, sums = np.delete(positions, 1), np.delete(sums, 1)
+    positions[-1] = edges[-1]  # without the rounding of the sum
+    return np.diff(np.interp(edges, positions, sums))
 
 
-def bits_per(unit: str, laid: dict[str, object], *, seed: int) -> Estimate:
+def bits_per(unit: str, tiled: dict[str, object], *, seed: int) -> Estimate:
     """Return bits per `bytes` or `tokens` of a text in tiles."""
-    bits = np.asarray(laid["nats"]) / math.log(2)
-    return block_ratio(bits, laid[unit], block=laid["block_tiles"], seed=seed)
+    bits = np.asarray(tiled["nats"]) / math.log(2)
+    return block_ratio(bits, tiled[unit], block=tiled["block_tiles"], seed=seed)
 
 
 def difference(first: dict[str, object], second: dict[str, object], *, seed: int) -> Estimate:
@@ -88,6 +88,6 @@ def difference(first: dict[str, object], second: dict[str, object], *, seed: int
     return block_ratio(bits, first["bytes"], block=block, seed=seed)
 
 
-def over(laid: dict[str, object]) -> str:
+def over(tiled: dict[str, object]) -> str:
     """Return what was resampled, in words."""
-    return f"blocks of {laid['block_tiles'] * laid['tile_bytes']} bytes"
+    return f"blocks of {tiled['block_tiles'] * tiled['tile_bytes']} bytes"

@@ -131,19 +131,19 @@ def slope_of(stated: np.ndarray, happened: np.ndarray, *, seed: int, samples: in
     seen = happened * odds
 
     def fit(weights: np.ndarray) -> np.ndarray:
-        found, total = np.ones(len(weights)), weights @ seen
-        low, high = np.full_like(found, -STEEPEST), np.full_like(found, STEEPEST)
+        slopes, total = np.ones(len(weights)), weights @ seen
+        low, high = np.full_like(slopes, -STEEPEST), np.full_like(slopes, STEEPEST)
         for _ in range(NEWTON_STEPS):
-            chance = 0.5 * (1 + np.tanh(0.5 * found[:, None] * odds))
+            chance = 0.5 * (1 + np.tanh(0.5 * slopes[:, None] * odds))
             expected = weights * chance
-            gradient = total - expected @ odds - RIDGE * (found - 1)
-            low, high = np.where(gradient > 0, found, low), np.where(gradient > 0, high, found)
-            nearer = found + gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
+            gradient = total - expected @ odds - RIDGE * (slopes - 1)
+            low, high = np.where(gradient > 0, slopes, low), np.where(gradient > 0, high, slopes)
+            nearer = slopes + gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
             # far from the top the curvature vanishes: Newton's step leaps over it, back and forth for ever
             nearer = np.where((nearer > low) & (nearer < high), nearer, (low + high) / 2)
-            moved, found = np.abs(nearer - found).max(), nearer
+            moved, slopes = np.abs(nearer - slopes).max(), nearer
             if moved < SMALLEST_STEP:
                 break
-        return found
+        return slopes
 
     return bootstrap_of(fit, len(odds), seed=seed, samples=samples)

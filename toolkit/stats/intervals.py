@@ -203,8 +203,8 @@ def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:
         raise ValueError("a share is made of values between 0 and 1")
     n, share, variance = len(values), float(values.mean()), float(values.var())
     effective = n * share * (1 - share) / variance if variance else n
-    found = wilson(share * effective, effective, level=level)
-    return replace(found, estimate=share, n=n)
+    interval = wilson(share * effective, effective, level=level)
+    return replace(interval, estimate=share, n=n)
 
 
 def resampled_counts(units: int, *, seed: int, samples: int) -> Iterator[np.ndarray]:
@@ -231,7 +231,7 @@ def bootstrap_of(
     """
     estimate = float(statistic(np.ones((1, units)))[0])
     counts = resampled_counts(units, seed=seed, samples=samples)
-    resampled = np.concatenate([statistic(each) for each in counts])
+    resampled = np.concatenate([statistic(weights) for weights in counts])
     return percentile_interval(estimate, resampled, units=units, seed=seed, level=level)
 
 
@@ -245,8 +245,8 @@ def groups_of(names: Sequence[Hashable] | None, units: int) -> np.ndarray:
         return np.arange(units)
     if len(names) != units:
         raise ValueError(f"{units} units and the groups of {len(names)}")
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(name, len(known)) for name in names])
+    indices: dict[Hashable, int] = {}
+    return np.array([indices.setdefault(name, len(indices)) for name in names])
 
 
 def as_units(values: ArrayLike) -> np.ndarray:

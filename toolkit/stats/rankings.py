@@ -62,20 +62,22 @@ def bradley_terry(comparisons: Sequence[Comparison], *, seed: int, samples: int 
         ValueError: fewer than two models, a model against itself, or groups of models that were never
             compared with each other.
     """
-    models = sorted({name for one in comparisons for name in (one.first, one.second)})
+    models = sorted({name for comparison in comparisons for name in (comparison.first, comparison.second)})
     _require_comparable(models, comparisons)
     pairs = list(combinations(range(len(models)), 2))
     counts = _by_prompt(models, pairs, comparisons)  # (prompts, 3 * pairs)
     whole = _fit(counts.sum(0)[None], pairs, np.zeros(len(models) + 1))
     drawn = resampled_counts(len(counts), seed=seed, samples=samples)
-    resampled = np.concatenate([_fit(each @ counts, pairs, whole[0]) for each in drawn])
+    resampled = np.concatenate([_fit(parameters @ counts, pairs, whole[0]) for parameters in drawn])
     strengths, rates = {}, {}
-    whole_rates, resampled_rates = (_expected(each, len(models)) for each in (whole, resampled))
-    about = {"units": len(counts), "seed": seed}
-    for place in sorted(range(len(models)), key=lambda place: -whole[0, place]):
-        name = models[place]
-        strengths[name] = percentile_interval(float(whole[0, place]), resampled[:, place], **about)
-        rates[name] = percentile_interval(float(whole_rates[0, place]), resampled_rates[:, place], **about)
+    whole_rates, resampled_rates = (_expected(parameters, len(models)) for parameters in (whole, resampled))
+    resampling = {"units": len(counts), "seed": seed}
+    for index in sorted(range(len(models)), key=lambda index: -whole[0, index]):
+        name = models[index]
+        strengths[name] = percentile_interval(float(whole[0, index]), resampled[:, index], **resampling)
+        rates[name] = percentile_interval(
+            float(whole_rates[0, index]), resampled_rates[:, index], **resampling
+        )
     return Ranking(strengths, rates, float(np.exp(whole[0, -1])))
 
 
@@ -83,11 +85,11 @@ def _require_comparable(models: list[str], comparisons: Sequence[Comparison]) ->
     if len(models) < 2:
         raise ValueError("a ranking needs comparisons of two models at least")
     group = {name: {name} for name in models}
-    for one in comparisons:
-        if one.first == one.second:
-            raise ValueError(f"{one.first} is compared with itself")
-        if group[one.first] is not group[one.second]:
-            joined = group[one.first] | group[one.second]
+    for comparison in comparisons:
+        if comparison.first == comparison.second:
+            raise ValueError(f"{comparison.first} is compared with itself")
+        if group[comparison.first] is not group[comparison.second]:
+            joined = group[comparison.first] | group[comparison.second]
             group |= dict.fromkeys(joined, joined)
     groups = {min(members): sorted(members) for members in group.values()}
     if len(groups) > 1:
@@ -102,17 +104,17 @@ def _by_prompt(
 
     Of a prompt that compares two models several times the mean counts.
     """
-    place = {name: number for number, name in enumerate(models)}
+    index = {name: number for number, name in enumerate(models)}
     column = {pair: number for number, pair in enumerate(pairs)}
     prompts: dict[Hashable, int] = {}
-    for one in comparisons:
-        prompts.setdefault(one.prompt, len(prompts))
+    for comparison in comparisons:
+        prompts.setdefault(comparison.prompt, len(prompts))
     counts, seen = np.zeros((len(prompts), 3, len(pairs))), np.zeros((len(prompts), 1, len(pairs)))
-    for one in comparisons:
-        pair, outcome = (place[one.first], place[one.second]), one.outcome
+    for comparison in comparisons:
+        pair, outcome = (index[comparison.first], index[comparison.second]), comparison.outcome
         if pair not in column:
             pair, outcome = pair[::-1], 1 - outcome
-        row, cell = prompts[one.prompt], column[pair]
+        row, cell = prompts[comparison.prompt], column[pair]
         counts[row, :, cell] += max(0.0, 2 * outcome - 1), max(0.0, 1 - 2 * outcome), 1 - abs(2 * outcome - 1)
         seen[row, 0, cell] += 1
     return (counts / np.maximum(seen, 1)).reshape(len(prompts), -1)
@@ -128,42 +130,42 @@ def _fit(counts: np.ndarray, pairs: list[tuple[int, int]], start: np.ndarray) ->
     for row, (first, second) in enumerate(pairs):
         design[row, first], design[row, second] = 0.5, -0.5
     models, total = design.shape[1], wins + losses + ties
-    found = np.tile(start, (len(counts), 1))
+    parameters = np.tile(start, (len(counts), 1))
     has_ties = bool(ties.any())
     if not has_ties:
-        found[:, -1] = -np.inf
+        parameters[:, -1] = -np.inf
     for _ in range(NEWTON_STEPS):
-        won, lost, tied = _chances(found, design)
-        gradient = np.zeros_like(found)
-        gradient[:, :-1] = (wins - losses - total * (won - lost)) @ design - RIDGE * found[:, :-1]
+        won, lost, tied = _chances(parameters, design)
+        gradient = np.zeros_like(parameters)
+        gradient[:, :-1] = (wins - losses - total * (won - lost)) @ design - RIDGE * parameters[:, :-1]
         curvature = np.zeros((len(counts), models + 1, models + 1))
         spread = total * (won + lost - (won - lost) ** 2)
         curvature[:, :-1, :-1] = np.einsum("sp,pi,pj->sij", spread, design, design) + RIDGE * np.eye(models)
         curvature[:, -1, -1] = 1.0
         if has_ties:
-            gradient[:, -1] = (ties - total * tied).sum(1) - RIDGE * found[:, -1]
+            gradient[:, -1] = (ties - total * tied).sum(1) - RIDGE * parameters[:, -1]
             curvature[:, -1, -1] = (total * tied * (1 - tied)).sum(1) + RIDGE
             cross = -(total * tied * (won - lost)) @ design
             curvature[:, :-1, -1], curvature[:, -1, :-1] = cross, cross
         step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
-        found += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+        parameters += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         if np.abs(step).max() < SMALLEST_STEP:
             break
-    return found
+    return parameters
 
 
-def _chances(found: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chances(parameters: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Probabilities that the first, the second and neither of each pair wins, (resamples, pairs) each."""
-    half = found[:, :-1] @ design.T
-    logits = np.stack([half, -half, np.broadcast_to(found[:, -1:], half.shape)])
+    half = parameters[:, :-1] @ design.T
+    logits = np.stack([half, -half, np.broadcast_to(parameters[:, -1:], half.shape)])
     odds = np.exp(logits - logits.max(0))
     won, lost, tied = odds / odds.sum(0)
     return won, lost, tied
 
 
-def _expected(found: np.ndarray, models: int) -> np.ndarray:
+def _expected(parameters: np.ndarray, models: int) -> np.ndarray:
     """Mean share of wins, ties half, of each model against every other one, (resamples, models)."""
-    half = (found[:, :models, None] - found[:, None, :models]) / 2
-    tie = np.exp(found[:, -1])[:, None, None]
+    half = (parameters[:, :models, None] - parameters[:, None, :models]) / 2
+    tie = np.exp(parameters[:, -1])[:, None, None]
     share = (np.exp(half) + tie / 2) / (np.exp(half) + np.exp(-half) + tie)
     return (share.sum(2) - 0.5) / (models - 1)

@@ -40,8 +40,8 @@ class Anytime:
 
     def as_json(self) -> dict[str, object]:
         """As it goes into a JSON file."""
-        about = {"e_value": self.e_value, "decided_at": self.decided_at, "n": self.rate.n}
-        return {**self.rate.as_json("win_rate"), **about, "level": self.rate.level}
+        test = {"e_value": self.e_value, "decided_at": self.decided_at, "n": self.rate.n}
+        return {**self.rate.as_json("win_rate"), **test, "level": self.rate.level}
 
 
 def anytime(outcomes: ArrayLike, *, level: float = 0.95) -> Anytime:

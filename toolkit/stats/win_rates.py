@@ -35,7 +35,7 @@ SMALLEST_STEP = 1e-6
 
 
 @dataclass(frozen=True)
-class WinRate:
+class WinRateEstimate:
     """How often one side is better.
 
     Attributes:
@@ -73,7 +73,7 @@ class WinRate:
 
 def win_rate(
     outcomes: ArrayLike, prompts: Sequence[Hashable] | None = None, *, seed: int, samples: int = 2000
-) -> WinRate:
+) -> WinRateEstimate:
     """Estimate how often one side is better, from outcomes between 0 (a loss) and 1 (a win).
 
     Args:
@@ -84,7 +84,7 @@ def win_rate(
     """
     outcomes = as_units(outcomes)
     means, _ = by_prompt(outcomes, prompts)
-    return WinRate(
+    return WinRateEstimate(
         bootstrap=bootstrap_share(means, seed=seed, samples=samples),
         wilson=wilson_of_units(means),
         wins=int((outcomes > 0.5).sum()),
@@ -96,10 +96,10 @@ def win_rate(
 
 def by_prompt(values: np.ndarray, prompts: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
     """Mean of each prompt in order of first sight, (prompts,), and the prompt of each row, (comparisons,)."""
-    places = groups_of(prompts, len(values))
-    sums = np.bincount(places, weights=values)
+    prompt_indices = groups_of(prompts, len(values))
+    sums = np.bincount(prompt_indices, weights=values)
     # Rounded, or the mean of 0.2 and 0.8 would not be a tie.
-    return (sums / np.bincount(places)).round(12), places
+    return (sums / np.bincount(prompt_indices)).round(12), prompt_indices
 
 
 def length_controlled(
@@ -124,22 +124,22 @@ def length_controlled(
     outcomes, longer = as_units(outcomes), as_units(longer)
     if len(longer) != len(outcomes):
         raise ValueError(f"{len(outcomes)} outcomes and {len(longer)} differences of length")
-    means, places = by_prompt(outcomes, prompts)
-    shares = 1.0 / np.bincount(places)[places]
+    means, prompt_indices = by_prompt(outcomes, prompts)
+    shares = 1.0 / np.bincount(prompt_indices)[prompt_indices]
 
     def fit(counts: np.ndarray, start: np.ndarray) -> np.ndarray:
-        return _logistic(outcomes, longer, counts[:, places] * shares, start)
+        return _logistic(outcomes, longer, counts[:, prompt_indices] * shares, start)
 
     whole = fit(np.ones((1, len(means))), np.zeros(2))[0]
     intercept, slope = whole
     drawn = resampled_counts(len(means), seed=seed, samples=samples)
-    resampled = np.concatenate([fit(each, whole) for each in drawn])
-    about = {"units": len(means), "seed": seed}
-    effect = percentile_interval(float(slope), resampled[:, 1], **about)
+    resampled = np.concatenate([fit(counts, whole) for counts in drawn])
+    resampling = {"units": len(means), "seed": seed}
+    effect = percentile_interval(float(slope), resampled[:, 1], **resampling)
     if np.ptp(means) == 0:  # nothing that length could explain
         return bootstrap_share(means, seed=seed, samples=samples), effect
     share = float(_sigmoid(intercept))
-    return percentile_interval(share, _sigmoid(resampled[:, 0]), **about), effect
+    return percentile_interval(share, _sigmoid(resampled[:, 0]), **resampling), effect
 
 
 def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -153,20 +153,20 @@ def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, sta
     spread = np.sqrt(np.maximum(weights @ centred**2 / total - mean**2, 0.0))
     spread[spread <= 1e-9 * np.abs(longer).max()] = np.inf  # one difference throughout explains nothing
     slope = np.tanh(longer / spread[:, None])
-    found = np.tile(start, (len(weights), 1))
+    parameters = np.tile(start, (len(weights), 1))
     for _ in range(NEWTON_STEPS):
-        chance = _sigmoid(found[:, :1] + found[:, 1:] * slope)
+        chance = _sigmoid(parameters[:, :1] + parameters[:, 1:] * slope)
         error, steep = weights * (outcomes - chance), weights * chance * (1 - chance)
-        gradient = np.stack([error.sum(1), (error * slope).sum(1)], axis=1) - RIDGE * found
+        gradient = np.stack([error.sum(1), (error * slope).sum(1)], axis=1) - RIDGE * parameters
         a, b, d = steep.sum(1) + RIDGE, (steep * slope).sum(1), (steep * slope**2).sum(1) + RIDGE
         step = np.stack(
             [d * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], axis=1
         )
         step = np.clip(step / (a * d - b * b)[:, None], -LONGEST_STEP, LONGEST_STEP)
-        found += step
+        parameters += step
         if np.abs(step).max() < SMALLEST_STEP:
             break
-    return found
+    return parameters
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

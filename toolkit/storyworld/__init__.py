@@ -27,7 +27,7 @@ from toolkit.storyworld.annotator import (
     preference,
     preference_probability,
 )
-from toolkit.storyworld.conversations import FLAWS, Conversation, conversation
+from toolkit.storyworld.conversations import FLAWS, ConversationExample, conversation
 from toolkit.storyworld.rows import CONFIGS, HELD_OUT_FRACTION, SPLITS, compute_digest, digest, rows, split_of
 from toolkit.storyworld.stories import (
     Story,
@@ -47,7 +47,7 @@ __all__ = [
     "HELD_OUT_FRACTION",
     "SPLITS",
     "WEIGHTS",
-    "Conversation",
+    "ConversationExample",
     "Preference",
     "Story",
     "Utility",

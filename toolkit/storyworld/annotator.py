@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import exp
 
 from toolkit.storyworld.conversations import Message, Prompt, answer, draw_flaws, make_prompt
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.utility import utility
 
 DEFAULT_TEMPERATURE = 1.0
@@ -41,7 +41,9 @@ def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE
 
     utility_differences: differences between the two utilities of each pair, of either sign.
     """
-    scores = [preference_probability(abs(float(each)), temperature) for each in utility_differences]
+    scores = [
+        preference_probability(abs(float(difference)), temperature) for difference in utility_differences
+    ]
     if not scores:
         raise ValueError("bayes_accuracy needs at least one difference")
     return sum(scores) / len(scores)
@@ -58,7 +60,7 @@ def preference(
     flawed_share: of the pairs in which both answers are flawed; of the others a few
     (BOTH_FLAWLESS_SHARE) are both flawless, and in the rest exactly one is flawed.
     """
-    stream = Stream("preferences", seed, index)
+    stream = RandomStream("preferences", seed, index)
     prompt = make_prompt(stream.child("prompt"))
     first, second = _pair(stream, prompt, flawed_share)
     if stream.uniform() < 0.5:
@@ -71,7 +73,7 @@ def preference(
     return Preference(prompt.messages, first, second, utilities[0], utilities[1], probability)
 
 
-def _pair(stream: Stream, prompt: Prompt, flawed_share: float) -> tuple[str, str]:
+def _pair(stream: RandomStream, prompt: Prompt, flawed_share: float) -> tuple[str, str]:
     """Two different answers; their flaws are drawn again with the texts in the rare case of equal ones."""
     attempt = 0
     while True:

@@ -6,7 +6,7 @@ from toolkit.storyworld.grammar import Roles
 from toolkit.storyworld.lexicon import LEXICONS
 from toolkit.storyworld.reading import sentence_readings, split_sentences
 from toolkit.storyworld.requests import question, request, wrong_answer
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.stories import ENDINGS, story_given
 
 Message = dict[str, str]
@@ -26,7 +26,7 @@ _TRIES = 250  # of about 60 microseconds each; only short stories need more than
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ConversationExample:
     """Messages that end with the user's turn, an answer, and the names of the answer's flaws."""
 
     messages_prompt: list[Message]
@@ -57,7 +57,7 @@ def word_range(asked: Roles) -> tuple[int, int]:
     return SHORT_WORDS if asked.get("length") == "short" else STORY_WORDS
 
 
-def make_prompt(stream: Stream) -> Prompt:
+def make_prompt(stream: RandomStream) -> Prompt:
     """A prompt: a request, or with probability QUESTION_SHARE a question about a story told before."""
     text, asked = request(stream.child("request"))
     messages = [{"role": "user", "content": text}]
@@ -69,14 +69,14 @@ def make_prompt(stream: Stream) -> Prompt:
     return Prompt(messages, asked, told, right_answer)
 
 
-def answer(stream: Stream, prompt: Prompt, flaws: tuple[str, ...] = ()) -> str:
+def answer(stream: RandomStream, prompt: Prompt, flaws: tuple[str, ...] = ()) -> str:
     """An answer to a prompt with exactly these flaws."""
     if prompt.told is None:
         return _story_answer(stream, prompt.asked, flaws)
     return _question_answer(stream, prompt, flaws)
 
 
-def draw_flaws(stream: Stream, prompt: Prompt, count: int) -> tuple[str, ...]:
+def draw_flaws(stream: RandomStream, prompt: Prompt, count: int) -> tuple[str, ...]:
     """So many different flaws that this prompt is open to, in the order in which they are applied."""
     left = list(prompt.open_flaws)
     chosen = set()
@@ -89,17 +89,17 @@ def draw_flaws(stream: Stream, prompt: Prompt, count: int) -> tuple[str, ...]:
     return tuple(flaw for flaw in prompt.open_flaws if flaw in chosen)
 
 
-def conversation(seed: int, index: int, flawed_share: float = 0.5) -> Conversation:
+def conversation(seed: int, index: int, flawed_share: float = 0.5) -> ConversationExample:
     """Conversation ``index`` of a seed; a share of the answers has one flaw (most of them) or two."""
-    stream = Stream("conversations", seed, index)
+    stream = RandomStream("conversations", seed, index)
     prompt = make_prompt(stream.child("prompt"))
     flaws: tuple[str, ...] = ()
     if stream.uniform() < flawed_share:
         flaws = draw_flaws(stream, prompt, 1 if stream.uniform() < 0.75 else 2)
-    return Conversation(prompt.messages, answer(stream.child("answer"), prompt, flaws), flaws)
+    return ConversationExample(prompt.messages, answer(stream.child("answer"), prompt, flaws), flaws)
 
 
-def _fitting_story(stream: Stream, asked: Roles, *, names_late: bool = False) -> tuple[str, Roles]:
+def _fitting_story(stream: RandomStream, asked: Roles, *, names_late: bool = False) -> tuple[str, Roles]:
     """A story for a request within its range of words: the first to fit, else the nearest of a few.
 
     names_late: the hero must be named in the later half.
@@ -119,11 +119,11 @@ def _fitting_story(stream: Stream, asked: Roles, *, names_late: bool = False) ->
     return min(drafts, key=lambda draft: draft[0])[1:]
 
 
-def _other(stream: Stream, lexicon: str, *excluded: str | None) -> str:
+def _other(stream: RandomStream, lexicon: str, *excluded: str | None) -> str:
     return LEXICONS[lexicon].draw(stream, [word for word in excluded if word])
 
 
-def _story_answer(stream: Stream, asked: Roles, flaws: tuple[str, ...]) -> str:
+def _story_answer(stream: RandomStream, asked: Roles, flaws: tuple[str, ...]) -> str:
     given = dict(asked)
     if "wrong_animal" in flaws:
         given["animal"] = _other(stream, "animal", asked.get("animal"), asked.get("pal"))
@@ -148,16 +148,16 @@ def _story_answer(stream: Stream, asked: Roles, flaws: tuple[str, ...]) -> str:
     return " ".join(sentences)
 
 
-def _garble(stream: Stream, sentences: list[str]) -> list[str]:
+def _garble(stream: RandomStream, sentences: list[str]) -> list[str]:
     """Some sentences in the middle begin as they did and end like another one, as a weak model writes."""
     middle = list(range(1, len(sentences) - 1)) or [0]
     result = list(sentences)
     for _ in range(max(1, round(_GARBLED_SHARE * len(sentences)))):
         if not middle:
             break
-        place = middle.pop(stream.index(len(middle)))
-        head = sentences[place].split()
-        ends = [other.split() for other in sentences if other != sentences[place]] or [head[::-1]]
+        position = middle.pop(stream.index(len(middle)))
+        head = sentences[position].split()
+        ends = [other.split() for other in sentences if other != sentences[position]] or [head[::-1]]
         for _ in range(_TRIES):
             tail = ends[stream.index(len(ends))]
             begun = head[: 1 + stream.index(max(1, len(head) - 2))]
@@ -165,25 +165,27 @@ def _garble(stream: Stream, sentences: list[str]) -> list[str]:
             mixed = mixed.replace(". ", " ").rstrip(".,") + "."
             if not sentence_readings(mixed) and len(split_sentences(mixed)) == 1:
                 break
-        result[place] = mixed
+        result[position] = mixed
     return result
 
 
-def _ramble(stream: Stream, sentences: list[str], roles: Roles) -> list[str]:
+def _ramble(stream: RandomStream, sentences: list[str], roles: Roles) -> list[str]:
     """Middle sentences of other stories with the same roles, before the end, until it is far too long."""
     middle: list[str] = []
-    known = {role: value for role, value in roles.items() if role != "length"}
+    constraints = {role: value for role, value in roles.items() if role != "length"}
     attempt = 0
     while len(" ".join(sentences + middle).split()) < RAMBLING_WORDS and attempt < 40:
-        told = story_given(stream.child(attempt), **known)
-        known.update(told.roles)  # what one of these stories made up, the next ones keep to
-        more = [each for each in split_sentences(told.text)[1:-2] if each not in sentences + middle]
+        told = story_given(stream.child(attempt), **constraints)
+        constraints.update(told.roles)  # what one of these stories made up, the next ones keep to
+        more = [
+            sentence for sentence in split_sentences(told.text)[1:-2] if sentence not in sentences + middle
+        ]
         middle += more[:3]
         attempt += 1
     return [*sentences[:-2], *middle, *sentences[-2:]]
 
 
-def _rename(stream: Stream, sentences: list[str], roles: Roles) -> list[str]:
+def _rename(stream: RandomStream, sentences: list[str], roles: Roles) -> list[str]:
     """The same sentences with another name of the same kind for the hero."""
     lexicon = LEXICONS["name"]
     hero = roles["hero"]
@@ -193,7 +195,7 @@ def _rename(stream: Stream, sentences: list[str], roles: Roles) -> list[str]:
     return [sentence.replace(hero, other) for sentence in sentences]
 
 
-def _cut(stream: Stream, sentences: list[str]) -> list[str]:
+def _cut(stream: RandomStream, sentences: list[str]) -> list[str]:
     """Without its last sentence, and the one before it breaks off; an answer of one sentence breaks off."""
     kept = sentences[:-1] if len(sentences) > 1 else sentences
     words = kept[-1].split()
@@ -201,7 +203,7 @@ def _cut(stream: Stream, sentences: list[str]) -> list[str]:
     return [*kept[:-1], " ".join(broken).rstrip(".,!?")]
 
 
-def _question_answer(stream: Stream, prompt: Prompt, flaws: tuple[str, ...]) -> str:
+def _question_answer(stream: RandomStream, prompt: Prompt, flaws: tuple[str, ...]) -> str:
     told = prompt.told or {}
     sentences = [prompt.right_answer]
     if "wrong_answer" in flaws:

@@ -16,7 +16,7 @@ All probabilities are natural logarithms.
 from itertools import accumulate
 from math import exp, log
 
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 
 Roles = dict[str, str]
 Reading = tuple[int, Roles, float]
@@ -63,18 +63,20 @@ class Lexicon:
 
     def is_shared(self, form: str) -> bool:
         """Whether a form alone does not tell the word (a pronoun)."""
-        return any(not key for found in self._readings[form].values() for _, key in found)
+        return any(not key for readings in self._readings[form].values() for _, key in readings)
 
     def kind_of_surface(self, form: str, surface: str) -> str:
         """The kind of the words that share this surface."""
-        return next(self.kinds[key] for key, found in self.forms[form].items() if found == surface)
+        return next(
+            self.kinds[key] for key, form_surface in self.forms[form].items() if form_surface == surface
+        )
 
     def readings(self, form: str, text: str, position: int) -> list[tuple[str, str]]:
         """Every (surface, key) of this form that stands at the position; key "" for a shared surface."""
-        found = self._readings[form].get(_first_word(text, position), ())
-        return [pair for pair in found if text.startswith(pair[0], position)]
+        candidates = self._readings[form].get(_first_word(text, position), ())
+        return [pair for pair in candidates if text.startswith(pair[0], position)]
 
-    def draw(self, stream: Stream, excluded: list[str]) -> str:
+    def draw(self, stream: RandomStream, excluded: list[str]) -> str:
         """A word by weight; redrawn while excluded, which renormalises the others exactly."""
         while True:
             key = self.keys[stream.weighted(self.cumulative)]
@@ -103,7 +105,7 @@ class Text:
         self.text = text
         self.children: tuple = ()
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
         out.append(self.text)
         return 0.0
 
@@ -134,7 +136,7 @@ class Slot:
     def _excluded(self, roles: Roles) -> list[str]:
         return [roles[other] for other in self.apart if other in roles]
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
         key = roles.get(self.role)
         logprob = 0.0
         if key is None:
@@ -154,10 +156,10 @@ class Slot:
             return [(position + len(surface), roles, 0.0)] if text.startswith(surface, position) else []
         readings = []
         excluded = self._excluded(roles)
-        for surface, found in self.lexicon.readings(self.form, text, position):
-            if found in excluded and found:
+        for surface, key in self.lexicon.readings(self.form, text, position):
+            if key in excluded and key:
                 continue
-            bound, logprob = self._bind(roles, surface, found, excluded)
+            bound, logprob = self._bind(roles, surface, key, excluded)
             if bound is not None:
                 readings.append((position + len(surface), bound, logprob))
         return readings
@@ -165,11 +167,11 @@ class Slot:
     def _bind(self, roles: Roles, surface: str, key: str, excluded: list[str]) -> tuple[Roles | None, float]:
         """Roles after this mention; a pronoun of an unknown word binds only its kind ("hero.kind")."""
         kind_role = self.role + ".kind"
-        known = roles.get(kind_role)
+        bound_kind = roles.get(kind_role)
         if not key:
             kind = self.lexicon.kind_of_surface(self.form, surface)
-            return (None, 0.0) if known not in (None, kind) else ({**roles, kind_role: kind}, 0.0)
-        if known is not None and self.lexicon.kinds.get(key) != known:
+            return (None, 0.0) if bound_kind not in (None, kind) else ({**roles, kind_role: kind}, 0.0)
+        if bound_kind is not None and self.lexicon.kinds.get(key) != bound_kind:
             return None, 0.0
         logprob = self.lexicon.logprob_without(key, excluded)
         return ({**roles, self.role: key} if self.role else roles), logprob
@@ -195,7 +197,7 @@ class Sequence:
     def __init__(self, nodes: list) -> None:
         self.children = tuple(nodes)
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
         logprob = 0.0
         for node in self.children:
             logprob += node.generate(stream, roles, out)
@@ -206,8 +208,8 @@ class Sequence:
         for node in self.children:
             readings = [
                 (end, bound, before + logprob)
-                for start, known, before in readings
-                for end, bound, logprob in node.match(text, start, known)
+                for start, bound_before, before in readings
+                for end, bound, logprob in node.match(text, start, bound_before)
             ]
             if not readings:
                 break
@@ -225,7 +227,7 @@ class Sequence:
         return max((node.literal() for node in self.children), key=len, default="")
 
 
-class Choice:
+class Alternation:
     """One of several nodes, by weight; with a role, which one is remembered and can be asked for.
 
     options: nodes, or with a role a mapping from the role's value to its node.
@@ -241,10 +243,10 @@ class Choice:
         self.cumulative = list(accumulate(weights))
         self.logprobs = [log(weight / self.cumulative[-1]) for weight in weights]
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
-        known = roles.get(self.role)
-        if known is not None:
-            return self.children[self.values.index(known)].generate(stream, roles, out)
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
+        value = roles.get(self.role)
+        if value is not None:
+            return self.children[self.values.index(value)].generate(stream, roles, out)
         chosen = stream.weighted(self.cumulative)
         if self.role:
             roles[self.role] = self.values[chosen]
@@ -252,10 +254,10 @@ class Choice:
 
     def _options(self, roles: Roles):
         """(node, roles, logprob) of every option that is open."""
-        known = roles.get(self.role)
+        value = roles.get(self.role)
         for position, (node, logprob) in enumerate(zip(self.children, self.logprobs, strict=True)):
-            if known is not None:
-                if self.values[position] == known:
+            if value is not None:
+                if self.values[position] == value:
                     yield node, roles, 0.0
             else:
                 yield node, ({**roles, self.role: self.values[position]} if self.role else roles), logprob
@@ -264,8 +266,8 @@ class Choice:
         if self.role:
             return [
                 (end, bound, before + logprob)
-                for node, known, before in self._options(roles)
-                for end, bound, logprob in node.match(text, position, known)
+                for node, bound_before, before in self._options(roles)
+                for end, bound, logprob in node.match(text, position, bound_before)
             ]
         readings = []
         for node, before in zip(self.children, self.logprobs, strict=True):
@@ -274,8 +276,8 @@ class Choice:
         return readings
 
     def enumerate(self, roles: Roles):
-        for node, known, before in self._options(roles):
-            for text, bound, logprob in node.enumerate(known):
+        for node, bound_before, before in self._options(roles):
+            for text, bound, logprob in node.enumerate(bound_before):
                 yield text, bound, before + logprob
 
     def literal(self) -> str:
@@ -290,7 +292,7 @@ class Optional:
         self.probability = probability
         self.present, self.absent = log(probability), log(1.0 - probability)
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
         if roles.get("length") == SHORT:
             return 0.0
         if stream.uniform() < self.probability:
@@ -319,7 +321,7 @@ class Sentence:
         self.node, self.kind, self.lead = node, kind, lead
         self.children = (node,)
 
-    def generate(self, stream: Stream, roles: Roles, out: list[str]) -> float:
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
         out.append(self.lead)
         return self.node.generate(stream, roles, out)
 
@@ -341,9 +343,9 @@ def derivations(node, text: str, roles: Roles | None = None) -> list[tuple[Roles
     return [(bound, logprob) for end, bound, logprob in node.match(text, 0, roles or {}) if end == len(text)]
 
 
-def total_logprob(found: list[tuple[Roles, float]]) -> float | None:
+def total_logprob(readings: list[tuple[Roles, float]]) -> float | None:
     """The log of the summed probability of derivations, None if there are none."""
-    if not found:
+    if not readings:
         return None
-    largest = max(logprob for _, logprob in found)
-    return largest + log(sum(exp(logprob - largest) for _, logprob in found))
+    largest = max(logprob for _, logprob in readings)
+    return largest + log(sum(exp(logprob - largest) for _, logprob in readings))

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
-from toolkit.storyworld.grammar import Choice, Roles, Sentence, derivations
+from toolkit.storyworld.grammar import Alternation, Roles, Sentence, derivations
 from toolkit.storyworld.lexicon import LEXICONS
 from toolkit.storyworld.stories import story_grammar
 
@@ -15,7 +15,7 @@ _LONGEST_SENTENCE = 400  # characters; the grammar's longest is about half of it
 
 
 @dataclass(frozen=True)
-class Read:
+class ParsedText:
     """What a text tells: its sentences, which of them are derivable, and the facts they agree on.
 
     kinds: "opening", "middle" or "closing" of each sentence, None where the grammar does not derive it.
@@ -37,14 +37,14 @@ def split_sentences(text: str) -> list[str]:
 @cache
 def _sentences() -> list[tuple[Sentence, Roles, str]]:
     """Every sentence of the grammar, what its place in the grammar implies (plot, ending), its literal."""
-    found: dict[int, tuple[Sentence, Roles]] = {}
+    by_node: dict[int, tuple[Sentence, Roles]] = {}
 
     def walk(node, implied: Roles) -> None:
         if isinstance(node, Sentence):
-            known = found.get(id(node), (node, implied))[1]
-            shared = {role: value for role, value in known.items() if implied.get(role) == value}
-            found[id(node)] = (node, shared)
-        elif isinstance(node, Choice) and node.role:
+            earlier = by_node.get(id(node), (node, implied))[1]
+            shared = {role: value for role, value in earlier.items() if implied.get(role) == value}
+            by_node[id(node)] = (node, shared)
+        elif isinstance(node, Alternation) and node.role:
             for value, child in zip(node.values, node.children, strict=True):
                 walk(child, {**implied, node.role: value})
         else:
@@ -52,7 +52,7 @@ def _sentences() -> list[tuple[Sentence, Roles, str]]:
                 walk(child, implied)
 
     walk(story_grammar(), {})
-    return [(node, implied, node.literal()) for node, implied in found.values()]
+    return [(node, implied, node.literal()) for node, implied in by_node.values()]
 
 
 @lru_cache(maxsize=20_000)
@@ -81,8 +81,8 @@ def _contradicts(facts: Roles, roles: Roles) -> int:
     return conflicts
 
 
-def read(text: str) -> Read:
-    """Read a text of any kind; never raises."""
+def read(text: str) -> ParsedText:
+    """Parse a text of any kind; never raises."""
     sentences = split_sentences(text)
     kinds: list[str | None] = []
     facts: Roles = {}
@@ -92,8 +92,8 @@ def read(text: str) -> Read:
         readings = sentence_readings(sentence)
         if not readings:
             kinds.append(None)
-            known = (facts.get("hero"), facts.get("friend"))
-            conflicts += any(word in names and word not in known for word in _WORD.findall(sentence))
+            characters = (facts.get("hero"), facts.get("friend"))
+            conflicts += any(word in names and word not in characters for word in _WORD.findall(sentence))
             continue
         kind, roles = min(readings, key=lambda reading: _contradicts(facts, reading[1]))
         conflicts += _contradicts(facts, roles) > 0
@@ -102,4 +102,4 @@ def read(text: str) -> Read:
         facts = {**{role: word for role, word in roles.items() if not role.endswith(".kind")}, **facts}
         if ending:
             facts["ending"] = ending
-    return Read(sentences, kinds, facts, conflicts)
+    return ParsedText(sentences, kinds, facts, conflicts)

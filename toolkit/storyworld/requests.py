@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from toolkit.storyworld.grammar import Choice, Optional, Roles, Sequence, Slot, Text, derivations
+from toolkit.storyworld.grammar import Alternation, Optional, Roles, Sequence, Slot, Text, derivations
 from toolkit.storyworld.lexicon import LEXICONS
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.stories import ALL_PLOTS
 from toolkit.storyworld.template import compile_template, zipf_choice
 
@@ -60,7 +60,7 @@ COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
 def request_grammar() -> Sequence:
     """The grammar of requests; what it binds is what the story must satisfy."""
     who = Sequence([compile_template("{animal.a}"), compile_template("[| named {hero}| called {hero}]")])
-    does = Choice(
+    does = Alternation(
         {
             plot: zipf_choice([compile_template(ask) for ask in parts["ask"]])
             for plot, parts in ALL_PLOTS.items()
@@ -80,19 +80,19 @@ def request_grammar() -> Sequence:
     def extra(templates: list[str]):
         return Sequence([Text(" "), zipf_choice([compile_template(template) for template in templates])])
 
-    endings = Choice({ending: extra(templates) for ending, templates in _ENDINGS.items()}, role="ending")
+    endings = Alternation({ending: extra(templates) for ending, templates in _ENDINGS.items()}, role="ending")
     return Sequence(
         [
             zipf_choice(frames),
             Optional(extra(_PLACES), probability=0.2),
             Optional(extra(_FRIENDS), probability=0.2),
             Optional(endings, probability=0.55),
-            Optional(Choice({"short": extra(_LENGTHS)}, role="length"), probability=0.2),
+            Optional(Alternation({"short": extra(_LENGTHS)}, role="length"), probability=0.2),
         ]
     )
 
 
-def request(stream: Stream) -> tuple[str, Roles]:
+def request(stream: RandomStream) -> tuple[str, Roles]:
     """A request and what it asks for: animal, object, plot; perhaps hero, place, pal, ending, length."""
     roles: Roles = {}
     out: list[str] = []
@@ -103,8 +103,8 @@ def request(stream: Stream) -> tuple[str, Roles]:
 @lru_cache(maxsize=20_000)
 def read_request(text: str) -> Roles:
     """What a request asks for: by the grammar if it derives the text, else by the words it mentions."""
-    found = derivations(request_grammar(), " ".join(text.split())) if len(text) < 600 else []
-    return dict(found[0][0]) if found else _scan(text[:2000])
+    readings = derivations(request_grammar(), " ".join(text.split())) if len(text) < 600 else []
+    return dict(readings[0][0]) if readings else _scan(text[:2000])
 
 
 def _scan(text: str) -> Roles:
@@ -145,17 +145,17 @@ def _questions() -> list[tuple[str, object, object]]:
 
 def _render(node, roles: Roles) -> str:
     out: list[str] = []
-    node.generate(Stream("fully bound"), dict(roles), out)
+    node.generate(RandomStream("fully bound"), dict(roles), out)
     return "".join(out)
 
 
-def question(stream: Stream, roles: Roles) -> tuple[str, str]:
+def question(stream: RandomStream, roles: Roles) -> tuple[str, str]:
     """A question about a story with these roles, and its answer."""
     _, asked, answer = stream.choose([entry for entry in _questions() if entry[0] in ("", roles["plot"])])
     return _render(asked, roles), _render(answer, roles)
 
 
-def wrong_answer(stream: Stream, roles: Roles, asked: str) -> str:
+def wrong_answer(stream: RandomStream, roles: Roles, asked: str) -> str:
     """A well-formed answer to the same question that is wrong in everything that was asked for."""
     node, answer = _matching(asked, roles)[0]
     told = _slots(node)
@@ -175,13 +175,13 @@ def _matching(asked: str, roles: Roles) -> list[tuple[object, object]]:
     plot = roles.get("plot")
     return [
         (node, answer)
-        for known, node, answer in _questions()
-        if known in ("", plot) and derivations(node, asked, roles)
+        for question_plot, node, answer in _questions()
+        if question_plot in ("", plot) and derivations(node, asked, roles)
     ]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedQuestion:
     """A question that a story answers: the right answer, the grammar of answers, and the roles asked for."""
 
     right: str
@@ -191,17 +191,17 @@ class Asked:
     def is_right(self, sentence: str) -> bool:
         """Whether a sentence answers rightly, whatever it calls the hero."""
         return any(
-            all(found.get(role) == value for role, value in self.roles.items())
-            for found, _ in derivations(self.grammar, sentence)
+            all(answer_roles.get(role) == value for role, value in self.roles.items())
+            for answer_roles, _ in derivations(self.grammar, sentence)
         )
 
 
-def read_question(asked: str, roles: Roles) -> Asked | None:
+def read_question(asked: str, roles: Roles) -> ParsedQuestion | None:
     """What a question asks of a story with these roles; None if it is no such question, or it is not told."""
     for node, answer in _matching(" ".join(asked.split()), roles):
         wanted = _slots(answer)
         if all(role in roles for role in wanted):
             given = {"hero", *_slots(node)}
             news = {role: roles[role] for role in wanted if role not in given}
-            return Asked(_render(answer, roles), answer, news)
+            return ParsedQuestion(_render(answer, roles), answer, news)
     return None

@@ -9,7 +9,7 @@ _BLOCK = struct.Struct(f"<{_DRAWS_PER_BLOCK}Q")
 _SCALE = 2.0**-53
 
 
-class Stream:
+class RandomStream:
     """Counter-based random numbers: block b of a stream is SHAKE-256 of "name/name/.../b".
 
     The same names give the same numbers in any process, in any order of calls and on any platform.
@@ -42,6 +42,6 @@ class Stream:
         """One of the items of a sequence, uniform."""
         return items[self.index(len(items))]
 
-    def child(self, name: object) -> "Stream":
+    def child(self, name: object) -> "RandomStream":
         """An independent stream below this one."""
-        return Stream(self._name, name)
+        return RandomStream(self._name, name)

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.storyworld.annotator import preference
 from toolkit.storyworld.conversations import Message, conversation, make_prompt
 from toolkit.storyworld.lexicon import DIGEST, LEXICONS, VERSION
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.stories import document, story
 
 CONFIGS = ("stories", "conversations", "preferences", "prompts")
@@ -98,7 +98,7 @@ def _preference_row(seed: int, index: int, options: dict) -> tuple[list[Message]
 
 
 def _prompt_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
-    messages = make_prompt(Stream("prompts", seed, index)).messages
+    messages = make_prompt(RandomStream("prompts", seed, index)).messages
     return messages, {"prompt": messages}
 
 

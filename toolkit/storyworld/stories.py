@@ -3,9 +3,17 @@
 from dataclasses import dataclass
 from functools import cache
 
-from toolkit.storyworld.grammar import Choice, Optional, Roles, Sentence, Sequence, derivations, total_logprob
+from toolkit.storyworld.grammar import (
+    Alternation,
+    Optional,
+    Roles,
+    Sentence,
+    Sequence,
+    derivations,
+    total_logprob,
+)
 from toolkit.storyworld.plots import PLOTS
-from toolkit.storyworld.rng import Stream
+from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.template import compile_template, zipf_choice
 
 ALL_PLOTS = PLOTS
@@ -100,14 +108,14 @@ def story_grammar() -> Sequence:
             [
                 *beats,
                 talk if plot["talk"] else wait,
-                Choice(endings, weights=list(ENDINGS.values()), role="ending"),
+                Alternation(endings, weights=list(ENDINGS.values()), role="ending"),
             ]
         )
     weights = [1.0 / (rank + 8.0) for rank in range(len(plots))]
-    return Sequence([_beat(OPENINGS, "opening"), aside, Choice(plots, weights=weights, role="plot")])
+    return Sequence([_beat(OPENINGS, "opening"), aside, Alternation(plots, weights=weights, role="plot")])
 
 
-def story_given(stream: Stream, **constraints: str) -> Story:
+def story_given(stream: RandomStream, **constraints: str) -> Story:
     """A story whose roles (hero, animal, object, place, plot, ending, length, ...) are given in part.
 
     The log-probability is that of the text given the constraints as independent choices made beforehand.
@@ -120,7 +128,7 @@ def story_given(stream: Stream, **constraints: str) -> Story:
 
 def story(seed: int, index: int) -> Story:
     """Story ``index`` of a seed: a pure function of the two."""
-    return story_given(Stream("stories", seed, index))
+    return story_given(RandomStream("stories", seed, index))
 
 
 def title(roles: Roles) -> str:

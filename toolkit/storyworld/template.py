@@ -9,7 +9,7 @@ remembers, ``[a|b|]`` an equally likely choice (an alternative may be empty, and
 
 from functools import cache
 
-from toolkit.storyworld.grammar import Choice, Sequence, Slot, Text
+from toolkit.storyworld.grammar import Alternation, Sequence, Slot, Text
 from toolkit.storyworld.lexicon import APART, LEXICONS, ROLE_LEXICON
 
 PRONOUNS = ("he", "He", "his", "His", "him", "himself", "hers")
@@ -24,9 +24,9 @@ def compile_template(template: str):
     return alternatives[0]
 
 
-def zipf_choice(nodes: list) -> Choice:
+def zipf_choice(nodes: list) -> Alternation:
     """A choice whose earlier options are somewhat likelier, as in real text."""
-    return Choice(nodes, weights=[1.0 / (rank + 4.0) for rank in range(len(nodes))])
+    return Alternation(nodes, weights=[1.0 / (rank + 4.0) for rank in range(len(nodes))])
 
 
 def _alternatives(template: str, position: int) -> tuple[list, int]:
@@ -51,7 +51,7 @@ def _alternatives(template: str, position: int) -> tuple[list, int]:
             inner, position = _alternatives(template, position + 1)
             if position >= len(template):
                 raise ValueError(f"a bracket does not close: {template!r}")
-            nodes.append(Choice(inner))
+            nodes.append(Alternation(inner))
             position += 1
         elif character == "|":
             flush()

@@ -6,8 +6,8 @@ from functools import lru_cache
 from toolkit.storyworld.conversations import Message, word_range
 from toolkit.storyworld.grammar import Roles, derivations
 from toolkit.storyworld.lexicon import LEXICONS
-from toolkit.storyworld.reading import Read, read, split_sentences
-from toolkit.storyworld.requests import Asked, read_question, read_request
+from toolkit.storyworld.reading import ParsedText, read, split_sentences
+from toolkit.storyworld.requests import ParsedQuestion, read_question, read_request
 
 WEIGHTS = {
     "request": 4.0,
@@ -58,8 +58,8 @@ def term_shares(utilities: list[Utility], others: list[Utility] | None = None) -
     """
     if not utilities:
         raise ValueError("term_shares needs at least one utility")
-    totals = [each.total for each in utilities]
-    columns = {term: [weight * each.terms[term] for each in utilities] for term, weight in WEIGHTS.items()}
+    totals = [item.total for item in utilities]
+    columns = {term: [weight * item.terms[term] for item in utilities] for term, weight in WEIGHTS.items()}
     if others is None:
         totals = _centred(totals)
         columns = {term: _centred(column) for term, column in columns.items()}
@@ -92,24 +92,24 @@ def _facts(story: str) -> Roles:
 
 
 def _story_terms(text: str, asked: Roles) -> dict[str, float]:
-    found = read(text)
+    story = read(text)
     wishes = [role for role in asked if role != "length"]
-    missed = sum(found.facts.get(role) != asked[role] for role in wishes) / max(1, len(wishes))
-    derivable = sum(kind is not None for kind in found.kinds)
-    has_hero = "hero" in found.facts
+    missed = sum(story.facts.get(role) != asked[role] for role in wishes) / max(1, len(wishes))
+    derivable = sum(kind is not None for kind in story.kinds)
+    has_hero = "hero" in story.facts
     return {
         "request": max(0.0, 1.0 - _MISS * missed) if has_hero else 0.0,
-        "consistency": max(0.0, 1.0 - _CONFLICT * found.conflicts) if has_hero else 0.0,
-        "ending": _ending_term(found),
+        "consistency": max(0.0, 1.0 - _CONFLICT * story.conflicts) if has_hero else 0.0,
+        "ending": _ending_term(story),
         "length": _length_term(len(text.split()), *word_range(asked)),
-        "repetition": _repetition_term(found.sentences, text),
-        "wellformed": derivable / max(1, len(found.kinds)),
+        "repetition": _repetition_term(story.sentences, text),
+        "wellformed": derivable / max(1, len(story.kinds)),
     }
 
 
-def _ending_term(found: Read) -> float:
+def _ending_term(story: ParsedText) -> float:
     """1 for a last sentence that closes a story, 0.3 for any other whole sentence of the grammar."""
-    last = found.kinds[-1] if found.kinds else None
+    last = story.kinds[-1] if story.kinds else None
     return {"closing": 1.0, None: 0.0}.get(last, 0.3)
 
 
@@ -130,7 +130,7 @@ def _repetition_term(sentences: list[str], text: str) -> float:
     return max(0.0, min(1.0, (distinct - 0.4) / 0.4))
 
 
-def _question_terms(text: str, asked: Asked, told: Roles) -> dict[str, float]:
+def _question_terms(text: str, asked: ParsedQuestion, told: Roles) -> dict[str, float]:
     sentences = split_sentences(text)
     first = sentences[0] if sentences else ""
     whole = bool(derivations(asked.grammar, first))
@@ -138,8 +138,8 @@ def _question_terms(text: str, asked: Asked, told: Roles) -> dict[str, float]:
     begun = 0.0 if whole or not first else _shared_start(first, asked.right)
     names = LEXICONS["name"].kinds
     words = [word.strip(".,!?\"'").removesuffix("'s") for word in text.split()]
-    known = (told.get("hero"), told.get("friend"))
-    strangers = sum(word in names and word not in known for word in set(words))
+    characters = (told.get("hero"), told.get("friend"))
+    strangers = sum(word in names and word not in characters for word in set(words))
     return {
         "request": (1.0 if asked.is_right(first) else _WRONG_ANSWER) if whole else begun,
         "consistency": max(0.0, 1.0 - _CONFLICT * strangers) if whole or begun else 0.0,
