@@ -146,7 +146,7 @@ def facts(shape) -> dict:
     flops = flops_per_token(shape.model(), vocab_size=shape.vocab_size, sequence_length=shape.length)
     peak = None
     if shape.device == "cuda":
-        peak = throughput.peak(torch.device("cuda"), shape.precision).flops
+        peak = throughput.peak_flops(torch.device("cuda"), shape.precision).flops
         hardware = torch.cuda.get_device_name(0)
     else:
         from toolkit.runtime.hardware import processor

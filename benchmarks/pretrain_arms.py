@@ -24,7 +24,7 @@ from toolkit.config.schema.pretrain import ModelSettings, OptimizerSettings
 from toolkit.models.gpt2 import build
 from toolkit.models.shape import head_block
 from toolkit.pretrain import optimizer
-from toolkit.pretrain.loss import TrainingLoss, forms_for_training
+from toolkit.pretrain.loss import TrainingLoss, use_training_kernels
 from toolkit.runtime import allocator
 
 LEARNING_RATE = 1e-3
@@ -94,7 +94,7 @@ def ours(shape: Shape, levers: Levers) -> Step:
     block = head_block(levers.head_block_tokens, positions=shape.tokens, vocabulary=rows)
     loss_of = TrainingLoss(model, bf16=bf16, head_block=block)
     if levers.compile:
-        loss_of.speed_up(inside=levers.loss_in_module)
+        loss_of.enable_compilation(whole_loss=levers.loss_in_module)
     rules = OptimizerSettings(
         name=levers.optimizer, fused=levers.fused,
         learning_rate=0.02 if levers.optimizer == "muon" else LEARNING_RATE,
@@ -103,7 +103,7 @@ def ours(shape: Shape, levers: Levers) -> Step:
     model.train()
     forms = ExitStack()
     forms.enter_context(
-        forms_for_training(model, causal=levers.causal_attention, logistic=levers.logistic_gelu)
+        use_training_kernels(model, causal=levers.causal_attention, logistic=levers.logistic_gelu)
     )
     atexit.register(forms.close)  # holds them meanwhile: let go, a generator's block ends at once
 

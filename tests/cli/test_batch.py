@@ -15,7 +15,7 @@ from toolkit.base import files
 from toolkit.cli import main
 from toolkit.data.text.shards import TokenShards
 from toolkit.pretrain import loop
-from toolkit.pretrain.prefetch import cut
+from toolkit.pretrain.prefetch import split_rows
 
 SHORT = [{"tokens": 256 * 2, "sequence_length": 8}]
 
@@ -24,13 +24,13 @@ SHORT = [{"tokens": 256 * 2, "sequence_length": 8}]
 def seen(monkeypatch) -> dict[int, list[list[int]]]:
     """{step from 1: the rows that the model was given}, filled while a training runs."""
     rows_of: dict[int, list[list[int]]] = {}
-    take = loop.take
+    train_step = loop.train_step
 
-    def watched(job, number, rows, guard):
-        rows_of[number + 1] = cut(rows, job.length(number)).tolist()
-        return take(job, number, rows, guard)
+    def watched(context, number, rows, monitor):
+        rows_of[number + 1] = split_rows(rows, context.row_tokens(number)).tolist()
+        return train_step(context, number, rows, monitor)
 
-    monkeypatch.setattr(loop, "take", watched)
+    monkeypatch.setattr(loop, "train_step", watched)
     return rows_of
 
 

@@ -45,7 +45,7 @@ tokens, length = memory.micro_batch(recipe), recipe.row_tokens()
 block = head_block("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
 loss = training_loss.TrainingLoss(model, bf16=bf16, head_block=block)
 optimizers = optimizer.build(model, recipe.optimizer, bf16=bf16)
-with training_loss.forms_for_training(model):
+with training_loss.use_training_kernels(model):
     for step in range(2):
         for part in range(min(2, recipe.batch_tokens // tokens)):
             loss(torch.randint(0, size, (tokens // length, length + 1))).backward()

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from accelerate import Accelerator
 
 from toolkit.cli import main as main_module
-from toolkit.pretrain import prefetch, state, step
+from toolkit.pretrain import prefetch, step, training_state
 from toolkit.runs import checkpoint, metrics
 from toolkit.runtime import rank_zero
 
@@ -125,25 +125,27 @@ def _write_in_place() -> None:
         path.mkdir(parents=True, exist_ok=True)
         write(path)
 
-    write = state.Template.write
+    write = training_state.ModelExporter.write
 
     def slowly(self, folder, weights):
         write(self, folder, weights)
         time.sleep(0.3)  # between the weights and the optimizer state
 
-    state.Template.write = slowly
+    training_state.ModelExporter.write = slowly
     checkpoint.save = save
     checkpoint.problems = lambda path: []
 
 
 def _last_loss_alone() -> None:
     """At step 42 the last process alone sees a loss that is 100 higher, with the same gradient."""
-    rank, world, take = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), step.gradients
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    forward_backward = step.forward_backward
 
-    def spiked(job, number, rows):
-        return take(job, number, rows) + (100.0 if number == 41 and rank == world - 1 else 0.0)
+    def spiked(context, number, rows):
+        spike = 100.0 if number == 41 and rank == world - 1 else 0.0
+        return forward_backward(context, number, rows) + spike
 
-    step.gradients = spiked
+    step.forward_backward = spiked
 
 
 def _last_loss_alone_not_shared() -> None:
@@ -154,14 +156,14 @@ def _last_loss_alone_not_shared() -> None:
 
 def _slow_steps() -> None:
     """Nothing is broken: a step takes 20 ms, so that a signal hits the middle of a training."""
-    steps = prefetch.Feed.steps
+    batches = prefetch.Prefetcher.batches
 
     def slow(self, first, end):
-        for item in steps(self, first, end):
+        for item in batches(self, first, end):
             time.sleep(0.02)
             yield item
 
-    prefetch.Feed.steps = slow
+    prefetch.Prefetcher.batches = slow
 
 
 FAULTS = {

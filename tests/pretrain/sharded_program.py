@@ -22,57 +22,57 @@ from torch.distributed.tensor import DTensor
 
 from toolkit.base import ranks
 from toolkit.cli import main as main_module
-from toolkit.pretrain import optimizer, sharding, stage, state, step
-from toolkit.pretrain.context import Job
+from toolkit.pretrain import optimizer, sharding, stage, step, training_state
+from toolkit.pretrain.context import TrainingContext
 from toolkit.runtime import rank_zero
 
 NAN_STEP = 4
 """From 0; a checkpoint has just been written."""
-whole, as_spread_as, gradients = sharding.whole, sharding.as_spread_as, step.gradients
+forward_backward = step.forward_backward
 update, clip = optimizer.Muon._update, nn.utils.clip_grad_norm_
 
 
-def muon_of_a_part(self, alike, group):
+def muon_of_a_part(self, matrices, group):
     """Each process orthogonalises the rows that it has."""
     with (
-        mock.patch.object(sharding, "whole", sharding.own),
-        mock.patch.object(sharding, "as_spread_as", lambda place, content: content),
+        mock.patch.object(sharding, "full_tensor", sharding.local_part),
+        mock.patch.object(sharding, "shard_like", lambda target, content: content),
     ):
-        update(self, alike, group)
+        update(self, matrices, group)
 
 
 def part_of_a_tensor(tensor, keep):
     """Checkpoints are written without gathering."""
-    return sharding.own(tensor.detach()).clone()
+    return sharding.local_part(tensor.detach()).clone()
 
 
 def clip_by_the_part(parameters, limit):
     """Each process clips by the norm of the gradients that it has."""
     parts = []
     for parameter in parameters:
-        part = nn.Parameter(sharding.own(parameter.detach()))
-        part.grad = sharding.own(parameter.grad)
+        part = nn.Parameter(sharding.local_part(parameter.detach()))
+        part.grad = sharding.local_part(parameter.grad)
         parts.append(part)
     return clip(parts, limit)
 
 
-def no_number(job, number, rows):
-    """Nothing is broken: the guard has something to do."""
-    return gradients(job, number, rows) * (float("nan") if number == NAN_STEP else 1.0)
+def no_number(context, number, rows):
+    """Not a fault: gives the anomaly monitor something to find."""
+    return forward_backward(context, number, rows) * (float("nan") if number == NAN_STEP else 1.0)
 
 
 FAULTS = {
     "broken-muon": (optimizer.Muon, "_update", muon_of_a_part),
-    "broken-files": (state, "_apart", part_of_a_tensor),
+    "broken-files": (training_state, "_copy_to_cpu", part_of_a_tensor),
     "broken-norm": (nn.utils, "clip_grad_norm_", clip_by_the_part),
-    "incident": (step, "gradients", no_number),
+    "incident": (step, "forward_backward", no_number),
 }
 
 
-def _look(job: Job) -> None:
+def _look(context: TrainingContext) -> None:
     """Write down how the weights lie on this process."""
-    model = job.model
-    states = {name: v for name, v in optimizer.state_tensors(job.optimizers, model).items() if v.ndim}
+    model = context.model
+    states = {name: v for name, v in optimizer.state_tensors(context.optimizers, model).items() if v.ndim}
     tensors = [*model.parameters(), *states.values()]
     account = {
         "spread_weights": all(isinstance(parameter, DTensor) for parameter in model.parameters()),
@@ -80,16 +80,16 @@ def _look(job: Job) -> None:
         "states": sorted({name.rpartition(":")[2] for name in states}),
         "dtypes": sorted({str(tensor.dtype) for tensor in tensors}),
         "tied": model.lm_head.weight is model.transformer.wte.weight,
-        "bytes": sum(sharding.own(tensor).numel() * tensor.element_size() for tensor in tensors),
-        "accelerate": job.accelerator.distributed_type.value,
+        "bytes": sum(sharding.local_part(tensor).numel() * tensor.element_size() for tensor in tensors),
+        "accelerate": context.accelerator.distributed_type.value,
     }
-    path = job.run.path
+    path = context.run.path
     path.with_name(f"{path.name}.{ranks.rank()}.json").write_text(json.dumps(account))
 
 
 def main(words: list[str]) -> int:
     finish = stage._finish
-    stage._finish = lambda job: (_look(job), finish(job))
+    stage._finish = lambda context: (_look(context), finish(context))
     rank_zero.leave = lambda: None  # the next recipe needs the process group, too
     end = words.index("--runs-dir")
     for recipe in words[:end]:

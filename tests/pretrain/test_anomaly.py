@@ -18,9 +18,10 @@ from toolkit.base.errors import ToolkitError
 from toolkit.config import loader
 from toolkit.config.schema.pretrain import GuardSettings
 from toolkit.data.text import batch_order
-from toolkit.pretrain import incidents, loop, optimizer, stage, state, step, step_log
-from toolkit.pretrain.anomaly import Guard, Trigger
-from toolkit.pretrain.context import Job
+from toolkit.pretrain import incidents, loop, optimizer, stage, step, step_log, training_state
+from toolkit.pretrain.anomaly import Anomaly, AnomalyMonitor
+from toolkit.pretrain.context import TrainingContext
+from toolkit.pretrain.incidents import Incident
 from toolkit.pretrain.loss import TrainingLoss
 from toolkit.runs import checkpoint, metrics
 from toolkit.runs.opening import open_run
@@ -34,55 +35,57 @@ SETTINGS = {
     "guard": {"z_score": 6.0, "window": 20},
 }  # fmt: skip
 SKIP = SETTINGS | {"guard": SETTINGS["guard"] | {"action": "skip"}}
-take = step.take
+train_step = step.train_step
 
 
-def corrupted(job, number, rows, guard):
+def corrupted(context, number, rows, monitor):
     """A batch of noise: what a broken file in the middle of a corpus looks like."""
     if number == SPIKE:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(0, 256, rows.shape, generator=generator)
-    return take(job, number, rows, guard)
+    return train_step(context, number, rows, monitor)
 
 
-def jumping(job, number, rows, guard):
+def jumping(context, number, rows, monitor):
     """One step with 100 times the learning rate, and what comes of it in the next."""
-    for each in job.optimizers:
+    for each in context.optimizers:
         for group in each.param_groups:
-            group["peak"] *= 100.0 if number == SPIKE - 1 else 1.0
-    outcome = take(job, number, rows, guard)
-    for each in job.optimizers:
+            group["peak_lr"] *= 100.0 if number == SPIKE - 1 else 1.0
+    result = train_step(context, number, rows, monitor)
+    for each in context.optimizers:
         for group in each.param_groups:
-            group["peak"] /= 100.0 if number == SPIKE - 1 else 1.0
-    return outcome
+            group["peak_lr"] /= 100.0 if number == SPIKE - 1 else 1.0
+    return result
 
 
-def steep(job, number, rows, guard):
+def steep(context, number, rows, monitor):
     """The loss is as ever, its gradient 1000 times as long: a rare row, a lost exponent."""
     if number == SPIKE:
-        hooks = [p.register_hook(lambda grad: grad * 1000) for p in job.model.parameters()]
-        outcome = take(job, number, rows, guard)
+        hooks = [p.register_hook(lambda grad: grad * 1000) for p in context.model.parameters()]
+        result = train_step(context, number, rows, monitor)
         for hook in hooks:
             hook.remove()
-        return outcome
-    return take(job, number, rows, guard)
+        return result
+    return train_step(context, number, rows, monitor)
 
 
-class Blind(Guard):
-    def look(self, *, loss, norm):
+class Blind(AnomalyMonitor):
+    def check(self, *, loss, grad_norm):
         return None
 
 
-def too_late(job, number, rows, guard):
+def too_late(context, number, rows, monitor):
     """Broken: the guard looks after the weights have changed."""
     noise = torch.randint(0, 256, rows.shape, generator=torch.Generator().manual_seed(0))
-    outcome = take(job, number, noise if number == SPIKE else rows, Blind(guard.settings, {}))
-    trigger = guard.look(loss=float(outcome.loss), norm=float(outcome.norm))
-    return dataclasses.replace(outcome, trigger=trigger)
+    result = train_step(context, number, noise if number == SPIKE else rows, Blind(monitor.settings, {}))
+    anomaly = monitor.check(loss=float(result.loss), grad_norm=float(result.grad_norm))
+    return dataclasses.replace(result, anomaly=anomaly)
 
 
-def copies(job) -> dict[str, torch.Tensor]:
-    tensors = dict(job.model.named_parameters()) | optimizer.state_tensors(job.optimizers, job.model)
+def copies(context) -> dict[str, torch.Tensor]:
+    tensors = dict(context.model.named_parameters()) | optimizer.state_tensors(
+        context.optimizers, context.model
+    )
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -98,7 +101,7 @@ def account(run: Path, number: int = SPIKE) -> dict:
     ("disturbed", "what"), [(corrupted, "loss"), (jumping, "loss"), (steep, "gradient norm")]
 )
 def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, disturbed, what):
-    monkeypatch.setattr(loop, "take", disturbed)
+    monkeypatch.setattr(loop, "train_step", disturbed)
     words = rf"the {what} [\d.e+]+ is [\d.]+ standard deviations above [\d.]+ at step 42 of 48"
     with pytest.raises(ToolkitError, match=words) as caught:
         pretrain(**SETTINGS)
@@ -133,21 +136,23 @@ def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
     """The incident's state is bitwise that before the step, and so is what training goes on with."""
     seen = {}
 
-    def watching(job, number, rows, guard):
+    def watching(context, number, rows, monitor):
         if number in (SPIKE, SPIKE + 1):
-            seen[number] = copies(job)
-        return disturbed(job, number, rows, guard)
+            seen[number] = copies(context)
+        return disturbed(context, number, rows, monitor)
 
-    monkeypatch.setattr(loop, "take", watching)
+    monkeypatch.setattr(loop, "train_step", watching)
     run = pretrain(**SKIP | {"optimizer": {"name": "muon"}})
     rows = step_log.read(run / "steps.jsonl")
     assert [row.step for row in rows if row.skipped] == [42] and rows[-1].step == 48
     folder = run / "incidents" / "step-00000042"
     assert checkpoint.is_whole(folder)
-    kept = load_file(folder / "state" / state.WEIGHTS) | load_file(folder / "state" / state.OPTIMIZER)
+    kept = load_file(folder / "state" / training_state.WEIGHTS_FILE) | load_file(
+        folder / "state" / training_state.OPTIMIZER_FILE
+    )
     assert equal(kept, {name: seen[SPIKE][name] for name in kept}) is holds
     assert equal(seen[SPIKE], seen[SPIKE + 1]) is holds
-    position = json.loads((run / "checkpoints" / "step-00000048" / state.STATE).read_text())
+    position = json.loads((run / "checkpoints" / "step-00000048" / training_state.STATE_FILE).read_text())
     assert position["skipped"] == [42] and position["step"] == 48
     losses = [row["loss"] for row in metrics.read(run / "metrics.jsonl") if "loss" in row]
     assert losses[20] == rows[40].loss  # of the line of steps 41 and 42 only 41 counts
@@ -156,7 +161,7 @@ def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch, tmp_path, corpus, seed):
     """The step made again from the folder: the same loss and norm, bit for bit; another stream: others."""
-    monkeypatch.setattr(loop, "take", jumping)
+    monkeypatch.setattr(loop, "train_step", jumping)
     with pytest.raises(ToolkitError):
         pretrain(**SETTINGS)
     run = tmp_path / "runs" / "t" / "first"
@@ -164,46 +169,49 @@ def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch,
     loaded = loader.load(write_recipe(tmp_path, corpus, "again", **SETTINGS))
     with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
         devices.configure(loaded.recipe)
-        job = stage.prepare(loaded.recipe, opened)
-        assert kept["corpus"] == job.shards.digest and kept["random"]["seed"] == 0
+        context = stage.prepare(loaded.recipe, opened)
+        assert kept["corpus"] == context.shards.digest and kept["random"]["seed"] == 0
         assert kept["batch"] == batch_order.digest(np.array(kept["row_starts"]))
-        assert kept["row_starts"] == job.order.starts(SPIKE, job.batch_rows).tolist()
+        assert kept["row_starts"] == context.order.starts(SPIKE, context.batch_rows).tolist()
         folder = run / "incidents" / "step-00000042"
-        position = state.read(folder / kept["state"], model=job.model, optimizers=job.optimizers)
-        assert position.step == SPIKE
+        state = training_state.load_checkpoint(
+            folder / kept["state"], model=context.model, optimizers=context.optimizers
+        )
+        assert state.step == SPIKE
         if seed:
-            job.recipe = job.recipe.model_copy(update={"seed": seed})
-        rows = torch.from_numpy(batch_order.read_rows(job.shards, kept["row_starts"], kept["row_tokens"]))
-        job.model.train()
-        with job.forms():
-            outcome = take(job, SPIKE, rows, Guard(job.recipe.guard, position.guard))
-    same = repr(float(outcome.loss)) == kept["loss"] and repr(float(outcome.norm)) == kept["gradient_norm"]
+            context.recipe = context.recipe.model_copy(update={"seed": seed})
+        rows = torch.from_numpy(batch_order.read_rows(context.shards, kept["row_starts"], kept["row_tokens"]))
+        context.model.train()
+        with context.training_kernels():
+            result = train_step(context, SPIKE, rows, AnomalyMonitor(context.recipe.guard, state.guard))
+    same = repr(float(result.loss)) == kept["loss"] and repr(float(result.grad_norm)) == kept["gradient_norm"]
     assert same is (seed == 0)
     if seed == 0:
-        assert str(outcome.trigger) == kept["why"]
+        assert str(result.anomaly) == kept["why"]
 
 
-def crashing(job, number, rows, guard):
+def crashing(context, number, rows, monitor):
     if number == SPIKE:
         raise ConnectionError
-    return take(job, number, rows, guard)
+    return train_step(context, number, rows, monitor)
 
 
 @pytest.mark.parametrize("forgets", [False, True])
 def test_the_memory_survives_a_resume(pretrain, monkeypatch, tmp_path, forgets):
     """Interrupted right before the spike, the run triggers as the undisturbed one; without memory not."""
-    monkeypatch.setattr(loop, "take", corrupted)
+    monkeypatch.setattr(loop, "train_step", corrupted)
     with pytest.raises(ToolkitError):
         pretrain("whole", **SETTINGS)
-    monkeypatch.setattr(loop, "take", crashing)
+    monkeypatch.setattr(loop, "train_step", crashing)
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
-    monkeypatch.setattr(loop, "take", corrupted)
+    monkeypatch.setattr(loop, "train_step", corrupted)
     if forgets:
-        read = state.read
+        load = training_state.load_checkpoint
         monkeypatch.setattr(
-            state, "read", lambda *words, **more: dataclasses.replace(read(*words, **more), guard={})
-        )
+            training_state, "load_checkpoint",
+            lambda *words, **more: dataclasses.replace(load(*words, **more), guard={}),
+        )  # fmt: skip
         pretrain("broken", **SETTINGS)
         return
     with pytest.raises(ToolkitError, match="step 42 of 48"):
@@ -232,7 +240,7 @@ def test_no_number_is_skipped_without_a_z_score_too_and_skips_are_counted(pretra
     assert rows[-1].step == 12 and math.isfinite(rows[-1].loss)
     monkeypatch.undo()
     spoil(monkeypatch, 3, 6, 9)
-    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were left out, more than guard.max"):
+    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were skipped, more than guard.max"):
         pretrain("three", guard=guard)
     assert len(list((tmp_path / "runs" / "t" / "three" / "incidents").iterdir())) == 3
 
@@ -240,29 +248,29 @@ def test_no_number_is_skipped_without_a_z_score_too_and_skips_are_counted(pretra
 def test_skips_before_an_interruption_count(pretrain, monkeypatch):
     spoil(monkeypatch, 3, 6)
     guard = {"action": "skip", "max_skips": 2}
-    monkeypatch.setattr(loop, "take", _crash_at(10))
+    monkeypatch.setattr(loop, "train_step", _crash_at(10))
     with pytest.raises(ConnectionError):
         pretrain(guard=guard)
     monkeypatch.undo()
     spoil(monkeypatch, 1)  # step 9, the first after the checkpoint
-    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were left out"):
+    with pytest.raises(ToolkitError, match="at step 9 of 12; 3 steps were skipped"):
         pretrain(guard=guard)
 
 
 def _crash_at(wanted):
-    def crash(job, number, rows, guard):
+    def crash(context, number, rows, monitor):
         if number == wanted:
             raise ConnectionError
-        return take(job, number, rows, guard)
+        return train_step(context, number, rows, monitor)
 
     return crash
 
 
 def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, tmp_path):
     """As on a GPU: the weights did change; the next log line stops it, and names the checkpoint before."""
-    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 7)
-    with pytest.raises(ToolkitError, match=r"the loss is not a number any more \(nan\) at step 7 of 12"):
+    with pytest.raises(ToolkitError, match=r"the loss is not finite \(nan\) at step 7 of 12"):
         pretrain(log_every_steps=4, evaluate_every_tokens=256 * 12)
     run = tmp_path / "runs" / "t" / "first"
     kept = account(run, 6)
@@ -276,7 +284,7 @@ def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, 
 
 
 def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
-    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 2)
     with pytest.raises(ToolkitError, match="step 2 of 12"):
         pretrain()
@@ -285,31 +293,33 @@ def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_pat
 
 def test_watching_changes_no_bits(pretrain, monkeypatch):
     watched = pretrain("watched", log_every_steps=5)
-    monkeypatch.setattr(Job, "watchful", property(lambda self: False))
+    monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     assert attempts.differing(watched, pretrain("lazy", log_every_steps=5)) == []
 
 
 def test_z_scores_by_hand():
     """Mean 2, deviation 1 over 1, 3, 1, 3 ...: 5.5 is 3.5 deviations above; below never counts."""
     before = {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
-    guard = Guard(GuardSettings(z_score=3.0, window=10), {})
+    monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), {})
     for loss in (1.0, 3.0) * 2:
-        assert guard.look(loss=loss, norm=1.0) is None
-    assert guard.look(loss=50.0, norm=1.0) is None  # fewer than half a window: nothing to compare with
-    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
-    assert guard.look(loss=4.9, norm=1.0) is None
-    assert guard.state()["loss"] == [3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 4.9]
-    guard = Guard(GuardSettings(z_score=3.0, window=10), before)
-    assert guard.look(loss=5.5, norm=1.0) == Trigger("loss", 5.5, 3.5, 2.0, 1.0)
-    assert guard.state()["loss"] == [1.0, 3.0] * 5  # the spike is not what the next is compared with
-    assert guard.look(loss=-50.0, norm=1.0) is None
-    assert guard.look(loss=2.0, norm=math.inf) == Trigger("gradient norm", math.inf)
+        assert monitor.check(loss=loss, grad_norm=1.0) is None
+    assert (
+        monitor.check(loss=50.0, grad_norm=1.0) is None
+    )  # fewer than half a window: nothing to compare with
+    monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), before)
+    assert monitor.check(loss=4.9, grad_norm=1.0) is None
+    assert monitor.state_dict()["loss"] == [3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 4.9]
+    monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), before)
+    assert monitor.check(loss=5.5, grad_norm=1.0) == Anomaly("loss", 5.5, 3.5, 2.0, 1.0)
+    assert monitor.state_dict()["loss"] == [1.0, 3.0] * 5  # the spike is not what the next is compared with
+    assert monitor.check(loss=-50.0, grad_norm=1.0) is None
+    assert monitor.check(loss=2.0, grad_norm=math.inf) == Anomaly("gradient norm", math.inf)
 
 
 def test_without_a_z_score_only_what_is_no_number_triggers():
-    guard = Guard(GuardSettings(), {})
-    assert all(guard.look(loss=10.0**number, norm=10.0**number) is None for number in range(30))
-    assert guard.look(loss=math.nan, norm=1.0).what == "loss" and guard.state() == {}
+    monitor = AnomalyMonitor(GuardSettings(), {})
+    assert all(monitor.check(loss=10.0**number, grad_norm=10.0**number) is None for number in range(30))
+    assert monitor.check(loss=math.nan, grad_norm=1.0).quantity == "loss" and monitor.state_dict() == {}
 
 
 @pytest.mark.slow
@@ -326,8 +336,8 @@ def test_two_processes_decide_alike(tmp_path, corpus, fault):
 
 
 def test_only_the_main_process_writes_an_incident(monkeypatch, tmp_path):
-    job = type("Job", (), {"run": type("Run", (), {"path": tmp_path, "is_main": False})})
+    context = type("TrainingContext", (), {"run": type("Run", (), {"path": tmp_path, "is_main": False})})
     incidents.write(
-        job, step=3, trigger=Trigger("loss", math.nan), loss=math.nan, norm=1.0, snapshot=None, template=None
+        context, Incident(3, Anomaly("loss", math.nan), math.nan, 1.0), snapshot=None, exporter=None
     )
     assert list(tmp_path.iterdir()) == []

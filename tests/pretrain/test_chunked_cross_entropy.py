@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.models.shape import head_block
-from toolkit.pretrain import chunked_cross_entropy
+from toolkit.pretrain.chunked_cross_entropy import chunked_cross_entropy
 
 POSITIONS, WIDTH, VOCABULARY = 50, 16, 97
 
@@ -36,7 +36,7 @@ def plain(hidden, weight, targets, *, bf16=False):
 @pytest.mark.parametrize("block", [1, 7, 25, 49, 50, 64])
 def test_value_and_gradients_in_fp32(tensors, block):
     hidden, weight, targets = tensors
-    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=block, bf16=False)
+    loss = chunked_cross_entropy(hidden, weight, targets, block=block, bf16=False)
     torch.testing.assert_close(
         with_gradients(loss, hidden, weight),
         with_gradients(plain(*tensors), hidden, weight),
@@ -50,7 +50,7 @@ def test_gradients_against_finite_differences(tensors):
     # the loss is summed in fp32: a step of 1e-3 in float64 products leaves 1e-4
     inputs = (hidden.double()[:6].requires_grad_(), weight.double()[:11].requires_grad_())
     assert torch.autograd.gradcheck(
-        lambda a, b: chunked_cross_entropy.blockwise_loss(
+        lambda a, b: chunked_cross_entropy(
             a, b, targets[:6] % 11, block=4, bf16=False
         ).double(),
         inputs, eps=1e-2, atol=2e-3, rtol=1e-2,
@@ -62,7 +62,7 @@ def test_bf16_is_as_near_to_fp32_as_the_plain_head_in_bf16(tensors, block):
     """Products in bf16 (8 bits): 1 part in 100 of the largest gradient, as autocast gives it."""
     hidden, weight, targets = tensors
     exactly = with_gradients(plain(*tensors), hidden, weight)
-    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=block, bf16=True)
+    loss = chunked_cross_entropy(hidden, weight, targets, block=block, bf16=True)
     ours = with_gradients(loss, hidden, weight)
     usual = with_gradients(plain(*tensors, bf16=True), hidden, weight)
     assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == torch.float32
@@ -79,7 +79,7 @@ def test_the_same_when_compiled(tensors, backend, bf16):
     hidden, weight, targets = tensors
 
     def loss(hidden, weight):
-        return chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=16, bf16=bf16)
+        return chunked_cross_entropy(hidden, weight, targets, block=16, bf16=bf16)
 
     torch.compiler.reset()
     compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=False)
@@ -96,7 +96,7 @@ def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
     hidden, weight, targets = tensors
     expected = with_gradients(plain(*tensors), hidden, weight)
     monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda self, *words: self)
-    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, targets, block=7, bf16=False)
+    loss = chunked_cross_entropy(hidden, weight, targets, block=7, bf16=False)
     wrong = with_gradients(loss, hidden, weight)
     torch.testing.assert_close(wrong[0], expected[0], atol=1e-6, rtol=1e-6)
     for one, other in zip(wrong[1:], expected[1:], strict=True):
@@ -106,7 +106,7 @@ def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
 def test_logits_far_apart_overflow_nothing():
     hidden, weight = torch.tensor([[1e4], [-1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]])
     weight.requires_grad_()
-    loss = chunked_cross_entropy.blockwise_loss(hidden, weight, torch.tensor([0, 0]), block=1, bf16=False)
+    loss = chunked_cross_entropy(hidden, weight, torch.tensor([0, 0]), block=1, bf16=False)
     assert loss.item() == pytest.approx(1e4)
     gradients = torch.autograd.grad(loss, (hidden, weight))
     torch.testing.assert_close(gradients[0], torch.tensor([[0.0], [-1.0]]))

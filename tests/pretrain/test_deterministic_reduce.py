@@ -162,7 +162,7 @@ def test_numbers_of_processes_that_cannot_be_exact(tmp_path, corpus):
     assert [_micro_rows(recipe, length=32, processes=number) for number in (1, 2, 4, 8)] == [1, 1, 1, 1]
     shared = recipe.model_copy(update={"batch_tokens": 32 * 12 * 2, "micro_batch_tokens": 32 * 12})
     for refused, number in ((shared, 3), (shared, 4), (shared, 6)):
-        with pytest.raises(ToolkitError, match=f"2 micro-batches cannot be shared by {number}") as caught:
+        with pytest.raises(ToolkitError, match=f"2 micro-batches cannot be divided among {number}") as caught:
             _micro_rows(refused, length=32, processes=number)
         assert caught.value.fix == "start a power of two of processes, at most 2"
 
@@ -218,5 +218,5 @@ def test_three_processes_are_refused_before_anything_is_written(tmp_path, corpus
     recipe = write_recipe(tmp_path, corpus, "three", **settings)
     status, err = attempts.outcome(attempts.start(recipe, folder=tmp_path, processes=3))
     assert status != 0
-    assert err.count("4 micro-batches cannot be shared by 3 processes") == 1
+    assert err.count("4 micro-batches cannot be divided among 3 processes") == 1
     assert not (attempts.place(recipe, tmp_path) / "metrics.jsonl").exists()

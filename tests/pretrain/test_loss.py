@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from toolkit.config.schema import PretrainRecipe
 from toolkit.pretrain import loss as loss_module
-from toolkit.pretrain.loss import CAUSAL_ATTENTION, TrainingLoss, forms_for_training
+from toolkit.pretrain.loss import CAUSAL_ATTENTION, TrainingLoss, use_training_kernels
 
 
 def test_loss_and_gradients_are_those_of_transformers(tiny_model):
@@ -19,7 +19,7 @@ def test_loss_and_gradients_are_those_of_transformers(tiny_model):
     reference = copy.deepcopy(tiny_model)
     expected = reference(rows, labels=rows).loss
     expected.backward()
-    with forms_for_training(model):
+    with use_training_kernels(model):
         loss = TrainingLoss(model, bf16=False)(rows)
         loss.backward()
     torch.testing.assert_close(loss, expected)
@@ -86,7 +86,7 @@ def test_logistic_gelu_where_a_cpu_compiles(tiny_model, settings, compiled, fast
     def inside() -> list[bool]:
         return [isinstance(block.mlp.act, loss_module.LogisticGelu) for block in model.base_model.h]
 
-    with loss_module.forms_of(recipe, model, compiled=compiled)() as as_before:
+    with loss_module.training_kernels(recipe, model, compiled=compiled)() as as_before:
         assert inside() == [fast] * len(used)
         assert list(model.state_dict()) == names  # it has no weights
         with as_before():
@@ -112,7 +112,7 @@ def test_documents_of_a_row_are_kept_apart(tiny_model, bf16):
     stop = torch.tensor([end])
     row = torch.cat([stop, texts[0], stop, texts[1], stop, texts[2], stop])[None]  # (1, 35)
     alone = [torch.cat([stop, text, stop])[None] for text in texts]
-    with forms_for_training(model):
+    with use_training_kernels(model):
         apart = TrainingLoss(model, bf16=bf16, end_id=end)
         losses = torch.stack([TrainingLoss(model, bf16=bf16)(one) for one in alone])
         weights = torch.tensor([one.shape[1] - 1.0 for one in alone])
@@ -125,7 +125,7 @@ def test_documents_of_a_row_are_kept_apart(tiny_model, bf16):
 def test_attention_is_restored(tiny_model, tmp_path):
     model = copy.deepcopy(tiny_model)
     before = model.config._attn_implementation
-    with pytest.raises(ZeroDivisionError), forms_for_training(model) as as_before:
+    with pytest.raises(ZeroDivisionError), use_training_kernels(model) as as_before:
         assert model.config._attn_implementation == CAUSAL_ATTENTION
         with as_before():
             assert model.config._attn_implementation == before

@@ -43,10 +43,10 @@ def test_equals_torch_on_the_transposed_matrix(sides, dtype):
 @pytest.mark.parametrize("steps", [1, 3, 5])
 def test_wide_matrices_go_through_the_same_iteration(steps):
     matrices = torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0)) / 8
-    square = optimizer._by_squares(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
-    direct = optimizer._directly(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
+    square = optimizer._iterate_gram(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
+    direct = optimizer._iterate(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
     torch.testing.assert_close(square, direct, atol=2e-5, rtol=2e-5)
-    fewer = optimizer._directly(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps + 1)
+    fewer = optimizer._iterate(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps + 1)
     assert (square - fewer).abs().max() > 1e-2
     assert torch.equal(optimizer.orthogonalise(matrices, steps), square)
     assert torch.equal(optimizer.orthogonalise(matrices.transpose(1, 2), steps), square.transpose(1, 2))
@@ -73,10 +73,10 @@ def test_who_takes_what():
     assert len(rest) + 8 == len(list(model.parameters()))
     assert [group["weight_decay"] for group in adam.param_groups] == [0.3, 0.0]
     assert all(p.ndim == 1 for p in adam.param_groups[1]["params"])
-    assert adam.param_groups[0]["peak"] == 3e-3 and muon.param_groups[0]["peak"] == 0.02
+    assert adam.param_groups[0]["peak_lr"] == 3e-3 and muon.param_groups[0]["peak_lr"] == 0.02
     (alone,) = optimizer.build(model, OptimizerSettings())
     assert sum(len(group["params"]) for group in alone.param_groups) == len(list(model.parameters()))
-    assert alone.param_groups[0]["peak"] == 1e-3
+    assert alone.param_groups[0]["peak_lr"] == 1e-3
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -94,7 +94,7 @@ def test_state_comes_back_bitwise(name):
     for model, group in ((first, optimizers), (second, restored)):
         for parameter, new in zip(model.parameters(), model_with_gradients(seed=9).parameters(), strict=True):
             parameter.grad = new.grad
-        optimizer.set_rates(group, 0.5)
+        optimizer.set_learning_rates(group, 0.5)
         for each in group:
             each.step()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -12,14 +12,14 @@ import torch
 from toolkit.data.text.batch_order import Order, batch
 from toolkit.data.text.shards import TokenShards
 from toolkit.pretrain import prefetch, step_log
-from toolkit.pretrain.prefetch import Feed, cut
+from toolkit.pretrain.prefetch import Prefetcher, split_rows
 
 
 @pytest.fixture
 def make(corpus):
     shards = TokenShards.open(corpus / "train")
     order = Order(shards.tokens, 32, seed=0, digest=shards.digest)
-    return lambda **settings: Feed(shards, order, batch_rows=8, **settings)
+    return lambda **settings: Prefetcher(shards, order, batch_rows=8, **settings)
 
 
 def readers() -> list[threading.Thread]:
@@ -35,23 +35,23 @@ def gone(seconds: float = 5.0) -> bool:
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_reading_ahead_changes_nothing(make, ahead):
-    reader = make(ahead=ahead)
-    given = list(reader.steps(5, 40))
+    reader = make(prefetch_batches=ahead)
+    given = list(reader.batches(5, 40))
     assert [step for step, _ in given] == list(range(5, 40))
     for step, rows in given:
         assert torch.equal(rows, reader.rows(step))
         assert torch.equal(
             rows, torch.from_numpy(batch(reader.shards, reader.order, step=step, batch_rows=8))
         )
-    assert gone() and list(reader.steps(7, 7)) == []
+    assert gone() and list(reader.batches(7, 7)) == []
 
 
 def test_it_reads_ahead_and_not_further(make, monkeypatch):
     """While the consumer holds one batch, `ahead` wait in the queue and one more is in the reader's hand."""
-    reader, read = make(ahead=2), []
+    reader, read = make(prefetch_batches=2), []
     rows = reader.rows
     monkeypatch.setattr(reader, "rows", lambda step: read.append(step) or rows(step))
-    steps = reader.steps(0, 100)
+    steps = reader.batches(0, 100)
     next(steps)
     end = time.monotonic() + 5
     while len(read) < 4 and time.monotonic() < end:
@@ -64,7 +64,7 @@ def test_it_reads_ahead_and_not_further(make, monkeypatch):
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
-    reader = make(ahead=ahead)
+    reader = make(prefetch_batches=ahead)
     rows = reader.rows
 
     def broken(step):
@@ -75,19 +75,19 @@ def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
     monkeypatch.setattr(reader, "rows", broken)
     got = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for step, _ in reader.steps(0, 10):
+        for step, _ in reader.batches(0, 10):
             got.append(step)
     assert got == [0, 1, 2] and gone()
 
 
 def test_the_thread_ends_when_the_consumer_stops(make):
-    steps = make(ahead=2).steps(0, 10_000)
+    steps = make(prefetch_batches=2).batches(0, 10_000)
     next(steps)
     assert len(readers()) == 1
     steps.close()
     assert gone()
     with pytest.raises(ConnectionError):
-        for _ in make(ahead=2).steps(0, 10_000):
+        for _ in make(prefetch_batches=2).batches(0, 10_000):
             raise ConnectionError
     assert gone()
 
@@ -101,7 +101,7 @@ def test_a_thread_that_does_not_listen_would_be_seen(make, monkeypatch):
             flags.append(self)
 
     monkeypatch.setattr(prefetch, "threading", SimpleNamespace(Event=Deaf, Thread=threading.Thread))
-    steps = make(ahead=2).steps(0, 10_000)
+    steps = make(prefetch_batches=2).batches(0, 10_000)
     next(steps)
     steps.close()
     assert not gone(0.3)
@@ -115,9 +115,9 @@ def predicted(rows: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 32])
-def test_cut_keeps_every_target_once_with_the_token_before_it(length):
+def test_split_rows_keeps_every_target_once_with_the_token_before_it(length):
     rows = torch.arange(4 * 33).view(4, 33)
-    short = cut(rows, length)
+    short = split_rows(rows, length)
     assert short.shape == (4 * 32 // length, length + 1)
     assert predicted(short) == predicted(rows)
     assert torch.equal(short[:, 1:], short[:, :-1] + 1)
@@ -133,12 +133,12 @@ def test_length_warmup_reads_the_same_tokens(pretrain, monkeypatch):
     whole = pretrain("whole", samples={"prompts": []})
 
     def watching(rows, length):
-        result = cut(rows, length)
+        result = split_rows(rows, length)
         assert predicted(result) == predicted(rows)
         seen.append(tuple(result.shape))
         return result
 
-    monkeypatch.setattr("toolkit.pretrain.step.cut", watching)
+    monkeypatch.setattr("toolkit.pretrain.step.split_rows", watching)
     warmed = pretrain("warmed", samples={"prompts": []}, length_warmup=short)
     assert seen == [(32, 9)] * 4 + [(16, 17)] * 3 + [(8, 33)] * 5
     first, second = (step_log.read(run / "steps.jsonl") for run in (whole, warmed))

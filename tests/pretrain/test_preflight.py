@@ -29,8 +29,10 @@ def look(tiny_model):
         end = model.config.eos_token_id
         loss = TrainingLoss(model, bf16=settings.pop("bf16", False), end_id=end if apart else None)
         read = recipe(separate_documents=apart, **settings)
-        forms = loss_module.forms_of(read, model, compiled=compiled)
-        preflight.check(loss, read, forms, vocab_size=261, compiled=compiled, where="t/first", say=True)
+        kernels = loss_module.training_kernels(read, model, compiled=compiled)
+        preflight.check(
+            loss, read, kernels, vocab_size=261, compiled=compiled, run_name="t/first", verbose=True
+        )
         return model
 
     return check
@@ -40,7 +42,7 @@ def look(tiny_model):
 @pytest.mark.parametrize("apart", [False, True])
 def test_passes_what_is_right(look, capsys, apart, bf16):
     model = look(apart=apart, bf16=bf16)
-    assert "no token sees what it must not" in capsys.readouterr().err
+    assert "no token depends on one it must not see" in capsys.readouterr().err
     assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # all is as it was
 
 
@@ -62,12 +64,12 @@ def test_a_graph_break_is_found(look, monkeypatch):
 
 
 def test_documents_that_leak_are_found(look, monkeypatch):
-    apart = loss_module.documents_apart
+    apart = loss_module.document_inputs
 
     def positions_only(inputs, end_id):
         return {"position_ids": apart(inputs, end_id)["position_ids"]}
 
-    monkeypatch.setattr(loss_module, "documents_apart", positions_only)
+    monkeypatch.setattr(loss_module, "document_inputs", positions_only)
     with pytest.raises(ToolkitError, match="documents leak"):
         look(apart=True, compiled=False)
 
@@ -80,10 +82,12 @@ def test_attention_to_the_future_is_found(look, monkeypatch):
     )
     with pytest.raises(ToolkitError, match="attention sees the future") as caught:
         look()
-    assert "no attention kernel in the graph" in str(caught.value)  # both at once
+    assert "the graph has no attention kernel" in str(caught.value)  # both at once
 
 
 def test_auto_looks_where_it_is_compiled():
-    assert preflight.wanted(recipe(), compiled=True) and not preflight.wanted(recipe(), compiled=False)
-    assert preflight.wanted(recipe(preflight=True), compiled=False)
-    assert not preflight.wanted(recipe(preflight=False), compiled=True)
+    assert preflight.is_enabled(recipe(), compiled=True) and not preflight.is_enabled(
+        recipe(), compiled=False
+    )
+    assert preflight.is_enabled(recipe(preflight=True), compiled=False)
+    assert not preflight.is_enabled(recipe(preflight=False), compiled=True)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tests.pretrain.conftest import write_recipe
 from toolkit.base import files
 from toolkit.cli import main
+from toolkit.cli.run import run_command
 from toolkit.data.text.batch_order import Order
-from toolkit.execution.runner import run_command
 from toolkit.proofs import rebuild, replay
 from toolkit.runs import checkpoint, layout
 
@@ -168,7 +168,7 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
     [
         (lambda content: content.update(world_size=2), 2, 1, "was trained on 2 processes"),
         (lambda content: content.update(stage="corpus"), 2, 2, "is a run of the stage corpus"),
-        (lambda content: None, 13, 2, "13 steps cannot be replayed: 12 are written down"),
+        (lambda content: None, 13, 2, "13 steps cannot be replayed: steps.jsonl has 12"),
         (lambda content: content["inputs"]["parents"]["tokens"].update(digest="0" * 64), 2, 1,
          "is not what the run was made from"),
         (lambda content: content["inputs"]["settings"].update(later=1), 2, 1,
@@ -202,7 +202,7 @@ def test_what_the_run_decided_is_taken_again(copy):
 def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
     change_manifest(copy, lambda content: content["inputs"]["settings"].update(threads=None))
     change_manifest(copy, lambda content: content["facts"].update(threads=2))
-    with replay.job_of(copy):
+    with replay.training_context(copy):
         assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
 

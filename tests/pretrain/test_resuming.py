@@ -10,26 +10,26 @@ import pytest
 import torch
 
 from tests.pretrain import attempts
-from toolkit.pretrain import loop, optimizer, state
-from toolkit.pretrain.step_log import Journal
-from toolkit.pretrain.stopping import Stopping
+from toolkit.pretrain import loop, optimizer, training_state
+from toolkit.pretrain.step_log import StepLog
+from toolkit.pretrain.stopping import StopCondition
 from toolkit.runs import checkpoint, metrics
 
 SETTINGS = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
     "optimizer": {"name": "muon"}, "log_every_steps": 5, "samples": {"prompts": []},
 }  # fmt: skip
-take = loop.take
+train_step = loop.train_step
 
 
 def crash_at(*wanted):
     left = list(wanted)
 
-    def crash(job, number, rows, guard):
+    def crash(context, number, rows, monitor):
         if left and number == left[0]:
             left.pop(0)
             raise ConnectionError("the machine is gone")
-        return take(job, number, rows, guard)
+        return train_step(context, number, rows, monitor)
 
     return crash
 
@@ -40,17 +40,17 @@ def forget_optimizer(monkeypatch):
 
 def forget_step(monkeypatch):
     """The weights go on from step 8 while rows, rates and dropout are those of step 9."""
-    read = state.read
+    load = training_state.load_checkpoint
 
     def wrong(*words, **more):
-        position = read(*words, **more)
-        return dataclasses.replace(position, step=position.step + 1)
+        state = load(*words, **more)
+        return dataclasses.replace(state, step=state.step + 1)
 
-    monkeypatch.setattr(state, "read", wrong)
+    monkeypatch.setattr(training_state, "load_checkpoint", wrong)
 
 
 def keep_later_lines(monkeypatch):
-    monkeypatch.setattr(Journal, "go_on", lambda self, step, line: None)
+    monkeypatch.setattr(StepLog, "resume", lambda self, step, last_line: None)
 
 
 def keep_later_metrics(monkeypatch):
@@ -70,7 +70,7 @@ def keep_later_metrics(monkeypatch):
 def test_crashed_twice_in_one_epoch(pretrain, monkeypatch, broken, noticed):
     """Tier B: before the first checkpoint and between two; a resume that forgets anything is noticed."""
     whole = pretrain("whole", **SETTINGS)
-    monkeypatch.setattr(loop, "take", crash_at(3, 10))
+    monkeypatch.setattr(loop, "train_step", crash_at(3, 10))
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
     torch.rand(3)  # another state of the global generator
@@ -98,14 +98,14 @@ def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
     pretrain, monkeypatch, tmp_path, background
 ):
     """The error of the writer's thread arrives; nothing of the checkpoint that failed is there."""
-    write = state.Snapshot.write
+    write = training_state.Snapshot.write
 
     def full(self, folder, template):
         write(self, folder, template)
-        if self.position.step == 8:
+        if self.state.step == 8:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state.Snapshot, "write", full)
+    monkeypatch.setattr(training_state.Snapshot, "write", full)
     with pytest.raises(OSError, match="No space left"):
         pretrain(**SETTINGS | {"speed": {"background_saves": background}})
     run = tmp_path / "runs" / "t" / "first"
@@ -119,7 +119,7 @@ def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
 def test_a_slow_write_in_the_background_is_of_its_own_moment(pretrain, monkeypatch, copied):
     """Training goes on while a checkpoint is written: it holds the weights of its step all the same."""
     quick = pretrain("quick", keep_checkpoints=3, **SETTINGS)
-    write = state.Snapshot.write
+    write = training_state.Snapshot.write
     threads = set()
 
     def slow(self, folder, template):
@@ -127,9 +127,9 @@ def test_a_slow_write_in_the_background_is_of_its_own_moment(pretrain, monkeypat
         time.sleep(0.2)  # four steps take less
         write(self, folder, template)
 
-    monkeypatch.setattr(state.Snapshot, "write", slow)
+    monkeypatch.setattr(training_state.Snapshot, "write", slow)
     if not copied:  # broken: what is written is what is being trained
-        monkeypatch.setattr(state, "_apart", lambda tensor, *more: tensor.detach())
+        monkeypatch.setattr(training_state, "_copy_to_cpu", lambda tensor, *more: tensor.detach())
     run = pretrain("slow", keep_checkpoints=3, **SETTINGS)
     assert threads and threading.main_thread() not in threads
     name = "checkpoints/step-00000004/model.safetensors"
@@ -149,25 +149,25 @@ class Watch:
 def test_the_time_limit_leaves_time_for_the_slowest_save_and_step(monkeypatch):
     clock = Watch()
     monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
-    saver = type("Saver", (), {"slowest": 0.0})()
-    stopping = Stopping(saver, limit_seconds=100.0, began=100.0)
+    writer = type("Writer", (), {"slowest_seconds": 0.0})()
+    stopping = StopCondition(writer, limit_seconds=100.0, began=100.0)
 
     def after(seconds: float) -> str | None:
         clock.now += seconds
-        return stopping.asked()
+        return stopping.check()
 
     assert [after(10) for _ in range(8)] == [None] * 8  # 80 s; 5 in reserve and a step of 10
     assert after(4) is None and after(2) == "time limit"
-    stopping = Stopping(saver, limit_seconds=100.0, began=clock.now)
-    saver.slowest = 20.0
+    stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
+    writer.slowest_seconds = 20.0
     assert after(50) is None and after(1) == "time limit"  # never more than half of it is kept in reserve
-    stopping = Stopping(saver, limit_seconds=100.0, began=clock.now)
+    stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
     assert [after(6) for _ in range(8)] == [None] * 8 and after(3) == "time limit"
 
 
 def test_no_limit_never_stops(monkeypatch):
     clock = Watch()
     monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
-    stopping = Stopping(type("Saver", (), {"slowest": 0.0})(), limit_seconds=None, began=0.0)
+    stopping = StopCondition(type("Writer", (), {"slowest_seconds": 0.0})(), limit_seconds=None, began=0.0)
     clock.now = 1e9
-    assert stopping.asked() is None
+    assert stopping.check() is None

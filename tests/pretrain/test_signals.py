@@ -132,8 +132,8 @@ def test_the_launcher_sees_every_other_end(tmp_path):
     program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
     told = tmp_path / "status"
     for before, status, expected in (
-        ("processes.stopped_in_order()", 130, 0),
-        ("processes.stopped_in_order()", 1, 1),
+        ("signals.stopped_in_order()", 130, 0),
+        ("signals.stopped_in_order()", 1, 1),
         ("pass", 130, 130),
     ):
         for rank in "01":

@@ -19,7 +19,7 @@ from toolkit.inference.logprobs import score_documents
 from toolkit.models.loading import load_causal_lm
 from toolkit.pretrain import loop, stage
 from toolkit.pretrain.loss import TrainingLoss
-from toolkit.pretrain.prefetch import Feed
+from toolkit.pretrain.prefetch import Prefetcher
 from toolkit.runs import checkpoint, metrics
 
 
@@ -95,17 +95,17 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         "log_every_steps": 5,
     }  # fmt: skip
     whole = pretrain("whole", **settings)
-    take = loop.take
+    train_step = loop.train_step
 
-    def crash(job, number, rows, guard):
+    def crash(context, number, rows, monitor):
         if number == 7:
             raise ConnectionError("the machine is gone")
-        return take(job, number, rows, guard)
+        return train_step(context, number, rows, monitor)
 
-    monkeypatch.setattr(loop, "take", crash)
+    monkeypatch.setattr(loop, "train_step", crash)
     with pytest.raises(ConnectionError):
         pretrain("broken", **settings)
-    monkeypatch.setattr(loop, "take", take)
+    monkeypatch.setattr(loop, "train_step", train_step)
     torch.rand(3)  # another state of the global generator
     broken = pretrain("broken", **settings)
     assert digest(broken) == digest(whole)
@@ -119,17 +119,17 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         ]
         for run in (whole, broken)
     ]
-    assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
+    assert lines[0] == lines[1]  # also the mean loss of a line that the crash split_rows in two
     assert (whole / "steps.jsonl").read_bytes() == (broken / "steps.jsonl").read_bytes()
 
 
 def test_stops_at_the_end_of_a_step(pretrain, monkeypatch):
     whole = pretrain("whole")
     asked = iter([False] * 4 + [True] * 20)
-    monkeypatch.setattr(loop.processes, "stop_requested", lambda agreed: next(asked))
+    monkeypatch.setattr(loop.signals, "stop_requested", lambda agreed: next(asked))
     with pytest.raises(KeyboardInterrupt):
         pretrain("stopped")
-    monkeypatch.setattr(loop.processes, "stop_requested", lambda agreed: False)
+    monkeypatch.setattr(loop.signals, "stop_requested", lambda agreed: False)
     stopped = whole.parent / "stopped"
     assert [step for step, _ in checkpoint.steps(stopped / "checkpoints")] == [5]
     assert digest(pretrain("stopped")) == digest(whole)
@@ -153,13 +153,13 @@ def test_processes_read_the_same_tokens(corpus):
     for processes in (1, 2, 4):
         parts = []
         for rank in range(processes):
-            feed = Feed(shards, order, batch_rows=8, rank=rank, processes=processes)
-            parts.append(dict(feed.steps(2, 5))[3])
+            prefetcher = Prefetcher(shards, order, batch_rows=8, rank=rank, processes=processes)
+            parts.append(dict(prefetcher.batches(2, 5))[3])
         assert torch.equal(torch.cat(parts), torch.from_numpy(whole))
 
 
 def test_loss_that_is_no_number_ends_the_run(pretrain, tmp_path):
-    with pytest.raises(ToolkitError, match=r"not (finite|a number).* step \d+ of 12") as caught:
+    with pytest.raises(ToolkitError, match=r"not finite.* step \d+ of 12") as caught:
         pretrain(
             "diverged",
             optimizer={"learning_rate": 1e30},
@@ -181,21 +181,21 @@ def test_gradient_that_is_no_number_is_noticed_at_its_step(pretrain, monkeypatch
         "forward",
         lambda self, rows: forward(self, rows) * (math.nan if next(calls) == 5 else 1),
     )
-    with pytest.raises(ToolkitError, match=r"loss is not a number any more \(nan\) at step 5 of 12"):
+    with pytest.raises(ToolkitError, match=r"loss is not finite \(nan\) at step 5 of 12"):
         pretrain("broken", evaluate_every_tokens=256 * 12)
 
 
 def test_infinite_weights_are_never_sealed(pretrain, monkeypatch, tmp_path):
-    take = loop.take
+    train_step = loop.train_step
 
-    def overflow(job, number, rows, guard):
-        result = take(job, number, rows, guard)
+    def overflow(context, number, rows, monitor):
+        result = train_step(context, number, rows, monitor)
         if number == 7:
-            job.model.transformer.wpe.weight.data[3, 4] = math.inf
+            context.model.transformer.wpe.weight.data[3, 4] = math.inf
         return result
 
-    monkeypatch.setattr(loop, "take", overflow)
-    with pytest.raises(ToolkitError, match="weights are not finite any more after step 8 of 12"):
+    monkeypatch.setattr(loop, "train_step", overflow)
+    with pytest.raises(ToolkitError, match="weights are not finite after step 8 of 12"):
         pretrain("broken", evaluate_every_tokens=256 * 12)
     found = checkpoint.steps(tmp_path / "runs" / "t" / "broken" / "checkpoints")
     assert [number for number, _ in found] == [4]
@@ -222,7 +222,7 @@ def test_batch_that_processes_cannot_share(tmp_path, corpus):
     assert _micro_rows(recipe, length=32, processes=4) == 2
     with pytest.raises(ToolkitError, match="not a multiple of 96") as caught:
         _micro_rows(recipe, length=32, processes=3)
-    assert caught.value.fix == "take 192"
+    assert caught.value.fix == "use 192"
 
 
 def test_small_corpora(pretrain, tmp_path, tiny_tokenizer, corpus):

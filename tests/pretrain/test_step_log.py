@@ -1,4 +1,4 @@
-"""steps.jsonl: every bit of a number comes back, late or at once; what a kill cut off is left out."""
+"""steps.jsonl: every bit of a number comes back, late or at once; what a kill split_rows off is left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from toolkit.pretrain import step_log
-from toolkit.pretrain.step_log import Journal, Step
+from toolkit.pretrain.step_log import StepLog, StepRecord
 
 ALONE = SimpleNamespace(num_processes=1)
 
@@ -20,13 +20,13 @@ def numbers(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(loss, norm) for loss, norm in values]
 
 
-def write(path, *, every: int, count: int = 12) -> Journal:
-    kept = Journal(path, ALONE, active=True)
+def write(path, *, every: int, count: int = 12) -> StepLog:
+    log = StepLog(path, ALONE, active=True)
     for number, (loss, norm) in enumerate(numbers(count), 1):
-        kept.add(number, loss, norm, f"batch{number}", skipped=number == 5)
+        log.add(number, loss, norm, f"batch{number}", skipped=number == 5)
         if number % every == 0 or number == count:
-            kept.collect()
-    return kept
+            log.flush()
+    return log
 
 
 def test_collected_late_or_at_once_it_is_the_same_file(tmp_path):
@@ -42,18 +42,18 @@ def test_collected_late_or_at_once_it_is_the_same_file(tmp_path):
 
 
 def test_nothing_is_fetched_before_collect(tmp_path):
-    kept = Journal(tmp_path / "steps.jsonl", ALONE, active=True)
+    log = StepLog(tmp_path / "steps.jsonl", ALONE, active=True)
     loss = torch.tensor(1.0)
-    kept.add(1, loss, torch.tensor(2.0), "b")
-    assert not kept.path.exists()
-    assert kept.collect() == [Step(1, 1.0, 2.0, "b")] and kept.collect() == []
-    assert step_log.read(kept.path) == [Step(1, 1.0, 2.0, "b")]
+    log.add(1, loss, torch.tensor(2.0), "b")
+    assert not log.path.exists()
+    assert log.flush() == [StepRecord(1, 1.0, 2.0, "b")] and log.flush() == []
+    assert step_log.read(log.path) == [StepRecord(1, 1.0, 2.0, "b")]
 
 
 def test_another_process_collects_but_does_not_write(tmp_path):
-    kept = Journal(tmp_path / "steps.jsonl", ALONE, active=False)
-    kept.add(1, torch.tensor(1.0), torch.tensor(2.0), "b")
-    assert len(kept.collect()) == 1 and not kept.path.exists()
+    log = StepLog(tmp_path / "steps.jsonl", ALONE, active=False)
+    log.add(1, torch.tensor(1.0), torch.tensor(2.0), "b")
+    assert len(log.flush()) == 1 and not log.path.exists()
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -65,59 +65,59 @@ def test_the_losses_of_several_processes_are_averaged_once(tmp_path, whole):
         return values + 1.0  # another process has a loss that is 2 higher
 
     two = SimpleNamespace(num_processes=2, reduce=reduce)
-    kept = Journal(tmp_path / "steps.jsonl", two, active=True, whole=whole)
+    log = StepLog(tmp_path / "steps.jsonl", two, active=True, losses_reduced=whole)
     for number in (1, 2):
-        kept.add(number, torch.tensor(3.0), torch.tensor(5.0), "b")
-    rows = kept.collect()
+        log.add(number, torch.tensor(3.0), torch.tensor(5.0), "b")
+    rows = log.flush()
     assert [row.loss for row in rows] == [3.0 if whole else 4.0] * 2
     assert [row.norm for row in rows] == [5.0] * 2 and len(calls) == (0 if whole else 1)
 
 
-@pytest.mark.parametrize("cut", [1, 10, 40])
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
+@pytest.mark.parametrize("split_rows", [1, 10, 40])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, split_rows):
     path = tmp_path / "steps.jsonl"
     write(path, every=1)
     content = path.read_bytes()
-    path.write_bytes(content[:-cut])
+    path.write_bytes(content[:-split_rows])
     assert [row.step for row in step_log.read(path)] == list(range(1, 12))
-    again = Journal(path, ALONE, active=True)
-    again.go_on(8, line=5)
-    again.add(9, *numbers(9)[-1], "batch9")
-    again.collect()
+    log = StepLog(path, ALONE, active=True)
+    log.resume(8, last_line=5)
+    log.add(9, *numbers(9)[-1], "batch9")
+    log.flush()
     assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:9])
 
 
 def test_going_on_drops_later_steps_and_keeps_the_line_begun(tmp_path):
     path = tmp_path / "steps.jsonl"
     write(path, every=1)
-    kept = Journal(path, ALONE, active=True)
-    kept.go_on(7, line=3)
+    log = StepLog(path, ALONE, active=True)
+    log.resume(7, last_line=3)
     assert [row.step for row in step_log.read(path)] == list(range(1, 8))
     losses = [float(loss) for loss, _ in numbers(12)]
-    assert kept.line_loss() == sum([losses[3], losses[5], losses[6]]) / 3  # 4, 6, 7: 5 was skipped
-    assert math.isnan(kept.line_loss())
-    kept.go_on(0, line=0)
-    assert step_log.read(path) == [] and math.isnan(kept.line_loss())
-    new = Journal(tmp_path / "other.jsonl", ALONE, active=True)
-    new.go_on(0, line=0)
+    assert log.pop_mean_loss() == sum([losses[3], losses[5], losses[6]]) / 3  # 4, 6, 7: 5 was skipped
+    assert math.isnan(log.pop_mean_loss())
+    log.resume(0, last_line=0)
+    assert step_log.read(path) == [] and math.isnan(log.pop_mean_loss())
+    new = StepLog(tmp_path / "other.jsonl", ALONE, active=True)
+    new.resume(0, last_line=0)
     assert not new.path.exists()
 
 
 def test_what_is_no_number_is_written_as_json_and_comes_back(tmp_path):
-    kept = Journal(tmp_path / "steps.jsonl", ALONE, active=True)
-    kept.add(1, torch.tensor(math.nan), torch.tensor(math.inf), "b", skipped=True)
-    assert not kept.collect()[0].finite
-    assert '"loss": "nan", "norm": "inf"' in kept.path.read_text()
-    row = step_log.read(kept.path)[0]
+    log = StepLog(tmp_path / "steps.jsonl", ALONE, active=True)
+    log.add(1, torch.tensor(math.nan), torch.tensor(math.inf), "b", skipped=True)
+    assert not log.flush()[0].finite
+    assert '"loss": "nan", "norm": "inf"' in log.path.read_text()
+    row = step_log.read(log.path)[0]
     assert math.isnan(row.loss) and row.norm == math.inf and row.skipped
-    kept.go_on(1, line=0)
-    assert '"loss": "nan", "norm": "inf"' in kept.path.read_text()
+    log.resume(1, last_line=0)
+    assert '"loss": "nan", "norm": "inf"' in log.path.read_text()
 
 
 def test_differences_are_those_of_bits():
-    before = [Step(1, 1.0, 2.0, "b"), Step(2, math.nan, 2.0, "b", True)]
+    before = [StepRecord(1, 1.0, 2.0, "b"), StepRecord(2, math.nan, 2.0, "b", True)]
     assert step_log.differences(before, list(before)) == []
-    again = [Step(1, math.nextafter(1.0, 2.0), 2.0, "c"), before[1]]
+    again = [StepRecord(1, math.nextafter(1.0, 2.0), 2.0, "c"), before[1]]
     assert step_log.differences(before, again) == [
         "step 1: batch was 'b' and is 'c'",
         "step 1: loss was 1.0 and is 1.0000000000000002",

@@ -19,7 +19,7 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.token_text import harmless
 from toolkit.proofs import rebuild
-from toolkit.proofs.batch import Batch, as_json, corpus_of, documents_of, planned, recorded_digest
+from toolkit.proofs.batch import StepBatch, as_json, corpus_of, documents_of, planned_batch, recorded_digest
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def batch_command(
         )
     folder = corpus_of(path)
     shards = TokenShards.open(folder / "train")
-    batch = planned(recipe, shards, step)
+    batch = planned_batch(recipe, shards, step)
     recorded, last = recorded_digest(path, step)
     same = None if recorded is None else recorded == batch.digest
     if json:
@@ -91,7 +91,7 @@ def batch_command(
     return 1 if same is False else 0
 
 
-def _show(batch: Batch, shards: TokenShards, tokenizer: Tokenizer, *, rows: int, text: bool) -> None:
+def _show(batch: StepBatch, shards: TokenShards, tokenizer: Tokenizer, *, rows: int, text: bool) -> None:
     table = Table("row", "documents", "tokens", "text" if text else "begins with", box=None, pad_edge=False)
     for name in ("row", "documents", "tokens"):
         column = next(column for column in table.columns if column.header == name)
@@ -127,7 +127,7 @@ def _words(ids: np.ndarray, tokenizer: Tokenizer, *, whole: bool) -> str:
     return text if len(text) <= WORDS_CHARACTERS else text[: WORDS_CHARACTERS - 1] + "…"
 
 
-def _verdict(batch: Batch, recorded: str | None, last: int) -> str:
+def _verdict(batch: StepBatch, recorded: str | None, last: int) -> str:
     if recorded is None:
         return f"the run has not written down step {batch.step} (its last is {last}): nothing to compare with"
     if recorded == batch.digest:

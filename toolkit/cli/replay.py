@@ -26,7 +26,7 @@ def replayed(path: Path, steps: int) -> dict[str, Any]:
         if len(found) > 1:
             print(f"  and {len(found) - 1} more differences", file=sys.stderr)
     else:
-        kept = sorted({one.what.rpartition(" ")[0] for one in result.states if one.tensors})
+        kept = sorted({state.name.rpartition(" ")[0] for state in result.states if state.num_tensors})
         print(
             f"{len(result.recorded)} steps made again: batch, loss and gradient norm have the same bits"
             + (f"; so have weights and optimizer of {', '.join(kept)}" if kept else ""),
@@ -38,7 +38,7 @@ def replayed(path: Path, steps: int) -> dict[str, Any]:
 def _show(result: Replay) -> None:
     console = Console(stderr=True, highlight=False)
     table = Table("step", "batch", "loss", "gradient norm", "", box=None, pad_edge=False)
-    rows = list(zip(result.recorded, result.again, strict=True))
+    rows = list(zip(result.recorded, result.replayed, strict=True))
     wrong = [bool(step_log.differences([old], [new])) for old, new in rows]
     shown = set(range(ENDS)) | set(range(len(rows) - ENDS, len(rows)))
     shown |= set([place for place, differs in enumerate(wrong) if differs][:ENDS])
@@ -53,9 +53,9 @@ def _show(result: Replay) -> None:
     console.print(table)
     if result.states:
         kept = Table("state", "tensors", "", box=None, pad_edge=False)
-        for one in result.states:
-            word = f"[red]differs: {'; '.join(one.differences[:3])}" if one.differences else "same"
-            kept.add_row(one.what, str(one.tensors or "-"), word)
+        for state in result.states:
+            word = f"[red]differs: {'; '.join(state.differences[:3])}" if state.differences else "same"
+            kept.add_row(state.name, str(state.num_tensors or "-"), word)
         console.print(kept)
 
 

@@ -1,7 +1,8 @@
-"""How fast this machine pretrains, from a few real steps on random tokens: a program for `toolkit plan`.
+"""Measure how fast this machine pretrains, by a few steps on random tokens: a program for `toolkit plan`.
 
-A process of its own: what the probe takes in memory, and how it may end, is not the plan's. One JSON object
-comes in ({"recipe", "vocab_size", "processes", "seconds"}), one goes out: {"refused": why}, or `measure`'s.
+It runs in a process of its own, so that its memory and its failures do not affect the plan. It reads one JSON
+object from stdin ({"recipe", "vocab_size", "processes", "seconds"}) and writes one to stdout:
+{"refused": REASON} or what `measure` returns.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from toolkit.execution import memory_shortage
 from toolkit.inference.logprobs import score_documents
 from toolkit.models import memory
 from toolkit.models.gpt2 import build
-from toolkit.pretrain import loss, optimizer
+from toolkit.pretrain import optimizer
+from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
 from toolkit.runtime import allocator, devices
 
-LEAST, MOST = 3, 30
-"""Steps that are timed: fewer say little, and more do not change the median."""
+MIN_STEPS, MAX_STEPS = 3, 30
+"""Steps that are timed: fewer are too noisy, and more do not change the median."""
 
 
 def main() -> None:
@@ -50,15 +52,15 @@ def main() -> None:
 
 
 def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds: float) -> dict[str, Any]:
-    """Return how fast `processes` such as this one train, communication not counted.
+    """Return the throughput of `processes` processes like this one, without communication.
 
     Returns:
-        tokens_per_second of all processes; score_seconds: of one held-out token while training (`quick`)
-        and at the end (`full`, in fp32); micro_batch_tokens and steps of the probe; device, precision;
-        measuring_seconds, without imports, building and compiling.
+        tokens_per_second of all processes; score_seconds of one held-out token during training (`quick`) and
+        at the end (`full`, in fp32); micro_batch_tokens and steps of the probe; device, precision;
+        measuring_seconds, without imports, model construction and compilation.
 
     Raises:
-        ToolkitError: there is no such device, or not one row fits into memory.
+        ToolkitError: there is no such device, or not even one row fits into memory.
     """
     device = devices.select(recipe.device)
     devices.configure(recipe)
@@ -66,32 +68,32 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     bf16 = devices.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
     model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
-    length, wanted = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
-    step = _Steps(recipe, model, bf16=bf16, micro_tokens=wanted, vocab_size=vocab_size)
+    length, micro_tokens = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
+    step = _TimedStep(recipe, model, bf16=bf16, micro_tokens=micro_tokens, vocab_size=vocab_size)
     rows = largest // length
-    with loss.forms_of(recipe, model, compiled=step.compiled)():
+    with training_kernels(recipe, model, compiled=step.compiled)():
         model.train()
-        step(rows if step.compiled else 1)  # the first allocates, and compiles
+        step(rows if step.compiled else 1)  # the first step allocates memory and compiles
         began = time.perf_counter()
         if not step.compiled:
             largest_rows, rows = rows, 1
-            # LEAST steps take two thirds of the time; twice, since one row alone is slow for its size
+            # MIN_STEPS steps take two thirds of the time; twice, since a single row is slow for its size
             for _ in range(2):
-                share = seconds / 1.5 / LEAST / sum(step(rows))
-                rows = max(1, min(largest_rows, int(rows * share)))
+                scale = seconds / 1.5 / MIN_STEPS / sum(step(rows))
+                rows = max(1, min(largest_rows, int(rows * scale)))
             step(rows)
         end, times = time.perf_counter() + seconds, []
-        while len(times) < LEAST or (len(times) < MOST and time.perf_counter() < end):
+        while len(times) < MIN_STEPS or (len(times) < MAX_STEPS and time.perf_counter() < end):
             times.append(step(rows))
-    of_part = median(part for part, _ in times) * wanted / (rows * length)
-    parts = max(1.0, recipe.batch_tokens / processes / wanted)
-    whole = parts * of_part + median(update for _, update in times)
+    micro_seconds = median(seconds for seconds, _ in times) * micro_tokens / (rows * length)
+    micro_batches = max(1.0, recipe.batch_tokens / processes / micro_tokens)
+    step_seconds = micro_batches * micro_seconds + median(update for _, update in times)
     score = {
-        name: _score_seconds(model, recipe, device=device, bf16=how)
-        for name, how in (("quick", bf16), ("full", False))
+        name: _score_seconds(model, recipe, device=device, bf16=in_bf16)
+        for name, in_bf16 in (("quick", bf16), ("full", False))
     }
     return {
-        "tokens_per_second": recipe.batch_tokens / whole, "score_seconds": score,
+        "tokens_per_second": recipe.batch_tokens / step_seconds, "score_seconds": score,
         "micro_batch_tokens": rows * length, "steps": len(times), "device": device.type,
         "precision": "bf16" if bf16 else "fp32", "measuring_seconds": time.perf_counter() - began,
     }  # fmt: skip
@@ -100,31 +102,31 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
 def _fitting(
     recipe: PretrainRecipe, *, vocab_size: int, bf16: bool, device: torch.device, processes: int
 ) -> int:
-    """Return the recipe's micro batch, or the largest one that fits here."""
+    """Return the tokens of the recipe's micro-batch, or of the largest one that fits into memory."""
     on_gpu = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available()
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available()
     settings = {"vocab_size": vocab_size, "bf16": bf16, "on_gpu": on_gpu, "processes": processes}
-    wanted = memory.micro_batch(recipe, processes=processes)
-    if memory.estimate(recipe, **settings).peak <= there:
-        return wanted
-    found = memory.fitting_micro_batch(recipe, there, **settings)
-    if found is None:
+    micro_tokens = memory.micro_batch(recipe, processes=processes)
+    if memory.estimate(recipe, **settings).peak <= available:
+        return micro_tokens
+    fitting_tokens = memory.fitting_micro_batch(recipe, available, **settings)
+    if fitting_tokens is None:
         raise ToolkitError("not even one row fits into the memory here")
-    return min(found, wanted)
+    return min(fitting_tokens, micro_tokens)
 
 
-class _Steps:
-    """One step of training, as the pretrain stage takes it: gradients of a micro batch, then the update."""
+class _TimedStep:
+    """A training step as in the pretrain stage: gradients of a micro-batch, then the update."""
 
     def __init__(
         self, recipe: PretrainRecipe, model: nn.Module, *, bf16: bool, micro_tokens: int, vocab_size: int
     ):  # fmt: skip
         self.recipe, self.vocab_size = recipe, vocab_size
         self.device = device = next(model.parameters()).device
-        self.loss = loss.loss_of(recipe, model, micro_tokens=micro_tokens, end_id=0, bf16=bf16)
-        self.compiled = loss.compiles(recipe, device)
+        self.loss = build_loss(recipe, model, micro_tokens=micro_tokens, end_id=0, bf16=bf16)
+        self.compiled = should_compile(recipe, device)
         if self.compiled:
-            self.loss.speed_up(inside=recipe.speed.loss_in_module)
+            self.loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
         self.model = model
         self.optimizers: list[Optimizer] = optimizer.build(model, recipe.optimizer, bf16=bf16)
         self.generator = torch.Generator().manual_seed(recipe.seed)
@@ -137,24 +139,24 @@ class _Steps:
 
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
-        for each in self.optimizers:
-            each.step()
-            each.zero_grad(set_to_none=True)
+        for opt in self.optimizers:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
 
     def _timed(self, work: Callable[[], None]) -> float:
-        self._wait()
+        self._synchronise()
         began = time.perf_counter()
         work()
-        self._wait()
+        self._synchronise()
         return time.perf_counter() - began
 
-    def _wait(self) -> None:
+    def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def _score_seconds(model: nn.Module, recipe: PretrainRecipe, *, device: torch.device, bf16: bool) -> float:
-    """Return the seconds that scoring one token of held-out text takes; half a row each, 4 of them."""
+    """Return the seconds of scoring one held-out token, measured on 4 documents of half a row."""
     count = max(1, recipe.model.n_positions // 2)
     documents = [np.full(count, 1 + index) for index in range(4)]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

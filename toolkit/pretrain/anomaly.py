@@ -1,7 +1,7 @@
-"""Losses and gradients that are no numbers, or far from those before: noticed, kept, skipped or the end.
+"""Detect losses and gradient norms that are not finite or far above those of earlier steps.
 
-An incident is a folder with everything that the step depended on; `toolkit run --replay-incident
-FILE` makes the step again from it.
+`guard` in a recipe configures it: an anomaly stops the run or skips the step, and `incidents.write` keeps
+everything that the step depended on.
 """
 
 from __future__ import annotations
@@ -11,75 +11,78 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from toolkit.config.schema.pretrain import GuardSettings
-from toolkit.runs import layout
 
-FOLDER = layout.INCIDENTS
-FILE = "incident.json"
+LOSS, GRADIENT_NORM = "loss", "gradient norm"
 
 
 @dataclass(frozen=True)
-class Trigger:
-    """Why a step is held up: which number, its value, and how far it is from those before."""
+class Anomaly:
+    """Why a step is rejected: the quantity, its value, and its distance from earlier steps."""
 
-    what: str
+    quantity: str
     """`loss` or `gradient norm`."""
     value: float
     z_score: float | None = None
-    """Standard deviations above the mean; None where the value is no number."""
+    """Standard deviations above the mean; None if the value is not finite."""
     mean: float | None = None
     deviation: float | None = None
 
     def __str__(self) -> str:
         if self.z_score is None:
-            return f"the {self.what} is not a number any more ({self.value})"
+            return f"the {self.quantity} is not finite ({self.value})"
         return (
-            f"the {self.what} {self.value:.4g} is {self.z_score:.1f} standard deviations above "
+            f"the {self.quantity} {self.value:.4g} is {self.z_score:.1f} standard deviations above "
             f"{self.mean:.4g}"
         )
 
 
-def no_number(*, loss: float, norm: float) -> Trigger | None:
-    """Return what is wrong with a step whose loss or gradient norm is no number."""
-    values = {"loss": loss, "gradient norm": norm}
-    return next((Trigger(what, value) for what, value in values.items() if not math.isfinite(value)), None)
+def find_non_finite(*, loss: float, grad_norm: float) -> Anomaly | None:
+    """Return the anomaly of a step whose loss or gradient norm is NaN or infinite, else None."""
+    for quantity, value in ((LOSS, loss), (GRADIENT_NORM, grad_norm)):
+        if not math.isfinite(value):
+            return Anomaly(quantity, value)
+    return None
 
 
-class Guard:
-    """Looks at every step's loss and gradient norm before the weights change.
+class AnomalyMonitor:
+    """Checks the loss and gradient norm of every step before the weights change.
 
-    The z-score is against the last `window` accepted steps. Losses fall while a model learns, so only what is
-    above counts; norms are compared as logarithms, since they are spread over orders of magnitude.
+    The z-score is computed against the last `window` accepted steps. Only values above the mean count, since
+    losses fall while a model learns; gradient norms are compared as logarithms, since they spread over
+    orders of magnitude.
     """
 
-    def __init__(self, settings: GuardSettings, before: dict[str, list[float]]):
+    def __init__(self, settings: GuardSettings, history: dict[str, list[float]]):
         self.settings = settings
-        self._seen = {name: list(before.get(name, [])) for name in ("loss", "gradient norm")}
+        self._history = {quantity: list(history.get(quantity, [])) for quantity in (LOSS, GRADIENT_NORM)}
 
-    def look(self, *, loss: float, norm: float) -> Trigger | None:
-        """Return why this step must not be taken; a step that may be is remembered."""
-        trigger = no_number(loss=loss, norm=norm)
-        if trigger is not None or self.settings.z_score is None:
-            return trigger
-        compared = {"loss": loss, "gradient norm": math.log(max(norm, 1e-30))}
-        for what, value in compared.items():
-            trigger = self._far(what, value, loss if what == "loss" else norm)
-            if trigger is not None:
-                return trigger
-        for what, value in compared.items():
-            self._seen[what] = [*self._seen[what], value][-self.settings.window :]
+    def check(self, *, loss: float, grad_norm: float) -> Anomaly | None:
+        """Return why this step must be rejected, or add it to the history and return None."""
+        anomaly = find_non_finite(loss=loss, grad_norm=grad_norm)
+        if anomaly is not None or self.settings.z_score is None:
+            return anomaly
+        log_norm = math.log(max(grad_norm, 1e-30))
+        anomaly = self._find_outlier(LOSS, loss, loss) or self._find_outlier(
+            GRADIENT_NORM, log_norm, grad_norm
+        )
+        if anomaly is not None:
+            return anomaly
+        for quantity, value in ((LOSS, loss), (GRADIENT_NORM, log_norm)):
+            self._history[quantity] = [*self._history[quantity], value][-self.settings.window :]
         return None
 
-    def _far(self, what: str, value: float, shown: float) -> Trigger | None:
-        seen = self._seen[what]
-        if len(seen) < self.settings.window // 2:
+    def _find_outlier(self, quantity: str, value: float, reported: float) -> Anomaly | None:
+        """Compare `value` with the history; `reported` is the same number on its usual scale."""
+        history = self._history[quantity]
+        if len(history) < self.settings.window // 2:
             return None
-        mean, deviation = fmean(seen), pstdev(seen)
+        mean, deviation = fmean(history), pstdev(history)
         z_score = (value - mean) / max(deviation, 1e-12)
         if z_score <= (self.settings.z_score or math.inf):
             return None
-        middle = math.exp(mean) if what == "gradient norm" else mean
-        return Trigger(what, shown, z_score, middle, deviation)
+        reported_mean = math.exp(mean) if quantity == GRADIENT_NORM else mean
+        return Anomaly(quantity, reported, z_score, reported_mean, deviation)
 
-    def state(self) -> dict[str, list[float]]:
-        """Return what a run that goes on needs to decide as this one would."""
-        return {name: values for name, values in self._seen.items() if values}
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return the history that a resumed run needs to make the same decisions."""
+        return {quantity: values for quantity, values in self._history.items() if values}

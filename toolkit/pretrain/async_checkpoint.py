@@ -1,36 +1,42 @@
-"""Checkpoints written from a snapshot by a thread, while training goes on."""
+"""Write checkpoints from snapshots in a background thread while training continues."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-from toolkit.pretrain.state import Snapshot, Template
+from toolkit.pretrain.training_state import ModelExporter, Snapshot
 from toolkit.runs import checkpoint
 from toolkit.runs.run import Run
 
 
-class Saver:
-    """Seals one checkpoint at a time; the next one waits for it, and so does the end.
+class CheckpointWriter:
+    """Writes and seals one checkpoint at a time; a new one waits until the previous one is sealed.
 
-    A kill in the middle of a write leaves the checkpoint before it: the old one is deleted after the new is
-    sealed.
+    If the process is killed during a write, the previous checkpoint is still there: it is deleted only after
+    the new one is sealed.
 
     Args:
-        background: False writes before `save` returns.
-        keep, every: see `checkpoint.prune`.
+        background: False makes `save` return only after the checkpoint is written.
+        keep_newest, keep_every: `keep` and `every` of `checkpoint.prune`.
     """
 
-    def __init__(self, run: Run, template: Template, *, background: bool, keep: int, every: int | None):
-        self.run, self.template, self.background = run, template, background
-        self.keep, self.every = keep, every
-        self.slowest = 0.0
-        """Seconds of the slowest save so far, for a time limit."""
+    def __init__(
+        self, run: Run, exporter: ModelExporter, *, background: bool, keep_newest: int, keep_every: int | None
+    ):  # fmt: skip
+        self.run, self.exporter, self.background = run, exporter, background
+        self.keep_newest, self.keep_every = keep_newest, keep_every
+        self.slowest_seconds = 0.0
+        """Duration of the slowest write so far, which a time limit must leave room for."""
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def save(self, snapshot: Snapshot | None) -> None:
-        """Write a snapshot, where the main process gives one; raises what the write before failed with."""
+        """Start to write a snapshot, which the main process must give.
+
+        Raises:
+            BaseException: the error of the previous write.
+        """
         self.wait()
         if not self.run.is_main:
             return
@@ -43,7 +49,7 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until what was given is sealed; raises what that failed with."""
+        """Wait until the current checkpoint is sealed; raise the error of its write."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -55,9 +61,9 @@ class Saver:
         began = time.monotonic()
         try:
             checkpoint.save(
-                self.run, snapshot.position.step, lambda folder: snapshot.write(folder, self.template),
-                keep=self.keep, every=self.every,
+                self.run, snapshot.state.step, lambda folder: snapshot.write(folder, self.exporter),
+                keep=self.keep_newest, every=self.keep_every,
             )  # fmt: skip
-        except BaseException as error:  # of any kind: it is raised where somebody waits
+        except BaseException as error:  # of any kind: `wait` raises it in the main thread
             self._error = error
-        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""The head and its cross-entropy a block of positions at a time: the logits of all of them never exist.
+"""The head and its cross-entropy in blocks of positions, without ever holding the logits of all of them.
 
 Legend: positions = rows * length of a micro-batch, width = of the hidden states, vocabulary = rows of the
 head.
@@ -13,17 +13,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def blockwise_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, block: int, bf16: bool) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, block: int, bf16: bool
+) -> Tensor:  # fmt: skip
     """Return the mean cross-entropy of hidden (positions, width) @ weight.T (vocabulary, width), a scalar.
 
-    The gradients are made with the logits at hand, so none are computed twice; products are in bf16 if asked
-    for, softmax and sums in fp32 (Wijmans et al., 2024, "Cut Your Losses in Large-Vocabulary Language
-    Models", section 4, without its own kernels and without its filter of small gradients).
+    The forward pass also computes the gradients, so that no logits are computed twice; products are in bf16
+    if asked for, softmax and sums in fp32 (Wijmans et al., 2024, "Cut Your Losses in Large-Vocabulary
+    Language Models", section 4, without its own kernels and without its filter of small gradients).
     """
-    return _Blockwise.apply(hidden, weight, targets, block, bf16)
+    return _ChunkedCrossEntropy.apply(hidden, weight, targets, block, bf16)
 
 
-class _Blockwise(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, block: int, bf16: bool) -> Tensor:
         dtype = torch.bfloat16 if bf16 else hidden.dtype
@@ -32,20 +34,20 @@ class _Blockwise(torch.autograd.Function):
         hidden_grad = torch.empty_like(values)
         weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for start in range(0, len(values), block):
-            part, wanted = values[start : start + block], targets[start : start + block, None]
-            logits = (part @ matrix.T).float()  # (block, vocabulary)
-            highest = logits.logsumexp(1, keepdim=True)
-            total += (highest - logits.gather(1, wanted)).sum()
-            slope = (logits - highest).exp_()  # softmax; minus one at the target it is the gradient
-            slope.scatter_add_(1, wanted, torch.full_like(highest, -1.0))
-            slope = slope.div_(len(values)).to(dtype)
-            hidden_grad[start : start + block] = slope @ matrix
-            weight_grad += (slope.T @ part).float()
+            chunk, chunk_targets = values[start : start + block], targets[start : start + block, None]
+            logits = (chunk @ matrix.T).float()  # (block, vocabulary)
+            log_normaliser = logits.logsumexp(1, keepdim=True)
+            total += (log_normaliser - logits.gather(1, chunk_targets)).sum()
+            logits_grad = (logits - log_normaliser).exp_()  # softmax; the gradient is one less at the target
+            logits_grad.scatter_add_(1, chunk_targets, torch.full_like(log_normaliser, -1.0))
+            logits_grad = logits_grad.div_(len(values)).to(dtype)
+            hidden_grad[start : start + block] = logits_grad @ matrix
+            weight_grad += (logits_grad.T @ chunk).float()
         ctx.save_for_backward(hidden_grad.to(hidden.dtype), weight_grad.to(weight.dtype))
         return total / len(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * slope, weight_grad * slope, None, None, None
+        return hidden_grad * loss_grad, weight_grad * loss_grad, None, None, None

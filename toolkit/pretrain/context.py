@@ -1,4 +1,4 @@
-"""Everything that the steps of one training share."""
+"""What the steps of one training share."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text.batch_order import Order
 from toolkit.data.text.shards import TokenShards
-from toolkit.pretrain.held_out import HeldOut
-from toolkit.pretrain.loss import Forms
-from toolkit.pretrain.prefetch import Feed
-from toolkit.pretrain.throughput import Peak, Stopwatch
+from toolkit.pretrain.held_out import HeldOutEvaluator
+from toolkit.pretrain.loss import TrainingKernels
+from toolkit.pretrain.prefetch import Prefetcher
+from toolkit.pretrain.throughput import PeakFlops, Stopwatch
 from toolkit.runs.run import Run
 
 EVALUATIONS = 10
-"""Measurements in a training, where the recipe does not say."""
+"""Evaluations in a training whose recipe does not set their interval."""
 CHECKPOINTS = 5
+"""Checkpoints in a training whose recipe does not set their interval."""
 
 
 @dataclass
-class Job:
-    """One training on one process, ready to take a step."""
+class TrainingContext:
+    """One training on one process, ready to train its first or next step."""
 
     recipe: PretrainRecipe
     run: Run
     accelerator: Accelerator
     model: PreTrainedModel
-    """The bare model; `loss` is the same one wrapped for training."""
+    """The bare model; `loss` is the same model wrapped for training."""
     loss: nn.Module
-    forms: Forms
-    """Opens the forms in which the training computes."""
+    training_kernels: TrainingKernels
+    """Opens the context in which the model computes with training's attention and activation."""
     optimizers: list[Optimizer]
     tokenizer: PreTrainedTokenizerBase
     shards: TokenShards
     order: Order
-    held_out: HeldOut
+    held_out: HeldOutEvaluator
     micro_rows: int
     """Rows of one forward pass, at full length."""
     flops_per_token: float
-    """On average over the training."""
-    peak: Peak
+    """Mean over the training."""
+    peak_flops: PeakFlops
     sharded: bool = False
     """Each process keeps a part of the weights."""
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def batch_rows(self) -> int:
@@ -69,44 +70,45 @@ class Job:
 
     @property
     def evaluation_steps(self) -> int:
-        """Steps between two measurements."""
+        """Steps between two evaluations."""
         tokens = self.recipe.evaluate_every_tokens or math.ceil(self.recipe.train_tokens / EVALUATIONS)
         return max(1, tokens // self.recipe.batch_tokens)
 
     @property
-    def kept_steps(self) -> int | None:
-        """Checkpoints of multiples of so many steps stay; None: no such multiples."""
+    def keep_every_steps(self) -> int | None:
+        """Checkpoints at multiples of this many steps are never deleted; None: no such checkpoints."""
         tokens = self.recipe.keep_every_tokens
         return None if tokens is None else max(1, tokens // self.recipe.batch_tokens)
 
     @property
-    def watchful(self) -> bool:
-        """Whether each step's loss is read before the weights change.
+    def checks_every_step(self) -> bool:
+        """Whether each step's loss is checked before the weights change.
 
-        On a CPU that costs nothing; a GPU waits for it, so there it is done only where it can change
-        something.
+        This is free on a CPU. A GPU has to be synchronised for it, so it is done there only if the recipe's
+        guard needs it.
         """
         guard = self.recipe.guard
         on_cpu = self.accelerator.device.type == "cpu"
         return on_cpu or guard.z_score is not None or guard.action == "skip"
 
-    def feed(self) -> Feed:
+    def prefetcher(self) -> Prefetcher:
         """Return the reader of this process's rows."""
-        return Feed(
+        return Prefetcher(
             self.shards, self.order, batch_rows=self.batch_rows, rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes, device=self.accelerator.device,
-            ahead=self.recipe.speed.prefetch_batches,
+            prefetch_batches=self.recipe.speed.prefetch_batches,
         )  # fmt: skip
 
-    def length(self, step: int) -> int:
-        """Return the tokens of a row at a step (from 0), shorter during `length_warmup`."""
+    def row_tokens(self, step: int) -> int:
+        """Return the tokens of a row at a step (from 0), fewer during `length_warmup`."""
         return self.recipe.row_tokens(step)
 
-    def utilisation(self, tokens_per_second: float | None) -> float | None:
-        """Return the share of the peak arithmetic (MFU); None where the peak is not known."""
-        if tokens_per_second is None or self.peak.flops is None:
+    def mfu(self, tokens_per_second: float | None) -> float | None:
+        """Return the model FLOPs utilisation, a fraction of the peak; None if the peak is unknown."""
+        if tokens_per_second is None or self.peak_flops.flops is None:
             return None
-        return tokens_per_second * self.flops_per_token / (self.peak.flops * self.accelerator.num_processes)
+        peak = self.peak_flops.flops * self.accelerator.num_processes
+        return tokens_per_second * self.flops_per_token / peak
 
 
 def synchronise(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Held-out bits per byte: while a model learns on some documents, at the end on all, with an interval."""
+"""Held-out bits per byte: on some documents during training, on all of them at the end, with an interval."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The held-out part of a corpus, on every process; each scores its share of the documents.
+class HeldOutEvaluator:
+    """Scores the held-out documents of a corpus; each process scores its share of them.
 
-    Models must be whole (`sharding.whole_model`): processes make different numbers of forward passes.
+    Models must not be sharded (`sharding.full_model`): processes make different numbers of forward passes.
 
     Raises:
-        DataError: there is none.
+        DataError: the corpus has no held-out text.
     """
 
     shards: TokenShards
@@ -42,26 +42,29 @@ class HeldOut:
                 fix="give its data held_out: {documents: 0.1}, or {last_characters: 0.1} for one long text",
             )  # fmt: skip
 
-    def quick(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
+    def estimate(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
         """Return bits per byte of the first `documents`, at most `tokens`, in the precision of the training.
 
-        A document that the limit cuts is scored up to there, without its end; its bytes are its tokens'.
+        A document that exceeds the limit is scored up to it, without an end-of-text token, and counts the
+        bytes of the scored tokens.
         """
-        parts, sizes = self._first(documents, tokens)
+        parts, sizes = self._first_documents(documents, tokens)
         nats = self._score(model, parts, bf16=self.bf16)
         return float(nats.sum() / math.log(2) / max(1.0, sum(sizes)))
 
-    def _first(self, documents: int, tokens: int) -> tuple[list[np.ndarray], list[float]]:
-        """Return the documents up to the limits, the last one perhaps cut, and the bytes of each."""
+    def _first_documents(self, documents: int, tokens: int) -> tuple[list[np.ndarray], list[float]]:
+        """Return the documents up to the limits, the last one possibly truncated, and the bytes of each."""
         parts: list[np.ndarray] = []
         sizes: list[float] = []
         for index in range(min(documents, self.shards.documents)):
-            whole, total = self.shards.document(index), float(self.shards.document_bytes[index])
-            part = whole[:tokens]
-            cut = len(part) < len(whole)
-            known = block_bootstrap.token_bytes(self.tokenizer, whole, total) if cut else None
-            sizes.append(total if known is None else float(known[:tokens].sum()))
-            parts.append(part if cut else np.append(part, self.shards.end_id))
+            document, num_bytes = self.shards.document(index), float(self.shards.document_bytes[index])
+            part = document[:tokens]
+            truncated = len(part) < len(document)
+            if truncated:
+                token_bytes = block_bootstrap.token_bytes(self.tokenizer, document, num_bytes)
+                num_bytes = float(token_bytes[:tokens].sum())
+            sizes.append(num_bytes)
+            parts.append(part if truncated else np.append(part, self.shards.end_id))
             tokens -= len(part)
             if tokens <= 0:
                 break
@@ -81,18 +84,19 @@ class HeldOut:
         total = self.accelerator.reduce(torch.from_numpy(nats).to(device), reduction="sum")
         return total.cpu().numpy()
 
-    def measure(self, model: PreTrainedModel, *, seed: int) -> tuple[np.ndarray, Estimate, str]:
-        """Return the nats of every document, bits per byte with its interval, and what was resampled.
+    def evaluate(self, model: PreTrainedModel, *, seed: int) -> tuple[np.ndarray, Estimate, str]:
+        """Return the nats of every document, bits per byte with its interval, and the unit of resampling.
 
-        Every process takes part, and gets the same.
+        Every process must call it and gets the same result.
         """
         documents = [self.shards.document(index) for index in range(self.shards.documents)]
         end_id = self.shards.end_id
         if len(documents) >= block_bootstrap.FEW_DOCUMENTS:
-            nats = self._score(model, [np.append(one, end_id) for one in documents], bf16=False)
+            with_end = [np.append(document, end_id) for document in documents]
+            nats = self._score(model, with_end, bf16=False)
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
-        # few documents are not worth sharing among processes
+        # so few documents are not worth distributing over processes
         scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
         sizes = [
             np.append(block_bootstrap.token_bytes(self.tokenizer, document, float(total)), 0.0)
@@ -100,11 +104,11 @@ class HeldOut:
         ]
         tokens = np.concatenate(scored).astype(np.float64)
         laid = block_bootstrap.tiles(tokens, np.concatenate(sizes), np.ones(len(tokens)), window=self.window)
-        nats = np.array([one.sum(dtype=np.float64) for one in scored])
+        nats = np.array([document_nats.sum(dtype=np.float64) for document_nats in scored])
         return nats, block_bootstrap.bits_per("bytes", laid, seed=seed), block_bootstrap.over(laid)
 
-    def numbers(self, nats: np.ndarray) -> dict[str, Any]:
-        """Return what the measurement was made on, and the perplexity per token (ends included)."""
+    def as_json(self, nats: np.ndarray) -> dict[str, Any]:
+        """Return the perplexity per token (including ends) and how it was measured, as JSON."""
         tokens = int(self.shards.document_tokens.sum()) + len(nats)
         return {
             "perplexity": math.exp(min(700.0, float(nats.sum()) / tokens)),

@@ -1,59 +1,83 @@
-"""What a run keeps of a step that the guard held up, so that it can be made again."""
+"""Incidents: everything that an anomalous step depended on, kept so that the step can be replayed."""
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.base import files, ranks
 from toolkit.data.text import batch_order
-from toolkit.pretrain.anomaly import FILE, FOLDER, Trigger
-from toolkit.pretrain.context import Job
-from toolkit.pretrain.state import Snapshot, Template
-from toolkit.runs import checkpoint
+from toolkit.pretrain.anomaly import Anomaly
+from toolkit.pretrain.context import TrainingContext
+from toolkit.pretrain.training_state import ModelExporter, Snapshot
+from toolkit.runs import checkpoint, layout
 
-STATE = "state"
+FOLDER = layout.INCIDENTS
+FILE = "incident.json"
+STATE_FOLDER = "state"
 FORMAT = "toolkit incident 1"
 
 
+@dataclass(frozen=True)
+class Incident:
+    """A step that was rejected; `step` counts from 0."""
+
+    step: int
+    anomaly: Anomaly
+    loss: float
+    grad_norm: float
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Return the folder of the incident at a step (from 0); its name counts from 1, as steps are shown."""
+    return run / FOLDER / f"step-{step + 1:08d}"
+
+
+def replay_command(run: Path, step: int) -> str:
+    """Return the command line that replays an incident at a step (from 0)."""
+    return f"toolkit run --replay-incident {shlex.quote(str(folder_of(run, step) / FILE))}"
+
+
 def write(
-    job: Job, *, step: int, trigger: Trigger, loss: float, norm: float,
-    snapshot: Snapshot | None, template: Template,
-) -> Path:  # fmt: skip
-    """Write incidents/step-N: what happened, what the step read, its random streams, the state before it.
+    context: TrainingContext, incident: Incident, *, snapshot: Snapshot | None, exporter: ModelExporter
+) -> Path:
+    """Write the incident's folder: the anomaly, the rows, the random streams, the state before the step.
 
     Args:
-        step: from 0; N is step + 1, as steps are counted everywhere else.
-        snapshot: the state before the step. None where it was noticed too late (a GPU is not waited for):
-            then the newest checkpoint before it is named, and the steps from there give the same.
+        snapshot: the state before the step. None if the anomaly was noticed later, as on a GPU that is not
+            synchronised at every step: the incident then names the newest earlier checkpoint, from which
+            the steps can be recomputed.
     """
-    path = job.run.path / FOLDER / f"step-{step + 1:08d}"
-    if not job.run.is_main:
+    path = folder_of(context.run.path, incident.step)
+    if not context.run.is_main:
         return path
     path.parent.mkdir(exist_ok=True)
     with files.atomic_folder(path) as temporary:
         if snapshot is not None:
-            (temporary / STATE).mkdir()
-            snapshot.write(temporary / STATE, template)
-        files.write_json(temporary / FILE, _account(job, step, trigger, loss, norm, snapshot is not None))
+            (temporary / STATE_FOLDER).mkdir()
+            snapshot.write(temporary / STATE_FOLDER, exporter)
+        files.write_json(temporary / FILE, _as_json(context, incident, has_state=snapshot is not None))
         checkpoint.seal_folder(temporary)
     return path
 
 
-def _account(
-    job: Job, step: int, trigger: Trigger, loss: float, norm: float, has_state: bool
-) -> dict[str, Any]:
-    starts = job.order.starts(step, job.batch_rows)
-    before = [number for number, _ in checkpoint.steps(job.run.checkpoints) if number <= step]
-    number = {"what": trigger.what, "value": repr(trigger.value), "z_score": trigger.z_score}
+def _as_json(context: TrainingContext, incident: Incident, *, has_state: bool) -> dict[str, Any]:
+    step, anomaly = incident.step, incident.anomaly
+    starts = context.order.starts(step, context.batch_rows)
+    earlier = [number for number, _ in checkpoint.steps(context.run.checkpoints) if number <= step]
+    newest = f"../../checkpoints/step-{earlier[-1]:08d}" if earlier else None
     return {
-        "format": FORMAT, "step": step + 1, "why": str(trigger), **number,
-        "mean": trigger.mean, "deviation": trigger.deviation,
-        "loss": repr(loss), "gradient_norm": repr(norm),
-        "state": STATE if has_state else None,
-        "checkpoint": None if has_state else f"../../checkpoints/step-{before[-1]:08d}" if before else None,
-        "batch": batch_order.digest(starts), "row_starts": starts.tolist(), "row_tokens": job.length(step),
-        "corpus": job.shards.digest, "micro_rows": job.micro_rows,
-        "random": {"seed": job.recipe.seed, "stream": f"dropout/{step}/number of the part"},
-        "world_size": ranks.world_size(), "threads": job.run.manifest["facts"].get("threads"),
+        "format": FORMAT, "step": step + 1, "why": str(anomaly),
+        "what": anomaly.quantity, "value": repr(anomaly.value), "z_score": anomaly.z_score,
+        "mean": anomaly.mean, "deviation": anomaly.deviation,
+        "loss": repr(incident.loss), "gradient_norm": repr(incident.grad_norm),
+        "state": STATE_FOLDER if has_state else None,
+        "checkpoint": None if has_state else newest,
+        "batch": batch_order.digest(starts), "row_starts": starts.tolist(),
+        "row_tokens": context.row_tokens(step), "corpus": context.shards.digest,
+        "micro_rows": context.micro_rows,
+        "random": {"seed": context.recipe.seed, "stream": f"dropout/{step}/number of the part"},
+        "world_size": ranks.world_size(), "threads": context.run.manifest["facts"].get("threads"),
     }  # fmt: skip

@@ -1,13 +1,11 @@
-"""The training loop: steps, measurements, samples and checkpoints, on any number of processes."""
+"""The training loop: steps, evaluations, samples and checkpoints, on any number of processes."""
 
 from __future__ import annotations
 
 import math
-import shlex
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -18,243 +16,252 @@ from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.text import batch_order
 from toolkit.inference.sampling import generate
-from toolkit.pretrain import incidents, sharding, state, step_log
-from toolkit.pretrain.anomaly import Guard, Trigger, no_number
-from toolkit.pretrain.async_checkpoint import Saver
-from toolkit.pretrain.context import Job, synchronise
-from toolkit.pretrain.step import Outcome, take
-from toolkit.pretrain.step_log import Journal
-from toolkit.pretrain.stopping import Stopping
+from toolkit.pretrain import incidents, sharding, step_log, training_state
+from toolkit.pretrain.anomaly import AnomalyMonitor, find_non_finite
+from toolkit.pretrain.async_checkpoint import CheckpointWriter
+from toolkit.pretrain.context import TrainingContext, synchronise
+from toolkit.pretrain.incidents import Incident
+from toolkit.pretrain.step import StepResult, train_step
+from toolkit.pretrain.step_log import StepLog
+from toolkit.pretrain.stopping import StopCondition
 from toolkit.pretrain.throughput import Stopwatch
+from toolkit.pretrain.training_state import ModelExporter, Snapshot, TrainingState
 from toolkit.runs import checkpoint
 from toolkit.runtime import signals
 
 
-@dataclass
-class _Training:
-    """One attempt at a job: where it is, and what writes down how it goes."""
-
-    job: Job
-    position: state.Position
-    journal: Journal
-    guard: Guard
-    saver: Saver
-    stopping: Stopping
-    shown: dict[str, Any] = field(default_factory=dict)
-    """What the progress bar shows."""
-    since: int = 0
-    """The step from which the stopwatch's tokens count."""
-
-
-def train(job: Job) -> None:
-    """Train to the end, from the newest sealed checkpoint where there is one; the last step seals one too.
+def train(context: TrainingContext) -> None:
+    """Train to the end, from the newest sealed checkpoint if there is one; the last step seals one too.
 
     Raises:
-        ToolkitError: the guard stopped the run; what the step depended on is in `incidents/`.
+        ToolkitError: an anomaly stopped the run; what the step depended on is in `incidents/`.
         KeyboardInterrupt: a signal or the time limit; a checkpoint was sealed first.
     """
-    training = _begin(job)
+    loop = TrainingLoop(context)
     try:
-        with Progress(job.run.name, job.steps) as progress, job.forms() as plain:
-            _run(training, progress, plain)
-        training.saver.wait()
+        loop.run()
+        loop.writer.wait()
     except BaseException:
-        with suppress(Exception):  # what went wrong first is what counts
-            training.saver.wait()
+        with suppress(Exception):  # the first error is the one to report
+            loop.writer.wait()
         raise
     signals.stop_at_once()
 
 
-def _begin(job: Job) -> _Training:
-    template = state.Template(job.model, job.tokenizer)
-    position = _resume(job)
-    job.run.metrics.truncate(position.step or -1)  # without a checkpoint step 0 is measured again, too
-    steps = Journal(
-        job.run.path / step_log.FILE, job.accelerator, active=job.run.is_main,
-        whole=job.watchful or job.recipe.exact,
-    )  # fmt: skip
-    every = job.recipe.log_every_steps
-    steps.go_on(position.step, line=position.step // every * every)
-    job.watch = Stopwatch(seconds=position.seconds, tokens=position.timed_tokens)
-    saver = Saver(
-        job.run, template, background=job.recipe.speed.background_saves,
-        keep=job.recipe.keep_checkpoints, every=job.kept_steps,
-    )  # fmt: skip
-    limit = job.recipe.time_limit_minutes
-    stopping = Stopping(saver, limit_seconds=None if limit is None else 60 * limit)
-    return _Training(job, position, steps, Guard(job.recipe.guard, position.guard), saver, stopping)
+class TrainingLoop:
+    """One attempt at a training, resumed from its newest sealed checkpoint."""
 
-
-def _run(training: _Training, progress: Progress, plain: Any) -> None:
-    job, position = training.job, training.position
-    if position.step == 0:
-        with plain():
-            _evaluate(job, position)
-    job.model.train()
-    job.watch.start()
-    training.since = position.step
-    for step, rows in job.feed().steps(position.step, job.steps):
-        outcome = take(job, step, rows, training.guard)
-        _note(training, step, outcome)
-        stop = training.stopping.asked() if step + 1 < job.steps else None
-        pause = _pause(job, position.step, stop=stop is not None)
-        if pause:
-            synchronise(job.accelerator.device)
-            speed = job.watch.stop((position.step - training.since) * job.recipe.batch_tokens)
-            training.since = position.step
-            with plain():
-                _look(training, pause, outcome, speed)
-            job.model.train()
-            job.watch.start()
-        progress.update(position.step, **training.shown)
-        if stop is not None:
-            training.saver.wait()
-            training.stopping.say(stop, position.step)
-            raise KeyboardInterrupt
-
-
-def _pause(job: Job, done: int, *, stop: bool) -> set[str]:
-    """Return what there is to do after `done` steps: log, evaluate, save."""
-    last = done == job.steps
-    due = {
-        "log": last or done % job.recipe.log_every_steps == 0,
-        "evaluate": last or done % job.evaluation_steps == 0,
-        "save": stop or last or done % job.checkpoint_steps == 0,
-    }
-    return {name for name, is_due in due.items() if is_due}
-
-
-def _note(training: _Training, step: int, outcome: Outcome) -> None:
-    """Write a step down; one that was held up is kept as an incident, and ends the run where it must."""
-    job, position = training.job, training.position
-    batch = batch_order.digest(job.order.starts(step, job.batch_rows))
-    skipped = outcome.trigger is not None
-    training.journal.add(step + 1, outcome.loss, outcome.norm, batch, skipped=skipped)
-    if skipped:
-        settings = job.recipe.guard
-        # before the step: the guard left weights and optimizers as they were
-        snapshot = state.take(job.model, job.optimizers, _now(training), keep=job.run.is_main)
-        _keep(training, step, outcome.trigger, float(outcome.loss), float(outcome.norm), snapshot)
-        position.skipped.append(step + 1)
-        if settings.action == "stop" or len(position.skipped) > settings.max_skips:
-            raise _held_up(job, step, outcome.trigger, skips=len(position.skipped))
-    position.step, position.tokens = step + 1, (step + 1) * job.recipe.batch_tokens
-
-
-def _keep(
-    training: _Training, step: int, trigger: Trigger, loss: float, norm: float,
-    snapshot: state.Snapshot | None,
-) -> None:  # fmt: skip
-    training.journal.collect()
-    training.saver.wait()
-    incidents.write(
-        training.job, step=step, trigger=trigger, loss=loss, norm=norm,
-        snapshot=snapshot, template=training.saver.template,
-    )  # fmt: skip
-
-
-def _held_up(job: Job, step: int, trigger: Trigger, *, skips: int = 0) -> ToolkitError:
-    kept = job.run.path / incidents.FOLDER / f"step-{step + 1:08d}" / incidents.FILE
-    many = f"; {skips} steps were left out, more than guard.max_skips" if skips > 1 else ""
-    command = f"`toolkit run --replay-incident {shlex.quote(str(kept))}`"
-    again = f"; {command} makes the step again" if kept.exists() else ""
-    return _ended(job, f"{trigger} at step {step + 1} of {job.steps}{many}", again)
-
-
-def _ended(job: Job, what: str, more: str = "") -> ToolkitError:
-    return ToolkitError(
-        what, where=str(job.run.path),
-        fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
-        f"with --fresh; the checkpoints from before are whole{more}",
-    )  # fmt: skip
-
-
-def _now(training: _Training) -> state.Position:
-    """Return the position with the guard's memory and the stopwatch as they are."""
-    position, watch = training.position, training.job.watch
-    position.guard = training.guard.state()
-    position.seconds, position.timed_tokens = watch.seconds, watch.tokens
-    return position
-
-
-def _look(training: _Training, pause: set[str], outcome: Outcome, speed: float | None) -> None:
-    """Log, measure and save, as is due."""
-    job, position = training.job, training.position
-    for done in training.journal.collect():
-        if not (done.finite or done.skipped):  # noticed late, since nobody waited for the device
-            late = no_number(loss=done.loss, norm=done.norm)
-            _keep(training, done.step - 1, late, done.loss, done.norm, None)
-            raise _held_up(job, done.step - 1, late)
-    if "log" in pause:
-        loss = training.journal.line_loss()
-        job.run.metrics.log(
-            position.step, tokens=position.tokens, loss=loss,
-            learning_rate=job.optimizers[-1].param_groups[0]["lr"], learning_rate_factor=outcome.factor,
-            grad_norm=float(outcome.norm), tokens_per_second=speed, mfu=job.utilisation(speed),
-            epoch=job.order.epoch(position.step, job.batch_rows),
+    def __init__(self, context: TrainingContext):
+        self.context, recipe, run = context, context.recipe, context.run
+        exporter = ModelExporter(context.model, context.tokenizer)
+        self.state = _resume(context)
+        step = self.state.step
+        run.metrics.truncate(step or -1)  # without a checkpoint, step 0 is evaluated again too
+        self.step_log = StepLog(
+            run.path / step_log.FILE, context.accelerator, active=run.is_main,
+            losses_reduced=context.checks_every_step or recipe.exact,
         )  # fmt: skip
-        training.shown = {"loss": loss, "tok/s": round(speed or 0)}
-    if pause & {"evaluate", "save"}:
-        _require_finite_weights(job, position.step)
-    if "evaluate" in pause:
-        _evaluate(job, position)
-    if "save" in pause:
-        training.journal.sync()
-        job.run.metrics.close()  # to the disk, too; the next line opens it again
-        training.saver.save(state.take(job.model, job.optimizers, _now(training), keep=job.run.is_main))
+        self.step_log.resume(step, last_line=step // recipe.log_every_steps * recipe.log_every_steps)
+        context.stopwatch = Stopwatch(seconds=self.state.seconds, tokens=self.state.timed_tokens)
+        self.monitor = AnomalyMonitor(recipe.guard, self.state.guard)
+        self.writer = CheckpointWriter(
+            run, exporter, background=recipe.speed.background_saves,
+            keep_newest=recipe.keep_checkpoints, keep_every=context.keep_every_steps,
+        )  # fmt: skip
+        minutes = recipe.time_limit_minutes
+        self.stop_condition = StopCondition(
+            self.writer, limit_seconds=None if minutes is None else 60 * minutes
+        )
+        self._progress_fields: dict[str, float | int] = {}
+        self._stopwatch_step = step
+
+    def run(self) -> None:
+        """Fetch a batch, train on it, then log, evaluate, save and stop when due, until the last step."""
+        context, state = self.context, self.state
+        with (
+            Progress(context.run.name, context.steps) as progress,
+            context.training_kernels() as model_kernels,
+        ):
+            if state.step == 0:
+                with model_kernels():
+                    self._evaluate()
+            self._start_stopwatch()
+            for step, rows in context.prefetcher().batches(state.step, context.steps):
+                result = train_step(context, step, rows, self.monitor)
+                self._record(step, result)
+                stop_reason = self.stop_condition.check() if step + 1 < context.steps else None
+                self._do_what_is_due(result, model_kernels, stop=stop_reason is not None)
+                progress.update(state.step, **self._progress_fields)
+                if stop_reason is not None:
+                    self.writer.wait()
+                    self.stop_condition.report(stop_reason, state.step)
+                    raise KeyboardInterrupt
+
+    def _record(self, step: int, result: StepResult) -> None:
+        """Add a step to the step log; keep an anomalous one as an incident and stop the run if it must."""
+        context, state = self.context, self.state
+        batch = batch_order.digest(context.order.starts(step, context.batch_rows))
+        skipped = result.anomaly is not None
+        self.step_log.add(step + 1, result.loss, result.grad_norm, batch, skipped=skipped)
+        if result.anomaly is not None:
+            incident = Incident(step, result.anomaly, float(result.loss), float(result.grad_norm))
+            # the state before the step: its update was skipped
+            self._write_incident(incident, self._take_snapshot())
+            state.skipped.append(step + 1)
+            guard = context.recipe.guard
+            if guard.action == "stop" or len(state.skipped) > guard.max_skips:
+                raise self._anomaly_error(incident)
+        state.step, state.tokens = step + 1, (step + 1) * context.recipe.batch_tokens
+
+    def _do_what_is_due(
+        self, result: StepResult, model_kernels: Callable[[], AbstractContextManager[None]], *, stop: bool
+    ) -> None:
+        """Log, evaluate and save after a step, with the stopwatch stopped."""
+        context, done = self.context, self.state.step
+        last = done == context.steps
+        log = last or done % context.recipe.log_every_steps == 0
+        evaluate = last or done % context.evaluation_steps == 0
+        save = stop or last or done % context.checkpoint_steps == 0
+        if not (log or evaluate or save):
+            return
+        synchronise(context.accelerator.device)
+        tokens_per_second = self._stop_stopwatch()
+        with model_kernels():
+            self._flush_step_log()
+            if log:
+                self._log(result, tokens_per_second)
+            if evaluate or save:
+                self._require_finite_weights()
+            if evaluate:
+                self._evaluate()
+            if save:
+                self._save()
+        self._start_stopwatch()
+
+    def _start_stopwatch(self) -> None:
+        self.context.model.train()
+        self.context.stopwatch.start()
+
+    def _stop_stopwatch(self) -> float | None:
+        """Return the tokens per second since the stopwatch was started."""
+        steps = self.state.step - self._stopwatch_step
+        self._stopwatch_step = self.state.step
+        return self.context.stopwatch.stop(steps * self.context.recipe.batch_tokens)
+
+    def _flush_step_log(self) -> None:
+        """Write the queued steps; stop at one that was not finite and was not checked at its own time."""
+        for record in self.step_log.flush():
+            if record.finite or record.skipped:
+                continue
+            anomaly = find_non_finite(loss=record.loss, grad_norm=record.norm)
+            assert anomaly is not None
+            incident = Incident(record.step - 1, anomaly, record.loss, record.norm)
+            self._write_incident(incident, None)
+            raise self._anomaly_error(incident)
+
+    def _log(self, result: StepResult, tokens_per_second: float | None) -> None:
+        context, state = self.context, self.state
+        loss = self.step_log.pop_mean_loss()
+        context.run.metrics.log(
+            state.step, tokens=state.tokens, loss=loss,
+            learning_rate=context.optimizers[-1].param_groups[0]["lr"],
+            learning_rate_factor=result.learning_rate_factor, grad_norm=float(result.grad_norm),
+            tokens_per_second=tokens_per_second, mfu=context.mfu(tokens_per_second),
+            epoch=context.order.epoch(state.step, context.batch_rows),
+        )  # fmt: skip
+        self._progress_fields = {"loss": loss, "tok/s": round(tokens_per_second or 0)}
+
+    def _evaluate(self) -> None:
+        """Log held-out bits per byte on some documents, and samples of the model."""
+        context, state, recipe = self.context, self.state, self.context.recipe
+        model = sharding.full_model(context.model)
+        bits = context.held_out.estimate(
+            model, documents=recipe.evaluate_documents, tokens=recipe.evaluate_tokens
+        )
+        if not math.isfinite(bits):
+            raise self._error(f"the held-out loss is not finite after step {state.step} of {context.steps}")
+        samples = sample_texts(context, model)
+        context.run.metrics.log(state.step, tokens=state.tokens, bits_per_byte=bits, samples=samples)
+
+    def _save(self) -> None:
+        self.step_log.sync()
+        self.context.run.metrics.close()  # syncs the file; the next line opens it again
+        self.writer.save(self._take_snapshot())
+
+    def _take_snapshot(self) -> Snapshot | None:
+        """Return the complete state on the main process, None on others; every process must call it."""
+        context, state = self.context, self.state
+        state.guard = self.monitor.state_dict()
+        state.seconds, state.timed_tokens = context.stopwatch.seconds, context.stopwatch.tokens
+        return training_state.take_snapshot(
+            context.model, context.optimizers, state, keep=context.run.is_main
+        )
+
+    def _require_finite_weights(self) -> None:
+        """Check the weights before they are evaluated or saved: a finite gradient can make them infinite."""
+        parameters = self.context.model.parameters()
+        sums = torch.stack([sharding.full_tensor(p.detach().double().sum()) for p in parameters])
+        if not bool(torch.isfinite(sums).all()):
+            raise self._error(
+                f"the weights are not finite after step {self.state.step} of {self.context.steps}"
+            )
+
+    def _write_incident(self, incident: Incident, snapshot: Snapshot | None) -> None:
+        self.step_log.flush()
+        self.writer.wait()
+        incidents.write(self.context, incident, snapshot=snapshot, exporter=self.writer.exporter)
+
+    def _anomaly_error(self, incident: Incident) -> ToolkitError:
+        run, skips = self.context.run.path, len(self.state.skipped)
+        message = f"{incident.anomaly} at step {incident.step + 1} of {self.context.steps}"
+        if skips > 1:
+            message += f"; {skips} steps were skipped, more than guard.max_skips"
+        if not incidents.folder_of(run, incident.step).exists():
+            return self._error(message)
+        command = incidents.replay_command(run, incident.step)
+        return self._error(message, f"; `{command}` replays the step")
+
+    def _error(self, message: str, more: str = "") -> ToolkitError:
+        return ToolkitError(
+            message, where=str(self.context.run.path),
+            fix="lower optimizer.learning_rate or lengthen schedule.warmup_tokens, and start over "
+            f"with --fresh; earlier checkpoints are intact{more}",
+        )  # fmt: skip
 
 
-def _require_finite_weights(job: Job, step: int) -> None:
-    """Look before measuring and saving: a finite gradient can still have thrown the weights to infinity."""
-    sums = torch.stack([sharding.whole(p.detach().double().sum()) for p in job.model.parameters()])
-    if not bool(torch.isfinite(sums).all()):
-        raise _ended(job, f"the weights are not finite any more after step {step} of {job.steps}")
-
-
-def _evaluate(job: Job, position: state.Position) -> None:
-    """Log held-out bits per byte on some documents, and what the model writes."""
-    model = sharding.whole_model(job.model)
-    recipe = job.recipe
-    bits = job.held_out.quick(model, documents=recipe.evaluate_documents, tokens=recipe.evaluate_tokens)
-    if not math.isfinite(bits):
-        raise _ended(job, f"the held-out loss is not a number after step {position.step} of {job.steps}")
-    texts = samples(job, model)
-    job.run.metrics.log(position.step, tokens=position.tokens, bits_per_byte=bits, samples=texts)
-
-
-def samples(job: Job, model: PreTrainedModel) -> list[dict[str, str]]:
-    """Let the main process write a text for each prompt; the same random numbers at every step.
+def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[str, str]]:
+    """Sample a text for each prompt on the main process, with the same random numbers at every step.
 
     Args:
-        model: the job's, whole.
+        model: the context's model, not sharded.
     """
-    settings, prompts = job.recipe.samples, job.recipe.samples.prompts
-    if not job.run.is_main or not prompts:
+    settings, prompts = context.recipe.samples, context.recipe.samples.prompts
+    if not context.run.is_main or not prompts:
         return []
-    positions = job.recipe.model.n_positions
+    positions = context.recipe.model.n_positions
     new_tokens = min(settings.max_new_tokens, positions - 1)
-    end_id = job.tokenizer.eos_token_id
+    end_id = context.tokenizer.eos_token_id
     encoded = [
-        [end_id, *job.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
+        [end_id, *context.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
         for prompt in prompts
     ]
     answers = generate(
-        model, encoded, seed=[derive(job.recipe.seed, "samples", i) for i in range(len(prompts))],
-        end_id=end_id, pad_id=job.tokenizer.pad_token_id, max_new_tokens=new_tokens,
+        model, encoded, seed=[derive(context.recipe.seed, "samples", i) for i in range(len(prompts))],
+        end_id=end_id, pad_id=context.tokenizer.pad_token_id, max_new_tokens=new_tokens,
         temperature=settings.temperature,
     )  # fmt: skip
-    texts = [job.tokenizer.decode(ids) for ids in answers.ids]
+    texts = [context.tokenizer.decode(ids) for ids in answers.ids]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _resume(job: Job) -> state.Position:
-    """Go back to the newest sealed checkpoint that the main process finds, on every process."""
-    found: list[Any] = [None]
-    if job.run.is_main:
-        newest = checkpoint.latest(job.run)
-        found = [str(newest[1]) if newest else None]
-    if job.accelerator.num_processes > 1:
-        broadcast_object_list(found, from_process=0)
-    if found[0] is None:
-        return state.Position()
-    return state.read(Path(found[0]), model=job.model, optimizers=job.optimizers)
+def _resume(context: TrainingContext) -> TrainingState:
+    """Load, on every process, the newest sealed checkpoint that the main process sees."""
+    folder: list[str | None] = [None]
+    if context.run.is_main:
+        newest = checkpoint.latest(context.run)
+        folder = [str(newest[1]) if newest else None]
+    if context.accelerator.num_processes > 1:
+        broadcast_object_list(folder, from_process=0)
+    if folder[0] is None:
+        return TrainingState()
+    return training_state.load_checkpoint(Path(folder[0]), model=context.model, optimizers=context.optimizers)

@@ -1,4 +1,4 @@
-"""The training loss of a language model as one module, so that it compiles and distributes as a whole."""
+"""The training loss of a language model as one module, so that it is compiled and distributed as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from toolkit.config.schema import PretrainRecipe
 from toolkit.models.shape import LONGEST_PLAIN, SHORTEST_HALVED, head_block
-from toolkit.pretrain import chunked_cross_entropy
+from toolkit.pretrain.chunked_cross_entropy import chunked_cross_entropy
 from toolkit.runtime.upstream_private import attention_implementation
 
 CAUSAL_ATTENTION = "toolkit_causal"
@@ -30,22 +30,21 @@ def causal_attention(
     same_document: Tensor | None = None,
     **settings,
 ) -> tuple[Tensor, None]:
-    """Attend to the past of unpadded rows, (rows, heads, length, width of a head), without a dense mask.
-
-    Args:
-        same_document: (rows, 1, length, length) bool; where given, positions see only their own document.
+    """Compute causal attention of unpadded rows, (rows, heads, length, head width), without a dense mask.
 
     GPT-2 passes position ids, which makes transformers build a dense mask under torch.compile, and a dense
-    mask loses the flash kernels. Only right for training: no padding, no cache.
+    mask disables the flash kernels. Only correct for training: no padding, no cache.
 
-    On a CPU in bf16 the flash kernel is slow: 6400 tokens per second and core of a whole training step with
-    it, 8100 with plain matrix products (4 layers of 192, length 256; in fp32 there is no difference).
+    On a CPU in bf16 the flash kernel is slow: a whole training step processes 6400 tokens per second and core
+    with it, 8100 with matrix products (4 layers of 192, length 256; in fp32 there is no difference).
+
+    Args:
+        same_document: (rows, 1, length, length) bool; if given, positions attend only to their own document.
     """
     length = query.shape[2]
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and length <= LONGEST_PLAIN:
-        return _plain(
-            query * settings["scaling"], key, value, same_document, settings.get("dropout", 0.0)
-        ), None
+        scaled = query * settings["scaling"]
+        return _matmul_attention(scaled, key, value, same_document, settings.get("dropout", 0.0)), None
     mask = None if same_document is None else same_document.tril()
     attended = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None,
@@ -54,10 +53,13 @@ def causal_attention(
     return attended.transpose(1, 2), None
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, same_document: Tensor | None, dropout: float) -> Tensor:
-    """Return causal attention, (rows, length, heads, width of a head), by products of matrices.
+def _matmul_attention(
+    query: Tensor, key: Tensor, value: Tensor, same_document: Tensor | None, dropout: float
+) -> Tensor:  # fmt: skip
+    """Return causal attention, (rows, length, heads, head width), computed by matrix products.
 
-    The first half of a long row never looks at the second: a quarter of the work less, 1.2 % of a step.
+    The first half of a long row never attends to the second, which saves a quarter of the work, 1.2 % of a
+    step.
     """
     length = query.shape[2]
     half = length // 2 if length >= SHORTEST_HALVED and length % 2 == 0 else 0
@@ -67,8 +69,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, same_document: Tensor | No
         scores = query[:, :, start:end] @ key[:, :, :end].transpose(2, 3) + future
         if same_document is not None:
             scores = scores.masked_fill(~same_document[:, :, start:end, :end], -math.inf)
-        shares = functional.dropout(scores.softmax(-1), dropout).to(value.dtype)
-        attended.append(shares @ value[:, :, :end])
+        probabilities = functional.dropout(scores.softmax(-1), dropout).to(value.dtype)
+        attended.append(probabilities @ value[:, :, :end])
     return torch.cat(attended, dim=2).transpose(1, 2)
 
 
@@ -88,64 +90,65 @@ class LogisticGelu(nn.Module):
 
 
 @contextmanager
-def forms_for_training(
+def use_training_kernels(
     model: PreTrainedModel, *, causal: bool = True, logistic: bool = False
 ) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Compute in the forms that training is fast with; yields a block in which all is as it was before.
+    """Compute with training's fast attention and activation inside this context.
 
-    Sampling needs the usual attention, and no configuration that is saved may name ours.
+    Yields a function that opens a context with the model's own kernels: sampling needs the model's own
+    attention, and a configuration that is saved must not name ours.
 
     Args:
-        causal: attend without a mask; False leaves the model's own attention.
+        causal: attend without a mask; False keeps the model's own attention.
         logistic: compute `gelu_pytorch_tanh` by `LogisticGelu`.
     """
-    before = attention_implementation(model)
+    own_attention = attention_implementation(model)
     layers = [block.mlp for block in model.base_model.h]
-    usual, fast = [layer.act for layer in layers], LogisticGelu()
+    own_activations, logistic_gelu = [layer.act for layer in layers], LogisticGelu()
 
-    def turn(on: bool) -> None:
+    def switch(training: bool) -> None:
         if causal:
-            model.set_attn_implementation(CAUSAL_ATTENTION if on else before)
-        for layer, own in zip(layers, usual, strict=True):
-            layer.act = fast if on and logistic else own
+            model.set_attn_implementation(CAUSAL_ATTENTION if training else own_attention)
+        for layer, own_activation in zip(layers, own_activations, strict=True):
+            layer.act = logistic_gelu if training and logistic else own_activation
 
     @contextmanager
-    def as_before() -> Iterator[None]:
-        turn(False)
+    def use_model_kernels() -> Iterator[None]:
+        switch(training=False)
         try:
             yield
         finally:
-            turn(True)
+            switch(training=True)
 
-    turn(True)
+    switch(training=True)
     try:
-        yield as_before
+        yield use_model_kernels
     finally:
-        turn(False)
+        switch(training=False)
 
 
-Forms = Callable[[], AbstractContextManager[Callable[[], AbstractContextManager[None]]]]
-"""Opens `forms_for_training` of one training."""
+TrainingKernels = Callable[[], AbstractContextManager[Callable[[], AbstractContextManager[None]]]]
+"""Opens `use_training_kernels` with the model and the settings of one training."""
 
 
-def forms_of(recipe: PretrainRecipe, model: PreTrainedModel, *, compiled: bool) -> Forms:
-    """Return what opens the forms in which a recipe trains this model, which must lie on its device."""
+def training_kernels(recipe: PretrainRecipe, model: PreTrainedModel, *, compiled: bool) -> TrainingKernels:
+    """Return the kernels with which a recipe trains this model, which must be on its device."""
     setting = recipe.speed.logistic_gelu
     if setting == "auto":
         on_cpu = model.device.type == "cpu"
         setting = compiled and on_cpu and recipe.model.activation == "gelu_pytorch_tanh"
-    return partial(forms_for_training, model, causal=recipe.speed.causal_attention, logistic=setting)
+    return partial(use_training_kernels, model, causal=recipe.speed.causal_attention, logistic=setting)
 
 
 class TrainingLoss(nn.Module):
-    """Mean cross-entropy in nats of each token given the ones before it.
+    """Mean cross-entropy in nats per token.
 
     Args:
         model: a GPT-2.
         bf16: compute in bfloat16 by autocast; weights, softmax and loss stay in fp32.
-        end_id: where given, documents are kept apart: each starts at position 0 with the end-of-text before
-            it, as it is scored, and sees nothing of its neighbours. Needs `forms_for_training`.
-        head_block: positions whose logits exist at once (see `head.blockwise_loss`); 0: all.
+        end_id: if given, documents are kept separate: each starts at position 0 with the end-of-text token
+            before it, as it is scored, and attends to no other. Needs `use_training_kernels`.
+        head_block: positions whose logits are in memory at once (see `chunked_cross_entropy`); 0: all.
     """
 
     def __init__(self, model: PreTrainedModel, *, bf16: bool, end_id: int | None = None, head_block: int = 0):
@@ -158,58 +161,57 @@ class TrainingLoss(nn.Module):
         hidden = self.hidden(rows)
         if self.head_block and self.head_block < len(targets):
             weight, block = self.model.lm_head.weight, self.head_block
-            return chunked_cross_entropy.blockwise_loss(
-                hidden.flatten(0, 1), weight, targets, block=block, bf16=self.bf16
-            )
+            return chunked_cross_entropy(hidden.flatten(0, 1), weight, targets, block=block, bf16=self.bf16)
         return functional.cross_entropy(self.logits(hidden).float(), targets)
 
     def hidden(self, rows: Tensor) -> Tensor:
         """Return the last hidden states, (rows, length, width)."""
-        apart = {} if self.end_id is None else documents_apart(rows[:, :-1], self.end_id)
+        separate = {} if self.end_id is None else document_inputs(rows[:, :-1], self.end_id)
         with torch.autocast(rows.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return self.model.base_model(input_ids=rows[:, :-1], use_cache=False, **apart).last_hidden_state
+            output = self.model.base_model(input_ids=rows[:, :-1], use_cache=False, **separate)
+            return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of all positions, (rows * length, vocabulary)."""
         with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             return self.model.lm_head(hidden).flatten(0, 1)
 
-    def speed_up(self, *, inside: bool = True) -> None:
-        """Compile: the whole loss, or (to measure what that is worth) only what comes before the logits."""
-        if inside:
-            self.compile(dynamic=False)  # rows of another length are another graph, each with fixed shapes
+    def enable_compilation(self, *, whole_loss: bool = True) -> None:
+        """Compile the whole loss, or, to measure the difference, only the part before the logits."""
+        if whole_loss:
+            self.compile(dynamic=False)  # one graph with fixed shapes for each row length
         else:
             self.hidden = torch.compile(self.hidden, dynamic=False)
 
 
-def loss_of(
+def build_loss(
     recipe: PretrainRecipe, model: PreTrainedModel, *, micro_tokens: int, end_id: int, bf16: bool
 ) -> TrainingLoss:  # fmt: skip
     """Return the loss that a recipe trains with, not compiled.
 
     Args:
-        micro_tokens: of one forward pass.
-        end_id: the end of a document, where the recipe keeps them apart.
+        micro_tokens: tokens of one forward pass.
+        end_id: the end-of-text token, used if the recipe separates documents.
     """
     block = head_block(
         recipe.speed.head_block_tokens, positions=micro_tokens, vocabulary=model.lm_head.weight.shape[0]
     )
-    apart = end_id if recipe.separate_documents else None
-    return TrainingLoss(model, bf16=bf16, end_id=apart, head_block=block)
+    separator = end_id if recipe.separate_documents else None
+    return TrainingLoss(model, bf16=bf16, end_id=separator, head_block=block)
 
 
-def compiles(recipe: PretrainRecipe, device: torch.device) -> bool:
-    """Say whether a recipe is compiled here."""
+def should_compile(recipe: PretrainRecipe, device: torch.device) -> bool:
+    """Say whether a recipe is compiled on this device."""
     return device.type == "cuda" if recipe.compile == "auto" else recipe.compile
 
 
-def documents_apart(inputs: Tensor, end_id: int) -> dict[str, Tensor]:
+def document_inputs(inputs: Tensor, end_id: int) -> dict[str, Tensor]:
     """Return position_ids (rows, length) and same_document (rows, 1, length, length) of packed inputs."""
-    starts = inputs == end_id
-    number = starts.cumsum(1)
-    places = torch.arange(inputs.shape[1], device=inputs.device)
-    begins = torch.where(starts, places, 0).cummax(1).values
+    is_start = inputs == end_id
+    document = is_start.cumsum(1)
+    positions = torch.arange(inputs.shape[1], device=inputs.device)
+    starts = torch.where(is_start, positions, 0).cummax(1).values
     return {
-        "position_ids": places - begins,
-        "same_document": (number[:, :, None] == number[:, None, :])[:, None],
+        "position_ids": positions - starts,
+        "same_document": (document[:, :, None] == document[:, None, :])[:, None],
     }

@@ -1,4 +1,4 @@
-"""AdamW, and Muon for the matrices of the blocks; their state as named tensors.
+"""AdamW, and Muon for the matrices of the transformer blocks; their state as named tensors.
 
 Legend: layers = matrices of one shape, stacked; inputs, outputs = sides of a matrix.
 """
@@ -24,17 +24,18 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 NEWTON_SCHULZ_STEPS = 5
-GATHERED_AT_ONCE = 2**26
-"""Numbers of spread matrices that are whole at once (256 MB in fp32): gathering those of all blocks would
-take as much memory as the weights that were spread."""
+MAX_GATHERED_ELEMENTS = 2**26
+"""Elements of sharded matrices that are gathered at once (256 MB in fp32): gathering those of all blocks
+would take as much memory as the full weights."""
 
 
 def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) -> list[Optimizer]:
-    """Return the optimizers of a GPT-2; each group's `peak` is its highest learning rate.
+    """Return the optimizers of a GPT-2; each parameter group's `peak_lr` is its highest learning rate.
 
-    `bf16` lets Muon iterate in bfloat16; its state and the weights stay in fp32.
+    Weight decay applies to matrices, not to norms and biases (Brown et al., 2020, as in nanoGPT).
 
-    Matrices decay, norms and biases do not (Brown et al., 2020, as in nanoGPT).
+    Args:
+        bf16: Muon iterates in bfloat16; its state and the weights stay in fp32.
     """
     named = list(model.named_parameters())
     matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
@@ -57,12 +58,12 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
         ))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
+            group["peak_lr"] = group["lr"]
     return optimizers
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Say whether a parameter is a matrix inside a transformer block, which Muon takes."""
+    """Say whether Muon updates a parameter: a matrix inside a transformer block."""
     return ".h." in name and parameter.ndim == 2
 
 
@@ -70,16 +71,16 @@ class Muon(Optimizer):
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the `Conv1D` matrices of GPT-2.
 
     As torch.optim.Muon with its default adjustment of the learning rate, except:
-    * `Conv1D` holds (inputs, outputs), so the factor sqrt(max(1, outputs / inputs)) reads the sides the
-      other way round; torch's would give c_fc half of its step, and mlp.c_proj twice as much;
-    * the query, key and value matrices that `c_attn` holds side by side are orthogonalised one by one;
-    * matrices of one shape go through the iteration together: one call instead of one per layer.
+    * `Conv1D` stores (inputs, outputs), so the factor sqrt(max(1, outputs / inputs)) swaps the sides;
+      torch's would halve the step of c_fc and double that of mlp.c_proj;
+    * the query, key and value matrices that `c_attn` concatenates are orthogonalised separately;
+    * matrices of the same shape are iterated as one batch.
 
     Args:
         named: (name, parameter) of the matrices.
         dtype: of the iteration. It was tuned in bfloat16, which takes 49 instead of 112 ms for 4 layers of
-            192 on a CPU core that has it.
-        steps: of the iteration.
+            192 on a CPU core that supports it.
+        steps: number of iterations.
     """
 
     def __init__(
@@ -97,38 +98,38 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update all matrices that have a gradient; where they are spread, on all processes together."""
+        """Update all matrices that have a gradient; every process must call it if they are sharded."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
-            for shape, alike in by_shape.items():
-                spread = sharding.is_spread(alike)
-                count = max(1, GATHERED_AT_ONCE // shape.numel()) if spread else len(alike)
-                for first in range(0, len(alike), count):
-                    self._update(alike[first : first + count], group)
+            for shape, matrices in by_shape.items():
+                sharded = sharding.is_sharded(matrices)
+                count = max(1, MAX_GATHERED_ELEMENTS // shape.numel()) if sharded else len(matrices)
+                for first in range(0, len(matrices), count):
+                    self._update(matrices[first : first + count], group)
 
-    def _update(self, alike: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Update matrices of one shape.
+    def _update(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Update matrices of the same shape.
 
-        The iteration needs whole matrices. Where they are spread each process gathers them, does the same
-        arithmetic as it would with whole weights, and takes its part of the result.
+        The iteration needs full matrices. If they are sharded, each process gathers them, does the same
+        arithmetic as with full weights, and keeps its part of the result.
         """
         parts, rate = group["parts"], group["lr"]
-        updates = [sharding.whole(self._averaged(parameter, group["momentum"])) for parameter in alike]
-        stacked = torch.stack([piece for update in updates for piece in update.chunk(parts, dim=1)])
+        updates = [sharding.full_tensor(self._nesterov(matrix, group["momentum"])) for matrix in matrices]
+        stacked = torch.stack([part for update in updates for part in update.chunk(parts, dim=1)])
         del updates
         scale = math.sqrt(max(1.0, stacked.shape[2] / stacked.shape[1]))
         directions = orthogonalise(stacked.to(self.dtype), self.steps).to(stacked.dtype)
-        for parameter, pieces in zip(alike, directions.split(parts), strict=True):
-            direction = sharding.as_spread_as(parameter, torch.cat(tuple(pieces), dim=1))
-            mine = sharding.own(parameter)
-            mine.mul_(1 - rate * group["weight_decay"])
-            mine.add_(sharding.own(direction), alpha=-rate * scale)
+        for matrix, direction_parts in zip(matrices, directions.split(parts), strict=True):
+            direction = sharding.shard_like(matrix, torch.cat(tuple(direction_parts), dim=1))
+            local = sharding.local_part(matrix)
+            local.mul_(1 - rate * group["weight_decay"])
+            local.add_(sharding.local_part(direction), alpha=-rate * scale)
 
-    def _averaged(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Return the gradient after momentum (Nesterov's), spread as the gradient is."""
+    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Return the gradient after Nesterov momentum, sharded as the gradient is."""
         state, grad = self.state[parameter], parameter.grad
         assert grad is not None
         if not state:
@@ -139,16 +140,17 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrices: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
-    """Move every singular value near one (0.7 to 1.2), singular vectors kept: (layers, inputs, outputs)."""
+    """Map all singular values of (layers, inputs, outputs) to 0.7 to 1.2 and keep the singular vectors."""
     tall = matrices.shape[1] > matrices.shape[2]
     values = matrices.transpose(1, 2) if tall else matrices
     values = values / values.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     wide = values.shape[2] >= 2 * values.shape[1] and values.dtype == torch.float32
-    values = _by_squares(values, steps) if wide else _directly(values, steps)
+    values = _iterate_gram(values, steps) if wide else _iterate(values, steps)
     return values.transpose(1, 2) if tall else values
 
 
-def _directly(values: Tensor, steps: int) -> Tensor:
+def _iterate(values: Tensor, steps: int) -> Tensor:
+    """Apply the Newton-Schulz iteration to (layers, height, width), with height at most width."""
     a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = values @ values.transpose(1, 2)
@@ -156,12 +158,12 @@ def _directly(values: Tensor, steps: int) -> Tensor:
     return values
 
 
-def _by_squares(values: Tensor, steps: int) -> Tensor:
-    """Iterate on the square matrix X X^T alone: all that is multiplied are polynomials in it, which commute.
+def _iterate_gram(values: Tensor, steps: int) -> Tensor:
+    """Do as `_iterate` with products of the square matrix A = X X^T only: polynomials in it commute.
 
     X_k+1 = P_k X_k with P_k = a + b A_k + c A_k^2, so A_k+1 = P_k A_k P_k, and X at the end is (P ... P_0) X.
-    A matrix four times as wide as high takes 34 instead of 54 m^3 operations at 3 steps, m its height, and 50
-    instead of 90 at 5. In bfloat16 the powers would lose too many digits.
+    A matrix of height m and width 4 m takes 34 instead of 54 m^3 operations at 3 steps, and 50 instead of 90
+    at 5. In bfloat16 the powers would lose too many digits.
     """
     a, b, c = NEWTON_SCHULZ
     gram = values @ values.transpose(1, 2)  # (layers, height, height)
@@ -175,15 +177,15 @@ def _by_squares(values: Tensor, steps: int) -> Tensor:
     return total @ values
 
 
-def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Set every learning rate to its peak times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak_lr"] * factor
 
 
 def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole state as {"parameter:key": tensor}, where it lies.
+    """Return the optimizers' state as {"parameter:key": tensor}, not copied.
 
     Everything else about an optimizer follows from the recipe and the step.
     """
@@ -198,7 +200,7 @@ def state_tensors(optimizers: Iterable[Optimizer], model: nn.Module) -> dict[str
 
 
 def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `state_tensors` gave, bitwise; KeyError where a parameter's state is missing."""
+    """Restore what `state_tensors` returned, bitwise; KeyError if a parameter's state is missing."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     by_name: dict[str, dict[str, Tensor]] = {}
     for full, tensor in tensors.items():
@@ -208,10 +210,10 @@ def load_state(optimizers: Iterable[Optimizer], model: nn.Module, tensors: Mappi
         content: dict[str, Any] = optimizer.state_dict()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         content["state"] = {
-            place: {
-                key: sharding.as_spread_as(p, value) if value.shape == p.shape else value
+            index: {
+                key: sharding.shard_like(p, value) if value.shape == p.shape else value
                 for key, value in by_name[names[id(p)]].items()
             }
-            for place, p in enumerate(parameters)
+            for index, p in enumerate(parameters)
         }
         optimizer.load_state_dict(content)

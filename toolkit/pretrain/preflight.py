@@ -1,4 +1,4 @@
-"""Is the fast path really taken, and does nothing leak? Looked at before the first step, not after a night.
+"""Check before the first step that the fast kernels are used and that no token sees the future.
 
 Shapes: rows, length = tokens of a row, width = of the hidden states.
 """
@@ -14,23 +14,24 @@ from torch import Tensor, fx
 
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ModelSettings, PretrainRecipe
-from toolkit.pretrain.loss import LONGEST_PLAIN, Forms, TrainingLoss
+from toolkit.pretrain.loss import LONGEST_PLAIN, TrainingKernels, TrainingLoss
 from toolkit.runtime.upstream_private import graph_break_error
 
 ROWS = 2
 LEAK = 1e-3
-"""Of the change that a token makes to its own hidden state (fp32, another kernel by position: 1e-6)."""
+"""Tolerated change, as a fraction of the change that a token makes to its own hidden state. Different kernels
+at different positions cause 1e-6 in fp32."""
 
 
 @dataclass
-class Findings:
-    """What the captured graph shows."""
+class CapturedGraph:
+    """The graph of a loss as torch.compile traces it."""
 
     graphs: list[fx.GraphModule] = field(default_factory=list)
-    broken: str | None = None
-    """Why the graph could not be captured whole."""
+    break_reason: str | None = None
+    """Why the loss could not be captured as a single graph."""
 
-    def attentions(self) -> Iterator[fx.Node]:
+    def attention_nodes(self) -> Iterator[fx.Node]:
         """Yield the nodes that are attention kernels."""
         for graph in self.graphs:
             for node in graph.graph.nodes:
@@ -38,50 +39,49 @@ class Findings:
                     yield node
 
 
-def wanted(recipe: PretrainRecipe, *, compiled: bool) -> bool:
-    """Say whether to look, as the recipe's `preflight` has it."""
+def is_enabled(recipe: PretrainRecipe, *, compiled: bool) -> bool:
+    """Say whether the recipe's `preflight` asks for the check."""
     return compiled if recipe.preflight == "auto" else recipe.preflight
 
 
 def check(
-    loss: TrainingLoss, recipe: PretrainRecipe, forms: Forms, *, vocab_size: int, compiled: bool, where: str,
-    say: bool,
+    loss: TrainingLoss, recipe: PretrainRecipe, training_kernels: TrainingKernels, *, vocab_size: int,
+    compiled: bool, run_name: str, verbose: bool,
 ) -> None:  # fmt: skip
-    """Look at the graph of the loss, at the attention kernel, and at what tokens can see.
+    """Check the graph of the loss, the attention kernel, and which tokens influence which.
 
-    Called before the model is wrapped or spread over processes.
+    Call it before the model is wrapped or sharded.
 
     Args:
-        forms: in which the training computes.
-        vocab_size: ids below it are in the tokenizer.
-        say: print what was seen.
+        vocab_size: the tokenizer has the ids below it.
+        verbose: print a line if all is well.
 
     Raises:
-        ToolkitError: all that is wrong, at once; nothing was trained.
+        ToolkitError: lists all problems; nothing was trained.
     """
     model, length = loss.model, recipe.row_tokens()
-    rows = probe(length, vocab_size, model.config.eos_token_id).to(model.device)
+    rows = random_rows(length, vocab_size, model.config.eos_token_id).to(model.device)
     training = model.training
-    model.eval()  # dropout would differ from look to look
+    model.eval()  # dropout would differ between forward passes
     try:
-        with forms(), torch.no_grad():
-            problems = leaks(loss, rows)
+        with training_kernels(), torch.no_grad():
+            problems = find_leaks(loss, rows)
             if compiled:
-                problems += slow_paths(loss, rows)
-                problems += kernel_problems(loss, recipe.model, length)
+                problems += find_slow_paths(loss, rows)
+                problems += find_kernel_problems(loss, recipe.model, length)
     finally:
         model.train(training)
     if problems:
         raise ToolkitError(
-            "the preflight found:\n    " + "\n    ".join(problems), where=where,
-            fix="mend what it names, or set preflight: false to train all the same",
+            "the preflight found:\n    " + "\n    ".join(problems), where=run_name,
+            fix="fix these problems, or set preflight: false to train regardless",
         )  # fmt: skip
-    if say:
-        what = "one graph, no dense mask, " if compiled and loss.end_id is None else ""
-        print(f"{where}: preflight: {what}no token sees what it must not", file=sys.stderr)
+    if verbose:
+        graph = "a single graph, no dense mask, " if compiled and loss.end_id is None else ""
+        print(f"{run_name}: preflight: {graph}no token depends on one it must not see", file=sys.stderr)
 
 
-def probe(length: int, vocab_size: int, end_id: int) -> Tensor:
+def random_rows(length: int, vocab_size: int, end_id: int) -> Tensor:
     """Return rows of random ids, (2, length + 1), with an end-of-text in the middle of each."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(0, vocab_size, (ROWS, length + 1), generator=generator)
@@ -90,54 +90,54 @@ def probe(length: int, vocab_size: int, end_id: int) -> Tensor:
     return rows
 
 
-def capture(loss: TrainingLoss, rows: Tensor) -> Findings:
-    """Trace the loss as one graph; nothing is compiled."""
-    found = Findings()
+def capture_graph(loss: TrainingLoss, rows: Tensor) -> CapturedGraph:
+    """Trace the loss as a single graph without compiling it."""
+    captured = CapturedGraph()
 
     def backend(graph: fx.GraphModule, inputs: list[Tensor]) -> fx.GraphModule:
-        found.graphs.append(graph)
+        captured.graphs.append(graph)
         return graph
 
     try:
         torch.compile(loss.forward, backend=backend, fullgraph=True, dynamic=False)(rows)
     except graph_break_error() as error:
-        found.broken = str(error).strip().splitlines()[0]
+        captured.break_reason = str(error).strip().splitlines()[0]
     finally:
         torch.compiler.reset()
-    return found
+    return captured
 
 
-def slow_paths(loss: TrainingLoss, rows: Tensor) -> list[str]:
-    """Return what would make the compiled training slow."""
-    found = capture(loss, rows)
-    if found.broken:
-        return [f"the graph breaks, so it is compiled in pieces: {found.broken}"]
-    kernels = list(found.attentions())
-    if not kernels and not _plain(loss, rows):
-        return ["there is no attention kernel in the graph: attention is computed in pieces"]
+def find_slow_paths(loss: TrainingLoss, rows: Tensor) -> list[str]:
+    """Return the problems that would make the compiled training slow."""
+    captured = capture_graph(loss, rows)
+    if captured.break_reason:
+        return [f"the graph breaks, so it is compiled in pieces: {captured.break_reason}"]
+    kernels = list(captured.attention_nodes())
+    if not kernels and not _uses_matmul_attention(loss, rows):
+        return ["the graph has no attention kernel: attention is computed from elementary operations"]
     problems = []
     masked = [node for node in kernels if _argument(node, 3, "attn_mask") is not None]
     if masked and loss.end_id is None:
         problems.append(
-            f"{len(masked)} of {len(kernels)} attentions get a dense mask, which loses the flash kernel; "
-            "speed.causal_attention: true avoids it"
+            f"{len(masked)} of {len(kernels)} attentions get a dense mask, which disables the flash kernel; "
+            "set speed.causal_attention: true"
         )
     if any(not _argument(node, 5, "is_causal") for node in kernels if node not in masked):
         problems.append("an attention has neither a mask nor is_causal: it sees the future")
     return problems
 
 
-def _argument(node: fx.Node, place: int, name: str) -> object:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name)
+def _argument(node: fx.Node, index: int, name: str) -> object:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name)
 
 
-def _plain(loss: TrainingLoss, rows: Tensor) -> bool:
-    """Whether attention is meant to be plain products: in bf16 on a CPU (see objective.causal_attention)."""
+def _uses_matmul_attention(loss: TrainingLoss, rows: Tensor) -> bool:
+    """Say whether attention is computed by matrix products, as in bf16 on a CPU (`loss.causal_attention`)."""
     return loss.bf16 and rows.device.type == "cpu" and rows.shape[1] - 1 <= LONGEST_PLAIN
 
 
-def kernel_problems(loss: TrainingLoss, settings: ModelSettings, length: int) -> list[str]:
-    """Ask a GPU whether its flash kernel takes this training's queries; a CPU has one kernel for all."""
+def find_kernel_problems(loss: TrainingLoss, settings: ModelSettings, length: int) -> list[str]:
+    """Check whether a GPU's flash kernel supports this training's queries; a CPU has only one kernel."""
     device = loss.model.device
     if device.type != "cuda" or loss.end_id is not None:
         return []
@@ -147,34 +147,34 @@ def kernel_problems(loss: TrainingLoss, settings: ModelSettings, length: int) ->
     parameters = torch.backends.cuda.SDPAParams(query, query, query, None, settings.dropout, True, False)
     if torch.backends.cuda.can_use_flash_attention(parameters, False):
         return []
-    return [f"the GPU's flash attention does not take {dtype} heads of {size[-1]}: use precision: bf16"]
+    return [f"the GPU's flash attention does not support {dtype} heads of {size[-1]}: use precision: bf16"]
 
 
-def leaks(loss: TrainingLoss, rows: Tensor) -> list[str]:
-    """Change one token and see which hidden states change: never earlier ones, never another document's."""
+def find_leaks(loss: TrainingLoss, rows: Tensor) -> list[str]:
+    """Change one token; hidden states of earlier positions and of other documents must not change."""
     length = rows.shape[1] - 1
     problems = []
     if length < 4:
         return problems
-    before = loss.hidden(rows).float()
+    hidden = loss.hidden(rows).float()
     late = length - 2
-    moved = _moves(before, loss.hidden(_changed(rows, late)).float())
-    if moved[:, :late].max() > LEAK * moved[:, late].max():
-        problems.append("a token changes what was computed before it: attention sees the future")
+    change = _max_change(hidden, loss.hidden(_replace_token(rows, late)).float())
+    if change[:, :late].max() > LEAK * change[:, late].max():
+        problems.append("a token changes the hidden states before it: attention sees the future")
     if loss.end_id is not None:
         early, border = 1, length // 2
-        moved = _moves(before, loss.hidden(_changed(rows, early)).float())
-        if moved[:, border:].max() > LEAK * moved[:, early].max():
-            problems.append("a token changes what is computed in the next document: documents leak")
+        change = _max_change(hidden, loss.hidden(_replace_token(rows, early)).float())
+        if change[:, border:].max() > LEAK * change[:, early].max():
+            problems.append("a token changes the hidden states of the next document: documents leak")
     return problems
 
 
-def _changed(rows: Tensor, place: int) -> Tensor:
-    other = rows.clone()
-    other[:, place] = torch.where(rows[:, place] == 1, 2, 1)
-    return other
+def _replace_token(rows: Tensor, position: int) -> Tensor:
+    replaced = rows.clone()
+    replaced[:, position] = torch.where(rows[:, position] == 1, 2, 1)
+    return replaced
 
 
-def _moves(before: Tensor, after: Tensor) -> Tensor:
-    """(rows, length): how far each position's hidden state moved."""
+def _max_change(before: Tensor, after: Tensor) -> Tensor:
+    """Return the largest change of each position's hidden state, (rows, length)."""
     return (after - before).abs().amax(-1)

@@ -1,4 +1,4 @@
-"""Learning rates over tokens, so that a recipe keeps its meaning when the batch changes."""
+"""Learning-rate schedules over tokens, so that they do not depend on the batch size."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from toolkit.config.schema import ScheduleSettings
 
 
 def factor(settings: ScheduleSettings, *, tokens: float, total_tokens: int) -> float:
-    """Return the learning rate after `tokens` of `total_tokens`, as a share of its peak.
+    """Return the learning rate after `tokens` of `total_tokens`, as a fraction of its peak.
 
-    A step asks for the middle of its own tokens: neither the first nor the last step is wasted at zero.
-    Warm-up is linear from zero. Then `linear` and `cosine` (Loshchilov and Hutter, 2017, equation 5, one
-    cycle) decay to `final_fraction` at the end; `wsd` (Hu et al., 2024, MiniCPM, section 4) stays at the peak
-    and decays linearly over the last `decay_tokens`; `constant` stays.
+    A step passes the middle of its own tokens, so that neither the first nor the last step has a rate of
+    zero. Warm-up is linear from zero. Then `linear` and `cosine` (Loshchilov and Hutter, 2017, equation 5,
+    one cycle) decay to `final_fraction` at the end; `wsd` (Hu et al., 2024, MiniCPM, section 4) stays at the
+    peak and decays linearly over the last `decay_tokens`; `constant` stays.
     """
     if tokens < settings.warmup_tokens:
         return tokens / settings.warmup_tokens

@@ -1,18 +1,18 @@
-"""Weights that are spread over processes (FSDP2), seen whole where a step or a file needs them whole.
+"""Weights that are sharded over processes (FSDP2), gathered where a step or a file needs them whole.
 
 Each process keeps an equal part of the rows of every weight, of its gradient and of the optimizer's state;
-a block's weights are gathered before its forward and its backward pass and let go after it (Zhao et al.,
-2023, "PyTorch FSDP"; Rajbhandari et al., 2020, "ZeRO", stage 3). Accelerate is asked only which kind of
-launch this is: on a CPU it makes DDP of FSDP without a word, so `fully_shard` is called here, on gloo as on
-NCCL, and two processes of a laptop test what runs on GPUs.
+a block's weights are gathered before its forward and its backward pass and freed after it (Zhao et al.,
+2023, "PyTorch FSDP"; Rajbhandari et al., 2020, "ZeRO", stage 3). Accelerate is only asked which kind of
+launch this is: on a CPU it silently makes DDP of FSDP, so `fully_shard` is called here, on gloo as on NCCL,
+and two processes of a laptop test what runs on GPUs.
 
 Memory of one of 2 processes, GPT-2 of 12 layers of 768 (124 million weights), AdamW, fp32, on a CPU: weights
 and optimizer 747 MB instead of 1,494; resident between steps 1,127 MB instead of 2,307 (380 of each are the
 libraries), at the peak of a step 1,923 instead of 2,942. The peaks are with MALLOC_MMAP_THRESHOLD_=262144:
-without it glibc keeps what was gathered, and both are near 3,000. Besides:
-* gradients are whole (4 bytes a weight) while micro-batches add up: they are exchanged with the last one;
+without it glibc keeps the memory of gathered weights, and both are near 3,000. Besides:
+* gradients are not sharded (4 bytes a weight) while micro-batches accumulate: the last one exchanges them;
 * bf16 is autocast's: its copies of the weights (2 bytes a weight) live from a forward to its backward pass;
-* measuring and sampling work on a whole copy (see `whole_model`).
+* evaluation and sampling work on a full copy (see `full_model`).
 
 Compiled, the blocks share one graph, and what is around them has its own: 5 graphs for 12 layers.
 """
@@ -31,74 +31,74 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 
-def spread(
-    loss: nn.Module, model: PreTrainedModel, *, device: torch.device, let_go: bool = True
+def shard_model(
+    loss: nn.Module, model: PreTrainedModel, *, device: torch.device, reshard_after_forward: bool = True
 ) -> None:  # fmt: skip
     """Keep only this process's part of the weights of a GPT-2 and of the loss module around it.
 
-    The blocks are units of their own; the root's unit holds the embeddings, tied to the head, and the last
-    norm. Optimizers come after this: the parameters are other objects.
+    Each block is a unit of its own; the root's unit holds the embeddings, tied to the head, and the last
+    norm. Create optimizers afterwards: sharding replaces the parameters.
 
     Args:
-        let_go: False keeps a block's weights gathered from its forward to its backward pass: a third less is
-            sent, and at the end of the forward pass all weights are whole.
+        reshard_after_forward: False keeps a block's weights gathered from its forward to its backward pass: a
+            third less is sent, and all weights are whole at the end of the forward pass.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in model.base_model.h:
-        fully_shard(block, mesh=mesh, reshard_after_forward=let_go)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
     fully_shard(loss, mesh=mesh)
-    assert is_spread(model.parameters()), "fully_shard left weights whole"
+    assert is_sharded(model.parameters()), "fully_shard left weights whole"
 
 
-def is_spread(tensors: Iterable[Tensor]) -> bool:
-    """Say whether all of these are kept in parts."""
+def is_sharded(tensors: Iterable[Tensor]) -> bool:
+    """Say whether all of these tensors are sharded."""
     return all(isinstance(tensor, DTensor) for tensor in tensors)
 
 
-def exchange(loss: nn.Module, wanted: bool) -> None:
-    """Let the next backward pass exchange gradients, or add them up on each process."""
+def set_gradient_sync(loss: nn.Module, enabled: bool) -> None:
+    """Let the next backward pass exchange gradients, or accumulate them on each process."""
     assert isinstance(loss, FSDPModule)
-    loss.set_requires_gradient_sync(wanted)
+    loss.set_requires_gradient_sync(enabled)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor with all of its numbers; where it is spread, every process must ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor with all of its elements; every process must call it for a sharded one."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def own(tensor: Tensor) -> Tensor:
-    """Return the part that lies here, sharing its memory; all of it where it is not spread."""
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor, sharing its memory; all of it if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def as_spread_as(place: Tensor, content: Tensor) -> Tensor:
-    """Return a whole tensor, which every process has, spread as `place` of its shape; nothing is sent."""
-    if not isinstance(place, DTensor):
+def shard_like(target: Tensor, content: Tensor) -> Tensor:
+    """Return a full tensor, which every process has, sharded as `target` of its shape; nothing is sent."""
+    if not isinstance(target, DTensor):
         return content
-    content = content.to(place.device)
-    return distribute_tensor(content, place.device_mesh, place.placements, src_data_rank=None)
+    content = content.to(target.device)
+    return distribute_tensor(content, target.device_mesh, target.placements, src_data_rank=None)
 
 
-def put(place: Tensor, content: Tensor) -> None:
-    """Copy the numbers of a whole tensor into one that may be spread; shapes must be the same."""
-    own(place).copy_(own(as_spread_as(place, content)))
+def copy_into(target: Tensor, content: Tensor) -> None:
+    """Copy a full tensor into one of the same shape that may be sharded."""
+    local_part(target).copy_(local_part(shard_like(target, content)))
 
 
 @torch.no_grad()
-def whole_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model itself, or a whole copy of one that is spread; every process must ask for it.
+def full_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model itself, or a full copy of a sharded one; every process must call it.
 
-    Processes measure other documents in batches of their own number, and one alone samples: they could not
-    gather weights together. The copy takes 4 bytes a weight on every process (124 million weights: 498 MB)
-    while it is held; it is eval's alone, in no optimizer.
+    Processes evaluate different documents in different numbers of batches, and only one of them samples, so
+    they cannot gather weights together. The copy takes 4 bytes a weight on every process (124 million
+    weights: 498 MB) while it is held; it is in eval mode and in no optimizer.
     """
-    if not is_spread(model.parameters()):
+    if not is_sharded(model.parameters()):
         return model
     with torch.device("meta"):
-        plain = type(model)(copy.deepcopy(model.config))
-    weights = {name: whole(parameter.detach()) for name, parameter in model.named_parameters()}
-    plain.load_state_dict(weights, strict=False, assign=True)
-    plain.tie_weights()
-    plain.generation_config = copy.deepcopy(model.generation_config)
-    assert not any(tensor.is_meta for tensor in [*plain.parameters(), *plain.buffers()])
-    return plain.eval()
+        full = type(model)(copy.deepcopy(model.config))
+    weights = {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
+    full.load_state_dict(weights, strict=False, assign=True)
+    full.tie_weights()
+    full.generation_config = copy.deepcopy(model.generation_config)
+    assert not any(tensor.is_meta for tensor in [*full.parameters(), *full.buffers()])
+    return full.eval()

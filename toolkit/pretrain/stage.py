@@ -1,4 +1,4 @@
-"""The pretrain stage: from a corpus of token shards to a GPT-2, with its bits per byte on held-out text."""
+"""The pretrain stage: train a GPT-2 on a corpus of token shards and evaluate it on held-out text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
 from toolkit.models.vocabulary import load_tokenizer
-from toolkit.pretrain import optimizer, preflight, sharding, state, throughput
-from toolkit.pretrain.context import Job
-from toolkit.pretrain.held_out import HeldOut
-from toolkit.pretrain.loop import samples, train
-from toolkit.pretrain.loss import compiles, forms_of, loss_of
+from toolkit.pretrain import optimizer, preflight, sharding, throughput
+from toolkit.pretrain.context import TrainingContext
+from toolkit.pretrain.held_out import HeldOutEvaluator
+from toolkit.pretrain.loop import sample_texts, train
+from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
+from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout, metrics, references
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, allocator, devices
@@ -32,26 +33,26 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 
 
 def run(recipe: PretrainRecipe, run: Run) -> None:
-    """Train a GPT-2 from random weights, measure it, and write its folder; called on every process.
+    """Train a GPT-2 from random weights, evaluate it, and write its folder; called on every process.
 
     Raises:
-        ToolkitError: a batch that the processes cannot share, no held-out text, a corpus shorter than one
-            row, a loss that is not finite.
+        ToolkitError: a batch that cannot be divided among the processes, no held-out text, a corpus shorter
+            than a row, a loss that is not finite.
     """
-    job = prepare(recipe, run)
-    train(job)
-    _finish(job)
+    context = prepare(recipe, run)
+    train(context)
+    _finish(context)
 
 
-def prepare(recipe: PretrainRecipe, run: Run) -> Job:
-    """Build what the steps of a training need; values that the run recorded before are taken again."""
+def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
+    """Build what the steps of a training need; decisions that the run has recorded are kept."""
     device = devices.select(recipe.device)
     allocator.configure(device, keep=recipe.speed.keep_memory)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     devices.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:
         raise RunError(
-            f"pretraining knows DDP and FSDP2, not {accelerator.distributed_type.value}",
+            f"pretraining supports DDP and FSDP2, not {accelerator.distributed_type.value}",
             where=run.name, fix="use distributed_type: MULTI_GPU or FSDP in the accelerate configuration",
         )  # fmt: skip
     length = recipe.row_tokens()
@@ -63,44 +64,45 @@ def prepare(recipe: PretrainRecipe, run: Run) -> Job:
     bf16 = run.record("precision", devices.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
     sharded = _sharded(recipe, run)
-    loss = loss_of(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
-    compiled = run.record("compile", compiles(recipe, device))
+    loss = build_loss(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
+    compiled = run.record("compile", should_compile(recipe, device))
     if compiled:
-        loss.speed_up(inside=recipe.speed.loss_in_module)
-    forms = forms_of(recipe, model, compiled=compiled)
-    if preflight.wanted(recipe, compiled=compiled):
+        loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
+    kernels = training_kernels(recipe, model, compiled=compiled)
+    if preflight.is_enabled(recipe, compiled=compiled):
         preflight.check(
-            loss, recipe, forms, vocab_size=len(tokenizer), compiled=compiled, where=run.name,
-            say=run.is_main,
+            loss, recipe, kernels, vocab_size=len(tokenizer), compiled=compiled, run_name=run.name,
+            verbose=run.is_main,
         )  # fmt: skip
     if sharded:
-        sharding.spread(loss, model, device=device, let_go=accelerate_config.lets_go())
-    held_out = HeldOut(
+        reshard = accelerate_config.lets_go()
+        sharding.shard_model(loss, model, device=device, reshard_after_forward=reshard)
+    held_out = HeldOutEvaluator(
         TokenShards.open(folder / "held_out"), accelerator=accelerator, tokenizer=tokenizer, bf16=bf16,
         window=recipe.model.n_positions,
     )  # fmt: skip
     fsdp = accelerator.distributed_type is DistributedType.FSDP  # its prepare_model wants the optimizer too
-    job = Job(
-        recipe=recipe, run=run, accelerator=accelerator, model=model, forms=forms,
+    context = TrainingContext(
+        recipe=recipe, run=run, accelerator=accelerator, model=model, training_kernels=kernels,
         loss=loss if sharded or recipe.exact or fsdp else accelerator.prepare_model(loss), sharded=sharded,
         optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
         shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
         flops_per_token=mean_flops_per_token(recipe, vocab_size=len(tokenizer)),
-        peak=throughput.peak(device, "bf16" if bf16 else "fp32"),
+        peak_flops=throughput.peak_flops(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
-    epochs = order.epoch(job.steps, job.batch_rows)
-    run.record("steps", job.steps)
+    epochs = order.epoch(context.steps, context.batch_rows)
+    run.record("steps", context.steps)
     if run.is_main and epochs > 1:
         print(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
               "each time in another order", file=sys.stderr)  # fmt: skip
-    return job
+    return context
 
 
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
-    """Say whether weights are kept in parts; may change when a run goes on: checkpoints are whole."""
+    """Say whether weights are sharded; this may change when a run is resumed, as checkpoints are not."""
     sharded = run.record("shard_weights", accelerate_config.spreads_weights(recipe), keep=False)
     if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
-        print(f"{run.name}: one process keeps all weights: there is nothing to share out", file=sys.stderr)
+        print(f"{run.name}: weights are not sharded: there is only one process", file=sys.stderr)
     return sharded
 
 
@@ -115,75 +117,74 @@ def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
     """Return the rows of one forward pass on one process.
 
     Raises:
-        ToolkitError: a batch that is not a whole number of rows on each process.
+        ToolkitError: the batch cannot be divided into whole rows on each process.
     """
-    share, rest = divmod(recipe.batch_tokens, length * processes)
-    if rest or not share:
+    local_rows, rest = divmod(recipe.batch_tokens, length * processes)
+    if rest or not local_rows:
         raise ToolkitError(
             f"batch_tokens {recipe.batch_tokens} is not a multiple of {length * processes} "
             f"({length} tokens a row on each of {processes} process(es))",
-            where="batch_tokens", fix=f"take {max(1, share) * length * processes}",
+            where="batch_tokens", fix=f"use {max(1, local_rows) * length * processes}",
         )  # fmt: skip
     if recipe.exact:
-        _require_tree(recipe, processes)
+        _require_power_of_two(recipe, processes)
     if recipe.micro_batch_tokens is None:
-        return share
+        return local_rows
     rows, rest = divmod(recipe.micro_batch_tokens, length)
     if rest or not rows:
         raise ToolkitError(
             f"micro_batch_tokens {recipe.micro_batch_tokens} is not a multiple of a row's {length} tokens",
-            where="micro_batch_tokens", fix=f"take {max(1, rows) * length}",
+            where="micro_batch_tokens", fix=f"use {max(1, rows) * length}",
         )  # fmt: skip
-    return min(rows, share)
+    return min(rows, local_rows)
 
 
-def _require_tree(recipe: PretrainRecipe, processes: int) -> None:
-    """Refuse a number of processes that cannot share the tree of micro-batches."""
-    parts = recipe.batch_tokens // (recipe.micro_batch_tokens or recipe.batch_tokens)
-    if processes & (processes - 1) or processes > parts:
+def _require_power_of_two(recipe: PretrainRecipe, processes: int) -> None:
+    """Refuse a number of processes over which the tree of micro-batches cannot be divided."""
+    micro_batches = recipe.batch_tokens // (recipe.micro_batch_tokens or recipe.batch_tokens)
+    if processes & (processes - 1) or processes > micro_batches:
         raise ToolkitError(
-            f"exact: {parts} micro-batches cannot be shared by {processes} processes",
-            where="exact", fix=f"start a power of two of processes, at most {parts}",
+            f"exact: {micro_batches} micro-batches cannot be divided among {processes} processes",
+            where="exact", fix=f"start a power of two of processes, at most {micro_batches}",
         )  # fmt: skip
 
 
 def _corpus(run: Run, reference: str) -> Path:
     """Return the folder with train/, held_out/ and tokenizer/ of a corpus run, or of a plain folder."""
-    found = run.reference(reference)
-    folder = references.corpus_folder(Path(found))
+    path = run.reference(reference)
+    folder = references.corpus_folder(Path(path))
     if folder is None:
-        raise RunError("is not a corpus: it has no token shards", where=str(found), fix="name a corpus run")
+        raise RunError("is not a corpus: it has no token shards", where=str(path), fix="name a corpus run")
     return folder
 
 
-def _untrained(run: Run) -> float:
-    """Return what was measured before the first step; a model that knows nothing is the same on any text."""
+def _untrained_bits_per_byte(run: Run) -> float:
+    """Return the evaluation of some documents before the first step: it hardly depends on the text."""
     rows = metrics.read(run.path / layout.METRICS)
     return next(row["bits_per_byte"] for row in rows if row["step"] == 0 and "bits_per_byte" in row)
 
 
-def _finish(job: Job) -> None:
-    """Measure the model on all held-out documents; write the numbers and the model."""
-    recipe, run, model = job.recipe, job.run, sharding.whole_model(job.model)
-    nats, bits, over = job.held_out.measure(model, seed=recipe.seed)
+def _finish(context: TrainingContext) -> None:
+    """Evaluate the model on all held-out documents; write evaluation.json and the model."""
+    recipe, run, model = context.recipe, context.run, sharding.full_model(context.model)
+    nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
-        floor = job.held_out.shards.entropy_floor()
-        rate = job.watch.tokens_per_second
+        tokens_per_second = context.stopwatch.tokens_per_second
         numbers: dict[str, Any] = {
             **bits.as_json("bits_per_byte"),
-            "untrained_bits_per_byte": _untrained(run),
-            "entropy_floor_bits_per_byte": floor,
-            **job.held_out.numbers(nats),
-            "interval_over": over, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,
-            "parameters": parameters(model), "tokens": job.steps * recipe.batch_tokens,
-            "epochs": job.order.epoch(job.steps, job.batch_rows),
-            "tokens_per_second": rate, "mfu": job.utilisation(rate),
-            "peak_flops": job.peak.flops, "peak_flops_source": job.peak.source,
-            "flops_per_token": job.flops_per_token, "samples": samples(job, model),
+            "untrained_bits_per_byte": _untrained_bits_per_byte(run),
+            "entropy_floor_bits_per_byte": context.held_out.shards.entropy_floor(),
+            **context.held_out.as_json(nats),
+            "interval_over": unit, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,
+            "parameters": parameters(model), "tokens": context.steps * recipe.batch_tokens,
+            "epochs": context.order.epoch(context.steps, context.batch_rows),
+            "tokens_per_second": tokens_per_second, "mfu": context.mfu(tokens_per_second),
+            "peak_flops": context.peak_flops.flops, "peak_flops_source": context.peak_flops.source,
+            "flops_per_token": context.flops_per_token, "samples": sample_texts(context, model),
         }  # fmt: skip
         with atomic_folder(run.model_dir) as folder:
-            state.Template(model, job.tokenizer).write(folder, dict(model.named_parameters()))
+            ModelExporter(model, context.tokenizer).write(folder, dict(model.named_parameters()))
         run.write_json(layout.EVALUATION, json.loads(json.dumps(numbers, allow_nan=False)))
-    job.accelerator.wait_for_everyone()
+    context.accelerator.wait_for_everyone()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of a batch, clipping, the guard's look, the update.
+"""One optimizer step: forward and backward passes of a batch, clipping, the anomaly check, the update.
 
 Legend: rows = of this process's share of the batch, length = tokens of a row.
 """
@@ -14,93 +14,104 @@ from torch import Tensor, nn
 
 from toolkit.base.rng import derive
 from toolkit.pretrain import deterministic_reduce, optimizer, schedule, sharding
-from toolkit.pretrain.anomaly import Guard, Trigger
-from toolkit.pretrain.context import Job
-from toolkit.pretrain.prefetch import cut
+from toolkit.pretrain.anomaly import Anomaly, AnomalyMonitor
+from toolkit.pretrain.context import TrainingContext
+from toolkit.pretrain.prefetch import split_rows
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a step gave; scalars on the device."""
+class StepResult:
+    """What one optimizer step computed; scalars on the device."""
 
     loss: Tensor
-    """Mean of the whole batch where `Job.watchful` or `exact`, else of this process's share."""
-    norm: Tensor
-    """Global L2 norm of the gradient before clipping."""
-    factor: float
-    """The learning rate as a share of its peak."""
-    trigger: Trigger | None
-    """Why the weights were left as they were; None where they changed."""
-
-
-def take(job: Job, step: int, rows: Tensor, guard: Guard) -> Outcome:
-    """Do optimizer step `step` (from 0) on this process's rows, (rows, length + 1); the same on all
-    processes.
+    """Mean over the whole batch if `TrainingContext.checks_every_step` or `exact`, else over this process's
+    share.
     """
-    recipe = job.recipe
+    grad_norm: Tensor
+    """Global L2 norm of the gradient before clipping."""
+    learning_rate_factor: float
+    """The learning rate as a fraction of its peak."""
+    anomaly: Anomaly | None
+    """Why the update was skipped; None if the weights changed."""
+
+
+def train_step(context: TrainingContext, step: int, rows: Tensor, monitor: AnomalyMonitor) -> StepResult:
+    """Train on one batch: `rows` is this process's share, (rows, length + 1); `step` counts from 0.
+
+    Every process returns the same anomaly, so all of them update or all of them skip.
+    """
+    recipe = context.recipe
     middle = (step + 0.5) * recipe.batch_tokens
-    factor = schedule.factor(recipe.schedule, tokens=middle, total_tokens=job.steps * recipe.batch_tokens)
-    optimizer.set_rates(job.optimizers, factor)
-    loss = gradients(job, step, rows)
-    norm = sharding.whole(nn.utils.clip_grad_norm_(job.model.parameters(), recipe.optimizer.max_grad_norm))
-    trigger = None
-    if job.watchful:
-        if not recipe.exact and job.accelerator.num_processes > 1:
-            loss = job.accelerator.reduce(loss, reduction="mean")
-        trigger = guard.look(loss=float(loss), norm=float(norm))
-    for each in job.optimizers:
-        if trigger is None:
-            each.step()
-        each.zero_grad(set_to_none=True)
-    return Outcome(loss, norm, factor, trigger)
+    total_tokens = context.steps * recipe.batch_tokens
+    factor = schedule.factor(recipe.schedule, tokens=middle, total_tokens=total_tokens)
+    optimizer.set_learning_rates(context.optimizers, factor)
+
+    loss = forward_backward(context, step, rows)
+    grad_norm = nn.utils.clip_grad_norm_(context.model.parameters(), recipe.optimizer.max_grad_norm)
+    grad_norm = sharding.full_tensor(grad_norm)
+
+    anomaly = None
+    if context.checks_every_step:
+        if not recipe.exact and context.accelerator.num_processes > 1:
+            loss = context.accelerator.reduce(loss, reduction="mean")
+        anomaly = monitor.check(loss=float(loss), grad_norm=float(grad_norm))
+
+    for opt in context.optimizers:
+        if anomaly is None:
+            opt.step()
+        opt.zero_grad(set_to_none=True)
+    return StepResult(loss, grad_norm, factor, anomaly)
 
 
-def gradients(job: Job, step: int, rows: Tensor) -> Tensor:
-    """Fill the gradients of a step with the mean over all processes' rows; returns the loss, a scalar."""
-    if job.recipe.exact:
-        return _exact_gradients(job, step, rows)
-    parts = rows.split(job.micro_rows)
-    mean = torch.zeros((), device=rows.device)
-    for number, part in _seeded(job, step, parts):
-        last = number == len(parts) - 1
-        with _exchanging(job, last):
-            loss = job.loss(cut(part, job.length(step))) * (len(part) / len(rows))
+def forward_backward(context: TrainingContext, step: int, rows: Tensor) -> Tensor:
+    """Fill the gradients with the mean over the rows of all processes; return the mean loss, a scalar."""
+    if context.recipe.exact:
+        return _deterministic_forward_backward(context, step, rows)
+    micro_batches = rows.split(context.micro_rows)
+    mean_loss = torch.zeros((), device=rows.device)
+    for index, micro_batch in _with_dropout_seeds(context, step, micro_batches):
+        is_last = index == len(micro_batches) - 1
+        with _gradient_sync(context, is_last):
+            loss = context.loss(split_rows(micro_batch, context.row_tokens(step)))
+            loss = loss * (len(micro_batch) / len(rows))
             loss.backward()
-        mean += loss.detach()
-    return mean
+        mean_loss += loss.detach()
+    return mean_loss
 
 
-def _exchanging(job: Job, last: bool) -> AbstractContextManager[None]:
-    """Return a block whose backward pass exchanges gradients with the last part alone: once a step."""
-    if job.sharded:
-        sharding.exchange(job.loss, last)
-    alone = job.sharded or job.accelerator.num_processes == 1
-    return nullcontext() if last or alone else job.accelerator.no_sync(job.loss)
+def _gradient_sync(context: TrainingContext, is_last: bool) -> AbstractContextManager[None]:
+    """Return a context in which only the last backward pass of a step exchanges gradients."""
+    if context.sharded:
+        sharding.set_gradient_sync(context.loss, is_last)
+    without_ddp = context.sharded or context.accelerator.num_processes == 1
+    return nullcontext() if is_last or without_ddp else context.accelerator.no_sync(context.loss)
 
 
-def _seeded(job: Job, step: int, parts: tuple[Tensor, ...]) -> Iterator[tuple[int, Tensor]]:
-    """Yield the parts with dropout's stream set to that of the part's number among all processes' parts."""
-    for number, part in enumerate(parts):
-        if job.recipe.model.dropout:
-            among_all = job.accelerator.process_index * len(parts) + number
-            torch.manual_seed(derive(job.recipe.seed, "dropout", step, among_all))
-        yield number, part
+def _with_dropout_seeds(
+    context: TrainingContext, step: int, micro_batches: tuple[Tensor, ...]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index, micro-batch), with dropout seeded by the micro-batch's number among all processes."""
+    for index, micro_batch in enumerate(micro_batches):
+        if context.recipe.model.dropout:
+            global_index = context.accelerator.process_index * len(micro_batches) + index
+            torch.manual_seed(derive(context.recipe.seed, "dropout", step, global_index))
+        yield index, micro_batch
 
 
-def _exact_gradients(job: Job, step: int, rows: Tensor) -> Tensor:
-    """As `gradients`, with the same bits for any number of processes."""
-    parts = rows.split(job.micro_rows)
-    parameters = list(job.model.parameters())
+def _deterministic_forward_backward(context: TrainingContext, step: int, rows: Tensor) -> Tensor:
+    """Do as `forward_backward`, with bits that do not depend on the number of processes."""
+    micro_batches = rows.split(context.micro_rows)
+    parameters = list(context.model.parameters())
 
     def leaves() -> Iterator[deterministic_reduce.Leaf]:
-        for _, part in _seeded(job, step, parts):
-            loss = job.loss(cut(part, job.length(step)))
+        for _, micro_batch in _with_dropout_seeds(context, step, micro_batches):
+            loss = context.loss(split_rows(micro_batch, context.row_tokens(step)))
             yield [*torch.autograd.grad(loss, parameters), loss.detach()]
 
     total = deterministic_reduce.tree_sum(leaves())
-    if job.accelerator.num_processes > 1:
+    if context.accelerator.num_processes > 1:
         total = deterministic_reduce.pairwise_all_reduce(total)
-    count = len(parts) * job.accelerator.num_processes  # a power of two: dividing by it rounds nothing
+    count = len(micro_batches) * context.accelerator.num_processes  # a power of two: the division is exact
     *grads, loss = (tensor / count for tensor in total)
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad

@@ -1,7 +1,7 @@
-"""steps.jsonl: the loss and gradient norm of every single step, exactly, and a digest of what it read.
+"""steps.jsonl: the exact loss and gradient norm of every step, and a digest of the rows that it read.
 
-Numbers are written so that reading them gives the same bits; they are fetched from the device a log line at
-a time.
+Numbers are written so that reading them gives the same bits. They are fetched from the device once for each
+line of metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FILE = layout.STEPS
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimizer step: its number (the first is 1), mean loss in nats a token, norm before clipping."""
+class StepRecord:
+    """One optimizer step: its number (from 1), mean loss in nats per token, gradient norm before clipping."""
 
     step: int
     loss: float
     norm: float
     batch: str
-    """Digest of where the step's rows begin in the corpus."""
+    """Digest of the positions in the corpus at which the step's rows begin."""
     skipped: bool = False
 
     @property
@@ -39,78 +39,85 @@ class Step:
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
-class Journal:
-    """Collects the steps of a training on the device, and writes them where the main process does.
+class StepLog:
+    """Collects the steps of a training on the device; the main process writes them.
 
     Args:
-        whole: the losses are already those of all processes together.
+        active: this process writes the file.
+        losses_reduced: the losses are already averaged over all processes.
     """
 
-    def __init__(self, path: Path, accelerator: Accelerator, *, active: bool, whole: bool = False):
-        self.path, self.accelerator, self.active, self.whole = path, accelerator, active, whole
+    def __init__(self, path: Path, accelerator: Accelerator, *, active: bool, losses_reduced: bool = False):
+        self.path, self.accelerator, self.active = path, accelerator, active
+        self.losses_reduced = losses_reduced
         self._pending: list[tuple[int, Tensor, Tensor, str, bool]] = []
-        self._since_line: list[Step] = []
+        self._since_line: list[StepRecord] = []
 
     def add(self, step: int, loss: Tensor, norm: Tensor, batch: str, *, skipped: bool = False) -> None:
-        """Note a step; nothing is waited for."""
+        """Queue a step without waiting for the device."""
         self._pending.append((step, loss, norm, batch, skipped))
 
-    def collect(self) -> list[Step]:
-        """Fetch what was noted since the last call, append it to the file and return it; on every process."""
+    def flush(self) -> list[StepRecord]:
+        """Fetch the queued steps, append them to the file and return them; every process must call it."""
         if not self._pending:
             return []
         numbers, losses, norms, batches, skipped = zip(*self._pending, strict=True)
         values = torch.stack([torch.stack(losses).double(), torch.stack(norms).double()])
-        if self.accelerator.num_processes > 1 and not self.whole:
+        if self.accelerator.num_processes > 1 and not self.losses_reduced:
             values[0] = self.accelerator.reduce(values[0], reduction="mean")
-        both = values.tolist()
-        steps = [Step(*row) for row in zip(numbers, *both, batches, skipped, strict=True)]
+        fields = zip(numbers, *values.tolist(), batches, skipped, strict=True)
+        records = [StepRecord(*row) for row in fields]
         self._pending.clear()
-        self._since_line += steps
+        self._since_line += records
         if self.active:
             with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(_line(step) for step in steps)
-        return steps
+                file.writelines(_line(record) for record in records)
+        return records
 
     def sync(self) -> None:
-        """Have the file on the disk before a checkpoint that counts on it."""
+        """Sync the file to the disk, before a checkpoint that relies on it."""
         if self.active and self.path.exists():
             files.sync(self.path)
 
-    def line_loss(self) -> float:
-        """Return the mean loss of the steps since the last call; skipped ones do not count."""
-        losses = [step.loss for step in self._since_line if not step.skipped]
+    def pop_mean_loss(self) -> float:
+        """Return the mean loss of the steps since the last call without skipped ones, or NaN."""
+        losses = [record.loss for record in self._since_line if not record.skipped]
         self._since_line = []
         return sum(losses) / len(losses) if losses else math.nan
 
-    def go_on(self, step: int, *, line: int) -> None:
-        """Drop what was written after `step`; the steps after `line` belong to the line that comes next."""
-        kept = [row for row in read(self.path) if row.step <= step]
+    def resume(self, step: int, *, last_line: int) -> None:
+        """Drop the records after `step`; those after `last_line` count for the next line of metrics.jsonl."""
+        kept = [record for record in read(self.path) if record.step <= step]
         if self.active and self.path.exists():
-            files.write_atomic(self.path, "".join(_line(row) for row in kept))
-        self._since_line = [row for row in kept if row.step > line]
+            files.write_atomic(self.path, "".join(_line(record) for record in kept))
+        self._since_line = [record for record in kept if record.step > last_line]
 
 
-def _line(step: Step) -> str:
-    row: dict[str, Any] = {"step": step.step, "loss": step.loss, "norm": step.norm, "batch": step.batch}
+def _line(record: StepRecord) -> str:
+    row: dict[str, Any] = {
+        "step": record.step, "loss": record.loss, "norm": record.norm, "batch": record.batch,
+    }  # fmt: skip
     row = {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
-    return json.dumps(row | ({"skipped": True} if step.skipped else {})) + "\n"
+    return json.dumps(row | ({"skipped": True} if record.skipped else {})) + "\n"
 
 
-def read(path: Path) -> list[Step]:
-    """Return the steps of a file in order; a last line that was cut off is left out."""
+def read(path: Path) -> list[StepRecord]:
+    """Return the records of a file in order; an incomplete last line is left out."""
     return [
-        Step(row["step"], float(row["loss"]), float(row["norm"]), row["batch"], row.get("skipped", False))
+        StepRecord(
+            row["step"], float(row["loss"]), float(row["norm"]), row["batch"], row.get("skipped", False)
+        )
         for row in metrics.read(path)
     ]
 
 
-def differences(before: Iterable[Step], again: Iterable[Step]) -> list[str]:
-    """Return where two accounts of the same steps differ, bit for bit, each `step N: what`."""
+def differences(before: Iterable[StepRecord], after: Iterable[StepRecord]) -> list[str]:
+    """Return where two records of the same steps differ in any bit, each `step N: NAME was A and is B`."""
     lines = []
-    for first, second in zip(before, again, strict=True):
+    for first, second in zip(before, after, strict=True):
         for name in ("step", "batch", "loss", "norm", "skipped"):
             old, new = getattr(first, name), getattr(second, name)
-            if old != new and not (old != old and new != new):
+            both_nan = old != old and new != new
+            if old != new and not both_nan:
                 lines.append(f"step {first.step}: {name} was {old!r} and is {new!r}")
     return lines

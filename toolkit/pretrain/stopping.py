@@ -1,4 +1,4 @@
-"""When a training stops before its end: a signal or a time limit, on all processes at the same step."""
+"""Stop a training before its end, on a signal or a time limit, on all processes at the same step."""
 
 from __future__ import annotations
 
@@ -8,55 +8,63 @@ import time
 import torch
 import torch.distributed as dist
 
-from toolkit.pretrain.async_checkpoint import Saver
+from toolkit.pretrain.async_checkpoint import CheckpointWriter
 from toolkit.runtime import signals
 
-SIGNAL, TIME = 1, 2
+SIGNAL, TIME_LIMIT = "signal", "time limit"
+CODES = {None: 0, SIGNAL: 1, TIME_LIMIT: 2}
 RESERVE_SECONDS = 5.0
 
 
-class Stopping:
-    """Asked after each step.
+class StopCondition:
+    """Decides after each step whether to stop.
 
-    Processes see a signal at different steps. They agree by an all-reduce of one number over gloo, which
-    leaves a GPU's queue alone: 0.2 ms a step between two processes of one machine, 0.4 to 0.8 ms where
-    other programs want its cores, too.
+    Processes receive a signal at different steps. They agree by an all-reduce of one number over gloo, which
+    does not touch a GPU's queue: 0.2 ms a step between two processes of one machine, 0.4 to 0.8 ms where
+    other programs compete for the cores.
 
     Args:
-        limit_seconds: of this attempt, from `began`.
+        limit_seconds: of this attempt, counted from `began` (seconds of `time.monotonic`).
     """
 
-    def __init__(self, saver: Saver, *, limit_seconds: float | None, began: float | None = None):
-        self.saver, self.limit = saver, limit_seconds
+    def __init__(
+        self, writer: CheckpointWriter, *, limit_seconds: float | None, began: float | None = None
+    ):  # fmt: skip
+        self.writer, self.limit_seconds = writer, limit_seconds
         self.began = signals.started() if began is None else began
-        self._longest_step, self._last = 0.0, time.monotonic()
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._group = dist.new_group(backend="gloo") if several else None
+        self._longest_step, self._last_check = 0.0, time.monotonic()
+        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo") if distributed else None
 
-    def asked(self) -> str | None:
-        """Return why to stop now, the same on every process, or None."""
+    def check(self) -> str | None:
+        """Return why to stop now (`SIGNAL` or `TIME_LIMIT`), the same on every process, or None."""
         now = time.monotonic()
-        self._longest_step, self._last = max(self._longest_step, now - self._last), now
-        reason = SIGNAL if signals.stop_requested(agreed=True) else TIME if self._out_of_time(now) else 0
-        if self._group is not None:
-            shared = torch.tensor([reason])
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self._group)
-            reason = int(shared)
-        return {0: None, SIGNAL: "signal", TIME: "time limit"}[reason]
+        self._longest_step = max(self._longest_step, now - self._last_check)
+        self._last_check = now
+        reason = None
+        if signals.stop_requested(agreed=True):
+            reason = SIGNAL
+        elif self._out_of_time(now):
+            reason = TIME_LIMIT
+        if self._group is None:
+            return reason
+        code = torch.tensor([CODES[reason]])
+        dist.all_reduce(code, op=dist.ReduceOp.MAX, group=self._group)
+        return next(name for name, number in CODES.items() if number == int(code))
 
     def _out_of_time(self, now: float) -> bool:
-        if self.limit is None:
+        if self.limit_seconds is None:
             return False
-        reserve = RESERVE_SECONDS + 2 * self.saver.slowest + self._longest_step
-        return now - self.began > self.limit - min(reserve, self.limit / 2)
+        reserve = RESERVE_SECONDS + 2 * self.writer.slowest_seconds + self._longest_step
+        return now - self.began > self.limit_seconds - min(reserve, self.limit_seconds / 2)
 
-    def say(self, reason: str, step: int) -> None:
-        """Say on stderr why the training stops; its checkpoint is sealed."""
+    def report(self, reason: str, step: int) -> None:
+        """Report on stderr why the training stops; its checkpoint must be sealed."""
         signals.stopped_in_order()
-        if self.saver.run.is_main and reason == "time limit":
-            assert self.limit is not None
+        if self.writer.run.is_main and reason == TIME_LIMIT:
+            assert self.limit_seconds is not None
             print(
-                f"{self.saver.run.name}: the time limit of {self.limit / 60:g} minutes is near: "
+                f"{self.writer.run.name}: the time limit of {self.limit_seconds / 60:g} minutes is near: "
                 f"saved after step {step}",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""How fast the training is, and what share of the machine's arithmetic that is."""
+"""Tokens per second of a training, and the peak arithmetic of the machine that it is compared with."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ PEAK_FLOPS = {
     "RTX 4090": {"bf16": 165e12, "fp32": 82.6e12},
     "RTX 3090": {"bf16": 71e12, "fp32": 35.6e12},
 }
-"""Dense operations per second (NVIDIA's data sheets, without sparsity); the first name that fits is used."""
+"""Dense operations per second (NVIDIA's data sheets, no sparsity); the first name that matches is used."""
 
 MATMUL_SIDE = 1024
 MATMUL_TRIES = 8
 
 
 @dataclass(frozen=True)
-class Peak:
-    """Operations per second of one process's device, and where the number is from; None: not known."""
+class PeakFlops:
+    """Peak operations per second of one process's device, None if unknown, and the source of the number."""
 
     flops: float | None
     source: str
 
 
-def peak(device: torch.device, precision: str) -> Peak:
-    """Return the peak of a known GPU, or of this CPU as measured now with these threads (0.1 s)."""
+def peak_flops(device: torch.device, precision: str) -> PeakFlops:
+    """Return the peak of a known GPU, or measure this CPU with the current number of threads (0.1 s)."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for known, flops in PEAK_FLOPS.items():
-            if known in name:
-                return Peak(flops[precision], f"data sheet of {known}")
-        return Peak(None, f"{name} is not in the table")
-    return Peak(_measure(precision), f"measured: matrix product, side {MATMUL_SIDE}, best of {MATMUL_TRIES}")
+        for gpu, flops in PEAK_FLOPS.items():
+            if gpu in name:
+                return PeakFlops(flops[precision], f"data sheet of {gpu}")
+        return PeakFlops(None, f"{name} is not in the table")
+    source = f"measured: matrix product, side {MATMUL_SIDE}, best of {MATMUL_TRIES}"
+    return PeakFlops(_measure_matmul(precision), source)
 
 
-def _measure(precision: str) -> float:
+def _measure_matmul(precision: str) -> float:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.ones(MATMUL_SIDE, MATMUL_SIDE, dtype=dtype)
     best = float("inf")
@@ -54,18 +55,18 @@ def _measure(precision: str) -> float:
 
 
 class Stopwatch:
-    """Seconds and tokens of training alone: measuring, sampling and saving are left out."""
+    """Counts seconds and tokens of training steps, without evaluation, sampling and saving."""
 
     def __init__(self, *, seconds: float = 0.0, tokens: int = 0):
         self.seconds, self.tokens = seconds, tokens
         self._began: float | None = None
 
     def start(self) -> None:
-        """Go on counting."""
+        """Start or continue to count."""
         self._began = time.perf_counter()
 
     def stop(self, tokens: int) -> float | None:
-        """Add the time since `start` and its tokens; return tokens per second, None where nothing ran."""
+        """Add the time since `start` and its tokens; return tokens per second, None if nothing ran."""
         if self._began is None or tokens == 0:
             return None
         elapsed = time.perf_counter() - self._began
@@ -74,5 +75,5 @@ class Stopwatch:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Over the whole training, attempts before a resume included."""
+        """Mean over the whole training, including the attempts before it was resumed."""
         return self.tokens / self.seconds if self.seconds else None

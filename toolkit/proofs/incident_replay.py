@@ -1,4 +1,4 @@
-"""`toolkit run --replay-incident FILE`: a step that the guard held up, made again."""
+"""Replay a step that pretraining rejected as an anomaly, from its incident folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from toolkit.base.errors import RunError, UsageError
 from toolkit.config import loader
 from toolkit.data.text import batch_order
 from toolkit.pretrain import incidents, step_log
-from toolkit.pretrain.context import Job
-from toolkit.pretrain.step_log import Step
+from toolkit.pretrain.context import TrainingContext
+from toolkit.pretrain.step_log import StepRecord
 from toolkit.proofs import rebuild
-from toolkit.proofs.replay import environment_of, job_of, make, number, restore
+from toolkit.proofs.replay import (
+    environment_differences,
+    json_number,
+    load_state,
+    replay_steps,
+    training_context,
+)
 from toolkit.runs import checkpoint, layout, manifest, seal
 
 
@@ -49,12 +55,12 @@ def incident_command(
     if recipe is not None:
         _require_recipe(run, recipe, overrides)
     rebuild.require_parents(run)
-    with redirect_stdout(sys.stderr), job_of(run) as job:
-        _require_fit(job, folder, account)
-        other = environment_of(run)
-        promise = rebuild.promise(rebuild.tier(other, exact=job.recipe.exact), other)
+    with redirect_stdout(sys.stderr), training_context(run) as context:
+        _require_fit(context, folder, account)
+        other = environment_differences(run)
+        promise = rebuild.promise(rebuild.tier(other, exact=context.recipe.exact), other)
         print(f"{run}: step {account['step']} was held up: {account['why']}\n  {promise}", file=sys.stderr)
-        *before, step = _steps(job, folder, account)
+        *before, step = _replay_steps(context, folder, account)
     wrong_before = _differences_before(run, before)
     values = {"loss": step.loss, "gradient norm": step.norm}
     recorded = {"loss": account["loss"], "gradient norm": account["gradient_norm"]}
@@ -64,8 +70,9 @@ def incident_command(
     if json:
         result = {
             "incident": str(folder), "run": str(run), "step": account["step"], "why": account["why"],
-            "reproduced": same, "loss": number(step.loss), "recorded_loss": number(float(account["loss"])),
-            "norm": number(step.norm), "recorded_norm": number(float(account["gradient_norm"])),
+            "reproduced": same,
+            "loss": json_number(step.loss), "recorded_loss": json_number(float(account["loss"])),
+            "norm": json_number(step.norm), "recorded_norm": json_number(float(account["gradient_norm"])),
             "steps_before": len(before), "differences_before": wrong_before, "environment": other,
         }  # fmt: skip
         print(json_format.dumps(result, ensure_ascii=False, allow_nan=False))
@@ -111,15 +118,15 @@ def _require_recipe(run: Path, recipe: Path, overrides: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _require_fit(job: Job, folder: Path, account: dict[str, Any]) -> None:
+def _require_fit(context: TrainingContext, folder: Path, account: dict[str, Any]) -> None:
     """Refuse an incident that is not of this run's plan: the step would read something else."""
     step = account["step"] - 1
     now = {
-        "corpus": job.shards.digest,
-        "batch": batch_order.digest(job.order.starts(step, job.batch_rows)),
-        "row_starts": job.order.starts(step, job.batch_rows).tolist(),
-        "row_tokens": job.length(step),
-        "micro_rows": job.micro_rows,
+        "corpus": context.shards.digest,
+        "batch": batch_order.digest(context.order.starts(step, context.batch_rows)),
+        "row_starts": context.order.starts(step, context.batch_rows).tolist(),
+        "row_tokens": context.row_tokens(step),
+        "micro_rows": context.micro_rows,
     }
     wrong = [name for name, value in now.items() if account[name] != value]
     if wrong:
@@ -129,8 +136,8 @@ def _require_fit(job: Job, folder: Path, account: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _steps(job: Job, folder: Path, account: dict[str, Any]) -> list[Step]:
-    """Go from the kept state, from the named checkpoint, or from the initial weights, to the step itself."""
+def _replay_steps(context: TrainingContext, folder: Path, account: dict[str, Any]) -> list[StepRecord]:
+    """Replay up to the step itself, from the kept state, the named checkpoint, or the initial weights."""
     named = account["state"] or account["checkpoint"]
     begin = None if named is None else folder / named
     if begin is not None and account["state"] is None:
@@ -140,14 +147,14 @@ def _steps(job: Job, folder: Path, account: dict[str, Any]) -> list[Step]:
                 f"the checkpoint before the step cannot be used: {'; '.join(wrong[:3])}",
                 where=str(begin.resolve()), fix="put it back: the steps after it lead to the incident",
             )  # fmt: skip
-    position = restore(job, begin)
+    state = load_state(context, begin)
     if account["state"] is None:
-        since = f"step {position.step}" if position.step else "the initial weights"
+        since = f"step {state.step}" if state.step else "the initial weights"
         print(f"  no state was kept: going from {since} to step {account['step']}", file=sys.stderr)
-    return list(make(job, position, account["step"]))
+    return list(replay_steps(context, state, account["step"]))
 
 
-def _differences_before(run: Path, before: list[Step]) -> list[str]:
+def _differences_before(run: Path, before: list[StepRecord]) -> list[str]:
     """Compare the steps on the way with those that the run wrote down."""
     known = {step.step: step for step in step_log.read(run / step_log.FILE)}
     pairs = [(known[step.step], step) for step in before if step.step in known]

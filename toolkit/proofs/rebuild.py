@@ -1,6 +1,6 @@
-"""A run made again in another place: its settings, its parents and what it decided, all from its manifest.
+"""Rebuild the settings, parents and decisions of a run from its manifest, to repeat it in another folder.
 
-Nothing is written into the run itself, nor into its parents.
+Nothing is written into the run itself or its parents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toolkit.runs import layout, manifest, provenance, references, seal
 from toolkit.runs.run import Run
 
 DECIDED = ("threads", "precision", "compile")
-"""Settings that a machine may decide, and whose recorded value the same bits need."""
+"""Settings that the machine may decide; the recorded value is needed for the same bits."""
 _DIGEST = re.compile(r'"([0-9a-f]{12})[0-9a-f]{20,}"')
 
 
@@ -30,88 +30,88 @@ def content(path: Path) -> dict[str, Any]:
     """Return a run's manifest.
 
     Raises:
-        RunError: it is no run, or was made before manifests said what went in.
+        RunError: the path is not a run, or its manifest records no inputs.
     """
     if not path.exists():
         raise RunError("there is no such run", where=str(path), fix="name a run directory, such as runs/tiny")
     if not seal.is_run(path):
-        raise RunError("is not a run directory", where=str(path), fix="name a run that this toolkit made")
+        raise RunError("is not a run directory", where=str(path), fix="name a run of this toolkit")
     return manifest.read(path)
 
 
 def require_parents(path: Path) -> None:
-    """Refuse parents that are gone or that were made again since; their bytes are `lock.chain`'s matter.
+    """Refuse parents that are missing or have another seal; `seal.chain` checks their bytes.
 
     Raises:
         RunError: names the parent.
     """
-    for key, place, recorded, is_run in seal.parents(path):
-        if not place.is_dir():
+    for key, parent, recorded, is_run in seal.parents(path):
+        if not parent.is_dir():
             raise RunError(
-                f"{key}: what the run was made from is missing, {place}",
-                where=str(path), fix="put it back where it was, seen from the run",
+                f"{key}: what the run was made from is missing, {parent}",
+                where=str(path), fix="restore it at the same path relative to the run",
             )  # fmt: skip
-        now = seal.digest(place) if is_run else seal.folder_digest(place)
-        if now != recorded:
+        digest = seal.digest(parent) if is_run else seal.folder_digest(parent)
+        if digest != recorded:
             raise RunError(
-                f"{key}: {place} is not what the run was made from: its digest is {now[:12]} and was "
+                f"{key}: {parent} is not what the run was made from: its digest is {digest[:12]} and was "
                 f"{str(recorded)[:12]}",
-                where=str(path), fix="put the old one back, or make the run again with --fresh",
+                where=str(path), fix="restore the old one, or start the run over with --fresh",
             )  # fmt: skip
 
 
 def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
-    """Return the settings of a run as they took effect, without reading its recipe file or that one's base.
+    """Return the effective settings of a run, without reading its recipe file or its base.
 
     Args:
-        runs_dir: make the references lead to the parents for a run below this folder, with links.
+        runs_dir: adapt references to the parents for a run below this folder, by creating symbolic links.
 
     Raises:
-        RunError: settings that this version does not know, or does not have any more.
+        RunError: the run has settings that this version does not support.
     """
-    made = content(path)
-    settings = {**made["inputs"]["settings"], **made.get("operational", {})}
-    removed = history.refused(made["stage"], settings)
+    run_manifest = content(path)
+    settings = {**run_manifest["inputs"]["settings"], **run_manifest.get("operational", {})}
+    removed = history.refused(run_manifest["stage"], settings)
     if removed:
         raise RunError(
-            "was made with settings that this version cannot keep:\n    " + "\n    ".join(removed),
-            where=str(path), fix=f"use the toolkit's version that made the run{_version(made)}",
+            "was made with settings that this version does not support:\n    " + "\n    ".join(removed),
+            where=str(path), fix=f"use the version of the toolkit that made the run{_commit(run_manifest)}",
         )  # fmt: skip
-    cls = STAGES[made["stage"]][1]
+    cls = STAGES[run_manifest["stage"]][1]
     parsed = _parse(cls, settings, path)
     if runs_dir is not None:
         for key, reference in references.find(parsed).items():
-            parent = made["inputs"]["parents"].get(key, {})
+            parent = run_manifest["inputs"]["parents"].get(key, {})
             if "path" in parent:
-                place = Path(os.path.normpath(path.resolve() / parent["path"]))
-                _replace(settings, key, _lead_to(place, reference, runs_dir))
+                folder = Path(os.path.normpath(path.resolve() / parent["path"]))
+                _set_nested(settings, key, _link_parent(folder, reference, runs_dir))
         parsed = _parse(cls, settings, path)
-    return _decided(parsed, made["facts"])
+    return _resolve_auto(parsed, run_manifest["facts"])
 
 
-def _version(made: dict[str, Any]) -> str:
-    commit = made.get("code", {}).get("commit")
+def _commit(run_manifest: dict[str, Any]) -> str:
+    commit = run_manifest.get("code", {}).get("commit")
     return f" (commit {commit[:12]})" if commit else ""
 
 
 def _parse(cls: type[StageRecipe], settings: dict[str, Any], path: Path) -> StageRecipe:
     try:
-        return cls.model_validate(_given(cls, settings))
+        return cls.model_validate(_without_defaults(cls, settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise RunError(
             f"setting {'.'.join(map(str, first['loc']))} is not one of this version: {first['msg']}",
-            where=str(path / layout.MANIFEST), fix="use the toolkit's version that made the run",
+            where=str(path / layout.MANIFEST), fix="use the version of the toolkit that made the run",
         ) from None  # fmt: skip
 
 
-def _given(cls: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is the default: some settings may only be given together with others."""
+def _without_defaults(cls: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out values that are the default: some settings are only allowed together with others."""
     kept = {}
     for name, value in values.items():
         default = cls.model_fields[name].default if name in cls.model_fields else PydanticUndefined
         if isinstance(default, BaseModel) and isinstance(value, dict):
-            value = _given(type(default), value)
+            value = _without_defaults(type(default), value)
             if value:
                 kept[name] = value
         elif default is PydanticUndefined or value != default:
@@ -119,82 +119,83 @@ def _given(cls: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _decided(recipe: StageRecipe, recorded: dict[str, Any]) -> StageRecipe:
-    """Put what the run decided in the place of `auto`."""
-    open_ones = [name for name in DECIDED if getattr(recipe, name, 0) in ("auto", None)]
-    update = {name: recorded[name] for name in open_ones if name in recorded}
+def _resolve_auto(recipe: StageRecipe, recorded: dict[str, Any]) -> StageRecipe:
+    """Replace `auto` by what the run decided."""
+    undecided = [name for name in DECIDED if getattr(recipe, name, 0) in ("auto", None)]
+    update = {name: recorded[name] for name in undecided if name in recorded}
     if recipe.device == "auto" and recorded.get("device") == "cpu":
         update["device"] = "cpu"
     return recipe.model_copy(update=update)
 
 
-def _replace(settings: dict[str, Any], key: str, value: str) -> None:
-    """Set `win_rate.baseline` or `models[0]`."""
+def _set_nested(settings: dict[str, Any], key: str, value: str) -> None:
+    """Set a nested setting such as `win_rate.baseline` or `models[0]`."""
     *parents, last = [int(part) if part.isdigit() else part for part in re.findall(r"\w+", key)]
-    place: Any = settings
+    container: Any = settings
     for part in parents:
-        place = place[part]
-    place[last] = value
+        container = container[part]
+    container[last] = value
 
 
-def _lead_to(place: Path, reference: str, runs_dir: Path) -> str:
-    """Return a reference that leads to a parent from another runs directory; `runs/...` stays, with a link.
+def _link_parent(parent: Path, reference: str, runs_dir: Path) -> str:
+    """Return a reference to a parent from another runs directory; `runs/...` stays, with a symbolic link.
 
-    A reference may name a folder inside of a run, such as a checkpoint.
+    A reference may name a folder inside a run, such as a checkpoint.
     """
     parts = PurePosixPath(reference).parts
-    ends = [i for i in range(len(parts), 0, -1) if parts[i - 1] == place.name]
-    end = next((i for i in ends if place.joinpath(*parts[i:]).exists()), len(parts))
+    ends = [i for i in range(len(parts), 0, -1) if parts[i - 1] == parent.name]
+    end = next((i for i in ends if parent.joinpath(*parts[i:]).exists()), len(parts))
     if not reference.startswith("runs/"):
-        return str(place.joinpath(*parts[end:]))
+        return str(parent.joinpath(*parts[end:]))
     link = references.below("/".join(parts[1:end]), runs_dir)
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(place, target_is_directory=True)
+        link.symlink_to(parent, target_is_directory=True)
     return reference
 
 
-def stand_in(path: Path, recipe: StageRecipe, *, runs_dir: Path) -> Run:
-    """Return a run below another folder that goes on as the run at `path` began: a stage may write to it."""
-    made = content(path)
-    loaded = LoadedRecipe(path / layout.RECIPE, made["name"], recipe, "", {})
-    references.below(made["name"], runs_dir).mkdir(parents=True, exist_ok=True)
-    return Run(loaded, runs_dir=runs_dir, content=made)
+def temporary_run(path: Path, recipe: StageRecipe, *, runs_dir: Path) -> Run:
+    """Return a run below another folder with the manifest of the run at `path`; a stage may write to it."""
+    run_manifest = content(path)
+    name = run_manifest["name"]
+    loaded = LoadedRecipe(path / layout.RECIPE, name, recipe, "", {})
+    references.below(name, runs_dir).mkdir(parents=True, exist_ok=True)
+    return Run(loaded, runs_dir=runs_dir, content=run_manifest)
 
 
 def environment_differences(path: Path, *, accelerators: list[str] | None = None) -> list[str]:
-    """Return what differs here from where the run was made, each `key: old -> new`; empty where nothing does.
+    """Return the differences between the environment of a run and this one, each `key: old -> new`.
 
-    How many cores there are does not matter: threads are taken as the run had them.
+    The number of cores does not count, since the recorded number of threads is used.
 
     Args:
-        accelerators: the GPUs that are here, where torch is loaded anyway.
+        accelerators: the GPUs of this machine; None leaves them out, as listing them imports torch.
     """
-    made = content(path)
-    lines = manifest.environment_differences(made, provenance.collect())
-    if accelerators is not None and "accelerators" in made["facts"]:
-        before = {"accelerators": made["facts"]["accelerators"]}
+    run_manifest = content(path)
+    lines = manifest.environment_differences(run_manifest, provenance.collect())
+    if accelerators is not None and "accelerators" in run_manifest["facts"]:
+        before = {"accelerators": run_manifest["facts"]["accelerators"]}
         lines += manifest.settings_differences(before, {"accelerators": accelerators})
     lines = [line for line in lines if not line.startswith("hardware.processor.cores:")]
     return [_DIGEST.sub(r'"\1..."', line) for line in lines]
 
 
 def tier(differences: list[str], *, exact: bool = False) -> str:
-    """Return what is promised of a run that is made again here (docs/ARCHITECTURE.md): A, B or C.
+    """Return the tier of reproducibility that is promised here (docs/ARCHITECTURE.md): A, B or C.
 
     Args:
-        exact: the number of processes does not matter.
+        exact: the recipe's `exact`, with which the number of processes does not matter.
     """
     others = [line for line in differences if not line.startswith("world_size:")]
     return "A" if others or (differences and not exact) else "C" if differences else "B"
 
 
 def promise(tier: str, differences: list[str]) -> str:
-    """Say in words what a tier means, and why it is no higher."""
+    """Describe a tier, and the differences because of which it is not higher."""
     shown = "".join(f"\n    {line}" for line in differences)
     return {
-        "A": "not as it was made, so only the same tokens are promised (tier A); the same bits need the same "
-        f"hardware,\n  versions, code, threads and processes (tier B):{shown}",
+        "A": "the environment differs, so only the same tokens are promised (tier A); the same bits need the "
+        f"same hardware,\n  versions, code, threads and processes (tier B):{shown}",
         "B": "versions, code, processor, threads and processes are the same, and so are the bits (tier B)",
         "C": f"exact: the same bits are promised for any number of processes (tier C):{shown}",
     }[tier]
