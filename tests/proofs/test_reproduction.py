@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.pretrain.conftest import corpus, write_recipe  # noqa: F401 (a fixture)
 from toolkit.base import files
 from toolkit.cli import main
-from toolkit.execution.runner import run_command
+from toolkit.cli.run import run_command
 from toolkit.proofs import rebuild, reproduction
 from toolkit.runs import seal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -19,7 +20,9 @@ PEAK_FLOPS = {
 }
 """Dense operations per second (NVIDIA's data sheets, no sparsity); the first name that matches is used."""
 
-MATMUL_SIDE = 1024
+MATMUL_SIDES = (256, 1024)
+"""Sides of the matrices whose product is timed; the larger one only where it takes less than this:"""
+MATMUL_SECONDS = 0.25
 MATMUL_TRIES = 8
 
 
@@ -39,19 +42,27 @@ def peak_flops(device: torch.device, precision: str) -> PeakFlops:
             if gpu in name:
                 return PeakFlops(flops[precision], f"data sheet of {gpu}")
         return PeakFlops(None, f"{name} is not in the table")
-    source = f"measured: matrix product, side {MATMUL_SIDE}, best of {MATMUL_TRIES}"
-    return PeakFlops(_measure_matmul(precision), source)
+    return _measure_cpu(precision, torch.get_num_threads())
 
 
-def _measure_matmul(precision: str) -> float:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    matrix = torch.ones(MATMUL_SIDE, MATMUL_SIDE, dtype=dtype)
+@cache  # a process that trains several times measures once
+def _measure_cpu(precision: str, threads: int) -> PeakFlops:
+    """Time matrix products; a CPU without bf16 instructions would take half a minute for large ones in bf16."""
+    small, large = MATMUL_SIDES
+    side, seconds = small, _matmul_seconds(small, precision)
+    if seconds * (large / small) ** 3 < MATMUL_SECONDS:
+        side, seconds = large, _matmul_seconds(large, precision)
+    return PeakFlops(2 * side**3 / seconds, f"measured: matrix product, side {side}, best of {MATMUL_TRIES}")
+
+
+def _matmul_seconds(side: int, precision: str) -> float:
+    matrix = torch.ones(side, side, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = float("inf")
     for _ in range(MATMUL_TRIES):
         began = time.perf_counter()
         matrix @ matrix
         best = min(best, time.perf_counter() - began)
-    return 2 * MATMUL_SIDE**3 / best
+    return best
 
 
 class Stopwatch:
