@@ -305,7 +305,7 @@ def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
     (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/a"))
     assert main.main(["check", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a circle)" in said
+    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a cycle)" in said
     assert "not checked" not in said
 
 

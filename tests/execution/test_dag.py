@@ -102,8 +102,8 @@ def test_a_circle_is_named_with_its_places():
     with pytest.raises(RecipeError) as caught:
         dag.order([corpus("t/c", "runs/t/a"), first, second])
     assert sorted(str(problem) for problem in caught.value.problems) == [
-        "t/a.yaml:2: tokenizer: refers to runs/t/b, which needs runs/t/a first (a circle)",
-        "t/b.yaml:2: tokenizer: refers to runs/t/a, which needs runs/t/b first (a circle)",
+        "t/a.yaml:2: tokenizer: refers to runs/t/b, which needs runs/t/a first (a cycle)",
+        "t/b.yaml:2: tokenizer: refers to runs/t/a, which needs runs/t/b first (a cycle)",
     ]
     with pytest.raises(RecipeError, match="refers to runs/t/a, which needs"):
         dag.order([corpus("t/a", "runs/t/a")])

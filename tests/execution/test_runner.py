@@ -301,16 +301,16 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
 def test_a_process_that_was_started_ahead_begins_when_it_is_told(here, needed):
     """It has loaded the stage and written nothing; then it is an ordinary run, or gone."""
     loaded = loader.load("recipes/t/tokenizer.yaml", [])
-    options = launching.Options(Path("runs"))
-    waiting = launching.Waiting(loaded, options)
+    options = launching.RunOptions(Path("runs"))
+    preloaded = launching.PreloadedStage(loaded, options)
     place = here / "runs" / "t" / "tokenizer"
     time.sleep(3)
-    assert waiting.process.poll() is None and not place.exists()
+    assert preloaded.process.poll() is None and not place.exists()
     if needed:
-        assert launching.start(loaded, options, waiting) == 0 and seal.is_sealed(place)
+        assert launching.start(loaded, options, preloaded) == 0 and seal.is_sealed(place)
     else:
-        waiting.leave()
-        assert waiting.process.returncode == launching.INTERRUPTED and not place.exists()
+        preloaded.discard()
+        assert preloaded.process.returncode == launching.INTERRUPTED and not place.exists()
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

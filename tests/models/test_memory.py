@@ -156,7 +156,7 @@ def test_the_gpu_of_another_stage():
     error = type("OutOfMemoryError", (RuntimeError,), {})(CUDA)
     told = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
     assert told.startswith(
-        "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were there for this process\n"
+        "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were available to this process\n"
     )
     assert "micro_batch_examples" in told
 

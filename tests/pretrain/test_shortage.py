@@ -17,10 +17,10 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads
 RUN = """
 import resource, sys
 import accelerate, toolkit.pretrain.stage
-from toolkit import cli
+from toolkit.cli import main
 from toolkit.models import memory
 resource.setrlimit(resource.RLIMIT_AS, (memory._status("VmSize") + int(sys.argv[1]),) * 2)
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(main.main(sys.argv[2:]))
 """
 
 
@@ -39,7 +39,7 @@ def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
     failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1000)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
     told = re.search(
-        r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were there for this process; by the "
+        r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were available to this process; by the "
         r"estimate the recipe needs ([\d.]+) GiB with 131,072 tokens in a forward pass", failed.stderr,
     )  # fmt: skip
     assert told, failed.stderr

@@ -1,22 +1,22 @@
-"""The order of a folder's recipes, from what they refer to."""
+"""The order of a folder's recipes, from their references to each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 from toolkit.base.errors import Problem, RecipeError
+from toolkit.config.loader import LoadedRecipe
 from toolkit.runs import references
 
 
-def order(recipes: Sequence[Any]) -> list[Any]:
-    """Return recipes so that each comes after those it refers to; else in the order given.
+def order(recipes: Sequence[LoadedRecipe]) -> list[LoadedRecipe]:
+    """Sort recipes topologically: each comes after those it refers to, otherwise in the given order.
 
     Raises:
-        RecipeError: two recipes with the same run, or recipes that refer to each other in a circle.
+        RecipeError: two recipes have the same run, or recipes refer to each other in a cycle.
     """
-    by_name: dict[str, Any] = {}
+    by_name: dict[str, LoadedRecipe] = {}
     problems = []
     for loaded in recipes:
         name = _normal(loaded.name)
@@ -26,20 +26,20 @@ def order(recipes: Sequence[Any]) -> list[Any]:
         by_name.setdefault(name, loaded)
     if problems:
         raise RecipeError(problems)
-    wanted = {name: _parents(loaded, by_name) for name, loaded in by_name.items()}
+    parents = {name: _parents(loaded, by_name) for name, loaded in by_name.items()}
     ordered: list[str] = []
     while len(ordered) < len(by_name):
         ready = next(
             (
                 name
                 for name in by_name
-                if name not in ordered and all(parent in ordered for parent in wanted[name])
+                if name not in ordered and all(parent in ordered for parent in parents[name])
             ),
             None,
         )
         if ready is None:
-            left = {name: parents for name, parents in wanted.items() if name not in ordered}
-            raise RecipeError(_circle(left, by_name))
+            remaining = {name: keys for name, keys in parents.items() if name not in ordered}
+            raise RecipeError(_cycle(remaining, by_name))
         ordered.append(ready)
     return [by_name[name] for name in ordered]
 
@@ -48,30 +48,30 @@ def _normal(name: str) -> str:
     return str(PurePosixPath(name))
 
 
-def _parents(loaded: Any, by_name: dict[str, Any]) -> dict[str, str]:
-    """Return {run name: key} of the references to runs of the same folder."""
-    found = {}
+def _parents(loaded: LoadedRecipe, by_name: dict[str, LoadedRecipe]) -> dict[str, str]:
+    """Return {run name: key} of a recipe's references to runs of the same folder."""
+    parents = {}
     for key, reference in references.find(loaded.recipe).items():
         if reference.startswith("runs/"):
-            place = PurePosixPath(reference.removeprefix("runs/"))
+            path = PurePosixPath(reference.removeprefix("runs/"))
             # A reference may name a folder inside a run, such as a checkpoint.
-            found |= {str(name): key for name in (place, *place.parents) if str(name) in by_name}
-    return found
+            parents |= {str(name): key for name in (path, *path.parents) if str(name) in by_name}
+    return parents
 
 
-def _circle(wanted: dict[str, dict[str, str]], by_name: dict[str, Any]) -> list[Problem]:
-    """Return a Problem for each recipe of one circle; every one of `wanted` has a parent in `wanted`."""
-    path = [next(iter(wanted))]
+def _cycle(parents: dict[str, dict[str, str]], by_name: dict[str, LoadedRecipe]) -> list[Problem]:
+    """Return a Problem for each recipe of a cycle; each run in `parents` has a parent in `parents`."""
+    path = [next(iter(parents))]
     while True:
-        parent = next(name for name in wanted[path[-1]] if name in wanted)
+        parent = next(name for name in parents[path[-1]] if name in parents)
         if parent in path:
             path = path[path.index(parent) :]
             break
         path.append(parent)
     problems = []
     for name, parent in zip(path, path[1:] + path[:1], strict=True):
-        loaded, key = by_name[name], wanted[name][parent]
-        place = loaded.positions.get((key,), str(loaded.path))
-        what = f"refers to runs/{parent}, which needs runs/{name} first (a circle)"
-        problems.append(Problem(place, key, what))
+        loaded, key = by_name[name], parents[name][parent]
+        position = loaded.positions.get((key,), str(loaded.path))
+        what = f"refers to runs/{parent}, which needs runs/{name} first (a cycle)"
+        problems.append(Problem(position, key, what))
     return problems

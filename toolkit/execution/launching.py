@@ -1,4 +1,4 @@
-"""Starting a recipe in a process, or in a launch of several processes, of its own."""
+"""Start a recipe in a process of its own, or in a launch of several processes."""
 
 from __future__ import annotations
 
@@ -29,94 +29,95 @@ INTERRUPTED = signals.INTERRUPTED
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says besides the recipe."""
+class RunOptions:
+    """The options of `toolkit run` besides the recipe and its overrides."""
 
     runs_dir: Path
     fresh: bool = False
     launch: Path | None = None
 
 
-def arguments(loaded: LoadedRecipe, options: Options) -> list[str]:
+def arguments(loaded: LoadedRecipe, options: RunOptions) -> list[str]:
+    """Return the arguments of the command line that runs one recipe of a folder."""
     fresh = ["--fresh"] if options.fresh else []
     return ["run", str(loaded.path), *loaded.overrides, "--runs-dir", str(options.runs_dir), *fresh]
 
 
-class Waiting:
-    """A process that has loaded a stage's libraries (4 s) and waits to be told to begin.
+class PreloadedStage:
+    """A process that has loaded a stage's libraries, which takes 4 s, and waits for `start`."""
 
-    A stage that reads text uses one core; meanwhile another loads what the first stage that computes needs.
-    """
-
-    def __init__(self, loaded: LoadedRecipe, options: Options):
-        reading, self._writing = os.pipe()
+    def __init__(self, loaded: LoadedRecipe, options: RunOptions):
+        read_end, self._write_end = os.pipe()
         self.loaded = loaded
-        self.process = _child(loaded, options, pass_fds=(reading,), **{WAIT: str(reading)})
-        os.close(reading)
+        self.process = _child(loaded, options, pass_fds=(read_end,), **{WAIT: str(read_end)})
+        os.close(read_end)
 
-    def begin(self) -> subprocess.Popen:
-        """Let it run; it is an ordinary stage from now on."""
-        with suppress(BrokenPipeError):  # it ended: its exit status says why
-            os.write(self._writing, b"1")
-        os.close(self._writing)
+    def start(self) -> subprocess.Popen:
+        """Let the process run its stage, and return it."""
+        with suppress(BrokenPipeError):  # it has ended: its exit status says why
+            os.write(self._write_end, b"1")
+        os.close(self._write_end)
         return self.process
 
-    def leave(self) -> None:
-        """End it unused, also while it still loads; nothing was written."""
+    def discard(self) -> None:
+        """End the process, even while it loads libraries; it has written nothing."""
         self.process.terminate()
-        os.close(self._writing)
+        os.close(self._write_end)
         self.process.wait()
 
 
-class Ahead:
-    """While a stage only reads text, the process of the first one that computes loads its libraries."""
+class StagePreloader:
+    """Loads the libraries of the next stage that needs torch while a stage runs that only reads text.
 
-    def __init__(self, recipes: Sequence[LoadedRecipe], places: Sequence[Path], options: Options):
-        self._recipes, self._places, self._options = recipes, places, options
-        self._waiting: Waiting | None = None
+    A stage that reads text uses one core, so a second one is idle.
+    """
 
-    def __enter__(self) -> Ahead:
+    def __init__(self, recipes: Sequence[LoadedRecipe], run_dirs: Sequence[Path], options: RunOptions):
+        self._recipes, self._run_dirs, self._options = recipes, run_dirs, options
+        self._preloaded: PreloadedStage | None = None
+
+    def __enter__(self) -> StagePreloader:
         return self
 
-    def of(self, number: int) -> Waiting | None:
-        """Return the process that waits for this stage, or None; starts one where there is time for it."""
+    def take(self, number: int) -> PreloadedStage | None:
+        """Return the preloaded process of this stage, or None; start to preload the next one if possible."""
         loaded = self._recipes[number]
-        if self._waiting is not None and self._waiting.loaded is loaded:
-            waiting, self._waiting = self._waiting, None
-            return waiting
+        if self._preloaded is not None and self._preloaded.loaded is loaded:
+            preloaded, self._preloaded = self._preloaded, None
+            return preloaded
         reads = loaded.recipe.stage in ONE_PROCESS
-        if reads and self._waiting is None and self._options.launch is None and hardware.cores() > 1:
-            later = zip(self._recipes[number + 1 :], self._places[number + 1 :], strict=True)
-            todo = (one for one, place in later if not seal.is_sealed(place))
-            computes = next((one for one in todo if one.recipe.stage not in ONE_PROCESS), None)
-            self._waiting = Waiting(computes, self._options) if computes else None
+        if reads and self._preloaded is None and self._options.launch is None and hardware.cores() > 1:
+            later = zip(self._recipes[number + 1 :], self._run_dirs[number + 1 :], strict=True)
+            unfinished = (recipe for recipe, run_dir in later if not seal.is_sealed(run_dir))
+            computes = next((item for item in unfinished if item.recipe.stage not in ONE_PROCESS), None)
+            self._preloaded = PreloadedStage(computes, self._options) if computes else None
         return None
 
     def __exit__(self, *error: object) -> None:
-        if self._waiting is not None:
-            self._waiting.leave()
+        if self._preloaded is not None:
+            self._preloaded.discard()
 
 
-def wait_to_begin(load: Callable[[], object]) -> bool:
-    """In a process that `Waiting` started: load, and wait; False where it is not needed after all."""
+def wait_for_start(load: Callable[[], object]) -> bool:
+    """Call `load` and wait, in a process of `PreloadedStage`; return False if it is discarded."""
     descriptor = os.environ.pop(WAIT, None)
     if descriptor is None:
         return True
     try:
         load()
-        told = os.read(int(descriptor), 1)
+        started = os.read(int(descriptor), 1)
     except KeyboardInterrupt:
         return False
     finally:
         os.close(int(descriptor))
     signals.begin_anew()
-    return bool(told)
+    return bool(started)
 
 
-def start(loaded: LoadedRecipe, options: Options, waiting: Waiting | None = None) -> int:
-    """Run one recipe in a process (or a launch) of its own on this terminal; return its exit status."""
-    if waiting is not None:
-        return _wait(waiting.begin(), launched=False)
+def start(loaded: LoadedRecipe, options: RunOptions, preloaded: PreloadedStage | None = None) -> int:
+    """Run one recipe in a process, or a launch, of its own on this terminal; return its exit status."""
+    if preloaded is not None:
+        return _wait(preloaded.start(), launched=False)
     sys.stdout.flush()
     if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
         return _launch(loaded, options)
@@ -124,9 +125,9 @@ def start(loaded: LoadedRecipe, options: Options, waiting: Waiting | None = None
 
 
 def _child(
-    loaded: LoadedRecipe, options: Options, *, pass_fds: tuple[int, ...] = (), **variables: str
+    loaded: LoadedRecipe, options: RunOptions, *, pass_fds: tuple[int, ...] = (), **variables: str
 ) -> subprocess.Popen:
-    """Start a stage that lives no longer than this process. stdout stays free for the one JSON object."""
+    """Start a stage that ends with this process; its stdout is stderr, as stdout is for JSON alone."""
     return subprocess.Popen(
         [sys.executable, *PROGRAM, *arguments(loaded, options)],
         env={**os.environ, PARENT: str(os.getpid()), **variables},
@@ -135,37 +136,37 @@ def _child(
     )
 
 
-def _launch(loaded: LoadedRecipe, options: Options) -> int:
-    """Start a stage with accelerate launch.
+def _launch(loaded: LoadedRecipe, options: RunOptions) -> int:
+    """Run a stage with accelerate launch.
 
-    A terminal's Ctrl-C must not reach a launcher, which ends at once with a traceback: it goes to its
-    processes from here.
+    The launcher would end at once with a traceback on a terminal's Ctrl-C, so it is put in a process group of
+    its own, and this process forwards the signal to the launcher's processes.
     """
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "status"
+        status_file = Path(folder) / "status"
         child = subprocess.Popen(
             [sys.executable, *launcher, *PROGRAM, *arguments(loaded, options)],
-            env={**os.environ, signals.STATUS: str(told)},
+            env={**os.environ, signals.STATUS: str(status_file)},
             stdout=sys.__stderr__,
             preexec_fn=signals.die_with_parent,
             process_group=0,
         )
         status = _wait(child, launched=True)
-        return int(told.read_text()) if told.exists() and status != INTERRUPTED else status
+        return int(status_file.read_text()) if status_file.exists() and status != INTERRUPTED else status
 
 
 def _wait(child: subprocess.Popen, *, launched: bool) -> int:
     try:
         status = child.wait()
     except KeyboardInterrupt:
-        _pass_on(child, launched)
+        _forward_interrupt(child, launched)
         return INTERRUPTED
     return 128 - status if status < 0 else status
 
 
-def _pass_on(child: subprocess.Popen, launched: bool) -> None:
-    """Interrupt a stage and wait for it: it may be saving a checkpoint. A second signal ends it at once."""
+def _forward_interrupt(child: subprocess.Popen, launched: bool) -> None:
+    """Interrupt a stage and wait, as it may be saving a checkpoint; a second signal kills it."""
     try:
         for process in signals.children(child.pid) if launched else [child.pid]:
             os.kill(process, signal.SIGINT)
@@ -179,9 +180,9 @@ def _pass_on(child: subprocess.Popen, launched: bool) -> None:
 
 
 def check_configuration(path: Path) -> None:
-    """Refuse a launch configuration that is not there, or that starts something else than it says."""
+    """Refuse a launch configuration that is missing, invalid, or would start something else than it says."""
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ:
-        raise UsageError("--launch under a launcher", where=str(path), fix="use one of them")
+        raise UsageError("--launch under a launcher", where=str(path), fix="use only one of them")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

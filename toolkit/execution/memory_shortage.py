@@ -1,9 +1,10 @@
-"""What a run that ran out of memory tells its user: how much there was, and what would fit."""
+"""The error of a run that ran out of memory: how much was available, and what would fit."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from toolkit.base import files, ranks
 from toolkit.base.errors import ToolkitError
@@ -12,8 +13,8 @@ from toolkit.models.memory import available, estimate, fitting_micro_batch, fitt
 from toolkit.runs import references
 from toolkit.runs.run import Run
 
-SURE, SURE_ON_GPU = 0.7, 0.9
-"""Shares of what was there that a suggestion may need: 1.4 GiB by the estimate once did not fit into 1.6."""
+SAFE_FRACTION, SAFE_FRACTION_ON_GPU = 0.7, 0.9
+"""Fractions of the available memory that a suggestion may need: an estimated 1.4 GiB did not fit into 1.6."""
 
 _WORDS = (
     "out of memory",
@@ -25,13 +26,13 @@ _WORDS = (
 
 
 def _available_on_gpu(text: str) -> int | None:
-    """Return what the process has of its GPU and what is free there, from PyTorch's own message."""
+    """Return the bytes of the GPU that the process has or that are free, from PyTorch's error message."""
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    found = [
+    matches = [
         re.search(pattern, text)
         for pattern in (r"of which ([\d.]+) (\wiB) is free", r"this process has ([\d.]+) (\wiB)")
     ]
-    return sum(int(float(one[1]) * units[one[2]]) for one in found) if all(found) else None
+    return sum(int(float(match[1]) * units[match[2]]) for match in matches if match) if all(matches) else None
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -42,39 +43,39 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitError:
-    """Return what a person reads: how much there was, how much is needed, and what would fit."""
+    """Return the error to report: how much memory was available, how much is needed, and what would fit."""
     on_gpu = "CUDA" in str(error) or "GPU" in str(error)
-    there = _available_on_gpu(str(error)) if on_gpu else available()
-    place = "the GPU's memory" if on_gpu else "the memory"
-    had = f": {_gib(there)} were there for this process" if there else ""
+    free = _available_on_gpu(str(error)) if on_gpu else available()
+    what = "the GPU's memory" if on_gpu else "the memory"
+    what += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")
     if not isinstance(recipe, PretrainRecipe):
         fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
-        return ToolkitError(f"{place} is not enough{had}", where=str(run.path), fix=fix)
-    found = {
+        return ToolkitError(what, where=str(run.path), fix=fix)
+    settings = {
         "vocab_size": vocabulary(run, recipe), "bf16": run.manifest["facts"].get("precision") == "bf16",
         "on_gpu": on_gpu, "processes": ranks.world_size(),
     }  # fmt: skip
-    need = estimate(recipe, **found)
-    tokens = micro_batch(recipe, processes=found["processes"])
-    what = (
-        f"{place} is not enough{had}; by the estimate the recipe needs {_gib(need.peak)} with "
+    need = estimate(recipe, **settings)
+    tokens = micro_batch(recipe, processes=settings["processes"])
+    what += (
+        f"; by the estimate the recipe needs {_gib(need.peak)} with "
         f"{tokens:,} tokens in a forward pass ({_gib(need.activations + need.logits)} of them for these)"
     )
-    return ToolkitError(what, where=str(run.path), fix=_fix(recipe, there or need.peak // 2, tokens, found))
+    return ToolkitError(what, where=str(run.path), fix=_fix(recipe, free or need.peak // 2, tokens, settings))
 
 
-def _fix(recipe: PretrainRecipe, there: int, tokens: int, found: dict) -> str:
-    there = int(there * (SURE_ON_GPU if found["on_gpu"] else SURE))
-    fits = fitting_micro_batch(recipe, there, **found)
+def _fix(recipe: PretrainRecipe, available_bytes: int, tokens: int, settings: dict[str, Any]) -> str:
+    budget = int(available_bytes * (SAFE_FRACTION_ON_GPU if settings["on_gpu"] else SAFE_FRACTION))
+    fits = fitting_micro_batch(recipe, budget, **settings)
     if fits is not None and fits < tokens:
         return (
             f"by the estimate micro_batch_tokens={fits} fits: give it, with --fresh; the batch stays the same"
         )
     if fits is not None:
         return (
-            "by the estimate this fits: something else took the memory; end it, or halve micro_batch_tokens"
+            "by the estimate this fits: another program uses the memory; end it, or halve micro_batch_tokens"
         )
-    smaller = fitting_model(recipe, there, **found)
+    smaller = fitting_model(recipe, budget, **settings)
     if smaller is None:
         return "not even one row of the smallest such model fits: shorten sequence_length or free memory"
     return (
@@ -86,7 +87,7 @@ def _fix(recipe: PretrainRecipe, there: int, tokens: int, found: dict) -> str:
 def vocabulary(run: Run, recipe: PretrainRecipe) -> int:
     """Return the entries of the tokenizer with which the corpus was made, from its index."""
     folder = references.corpus_folder(Path(run.reference(recipe.tokens)))
-    assert folder is not None, "a training that ran out of memory has read its corpus"
+    assert folder is not None, "a pretraining has opened its corpus before it can run out of memory"
     return files.read_json(folder / "train" / "index.json")["vocab_size"]
 
 

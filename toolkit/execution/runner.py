@@ -1,4 +1,4 @@
-"""Running recipes: one in this process (and in its fellow ranks), or a folder, each in its own process."""
+"""Run a recipe in this process and the other ranks of its launch, or a folder, each recipe in its process."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag, launching, memory_shortage
-from toolkit.execution.launching import INTERRUPTED, ONE_PROCESS, PARENT, Options
+from toolkit.execution.launching import INTERRUPTED, ONE_PROCESS, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, env_vars, signals
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a recipe or a folder of recipes ended."""
+class RunOutcome:
+    """How the run of a recipe, or of a folder of recipes, ended."""
 
     status: int
-    """The exit status: 0 done, 1 failed, 2 a wrong recipe, 130 interrupted."""
+    """The exit status: 0 done, 1 failed, 2 invalid recipe, 130 interrupted."""
     runs: tuple[Path, ...] = ()
-    """The run directories, in the order in which they were made."""
+    """The run directories, in the order of execution."""
     is_folder: bool = False
     started: int = 0
-    """Stages of a folder that were started; the others were finished already."""
+    """Number of stages of a folder that were started; the others were already finished."""
 
 
 def run_recipes(
@@ -48,10 +48,11 @@ def run_recipes(
     fresh: bool = False,
     launch: Path | str | None = None,
     on_first_stage: Callable[[], None] | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Run a recipe, or all recipes of a folder in the order of their references.
 
-    Under a launcher this is called on every rank; rank 0 raises and the others return the same status.
+    Progress is printed on stderr. A launcher calls this on every rank; rank 0 raises errors and the others
+    return the same status.
 
     Args:
         path, overrides: a recipe or a folder of recipes, and `key=value` settings to change.
@@ -61,10 +62,10 @@ def run_recipes(
         on_first_stage: called when a folder's first unfinished stage is about to start.
 
     Raises:
-        ToolkitError: what the user can mend.
+        ToolkitError: a problem that the user can fix.
     """
-    path, options = Path(path), Options(Path(runs_dir), fresh, Path(launch) if launch else None)
-    _live_no_longer_than_parent()
+    path, options = Path(path), RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None)
+    _end_with_parent()
     with signals.interruptible():
         try:
             if options.launch is not None:
@@ -73,34 +74,34 @@ def run_recipes(
                 return _run_folder(path, overrides, options, on_first_stage)
             return _run_recipe(path, overrides, options)
         except ToolkitError as error:
-            if ranks.rank() == 0 or isinstance(error, _OnThisRank):
+            if ranks.rank() == 0 or isinstance(error, _ErrorOfThisRank):
                 raise
             signals.let_rank_0_speak()
-            return Outcome(error.exit_status)
+            return RunOutcome(error.exit_status)
         except KeyboardInterrupt:
-            return Outcome(INTERRUPTED)
+            return RunOutcome(INTERRUPTED)
 
 
-class _OnThisRank(ToolkitError):
-    """An error that only a rank other than 0 has seen: it is printed all the same."""
+class _ErrorOfThisRank(ToolkitError):
+    """An error that occurred on a rank other than 0, which has to print it itself."""
 
 
-def _run_recipe(path: Path, overrides: Sequence[str], options: Options) -> Outcome:
+def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> RunOutcome:
     loaded = loader.load(path, overrides)
-    place = references.below(loaded.name, options.runs_dir)
+    run_dir = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
         status = launching.start(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
         with console.stdout_to_stderr():
-            if not launching.wait_to_begin(functools.partial(_prepare, loaded.recipe)):
-                return Outcome(INTERRUPTED)
-            status = _run_here(loaded, options, place)
-    return Outcome(status, (place,))
+            if not launching.wait_for_start(functools.partial(_prepare, loaded.recipe)):
+                return RunOutcome(INTERRUPTED)
+            status = _run_in_this_process(loaded, options, run_dir)
+    return RunOutcome(status, (run_dir,))
 
 
-def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
-    """Run one recipe in this process; its fellow ranks do the same."""
+def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Path) -> int:
+    """Run one recipe in this process; every rank calls it."""
     accelerate_config.require_supported(loaded.recipe)
     try:
         if ranks.world_size() > 1:
@@ -113,12 +114,13 @@ def _run_here(loaded: LoadedRecipe, options: Options, place: Path) -> int:
         return 0
     except KeyboardInterrupt:
         if ranks.rank() == 0:
-            start = opening.where_from(place)
-            print(f"{place}: interrupted; the same command goes on from {start}", file=sys.stderr)
+            start = opening.where_from(run_dir)
+            print(f"{run_dir}: interrupted; the same command goes on from {start}", file=sys.stderr)
         return INTERRUPTED
 
 
-def _open(loaded: LoadedRecipe, options: Options, stack: ExitStack) -> Run | None:
+def _open(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> Run | None:
+    """Open the run of a recipe; None if it is already finished."""
     recipe = loaded.recipe
     return stack.enter_context(
         opening.open_run(
@@ -131,8 +133,8 @@ def _open(loaded: LoadedRecipe, options: Options, stack: ExitStack) -> Run | Non
     )
 
 
-def _run_on_ranks(loaded: LoadedRecipe, options: Options) -> int:
-    """Rank 0 opens and seals the run; all take part in the stage and end with the same status."""
+def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
+    """Run one recipe on several ranks: rank 0 opens and seals the run, and all end with the same status."""
     from toolkit.runtime import rank_zero  # torch and accelerate: 3 s
 
     run: Run | None = None
@@ -161,7 +163,7 @@ def _run_on_ranks(loaded: LoadedRecipe, options: Options) -> int:
             if ranks.rank() == 0:
                 raise
             signals.let_rank_0_speak()
-            raise _OnThisRank(error.what, where=error.where, fix=error.fix) from error
+            raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
 
 
 def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
@@ -170,7 +172,7 @@ def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
 
 
 def _prepare(recipe: StageRecipe) -> None:
-    """Everything that can refuse before a byte is written: the machine, and the stage's own imports."""
+    """Check, before anything is written, that the device exists and that the stage can be imported."""
     if recipe.stage not in ONE_PROCESS:  # those only read text
         from toolkit.runtime import devices  # torch: 3 s
 
@@ -179,7 +181,7 @@ def _prepare(recipe: StageRecipe) -> None:
 
 
 def _work(recipe: StageRecipe, run: Run) -> None:
-    """Run the stage; one that computes gets the threads that the run began with."""
+    """Run the stage, with the number of threads that the run recorded if it uses torch."""
     if recipe.stage not in ONE_PROCESS:
         _configure(recipe, run)
     try:
@@ -213,8 +215,8 @@ def _seal(run: Run) -> None:
     print(f"{run.path}: finished and sealed, {progress.duration(seconds)}", file=sys.stderr)
 
 
-def _live_no_longer_than_parent() -> None:
-    """End with the folder runner, or with the launcher, that started this process."""
+def _end_with_parent() -> None:
+    """Make this process end with the folder runner or the launcher that started it."""
     parent = os.environ.pop(PARENT, None)
     if parent is not None:
         signals.die_with_parent(int(parent))
@@ -226,8 +228,9 @@ def _live_no_longer_than_parent() -> None:
 
 
 def _run_folder(
-    folder: Path, overrides: Sequence[str], options: Options, on_first_stage: Callable[[], None] | None
-) -> Outcome:
+    folder: Path, overrides: Sequence[str], options: RunOptions, on_first_stage: Callable[[], None] | None
+) -> RunOutcome:
+    """Run the recipes of a folder that are not finished yet; stop at the first one that fails."""
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise UsageError(
             "a folder cannot run under a launcher: each of its stages is a launch of its own",
@@ -237,16 +240,16 @@ def _run_folder(
     recipes = dag.order(loader.load_folder(folder, overrides))
     if not options.fresh:
         _refuse_changed(recipes, options)
-    places = [references.below(loaded.name, options.runs_dir) for loaded in recipes]
+    run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)
     fresh = options.fresh
-    if fresh:  # all at once, children first: an interrupted folder goes on without --fresh
-        for place in reversed(places):
-            opening.discard(place, runs_dir=options.runs_dir)
+    if fresh:  # all at once, children first: an interrupted folder is resumed without --fresh
+        for run_dir in reversed(run_dirs):
+            opening.discard(run_dir, runs_dir=options.runs_dir)
         options = replace(options, fresh=False)
     started = 0
-    with launching.Ahead(recipes, places, options) as ahead:
-        for number, (loaded, place) in enumerate(zip(recipes, places, strict=True), 1):
-            head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {place}"
+    with launching.StagePreloader(recipes, run_dirs, options) as preloader:
+        for number, (loaded, run_dir) in enumerate(zip(recipes, run_dirs, strict=True), 1):
+            head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {run_dir}"
             if not fresh and _is_done(loaded, options):
                 print(f"{head}  finished already", file=sys.stderr, flush=True)
                 continue
@@ -254,40 +257,40 @@ def _run_folder(
             if started == 0 and on_first_stage is not None:
                 on_first_stage()
             started += 1
-            status = launching.start(loaded, options, ahead.of(number - 1))
+            status = launching.start(loaded, options, preloader.take(number - 1))
             if status != 0:
-                _tell_where_it_stopped(loaded, status, options)
-                return Outcome(status, tuple(places), is_folder=True, started=started)
+                _report_stop(loaded, status, options)
+                return RunOutcome(status, run_dirs, is_folder=True, started=started)
     if started == 0:
         print(f"{folder}: everything is finished, nothing to do (--fresh starts over)", file=sys.stderr)
-    return Outcome(0, tuple(places), is_folder=True, started=started)
+    return RunOutcome(0, run_dirs, is_folder=True, started=started)
 
 
-def _refuse_changed(recipes: Sequence[LoadedRecipe], options: Options) -> None:
-    """Name every recipe that its run was not made from, before the first stage starts."""
+def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> None:
+    """Refuse recipes whose runs were made from other settings, before the first stage starts."""
     lines = []
     for loaded in recipes:
         for change in opening.changed_settings(loaded, runs_dir=options.runs_dir):
             lines.append(f"{references.below(loaded.name, options.runs_dir)}: {change}")
     if lines:
         raise RunError(
-            "runs that are there were made from other settings:\n    " + "\n    ".join(lines),
-            fix="put the settings back, name another --runs-dir, or start over with --fresh",
+            "existing runs were made from other settings:\n    " + "\n    ".join(lines),
+            fix="restore the settings, name another --runs-dir, or start over with --fresh",
         )
 
 
-def _is_done(loaded: LoadedRecipe, options: Options) -> bool:
+def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:
     data = data_files.digests(loaded.recipe)
     return opening.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"
 
 
-def _tell_where_it_stopped(loaded: LoadedRecipe, status: int, options: Options) -> None:
+def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None:
     if status == INTERRUPTED:
         print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
     else:
         command = shlex.join(["toolkit", *launching.arguments(loaded, options)])
         print(
-            f"{loaded.recipe.stage} failed (exit status {status}); what is finished stays.\n"
-            f"The same command goes on there; this stage alone:\n  {command}",
+            f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
+            f"The same command continues there; to run this stage alone:\n  {command}",
             file=sys.stderr,
         )

@@ -47,7 +47,7 @@ def peak_flops(device: torch.device, precision: str) -> PeakFlops:
 
 @cache  # a process that trains several times measures once
 def _measure_cpu(precision: str, threads: int) -> PeakFlops:
-    """Time matrix products; a CPU without bf16 instructions would take half a minute for large ones in bf16."""
+    """Time matrix products; large ones in bf16 take half a minute on a CPU without bf16 instructions."""
     small, large = MATMUL_SIDES
     side, seconds = small, _matmul_seconds(small, precision)
     if seconds * (large / small) ** 3 < MATMUL_SECONDS:

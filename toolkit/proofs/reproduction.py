@@ -75,7 +75,7 @@ def reproduce_command(
         exact = getattr(loaded.recipe, "exact", False)
         tier = rebuild.tier(other, exact=exact)
         print(f"{run}: making it again\n  {rebuild.promise(tier, other)}", file=sys.stderr)
-        status = launching.start(loaded, launching.Options(runs_dir, launch=launch))
+        status = launching.start(loaded, launching.RunOptions(runs_dir, launch=launch))
         if status != 0:
             print(f"error: {run} could not be made again (exit status {status})", file=sys.stderr)
             return status
