@@ -1,9 +1,29 @@
-"""What an installation depends on: the lock file and the package's metadata."""
+"""The lock file, the content of the wheel, and a run from an installed wheel."""
 
+from __future__ import annotations
+
+import json
+import os
 import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+SMALL = (
+    "vocab_size=600",
+    "train_tokens=20480",
+    "data.examples=64",
+    "data.held_out_examples=8",
+    "trainer.episodes=64",
+    "trainer.max_new_tokens=16",
+    "win_rate.max_new_tokens=16",
+)
+"""Overrides with which each stage of recipes/tiny trains a few steps."""
 
 
 def test_the_lock_pins_releases_that_every_package_index_has():
@@ -11,3 +31,86 @@ def test_the_lock_pins_releases_that_every_package_index_has():
     assert "torch==2.13.0" in pins
     # A local version such as 2.13.0+cpu exists on PyTorch's own index only.
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin)] == []
+
+
+def test_the_lock_pins_every_dependency():
+    names = {
+        re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
+        for pin in (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+    }
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    section = project[project.index("dependencies = [") : project.index("[project.scripts]")]
+    required = re.findall(r'"([A-Za-z0-9_.-]+)(?:\[\w+\])?>=', section)
+    assert len(required) > 20
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in required} - names == set()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout; the build needs no network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    return next(folder.glob("toolkit-*.whl"))
+
+
+def test_the_wheel_contains_what_the_package_reads_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {
+        "toolkit/py.typed",
+        "toolkit/config/trl_fields.json",
+        "toolkit/publish/model_card.md.j2",
+        "toolkit/report/page.html.j2",
+        "toolkit/_recipes/tiny/dpo.yaml",
+        "toolkit/_recipes/recipe.schema.json",
+    } <= names
+    tracked = subprocess.run(
+        ["git", "ls-files", "toolkit", "recipes"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    expected = {re.sub("^recipes/", "toolkit/_recipes/", name) for name in tracked}
+    assert {name for name in names if ".dist-info/" not in name} == expected
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a virtual environment that has the wheel, and the dependencies of this environment."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    site_packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    # Python ignores .pth files in a folder that a .pth file adds, so the editable installation is not seen.
+    dependencies = Path(site_packages, "dependencies.pth")
+    dependencies.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet",
+         "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
+        check=True,
+    )  # fmt: skip
+    return folder / "bin"
+
+
+def in_folder(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(list(map(str, command)), cwd=folder, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_runs_the_shipped_recipes_outside_of_the_checkout(installed, tmp_path):
+    place = in_folder(tmp_path, installed / "python", "-c", "import toolkit; print(toolkit.__file__)")
+    assert place.stdout.startswith(str(installed.parent)), place.stderr
+    ran = in_folder(tmp_path, installed / "toolkit", "run", "recipes/tiny", *SMALL, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert f"{installed.parent}" in ran.stderr and "_recipes/tiny" in ran.stderr
+    numbers = json.loads(ran.stdout)
+    recipes = (ROOT / "recipes/tiny").glob("*.yaml")
+    assert {recipe.stem for recipe in recipes} <= numbers["stages"].keys()
+    assert (tmp_path / "runs/tiny/report.html").is_file()
+    for run in ("ppo", "evaluate"):
+        verified = in_folder(tmp_path, installed / "toolkit", "verify", f"runs/tiny/{run}")
+        assert verified.returncode == 0, verified.stderr
