@@ -21,7 +21,12 @@ def write(error: ToolkitError) -> None:
     file = os.environ.get(VARIABLE)
     if file is None or Path(file).exists():
         return
-    content = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    content: dict[str, object] = {
+        "kind": type(error).__name__,
+        "what": error.what,
+        "where": error.where,
+        "fix": error.fix,
+    }
     if isinstance(error, RecipeError):
         content["problems"] = [[problem.place, problem.key, problem.what] for problem in error.problems]
     Path(file).write_text(json.dumps(content), encoding="utf-8")

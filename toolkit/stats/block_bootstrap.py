@@ -9,7 +9,8 @@ before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], tot
     return sizes * (total / sizes.sum()) if sizes.sum() else sizes
 
 
-def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> dict[str, object]:
+def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> dict[str, Any]:
     """Return the sums over each tile of a text: plain lists, as they go into a JSON file.
 
     Args:
@@ -72,13 +73,13 @@ def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarr
     return np.diff(np.interp(edges, positions, sums))
 
 
-def bits_per(unit: str, tiled: dict[str, object], *, seed: int) -> Estimate:
+def bits_per(unit: str, tiled: Mapping[str, Any], *, seed: int) -> Estimate:
     """Return bits per `bytes` or `tokens` of a text in tiles."""
     bits = np.asarray(tiled["nats"]) / math.log(2)
     return block_ratio(bits, tiled[unit], block=tiled["block_tiles"], seed=seed)
 
 
-def difference(first: dict[str, object], second: dict[str, object], *, seed: int) -> Estimate:
+def difference(first: Mapping[str, Any], second: Mapping[str, Any], *, seed: int) -> Estimate:
     """Return bits per byte less those of another model on the same text, tile by tile.
 
     Blocks are as long as the longer ones of the two.
@@ -88,6 +89,6 @@ def difference(first: dict[str, object], second: dict[str, object], *, seed: int
     return block_ratio(bits, first["bytes"], block=block, seed=seed)
 
 
-def over(tiled: dict[str, object]) -> str:
+def over(tiled: Mapping[str, Any]) -> str:
     """Return what was resampled, in words."""
     return f"blocks of {tiled['block_tiles'] * tiled['tile_bytes']} bytes"

@@ -58,8 +58,8 @@ class Estimate:
 
     def map(self, function: Callable[[float], float]) -> Estimate:
         """The estimate of a monotone function of the quantity: exp of bits for a perplexity."""
-        ends = sorted((function(self.low), function(self.high)))
-        return Estimate(function(self.estimate), *ends, self.n, self.seed, self.samples, self.level)
+        low, high = sorted((function(self.low), function(self.high)))
+        return Estimate(function(self.estimate), low, high, self.n, self.seed, self.samples, self.level)
 
 
 def interval_of(row: Mapping[str, Any], key: str) -> list[float] | None:
@@ -181,7 +181,7 @@ def paired_difference(
     return bootstrap_mean(first - second, seed=seed, samples=samples, level=level)
 
 
-def wilson(successes: float, n: int, *, level: float = 0.95) -> Estimate:
+def wilson(successes: float, n: float, *, level: float = 0.95) -> Estimate:
     """Share of successes with Wilson's score interval (1927); needs no chance, is right at 0 and n too."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
@@ -189,7 +189,7 @@ def wilson(successes: float, n: int, *, level: float = 0.95) -> Estimate:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Estimate(share, low if successes else 0.0, high if successes < n else 1.0, n, level=level)
+    return Estimate(share, low if successes else 0.0, high if successes < n else 1.0, int(n), level=level)
 
 
 def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:

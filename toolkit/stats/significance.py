@@ -62,7 +62,9 @@ def power_text(n: int, share: float | None = None) -> str:
     95 % level, without ties.
     """
     text = f"n = {n:,} can tell {detectable_share(n):.0%} from 50%"
-    needed = math.inf if share is None else prompts_needed(share)
+    if share is None:
+        return text
+    needed = prompts_needed(share)
     if needed <= n or not math.isfinite(needed):
         return text
     more = needed - n
