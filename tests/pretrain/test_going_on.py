@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
 
 import pytest
 
@@ -47,7 +46,7 @@ def other_torch(patch):
 
 
 def other_processor(patch):
-    patch.setattr(hardware, "processor", cache(lambda: {"name": "an abacus", "bf16": [], "cores": 4}))
+    patch.setattr(provenance, "processor", lambda: {"name": "an abacus", "bf16": [], "cores": 4})
 
 
 def more_cores(patch):
