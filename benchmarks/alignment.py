@@ -63,24 +63,24 @@ def main() -> None:
              for method in options.methods}  # fmt: skip
     reward_model = yaml.safe_load((options.folder / "ppo.yaml").read_text())["reward_model"]
     best_of = f"win_rate.best_of={{reward_model: {reward_model}, counts: {list(BEST_OF)}}}"
-    found = compare(
+    models = compare(
         options.folder, [f"runs/{name}" for several in names.values() for name in several],
         name=f"{options.folder.name}/alignment", runs_dir=options.runs_dir, judge=options.judge,
-        overrides=[best_of, *(each for each in options.overrides if each.startswith(("data.", "threads=")))],
+        overrides=[best_of, *filter(lambda text: text.startswith(("data.", "threads=")), options.overrides)],
     )  # fmt: skip
     print(
         header("method", "win rate over sft [95 %]", "of each seed", "KL, nats an answer", "length, tokens")
     )
     for method, several in names.items():
-        rows = [found[name.rpartition("/")[2]] for name in several]
+        rows = [models[name.rpartition("/")[2]] for name in several]
         rates = [row["win_rate"]["estimate"] for row in rows]
         mean, low, high = seeds_interval(rates)
-        each = ", ".join(f"{rate:.1%}" for rate in rates)
+        per_seed = ", ".join(f"{rate:.1%}" for rate in rates)
         kl = np.mean([row["kl_to_baseline"] for row in rows])
         length = np.mean([row["mean_length"] for row in rows])
-        print(f"| {method} | {mean:.1%} [{low:.1%}, {high:.1%}] | {each} | {kl:.2f} | {length:.1f} |")
+        print(f"| {method} | {mean:.1%} [{low:.1%}, {high:.1%}] | {per_seed} | {kl:.2f} | {length:.1f} |")
     for name in (f"best of {count}" for count in BEST_OF):
-        row = found[name]
+        row = models[name]
         rate, bound = row["win_rate"], row["kl_to_baseline_at_most"]
         won = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
         print(f"| {name} | {won} | | at most {bound:.2f} | {row['mean_length']:.1f} |")

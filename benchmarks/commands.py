@@ -60,6 +60,6 @@ def environment(parser: argparse.ArgumentParser, *, trl: Path | None = None) -> 
     """The environment of a process that imports this checkout, and TRL 1.9.2 from its folder."""
     if trl is not None and not (trl / "trl").is_dir():
         parser.error(f"{trl} holds no trl; pip install --no-deps --target {trl} trl==1.9.2")
-    path = os.pathsep.join(str(each) for each in (trl, Path(__file__).resolve().parents[1]) if each)
+    path = os.pathsep.join(str(entry) for entry in (trl, Path(__file__).resolve().parents[1]) if entry)
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     return {**os.environ, **quiet, "PYTHONPATH": path}

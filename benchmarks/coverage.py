@@ -41,7 +41,7 @@ class Case:
         at_least: it may cover more: its promise is for all n at once.
     """
 
-    what: str
+    name: str
     n: str
     experiment: Callable[[Generator, int], stats.Estimate]
     truth: float
@@ -53,8 +53,8 @@ class Case:
         held = 0
         count = experiments or self.experiments
         for seed in range(count):
-            found = self.experiment(np.random.default_rng([seed, 7]), seed)
-            held += found.low <= self.truth <= found.high
+            interval = self.experiment(np.random.default_rng([seed, 7]), seed)
+            held += interval.low <= self.truth <= interval.high
         return held / count
 
 
@@ -92,7 +92,7 @@ def three_models(generator: Generator) -> list[Comparison]:
         odds = np.array([np.exp(half), 0.5, np.exp(-half)])
         won, tied, _ = np.cumsum(odds / odds.sum())
         outcomes = np.where(luck < won, 1.0, np.where(luck < tied, 0.5, 0.0))
-        rows += [Comparison(first, second, float(each), prompt) for prompt, each in enumerate(outcomes)]
+        rows += [Comparison(first, second, float(value), prompt) for prompt, value in enumerate(outcomes)]
     return rows
 
 
@@ -111,8 +111,8 @@ def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
     """Three items a prompt; who knows the answer to one of them knows them all."""
     truth = generator.choice(3, p=HABITS, size=(UNITS, 3))
     knows = generator.random((2, UNITS, 1)) < 0.7
-    said = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
-    first, second = said.reshape(2, -1).tolist()
+    labels = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
+    first, second = labels.reshape(2, -1).tolist()
     prompts = np.repeat(np.arange(UNITS), 3).tolist()
     return agreement.cohen_kappa(first, second, seed=seed, samples=SAMPLES, groups=prompts)
 
@@ -120,7 +120,7 @@ def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
 def alpha(generator: Generator, seed: int) -> stats.Estimate:
     rated = ratings(generator, 3)
     missing = generator.random(rated.shape) < 0.2
-    rows = [[None if gone else int(each) for each, gone in zip(*row, strict=True)]
+    rows = [[None if gone else int(value) for value, gone in zip(*row, strict=True)]
             for row in zip(rated, missing, strict=True)]  # fmt: skip
     return agreement.krippendorff_alpha(rows, seed=seed, samples=SAMPLES)
 
@@ -155,8 +155,8 @@ def positions(generator: Generator, seed: int) -> stats.Estimate:
     biased = generator.random(UNITS) < 0.25
     better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=UNITS)
     orders = np.where(biased, 1, better), np.where(biased, 0, better)
-    found = agreement.position_bias(*orders, seed=seed, samples=SAMPLES)
-    return stats.Estimate(found["bias"], *found["bias_interval"], UNITS)
+    result = agreement.position_bias(*orders, seed=seed, samples=SAMPLES)
+    return stats.Estimate(result["bias"], *result["bias_interval"], UNITS)
 
 
 def slope(generator: Generator, seed: int) -> stats.Estimate:
@@ -198,8 +198,8 @@ def gain_of_length(generator: Generator, seed: int) -> stats.Estimate:
 
 
 def strength(generator: Generator, seed: int) -> stats.Estimate:
-    found = rankings.bradley_terry(three_models(generator), seed=seed, samples=SAMPLES)
-    return found.strengths["a"]
+    ranking = rankings.bradley_terry(three_models(generator), seed=seed, samples=SAMPLES)
+    return ranking.strengths["a"]
 
 
 def bits_per_byte(generator: Generator, seed: int) -> stats.Estimate:

@@ -47,15 +47,15 @@ def train(options: argparse.Namespace, pairs: int) -> dict:
     return {"pairs": pairs, "accuracy": accuracy, "looks": evaluation(options.runs_dir, policy)["looks"]}
 
 
-def draw(found: list[dict], path: Path) -> None:
+def draw(curves: list[dict], path: Path) -> None:
     with plt.rc_context(figures.STYLE):
         figure, (gold, proxy) = plt.subplots(1, 2, figsize=(10, 4))
-        for one, colour in zip(found, COLOURS, strict=False):
-            looks = sorted(one["looks"], key=lambda look: look["rollout"])
+        for curve, colour in zip(curves, COLOURS, strict=False):
+            looks = sorted(curve["looks"], key=lambda look: look["rollout"])
             x = [max(look["kl"], 0) ** 0.5 for look in looks]
             y = [look["score"] for look in looks]
             low, high = zip(*(look["score_interval"] for look in looks), strict=True)
-            label = f"{one['pairs']:,} pairs (right in {one['accuracy']:.0%})"
+            label = f"{curve['pairs']:,} pairs (right in {curve['accuracy']:.0%})"
             gold.plot(x, y, color=colour, label=label)
             gold.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             best = max(range(len(y)), key=y.__getitem__)
@@ -85,23 +85,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of each training; default all cores")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    found = [train(options, pairs) for pairs in options.pairs]
+    curves = [train(options, pairs) for pairs in options.pairs]
     print(header(
         "pairs", "reward model right", "gold at first", "at its peak [95 %]", "rollout, KL of the peak",
         "gold at the end [95 %]", "KL", "reward model's score at first, peak, end",
     ))  # fmt: skip
-    for one in found:
-        first, last = one["looks"][0], one["looks"][-1]
-        best = max(one["looks"], key=lambda look: look["score"])
+    for curve in curves:
+        first, last = curve["looks"][0], curve["looks"][-1]
+        best = max(curve["looks"], key=lambda look: look["score"])
         intervals = [f"{look['score']:.2f} [{look['score_interval'][0]:.2f}, {look['score_interval'][1]:.2f}]"
                      for look in (best, last)]  # fmt: skip
         print(
-            f"| {one['pairs']:,} | {one['accuracy']:.1%} | {first['score']:.2f} | {intervals[0]} "
+            f"| {curve['pairs']:,} | {curve['accuracy']:.1%} | {first['score']:.2f} | {intervals[0]} "
             f"| {best['rollout']}, {best['kl']:.1f} | {intervals[1]} | {last['kl']:.1f} "
             f"| {first['proxy']:.2f}, {best['proxy']:.2f}, {last['proxy']:.2f} |"
         )
     if options.picture:
-        draw(found, options.picture)
+        draw(curves, options.picture)
 
 
 if __name__ == "__main__":

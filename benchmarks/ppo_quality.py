@@ -101,12 +101,12 @@ def main() -> None:
         run = f"tiny/ppo-quality-{number}"
         command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *ARMS[name], *common]
         seconds[name], models[name] = timed([*command, "--fresh"]), f"runs/{run}"
-    found = compare(
+    results = compare(
         RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir,
         overrides=[f"data.held_out_examples={options.prompts}"],
     )  # fmt: skip
     print(header("arm", "seconds", "of TRL's", "gold win rate over sft [95 %]", "KL", "length"))
-    for name, row in zip(models, list(found.values())[1:], strict=True):
+    for name, row in zip(models, list(results.values())[1:], strict=True):
         rate = row["win_rate"]
         won = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
         share = seconds[name] / seconds["TRL 1.9.2"]

@@ -123,17 +123,19 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
     if args.curves:
         shape32 = replace(shape, precision="fp32")
         plain = arms.Levers(causal_attention=False, fused=False, activation="gelu_new", keep_memory=False)
-        found = [Arm("ours", arms.order_for("ours", shape, levers, None)),
+        selected = [Arm("ours", arms.order_for("ours", shape, levers, None)),
                  Arm("plain fp32", arms.order_for("ours", shape32, plain, None))]  # fmt: skip
-        return found, facts(shape)
-    found = [Arm(name, arms.order_for(name, shape, lever, None)) for name, lever in named.items()]
+        return selected, facts(shape)
+    selected = [Arm(name, arms.order_for(name, shape, lever, None)) for name, lever in named.items()]
     others = [PRODUCTS, "Trainer"]
     if args.nanogpt:
         others += ["nanoGPT", "nanoGPT compiled"]
-    found[1:1] = [Arm(name, arms.order_for(name, shape, levers, args.nanogpt)) for name in others]
+    selected[1:1] = [Arm(name, arms.order_for(name, shape, levers, args.nanogpt)) for name in others]
     if args.arms:
-        found = [arm for arm in found if arm.name == "ours" or any(word in arm.name for word in args.arms)]
-    return found, facts(shape)
+        selected = [
+            arm for arm in selected if arm.name == "ours" or any(word in arm.name for word in args.arms)
+        ]
+    return selected, facts(shape)
 
 
 def facts(shape) -> dict:
@@ -151,8 +153,8 @@ def facts(shape) -> dict:
     else:
         from toolkit.runtime.hardware import processor
 
-        found = processor()
-        hardware = f"{found['name']} {' '.join(found['bf16'])}".strip() + f", {shape.threads} threads"
+        cpu = processor()
+        hardware = f"{cpu['name']} {' '.join(cpu['bf16'])}".strip() + f", {shape.threads} threads"
     return {
         "hardware": hardware, "torch": torch.__version__, "precision": shape.precision,
         "parameters": num_parameters(shape.model(), vocab_size=shape.vocab_size),
@@ -244,8 +246,8 @@ def main() -> int:
     args = arguments()
     arms, about = make_arms(args)
     if args.curves:
-        found = curves(arms, args.curves)
-        print(json.dumps({**about, **found}) if args.json else json.dumps(found, indent=1))
+        result = curves(arms, args.curves)
+        print(json.dumps({**about, **result}) if args.json else json.dumps(result, indent=1))
         return 0
     measure(arms, args, in_turn="cuda" not in arms[0].order)
     rows = results(arms, about)

@@ -111,9 +111,9 @@ def ours(shape: Shape, levers: Levers) -> Step:
         loss = loss_of(rows)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for each in optimizers:
-            each.step()
-            each.zero_grad(set_to_none=True)
+        for opt in optimizers:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
         return loss.detach()
 
     return step

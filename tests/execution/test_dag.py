@@ -63,15 +63,15 @@ def test_every_reference_of_the_schema_is_known():
     }
 
     def strings(model) -> set[str]:
-        found = set()
+        done = set()
         for name, field in model.model_fields.items():
             text = str(field.annotation)
             for inner in settings:
                 if f".{inner.__name__}" in text:
-                    found |= strings(inner)
+                    done |= strings(inner)
             if re.search(r"\bstr\b", text):
-                found.add(name)
-        return found
+                done.add(name)
+        return done
 
     settings = [
         kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, schema.Settings)
@@ -86,18 +86,19 @@ def test_every_reference_of_the_schema_is_known():
 def test_the_order_follows_the_references():
     pretrain = loaded("t/a", schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=10))
     ordered = dag.order([pretrain, corpus(), tokenizer()])
-    assert [one.name for one in ordered] == ["t/tokenizer", "t/corpus", "t/a"]
+    assert [loaded.name for loaded in ordered] == ["t/tokenizer", "t/corpus", "t/a"]
     elsewhere = corpus(parent="runs/other/tokenizer")
     assert dag.order([elsewhere, tokenizer()]) == [elsewhere, tokenizer()]
     inside = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus/train", train_tokens=1)
     checkpoint = loaded("t/b", inside)
-    assert [one.name for one in dag.order([checkpoint, corpus()])] == ["t/corpus", "t/b"]
+    assert [loaded.name for loaded in dag.order([checkpoint, corpus()])] == ["t/corpus", "t/b"]
 
 
 def test_a_circle_is_named_with_its_places():
     first, second = corpus("t/a", "runs/t/b"), corpus("t/b", "runs/t/a")
     first, second = (
-        dataclasses.replace(one, positions={("tokenizer",): f"{one.name}.yaml:2"}) for one in (first, second)
+        dataclasses.replace(loaded, positions={("tokenizer",): f"{loaded.name}.yaml:2"})
+        for loaded in (first, second)
     )
     with pytest.raises(RecipeError) as caught:
         dag.order([corpus("t/c", "runs/t/a"), first, second])

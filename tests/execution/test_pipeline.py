@@ -248,19 +248,19 @@ def test_verify_writes_nothing(toy_runs, toolkit):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
 def test_two_processes_make_a_sealed_run(toy_runs, toolkit, stage):
-    place = toy_runs.parent.parent
-    files = {name: place / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
+    folder = toy_runs.parent.parent
+    files = {name: folder / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
     words = [*command(stage, files), f"run=two/{stage}"]
     if stage in ("sft", "reward", "dpo"):
         words.append("micro_batch_examples=4")
     if stage == "pretrain":
         words.append("micro_batch_tokens=256")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = start(*launcher, "-m", "toolkit", *words, cwd=place)
+    done = start(*launcher, "-m", "toolkit", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
-    run = place / "runs" / "two" / stage
+    run = folder / "runs" / "two" / stage
     assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
-    assert toolkit("verify", str(run), cwd=place).returncode == 0
+    assert toolkit("verify", str(run), cwd=folder).returncode == 0
     ours, alone = (
         json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage)
     )  # the same batches: the same numbers but for rounding
@@ -271,11 +271,11 @@ def test_two_processes_make_a_sealed_run(toy_runs, toolkit, stage):
 
 @pytest.mark.slow
 def test_accelerate_launches_a_recipe(toy_runs):
-    place = toy_runs.parent.parent
+    folder = toy_runs.parent.parent
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
     words = [*command("pretrain", {}), "run=launched/pretrain"]
-    done = start(*launcher, "-m", "toolkit", *words, cwd=place)
+    done = start(*launcher, "-m", "toolkit", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
-    launched, alone = place / "runs" / "launched" / "pretrain", toy_runs / "pretrain"
+    launched, alone = folder / "runs" / "launched" / "pretrain", toy_runs / "pretrain"
     weights = [(run / "model" / "model.safetensors").read_bytes() for run in (launched, alone)]
     assert weights[0] == weights[1]

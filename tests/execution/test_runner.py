@@ -23,7 +23,7 @@ ORDER = ["tokenizer", "corpus", "pretrain"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder of recipes whose alphabetical order is not their order."""
     recipes = tmp_path / "recipes" / "t"
     recipes.mkdir(parents=True)
@@ -34,12 +34,12 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(place: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (), **variables: str):
+def start(folder: Path, recipe: str, *words: str, launcher: tuple[str, ...] = (), **variables: str):
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     environment |= {"TOY_WITHOUT_TORCH": "1", "OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, *launcher, str(PROGRAM), "run", recipe, *words, "--runs-dir", "runs"]
     return subprocess.Popen(
-        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
@@ -54,21 +54,21 @@ def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
     return out, err
 
 
-def run(place: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
-    return finish(start(place, recipe, *words, **variables), status)
+def run(folder: Path, recipe: str, *words: str, status: int = 0, **variables: str) -> tuple[str, str]:
+    return finish(start(folder, recipe, *words, **variables), status)
 
 
 def wait_for_step(process: subprocess.Popen, step: int) -> str:
-    said = ""
+    text = ""
     for line in process.stderr:
-        said += line
+        text += line
         if line == f"at step {step}\n":
-            return said
-    raise AssertionError(said)
+            return text
+    raise AssertionError(text)
 
 
-def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(place, worked):
-    out, err = run(place, "recipes/t", "--json")
+def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(folder, worked):
+    out, err = run(folder, "recipes/t", "--json")
     assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
         ("1/2", "tokenizer", "tokenizer"),
         ("2/2", "corpus", "corpus"),
@@ -76,60 +76,60 @@ def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(plac
     numbers = json.loads(out)
     assert numbers["stages"]["tokenizer"]["total"] == 6 and list(numbers["stages"]) == ORDER[:2]
     assert "a library that prints on stdout" in err
-    assert (place / "runs" / "t" / "report.html").exists()
+    assert (folder / "runs" / "t" / "report.html").exists()
 
     worked()
-    out, err = run(place, "recipes/t", "--json")
+    out, err = run(folder, "recipes/t", "--json")
     assert worked() < 6  # 1.8 s measured
     assert json.loads(out)["stages"].keys() == numbers["stages"].keys()
     assert err.count("finished already") == 2 and "nothing to do" in err
 
-    (place / "runs" / "t" / "corpus" / "lock.json").unlink()
-    _, err = run(place, "recipes/t")
+    (folder / "runs" / "t" / "corpus" / "lock.json").unlink()
+    _, err = run(folder, "recipes/t")
     assert err.count("finished already") == 1 and "runs/t/corpus: finished and sealed" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_folder_says_where_it_goes_on_and_does(place, number):
-    process = start(place, "recipes/t", TOY_STOP_AT="2")
+def test_an_interrupted_folder_says_where_it_goes_on_and_does(folder, number):
+    process = start(folder, "recipes/t", TOY_STOP_AT="2")
     wait_for_step(process, 2)
     process.send_signal(number)
     _, err = finish(process, 130)
-    assert "goes on from step 2" in err and "Traceback" not in err and not (place / "runs/t/corpus").exists()
-    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert "goes on from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
+    _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "going on from step 2" in err
-    numbers = json.loads((place / "runs/t/tokenizer/evaluation.json").read_text())
+    numbers = json.loads((folder / "runs/t/tokenizer/evaluation.json").read_text())
     assert numbers == {"total": 6, "steps_here": 1}
-    assert [row["step"] for row in metrics.read(place / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
+    assert [row["step"] for row in metrics.read(folder / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
 
 
-def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(place):
-    process = start(place, "recipes/t", TOY_STOP_AT="1")
+def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(folder):
+    process = start(folder, "recipes/t", TOY_STOP_AT="1")
     wait_for_step(process, 1)
     process.kill()
     finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
-    _, err = run(place, "recipes/t/tokenizer.yaml")
-    assert "going on from step 1" in err and seal.verify(place / "runs/t/tokenizer") == []
+    _, err = run(folder, "recipes/t/tokenizer.yaml")
+    assert "going on from step 1" in err and seal.verify(folder / "runs/t/tokenizer") == []
 
 
-def test_a_failing_stage_stops_the_folder_with_its_status(place):
-    _, err = run(place, "recipes/t", status=1, TOY_DATA_ERROR="1")
+def test_a_failing_stage_stops_the_folder_with_its_status(folder):
+    _, err = run(folder, "recipes/t", status=1, TOY_DATA_ERROR="1")
     assert "toy.txt: a toy's complaint" in err and "tokenizer failed (exit status 1)" in err
     assert "toolkit run recipes/t/tokenizer.yaml" in err and "[2/2]" not in err and "Traceback" not in err
 
 
-def test_a_full_disk_is_one_clear_message(place):
-    _, err = run(place, "recipes/t/tokenizer.yaml", status=1, TOY_FULL_AT="2")
+def test_a_full_disk_is_one_clear_message(folder):
+    _, err = run(folder, "recipes/t/tokenizer.yaml", status=1, TOY_FULL_AT="2")
     assert "runs/t/tokenizer: the disk is full" in err and "Traceback" not in err
-    assert not seal.is_sealed(place / "runs/t/tokenizer")
-    _, err = run(place, "recipes/t/tokenizer.yaml")
+    assert not seal.is_sealed(folder / "runs/t/tokenizer")
+    _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "going on from step 2" in err
 
 
 @pytest.fixture
-def here(place, monkeypatch):
+def here(folder, monkeypatch):
     """In this process, with the toy of the corpus stage for both."""
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(runner, "_prepare", lambda recipe: None)
 
     def work(recipe, run):
@@ -137,7 +137,7 @@ def here(place, monkeypatch):
         print("on stdout")
 
     monkeypatch.setattr(runner, "_work", work)
-    return place
+    return folder
 
 
 def test_verify_names_the_file_and_gives_1(here, capfd):
@@ -149,9 +149,9 @@ def test_verify_names_the_file_and_gives_1(here, capfd):
     assert verify_command("runs/t/corpus", json=True) == 1
     out, err = capfd.readouterr()
     assert "runs/t/tokenizer: model/weights.txt: changed since the run was sealed" in err
-    found = json.loads(out)
-    assert not found["whole"]
-    assert [row["run"] for row in found["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
+    result = json.loads(out)
+    assert not result["whole"]
+    assert [row["run"] for row in result["chain"]] == ["runs/t/tokenizer", "runs/t/corpus"]
     with pytest.raises(RunError, match="weights.txt: changed"):
         run_command("recipes/t/corpus.yaml", runs_dir="runs", fresh=True)
     assert seal.is_sealed(here / "runs/t/corpus")
@@ -303,14 +303,14 @@ def test_a_process_that_was_started_ahead_begins_when_it_is_told(here, needed):
     loaded = loader.load("recipes/t/tokenizer.yaml", [])
     options = launching.RunOptions(Path("runs"))
     preloaded = launching.PreloadedStage(loaded, options)
-    place = here / "runs" / "t" / "tokenizer"
+    folder = here / "runs" / "t" / "tokenizer"
     time.sleep(3)
-    assert preloaded.process.poll() is None and not place.exists()
+    assert preloaded.process.poll() is None and not folder.exists()
     if needed:
-        assert launching.start(loaded, options, preloaded) == 0 and seal.is_sealed(place)
+        assert launching.start(loaded, options, preloaded) == 0 and seal.is_sealed(folder)
     else:
         preloaded.discard()
-        assert preloaded.process.returncode == launching.INTERRUPTED and not place.exists()
+        assert preloaded.process.returncode == launching.INTERRUPTED and not folder.exists()
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -346,9 +346,9 @@ def test_a_recipe_that_is_wrong_is_said_once_by_two_processes(tokens):
 
 def test_two_processes_work_as_one(tokens):
     """That both take part, and one opens, seals and speaks."""
-    place = tokens
-    process = start(place, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    folder = tokens
+    process = start(folder, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
     out, err = finish(process, 0)
     assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
-    assert err.count("finished and sealed") == 1 and seal.verify(place / "runs/t/pretrain") == []
-    assert json.loads((place / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2
+    assert err.count("finished and sealed") == 1 and seal.verify(folder / "runs/t/pretrain") == []
+    assert json.loads((folder / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2

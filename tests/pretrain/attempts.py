@@ -49,12 +49,12 @@ def start(*recipes: Path, folder: Path, **how) -> subprocess.Popen:
 
 def finish(*recipes: Path, folder: Path, **how) -> Path:
     """Run to the end; return the directory of the last recipe's run."""
-    status, err = outcome(start(*recipes, folder=folder, **how))
+    status, err = wait_for_end(start(*recipes, folder=folder, **how))
     assert status == 0, err
-    return place(recipes[-1], folder)
+    return run_dir(recipes[-1], folder)
 
 
-def outcome(process: subprocess.Popen, timeout: float = 280) -> tuple[int, str]:
+def wait_for_end(process: subprocess.Popen, timeout: float = 280) -> tuple[int, str]:
     """Wait for the end; return the exit status and stderr. Nothing of it stays behind."""
     try:
         _, err = process.communicate(timeout=timeout)
@@ -64,7 +64,7 @@ def outcome(process: subprocess.Popen, timeout: float = 280) -> tuple[int, str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def place(recipe: Path, folder: Path) -> Path:
+def run_dir(recipe: Path, folder: Path) -> Path:
     return folder / "runs" / recipe.parent.name / recipe.stem
 
 
@@ -92,8 +92,8 @@ def steps_done(run: Path) -> int:
 
 
 def newest(run: Path) -> int:
-    found = checkpoint.steps(run / "checkpoints")
-    return found[-1][0] if found else 0
+    checkpoints = checkpoint.steps(run / "checkpoints")
+    return checkpoints[-1][0] if checkpoints else 0
 
 
 def result(run: Path) -> dict[str, object]:
@@ -110,8 +110,8 @@ def result(run: Path) -> dict[str, object]:
 
 def differing(first: Path, second: Path) -> list[str]:
     """Return what differs between two finished runs, of weights, optimizer, steps and metrics."""
-    one, other = result(first), result(second)
-    return [name for name in one if one[name] != other[name]]
+    first_result, second_result = result(first), result(second)
+    return [name for name in first_result if first_result[name] != second_result[name]]
 
 
 # What is broken on purpose, to see that the tests notice

@@ -60,15 +60,20 @@ def write_recipe(folder: Path, corpus: Path, name: str = "first", **settings) ->
     return path
 
 
+def train(folder: Path, corpus: Path, name: str = "first", **settings) -> Path:
+    """Run a pretraining in this process and return its run directory, which is not sealed."""
+    loaded = loader.load(write_recipe(folder, corpus, name, **settings))
+    with open_run(loaded, runs_dir=folder / "runs") as run:
+        devices.configure(loaded.recipe)
+        stage.run(loaded.recipe, run)
+    return folder / "runs" / "t" / name
+
+
 @pytest.fixture
 def pretrain(tmp_path, corpus):
-    """Run a pretraining with the given settings and return its directory; not sealed."""
+    """`train` in the test's folder."""
 
     def run(name: str = "first", *, tokens: Path = corpus, **settings) -> Path:
-        loaded = loader.load(write_recipe(tmp_path, tokens, name, **settings))
-        with open_run(loaded, runs_dir=tmp_path / "runs") as opened:
-            devices.configure(loaded.recipe)
-            stage.run(loaded.recipe, opened)
-        return tmp_path / "runs" / "t" / name
+        return train(tmp_path, tokens, name, **settings)
 
     return run

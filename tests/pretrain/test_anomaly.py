@@ -48,12 +48,12 @@ def corrupted(context, number, rows, monitor):
 
 def jumping(context, number, rows, monitor):
     """One step with 100 times the learning rate, and what comes of it in the next."""
-    for each in context.optimizers:
-        for group in each.param_groups:
+    for opt in context.optimizers:
+        for group in opt.param_groups:
             group["peak_lr"] *= 100.0 if number == SPIKE - 1 else 1.0
     result = train_step(context, number, rows, monitor)
-    for each in context.optimizers:
-        for group in each.param_groups:
+    for opt in context.optimizers:
+        for group in opt.param_groups:
             group["peak_lr"] /= 100.0 if number == SPIKE - 1 else 1.0
     return result
 
@@ -257,9 +257,9 @@ def test_skips_before_an_interruption_count(pretrain, monkeypatch):
         pretrain(guard=guard)
 
 
-def _crash_at(wanted):
+def _crash_at(crash_step):
     def crash(context, number, rows, monitor):
-        if number == wanted:
+        if number == crash_step:
             raise ConnectionError
         return train_step(context, number, rows, monitor)
 

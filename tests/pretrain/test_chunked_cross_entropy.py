@@ -66,9 +66,11 @@ def test_bf16_is_as_near_to_fp32_as_the_plain_head_in_bf16(tensors, block):
     ours = with_gradients(loss, hidden, weight)
     usual = with_gradients(plain(*tensors, bf16=True), hidden, weight)
     assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == torch.float32
-    for one, other, true in zip(ours, usual, exactly, strict=True):
-        away, usually = ((value - true).abs().max() / true.abs().max() for value in (one, other))
-        assert away < max(0.01, 1.5 * usually)
+    for ours_grad, usual_grad, true in zip(ours, usual, exactly, strict=True):
+        error, usual_error = (
+            (value - true).abs().max() / true.abs().max() for value in (ours_grad, usual_grad)
+        )
+        assert error < max(0.01, 1.5 * usual_error)
     # and it really is bf16
     assert not torch.allclose(ours[1], exactly[1], atol=1e-6, rtol=1e-6)
 
@@ -99,8 +101,8 @@ def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
     loss = chunked_cross_entropy(hidden, weight, targets, block=7, bf16=False)
     wrong = with_gradients(loss, hidden, weight)
     torch.testing.assert_close(wrong[0], expected[0], atol=1e-6, rtol=1e-6)
-    for one, other in zip(wrong[1:], expected[1:], strict=True):
-        assert not torch.allclose(one, other, atol=1e-3, rtol=1e-3)
+    for ours_grad, usual_grad in zip(wrong[1:], expected[1:], strict=True):
+        assert not torch.allclose(ours_grad, usual_grad, atol=1e-3, rtol=1e-3)
 
 
 def test_logits_far_apart_overflow_nothing():

@@ -128,7 +128,7 @@ def test_tree_sum_is_balanced_and_holds_few_leaves():
             made.append(weakref.ref(tensor := torch.tensor([float(number)])))
             yield [tensor]
             del tensor
-            held.append(sum(each() is not None for each in made))
+            held.append(sum(reference() is not None for reference in made))
 
     assert deterministic_reduce.tree_sum(watched())[0].item() == 64 * 63 / 2
     assert max(held) == 6
@@ -175,7 +175,7 @@ def trained(tmp_path_factory, corpus):
         folder = tmp_path_factory.mktemp(f"on-{number}")
         recipes = [write_recipe(folder, corpus, name, **settings) for name, settings in RECIPES.items()]
         attempts.finish(*recipes, folder=folder, processes=number)
-        runs |= {(recipe.stem, number): attempts.place(recipe, folder) for recipe in recipes}
+        runs |= {(recipe.stem, number): attempts.run_dir(recipe, folder) for recipe in recipes}
     return runs
 
 
@@ -203,10 +203,10 @@ def test_killed_on_one_process_and_gone_on_with_two_is_still_the_same(trained, t
     recipes = [write_recipe(tmp_path, corpus, name, **settings) for name in ("whole", "moved")]
     whole = attempts.finish(recipes[0], folder=tmp_path)
     process = attempts.start(recipes[1], folder=tmp_path)
-    moved = attempts.place(recipes[1], tmp_path)
+    moved = attempts.run_dir(recipes[1], tmp_path)
     assert attempts.kill_when(process, lambda: attempts.newest(moved) >= 64)
     assert process.returncode == -signal.SIGKILL
-    status, err = attempts.outcome(attempts.start(recipes[1], folder=tmp_path, processes=2))
+    status, err = attempts.wait_for_end(attempts.start(recipes[1], folder=tmp_path, processes=2))
     assert status == 0, err
     assert "world_size: 1 -> 2" in err and "exact" in err
     assert not {"weights", "optimizer", "steps"} & set(attempts.differing(whole, moved))
@@ -216,7 +216,7 @@ def test_killed_on_one_process_and_gone_on_with_two_is_still_the_same(trained, t
 def test_three_processes_are_refused_before_anything_is_written(tmp_path, corpus):
     settings = EXACT | {"batch_tokens": 96 * 4, "micro_batch_tokens": 96}
     recipe = write_recipe(tmp_path, corpus, "three", **settings)
-    status, err = attempts.outcome(attempts.start(recipe, folder=tmp_path, processes=3))
+    status, err = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path, processes=3))
     assert status != 0
     assert err.count("4 micro-batches cannot be divided among 3 processes") == 1
-    assert not (attempts.place(recipe, tmp_path) / "metrics.jsonl").exists()
+    assert not (attempts.run_dir(recipe, tmp_path) / "metrics.jsonl").exists()

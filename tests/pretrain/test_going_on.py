@@ -80,17 +80,17 @@ def test_what_changed_is_said_with_what_it_does(attempt, change, settings, line,
     attempt(**settings)
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
-        said = attempt(**settings)
-        assert "going on from the beginning" in said and "not as it last ran:" in said
-        assert line in said and promise in said
+        message = attempt(**settings)
+        assert "going on from the beginning" in message and "not as it last ran:" in message
+        assert line in message and promise in message
         # it is compared with the last attempt, and said once
         assert "not as it last ran" not in attempt(**settings)
 
 
 def test_nothing_changed_nothing_is_said(attempt):
     attempt()
-    said = attempt()
-    assert "going on from" in said and "each step" not in said and "not as" not in said
+    message = attempt()
+    assert "going on from" in message and "each step" not in message and "not as" not in message
 
 
 def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):

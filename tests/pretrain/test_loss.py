@@ -53,7 +53,7 @@ def test_halves_of_a_row_keep_documents_apart():
     same = (document[:, None] == document[None, :])[None, None]
     both, _ = loss_module.causal_attention(None, query, key, value, None, same_document=same, scaling=0.25)
     for start, end in ((0, 50), (50, 100), (100, 128)):
-        parts = (each[:, :, start:end] for each in (query, key, value))
+        parts = (tensor[:, :, start:end] for tensor in (query, key, value))
         alone, _ = loss_module.causal_attention(None, *parts, None, scaling=0.25)
         torch.testing.assert_close(both[:, start:end], alone, atol=0.02, rtol=0.02)
 
@@ -114,8 +114,8 @@ def test_documents_of_a_row_are_kept_apart(tiny_model, bf16):
     alone = [torch.cat([stop, text, stop])[None] for text in texts]
     with use_training_kernels(model):
         apart = TrainingLoss(model, bf16=bf16, end_id=end)
-        losses = torch.stack([TrainingLoss(model, bf16=bf16)(one) for one in alone])
-        weights = torch.tensor([one.shape[1] - 1.0 for one in alone])
+        losses = torch.stack([TrainingLoss(model, bf16=bf16)(row_alone) for row_alone in alone])
+        weights = torch.tensor([row_alone.shape[1] - 1.0 for row_alone in alone])
         expected = (losses * weights).sum() / weights.sum()
         assert apart(row).item() == pytest.approx(expected.item(), rel=1e-2 if bf16 else 1e-6)
         together = TrainingLoss(model, bf16=bf16)(row)

@@ -84,8 +84,8 @@ def test_state_comes_back_bitwise(name):
     first = model_with_gradients()
     settings = OptimizerSettings(name=name)
     optimizers = optimizer.build(first, settings)
-    for each in optimizers:
-        each.step()
+    for opt in optimizers:
+        opt.step()
     second = copy.deepcopy(first)
     restored = optimizer.build(second, settings)
     tensors = load(save(optimizer.state_tensors(optimizers, first)))
@@ -95,8 +95,8 @@ def test_state_comes_back_bitwise(name):
         for parameter, new in zip(model.parameters(), model_with_gradients(seed=9).parameters(), strict=True):
             parameter.grad = new.grad
         optimizer.set_learning_rates(group, 0.5)
-        for each in group:
-            each.step()
+        for opt in group:
+            opt.step()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     again = optimizer.state_tensors(restored, second)
     for key, tensor in optimizer.state_tensors(optimizers, first).items():
@@ -106,8 +106,8 @@ def test_state_comes_back_bitwise(name):
 def test_missing_state_is_noticed():
     model = model_with_gradients()
     optimizers = optimizer.build(model, OptimizerSettings())
-    for each in optimizers:
-        each.step()
+    for opt in optimizers:
+        opt.step()
     tensors = optimizer.state_tensors(optimizers, model)
     lacking = {key: value for key, value in tensors.items() if "wpe" not in key}
     with pytest.raises(KeyError):

@@ -45,13 +45,13 @@ def whole(tmp_path_factory, corpus):
 def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, whole):
     """Tier B: SIGKILL five times within one epoch, the same command again: the same bytes as undisturbed."""
     recipe = write_recipe(tmp_path, corpus, "killed", **SETTINGS)
-    run = attempts.place(recipe, tmp_path)
+    run = attempts.run_dir(recipe, tmp_path)
     generator = random.Random(0)
     first = generator.randint(1, 4)  # before the first checkpoint
     conditions = [lambda: attempts.steps_done(run) >= first]
     conditions += [lambda: half_written(run)] * 2
-    wanted = generator.randint(20, 25)
-    conditions += [lambda: attempts.steps_done(run) >= wanted, lambda: half_written(run)]
+    later = generator.randint(20, 25)
+    conditions += [lambda: attempts.steps_done(run) >= later, lambda: half_written(run)]
     in_the_middle = 0
     for condition in conditions:
         process = attempts.start(recipe, folder=tmp_path, fault="slow steps")
@@ -59,12 +59,12 @@ def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, who
         assert attempts.kill_when(process, condition), process.stderr
         assert process.returncode == -signal.SIGKILL and not seal.is_sealed(run)
         in_the_middle += half_written(run)
-        found = checkpoint.steps(run / "checkpoints")
-        assert all(checkpoint.is_whole(path) for _, path in found)
+        checkpoints = checkpoint.steps(run / "checkpoints")
+        assert all(checkpoint.is_whole(path) for _, path in checkpoints)
         assert attempts.newest(run) >= before
         # the journal reaches as far as the checkpoint that the run will go on from
         rows = metrics.read(run / "steps.jsonl")
-        assert not found or rows[-1]["step"] >= found[-1][0]
+        assert not checkpoints or rows[-1]["step"] >= checkpoints[-1][0]
     assert in_the_middle >= 1
     attempts.finish(recipe, folder=tmp_path)
     assert seal.is_sealed(run) and not seal.verify(run)
@@ -76,27 +76,27 @@ def test_a_writer_without_seal_is_noticed(tmp_path, corpus, whole):
     all.
     """
     recipe = write_recipe(tmp_path, corpus, "broken", **SETTINGS)
-    run = attempts.place(recipe, tmp_path)
+    run = attempts.run_dir(recipe, tmp_path)
 
     def middle() -> bool:
         return any(not (path / "training.json").exists() for _, path in checkpoint.steps(run / "checkpoints"))
 
     process = attempts.start(recipe, folder=tmp_path, fault="write in place")
     assert attempts.kill_when(process, middle) and middle()
-    status, _ = attempts.outcome(attempts.start(recipe, folder=tmp_path, fault="write in place"))
+    status, _ = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path, fault="write in place"))
     assert status != 0 or attempts.differing(whole, run) != []
     # what is there now is refused by a run as it should be, which starts from what is whole
-    status, err = attempts.outcome(attempts.start(recipe, folder=tmp_path))
+    status, err = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path))
     assert status == 0 and "not used, it is not what was sealed" in err
     assert attempts.differing(whole, run) == []
 
 
 def test_two_processes_learn_as_one(tmp_path, corpus):
     settings = {"log_every_steps": 1, "train_tokens": 256 * 20, "micro_batch_tokens": 64}
-    one = attempts.finish(write_recipe(tmp_path, corpus, "one", **settings), folder=tmp_path)
-    two = attempts.finish(write_recipe(tmp_path, corpus, "two", **settings), folder=tmp_path, processes=2)
-    assert len(losses(one)) == 20
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-4)
-    first, second = (load_file(run / "model" / "model.safetensors") for run in (one, two))
+    single = attempts.finish(write_recipe(tmp_path, corpus, "one", **settings), folder=tmp_path)
+    pair = attempts.finish(write_recipe(tmp_path, corpus, "two", **settings), folder=tmp_path, processes=2)
+    assert len(losses(single)) == 20
+    np.testing.assert_allclose(losses(pair), losses(single), rtol=1e-4)
+    first, second = (load_file(run / "model" / "model.safetensors") for run in (single, pair))
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)

@@ -43,9 +43,9 @@ def finished(tmp_path_factory, corpus) -> Path:
 @pytest.fixture
 def copy(finished, request) -> Path:
     """A copy beside the run: its parents are where they were, seen from it."""
-    place = finished.parent / request.node.name.replace("/", "_")
-    shutil.copytree(finished, place)
-    return place
+    path = finished.parent / request.node.name.replace("/", "_")
+    shutil.copytree(finished, path)
+    return path
 
 
 def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -64,9 +64,9 @@ def verify(run: Path, steps: int, capfd) -> tuple[int, dict, str]:
 )
 def test_the_same_bits_from_a_checkpoint_and_from_the_start(finished, capfd, steps, begin, states):
     before = bytes_of(finished)
-    status, told, shown = verify(finished, steps, capfd)
-    found = told["replay"]
-    assert status == 0 and told["same"] and told["whole"] and found["tier"] == "B"
+    status, output, shown = verify(finished, steps, capfd)
+    found = output["replay"]
+    assert status == 0 and output["same"] and output["whole"] and found["tier"] == "B"
     assert found["from"] == begin and found["checkpoint"] == (f"step-{begin:08d}" if begin else None)
     assert [row["step"] for row in found["losses"]] == list(range(begin + 1, begin + steps + 1))
     assert all(row["loss"] == row["recorded_loss"] for row in found["losses"])
@@ -112,39 +112,39 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_other_bit_is_found(copy, capfd, fault):
     (copy / "lock.json").unlink()  # or the hashes would tell
-    spoil, said = FAULTS[fault]
+    spoil, message = FAULTS[fault]
     spoil(copy)
-    status, told, shown = verify(copy, 4, capfd)
-    assert status == 1 and not told["same"]
-    assert told["replay"]["first_difference"].startswith(said) and f"first of all {said}" in shown
+    status, output, shown = verify(copy, 4, capfd)
+    assert status == 1 and not output["same"]
+    assert output["replay"]["first_difference"].startswith(message) and f"first of all {message}" in shown
 
 
 def test_hashes_count_as_well(copy, capfd):
     (copy / "evaluation.json").write_text("{}")
-    status, told, _ = verify(copy, 1, capfd)
-    assert status == 1 and not told["whole"] and told["same"]
+    status, output, _ = verify(copy, 1, capfd)
+    assert status == 1 and not output["whole"] and output["same"]
 
 
 def test_a_disturbed_order_is_found(finished, capfd, monkeypatch):
     starts = Order.starts
     monkeypatch.setattr(Order, "starts", lambda self, step, rows: np.flip(starts(self, step, rows)))
-    status, told, _ = verify(finished, 2, capfd)
-    assert status == 1 and told["replay"]["first_difference"].startswith("step 9: batch was ")
+    status, output, _ = verify(finished, 2, capfd)
+    assert status == 1 and output["replay"]["first_difference"].startswith("step 9: batch was ")
 
 
 def test_other_random_numbers_are_found(finished, capfd, monkeypatch):
     """The same batch, and another dropout: only loss and norm can tell."""
     monkeypatch.setattr("toolkit.pretrain.step.derive", lambda *names: 1)
-    status, told, _ = verify(finished, 2, capfd)
-    assert status == 1 and told["replay"]["first_difference"].startswith("step 9: loss was ")
+    status, output, _ = verify(finished, 2, capfd)
+    assert status == 1 and output["replay"]["first_difference"].startswith("step 9: loss was ")
 
 
 def test_a_broken_checkpoint_is_not_begun_from(copy, capfd):
     (copy / "lock.json").unlink()
     flip(copy / "checkpoints/step-00000008/model.safetensors")
-    status, told, shown = verify(copy, 4, capfd)
-    assert told["replay"]["from"] == 4 and "step-00000008: not used" in shown
-    assert status == 1 and "checkpoints/step-00000008 weights" in told["replay"]["first_difference"]
+    status, output, shown = verify(copy, 4, capfd)
+    assert output["replay"]["from"] == 4 and "step-00000008: not used" in shown
+    assert status == 1 and "checkpoints/step-00000008 weights" in output["replay"]["first_difference"]
 
 
 def change_manifest(run: Path, change) -> None:
@@ -156,9 +156,9 @@ def change_manifest(run: Path, change) -> None:
 
 def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
     change_manifest(copy, lambda content: content["versions"].update(torch="1.0"))
-    status, told, shown = verify(copy, 1, capfd)
-    assert status == 0 and told["replay"]["tier"] == "A"
-    assert told["replay"]["environment"][0].startswith('versions.torch: "1.0" -> ')
+    status, output, shown = verify(copy, 1, capfd)
+    assert status == 0 and output["replay"]["tier"] == "A"
+    assert output["replay"]["environment"][0].startswith('versions.torch: "1.0" -> ')
     assert shown.index("only the same tokens are promised (tier A)") < shown.index("replay: ")
     assert "only what it was made from can be checked by hashes" in shown
 
@@ -175,18 +175,18 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
          "later is not one of this version"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_replayed_is_refused(copy, capsys, change, steps, status, said):
+def test_what_cannot_be_replayed_is_refused(copy, capsys, change, steps, status, message):
     change_manifest(copy, change)
     assert main.main(["verify", str(copy), "--replay", str(steps)]) == status
     shown = capsys.readouterr()
-    assert said in shown.err and "Traceback" not in shown.err and shown.out == ""
+    assert message in shown.err and "Traceback" not in shown.err and shown.out == ""
 
 
 def test_an_exact_run_of_several_processes_is_replayed_on_one(tmp_path, corpus, capfd):
     run = run_of(tmp_path, corpus, "exact", exact=True, micro_batch_tokens=64, train_tokens=256 * 4)
     change_manifest(run, lambda content: content.update(world_size=2))
-    status, told, _ = verify(run, 4, capfd)
-    assert status == 0 and told["replay"]["tier"] == "C"
+    status, output, _ = verify(run, 4, capfd)
+    assert status == 0 and output["replay"]["tier"] == "C"
 
 
 def test_what_the_run_decided_is_taken_again(copy):
@@ -211,7 +211,7 @@ def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
 
 
 @pytest.fixture(scope="module")
-def held_up(tmp_path_factory, corpus) -> tuple[Path, str]:
+def stopped(tmp_path_factory, corpus) -> tuple[Path, str]:
     """(the incident, what was printed): a loss above the mean of those before is enough to stop."""
     folder = tmp_path_factory.mktemp("held up")  # a command that is printed must quote it
     with pytest.raises(Exception, match="standard deviations above") as error:
@@ -224,11 +224,11 @@ def held_up(tmp_path_factory, corpus) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def incident(held_up, request) -> Path:
-    run = held_up[0].parents[1]
-    place = run.with_name(request.node.name)
-    shutil.copytree(run, place)
-    return place / "incidents" / held_up[0].name
+def incident(stopped, request) -> Path:
+    run = stopped[0].parents[1]
+    path = run.with_name(request.node.name)
+    shutil.copytree(run, path)
+    return path / "incidents" / stopped[0].name
 
 
 def rewrite(incident: Path, **values) -> None:
@@ -237,25 +237,25 @@ def rewrite(incident: Path, **values) -> None:
     checkpoint.seal_folder(incident)
 
 
-def again(place: Path, capfd, *more: str) -> tuple[int, dict]:
-    status = main.main(["run", *more, "--replay-incident", str(place), "--json"])
+def again(path: Path, capfd, *more: str) -> tuple[int, dict]:
+    status = main.main(["run", *more, "--replay-incident", str(path), "--json"])
     return status, json.loads(capfd.readouterr().out)
 
 
-def test_the_printed_command_makes_the_step_again(held_up, capfd):
-    incident, said = held_up
+def test_the_printed_command_makes_the_step_again(stopped, capfd):
+    incident, message = stopped
     before = bytes_of(incident.parents[1])
-    command = shlex.split(said.split("`")[1])
+    command = shlex.split(message.split("`")[1])
     assert command[0] == "toolkit" and main.main([*command[1:], "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
+    output = json.loads(capfd.readouterr().out)
     recorded = files.read_json(incident / "incident.json")
-    assert told["reproduced"] and told["step"] == recorded["step"] and told["steps_before"] == 0
-    assert repr(told["loss"]) == recorded["loss"] and repr(told["norm"]) == recorded["gradient_norm"]
+    assert output["reproduced"] and output["step"] == recorded["step"] and output["steps_before"] == 0
+    assert repr(output["loss"]) == recorded["loss"] and repr(output["norm"]) == recorded["gradient_norm"]
     assert bytes_of(incident.parents[1]) == before
 
 
-def test_its_recipe_may_be_named_and_must_be_the_run_s(held_up, capfd, tmp_path, corpus):
-    incident = held_up[0]
+def test_its_recipe_may_be_named_and_must_be_the_run_s(stopped, capfd, tmp_path, corpus):
+    incident = stopped[0]
     run = incident.parents[1]
     given = run.parents[2] / "recipes" / "t" / "nervous.yaml"
     for recipe in (run / "recipe.yaml", given):
@@ -273,11 +273,11 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
     ]
     shutil.rmtree(incident / "state")
     rewrite(incident, state=None, checkpoint=f"../../checkpoints/step-{newest:08d}")
-    status, told = again(incident, capfd)
-    assert status == 0 and told["steps_before"] == step - newest - 1
+    status, output = again(incident, capfd)
+    assert status == 0 and output["steps_before"] == step - newest - 1
     rewrite(incident, checkpoint=None)  # and from the initial weights where there was none yet
-    status, told = again(incident, capfd)
-    assert status == 0 and told["steps_before"] == step - 1
+    status, output = again(incident, capfd)
+    assert status == 0 and output["steps_before"] == step - 1
     rewrite(incident, checkpoint="../../checkpoints/step-99999999")
     assert main.main(["run", "--replay-incident", str(incident)]) == 1
     assert "the checkpoint before the step cannot be used: missing" in capfd.readouterr().err
@@ -287,8 +287,8 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
 def test_another_number_is_not_reproduced(incident, capfd, name):
     recorded = float(files.read_json(incident / "incident.json")[name])
     rewrite(incident, **{name: repr(math.nextafter(recorded, 0))})
-    status, told = again(incident, capfd)
-    assert status == 1 and not told["reproduced"]
+    status, output = again(incident, capfd)
+    assert status == 1 and not output["reproduced"]
 
 
 def test_another_state_is_refused_or_not_reproduced(incident, capfd):

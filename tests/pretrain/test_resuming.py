@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.pretrain import attempts
+from tests.pretrain.conftest import train
 from toolkit.pretrain import loop, optimizer, training_state
 from toolkit.pretrain.step_log import StepLog
 from toolkit.pretrain.stopping import StopCondition
@@ -57,6 +59,12 @@ def keep_later_metrics(monkeypatch):
     monkeypatch.setattr(metrics.Metrics, "truncate", lambda self, step: None)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, corpus) -> Path:
+    """A run of SETTINGS that keeps all checkpoints: which ones are kept changes no result."""
+    return train(tmp_path_factory.mktemp("uninterrupted"), corpus, keep_checkpoints=3, **SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("broken", "noticed"),
     [
@@ -67,9 +75,8 @@ def keep_later_metrics(monkeypatch):
         (keep_later_metrics, ["metrics"]),
     ],
 )
-def test_crashed_twice_in_one_epoch(pretrain, monkeypatch, broken, noticed):
+def test_crashed_twice_in_one_epoch(uninterrupted, pretrain, monkeypatch, broken, noticed):
     """Tier B: before the first checkpoint and between two; a resume that forgets anything is noticed."""
-    whole = pretrain("whole", **SETTINGS)
     monkeypatch.setattr(loop, "train_step", crash_at(3, 10))
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
@@ -77,7 +84,7 @@ def test_crashed_twice_in_one_epoch(pretrain, monkeypatch, broken, noticed):
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
     broken(monkeypatch)
-    assert attempts.differing(whole, pretrain("broken", **SETTINGS)) == noticed
+    assert attempts.differing(uninterrupted, pretrain("broken", **SETTINGS)) == noticed
 
 
 def test_the_newest_are_kept_and_one_for_every_so_many_tokens(pretrain):
@@ -87,9 +94,9 @@ def test_the_newest_are_kept_and_one_for_every_so_many_tokens(pretrain):
         ("every", {"keep_checkpoints": 1, "keep_every_tokens": 256 * 6}),
     ):
         run = pretrain(name, checkpoint_every_tokens=256 * 2, **settings)
-        found = checkpoint.steps(run / "checkpoints")
-        assert all(checkpoint.is_whole(path) for _, path in found)
-        steps[name] = [number for number, _ in found]
+        checkpoints = checkpoint.steps(run / "checkpoints")
+        assert all(checkpoint.is_whole(path) for _, path in checkpoints)
+        steps[name] = [number for number, _ in checkpoints]
     assert steps == {"newest": [10, 12], "every": [6, 12]}
 
 
@@ -116,9 +123,8 @@ def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_slow_write_in_the_background_is_of_its_own_moment(pretrain, monkeypatch, copied):
+def test_a_slow_write_in_the_background_is_of_its_own_moment(uninterrupted, pretrain, monkeypatch, copied):
     """Training goes on while a checkpoint is written: it holds the weights of its step all the same."""
-    quick = pretrain("quick", keep_checkpoints=3, **SETTINGS)
     write = training_state.Snapshot.write
     threads = set()
 
@@ -133,7 +139,7 @@ def test_a_slow_write_in_the_background_is_of_its_own_moment(pretrain, monkeypat
     run = pretrain("slow", keep_checkpoints=3, **SETTINGS)
     assert threads and threading.main_thread() not in threads
     name = "checkpoints/step-00000004/model.safetensors"
-    assert ((run / name).read_bytes() == (quick / name).read_bytes()) is copied
+    assert ((run / name).read_bytes() == (uninterrupted / name).read_bytes()) is copied
 
 
 class Watch:

@@ -63,30 +63,30 @@ def alone(recipe: Path, folder: Path) -> None:
 
 def rewind(run: Path, copy: str) -> None:
     """Copy a finished run as if it had been interrupted after half of its steps."""
-    other = run.with_name(copy)
-    shutil.copytree(run, other)
-    (other / layout.LOCK).unlink(missing_ok=True)
-    for path in (other / "checkpoints").iterdir():
+    second = run.with_name(copy)
+    shutil.copytree(run, second)
+    (second / layout.LOCK).unlink(missing_ok=True)
+    for path in (second / "checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > HALF:
             shutil.rmtree(path)
 
 
-def require_same_steps(one: Path, other: Path, *, steps: int = STEPS) -> None:
+def require_same_steps(first: Path, second: Path, *, steps: int = STEPS) -> None:
     """Require the same losses and norms of the first steps of two runs, within rounding."""
-    before, again = (step_log.read(run / step_log.FILE)[:steps] for run in (one, other))
+    before, again = (step_log.read(run / step_log.FILE)[:steps] for run in (first, second))
     assert len(before) == steps and [a.batch for a in before] == [b.batch for b in again]
     np.testing.assert_allclose([b.loss for b in again], [a.loss for a in before], rtol=LOSS)
     np.testing.assert_allclose([b.norm for b in again], [a.norm for a in before], rtol=NORM)
 
 
-def require_agreement(one: Path, other: Path) -> None:
+def require_agreement(first: Path, second: Path) -> None:
     """Require the same steps, model and measurements of two runs, within rounding."""
-    require_same_steps(one, other)
-    weights, others = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    require_same_steps(first, second)
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in (first, second))
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(others[name], tensor, atol=WEIGHT, rtol=0)
-    results = [json.loads((run / "evaluation.json").read_text()) for run in (one, other)]
+    results = [json.loads((run / "evaluation.json").read_text()) for run in (first, second)]
     assert results[0]["bits_per_byte"] == pytest.approx(results[1]["bits_per_byte"], rel=LOSS)
     assert results[0]["samples"] == results[1]["samples"]
 
@@ -103,14 +103,14 @@ def trained(tmp_path_factory, corpus) -> Path:
     adamw = {"optimizer": {"name": "adamw"}}
     for name, settings in {"plain": {}, "plain-adamw": adamw}.items():
         alone(write_recipe(folder, corpus, name, **SETTINGS | settings), folder)
-    wanted = {
+    variants = {
         "spread": {}, "spread-adamw": adamw, "broken-muon": SHORT, "broken-norm": SHORT,
         "broken-files": SHORT, "incident": SHORT | {"guard": {"action": "skip"}},
         "spread-bf16": SHORT | {"precision": "bf16"},
     }  # fmt: skip
     recipes = [
         write_recipe(folder, corpus, name, **SETTINGS | settings, shard_weights=True)
-        for name, settings in wanted.items()
+        for name, settings in variants.items()
     ]
     launched(*recipes, folder=folder)
     return folder / "runs" / "t"

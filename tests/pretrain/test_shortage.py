@@ -24,10 +24,10 @@ sys.exit(main.main(sys.argv[2:]))
 """
 
 
-def run(place, *words, megabytes):
+def run(folder, *words, megabytes):
     command = [sys.executable, "-c", RUN, str(megabytes * 2**20), "run", *words]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @linux
@@ -38,12 +38,12 @@ def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
     write_recipe(tmp_path, corpus, model=model, batch_tokens=2**17, train_tokens=2**17)
     failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1000)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
-    told = re.search(
+    message = re.search(
         r"error: runs/t/first: the memory is not enough: ([\d.]+) GiB were available to this process; by the "
         r"estimate the recipe needs ([\d.]+) GiB with 131,072 tokens in a forward pass", failed.stderr,
     )  # fmt: skip
-    assert told, failed.stderr
-    assert 0.9 < float(told[1]) < 1.6 < float(told[2])
+    assert message, failed.stderr
+    assert 0.9 < float(message[1]) < 1.6 < float(message[2])
     fits = re.search(r"by the estimate (micro_batch_tokens=(\d+)) fits", failed.stderr)
     assert fits and 2**17 % int(fits[2]) == 0
     again = run(tmp_path, "recipes/t/first.yaml", fits[1], "--fresh", megabytes=1000)

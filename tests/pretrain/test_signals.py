@@ -48,7 +48,7 @@ def stopped_by(process: subprocess.Popen, run, number: int, *, group: bool) -> t
     """Send a signal once ten steps are done; return the exit status and stderr."""
     attempts.wait_for(process, lambda: attempts.steps_done(run) >= 10)
     (os.killpg if group else os.kill)(process.pid, number)
-    return attempts.outcome(process)
+    return attempts.wait_for_end(process)
 
 
 def saved_where_it_stopped(run) -> int:
@@ -71,7 +71,7 @@ def saved_where_it_stopped(run) -> int:
 )
 def test_a_signal_saves_at_the_end_of_the_step(tmp_path, corpus, whole, processes, number, group):
     recipe = write_recipe(tmp_path, corpus, "stopped", **SETTINGS)
-    run = attempts.place(recipe, tmp_path)
+    run = attempts.run_dir(recipe, tmp_path)
     process = attempts.start(recipe, folder=tmp_path, processes=processes, fault="slow steps")
     status, err = stopped_by(process, run, number, group=group)
     step = saved_where_it_stopped(run)
@@ -97,7 +97,7 @@ def launch(recipe, folder) -> subprocess.Popen:
 def test_with_launch_a_signal_gives_130_and_no_traceback(tmp_path, corpus, whole, number, group):
     settings = SETTINGS | {"train_tokens": 256 * 2000, "checkpoint_every_tokens": 256 * 1000}
     recipe = write_recipe(tmp_path, corpus, "launched", **settings)
-    run = attempts.place(recipe, tmp_path)
+    run = attempts.run_dir(recipe, tmp_path)
     status, err = stopped_by(launch(recipe, tmp_path), run, number, group=group)
     step, path = checkpoint.steps(run / "checkpoints")[-1]
     assert checkpoint.is_whole(path) and attempts.steps_done(run) == step
@@ -111,9 +111,9 @@ def test_the_time_limit_saves_says_so_and_gives_130(tmp_path, corpus, how):
     """The limit may change between attempts; at the end the bits are those of a run without one."""
     settings = SETTINGS | {"train_tokens": 256 * 40, "checkpoint_every_tokens": 256 * 40}
     recipe = write_recipe(tmp_path, corpus, "limited", time_limit_minutes=0.01, **settings)
-    run = attempts.place(recipe, tmp_path)
+    run = attempts.run_dir(recipe, tmp_path)
     process = attempts.start(recipe, folder=tmp_path) if how == "alone" else launch(recipe, tmp_path)
-    status, err = attempts.outcome(process)
+    status, err = attempts.wait_for_end(process)
     assert status == 130, err
     step, path = checkpoint.steps(run / "checkpoints")[-1]
     assert step == 1 and checkpoint.is_whole(path)  # the limit was over before the first step was done
@@ -130,18 +130,18 @@ def test_the_time_limit_saves_says_so_and_gives_130(tmp_path, corpus, how):
 def test_the_launcher_sees_every_other_end(tmp_path):
     """Only a stop that all agreed on becomes 0: after anything else the launcher must end the rest."""
     program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
-    told = tmp_path / "status"
+    status_file = tmp_path / "status"
     for before, status, expected in (
         ("signals.stopped_in_order()", 130, 0),
         ("signals.stopped_in_order()", 1, 1),
         ("pass", 130, 130),
     ):
         for rank in "01":
-            told.unlink(missing_ok=True)
+            status_file.unlink(missing_ok=True)
             done = subprocess.run(
                 [sys.executable, "-c", program.format(before, status)],
-                env=os.environ | {"TOOLKIT_STATUS": str(told), "RANK": rank},
+                env=os.environ | {"TOOLKIT_STATUS": str(status_file), "RANK": rank},
                 cwd=attempts.ROOT,
             )
             assert done.returncode == expected
-            assert told.exists() is (expected == 0 and rank == "0")
+            assert status_file.exists() is (expected == 0 and rank == "0")

@@ -78,9 +78,9 @@ def test_learns_and_measures(pretrain, corpus):
 
 def test_checkpoints_are_models(pretrain):
     run = pretrain()
-    found = checkpoint.steps(run / "checkpoints")
-    assert [step for step, _ in found] == [12] and checkpoint.is_whole(found[0][1])
-    model, _ = load_causal_lm((str(found[0][1]), None))
+    checkpoints = checkpoint.steps(run / "checkpoints")
+    assert [step for step, _ in checkpoints] == [12] and checkpoint.is_whole(checkpoints[0][1])
+    model, _ = load_causal_lm((str(checkpoints[0][1]), None))
     trained, _ = load_causal_lm((str(run / "model"), None))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.parameters(), strict=True))
     assert "toolkit" not in (run / "model" / "config.json").read_text()
@@ -197,8 +197,8 @@ def test_infinite_weights_are_never_sealed(pretrain, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "train_step", overflow)
     with pytest.raises(ToolkitError, match="weights are not finite after step 8 of 12"):
         pretrain("broken", evaluate_every_tokens=256 * 12)
-    found = checkpoint.steps(tmp_path / "runs" / "t" / "broken" / "checkpoints")
-    assert [number for number, _ in found] == [4]
+    checkpoints = checkpoint.steps(tmp_path / "runs" / "t" / "broken" / "checkpoints")
+    assert [number for number, _ in checkpoints] == [4]
 
 
 @pytest.mark.parametrize(

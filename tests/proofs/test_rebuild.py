@@ -17,9 +17,9 @@ def a_run(path: Path, recipe, parents: dict[str, Path] | None = None, **recorded
     """A run directory of nothing but a manifest and a lock."""
     path.mkdir(parents=True)
     given = {
-        key: {"kind": "run", "path": Path("..", "..", place.relative_to(path.parents[1])).as_posix(),
-              "digest": seal.digest(place)}
-        for key, place in (parents or {}).items()
+        key: {"kind": "run", "path": Path("..", "..", parent.relative_to(path.parents[1])).as_posix(),
+              "digest": seal.digest(parent)}
+        for key, parent in (parents or {}).items()
     }  # fmt: skip
     content = {
         "format": seal.FORMAT, "name": "/".join(path.parts[-2:]), "stage": recipe.stage,
@@ -52,8 +52,8 @@ def test_settings_come_back_as_they_were(tmp_path, corpus):
 
 def test_what_was_left_to_the_machine_is_what_it_decided(tmp_path):
     run = a_run(tmp_path / "runs/t/a", pretraining(), threads=3, precision="bf16", compile=True, device="cpu")
-    found = rebuild.recipe(run)
-    assert (found.threads, found.precision, found.compile, found.device) == (3, "bf16", True, "cpu")
+    rebuilt = rebuild.recipe(run)
+    assert (rebuilt.threads, rebuilt.precision, rebuilt.compile, rebuilt.device) == (3, "bf16", True, "cpu")
     run = a_run(tmp_path / "runs/t/b", pretraining(threads=1, precision="fp32"), threads=3, precision="bf16")
     assert (rebuild.recipe(run).threads, rebuild.recipe(run).precision) == (1, "fp32")
 
@@ -66,11 +66,11 @@ def test_references_lead_to_the_parents_from_elsewhere(tmp_path, corpus):
     parents = {f"models[{i}]": model for i in range(3)} | {"perplexity.tokens": corpus}
     run = a_run(tmp_path / "runs" / "t" / "evaluate", recipe, parents)
     elsewhere = tmp_path / "elsewhere"
-    found = rebuild.recipe(run, runs_dir=elsewhere)
-    assert found.models == [*names[:2], str(model)] and found.perplexity.tokens == "runs/t/corpus"
-    for reference, place in ((names[0], model), (names[1], model / "checkpoints" / "step-00000002"),
-                             ("runs/t/corpus", corpus), (found.models[2], model)):  # fmt: skip
-        assert references.resolve(reference, runs_dir=elsewhere).resolve() == place.resolve()
+    rebuilt = rebuild.recipe(run, runs_dir=elsewhere)
+    assert rebuilt.models == [*names[:2], str(model)] and rebuilt.perplexity.tokens == "runs/t/corpus"
+    for reference, parent in ((names[0], model), (names[1], model / "checkpoints" / "step-00000002"),
+                             ("runs/t/corpus", corpus), (rebuilt.models[2], model)):  # fmt: skip
+        assert references.resolve(reference, runs_dir=elsewhere).resolve() == parent.resolve()
 
 
 def test_parents_must_be_those_that_went_in(tmp_path, corpus):
