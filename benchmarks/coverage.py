@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = options.experiments or case.experiments
         share = case.coverage(count)
         error = (0.95 * 0.05 / count) ** 0.5
-        print(f"| {case.what} | {case.n} | {share:.1%} | {error:.1%} | {count:,} |", flush=True)
+        print(f"| {case.name} | {case.n} | {share:.1%} | {error:.1%} | {count:,} |", flush=True)
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     return 0
 
