@@ -9,7 +9,7 @@ from toolkit import stats
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", coverage.CASES, ids=lambda case: f"{case.what}, {case.n}")
+@pytest.mark.parametrize("case", coverage.CASES, ids=lambda case: f"{case.name}, {case.n}")
 def test_intervals_cover_what_is_true(case):
     assert 0.93 <= case.coverage() <= (1.0 if case.at_least else 0.97)  # standard error at most 0.007
 

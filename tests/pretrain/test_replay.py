@@ -164,7 +164,7 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
 
 
 @pytest.mark.parametrize(
-    ("change", "steps", "status", "said"),
+    ("change", "steps", "status", "message"),
     [
         (lambda content: content.update(world_size=2), 2, 1, "was trained on 2 processes"),
         (lambda content: content.update(stage="corpus"), 2, 2, "is a run of the stage corpus"),
