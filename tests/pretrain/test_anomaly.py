@@ -1,4 +1,4 @@
-"""The guard: real spikes are noticed before the weights change, kept whole, skipped or the end."""
+"""Anomalies are detected before the weights change, kept as incidents, and skipped or end the run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Blind(AnomalyMonitor):
 
 
 def too_late(context, number, rows, monitor):
-    """Broken: the guard looks after the weights have changed."""
+    """Broken: the monitor checks a step after the weights have changed."""
     noise = torch.randint(0, 256, rows.shape, generator=torch.Generator().manual_seed(0))
     result = train_step(context, number, noise if number == SPIKE else rows, Blind(monitor.settings, {}))
     anomaly = monitor.check(loss=float(result.loss), grad_norm=float(result.grad_norm))

@@ -1,4 +1,4 @@
-"""The blockwise head against `functional.cross_entropy`: values and gradients, compiled or not."""
+"""The chunked cross-entropy against `functional.cross_entropy`: values and gradients, compiled or not."""
 
 from __future__ import annotations
 

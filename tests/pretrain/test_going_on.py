@@ -1,4 +1,4 @@
-"""A run that goes on elsewhere says before its first step what changed, and what that does to the result."""
+"""A run resumed elsewhere reports before its first step what changed and how that affects the result."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def two_processes(patch):
         (more_cores, {"threads": None}, "hardware.processor.cores: 4 -> 8", BITS_KEPT + "\n"),
     ],
 )  # fmt: skip
-def test_what_changed_is_said_with_what_it_does(attempt, change, settings, line, promise):
+def test_a_resumed_run_reports_what_changed_and_its_effect(attempt, change, settings, line, promise):
     attempt(**settings)
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
@@ -87,7 +87,7 @@ def test_what_changed_is_said_with_what_it_does(attempt, change, settings, line,
         assert "not as it last ran" not in attempt(**settings)
 
 
-def test_nothing_changed_nothing_is_said(attempt):
+def test_nothing_is_reported_when_nothing_changed(attempt):
     attempt()
     message = attempt()
     assert "going on from" in message and "each step" not in message and "not as" not in message

@@ -1,4 +1,4 @@
-"""Reading ahead gives the rows that reading would; shorter rows predict the same tokens."""
+"""Prefetched rows equal rows read on demand; shorter rows predict the same tokens."""
 
 from __future__ import annotations
 

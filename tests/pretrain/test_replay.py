@@ -1,4 +1,4 @@
-"""Steps made again and compared with what the run wrote down: the same bits pass, one other bit does not."""
+"""Replayed steps are compared with the recorded ones: equal bits pass, a single different bit does not."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
     torch.set_num_threads(1)
 
 
-# Steps that the guard held up
+# Incidents
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def again(path: Path, capfd, *more: str) -> tuple[int, dict]:
     return status, json.loads(capfd.readouterr().out)
 
 
-def test_the_printed_command_makes_the_step_again(stopped, capfd):
+def test_the_printed_command_replays_the_step(stopped, capfd):
     incident, message = stopped
     before = bytes_of(incident.parents[1])
     command = shlex.split(message.split("`")[1])

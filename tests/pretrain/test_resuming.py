@@ -1,4 +1,4 @@
-"""Going on in this process: what a resume that forgets something gives, what is kept, writers that fail."""
+"""Resuming in this process: incomplete resumes are noticed; which checkpoints are kept; failing writes."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         ]
         for run in (whole, broken)
     ]
-    assert lines[0] == lines[1]  # also the mean loss of a line that the crash split_rows in two
+    assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
     assert (whole / "steps.jsonl").read_bytes() == (broken / "steps.jsonl").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""steps.jsonl: every bit of a number comes back, late or at once; what a kill split_rows off is left out."""
+"""steps.jsonl: every bit of a number is restored; an incomplete last line is left out."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_the_losses_of_several_processes_are_averaged_once(tmp_path, whole):
     assert [row.norm for row in rows] == [5.0] * 2 and len(calls) == (0 if whole else 1)
 
 
-@pytest.mark.parametrize("split_rows", [1, 10, 40])
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, split_rows):
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
     path = tmp_path / "steps.jsonl"
     write(path, every=1)
     content = path.read_bytes()
-    path.write_bytes(content[:-split_rows])
+    path.write_bytes(content[:-cut])
     assert [row.step for row in step_log.read(path)] == list(range(1, 12))
     log = StepLog(path, ALONE, active=True)
     log.resume(8, last_line=5)
