@@ -1,6 +1,5 @@
 """The command line: verbs, exit statuses, what is said when something fails, and how fast it answers."""
 
-import ast
 import errno
 import importlib
 import json
@@ -140,25 +139,6 @@ def test_other_verbs(carried_out, monkeypatch, arguments, module, name, position
     calls = carried_out(module, name)
     assert main.main(arguments) == 0
     assert calls == [(positional, settings)]
-
-
-def test_the_options_of_evaluate_are_those_of_its_arguments():
-    tree = ast.parse((ROOT / "toolkit/evaluate/command.py").read_text())
-    options = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options")
-    known = {node.target.id for node in options.body if isinstance(node, ast.AnnAssign)}
-    declared = ast.walk(ast.parse((ROOT / "toolkit/cli/evaluate.py").read_text()))
-    flags = {_destination(node) for node in declared if _declares_a_flag(node)}
-    assert flags | {"json", "max_new_tokens", "temperature", "top_k", "top_p", "seed"} == known
-
-
-def _declares_a_flag(node):
-    called = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
-    return called and node.args[0].value.startswith("--")
-
-
-def _destination(call):
-    named = [word.value.value for word in call.keywords if word.arg == "dest"]
-    return named[0] if named else call.args[0].value[2:].replace("-", "_")
 
 
 def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):

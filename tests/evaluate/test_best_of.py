@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from toolkit import storyworld
-from toolkit.base.errors import UsageError
+from toolkit.cli import main
 from toolkit.data.chat import template
 from toolkit.evaluate import best_of
-from toolkit.evaluate.command import evaluate_command
 from toolkit.evaluate.win_rate import Contest, answer, kl_bound
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_causal_lm, load_reward_model
@@ -64,16 +63,16 @@ def test_the_bound_of_kl():
 
 def test_on_the_command_line_they_are_models_of_their_own(folders, scorer, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
-    options = {
-        "data": "storyworld", "config": "prompts", "baseline": str(folders / "first"), "examples": 6,
-        "max_new_tokens": 12, "best_of": str(scorer),
-    }  # fmt: skip
-    assert evaluate_command([str(folders / "second")], json=True, **options) == 0
+    options = [
+        "evaluate", str(folders / "second"), "--data", "storyworld", "--config", "prompts", "--baseline",
+        str(folders / "first"), "--examples", "6", "--max-new-tokens", "12", "--best-of", str(scorer),
+    ]  # fmt: skip
+    assert main.main([*options, "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert list(models) == ["first", "second", "best of 2", "best of 4"]
     assert models["best of 4"]["kl_to_baseline_at_most"] == pytest.approx(kl_bound(4))
     assert models["best of 4"]["win_rate"]["n"] == 6 and "kl_to_baseline" not in models["best of 4"]
-    assert evaluate_command([str(folders / "second")], **options) == 0
+    assert main.main(options) == 0
     assert "<=0.64" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="only on prompts, with --baseline"):
-        evaluate_command([str(folders / "second")], data="storyworld", best_of=str(scorer))
+    alone = ["evaluate", str(folders / "second"), "--data", "storyworld", "--best-of", str(scorer)]
+    assert main.main(alone) == 2 and "only on prompts, with --baseline" in capsys.readouterr().err

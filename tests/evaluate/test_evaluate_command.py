@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from toolkit import storyworld
-from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.evaluate.command import evaluate_command
+from toolkit.cli import evaluate, main
+from toolkit.evaluate import stage
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model
 
 
+def arguments(models, **options):
+    """The command line of `toolkit evaluate` with these options."""
+    words = ["evaluate", *map(str, models)]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is False:
+            words.append(option.replace("--", "--no-"))
+        else:
+            words += [option] if value is True else [option, str(value)]
+    return words
+
+
 def run(capsys, models, **options):
-    assert evaluate_command([str(model) for model in models], json=True, **options) == 0
+    assert main.main(arguments(models, json=True, **options)) == 0
     out = capsys.readouterr()
     return json.loads(out.out), out.err
+
+
+def refused(capsys, models, **options):
+    """What is printed about a command line that is a usage error."""
+    assert main.main(arguments(models, **options)) == 2
+    return capsys.readouterr().err
 
 
 def test_a_text_file_is_measured_whole(folders, tmp_path, stories, capsys):
@@ -43,7 +62,7 @@ def test_one_long_text_is_compared_by_blocks_and_the_table_says_how_it_was_read(
     assert rows["second"]["bits_per_byte_difference"] == pytest.approx(difference, rel=1e-6)
     assert low < difference < high
     assert rows["twin"]["bits_per_byte_difference_interval"] == [0, 0]
-    assert evaluate_command([str(folders / "second")], **options) == 0
+    assert main.main(arguments([folders / "second"], **options)) == 0
     words = "window 256, stride 128, prefix none, float32, end-of-text not scored, 1 tokens without context"
     assert words in capsys.readouterr().err
 
@@ -56,7 +75,7 @@ def test_storyworld_with_a_baseline_has_both_tables_and_nothing_is_cut(folders, 
     assert result["models"]["twin"]["win_rate"]["ties"] == 10
     assert result["models"]["twin"]["kl_to_baseline"] == 0
     assert result["models"]["twin"]["bits_per_byte_difference"] == 0
-    assert evaluate_command([str(folders / "second")], **options) == 0
+    assert main.main(arguments([folders / "second"], **options)) == 0
     out = capsys.readouterr()
     assert out.out == ""
     for sign in ("entropy floor", "win rate against first", "judge: gold", "can tell", "minus baseline"):
@@ -70,10 +89,9 @@ def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, cap
     talk.write_text(
         "".join(json.dumps({"messages": row["prompt"] + row["completion"]}) + "\n" for row in rows)
     )
-    with pytest.raises(UsageError, match="prompts without a model to compare with"):
-        evaluate_command([str(folders / "first")], data=str(talk))
-    with pytest.raises(UsageError, match="storyworld's prompts only"):
-        evaluate_command([str(folders / "first")], data=str(talk), baseline=str(folders / "second"))
+    assert "give --baseline MODEL" in refused(capsys, [folders / "first"], data=talk)
+    said = refused(capsys, [folders / "first"], data=talk, baseline=folders / "second")
+    assert f"{talk}: gold judges answers to storyworld's prompts only" in said
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "a fox"}\n{"text": "a bear"}\n')
     result, err = run(capsys, [folders / "first"], data=str(text), baseline=str(folders / "second"))
@@ -81,15 +99,17 @@ def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, cap
     assert result["models"]["first"]["documents"] == 2
 
 
-def test_wrong_data_and_wrong_models_say_what_to_do(folders, tmp_path):
+def test_wrong_data_and_wrong_models_say_what_to_do(folders, tmp_path, capsys):
     odd = tmp_path / "odd.jsonl"
     odd.write_text('{"title": "x"}\n')
-    with pytest.raises(UsageError, match="the columns are title"):
-        evaluate_command([str(folders / "first")], data=str(odd))
-    with pytest.raises(ToolkitError):
-        evaluate_command([str(tmp_path / "nothing")], data="storyworld")
-    with pytest.raises(UsageError, match="are the same"):
-        evaluate_command([str(folders / "first"), str(folders / "x" / ".." / "first")], data="storyworld")
+    assert "the columns are title" in refused(capsys, [folders / "first"], data=odd)
+    assert main.main(arguments([tmp_path / "nothing"], data="storyworld")) == 1
+    twice = [folders / "first", folders / "x" / ".." / "first"]
+    assert "are the same" in refused(capsys, twice, data="storyworld")
+    options = {"data": "storyworld", "baseline": folders / "first", "config": "prompts", "examples": 4}
+    assert "win_rate.top_p" in refused(capsys, [folders / "second"], top_p=2.0, **options)
+    assert "--judge-model" in refused(capsys, [folders / "second"], judge_model="x", **options)
+    assert "--stop-early" in refused(capsys, [folders / "second"], stop_early=True, **options)
 
 
 def test_models_of_one_name_stand_side_by_side(folders, tmp_path, capsys):
@@ -106,8 +126,8 @@ def test_a_window_of_ones_own(folders, capsys):
     result, _ = run(capsys, [folders / "first"], data="storyworld", examples=12, window=32, stride=16)
     row = result["models"]["first"]
     assert (row["window"], row["stride"], row["documents"]) == (32, 16, 12)
-    with pytest.raises(ToolkitError, match="longer than the model"):
-        run(capsys, [folders / "first"], data="storyworld", examples=12, window=3200)
+    arguments_ = arguments([folders / "first"], data="storyworld", examples=12, window=3200)
+    assert main.main(arguments_) != 0 and "longer than the model" in capsys.readouterr().err
 
 
 def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):
@@ -128,14 +148,61 @@ def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):
     again, _ = run(capsys, [scorer], data=str(path))
     assert again["models"]["scorer"]["accuracy"] == numbers["accuracy"]
     assert again["models"]["scorer"]["bayes_accuracy"] is None
-    assert evaluate_command([str(scorer)], data=str(path)) == 0
+    assert main.main(arguments([scorer], data=path)) == 0
     assert "scorer: 12 pairs" in capsys.readouterr().err
 
 
-def test_reward_models_and_language_models_are_not_compared(folders, scorer):
-    with pytest.raises(UsageError, match="scorer scores answers and first writes them"):
-        evaluate_command([str(scorer), str(folders / "first")], data="storyworld")
-    with pytest.raises(UsageError, match="scores answers and first writes them"):
-        evaluate_command([str(scorer)], data="storyworld", baseline=str(folders / "first"))
-    with pytest.raises(UsageError, match="has no effect on reward models"):
-        evaluate_command([str(scorer)], data="storyworld", baseline=str(scorer))
+def test_reward_models_and_language_models_are_not_compared(folders, scorer, capsys):
+    said = refused(capsys, [scorer, folders / "first"], data="storyworld")
+    assert "scorer scores answers and first writes them" in said
+    said = refused(capsys, [scorer], data="storyworld", baseline=folders / "first")
+    assert "scores answers and first writes them" in said
+    said = refused(capsys, [scorer], data="storyworld", baseline=scorer)
+    assert "has no effect on reward models" in said
+
+
+GIVEN = {
+    "window": 64, "stride": 16, "prefix": "none", "score_end": False, "packed": True, "judge": "http://x/v1",
+    "judge_model": "j", "judge_key_variable": "K", "stop_early": True, "samples_per_prompt": 3,
+    "max_new_tokens": 5, "temperature": 0.5, "top_k": 7, "top_p": 0.25, "judge_data": "storyworld",
+    "best_of": "rm", "precision": "bf16", "seed": 9, "examples": 11, "data": "storyworld",
+    "judgements": "said.jsonl",
+}  # fmt: skip
+
+
+def test_every_option_reaches_the_recipe(folders, monkeypatch):
+    """The recipe differs from its defaults in everything that the command line sets."""
+    calls = []
+    monkeypatch.setattr(stage, "evaluate", lambda *given: calls.append(given) or {})
+    first, second = folders / "first", folders / "second"
+    assert main.main(arguments([second], baseline=first, json=True, **GIVEN)) == 0
+    [(recipe, surroundings)] = calls
+    assert recipe.models == [str(first), str(second)] and recipe.baseline == str(first)
+    assert (recipe.seed, recipe.precision) == (9, "bf16")
+    for settings, names in ((recipe.perplexity, evaluate.SCORING), (recipe.win_rate, evaluate.COMPARISON)):
+        assert {name: getattr(settings, name) for name in names} == {name: GIVEN[name] for name in names}
+    assert (recipe.perplexity.data.held_out_examples, recipe.data.config) == (11, "prompts")
+    assert recipe.win_rate.best_of.reward_model == "rm" and recipe.win_rate.judge_data.name == "storyworld"
+    assert surroundings.judgements == Path("said.jsonl")
+    contest = stage.open_contest(recipe, surroundings)
+    names = ("samples_per_prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    assert [getattr(contest, name) for name in names] == [GIVEN[name] for name in names]
+    assert contest.units == 11
+    separate = {"data", "judge_data", "best_of", "precision", "seed", "examples", "judgements"}
+    assert {*evaluate.SCORING, *evaluate.COMPARISON} | separate == GIVEN.keys()
+
+
+def test_the_command_line_and_a_recipe_give_the_same_numbers(folders, tmp_path, capsys):
+    models = [str(folders / name) for name in ("first", "second")]
+    options = {"config": "prompts", "examples": 6, "max_new_tokens": 12, "top_k": 5}
+    told, _ = run(capsys, models[1:], data="storyworld", baseline=models[0], **options)
+    recipe = tmp_path / "recipes" / "t" / "evaluate.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(
+        f"stage: evaluate\nmodels: {json.dumps(models)}\n"
+        "data: {name: storyworld, config: prompts, held_out_examples: 6}\n"
+        f"win_rate: {{baseline: {models[0]}, max_new_tokens: 12, top_k: 5}}\n"
+    )
+    assert main.main(["run", str(recipe), "--runs-dir", str(tmp_path / "runs")]) == 0
+    written = json.loads((tmp_path / "runs/t/evaluate/evaluation.json").read_text())
+    assert all(told[key] == written[key] for key in written.keys() - {"settings"})

@@ -12,7 +12,7 @@ import pytest
 from toolkit import storyworld
 from toolkit.base.errors import UsageError
 from toolkit.config import loader
-from toolkit.evaluate import best_of, judge_factory, judges, stage
+from toolkit.evaluate import best_of, context, judge_factory, judges, stage
 from toolkit.evaluate.session import Session
 from toolkit.models import loading
 from toolkit.runs import seal
@@ -171,8 +171,9 @@ def test_a_reward_model_that_guesses_gives_no_verdict(recipe, reward_folder, tmp
 def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_folder, tmp_path):
     loaded = recipe(REWARD, judge=reward_folder, more="")
     with working(loaded, tmp_path) as run:
-        contest = stage.open_contest(loaded.recipe)
-        judge = stage.open_judge(loaded.recipe.win_rate, run, contest)
+        surroundings = context.of_run(run)
+        contest = stage.open_contest(loaded.recipe, surroundings)
+        judge = stage.open_judge(loaded.recipe, surroundings, contest)
         assert "not known" in judges.doubt_of(judge)
     reward = tmp_path / "runs" / "reward"
     (reward / "model").mkdir(parents=True)

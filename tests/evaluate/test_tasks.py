@@ -120,8 +120,8 @@ def test_without_lm_eval_the_extra_is_named(folders):
     """In a process of its own, in which there is no such package."""
     code = (
         "import sys; sys.modules['lm_eval'] = None\n"
-        "from toolkit import cli\n"
-        f"sys.exit(cli.main(['evaluate', {str(folders / 'first')!r}, '--tasks', 'hellaswag']))"
+        "from toolkit.cli import main\n"
+        f"sys.exit(main.main(['evaluate', {str(folders / 'first')!r}, '--tasks', 'hellaswag']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install 'toolkit[tasks]'" in done.stderr

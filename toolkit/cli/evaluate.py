@@ -2,65 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_int
 
+if TYPE_CHECKING:
+    from toolkit.config.schema import DataSource
+    from toolkit.evaluate.context import EvaluationContext
+    from toolkit.models.loading import Reference
 
-def add_scoring(parser: Parser) -> None:
-    """How documents are put before a model: evaluate.perplexity.ScoringSettings, but for the window."""
-    parser.add_argument(
-        "--prefix",
-        choices=("auto", "bos", "end", "none"),
-        default="auto",
-        help="what stands before a document: beginning-of-text, end-of-text, or nothing (its first token is "
-        "then not scored); auto asks the model's configuration",
-    )
-    parser.add_argument(
-        "--no-score-end", dest="score_end", action="store_false", help="do not score end-of-text"
-    )
-    parser.add_argument("--packed", action="store_true", help="read all documents as one text")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights")
-
-
-def add_comparison(parser: Parser) -> None:
-    """Who is compared, and who judges."""
-    parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
-    parser.add_argument(
-        "--judge",
-        default="gold",
-        metavar="gold|MODEL|FILE|URL",
-        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
-    )
-    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
-    parser.add_argument(
-        "--judge-key-variable",
-        default="JUDGE_API_KEY",
-        metavar="NAME",
-        help="variable with the endpoint's key",
-    )
-    parser.add_argument(
-        "--stop-early", action="store_true", help="ask an endpoint only until one half is excluded"
-    )
-    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
-    parser.add_argument(
-        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
-    )
-    parser.add_argument(
-        "--samples-per-prompt", type=positive_int, default=1, metavar="N", help="answers to each prompt"
-    )
-    parser.add_argument(
-        "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"
-    )
+OTHER_FORMS = {"--tasks": "evaluate_tasks", "--annotations": "evaluate_annotations"}
+"""Option -> the module of toolkit.cli that takes over where it is given."""
+SCORING = ("window", "stride", "prefix", "score_end", "packed")
+"""Options that are settings of `perplexity` in an evaluate recipe."""
+COMPARISON = (
+    "judge", "judge_model", "judge_key_variable", "stop_early", "samples_per_prompt", "max_new_tokens",
+    "temperature", "top_k", "top_p",
+)  # fmt: skip
+"""Options that are settings of `win_rate` in an evaluate recipe."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    from toolkit.cli import evaluate_annotations, evaluate_tasks
+    options = {argument.partition("=")[0] for argument in arguments}
+    if "--tasks" in options:
+        from toolkit.cli import evaluate_tasks
 
-    if any(argument.partition("=")[0] == "--tasks" for argument in arguments):
         return evaluate_tasks.main(arguments)
-    if any(argument.partition("=")[0] == "--annotations" for argument in arguments):
+    if "--annotations" in options:
+        from toolkit.cli import evaluate_annotations
+
         return evaluate_annotations.main(arguments)
+    args = _parser().parse_intermixed_args(arguments)
+    from toolkit.cli import evaluate_tables
+    from toolkit.evaluate import context, reward_models
+    from toolkit.evaluate.naming import models_by_name
+
+    surroundings = context.of_current_folder(Path(args.judgements))
+    models = list(dict.fromkeys([*([args.baseline] if args.baseline else []), *args.models]))
+    references = {name: surroundings.model_reference(model) for name, model in models_by_name(models).items()}
+    show = evaluate_tables.show
+    if reward_models.are_reward_models(references):
+        results = {"models": _measure_reward_models(args, references, surroundings)}
+        show = evaluate_tables.show_reward_models
+    else:
+        results = _measure_language_models(args, surroundings)
+    if args.json:
+        settings = {key: value for key, value in vars(args).items() if key != "json"}
+        print(json.dumps({**results, "settings": settings}, ensure_ascii=False))
+    else:
+        show(results)
+    return 0
+
+
+def _measure_reward_models(
+    args: argparse.Namespace, references: Mapping[str, Reference], surroundings: EvaluationContext
+) -> dict[str, dict[str, object]]:
+    from toolkit.evaluate import reward_models
+    from toolkit.runtime import devices
+
+    if args.baseline is not None:
+        raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
+    source = _source(args)
+    part, device = surroundings.part_of(source), devices.select("auto")
+    return reward_models.measure(references, source, part=part, device=device, seed=args.seed)
+
+
+def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationContext) -> dict[str, object]:
+    from toolkit.evaluate import request, stage
+    from toolkit.runs import seal
+
+    options = vars(args)
+    win_rate = {key: options[key] for key in COMPARISON}
+    if args.judge_data is not None:
+        win_rate["judge_data"] = request.data_source(args.judge_data)
+    if args.best_of is not None:
+        win_rate["best_of"] = {"reward_model": args.best_of}
+    recipe = request.build_recipe(
+        args.models,
+        args.data if seal.is_run(Path(args.data)) else _source(args),
+        baseline=args.baseline,
+        perplexity={key: options[key] for key in SCORING},
+        win_rate=win_rate,
+        seed=args.seed,
+        precision=args.precision,
+    )
+    if recipe.win_rate is not None:
+        _require_judge_options(args)
+    elif args.best_of is not None:
+        raise UsageError("has an effect only on prompts, with --baseline", where="--best-of", fix="give it")
+    elif args.baseline is not None:
+        print("the data are text without prompts: no win rate", file=sys.stderr)
+    return stage.evaluate(recipe, surroundings)
+
+
+def _source(args: argparse.Namespace) -> DataSource:
+    from toolkit.evaluate import request
+
+    return request.data_source(
+        args.data, config=args.config, split=args.split, field=args.field, examples=args.examples
+    )
+
+
+def _require_judge_options(args: argparse.Namespace) -> None:
+    """Refuse options of an endpoint with another judge, and an endpoint without its model."""
+    from toolkit.config.judge_kinds import kind
+
+    is_endpoint = kind(args.judge) == "endpoint"
+    if is_endpoint != (args.judge_model is not None):
+        raise UsageError(
+            "goes with --judge URL, and only with it", where="--judge-model", fix="give both or none"
+        )
+    if args.stop_early and not is_endpoint:
+        raise UsageError("has an effect only with --judge URL", where="--stop-early", fix="leave it out")
+    if is_endpoint:
+        print(f"judgements are kept in {args.judgements}", file=sys.stderr)
+
+
+def _parser() -> Parser:
     parser = Parser(
         "evaluate",
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
@@ -91,13 +155,56 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--stride", type=positive_int, metavar="N", help="tokens the window moves; default half"
     )
-    add_scoring(parser)
-    add_comparison(parser)
+    _add_scoring(parser)
+    _add_comparison(parser)
     add_sampling(parser, max_new_tokens=96)
     parser.set_defaults(temperature=1.0)
     add_json(parser)
-    args = parser.parse_intermixed_args(arguments)
-    from toolkit.evaluate.command import evaluate_command
+    return parser
 
-    given = vars(args)
-    return evaluate_command(given.pop("models"), **given)
+
+def _add_scoring(parser: Parser) -> None:
+    """Add the options that say how documents are presented to a model."""
+    parser.add_argument(
+        "--prefix",
+        choices=("auto", "bos", "end", "none"),
+        default="auto",
+        help="what stands before a document: beginning-of-text, end-of-text, or nothing (its first token is "
+        "then not scored); auto asks the model's configuration",
+    )
+    parser.add_argument(
+        "--no-score-end", dest="score_end", action="store_false", help="do not score end-of-text"
+    )
+    parser.add_argument("--packed", action="store_true", help="read all documents as one text")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights")
+
+
+def _add_comparison(parser: Parser) -> None:
+    """Add the options of the win rate."""
+    parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
+    parser.add_argument(
+        "--judge",
+        default="gold",
+        metavar="gold|MODEL|FILE|URL",
+        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
+    )
+    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
+    parser.add_argument(
+        "--judge-key-variable",
+        default="JUDGE_API_KEY",
+        metavar="NAME",
+        help="variable with the endpoint's key",
+    )
+    parser.add_argument(
+        "--stop-early", action="store_true", help="ask an endpoint only until one half is excluded"
+    )
+    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
+    parser.add_argument(
+        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
+    )
+    parser.add_argument(
+        "--samples-per-prompt", type=positive_int, default=1, metavar="N", help="answers to each prompt"
+    )
+    parser.add_argument(
+        "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"
+    )

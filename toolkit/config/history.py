@@ -124,6 +124,10 @@ CHANGES: tuple[Change, ...] = (
     Added("evaluate", "win_rate.judge_key_variable", ANY),
     Added("evaluate", "win_rate.samples_per_prompt", 1),
     Added("evaluate", "win_rate.stop_early", False),
+    # 2026-11-29
+    Added("evaluate", "perplexity.baseline", None),
+    Added("evaluate", "win_rate.top_k", 0),
+    Added("evaluate", "win_rate.top_p", 1.0),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

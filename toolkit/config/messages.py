@@ -165,7 +165,7 @@ def _pointed(model: Any, key: Key, sentence: str, kind: str) -> tuple[Key, str]:
         return key, sentence
     for one in types_at(model, key):
         for setting in settings_of(one) if is_model(one) else ():
-            if setting.rpartition(".")[2] == word:
+            if word in (setting, setting.rpartition(".")[2]):
                 return (*key, *setting.split(".")), rest
     return key, sentence
 

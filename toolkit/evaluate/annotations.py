@@ -23,8 +23,6 @@ from toolkit.stats.sequential import anytime
 from toolkit.stats.significance import holm, power_text, verdict
 from toolkit.stats.win_rates import length_controlled, win_rate
 
-PAIRS_SHOWN = 10
-
 
 @dataclass
 class Judgement:

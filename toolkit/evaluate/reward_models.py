@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,7 +17,7 @@ from toolkit.data.chat.pairs import held_out_pairs
 from toolkit.data.text.documents import Part
 from toolkit.models.loading import load_reward_model
 from toolkit.models.vocabulary import Reference, not_loadable
-from toolkit.stages import reward_quality, reward_table
+from toolkit.stages import reward_quality
 
 LONGEST = 1024
 """Tokens of a prompt and its answer, of models that do not say how many positions they have."""
@@ -78,18 +75,3 @@ def measure(
         numbers = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
         found[name] = {**numbers, "left_out": pairs.left_out, "seed": seed}
     return found
-
-
-def show(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one table for each model on stderr."""
-    console = Console(stderr=True, highlight=False)
-    for name, numbers in models.items():
-        title = f"{name}: {numbers['n']} pairs, 95% intervals"
-        table = Table(
-            title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, pad_edge=False
-        )
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        for row in reward_table.table_rows(numbers):
-            table.add_row(*row)
-        console.print(table)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from toolkit.base.errors import RunError
 from toolkit.config.judge_kinds import kind as judge_kind
-from toolkit.config.schema import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
+from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
 from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.text import documents
-from toolkit.evaluate import judge_factory, judges, perplexity
+from toolkit.evaluate import context, judge_factory, judges, perplexity
 from toolkit.evaluate.best_of import BestOf
+from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
@@ -23,7 +23,6 @@ from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
 MEASURED = "measured.json"
-JUDGEMENTS = "judgements.jsonl"
 
 
 def run(recipe: EvaluateRecipe, run: Run) -> None:
@@ -34,8 +33,9 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
     """
     if not run.is_main:
         return
-    session = open_session(recipe, run)
-    judge = open_judge(recipe.win_rate, run, session.contest) if recipe.win_rate else None
+    surroundings = context.of_run(run)
+    session = open_session(recipe, surroundings)
+    judge = open_judge(recipe, surroundings, session.contest) if session.contest else None
     measured = load_measured(run)
     for step, name in enumerate(session.references, 1):
         if name in measured:
@@ -56,80 +56,95 @@ SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length"
 """What goes into metrics.jsonl, one line a model."""
 
 
-def open_session(recipe: EvaluateRecipe, run: Run) -> Session:
+def evaluate(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> dict[str, object]:
+    """Measure the models of a recipe without a run; returns what a run has in evaluation.json.
+
+    Raises:
+        ToolkitError: a model, data or a judge that cannot be used.
+    """
+    session = open_session(recipe, surroundings)
+    judge = open_judge(recipe, surroundings, session.contest) if session.contest else None
+    return session.results({name: session.measure(name) for name in session.references}, judge)
+
+
+def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Session:
     """Find the models and read the data."""
     names = models_by_name(recipe.models)
-    contest = recipe.win_rate
-    baseline = next((name for name, model in names.items() if contest and model == contest.baseline), None)
-    settings = recipe.perplexity
+    settings, contest = recipe.perplexity, recipe.win_rate
+    not_scoring = {"tokens", "data", "baseline"}
     return Session(
-        references={name: run.model_reference(model) for name, model in names.items()},
+        references={name: surroundings.model_reference(model) for name, model in names.items()},
         device=select(recipe.device),
         seed=recipe.seed,
-        baseline=baseline,
-        text=open_text(settings, run, recipe.seed) if settings else None,
-        scoring=ScoringSettings(**(settings.model_dump(exclude={"tokens", "data"}) if settings else {})),
+        baseline=next((name for name, model in names.items() if model == recipe.baseline), None),
+        text=open_text(settings, surroundings, recipe.seed) if settings else None,
+        scoring=ScoringSettings(**(settings.model_dump(exclude=not_scoring) if settings else {})),
         dtype=DTYPES[recipe.precision],
-        contest=open_contest(recipe) if contest else None,
-        best_of=open_best_of(contest.best_of, run) if contest and contest.best_of else None,
+        contest=open_contest(recipe, surroundings) if contest else None,
+        best_of=open_best_of(recipe, surroundings) if contest and contest.best_of else None,
         samples=recipe.samples,
     )
 
 
-def open_text(settings: PerplexitySettings, run: Run, seed: int) -> HeldOutText:
-    """The held-out part of a corpus run or of a text source."""
-    if settings.tokens is None:
-        return perplexity.from_data(settings.data, part="held_out", seed=seed)
-    corpus = run.reference(settings.tokens)
-    if not isinstance(corpus, Path):
-        raise RunError("is not a corpus run", where=settings.tokens, fix="name one, or give perplexity.data")
-    return perplexity.from_corpus(corpus)
+def open_text(settings: PerplexitySettings, surroundings: EvaluationContext, seed: int) -> HeldOutText:
+    """Read the text of a corpus run or of a text source."""
+    if settings.tokens is not None:
+        return perplexity.from_corpus(surroundings.corpus(settings.tokens))
+    return perplexity.from_data(settings.data, part=surroundings.part_of(settings.data), seed=seed)
 
 
-def open_contest(recipe: EvaluateRecipe) -> Contest:
-    """The held-out prompts, and how they are answered."""
+def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Contest:
+    """Read the prompts; the contest also says how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
-    prompts = sources.prompts(recipe.data, part="held_out", seed=seed)
-    is_storyworld = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
+    prompts = sources.prompts(recipe.data, part=surroundings.part_of(recipe.data), seed=seed)
+    known_world = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
         seed=seed,
-        known_world=is_storyworld,
+        known_world=known_world,
         max_prompt_tokens=settings.max_prompt_tokens,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
+        top_k=settings.top_k,
+        top_p=settings.top_p,
         batch_examples=settings.batch_examples,
         bootstrap_samples=settings.bootstrap_samples,
     )
 
 
-def open_best_of(settings: BestOfSettings, run: Run) -> BestOf:
-    """The reward model that chooses among the baseline's answers."""
-    reference, target = run.model_reference(settings.reward_model), select(run.recipe.device)
-    chooser = judges.reward_judge(settings.reward_model, reference, device=target, seed=run.seed)
+def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> BestOf:
+    """Load the reward model that chooses among the baseline's answers."""
+    settings = recipe.win_rate.best_of
+    reference = surroundings.model_reference(settings.reward_model)
+    chooser = judges.reward_judge(
+        settings.reward_model, reference, device=select(recipe.device), seed=recipe.seed
+    )
     return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
 
-def open_judge(settings: WinRateSettings, run: Run, contest: Contest) -> AnyJudge:
-    """Whoever the recipe names; what an endpoint says is kept in the run's judgements.jsonl."""
+def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest: Contest) -> AnyJudge:
+    """Open the judge that the recipe names."""
+    settings = recipe.win_rate
     named = judge_factory.Named(
         settings.judge,
         settings.judge_model,
         settings.judge_key_variable,
         settings.judge_data,
-        stop_early=settings.stop_early,
+        "held_out" if settings.judge_data is None else surroundings.part_of(settings.judge_data),
+        settings.stop_early,
     )
     is_model = judge_kind(settings.judge) == "model"
-    folder = run.reference(settings.judge) if is_model else None
+    reference = surroundings.model_reference(settings.judge) if is_model else None
+    is_local = reference is not None and Path(reference[0]).exists()
     return judge_factory.open_judge(
         named,
         contest,
-        reference=run.model_reference(settings.judge) if is_model else None,
-        known=judge_factory.known_accuracy(folder) if isinstance(folder, Path) else None,
-        journal=run.path / JUDGEMENTS,
-        device=select(run.recipe.device),
-        where="win_rate.judge",
+        reference=reference,
+        known=judge_factory.known_accuracy(Path(reference[0])) if is_local else None,
+        journal=surroundings.judgements,
+        device=select(recipe.device),
+        where=", ".join(source.name for source in documents.as_sources(recipe.data)),
     )
 
 

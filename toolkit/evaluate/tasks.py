@@ -1,7 +1,12 @@
-"""Tasks of lm-evaluation-harness on any of our checkpoints: its code measures, here it is called."""
+"""Tasks of lm-evaluation-harness on any model that the toolkit loads."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import lm_eval
@@ -10,13 +15,52 @@ from lm_eval.tasks import TaskManager
 
 from toolkit.base.errors import DataError, UsageError
 from toolkit.evaluate.session import DTYPES
-from toolkit.models.loading import load_causal_lm
+from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.runs import provenance
 from toolkit.runtime import devices
 
 BOOTSTRAP_SAMPLES = 1000
 """Of metrics whose standard error lm-eval has no formula for."""
 NORMAL = 1.959964
 """Standard errors to each side of a 95 % interval."""
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What is measured, and how.
+
+    Attributes:
+        tasks: names of tasks or of groups of tasks.
+        include_path: a folder of task definitions, which are looked up first.
+        examples: the number of examples of each task; None for all.
+        few_shot: solved examples before each question; None for the task's own number.
+        batch_examples: examples in one batch.
+        chat: put questions into the chat template.
+        precision: of the weights.
+    """
+
+    tasks: Sequence[str]
+    include_path: Path | None = None
+    examples: int | None = None
+    few_shot: int | None = None
+    batch_examples: int = 16
+    chat: bool = False
+    seed: int = 0
+    precision: str = "fp32"
+
+
+def measure_models(references: Mapping[str, Reference], settings: TaskSettings) -> dict[str, object]:
+    """Measure models, by name; returns `models` with a row for each of their tasks, and `versions`.
+
+    Raises:
+        UsageError: an unknown task, or a folder that does not exist.
+        DataError: the data of a task cannot be read.
+        ToolkitError: a model that cannot be loaded.
+    """
+    with redirect_stdout(sys.stderr):  # lm-eval prints progress there
+        manager = open_tasks(list(settings.tasks), settings.include_path)
+        rows = {name: measure(reference, manager, settings) for name, reference in references.items()}
+    return {"models": rows, "versions": {**provenance.versions(), "lm_eval": metadata.version("lm_eval")}}
 
 
 def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
@@ -48,45 +92,45 @@ def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
 
 
 def measure(
-    reference: tuple[str, str | None], tasks: list[str], manager: TaskManager, how: dict[str, object]
+    reference: Reference, manager: TaskManager, settings: TaskSettings
 ) -> dict[str, dict[str, object]]:
-    """lm-eval's numbers of one model, by task."""
-    precision = DTYPES[how.get("precision", "fp32")]
-    model, tokenizer = load_causal_lm(reference, device=devices.select("auto"), dtype=precision)
-    seed = how.get("seed", 0)
-    found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=how.get("batch_examples", 16)),
-        tasks=list(tasks),
+    """Return lm-eval's numbers of one model, by task."""
+    model, tokenizer = load_causal_lm(
+        reference, device=devices.select("auto"), dtype=DTYPES[settings.precision]
+    )
+    results = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_examples),
+        tasks=list(settings.tasks),
         task_manager=manager,
-        num_fewshot=how.get("few_shot"),
-        limit=how.get("examples"),
-        apply_chat_template=how.get("chat", False),
+        num_fewshot=settings.few_shot,
+        limit=settings.examples,
+        apply_chat_template=settings.chat,
         bootstrap_iters=BOOTSTRAP_SAMPLES,
         log_samples=False,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
+        random_seed=settings.seed,
+        numpy_random_seed=settings.seed,
+        torch_random_seed=settings.seed,
+        fewshot_random_seed=settings.seed,
     )
-    return {task: _row(task, found) for task in found["results"]}
+    return {task: _row(task, results) for task in results["results"]}
 
 
-def _row(task: str, found: dict[str, dict]) -> dict[str, object]:
-    """Numbers of a task as ours are written: `<metric>` with `<metric>_interval`; n, version, examples."""
+def _row(task: str, evaluation: dict[str, dict]) -> dict[str, object]:
+    """Return `<metric>` and `<metric>_interval` of a task, with n, version and few-shot examples."""
     row: dict[str, object] = {}
-    results = found["results"][task]
+    results = evaluation["results"][task]
     for key, value in results.items():
         metric, comma, kind = key.partition(",")
         if not comma or metric.endswith("_stderr"):
             continue
         name = metric if kind == "none" else f"{metric}_{kind}"
         error = results.get(f"{metric}_stderr,{kind}")
-        known = isinstance(error, int | float)
+        has_error = isinstance(error, int | float)
         row[name] = value
-        row[f"{name}_interval"] = [value - NORMAL * error, value + NORMAL * error] if known else None
+        row[f"{name}_interval"] = [value - NORMAL * error, value + NORMAL * error] if has_error else None
     return {
         **row,
-        "n": found.get("n-samples", {}).get(task, {}).get("effective"),
-        "version": found.get("versions", {}).get(task),
-        "few_shot": found.get("n-shot", {}).get(task),
+        "n": evaluation.get("n-samples", {}).get(task, {}).get("effective"),
+        "version": evaluation.get("versions", {}).get(task),
+        "few_shot": evaluation.get("n-shot", {}).get(task),
     }

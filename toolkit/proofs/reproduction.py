@@ -16,7 +16,7 @@ from rich.table import Table
 
 from toolkit.base import files
 from toolkit.base.errors import RunError, UsageError
-from toolkit.config import loader
+from toolkit.config import history, loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import launching
@@ -166,7 +166,10 @@ def _row(name: str, before: Path, again: Path, old: dict[str, Any], new: dict[st
 def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        return _timeless(json_format.loads(text))
+        content = json_format.loads(text)
+        if path.name == "evaluation.json" and "models" in content:  # settings that old evaluations lack
+            content["settings"] = history.recorded("evaluate", content["settings"])
+        return _timeless(content)
     lines = enumerate(text.splitlines(), 1)
     return {f"line {number}": _timeless(json_format.loads(line)) for number, line in lines}
 

@@ -11,6 +11,7 @@ from toolkit.config.schema.base import (
     Data,
     NonNegative,
     Settings,
+    Size,
     StageRecipe,
 )
 
@@ -34,6 +35,9 @@ class PerplexitySettings(Settings):
     """Score end-of-text as the last token of a document; it has no bytes."""
     packed: bool = False
     """Read all documents as one text with end-of-text between them, not each alone."""
+    baseline: str | None = None
+    """The one of `models` whose bits per byte are subtracted from the others', paired by document. The
+    default is the win rate's baseline."""
 
     @model_validator(mode="after")
     def one_source(self) -> PerplexitySettings:
@@ -75,6 +79,10 @@ class WinRateSettings(Settings):
     max_new_tokens: Count = 96
     temperature: NonNegative = 1.0
     """Of sampling; 0 takes the most probable token."""
+    top_k: Size = 0
+    """Sample only from the k most probable tokens (0: all)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample only from the fewest tokens with this probability together (1: all)."""
     batch_examples: Count = 64
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
 
@@ -101,5 +109,17 @@ class EvaluateRecipe(StageRecipe):
         if (self.win_rate is None) != (self.data is None):
             raise ValueError("data has the prompts of win_rate: give both or neither")
         if self.win_rate is not None and self.win_rate.baseline not in self.models:
-            raise ValueError(f"baseline {self.win_rate.baseline!r} is not one of models")
+            raise ValueError(f"win_rate.baseline {self.win_rate.baseline!r} is not one of models")
+        compared = self.perplexity.baseline if self.perplexity else None
+        if compared is not None and compared not in self.models:
+            raise ValueError(f"perplexity.baseline {compared!r} is not one of models")
+        if compared is not None and self.win_rate is not None and compared != self.win_rate.baseline:
+            raise ValueError("perplexity.baseline must be that of win_rate; leave it out")
         return self
+
+    @property
+    def baseline(self) -> str | None:
+        """The model that the others are compared with; None without a comparison."""
+        if self.win_rate is not None:
+            return self.win_rate.baseline
+        return self.perplexity.baseline if self.perplexity else None

@@ -1,0 +1,117 @@
+"""The recipe of an evaluation of some models on some data: what is measured depends on what the data hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from toolkit.base.errors import UsageError
+from toolkit.config.schema import DataSource, EvaluateRecipe
+from toolkit.data import files, hub
+from toolkit.data.chat import formats
+from toolkit.data.text import documents
+from toolkit.runs import seal
+
+DEFAULT_EXAMPLES = 200
+"""Of storyworld and of Hub datasets, which may be endless or very large; a file is read whole."""
+CONVERSATION_COLUMNS = {*formats.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
+
+
+def build_recipe(
+    models: Sequence[str],
+    data: str | DataSource,
+    *,
+    baseline: str | None = None,
+    perplexity: Mapping[str, object] | None = None,
+    win_rate: Mapping[str, object] | None = None,
+    **settings: object,
+) -> EvaluateRecipe:
+    """Return a recipe that measures perplexity on text, and with a baseline the win rate on prompts.
+
+    Args:
+        data: a sealed corpus run, or a source.
+        baseline: the model that the others are compared with; it is measured first.
+        perplexity, win_rate: settings of these measurements, without data and baseline.
+        settings: further settings of the recipe, such as `seed` and `precision`.
+
+    Raises:
+        UsageError: data of neither kind, prompts without a baseline, or a setting out of its range.
+    """
+    measured = dict.fromkeys([*([baseline] if baseline else []), *models])
+    recipe: dict[str, object] = {"stage": "evaluate", "models": list(measured), **settings}
+    scoring = {**(perplexity or {}), "baseline": baseline}
+    if isinstance(data, str) and seal.is_run(Path(data)):
+        recipe["perplexity"] = {**scoring, "tokens": data}
+    else:
+        source = data if isinstance(data, DataSource) else data_source(data)
+        has_text, has_prompts = contents(source)
+        if has_text:
+            recipe["perplexity"] = {**scoring, "data": source}
+        if has_prompts and baseline:
+            recipe["data"] = _with_default_config(source, "prompts")
+            recipe["win_rate"] = {**(win_rate or {}), "baseline": baseline}
+        elif not has_text:
+            raise UsageError(
+                "holds prompts, whose answers are compared with those of a baseline",
+                where=source.name,
+                fix="give --baseline MODEL",
+            )
+    try:
+        return EvaluateRecipe.model_validate(recipe)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, row['loc']))}: {row['msg']}" for row in error.errors()]
+        raise UsageError("; ".join(lines), fix="give other values") from None
+
+
+def data_source(
+    name: str, *, config: str | None = None, split: str | None = None, field: str | None = None,
+    examples: int | None = None,
+) -> DataSource:  # fmt: skip
+    """Return the source that a name stands for, with at most `examples` examples of what is measured."""
+    is_storyworld = name == files.STORYWORLD
+    limit = examples or (None if files.is_local(name) else DEFAULT_EXAMPLES)
+    return DataSource(
+        name=name,
+        config=config,
+        split=split,
+        field=field,
+        examples=None if is_storyworld else limit,
+        held_out_examples=limit if is_storyworld else None,
+    )
+
+
+def _with_default_config(source: DataSource, config: str) -> DataSource:
+    if source.name != files.STORYWORLD or source.config is not None:
+        return source
+    return source.model_copy(update={"config": config})
+
+
+def contents(source: DataSource) -> tuple[bool, bool]:
+    """Return whether a source holds text, and whether it holds prompts, by its first row.
+
+    Raises:
+        UsageError: neither.
+    """
+    if source.name == files.STORYWORLD:
+        return source.config in (None, "stories"), source.config != "stories"
+    documents.as_sources(source)
+    paths = files.resolve(source)
+    if paths and files.suffix_of(paths[0]) == ".txt":
+        return True, False
+    row = _first_row(source, paths)
+    if source.field is not None and source.field in row:
+        return isinstance(row[source.field], str), not isinstance(row[source.field], str)
+    if "text" in row or CONVERSATION_COLUMNS & row.keys():
+        return "text" in row, bool(CONVERSATION_COLUMNS & row.keys())
+    raise UsageError(
+        f"neither text nor conversations: the columns are {', '.join(row)}",
+        where=source.name,
+        fix="name the column with --field",
+    )
+
+
+def _first_row(source: DataSource, paths: Sequence[Path] | None) -> Mapping[str, object]:
+    rows = hub.rows(source, streaming=True) if paths is None else files.rows(paths[0])
+    return next(rows, ("", {}))[1]
