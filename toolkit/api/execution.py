@@ -114,7 +114,7 @@ def _write(recipe: StageRecipe, folder: Path) -> Path:
             where=type(recipe).__name__,
             fix=f'set run, such as {type(recipe).__name__}(run="tiny/{recipe.stage}", ...)',
         )
-    content = {"stage": recipe.stage, **recipe.model_dump(mode="json", exclude_unset=True)}
+    content = {"stage": recipe.stage, **recipe.model_dump(mode="json", exclude_defaults=True)}
     path = folder / f"{recipe.stage}.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
