@@ -143,7 +143,7 @@ class RunView(os.PathLike[str]):
         Raises:
             RunError: the run has no model.
         """
-        folder = self.path / "model"
+        folder = self.path / layout.MODEL
         if not folder.is_dir():
             what = "the run has no model" if self.state == "sealed" else "the run has no model yet"
             raise RunError(what, where=str(self.path), fix="name a pretrain, sft, reward, dpo or ppo run")
@@ -151,11 +151,11 @@ class RunView(os.PathLike[str]):
 
     def metrics(self) -> pandas.DataFrame:
         """Return metrics.jsonl: one row a logged step, nan where a row lacks a column."""
-        return _frame(self.path / "metrics.jsonl")
+        return _frame(self.path / layout.METRICS)
 
     def steps(self) -> pandas.DataFrame:
         """Return steps.jsonl of a pretraining: loss, gradient norm and batch digest of every step."""
-        return _frame(self.path / metrics.STEPS)
+        return _frame(self.path / layout.STEPS)
 
     def load(self) -> LanguageModel:
         """Load the model of a finished run."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
+from toolkit.runs import layout
 from toolkit.stats import Estimate
 
 INTERVAL = "_interval"
@@ -372,7 +373,7 @@ def read(path: Path, stage: str) -> StageEvaluation:
     Raises:
         RunError: there is no evaluation.json, or it does not have the form of its stage.
     """
-    file = path / "evaluation.json"
+    file = path / layout.EVALUATION
     try:
         return EVALUATIONS.get(stage, StageEvaluation).from_json(files.read_json(file))
     except (TypeError, ValueError, AttributeError) as error:

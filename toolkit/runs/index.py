@@ -130,7 +130,7 @@ def _changed(path: Path) -> datetime:
     try:
         return datetime.fromisoformat(files.read_json(path / layout.LOCK)["sealed"])
     except (RunError, KeyError, TypeError, ValueError):
-        names = (layout.MANIFEST, layout.TIMING, "metrics.jsonl")
+        names = (layout.MANIFEST, layout.TIMING, layout.METRICS)
         times = [(path / name).stat().st_mtime for name in names if (path / name).exists()]
         return datetime.fromtimestamp(max(times), UTC)
 
@@ -192,7 +192,7 @@ def _removable(path: Path) -> list[Removable]:
     if seal.is_sealed(path):
         return [_item(path, path / layout.SCRATCH, "left by a stage that was killed after it sealed its run")]
     reasons = dict.fromkeys(_temporaries(path), "half-written by a process that was killed")
-    checkpoints = checkpoint.steps(path / "checkpoints")
+    checkpoints = checkpoint.steps(path / layout.CHECKPOINTS)
     newest = next((step for step, folder in reversed(checkpoints) if _is_whole(folder)), None)
     if newest is None:
         return [_item(path, item, reason) for item, reason in reasons.items()]
@@ -230,7 +230,7 @@ def _temporaries(path: Path) -> list[Path]:
 def _named_by_incidents(path: Path) -> set[Path]:
     """Return the checkpoints from which incidents of a pretraining are replayed."""
     named = set()
-    for file in path.glob("incidents/*/incident.json"):
+    for file in path.glob(f"{layout.INCIDENTS}/*/incident.json"):
         reference = files.read_json(file).get("checkpoint")
         if reference:
             named.add((file.parent / reference).resolve())
