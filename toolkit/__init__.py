@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from toolkit.api.run_view import list_runs as list_runs
     from toolkit.base.errors import ToolkitError as ToolkitError
     from toolkit.config.schema import CorpusRecipe as CorpusRecipe
+    from toolkit.config.schema import DataSource as DataSource
     from toolkit.config.schema import DpoRecipe as DpoRecipe
     from toolkit.config.schema import EvaluateRecipe as EvaluateRecipe
     from toolkit.config.schema import PpoRecipe as PpoRecipe
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from toolkit.config.schema import RewardRecipe as RewardRecipe
     from toolkit.config.schema import SftRecipe as SftRecipe
     from toolkit.config.schema import TokenizerRecipe as TokenizerRecipe
+    from toolkit.evaluate.comparison import evaluate as evaluate
     from toolkit.stats import Estimate as Estimate
 
 _MODULES = {
@@ -43,6 +45,7 @@ _MODULES = {
     "Estimate": "toolkit.stats",
     "ToolkitError": "toolkit.base.errors",
     "TokenizerRecipe": "toolkit.config.schema",
+    "DataSource": "toolkit.config.schema",
     "CorpusRecipe": "toolkit.config.schema",
     "PretrainRecipe": "toolkit.config.schema",
     "SftRecipe": "toolkit.config.schema",

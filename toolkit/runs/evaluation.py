@@ -169,6 +169,7 @@ class ModelEvaluation(Record):
         ended: share of answers that end by themselves.
         score: of the judge.
         win_rate: against the baseline; None for the baseline itself.
+        accuracy: of a reward model, as in RewardEvaluation.
     """
 
     units = ("interval_units", "prompts", "n")
@@ -183,6 +184,11 @@ class ModelEvaluation(Record):
     mean_length: Estimate | None = None
     ended: Estimate | None = None
     score: Estimate | None = None
+    accuracy: Estimate | None = None
+    bayes_accuracy: float | None = None
+    gold_accuracy: Estimate | None = None
+    end_of_text: Estimate | None = None
+    n: int | None = None
     samples: list[Sample] | None = None
 
 
