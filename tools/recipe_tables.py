@@ -115,7 +115,7 @@ def _kind(model: type[BaseModel], name: str) -> str:
         elif origin is list:
             words.append("list")
         else:
-            words.append({bool: "true, false", int: "whole number", float: "number", str: "text"}[one])
+            words.append({bool: "true, false", int: "integer", float: "number", str: "string"}[one])
     info = model.model_fields[name]
     within = [bound for one in typing.get_args(info.annotation) for bound in _bounds_within(one)]
     return ", ".join([*words, *_bounds(info.metadata), *within])

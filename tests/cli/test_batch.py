@@ -108,7 +108,7 @@ def test_what_cannot_be_told_is_refused(run, corpus, capsys, tmp_path):  # noqa:
         assert said in captured.err and captured.out == ""
 
     refused(run, "5", 2, "there is no step 5: this training has 4 steps")
-    refused(run, "0", 2, "must be a whole number from 1 on")
+    refused(run, "0", 2, "must be a positive integer")
     refused(run, "1", 2, "--tokens has an effect only with --json", "--tokens")
     refused(tmp_path / "none", "1", 1, "there is no such run")
     refused(corpus, "1", 1, "is not a run directory")

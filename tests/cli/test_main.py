@@ -86,9 +86,9 @@ def test_every_verb_has_a_module_of_its_name():
      "error: recipes/tinyy: there is no such recipe or folder; did you mean recipes/tiny?"),
     (["run", "recipes/tiny/dop.yaml"], "did you mean recipes/tiny/dpo.yaml?"),
     (["check", "recipes/tiny", "beta"], "command line: 'beta' is not an override; write key=value"),
-    (["generate", "m", "p", "--n", "0"], "argument --n: must be a whole number from 1 on, not '0'"),
+    (["generate", "m", "p", "--n", "0"], "argument --n: must be a positive integer, not '0'"),
     (["generate", "m", "p", "--chat", "--raw"], "not allowed with argument"),
-    (["next", "m", "x", "--top", "many"], "argument --top: must be a whole number from 1 on, not 'many'"),
+    (["next", "m", "x", "--top", "many"], "argument --top: must be a positive integer, not 'many'"),
     (["evaluate", "m"], "the following arguments are required: --data"),
     (["publish", "runs/x"], "the following arguments are required: REPO_ID"),
     (["run", "recipes/tiny", "--fre"], "unrecognized arguments: --fre; did you mean --fresh?"),
@@ -250,7 +250,7 @@ def test_check_as_json(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert not found["ok"] and found["problems"] == [
         {"place": f"{tmp_path}/b.yaml:5", "key": "sed",
-        "what": "unknown key; did you mean seed?"}]  # fmt: skip
+        "what": "unknown key; did you mean seed?", "kind": "unknown"}]  # fmt: skip
     [row] = found["recipes"]
     assert row["ok"] and row["stage"] == "dpo"
     assert row["not_checked"] == ["model: runs/x/sft is not there, and no recipe here makes it"]

@@ -30,7 +30,7 @@ def said(function, *arguments):
     return str(caught.value)
 
 
-def test_whole_numbers_are_numbers(write):
+def test_an_integer_is_a_number(write):
     recipe = load(write("r.yaml", PRETRAIN + "optimizer: {learning_rate: 1}\n")).recipe
     assert recipe.optimizer.learning_rate == 1.0 and isinstance(recipe.optimizer.learning_rate, float)
 
@@ -109,9 +109,9 @@ def test_wrong_bases(write, tmp_path):
     assert said(load, recipe) == f"{recipe}:1: base: must be the path of one file, not ['a', 'b']"
     write("a.yaml", "base: b.yaml\n")
     write("b.yaml", "\nbase: ./a.yaml\n")
-    assert said(load, tmp_path / "a.yaml").startswith(f"{tmp_path}/b.yaml:2: base: a circle: ")
+    assert said(load, tmp_path / "a.yaml").startswith(f"{tmp_path}/b.yaml:2: base: a cycle: ")
     recipe = write("r.yaml", "base: r.yaml\n")
-    assert "a circle" in said(load, recipe)
+    assert "a cycle" in said(load, recipe)
 
 
 def test_merge_replaces_a_mapping_by_a_scalar_and_back():
@@ -151,7 +151,7 @@ def test_an_override_reaches_into_lists_and_makes_mappings(write):
     ("trainer.betta=1", "trainer.betta: unknown key: not a setting of trl.DPOConfig; did you mean beta?"),
     ("trainerr.beta=1", "trainerr: unknown key; did you mean trainer?"),
     ("beta=1", "beta: unknown key; did you mean trainer.beta?"),
-    ("seed=no", "seed: must be a whole number, not 'no'"),
+    ("seed=no", "seed: must be an integer, not 'no'"),
     ("data.0.name=x", "data.0.name: data is not a list"),
     ("model.path=x", "model.path: model is 'runs/x/sft', not a mapping"),
     ("seed=", "seed: no value; write seed=null or seed=\"''\""),
@@ -176,7 +176,7 @@ def test_a_list_has_so_many_entries(write):
         == "command line: models.2: models has 2 entries, the last is models.1"
     )
     expected = (
-        "command line: models.name: models is a list; give the place of an entry, for instance models.0.name"
+        "command line: models.name: models is a list; give the index of an entry, for instance models.0.name"
     )
     assert said(load, path, ["models.name=c"]) == expected
     assert load(path, ["models=[c]"]).recipe.models == ["c"]
@@ -189,7 +189,7 @@ def test_an_override_of_a_folder_changes_the_recipes_that_set_the_key(write, tmp
     write("a.yaml", DPO), write("b.yaml", DPO.replace("beta: 0.1, ", "")), write("t.yaml", TOKENIZER)
     first, second, tokenizer = load_folder(tmp_path, ["trainer.beta=0.5", "data.examples=7"])
     assert first.recipe.trainer["beta"] == 0.5 and "beta" not in second.recipe.trainer
-    assert tokenizer.recipe.data.examples == 7 and second.recipe.data.examples is None
+    assert tokenizer.recipe.data[0].examples == 7 and second.recipe.data[0].examples is None
     assert (first.overrides, second.overrides) == (("trainer.beta=0.5",), ())
 
 
@@ -217,9 +217,7 @@ def test_all_the_problems_of_all_the_files(write, tmp_path):
 def test_folders_without_recipes(write, tmp_path):
     assert said(load_folder, tmp_path) == f"{tmp_path}: no recipes (*.yaml) in this folder"
     write("tiny/a.yaml", DPO)
-    expected = (
-        f"{tmp_path}: no recipes (*.yaml) in this folder; folders in it with recipes: {tmp_path / 'tiny'}"
-    )
+    expected = f"{tmp_path}: no recipes (*.yaml) in this folder; subfolders with recipes: {tmp_path / 'tiny'}"
     assert said(load_folder, tmp_path) == expected
     assert said(load_folder, tmp_path / "x") == f"{tmp_path / 'x'}: there is no such folder"
 
@@ -234,7 +232,7 @@ def test_paths_stay_as_they_are_written(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
     recipe = load(write("recipes/x/r.yaml", DPO.replace("runs/x/sft", "./model"))).recipe
-    assert recipe.model == "./model" and recipe.data.name == "a.jsonl"
+    assert recipe.model == "./model" and recipe.data[0].name == "a.jsonl"
 
 
 def test_preset_fast_is_a_shared_critic(tmp_path):

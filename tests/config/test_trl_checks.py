@@ -1,6 +1,7 @@
 """`trainer:` against the installed TRL, from the snapshot and without importing TRL."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit.base.errors import ProblemKind
 from toolkit.config import trl_checks
-from toolkit.config.yaml_source import parse
+from toolkit.config.messages import Mistake
+from toolkit.config.yaml_source import dotted, parse
 from toolkit.runtime.devices import trainer_arguments
 
 PACKAGE = Path(trl_checks.__file__).parent.parent
@@ -18,14 +21,31 @@ PACKAGE = Path(trl_checks.__file__).parent.parent
 def read_cases():
     text = Path(__file__).with_name("bad_trainers.txt").read_text()
     for block in text.strip().split("\n\n")[1:]:
-        head, _, said = block.partition("\n  ")
+        head, _, expected = block.partition("\n  ")
         stage, _, trainer = head.partition(" ")
-        yield pytest.param(stage, parse(trainer, "x").value, said, id=f"{stage} {trainer}"[:60])
+        yield pytest.param(stage, parse(trainer, "x").value, expected, id=f"{stage} {trainer}"[:60])
 
 
-@pytest.mark.parametrize("stage,trainer,said", list(read_cases()))
-def test_what_trl_would_refuse_or_ignore(stage, trainer, said):
-    assert [f"{key}: {what}" for key, what in trl_checks.check(stage, trainer)] == [said]
+def outline(mistake: Mistake) -> str:
+    """Return key and kind of a mistake, and what its message suggests."""
+    suggested = re.search(r"did you mean (.+?)\?$", mistake.what)
+    return f"{dotted(mistake.key)}: {mistake.kind}" + (f" -> {suggested[1]}" if suggested else "")
+
+
+@pytest.mark.parametrize("stage,trainer,expected", list(read_cases()))
+def test_what_trl_would_refuse_or_ignore(stage, trainer, expected):
+    assert [outline(mistake) for mistake in trl_checks.check(stage, trainer)] == [expected]
+
+
+@pytest.mark.parametrize("stage,trainer,message", [
+    ("sft", {"beta": 1}, "unknown key: not a setting of trl.SFTConfig"),
+    ("dpo", {"learning_rate": "5e-5"}, "must be a number, not '5e-5'; write it without quotes"),
+    ("sft", {"max_length": "long"}, "must be an integer or null, not 'long'"),
+    ("dpo", {"loss_type": "exo_pair"}, "exo_pair needs label_smoothing above 0, for instance 1e-3"),
+    ("sft", {"seed": 1}, "cannot be set here: set seed at the top of the recipe"),
+])  # fmt: skip
+def test_the_exact_message(stage, trainer, message):
+    assert [mistake.what for mistake in trl_checks.check(stage, trainer)] == [message]
 
 
 @pytest.mark.parametrize("key,instead", [
@@ -44,8 +64,8 @@ def test_what_trl_would_refuse_or_ignore(stage, trainer, said):
     ("average_tokens_across_devices", "number of processes"),
 ])  # fmt: skip
 def test_what_the_toolkit_owns_is_refused_with_what_to_write_instead(key, instead):
-    [(found, what)] = trl_checks.check("sft", {key: 1})
-    assert found == key and what.startswith("cannot be set here: ") and instead in what
+    [mistake] = trl_checks.check("sft", {key: 1})
+    assert mistake.key == (key,) and mistake.kind == ProblemKind.RESERVED and instead in mistake.what
 
 
 @pytest.mark.parametrize("stage,trainer", [
@@ -66,8 +86,10 @@ def test_what_is_right(stage, trainer):
 
 
 def test_all_mistakes_at_once():
-    found = trl_checks.check("dpo", {"seed": 1, "betta": 1, "learning_rate": 0, "max_steps": "3"})
-    assert [key for key, _ in found] == ["seed", "betta", "learning_rate", "max_steps"]
+    mistakes = trl_checks.check("dpo", {"seed": 1, "betta": 1, "learning_rate": 0, "max_steps": "3"})
+    assert [mistake.key for mistake in mistakes] == [
+        ("seed",), ("betta",), ("learning_rate",), ("max_steps",)
+    ]  # fmt: skip
 
 
 def test_the_snapshot_is_that_of_the_installed_trl():

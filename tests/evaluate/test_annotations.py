@@ -186,7 +186,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         (["model"], "unrecognized arguments: model"),
         (["--data", "x"], "unrecognized arguments: --data"),
         (["--baselin", "x"], "did you mean --baseline?"),
-        (["--seed", "-1"], "must be a whole number from 0 on"),
+        (["--seed", "-1"], "must be an integer that is not negative"),
     ],
 )
 def test_options_without_effect_are_refused(tmp_path, arguments, said, capsys):

@@ -8,6 +8,7 @@ from tests.runs.small import SOURCE, corpus, tokenizer
 from toolkit.base.errors import RecipeError
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe
+from toolkit.config.registry import PRODUCTS
 from toolkit.execution import dag
 from toolkit.runs import references
 
@@ -39,7 +40,7 @@ def test_all_references_of_a_recipe_are_found_and_nothing_else():
 
 
 def test_every_reference_of_the_schema_is_known():
-    """A new setting that names a run must be in references.KEYS, or its parent would not be verified."""
+    """A new setting that names a run must be in registry.PRODUCTS, or its parent would not be verified."""
     plain = {
         "stage",
         "run",
@@ -78,7 +79,7 @@ def test_every_reference_of_the_schema_is_known():
     ]
     stages = [kind for kind in settings if issubclass(kind, schema.StageRecipe)]
     assert len(stages) > 8
-    unknown = set().union(*map(strings, stages)) - plain - references.KEYS
+    unknown = set().union(*map(strings, stages)) - plain - PRODUCTS.keys()
     unknown = {name for name in unknown if name not in ("trainer", "data", "optimizer", "model")}
     assert unknown == set()
 

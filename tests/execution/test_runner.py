@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from toolkit.base.errors import RecipeError, RunError, UsageError
 from toolkit.cli.run import run_command
 from toolkit.cli.verify import verify_command
 from toolkit.config import loader, schema
+from toolkit.config.registry import STAGES
 from toolkit.execution import launching, runner
 from toolkit.runs import metrics, seal
 from toolkit.runtime import hardware
@@ -288,7 +290,7 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
     seen = []
     monkeypatch.setattr(runner, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
     monkeypatch.setattr(runner.Run, "seal", lambda run: run.close())
-    monkeypatch.setattr(runner, "ONE_PROCESS", frozenset())  # as if this stage computed
+    monkeypatch.setitem(STAGES, "tokenizer", replace(STAGES["tokenizer"], uses_torch=True))
     monkeypatch.setattr(devices, "configure", lambda recipe, threads: seen.append(threads))
     for cores in (2, 8, 1):
         monkeypatch.setattr(hardware, "cores", lambda cores=cores: cores)

@@ -10,7 +10,7 @@ import yaml
 
 from tests.runs.small import corpus, make, tokenizer
 from toolkit.base.errors import RunError
-from toolkit.runs import metrics, seal
+from toolkit.runs import manifest, metrics, seal
 from toolkit.runs.opening import changed_settings, examine, open_run
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +56,8 @@ def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
     assert "going on from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
     path = runs / "t" / "tokenizer"
     assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
-    manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["facts"] == {"precision": "bf16", "threads": 2, "rows": 7}
+    content = json.loads((path / "manifest.json").read_text())
+    assert content["facts"] == {"precision": "bf16", "threads": 2, "rows": 7}
     resolved = yaml.safe_load((path / "resolved.yaml").read_text())
     assert resolved["threads"] == 2 and resolved["vocab_size"] == 4096
     assert resolved["found"] == {"precision": "bf16", "rows": 7}
@@ -98,6 +98,26 @@ def test_other_data_and_another_parent_are_refused(runs):
         examine(corpus(), runs_dir=runs, data={"data": "a" * 64})
     make(corpus(), runs, fresh=True, data={"data": "b" * 64})
     assert examine(corpus(), runs_dir=runs, data={"data": "b" * 64}).kind == "sealed"
+
+
+def test_a_manifest_with_a_list_of_one_source_is_of_the_same_run(runs, monkeypatch):
+    """Older versions recorded `data: [{..}]` as a list and its digest under `data[0]`."""
+    write = manifest.inputs
+
+    def as_list(*arguments, **options):
+        given = write(*arguments, **options)
+        given["settings"]["data"] = [given["settings"]["data"]]
+        return {**given, "data": {"data[0]": "a" * 64}}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "inputs", as_list)
+        path = make(tokenizer(), runs)
+    recorded = json.loads((path / "manifest.json").read_text())["inputs"]
+    assert isinstance(recorded["settings"]["data"], list) and "data[0]" in recorded["data"]
+    assert examine(tokenizer(), runs_dir=runs, data={"data": "a" * 64}).kind == "sealed"
+    assert changed_settings(tokenizer(), runs_dir=runs) == []
+    with pytest.raises(RunError, match="data: other data"):
+        examine(tokenizer(), runs_dir=runs, data={"data": "b" * 64})
 
 
 def test_the_run_key_is_only_a_place(runs):

@@ -11,13 +11,13 @@ import os
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.cli.run import run_command
-from toolkit.config import schema
 from toolkit.config.registry import STAGES
 from toolkit.execution import launching
 from toolkit.runs import checkpoint
@@ -81,9 +81,8 @@ def pretrain(recipe, run):
     run.write_json("evaluation.json", {"sum": value.item()})
 
 
-STAGES["tokenizer"] = ("__main__:tokenizer", schema.TokenizerRecipe)
-STAGES["corpus"] = ("__main__:corpus", schema.CorpusRecipe)
-STAGES["pretrain"] = ("__main__:pretrain", schema.PretrainRecipe)
+for name in ("tokenizer", "corpus", "pretrain"):
+    STAGES[name] = replace(STAGES[name], entry=f"__main__:{name}")
 
 
 def main(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 class ToolkitError(Exception):
@@ -31,13 +32,41 @@ class UsageError(ToolkitError):
     exit_status = 2
 
 
+class ProblemKind(StrEnum):
+    """What sort of mistake a problem is, for programs; people read its sentence."""
+
+    SYNTAX = "syntax"
+    """The file cannot be read as a recipe."""
+    MISSING = "missing"
+    """A required setting, or a file, is missing."""
+    UNKNOWN = "unknown"
+    """There is no such key."""
+    TYPE = "type"
+    """The value has the wrong type."""
+    VALUE = "value"
+    """The value has the right type, but is out of range or not one of the choices."""
+    CONFLICT = "conflict"
+    """The value contradicts another setting."""
+    NO_EFFECT = "no effect"
+    """The setting would change nothing."""
+    RESERVED = "reserved"
+    """The toolkit sets this key itself."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a recipe: `place` is `file:line`, `key` a dotted path."""
+    """One mistake in a recipe.
+
+    Attributes:
+        place: `file:line`, or `command line`.
+        key: dotted path of the setting; empty where the whole file is meant.
+        what: one sentence.
+    """
 
     place: str
     key: str
     what: str
+    kind: ProblemKind = ProblemKind.SYNTAX
 
     def __str__(self) -> str:
         return f"{self.place}: {self.key}: {self.what}" if self.key else f"{self.place}: {self.what}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import functools
 import re
 import textwrap
 from collections.abc import Sequence
@@ -58,14 +57,18 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="exactly one JSON object on stdout")
 
 
-def whole_number(text: str, *, least: int) -> int:
-    if not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text!r}")
+def positive_int(text: str) -> int:
+    """Parse an integer greater than 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
 
 
-positive_int = functools.partial(whole_number, least=1)
-non_negative_int = functools.partial(whole_number, least=0)
+def non_negative_int(text: str) -> int:
+    """Parse an integer from 0 up."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be an integer that is not negative, not {text!r}")
+    return int(text)
 
 
 def add_sampling(parser: Parser, max_new_tokens: int = 200) -> None:

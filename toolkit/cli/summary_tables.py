@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.config.registry import STAGES, Stage
 from toolkit.report.summary import BaselineComparison, comparisons, win_rate_text
 from toolkit.stats import interval_text, kl_text
 
@@ -16,10 +17,9 @@ def show(summary: dict, *, console: Console | None = None) -> None:
     console = console or Console(stderr=True, highlight=False)
     stages = summary["stages"]
     for name, row in stages.items():
-        if row.get("stage") == "pretrain":
-            console.print(_pretrain_table(name, row))
-        if row.get("stage") == "reward":
-            console.print(_reward_table(name, row))
+        stage = STAGES.get(row.get("stage"))
+        if stage is not None and stage.headline:
+            console.print(_headline_table(name, row, stage))
     for comparison in comparisons(summary):
         console.print(_win_rate_table(comparison))
         console.print(_judge_text(comparison))
@@ -31,26 +31,17 @@ def show(summary: dict, *, console: Console | None = None) -> None:
         console.print(Text(f"seconds: {times}; together {total:.0f}", style="dim"))
 
 
-def _pretrain_table(name: str, row: dict) -> Table:
-    table = Table(title=f"{name}: bits per byte of held-out text (less is better)", title_justify="left")
-    for column in ("untrained", "trained [95% interval]", "exact entropy floor"):
-        table.add_column(column, justify="right")
+def _headline_table(name: str, row: dict, stage: Stage) -> Table:
+    table = Table(title=f"{name}: {stage.headline_title}", title_justify="left")
+    for column in stage.headline:
+        table.add_column(column.heading, justify="right")
     table.add_row(
-        interval_text(row, "untrained_bits_per_byte"),
-        interval_text(row, "bits_per_byte"),
-        interval_text(row, "entropy_floor_bits_per_byte"),
-    )
-    return table
-
-
-def _reward_table(name: str, row: dict) -> Table:
-    table = Table(title=f"{name}: which of two held-out answers was preferred?", title_justify="left")
-    for column in ("accuracy [95% interval]", "Bayes accuracy of the annotator", "pairs"):
-        table.add_column(column, justify="right")
-    table.add_row(
-        interval_text(row, "accuracy", percent=True),
-        interval_text(row, "bayes_accuracy", percent=True),
-        str(row.get("n", "-")),
+        *(
+            str(row.get(column.key, "-"))
+            if column.count
+            else interval_text(row, column.key, percent=column.percent)
+            for column in stage.headline
+        )
     )
     return table
 

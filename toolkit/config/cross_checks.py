@@ -1,16 +1,16 @@
-"""What a schema cannot say: settings that contradict each other, or that would have no effect."""
+"""Checks across settings that a schema cannot express: contradictions, and settings without effect."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from pydantic import BaseModel
-
+from toolkit.base.errors import ProblemKind
+from toolkit.config import inputs
 from toolkit.config.judge_kinds import kind
-from toolkit.config.messages import listed, suggestion
+from toolkit.config.messages import Mistake, conflict, listed, no_effect, suggestion
+from toolkit.config.registry import STAGES, Stage
 from toolkit.config.schema import (
     DataSource,
     EvaluateRecipe,
@@ -22,244 +22,236 @@ from toolkit.config.schema import (
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.config.yaml_source import Key
 
-Found = list[tuple[Key, str]]
-
-# Storyworld's configurations that a stage or setting can read, the default first.
-_PROMPTS = ("prompts", "conversations", "preferences")
-CONFIGS = {
-    "tokenizer": ("stories",),
-    "corpus": ("stories",),
-    "perplexity": ("stories",),
-    "sft": ("conversations", "preferences"),
-    "reward": ("preferences",),
-    "dpo": ("preferences",),
-    "ppo": _PROMPTS,
-    "win_rate": _PROMPTS,
-    "judge_data": ("preferences",),
-}
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
-OPTIONS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
-"""Setting -> the configurations of storyworld that it acts on."""
-READS_TEXT = ("tokenizer", "corpus", "perplexity")
+OPTION_CONFIGS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
+"""Setting of a data source -> the configurations of the storyworld that it acts on."""
+TEXT = ("stories",)
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
-def check(recipe: StageRecipe) -> Found:
-    """(key, sentence) for every contradiction that needs neither data nor parents to be seen."""
-    read = list(sources(recipe))
-    found = []
-    for key, source in read:
-        alone = not isinstance(key[-1], int) or sum(other[:-1] == key[:-1] for other, _ in read) == 1
-        found += _source(recipe.stage, key, source, alone)
+def check(recipe: StageRecipe) -> list[Mistake]:
+    """Return a mistake for every contradiction that shows without data and parents."""
+    mistakes: list[Mistake] = []
+    for key, source in inputs.data_sources(recipe):
+        mistakes += _source(STAGES[recipe.stage], key, source)
     if isinstance(recipe, PretrainRecipe):
-        found += _pretrain(recipe)
+        mistakes += _pretrain(recipe)
     if isinstance(recipe, TrainerRecipe):
-        found += _batch(
+        mistakes += _batch(
             recipe.batch_examples,
             recipe.micro_batch_examples,
             key="micro_batch_examples",
             name="batch_examples",
         )
     if isinstance(recipe, PpoRecipe):
-        found += _ppo(recipe)
+        mistakes += _ppo(recipe)
     if isinstance(recipe, EvaluateRecipe):
-        found += _evaluate(recipe)
-    return found
+        mistakes += _evaluate(recipe)
+    return mistakes
 
 
-def sources(value: BaseModel, key: Key = ()) -> Iterator[tuple[Key, DataSource]]:
-    """Every data source of a recipe with its key, those in lists and nested settings included."""
-    for name in type(value).model_fields:
-        held = getattr(value, name)
-        entries = list(enumerate(held)) if isinstance(held, list) else [(None, held)]
-        for place, one in entries:
-            here = (*key, name) if place is None else (*key, name, place)
-            if isinstance(one, DataSource):
-                yield here, one
-            elif isinstance(one, BaseModel):
-                yield from sources(one, here)
-
-
-def is_local(name: str) -> bool:
-    """Whether a data name means files rather than a dataset of the Hub (which has at most one slash)."""
-    if name.startswith((".", "/", "~")) or re.search(r"[*?\[\\]", name) or Path(name).exists():
-        return True
-    return "@" not in name and (name.count("/") > 1 or bool(re.search(r"\.[A-Za-z]\w{1,7}$", name)))
-
-
-def _use(stage: str, key: Key) -> str:
-    """What a source is read for: a key of CONFIGS."""
-    if stage != "evaluate":
-        return stage
-    return "judge_data" if "judge_data" in key else "win_rate" if key[0] == "data" else str(key[0])
-
-
-def _source(stage: str, key: Key, source: DataSource, alone: bool) -> Found:
-    use = _use(stage, key)
-    found: Found = []
-    if source.name == "storyworld":
-        found += _storyworld(use, key, source)
+def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
+    configs = stage.storyworld.get(str(key[0]), EVERY_CONFIG)
+    mistakes: list[Mistake] = []
+    if source.name == inputs.STORYWORLD:
+        mistakes += _storyworld(configs, key, source, reads_held_out=stage.reads_held_out)
     else:
-        found += [
-            ((*key, name), "has an effect only with name: storyworld")
-            for name in OPTIONS
+        mistakes += [
+            no_effect((*key, name), "has an effect only with name: storyworld")
+            for name in OPTION_CONFIGS
             if getattr(source, name) is not None
         ]
-        found += _local(use, key, source) if is_local(source.name) else []
-    if alone and "weight" in source.model_fields_set:
-        found.append(((*key, "weight"), "has an effect only in a list of several sources"))
+        mistakes += _local(configs, key, source) if inputs.is_local(source.name) else []
+    is_single = not isinstance(key[-1], int)
+    if is_single and "weight" in source.model_fields_set:
+        mistakes.append(no_effect((*key, "weight"), "has an effect only in a list of several sources"))
     held_out = source.held_out
-    if held_out and held_out.last_characters and (use not in READS_TEXT or source.name == "storyworld"):
-        found.append(((*key, "held_out", "last_characters"), "is for one long text; write documents"))
-    return found
+    if held_out and held_out.last_characters and (configs != TEXT or source.name == inputs.STORYWORLD):
+        mistakes.append(
+            conflict((*key, "held_out", "last_characters"), "is for one long text; write documents")
+        )
+    return mistakes
 
 
-def _local(use: str, key: Key, source: DataSource) -> Found:
-    found: Found = []
+def _local(configs: tuple[str, ...], key: Key, source: DataSource) -> list[Mistake]:
+    mistakes: list[Mistake] = []
     name = source.name.lower()
     if not name.endswith(SUFFIXES) and re.search(r"\.[a-z]\w*$", name):
-        found.append(((*key, "name"), f"must be {', '.join(SUFFIXES)}, not {source.name!r}"))
-    elif name.endswith(".txt") and use not in READS_TEXT:
-        what = f"plain text has no {CONFIGS[use][0]}; give .jsonl, .jsonl.gz or .parquet"
-        found.append(((*key, "name"), what))
+        mistakes.append(
+            Mistake((*key, "name"), f"must be {', '.join(SUFFIXES)}, not {source.name!r}", ProblemKind.VALUE)
+        )
+    elif name.endswith(".txt") and configs != TEXT:
+        sentence = f"plain text has no {configs[0]}; give .jsonl, .jsonl.gz or .parquet"
+        mistakes.append(Mistake((*key, "name"), sentence, ProblemKind.VALUE))
     if source.split not in (None, "all"):
-        found.append(((*key, "split"), f"local files have no split {source.split!r}; write all"))
+        mistakes.append(conflict((*key, "split"), f"local files have no split {source.split!r}; write all"))
     if source.config is not None:
-        found.append(((*key, "config"), "has no effect: local files have no configurations"))
-    return found
+        mistakes.append(no_effect((*key, "config"), "has no effect: local files have no configurations"))
+    return mistakes
 
 
-def _storyworld(use: str, key: Key, source: DataSource) -> Found:
-    found: Found = [
-        ((*key, name), "has no effect with storyworld")
+def _storyworld(
+    configs: tuple[str, ...], key: Key, source: DataSource, *, reads_held_out: bool
+) -> list[Mistake]:
+    mistakes: list[Mistake] = [
+        no_effect((*key, name), "has no effect with storyworld")
         for name in ("split", "field")
         if getattr(source, name) is not None
     ]
-    allowed = CONFIGS[use]
-    config = source.config or allowed[0]
+    config = source.config or configs[0]
     if config not in EVERY_CONFIG:
-        what = f"must be one of {', '.join(EVERY_CONFIG)}, not {config!r}{suggestion(config, EVERY_CONFIG)}"
-        found.append(((*key, "config"), what))
-    elif config not in allowed:
-        found.append(((*key, "config"), f"must be {listed(allowed)} here, not {config!r}"))
+        choices = ", ".join(EVERY_CONFIG)
+        sentence = f"must be one of {choices}, not {config!r}{suggestion(config, EVERY_CONFIG)}"
+        mistakes.append(Mistake((*key, "config"), sentence, ProblemKind.VALUE))
+    elif config not in configs:
+        mistakes.append(
+            Mistake((*key, "config"), f"must be {listed(configs)} here, not {config!r}", ProblemKind.VALUE)
+        )
     else:
-        given = {name: configs for name, configs in OPTIONS.items() if getattr(source, name) is not None}
-        found += [
-            ((*key, name), f"has no effect on {config}, only on {listed(configs)}")
-            for name, configs in given.items()
-            if config not in configs
+        mistakes += [
+            no_effect((*key, name), f"has no effect on {config}, only on {listed(option_configs)}")
+            for name, option_configs in OPTION_CONFIGS.items()
+            if getattr(source, name) is not None and config not in option_configs
         ]
-    if source.examples is None:
-        measured = use in ("perplexity", "win_rate", "judge_data")  # only the held-out part is read
-        if not measured:
-            found.append(((*key, "examples"), "is required with storyworld: how many to make"))
-        elif source.held_out_examples is None:
-            found.append(((*key, "held_out_examples"), "is required with storyworld: how many to make"))
-    return found
+    if source.examples is None and not reads_held_out:
+        mistakes.append(
+            Mistake(
+                (*key, "examples"), "is required with storyworld: the number of examples", ProblemKind.MISSING
+            )
+        )
+    elif source.examples is None and source.held_out_examples is None:
+        mistakes.append(
+            Mistake(
+                (*key, "held_out_examples"),
+                "is required with storyworld: the number of examples",
+                ProblemKind.MISSING,
+            )
+        )
+    return mistakes
 
 
-def _batch(batch: int, micro: int | None, *, key: str, name: str) -> Found:
+def _batch(batch: int, micro: int | None, *, key: str, name: str) -> list[Mistake]:
     if micro is None or batch % micro == 0:
         return []
     if micro > batch:
-        return [((key,), f"{micro} is more than {name} {batch}")]
-    return [((key,), f"{name} {batch} is not a multiple of {micro}")]
+        return [conflict((key,), f"{micro} is more than {name} {batch}")]
+    return [conflict((key,), f"{name} {batch} is not a multiple of {micro}")]
 
 
-def _pretrain(recipe: PretrainRecipe) -> Found:
-    found = _batch(
+def _pretrain(recipe: PretrainRecipe) -> list[Mistake]:
+    mistakes = _batch(
         recipe.batch_tokens, recipe.micro_batch_tokens, key="micro_batch_tokens", name="batch_tokens"
     )
     if recipe.train_tokens < recipe.batch_tokens:
-        what = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}"
-        found.append((("train_tokens",), what))
+        sentence = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}"
+        mistakes.append(conflict(("train_tokens",), sentence))
     schedule = recipe.schedule
     if schedule.warmup_tokens + (schedule.decay_tokens or 0) > recipe.train_tokens:
         name = "decay_tokens" if schedule.decay_tokens else "warmup_tokens"
-        what = f"warm-up and decay are longer than train_tokens {recipe.train_tokens}"
-        found.append((("schedule", name), what))
-    return found
+        sentence = f"warm-up and decay are longer than train_tokens {recipe.train_tokens}"
+        mistakes.append(conflict(("schedule", name), sentence))
+    return mistakes
 
 
-def _ppo(recipe: PpoRecipe) -> Found:
+def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     settings = recipe.trainer
     minibatch = settings.rollout_examples // settings.minibatches
-    found = _batch(minibatch, recipe.micro_batch_examples, key="micro_batch_examples", name="the minibatch")
+    mistakes = _batch(
+        minibatch, recipe.micro_batch_examples, key="micro_batch_examples", name="the minibatch"
+    )
     if recipe.algorithm == "ppo":
         if settings.answers_per_prompt is not None:
-            what = "has an effect only with algorithm: rloo or grpo"
-            found.append((("trainer", "answers_per_prompt"), what))
+            sentence = "has an effect only with algorithm: rloo or grpo"
+            mistakes.append(no_effect(("trainer", "answers_per_prompt"), sentence))
     else:
-        found += _without_critic(recipe)
+        mistakes += _without_critic(recipe)
     if settings.score_scale != "first_rollout" and not settings.normalize_scores:
-        found.append((("trainer", "score_scale"), "has an effect only with normalize_scores: true"))
+        mistakes.append(
+            no_effect(("trainer", "score_scale"), "has an effect only with normalize_scores: true")
+        )
     if settings.score_scale == "reward_model" and (recipe.rewards or recipe.reward_model == "gold"):
-        what = "needs one reward model and no further rewards: only its config says what its scores are like"
-        found.append((("trainer", "score_scale"), what))
+        sentence = "needs one reward model and no further rewards: the scale of its scores is in its config"
+        mistakes.append(conflict(("trainer", "score_scale"), sentence))
     if recipe.algorithm == "ppo" and recipe.preset == "fast" and settings.critic == "separate":
-        found.append((("trainer", "critic"), "contradicts preset: fast, which shares it"))
-    trained_on = {_place(recipe.reward_model), *(_place(one.reward_model) for one in recipe.rewards)}
-    judged = recipe.early_stopping
-    if judged and kind(judged.judge) in ("endpoint", "votes"):
-        found.append((("early_stopping", "judge"), "must be gold or a reward model: it scores new answers"))
-    if judged and _place(judged.judge) in trained_on:
-        what = f"{judged.judge} is what is trained on: its scores rise as long as it learns; name another"
-        found.append((("early_stopping", "judge"), what))
-    known = [source.name == "storyworld" for _, source in sources(recipe)]
-    for key, name in _ppo_judges(recipe):
-        if name == "gold" and not all(known):
-            found.append((key, "gold judges answers to storyworld's prompts only"))
-    return found
+        mistakes.append(conflict(("trainer", "critic"), "contradicts preset: fast, which shares the critic"))
+    reward_models = [recipe.reward_model, *(reward.reward_model for reward in recipe.rewards)]
+    stopping = recipe.early_stopping
+    if stopping and kind(stopping.judge) in ("endpoint", "votes"):
+        mistakes.append(
+            Mistake(
+                ("early_stopping", "judge"),
+                "must be gold or a reward model, which score new answers",
+                ProblemKind.VALUE,
+            )
+        )
+    if stopping and _normal(stopping.judge) in map(_normal, reward_models):
+        sentence = f"{stopping.judge} is trained on, so it cannot judge the training; name another"
+        mistakes.append(conflict(("early_stopping", "judge"), sentence))
+    if any(source.name != inputs.STORYWORLD for source in recipe.data):
+        mistakes += [
+            conflict(key, "gold judges answers to storyworld's prompts only")
+            for key, judge in _ppo_judges(recipe)
+            if judge == "gold"
+        ]
+    return mistakes
 
 
-def _place(model: str | None) -> str | None:
-    """One spelling of a reference: `runs/r` for `./runs/r/`."""
+def _normal(model: str | None) -> str | None:
+    """Return one spelling of a reference: `runs/r` for `./runs/r/`."""
     return None if model is None else posixpath.normpath(model)
 
 
 def _ppo_judges(recipe: PpoRecipe) -> Iterator[tuple[Key, str | None]]:
     yield ("reward_model",), recipe.reward_model
-    for place, one in enumerate(recipe.rewards):
-        yield ("rewards", place, "reward_model"), one.reward_model
+    for index, reward in enumerate(recipe.rewards):
+        yield ("rewards", index, "reward_model"), reward.reward_model
     if recipe.early_stopping:
         yield ("early_stopping", "judge"), recipe.early_stopping.judge
 
 
-def _without_critic(recipe: PpoRecipe) -> Found:
+def _without_critic(recipe: PpoRecipe) -> list[Mistake]:
     settings, name = recipe.trainer, recipe.algorithm
     fields = type(settings).model_fields
-    found: Found = [
-        (("trainer", key), f"has no effect with algorithm: {name}")
+    mistakes: list[Mistake] = [
+        no_effect(("trainer", key), f"has no effect with algorithm: {name}")
         for key in PPO_ONLY_SETTINGS
         if getattr(settings, key) != fields[key].default
     ]
     for key, is_set in (("early_stopping", recipe.early_stopping), ("preset", recipe.preset != "standard")):
         if is_set:
-            found.append(((key,), f"is for algorithm: ppo, not {name}"))
+            mistakes.append(no_effect((key,), f"is for algorithm: ppo, not {name}"))
     answers = settings.answers_per_prompt or DEFAULT_ANSWERS_PER_PROMPT
     if settings.rollout_examples % answers:
-        what = f"{settings.rollout_examples} is not a multiple of answers_per_prompt {answers}"
-        found.append((("trainer", "rollout_examples"), what))
-    return found
+        sentence = f"{settings.rollout_examples} is not a multiple of answers_per_prompt {answers}"
+        mistakes.append(conflict(("trainer", "rollout_examples"), sentence))
+    return mistakes
 
 
-def _evaluate(recipe: EvaluateRecipe) -> Found:
-    found: Found = []
-    scored = recipe.perplexity
-    if scored and scored.stride and scored.window and scored.stride > scored.window:
-        found.append((("perplexity", "stride"), f"{scored.stride} is more than window {scored.window}"))
-    for place, model in enumerate(recipe.models):
-        if model in recipe.models[:place]:
-            found.append((("models", place), f"{model} is given twice"))
-    judged = recipe.win_rate
-    if judged:
-        sort = kind(judged.judge)
-        if sort in ("gold", "votes") and judged.judge_data is not None:
-            what = "gold" if sort == "gold" else "people's votes"
-            found.append((("win_rate", "judge_data"), f"has no effect with judge: {what}"))
-        if sort == "endpoint" and judged.judge_model is None:
-            found.append((("win_rate", "judge"), "is an endpoint: name its model in judge_model"))
+def _evaluate(recipe: EvaluateRecipe) -> list[Mistake]:
+    mistakes: list[Mistake] = []
+    perplexity = recipe.perplexity
+    if perplexity and perplexity.stride and perplexity.window and perplexity.stride > perplexity.window:
+        sentence = f"{perplexity.stride} is more than window {perplexity.window}"
+        mistakes.append(conflict(("perplexity", "stride"), sentence))
+    for index, model in enumerate(recipe.models):
+        if model in recipe.models[:index]:
+            mistakes.append(conflict(("models", index), f"{model} is given twice"))
+    win_rate = recipe.win_rate
+    if win_rate:
+        judge_kind = kind(win_rate.judge)
+        if judge_kind in ("gold", "votes") and win_rate.judge_data is not None:
+            judge = "gold" if judge_kind == "gold" else "people's votes"
+            mistakes.append(no_effect(("win_rate", "judge_data"), f"has no effect with judge: {judge}"))
+        if judge_kind == "endpoint" and win_rate.judge_model is None:
+            mistakes.append(
+                Mistake(
+                    ("win_rate", "judge"),
+                    "is an endpoint: name its model in judge_model",
+                    ProblemKind.MISSING,
+                )
+            )
         for name in ("judge_model", "judge_key_variable", "stop_early"):
-            if sort != "endpoint" and name in judged.model_fields_set:
-                found.append((("win_rate", name), "has an effect only where judge is the URL of an endpoint"))
-    return found
+            if judge_kind != "endpoint" and name in win_rate.model_fields_set:
+                sentence = "has an effect only if judge is the URL of an endpoint"
+                mistakes.append(no_effect(("win_rate", name), sentence))
+    return mistakes

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.base.errors import Problem, RecipeError
+from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config.yaml_source import Key, Tree, dotted, forget, nearest
 
 
@@ -258,7 +258,14 @@ def update(tree: Tree, stage: str) -> list[str]:
                 target = renamed(stage, key)
                 if target in tree.positions:
                     also = f"given under two names, also as {dotted(target)} ({tree.positions[target]})"
-                    problems.append(Problem(where, written, f"{also}; it was renamed, leave this one out"))
+                    problems.append(
+                        Problem(
+                            where,
+                            written,
+                            f"{also}; it was renamed, leave this one out",
+                            ProblemKind.CONFLICT,
+                        )
+                    )
                     continue
                 holder_now, last = _target(tree.value, holder, change)
                 holder_now[last] = holder.pop(name)
@@ -271,7 +278,7 @@ def update(tree: Tree, stage: str) -> list[str]:
                 warnings.append(f"{where}: {written}: has no effect ({change.because}); leave it out")
             else:
                 wrong = f"{_shown(holder[name])} is no longer possible: {change.because}; leave it out"
-                problems.append(Problem(where, written, wrong))
+                problems.append(Problem(where, written, wrong, ProblemKind.VALUE))
     if problems:
         raise RecipeError(problems)
     return warnings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from toolkit.config import trl_checks
-from toolkit.config.schema import Recipe
+from toolkit.config.registry import STAGES
 
 DEFAULT = Path("recipes/recipe.schema.json")
 _TYPES = {
@@ -25,23 +25,26 @@ _TYPES = {
 
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of every stage; `trainer:` of sft, reward and dpo lists TRL's own keys."""
-    described = TypeAdapter(Recipe).json_schema()
+    recipes = Union[tuple(stage.recipe for stage in STAGES.values())]  # noqa: UP007
+    described = TypeAdapter(Annotated[recipes, Field(discriminator="stage")]).json_schema()
     definitions = described["$defs"]
     for name, definition in definitions.items():
         if name.endswith("Recipe"):
             what = "A recipe whose settings hold where this one does not set them."
             definition["properties"]["base"] = {"type": "string", "description": what}
-    newest = trl_checks.read_snapshots()[0][
-        "stages"
-    ]  # not the installed version: the stored file is one for all
-    for stage in trl_checks.CONFIGS:
-        definition = definitions[f"{stage.capitalize()}Recipe"]
-        keys = {key: _field(key, one) for key, one in newest[stage].items() if key not in trl_checks.OWNED}
+    # Not the installed version: the stored file is the same on every machine.
+    newest = trl_checks.read_snapshots()[0]["stages"]
+    for stage in STAGES.values():
+        if stage.trl_config is None:
+            continue
+        definition = definitions[stage.recipe.__name__]
+        keys = {
+            key: _field(key, one) for key, one in newest[stage.name].items() if key not in trl_checks.OWNED
+        }
         definition["properties"]["trainer"] = {
             "type": "object",
             "additionalProperties": False,
-            "description": f"Settings of trl.{trl_checks.CONFIGS[stage]}; "
-            "what is not set keeps TRL's default.",
+            "description": f"Settings of trl.{stage.trl_config}; what is not set keeps TRL's default.",
             "properties": keys,
         }
     # A recipe with `base:` may leave out what its base gives.

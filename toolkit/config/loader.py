@@ -1,22 +1,22 @@
-"""A recipe file (or a folder of them) to checked settings; every mistake at once, each with its place."""
+"""Loading recipe files: from YAML to checked settings. All mistakes are reported at once."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
-from toolkit.base.errors import Problem, RecipeError
+from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import cross_checks, history, trl_checks
-from toolkit.config.messages import explain, settings_of, shown, suggestion
+from toolkit.config.messages import Mistake, explain, settings_of, shown, suggestion
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse, read_text
@@ -31,10 +31,10 @@ class LoadedRecipe:
 
     path: Path
     name: str
-    """Place of the run below the runs directory: `tiny/dpo`."""
+    """Path of the run below the runs directory: `tiny/dpo`."""
     recipe: StageRecipe
     text: str
-    """The file as it stands (its `base:` and the overrides not applied)."""
+    """The text of the file, without its `base:` and the overrides."""
     positions: Mapping[Key, str]
     """The place of every key that is set: `file:line`, or `command line`."""
     overrides: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """
     loaded, problems = read_folder(path, overrides)
     if problems:
-        raise RecipeError(list(dict.fromkeys(one for several in problems.values() for one in several)))
+        raise RecipeError(list(dict.fromkeys(itertools.chain.from_iterable(problems.values()))))
     return loaded
 
 
@@ -90,13 +90,13 @@ def read_folder(
     loaded: list[LoadedRecipe] = []
     for file, tree in trees.items():
         try:
-            mine = [one for one in changes if one.today(tree).key in tree.positions]
-            loaded.append(_checked(file, tree, mine))
+            applicable = [change for change in changes if change.today(tree).key in tree.positions]
+            loaded.append(_checked(file, tree, applicable))
         except RecipeError as error:
             problems[file] = error.problems
-    same = _same_run(loaded)
-    if same:
-        problems.setdefault(path, []).extend(same)
+    duplicates = _same_run(loaded)
+    if duplicates:
+        problems.setdefault(path, []).extend(duplicates)
     return loaded, {place: problems[place] for place in (path, *files) if place in problems}
 
 
@@ -107,25 +107,27 @@ def recipe_files(folder: Path) -> list[Path]:
         RecipeError: there are none, or it is not a folder.
     """
     if not folder.is_dir():
-        raise RecipeError([Problem(str(folder), "", "there is no such folder")])
+        raise RecipeError([Problem(str(folder), "", "there is no such folder", ProblemKind.MISSING)])
     files = _recipes_in(folder)
     if not files:
-        inside = [str(one) for one in sorted(folder.iterdir()) if one.is_dir() and _recipes_in(one)]
-        hint = f"; folders in it with recipes: {', '.join(inside)}" if inside else ""
-        raise RecipeError([Problem(str(folder), "", f"no recipes (*.yaml) in this folder{hint}")])
+        subfolders = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and _recipes_in(path)]
+        hint = f"; subfolders with recipes: {', '.join(subfolders)}" if subfolders else ""
+        raise RecipeError(
+            [Problem(str(folder), "", f"no recipes (*.yaml) in this folder{hint}", ProblemKind.MISSING)]
+        )
     return files
 
 
 def _recipes_in(folder: Path) -> list[Path]:
     return sorted(
-        one
-        for one in folder.iterdir()
-        if one.suffix in SUFFIXES and one.name[0] not in "._" and one.is_file()
+        path
+        for path in folder.iterdir()
+        if path.suffix in SUFFIXES and path.name[0] not in "._" and path.is_file()
     )
 
 
 def run_name(path: Path) -> str:
-    """A recipe's place: below the nearest `recipes` folder, else its folder and stem."""
+    """Return the run's name: the path below the nearest `recipes` folder, else folder and stem."""
     parts = path.absolute().with_suffix("").parts
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] in ("recipes", "_recipes"):
@@ -134,7 +136,7 @@ def run_name(path: Path) -> str:
 
 
 def _read(path: Path) -> Tree:
-    """The file's tree, over that of its `base:`, under today's names."""
+    """Return the file's tree merged over that of its `base:`, with current names of settings."""
     layers = _layers(path)
     stages = [layer.value["stage"] for layer in layers if "stage" in layer.value]
     if stages and isinstance(stages[-1], str):
@@ -150,7 +152,7 @@ def _warn(warnings: Sequence[str]) -> None:
 
 
 def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
-    """The trees of a file and of its bases, the file's own last."""
+    """Return the trees of a file and of its bases, the file's own last."""
     tree = parse(read_text(path), str(path))
     if tree.value is None:
         raise RecipeError([Problem(f"{path}:1", "", "the file is empty; a recipe starts with `stage:`")])
@@ -162,14 +164,22 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
     base, place = tree.value.pop("base"), tree.positions.pop(("base",))
     forget(tree.positions, ("base",))
     if not isinstance(base, str) or not base:
-        raise RecipeError([Problem(place, "base", f"must be the path of one file, not {shown(base)}")])
+        raise RecipeError(
+            [Problem(place, "base", f"must be the path of one file, not {shown(base)}", ProblemKind.TYPE)]
+        )
     file = path.parent / base
     chain = (*children, path)
-    if file.resolve() in [one.resolve() for one in chain]:
-        raise RecipeError([Problem(place, "base", f"a circle: {' -> '.join(map(str, (*chain, file)))}")])
+    if file.resolve() in [path.resolve() for path in chain]:
+        raise RecipeError(
+            [
+                Problem(
+                    place, "base", f"a cycle: {' -> '.join(map(str, (*chain, file)))}", ProblemKind.CONFLICT
+                )
+            ]
+        )
     if not file.is_file():
-        close = suggestion(file.name, [one.name for one in path.parent.glob("*.y*ml") if one != path])
-        raise RecipeError([Problem(place, "base", f"there is no file {file}{close}")])
+        close = suggestion(file.name, [other.name for other in path.parent.glob("*.y*ml") if other != path])
+        raise RecipeError([Problem(place, "base", f"there is no file {file}{close}", ProblemKind.MISSING)])
     return [*_layers(file, chain), tree]
 
 
@@ -196,27 +206,27 @@ class _Override:
         return cls(text, key, tree)
 
     def today(self, tree: Tree) -> _Override:
-        """The override with today's name of its key, for the recipe in `tree`."""
+        """Return the override with the current name of its key, for the recipe in `tree`."""
         stage = tree.value.get("stage")
-        return dataclasses.replace(self, key=history.renamed(stage, self.key)) if stage else self
+        return replace(self, key=history.renamed(stage, self.key)) if stage else self
 
     def apply(self, tree: Tree) -> Problem | None:
-        """Set the key in `tree`; a problem where something on the way is no mapping or list."""
+        """Set the key in `tree`; return a problem where a parent is neither a mapping nor a list."""
         if self.key[0] == "base":
-            return Problem(COMMAND_LINE, "base", "cannot be overridden")
-        here, parent = tree.value, self.key[:-1]
+            return Problem(COMMAND_LINE, "base", "cannot be overridden", ProblemKind.RESERVED)
+        node, parent = tree.value, self.key[:-1]
         for i, part in enumerate(parent):
-            problem = _no_step(here, self.key, i)
+            problem = _no_step(node, self.key, i)
             if problem:
                 return problem
-            if isinstance(here, dict) and here.get(part) is None:
-                here[part] = {}
+            if isinstance(node, dict) and node.get(part) is None:
+                node[part] = {}
                 tree.positions[self.key[: i + 1]] = COMMAND_LINE
-            here = here[part]
-        problem = _no_step(here, self.key, len(parent))
+            node = node[part]
+        problem = _no_step(node, self.key, len(parent))
         if problem:
             return problem
-        here[self.key[-1]] = self.tree.value
+        node[self.key[-1]] = self.tree.value
         forget(tree.positions, self.key)
         tree.positions[self.key] = COMMAND_LINE
         tree.positions.update({(*self.key, *below): COMMAND_LINE for below in self.tree.positions})
@@ -227,44 +237,48 @@ def _read_value(name: str, value: str) -> Tree:
     try:
         return parse(value, COMMAND_LINE)
     except RecipeError as error:
-        raise RecipeError([Problem(COMMAND_LINE, name, problem.what) for problem in error.problems]) from None
+        raise RecipeError(
+            [replace(problem, place=COMMAND_LINE, key=name) for problem in error.problems]
+        ) from None
 
 
-def _no_step(here: Any, key: Key, depth: int) -> Problem | None:
+def _no_step(node: Any, key: Key, depth: int) -> Problem | None:
+    """Return a problem unless `node`, the value at the first `depth` parts, has the next part of the key."""
     part, parent = key[depth], dotted(key[:depth])
-    if isinstance(here, list):
+    if isinstance(node, list):
         if not isinstance(part, int):
-            what = f"{parent} is a list; give the place of an entry, for instance {parent}.0.{part}"
-            return Problem(COMMAND_LINE, dotted(key), what)
-        if part >= len(here):
-            entries = f"{len(here)} entries, the last is {parent}.{len(here) - 1}"
-            return Problem(COMMAND_LINE, dotted(key), f"{parent} has {entries}")
+            what = f"{parent} is a list; give the index of an entry, for instance {parent}.0.{part}"
+            return Problem(COMMAND_LINE, dotted(key), what, ProblemKind.TYPE)
+        if part >= len(node):
+            entries = f"{len(node)} entries, the last is {parent}.{len(node) - 1}"
+            return Problem(COMMAND_LINE, dotted(key), f"{parent} has {entries}", ProblemKind.VALUE)
         return None
-    if isinstance(here, dict) and isinstance(part, str):
+    if isinstance(node, dict) and isinstance(part, str):
         return None
-    what = f"{parent} is not a list" if isinstance(part, int) else f"{parent} is {shown(here)}, not a mapping"
-    return Problem(COMMAND_LINE, dotted(key), what)
+    what = f"{parent} is not a list" if isinstance(part, int) else f"{parent} is {shown(node)}, not a mapping"
+    return Problem(COMMAND_LINE, dotted(key), what, ProblemKind.TYPE)
 
 
 def _unused(change: _Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
     if any(change.today(tree).key in tree.positions for tree in trees.values()):
         return None
     name = dotted(change.key)
-    known = sorted({dotted(key) for tree in trees.values() for key in tree.positions if key})
-    close = suggestion(name, known)
-    if not close and any(name in settings_of(cls) for _, cls in STAGES.values()):
+    set_keys = sorted({dotted(key) for tree in trees.values() for key in tree.positions if key})
+    close = suggestion(name, set_keys)
+    if not close and any(name in settings_of(stage.recipe) for stage in STAGES.values()):
         close = "; on a folder an override changes only keys that a recipe sets"
-    return Problem(COMMAND_LINE, name, f"no recipe in {folder} sets this key{close}")
+    return Problem(COMMAND_LINE, name, f"no recipe in {folder} sets this key{close}", ProblemKind.UNKNOWN)
 
 
 def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     seen: dict[str, Path] = {}
     problems = []
-    for one in loaded:
-        if one.name in seen:
-            place = one.positions.get(("run",), f"{one.path}:1")
-            problems.append(Problem(place, "run", f"{one.name!r} is already the run of {seen[one.name]}"))
-        seen.setdefault(one.name, one.path)
+    for recipe in loaded:
+        if recipe.name in seen:
+            place = recipe.positions.get(("run",), f"{recipe.path}:1")
+            sentence = f"{recipe.name!r} is already the run of {seen[recipe.name]}"
+            problems.append(Problem(place, "run", sentence, ProblemKind.CONFLICT))
+        seen.setdefault(recipe.name, recipe.path)
     return problems
 
 
@@ -277,58 +291,95 @@ def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedReci
     for old, new in zip(changes, today, strict=True):
         if old.key != new.key:
             _warn([f"{COMMAND_LINE}: {dotted(old.key)}: was renamed; write {dotted(new.key)}"])
-    _warn(history.update(tree, tree.value["stage"]))  # what the overrides brought
+    _warn(history.update(tree, tree.value["stage"]))  # settings of the overrides
     problems, recipe = _validated(cls, tree)
     if problems:
-        raise RecipeError(sorted(set(problems), key=lambda one: _order(one, tree)))
+        raise RecipeError(sorted(set(problems), key=_order))
     name = recipe.run or run_name(path)
     applied = tuple(change.text for change in changes)
     return LoadedRecipe(path, name, recipe, read_text(path), tree.positions, applied)
 
 
 def _stage_class(tree: Tree) -> type[StageRecipe]:
-    known = ", ".join(STAGES)
+    names = ", ".join(STAGES)
     if "stage" not in tree.value:
         for key in tree.value:
             if suggestion(key, ["stage"]):
-                raise RecipeError([Problem(tree.positions[(key,)], key, "unknown key; did you mean stage?")])
-        raise RecipeError([Problem(nearest(tree.positions, ()), "stage", f"is required: one of {known}")])
+                raise RecipeError(
+                    [
+                        Problem(
+                            tree.positions[(key,)],
+                            key,
+                            "unknown key; did you mean stage?",
+                            ProblemKind.UNKNOWN,
+                        )
+                    ]
+                )
+        raise RecipeError(
+            [
+                Problem(
+                    nearest(tree.positions, ()), "stage", f"is required: one of {names}", ProblemKind.MISSING
+                )
+            ]
+        )
     stage = tree.value["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         close = suggestion(stage, STAGES) if isinstance(stage, str) else ""
-        what = f"must be one of {known}, not {shown(stage)}{close}"
-        raise RecipeError([Problem(tree.positions[("stage",)], "stage", what)])
-    return STAGES[stage][1]
+        what = f"must be one of {names}, not {shown(stage)}{close}"
+        raise RecipeError([Problem(tree.positions[("stage",)], "stage", what, ProblemKind.VALUE)])
+    return STAGES[stage].recipe
 
 
-def _validated(cls: type[StageRecipe], tree: Tree) -> tuple[list[Problem], StageRecipe]:
-    stage, found, recipe = tree.value["stage"], [], None
+def _validated(cls: type[StageRecipe], tree: Tree) -> tuple[list[Problem], StageRecipe | None]:
+    stage = tree.value["stage"]
+    mistakes: list[Mistake] = []
+    recipe: StageRecipe | None = None
     trainer = tree.value.get("trainer")
-    mirrored = stage in trl_checks.CONFIGS
-    keys = trl_checks.settable(stage) if mirrored else ()
+    is_trl = STAGES[stage].trl_config is not None
+    trainer_keys = trl_checks.settable(stage) if is_trl else ()
     try:
         recipe = cls.model_validate(tree.value)
     except ValidationError as error:
-        found = explain(cls, tree.value, error.errors(include_url=False), trainer_keys=keys)
-    if mirrored and isinstance(trainer, dict):
-        found += [(("trainer", *key.split(".")), what) for key, what in trl_checks.check(stage, trainer)]
+        errors = error.errors(include_url=False)
+        mistakes = explain(cls, tree.value, errors, trainer_keys=trainer_keys)
+    if is_trl and isinstance(trainer, dict):
+        mistakes += [
+            mistake._replace(key=("trainer", *mistake.key)) for mistake in trl_checks.check(stage, trainer)
+        ]
     if recipe is not None:
-        found += cross_checks.check(recipe)
-    found += _run_place(tree.value.get("run"))
-    return [Problem(nearest(tree.positions, key), dotted(key), what) for key, what in found], recipe
+        mistakes += [
+            mistake._replace(key=_as_written(mistake.key, tree.value))
+            for mistake in cross_checks.check(recipe)
+        ]
+    mistakes += _check_run(tree.value.get("run"))
+    problems = [
+        Problem(nearest(tree.positions, key), dotted(key), sentence, kind) for key, sentence, kind in mistakes
+    ]
+    return problems, recipe
 
 
-def _run_place(run: Any) -> list[tuple[Key, str]]:
+def _as_written(key: Key, value: Any) -> Key:
+    """Return the key in the file: `data.0.name` for `data.name` where `data` is a list of one source."""
+    written: Key = ()
+    for part in key:
+        if isinstance(value, list) and isinstance(part, str):
+            written, value = (*written, 0), value[0]
+        written = (*written, part)
+        value = value[part] if isinstance(value, list) else (value or {}).get(part)
+    return written
+
+
+def _check_run(run: Any) -> list[Mistake]:
     if not isinstance(run, str):
         return []
-    place = PurePosixPath(run)
-    if place.parts[:1] == ("runs",) and len(place.parts) > 1:
-        return [(("run",), f"is below the runs directory already; write {'/'.join(place.parts[1:])}")]
-    if place.is_absolute() or ".." in place.parts or not place.parts or not re.fullmatch(r"[\w./-]+", run):
-        return [(("run",), f"must be a place below the runs directory such as tiny/dpo, not {shown(run)}")]
-    return []
+    path, sentence = PurePosixPath(run), ""
+    if path.parts[:1] == ("runs",) and len(path.parts) > 1:
+        sentence = f"is already below the runs directory; write {'/'.join(path.parts[1:])}"
+    elif path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w./-]+", run):
+        sentence = f"must be a path below the runs directory such as tiny/dpo, not {shown(run)}"
+    return [Mistake(("run",), sentence, ProblemKind.VALUE)] if sentence else []
 
 
-def _order(problem: Problem, tree: Tree) -> tuple[int, str]:
+def _order(problem: Problem) -> tuple[int, str]:
     _, _, line = problem.place.rpartition(":")
     return (int(line) if line.isdigit() else 0, problem.key)

@@ -1,4 +1,4 @@
-"""What pydantic found, in plain words: one readable sentence for each mistake, with a suggestion."""
+"""Validation errors of pydantic as one readable sentence each, with a suggestion."""
 
 from __future__ import annotations
 
@@ -6,14 +6,35 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from toolkit.base.errors import ProblemKind
 from toolkit.config.schema import DataSource
 from toolkit.config.yaml_source import Key, scalar
 
-# What other programs call it.
+
+class Mistake(NamedTuple):
+    """One mistake in the settings of a recipe."""
+
+    key: Key
+    what: str
+    """One sentence, without the key."""
+    kind: ProblemKind
+
+
+def no_effect(key: Key, sentence: str) -> Mistake:
+    """Return the mistake of a setting that would change nothing."""
+    return Mistake(key, sentence, ProblemKind.NO_EFFECT)
+
+
+def conflict(key: Key, sentence: str) -> Mistake:
+    """Return the mistake of a setting that contradicts another."""
+    return Mistake(key, sentence, ProblemKind.CONFLICT)
+
+
+# Names in other programs -> ours.
 SYNONYMS = {
     "beta": ("kl_coefficient",),
     "kl_coef": ("kl_coefficient",),
@@ -40,7 +61,7 @@ SYNONYMS = {
 
 
 def shown(value: Any) -> str:
-    """A value as a recipe would spell it, cut at 60 characters."""
+    """Return a value as a recipe would spell it, cut at 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
@@ -52,66 +73,67 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean x?`, or nothing where no known word is close."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not close:
-        close = [name for name in known if name.lower() == word.lower().replace("-", "_")][:1]
-    return f"; did you mean {close[0]}?" if close else ""
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean x?`, or nothing where no choice is close."""
+    choices = list(choices)
+    matches = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if not matches:
+        matches = [name for name in choices if name.lower() == word.lower().replace("-", "_")][:1]
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def listed(words: Iterable[Any]) -> str:
-    """`a, b or c`."""
+    """Return `a, b or c`."""
     words = [word if isinstance(word, str) else shown(word) for word in words]
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The members of a type: unions opened, `None` and `Annotated` taken off."""
+    """Return the members of a type: unions opened, `None` and `Annotated` removed."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         return alternatives(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return [one for member in typing.get_args(annotation) for one in alternatives(member)]
+        return [option for member in typing.get_args(annotation) for option in alternatives(member)]
     return [] if annotation is type(None) else [annotation]
 
 
 def is_model(annotation: Any) -> bool:
+    """Return whether a type is a class of settings."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def types_at(model: Any, key: Key) -> list[Any]:
-    """The types that the schema allows at `key` of `model`; empty where there is no such key."""
-    here = [model]
+    """Return the types that the schema allows at `key` of `model`; empty where there is no such key."""
+    parents = [model]
     for part in key:
-        below: list[Any] = []
-        for one in here:
-            if is_model(one) and part in one.model_fields:
-                below += alternatives(one.model_fields[part].annotation)
-            elif typing.get_origin(one) is list and isinstance(part, int):
-                below += alternatives(typing.get_args(one)[0])
-            elif typing.get_origin(one) is dict and isinstance(part, str):
-                below += alternatives(typing.get_args(one)[1])
-        here = below
-    return here
+        children: list[Any] = []
+        for parent in parents:
+            if is_model(parent) and part in parent.model_fields:
+                children += alternatives(parent.model_fields[part].annotation)
+            elif typing.get_origin(parent) is list and isinstance(part, int):
+                children += alternatives(typing.get_args(parent)[0])
+            elif typing.get_origin(parent) is dict and isinstance(part, str):
+                children += alternatives(typing.get_args(parent)[1])
+        parents = children
+    return parents
 
 
 def settings_of(model: Any, prefix: str = "") -> list[str]:
-    """Every dotted key of a model, those of nested models included (list entries left out)."""
+    """Return every dotted key of a model, those of nested models included (list entries left out)."""
     keys: list[str] = []
     for name, info in model.model_fields.items():
         keys.append(prefix + name)
-        for one in alternatives(info.annotation):
-            if is_model(one):
-                keys += settings_of(one, f"{prefix}{name}.")
+        for option in alternatives(info.annotation):
+            if is_model(option):
+                keys += settings_of(option, f"{prefix}{name}.")
     return keys
 
 
 def explain(
     model: type[BaseModel], value: Any, errors: list[dict[str, Any]], *, trainer_keys: Iterable[str] = ()
-) -> list[tuple[Key, str]]:
-    """(key, sentence) of every mistake in `value`; the branches of a union are folded into one.
+) -> list[Mistake]:
+    """Return every mistake in `value`, one for all branches of a union.
 
     Args:
         model: the recipe class that refused it.
@@ -119,20 +141,20 @@ def explain(
         errors: `ValidationError.errors()`.
         trainer_keys: the upstream trainer's keys, which the schema does not list.
     """
-    found: dict[Key, str] = {}
-    known = [*settings_of(model), *(f"trainer.{name}" for name in trainer_keys)]
+    mistakes: dict[Key, Mistake] = {}
+    all_keys = [*settings_of(model), *(f"trainer.{name}" for name in trainer_keys)]
     for error in errors:
-        key, branch = _place(model, value, error["loc"])
+        key, branch = _locate(model, value, error["loc"])
         if branch is None:
-            key, sentence = _pointed(model, key, _sentence(model, key, error, known), error["type"])
-            found.setdefault(key, sentence)
-        elif not any(_fits(one, value_at(value, key)) for one in types_at(model, key)):
-            found.setdefault(key, _wanted(types_at(model, key), value_at(value, key)))
-    return list(found.items())
+            mistake = _mistake(model, key, error, all_keys)
+            mistakes.setdefault(mistake.key, mistake)
+        elif not any(_fits(option, value_at(value, key)) for option in types_at(model, key)):
+            mistakes.setdefault(key, _wrong_type(types_at(model, key), key, value_at(value, key)))
+    return list(mistakes.values())
 
 
 def value_at(value: Any, key: Key) -> Any:
-    """The value at `key`, `None` where there is none."""
+    """Return the value at `key`, `None` where there is none."""
     for part in key:
         if isinstance(value, dict):
             value = value.get(part)
@@ -143,113 +165,128 @@ def value_at(value: Any, key: Key) -> Any:
     return value
 
 
-def _place(model: Any, value: Any, location: tuple[str | int, ...]) -> tuple[Key, Any]:
-    """The key of pydantic's location, and the branch of a union there that the value is not meant for."""
+def _locate(model: Any, value: Any, location: tuple[str | int, ...]) -> tuple[Key, Any]:
+    """Return the key of pydantic's location, and the branch of a union there that the value does not fit."""
     key: Key = ()
-    here = [model]
+    options = [model]
     for part in location:
-        if len(here) > 1:  # this part names the branch: "DataSource", "list[...]", "bool"
-            here = [_branch(here, str(part))]
-            if not _fits(here[0], value_at(value, key)):
-                return key, here[0]
+        if len(options) > 1:  # this part names the branch: "DataSource", "list[...]", "bool"
+            options = [_branch(options, str(part))]
+            if not _fits(options[0], value_at(value, key)):
+                return key, options[0]
             continue
         key = (*key, part)
-        here = types_at(here[0], (part,))
+        options = types_at(options[0], (part,))
     return key, None
 
 
-def _pointed(model: Any, key: Key, sentence: str, kind: str) -> tuple[Key, str]:
-    """A validator's sentence begins with the setting that is wrong: its key, and the rest."""
-    word, _, rest = sentence.partition(" ")
-    if kind != "value_error":
-        return key, sentence
-    for one in types_at(model, key):
-        for setting in settings_of(one) if is_model(one) else ():
-            if word in (setting, setting.rpartition(".")[2]):
-                return (*key, *setting.split(".")), rest
-    return key, sentence
-
-
-def _fits(branch: Any, given: Any) -> bool:
-    """Whether a branch of a union is the one that was meant: by shape, so scalars fit none."""
+def _fits(branch: Any, value: Any) -> bool:
+    """Return whether a branch of a union was meant, judged by the shape of the value: a scalar fits none."""
     if typing.get_origin(branch) is list:
-        return isinstance(given, list)
-    return is_model(branch) and isinstance(given, dict)
+        return isinstance(value, list)
+    return is_model(branch) and isinstance(value, dict)
 
 
 def _branch(members: list[Any], tag: str) -> Any:
-    for one in members:
-        name = getattr(one, "__name__", str(one))
-        is_list = typing.get_origin(one) is list
+    for member in members:
+        name = getattr(member, "__name__", str(member))
+        is_list = typing.get_origin(member) is list
         if (is_list and tag.startswith("list")) or (not is_list and tag == name):
-            return one
+            return member
     return members[0]
 
 
-def _sentence(model: Any, key: Key, error: dict[str, Any], known: list[str]) -> str:
-    kind, context, given = error["type"], error.get("ctx", {}), error["input"]
-    if kind == "missing":
-        return "is required"
-    if kind == "extra_forbidden":
-        return _unknown(model, key, known)
-    if kind == "value_error":
-        return str(context["error"])
-    bounds = {
-        "greater_than": ("gt", "greater than"),
-        "greater_than_equal": ("ge", "at least"),
-        "less_than": ("lt", "less than"),
-        "less_than_equal": ("le", "at most"),
-    }
-    if kind in bounds:
-        name, words = bounds[kind]
-        return f"must be {words} {context[name]:.12g}, not {shown(given)}"
-    if kind == "too_short":
-        return "must not be empty"
-    return _wanted(types_at(model, key), given)
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
 
 
-def _unknown(model: Any, key: Key, known: list[str]) -> str:
+def _mistake(model: Any, key: Key, error: dict[str, Any], all_keys: list[str]) -> Mistake:
+    error_type, context, value = error["type"], error.get("ctx", {}), error["input"]
+    if error_type == "missing":
+        return Mistake(key, "is required", ProblemKind.MISSING)
+    if error_type == "extra_forbidden":
+        return Mistake(key, _unknown(model, key, all_keys), ProblemKind.UNKNOWN)
+    if error_type == "value_error":
+        return _of_validator(model, key, str(context["error"]))
+    if error_type in _BOUNDS:
+        name, words = _BOUNDS[error_type]
+        is_positive = isinstance(value, int) and (error_type, context[name]) == ("greater_than", 0)
+        is_positive = is_positive and int in types_at(model, key)
+        bound = "a positive integer" if is_positive else f"{words} {context[name]:.12g}"
+        return Mistake(key, f"must be {bound}, not {shown(value)}", ProblemKind.VALUE)
+    if error_type == "too_short":
+        return Mistake(key, "must not be empty", ProblemKind.VALUE)
+    return _wrong_type(types_at(model, key), key, value)
+
+
+def _of_validator(model: Any, key: Key, sentence: str) -> Mistake:
+    """Return the mistake of a validator, whose sentence begins with the setting that is wrong."""
+    word, _, rest = sentence.partition(" ")
+    for option in types_at(model, key):
+        for setting in settings_of(option) if is_model(option) else ():
+            if word in (setting, setting.rpartition(".")[2]):
+                return Mistake((*key, *setting.split(".")), rest, ProblemKind.CONFLICT)
+    return Mistake(key, sentence, ProblemKind.CONFLICT)
+
+
+def _unknown(model: Any, key: Key, all_keys: list[str]) -> str:
     name = str(key[-1])
-    siblings = [field for one in types_at(model, key[:-1]) if is_model(one) for field in one.model_fields]
-    synonyms = [one for one in SYNONYMS.get(name, ()) if one in siblings]
-    close = f"; did you mean {synonyms[0]}?" if synonyms else suggestion(name, siblings)
-    if not close:
-        elsewhere = [path for path in known if path.rpartition(".")[2] == name]
-        close = f"; did you mean {elsewhere[0]}?" if elsewhere else f"; known here: {', '.join(siblings)}"
-    return f"unknown key{close}"
-
-
-def _wanted(members: list[Any], given: Any) -> str:
-    """`must be <the allowed types>, not <given>`."""
-    literals = [item for one in members if typing.get_origin(one) is Literal for item in typing.get_args(one)]
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    if literals and all(typing.get_origin(one) is Literal or one is bool for one in members):
-        words = [*map(str, literals), *(["true", "false"] if bool in members else [])]
-        close = suggestion(given, words) if isinstance(given, str) else ""
-        one_of = "one of " if len(words) > 1 else ""
-        return f"must be {one_of}{', '.join(words)}, not {shown(given)}{close}"
-    parts = [names[one] for one in members if one in names]
-    models = [one for one in members if is_model(one) or typing.get_origin(one) is dict]
-    parts += [
-        "a mapping such as {name: storyworld}" if one is DataSource else "a mapping (key: value)"
-        for one in models
+    siblings = [
+        field for option in types_at(model, key[:-1]) if is_model(option) for field in option.model_fields
     ]
-    parts += ["a list" for one in members if typing.get_origin(one) is list]
-    return f"must be {listed(parts)}, not {shown(given)}{repair(members, given)}"
+    synonyms = [synonym for synonym in SYNONYMS.get(name, ()) if synonym in siblings]
+    hint = f"; did you mean {synonyms[0]}?" if synonyms else suggestion(name, siblings)
+    if not hint:
+        elsewhere = [path for path in all_keys if path.rpartition(".")[2] == name]
+        hint = (
+            f"; did you mean {elsewhere[0]}?" if elsewhere else f"; the keys here are {', '.join(siblings)}"
+        )
+    return f"unknown key{hint}"
 
 
-def repair(members: list[Any], given: Any) -> str:
-    """How to write a value that was nearly right: `1e6` or `1_000` for a whole number, 3 for text."""
+TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+"""Types as messages call them."""
+
+
+def _wrong_type(members: list[Any], key: Key, value: Any) -> Mistake:
+    """Return `must be <the allowed types>, not <value>`."""
+    literals = [
+        item for member in members if typing.get_origin(member) is Literal for item in typing.get_args(member)
+    ]
+    if literals and all(typing.get_origin(member) is Literal or member is bool for member in members):
+        words = [*map(str, literals), *(["true", "false"] if bool in members else [])]
+        hint = suggestion(value, words) if isinstance(value, str) else ""
+        one_of = "one of " if len(words) > 1 else ""
+        sentence = f"must be {one_of}{', '.join(words)}, not {shown(value)}{hint}"
+        return Mistake(key, sentence, ProblemKind.VALUE if isinstance(value, str) else ProblemKind.TYPE)
+    parts = [TYPE_NAMES[member] for member in members if member in TYPE_NAMES]
+    parts += [
+        "a mapping such as {name: storyworld}" if member is DataSource else "a mapping (key: value)"
+        for member in members
+        if is_model(member) or typing.get_origin(member) is dict
+    ]
+    parts += ["a list" for member in members if typing.get_origin(member) is list]
+    return Mistake(
+        key, f"must be {listed(parts)}, not {shown(value)}{repair(members, value)}", ProblemKind.TYPE
+    )
+
+
+def repair(members: list[Any], value: Any) -> str:
+    """Return how to write a value that was nearly right: `1e6` or `1_000` for an integer, 3 for a string."""
     number = int in members or float in members
-    if isinstance(given, float) and int in members and given.is_integer():
-        return f"; did you mean {int(given)}?"
-    if isinstance(given, str) and number:
-        digits = given.replace("_", "").replace(",", "")
-        if digits != given and digits.isdigit():
+    if isinstance(value, float) and int in members and value.is_integer():
+        return f"; did you mean {int(value)}?"
+    if isinstance(value, str) and number:
+        digits = value.replace("_", "").replace(",", "")
+        if digits != value and digits.isdigit():
             return f"; did you mean {int(digits)}?"
-        return "; write it without quotes" if isinstance(scalar(given), (int, float)) else ""
-    if isinstance(given, str) and bool in members and given.lower() in ("yes", "on", "no", "off"):
-        return f"; did you mean {'true' if given.lower() in ('yes', 'on') else 'false'}?"
-    if str in members and isinstance(given, (int, float)) and not isinstance(given, bool):
-        return f"; write it in quotes, '{given}'"
+        return "; write it without quotes" if isinstance(scalar(value), (int, float)) else ""
+    if isinstance(value, str) and bool in members and value.lower() in ("yes", "on", "no", "off"):
+        return f"; did you mean {'true' if value.lower() in ('yes', 'on') else 'false'}?"
+    if str in members and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"; write it in quotes, '{value}'"
     return ""

@@ -1,16 +1,242 @@
-"""The literal table of stages: name -> (entry point, recipe class)."""
+"""The table of stages. A new stage adds its recipe class, its module, and one entry here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
 from toolkit.config import schema
 
-STAGES: dict[str, tuple[str, type[schema.StageRecipe]]] = {
-    "tokenizer": ("toolkit.stages.tokenizer:run", schema.TokenizerRecipe),
-    "corpus": ("toolkit.stages.corpus:run", schema.CorpusRecipe),
-    "pretrain": ("toolkit.pretrain.stage:run", schema.PretrainRecipe),
-    "sft": ("toolkit.stages.sft:run", schema.SftRecipe),
-    "reward": ("toolkit.stages.reward:run", schema.RewardRecipe),
-    "dpo": ("toolkit.stages.dpo:run", schema.DpoRecipe),
-    "ppo": ("toolkit.ppo.stage:run", schema.PpoRecipe),
-    "evaluate": ("toolkit.evaluate.stage:run", schema.EvaluateRecipe),
+
+class Product(StrEnum):
+    """What a run can be used for by the runs after it."""
+
+    TOKENIZER = "tokenizer"
+    CORPUS = "corpus"
+    LANGUAGE_MODEL = "language model"
+    REWARD_MODEL = "reward model"
+
+
+PRODUCTS = {
+    "tokenizer": Product.TOKENIZER,
+    "tokens": Product.CORPUS,
+    "model": Product.LANGUAGE_MODEL,
+    "models": Product.LANGUAGE_MODEL,
+    "baseline": Product.LANGUAGE_MODEL,
+    "reward_model": Product.REWARD_MODEL,
+    "judge": Product.REWARD_MODEL,
 }
+"""Every setting that names a run or a model -> what that must be."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One plot of a stage's metrics in the report."""
+
+    title: str
+    metric: str
+    """Key of metrics.jsonl."""
+    bound: str | None = None
+    """Key of evaluation.json whose value is drawn as a dashed line."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One headline number: its heading and its key in evaluation.json."""
+
+    heading: str
+    key: str
+    percent: bool = False
+    count: bool = False
+    """An integer without an interval."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What `toolkit plan` counts for a stage."""
+
+    bytes_per_parameter: int = 16
+    """Weights, gradients and both AdamW moments in fp32, and 4 more for each further model."""
+    sequences_per_example: int = 1
+    passes_per_token: float = 1.0
+    """Training passes (forward and backward); a forward pass alone is a third of one."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything about a stage that code outside of its own module needs.
+
+    Attributes:
+        name: value of `stage:` in a recipe.
+        recipe: class of its settings.
+        entry: function `(recipe, run) -> None` that runs it, as `module:function`.
+        product: what its run can be used for; None where no recipe may name it.
+        storyworld: first part of a data source's key -> the configurations of the storyworld that the source
+            can have, the default first.
+        reads_held_out: it reads only the held-out part of its data.
+        uses_torch: False for a stage that only reads text, in one process, whatever the launcher.
+        trl_config: name of TRL's configuration class that `trainer:` is checked against.
+        has_conversations: its model was trained on conversations.
+        aligned: its model was trained on preferences.
+        cost: what `toolkit plan` counts; None where it does not train.
+        title, description: of its section in the report.
+        curves: of its section in the report; a stage without curves has no section of this kind.
+        headline_title, headline: the table of its numbers after `toolkit run`.
+    """
+
+    name: str
+    recipe: type[schema.StageRecipe]
+    entry: str
+    product: Product | None = None
+    storyworld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reads_held_out: bool = False
+    uses_torch: bool = True
+    trl_config: str | None = None
+    has_conversations: bool = False
+    aligned: bool = False
+    cost: Cost | None = None
+    title: str = ""
+    description: str = ""
+    curves: tuple[Curve, ...] = ()
+    headline_title: str = ""
+    headline: tuple[Column, ...] = ()
+
+
+_PAIR_LOSS = Curve("Training loss, nats per pair", "loss")
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "tokenizer",
+            schema.TokenizerRecipe,
+            "toolkit.stages.tokenizer:run",
+            product=Product.TOKENIZER,
+            storyworld={"data": ("stories",)},
+            uses_torch=False,
+        ),
+        Stage(
+            "corpus",
+            schema.CorpusRecipe,
+            "toolkit.stages.corpus:run",
+            product=Product.CORPUS,
+            storyworld={"data": ("stories",)},
+            uses_torch=False,
+        ),
+        Stage(
+            "pretrain",
+            schema.PretrainRecipe,
+            "toolkit.pretrain.stage:run",
+            product=Product.LANGUAGE_MODEL,
+            cost=Cost(),
+            title="learning to predict",
+            headline_title="bits per byte of held-out text (less is better)",
+            headline=(
+                Column("untrained", "untrained_bits_per_byte"),
+                Column("trained [95% interval]", "bits_per_byte"),
+                Column("exact entropy floor", "entropy_floor_bits_per_byte"),
+            ),
+        ),
+        Stage(
+            "sft",
+            schema.SftRecipe,
+            "toolkit.stages.sft:run",
+            product=Product.LANGUAGE_MODEL,
+            storyworld={"data": ("conversations", "preferences")},
+            trl_config="SFTConfig",
+            has_conversations=True,
+            cost=Cost(),
+            title="learning to answer",
+            description="Conversations taught it to answer instead of going on.",
+            curves=(Curve("Training loss, nats per token", "loss"),),
+        ),
+        Stage(
+            "reward",
+            schema.RewardRecipe,
+            "toolkit.stages.reward:run",
+            product=Product.REWARD_MODEL,
+            storyworld={"data": ("preferences",)},
+            trl_config="RewardConfig",
+            cost=Cost(sequences_per_example=2),
+            title="learning what people prefer",
+            description="A reward model learned from pairs of answers which one was preferred.",
+            curves=(
+                _PAIR_LOSS,
+                Curve("Training accuracy", "accuracy", bound="bayes_accuracy"),
+                Curve("Held-out accuracy", "held_out_accuracy", bound="bayes_accuracy"),
+            ),
+            headline_title="which of two held-out answers was preferred?",
+            headline=(
+                Column("accuracy [95% interval]", "accuracy", percent=True),
+                Column("Bayes accuracy of the annotator", "bayes_accuracy", percent=True),
+                Column("pairs", "n", count=True),
+            ),
+        ),
+        Stage(
+            "dpo",
+            schema.DpoRecipe,
+            "toolkit.stages.dpo:run",
+            product=Product.LANGUAGE_MODEL,
+            storyworld={"data": ("preferences",)},
+            trl_config="DPOConfig",
+            has_conversations=True,
+            aligned=True,
+            # The reference reads both answers, too: a forward pass, and 4 more bytes per parameter.
+            cost=Cost(bytes_per_parameter=20, sequences_per_example=2, passes_per_token=1 + 1 / 3),
+            title="aligned by preferences",
+            description="Direct preference optimization moved it towards preferred answers without a reward "
+            "model.",
+            curves=(
+                _PAIR_LOSS,
+                Curve("Accuracy of implicit rewards", "rewards/accuracies"),
+                Curve("Margin of implicit rewards", "rewards/margins"),
+            ),
+        ),
+        Stage(
+            "ppo",
+            schema.PpoRecipe,
+            "toolkit.ppo.stage:run",
+            product=Product.LANGUAGE_MODEL,
+            storyworld={"data": ("prompts", "conversations", "preferences")},
+            has_conversations=True,
+            aligned=True,
+            # Policy and critic train; reference and reward model only read.
+            cost=Cost(bytes_per_parameter=16 + 16 + 4 + 4),
+            title="aligned by reinforcement learning",
+            description="The model wrote answers, the reward model scored them, and the policy moved towards "
+            "higher scores while the KL divergence held it near its start.",
+            curves=(
+                Curve("Score of the reward model", "score"),
+                Curve("KL to the start, nats an answer", "kl"),
+                Curve("Length of answers, tokens", "length"),
+                Curve("Share of answers that end", "ended"),
+                Curve("Share that was clipped", "clip_fraction"),
+                Curve("Entropy, nats per token", "entropy"),
+                Curve("Score of the held-out judge", "held_out_score"),
+            ),
+        ),
+        Stage(
+            "evaluate",
+            schema.EvaluateRecipe,
+            "toolkit.evaluate.stage:run",
+            storyworld={
+                "perplexity": ("stories",),
+                "data": ("prompts", "conversations", "preferences"),
+                "win_rate": ("preferences",),
+            },
+            reads_held_out=True,
+        ),
+    )
+}
+"""Stage name -> its entry, in the order in which the stages usually follow each other."""
+
+
+def makers(product: Product) -> tuple[str, ...]:
+    """Return the names of the stages whose runs are of this use."""
+    return tuple(stage.name for stage in STAGES.values() if stage.product == product)
+
+
+def order(stage: str | None) -> int:
+    """Return the place of a stage in the usual order; an unknown one comes last."""
+    return list(STAGES).index(stage) if stage in STAGES else len(STAGES)

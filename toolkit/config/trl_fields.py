@@ -21,12 +21,13 @@ from transformers import optimization
 from transformers.trainer_utils import SchedulerType
 from trl.trainer import dpo_trainer, sft_trainer
 
-CLASSES = {"sft": trl.SFTConfig, "reward": trl.RewardConfig, "dpo": trl.DPOConfig}
+from toolkit.config.registry import STAGES
 
 
 def describe() -> dict[str, Any]:
     """`{trl, transformers, stages: {stage: {key: {types, default, choices?}}}, schedulers}`."""
-    stages = {stage: _fields(cls) for stage, cls in CLASSES.items()}
+    classes = {stage.name: getattr(trl, stage.trl_config) for stage in STAGES.values() if stage.trl_config}
+    stages = {stage: _fields(cls) for stage, cls in classes.items()}
     stages["dpo"]["loss_type"]["choices"] = _compared(dpo_trainer, "loss_type")
     stages["dpo"]["loss_type"]["types"].append("text")  # __post_init__ makes a list of one name
     stages["dpo"]["f_divergence_type"]["choices"] = _compared(dpo_trainer, "self.f_divergence_type")

@@ -1,7 +1,7 @@
-"""YAML text to plain values and the `file:line` of every key, with the scalars of YAML 1.2.
+"""Parsing YAML into plain values and the `file:line` of every key, with the scalars of YAML 1.2.
 
 PyYAML's own constructor reads `1e-5` as text and `no` as false (YAML 1.1), keeps the last of two equal
-keys, and forgets where a key stood; so only its parser is used, event by event.
+keys, and drops the position of a key; so only its parser is used, event by event.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from toolkit.base.errors import Problem, RecipeError
+from toolkit.base.errors import Problem, ProblemKind, RecipeError
 
 Key = tuple[str | int, ...]
 
@@ -24,29 +24,32 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-DEEPEST = 32  # a recipe is 4 deep; the limit keeps `[[[[...` from exhausting Python's stack
+DEEPEST = 32  # a recipe has 4 levels; the limit keeps `[[[[...` from exhausting Python's stack
 
 
 @dataclass
 class Tree:
-    """A value (mappings, lists, scalars), and the place of every key in it."""
+    """A value (mappings, lists, scalars), and the position of every key in it."""
 
     value: Any
     positions: dict[Key, str] = field(default_factory=dict)
 
 
 class _Refused(Exception):
-    def __init__(self, place: str, key: Key, what: str):
-        self.problem = Problem(place, dotted(key), what)
+    def __init__(self, place: str, key: Key, sentence: str):
+        self.problem = Problem(place, dotted(key), sentence)
 
 
 def dotted(key: Key) -> str:
-    """`("data", 0, "name")` as `data.0.name`."""
+    """Return `("data", 0, "name")` as `data.0.name`."""
     return ".".join(str(part) for part in key)
 
 
 def scalar(text: str) -> Any:
-    """A plain (unquoted) scalar by YAML 1.2's core schema, section 10.3.2 (`.nan` too gives infinity)."""
+    """Return the value of a plain (unquoted) scalar, by YAML 1.2's core schema, section 10.3.2.
+
+    `.nan` gives infinity: neither is allowed in a recipe.
+    """
     if text in NULLS:
         return None
     if text in BOOLEANS:
@@ -59,7 +62,7 @@ def scalar(text: str) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The text of a recipe file.
+    """Return the text of a recipe file.
 
     Raises:
         RecipeError: there is no such file, it is a folder, or it is not UTF-8.
@@ -67,7 +70,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise RecipeError([Problem(str(path), "", "there is no such file")]) from None
+        raise RecipeError([Problem(str(path), "", "there is no such file", ProblemKind.MISSING)]) from None
     except IsADirectoryError:
         raise RecipeError([Problem(str(path), "", "this is a folder, not a recipe")]) from None
     except OSError as error:
@@ -81,10 +84,10 @@ def read_text(path: Path) -> str:
 
 
 def parse(text: str, name: str) -> Tree:
-    """Read one YAML document; `name` is the file in the places, `name:line`.
+    """Parse one YAML document; `name` is the file in positions, `name:line`.
 
     Raises:
-        RecipeError: the text is not YAML, or it uses what recipes do not: two equal keys, anchors,
+        RecipeError: the text is not YAML, or it uses what recipes may not: duplicate keys, anchors,
             aliases, tags, several documents, numbers that are not finite.
     """
     builder = _Builder(name)
@@ -112,13 +115,13 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
         return "not valid YAML: a tab; indent with spaces"
     if "mapping values are not allowed" in problem:
         return (
-            "not valid YAML: no `key: value` can stand here; check the indentation, and put quotes "
-            "around a text with a colon"
+            "not valid YAML: `key: value` is not allowed here; check the indentation, and put quotes "
+            "around a string that contains a colon"
         )
     if "alias" in context or "anchor" in context:
-        return "not valid YAML: put quotes around a text that begins with * or &"
-    begun = f", line {error.context_mark.line + 1}" if error.context_mark else ""
-    return f"not valid YAML: {problem}{f' ({context}{begun})' if context else ''}"
+        return "not valid YAML: put quotes around a string that begins with * or &"
+    start = f", line {error.context_mark.line + 1}" if error.context_mark else ""
+    return f"not valid YAML: {problem}{f' ({context}{start})' if context else ''}"
 
 
 class _Builder:
@@ -134,7 +137,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise _Refused(self._place(event), (), "a second document; one file is one recipe")
+                    raise _Refused(self._place(event), (), "a second document; a file holds one recipe")
                 value = self._node(next(events), events, ())
         if self.problems:
             raise RecipeError(self.problems)
@@ -150,13 +153,13 @@ class _Builder:
             raise _Refused(
                 place,
                 key,
-                "anchors and aliases (& and *) are not read; share settings with "
-                "base:, and put quotes around a text that begins with & or *",
+                "anchors and aliases (& and *) are not supported; share settings with "
+                "base:, and put quotes around a string that begins with & or *",
             )
         if event.tag is not None:
-            raise _Refused(place, key, f"tags such as {event.tag} are not read")
+            raise _Refused(place, key, f"tags such as {event.tag} are not supported")
         if len(key) > DEEPEST:
-            raise _Refused(place, key[:3], f"nested more than {DEEPEST} deep")
+            raise _Refused(place, key[:3], f"nested more than {DEEPEST} levels deep")
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, key)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -171,8 +174,8 @@ class _Builder:
         except ValueError:  # Python reads at most 4300 digits
             value = math.inf
         if isinstance(value, float) and not math.isfinite(value):
-            what = f"must be a finite number, not {event.value[:20]}"
-            self.problems.append(Problem(self._place(event), dotted(key), what))
+            sentence = f"must be a finite number, not {event.value[:20]}"
+            self.problems.append(Problem(self._place(event), dotted(key), sentence, ProblemKind.VALUE))
         return value
 
     def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[Any]:
@@ -190,7 +193,7 @@ class _Builder:
             child, place = (*key, name), self._place(event)
             if name in values:
                 first = self.positions[child].rpartition(":")[2]
-                self.problems.append(Problem(place, dotted(child), f"given twice (first in line {first})"))
+                self.problems.append(Problem(place, dotted(child), f"given twice (first on line {first})"))
             else:
                 self.positions[child] = place
             values[name] = self._node(next(events), events, child)
@@ -199,16 +202,16 @@ class _Builder:
     def _key(self, event: yaml.Event, parent: Key) -> str:
         place = self._place(event)
         if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
-            raise _Refused(place, parent, "a key must be plain text")
+            raise _Refused(place, parent, "a key must be a string")
         if event.value == "<<" and event.style is None:
-            raise _Refused(place, parent, "merge keys (<<) are not read; use base: to share settings")
+            raise _Refused(place, parent, "merge keys (<<) are not supported; use base: to share settings")
         if not event.value:
-            raise _Refused(place, parent, "a key is empty")
+            raise _Refused(place, parent, "the key is empty")
         return event.value
 
 
 def merge(base: Tree, top: Tree) -> Tree:
-    """`top` over `base`: mappings merge key by key, everything else replaces."""
+    """Return `top` merged over `base`: mappings merge key by key, everything else is replaced."""
     positions = dict(base.positions)
     value = _merged(base.value, top.value, (), (positions, top.positions))
     positions[()] = top.positions.get((), positions.get((), ""))
@@ -235,13 +238,13 @@ def _merged(base: Any, top: Any, key: Key, positions: tuple[dict[Key, str], dict
 
 
 def forget(positions: dict[Key, str], key: Key) -> None:
-    """Drop the places of everything below `key`."""
+    """Drop the positions of everything below `key`."""
     for place in [place for place in positions if len(place) > len(key) and place[: len(key)] == key]:
         del positions[place]
 
 
 def nearest(positions: Mapping[Key, str], key: Key) -> str:
-    """The place of `key`, or of the closest thing around it that has one."""
+    """Return the position of `key`, or of its nearest parent that has one."""
     while key not in positions and key:
         key = key[:-1]
     return positions.get(key, "")

@@ -23,30 +23,17 @@ from pydantic import BaseModel
 from toolkit import storyworld
 from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_file
-from toolkit.config import judge_kinds
-from toolkit.config.schema import DataSource, RewardSettings, WinRateSettings
+from toolkit.config import inputs
+from toolkit.config.inputs import HUB_NAME, STORYWORLD, is_local, key_text
+from toolkit.config.schema import DataSource
 
-STORYWORLD = "storyworld"
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 PIECE_BYTES = 1 << 20
 _GLOB = re.compile(r"[*?\[]")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 
 Row = tuple[str, dict[str, Any]]
 Position = Callable[[int], None]
 """Told how many bytes of a file were read since the last call: what a progress bar counts."""
-
-
-def is_local(name: str) -> bool:
-    """Say whether a name means files: a suffix, a leading . / or ~, a glob, two folders, or it exists."""
-    if name == STORYWORLD:
-        return False
-    if name.startswith((".", "/", "~")) or _GLOB.search(name) or Path(name).exists():
-        return True
-    if "@" in name and _HUB_ID.fullmatch(name):
-        return False
-    # Hub names carry dots too (`org/corpus-v1.5`): a file's suffix begins with a letter.
-    return name.count("/") > 1 or "\\" in name or bool(re.search(r"\.[A-Za-z]\w{1,7}$", name))
 
 
 def resolve(source: DataSource) -> list[Path] | None:
@@ -85,7 +72,7 @@ def check(source: DataSource) -> None:
             )
     elif name == STORYWORLD:
         kind, useless = "storyworld", ("split", "field")
-    elif _HUB_ID.fullmatch(name):
+    elif HUB_NAME.fullmatch(name):
         kind, useless = "a hub dataset", ("flawed_share", "temperature")
     else:
         raise DataError(
@@ -105,27 +92,14 @@ def hub_name(source: DataSource) -> tuple[str, str | None]:
 
 
 def digests(recipe: BaseModel) -> dict[str, str]:
-    """Return {key: digest} of every source of data in a recipe, such as {"win_rate.judge_data": ...}.
+    """Return {key: digest} of all data and files that a recipe names, such as {"win_rate.judge_data": ...}.
 
-    The files of reward functions are among them.
+    Raises:
+        DataError: a file is missing.
     """
-    return dict(_digests(recipe, ""))
-
-
-def _digests(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, DataSource):
-        yield key, digest(value)
-    elif isinstance(value, RewardSettings) and value.function is not None:
-        yield f"{key}.function", f"sha256:{sha256_file(function_file(value.function))}"
-    elif isinstance(value, WinRateSettings) and judge_kinds.kind(value.judge) == "votes":
-        yield f"{key}.judge", f"sha256:{sha256_file(votes_file(value.judge))}"
-        yield from _digests(value.judge_data, f"{key}.judge_data")
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _digests(getattr(value, name), f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _digests(item, f"{key}[{index}]")
+    sources = {key_text(key): digest(source) for key, source in inputs.data_sources(recipe)}
+    files = {key_text(key): f"sha256:{sha256_file(path)}" for key, path in inputs.files(recipe)}
+    return sources | files
 
 
 def digest(source: DataSource) -> str:
@@ -140,30 +114,6 @@ def digest(source: DataSource) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{total.hexdigest()}"
-
-
-def votes_file(name: str) -> Path:
-    """Return a file of votes.
-
-    Raises:
-        DataError: there is none.
-    """
-    if not Path(name).is_file():
-        raise DataError("there is no such file of votes", where=name, fix="check win_rate.judge")
-    return Path(name)
-
-
-def function_file(reference: str) -> Path:
-    """Return the file of a FILE.py:NAME.
-
-    Raises:
-        DataError: there is none.
-    """
-    name = reference.rpartition(":")[0]
-    path = Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        raise DataError(f"there is no file {name!r}", where="rewards.function", fix="write FILE.py:NAME")
-    return path
 
 
 def suffix_of(path: Path) -> str:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json as json_format
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toolkit.base.errors import Problem, RecipeError
-from toolkit.config.cross_checks import is_local, sources
+from toolkit.base.errors import Problem, ProblemKind, RecipeError
+from toolkit.config import inputs, registry
 from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, run_name
 from toolkit.config.messages import suggestion
-from toolkit.config.yaml_source import Key, dotted, nearest
+from toolkit.config.yaml_source import dotted, nearest
 from toolkit.execution import dag
-from toolkit.runs import references
-
-_MODELS = ("pretrain", "sft", "dpo", "ppo")
-MAKERS = {
-    "tokenizer": ("tokenizer",),
-    "tokens": ("corpus",),
-    "model": _MODELS,
-    "models": _MODELS,
-    "baseline": _MODELS,
-    "reward_model": ("reward",),
-    "judge": ("reward",),
-}
-"""Setting -> the stages whose run it may name."""
 
 
 def check_command(path: Path, overrides: Sequence[str] = (), *, json: bool = False) -> int:
@@ -52,7 +38,7 @@ def check_command(path: Path, overrides: Sequence[str] = (), *, json: bool = Fal
     found = list(dict.fromkeys(problem for several in problems.values() for problem in several))
     found += _circles(loaded) if not found else []
     if json:
-        listed = [{"place": one.place, "key": one.key, "what": one.what} for one in found]
+        listed = [{"place": one.place, "key": one.key, "what": one.what, "kind": one.kind} for one in found]
         print(json_format.dumps({"ok": not found, "recipes": rows, "problems": listed}))
     else:
         _show(rows, found)
@@ -81,9 +67,8 @@ def _parents(
 ) -> tuple[list[Problem], list[str]]:
     """References that cannot be right, and those that nothing can be said about yet."""
     wrong, unknown = [], []
-    for text, reference in references.find(one.recipe).items():
-        key = _key(text)
-        kinds = MAKERS[next(part for part in reversed(key) if isinstance(part, str))]
+    for key, reference in inputs.references(one.recipe):
+        kinds = registry.makers(registry.PRODUCTS[inputs.setting_of(key)])
         if not reference.startswith("runs/"):
             if not Path(reference).exists():
                 unknown.append(f"{dotted(key)}: {reference} (of the Hub)")
@@ -93,26 +78,28 @@ def _parents(
         name = next((str(part) for part in (place, *place.parents) if str(part) in names), str(place))
         if name in makers and makers[name] not in kinds:
             what = f"{reference} is a {makers[name]} run; a {' or '.join(kinds)} run is needed"
-            wrong.append(Problem(nearest(one.positions, key), dotted(key), what))
+            wrong.append(Problem(nearest(one.positions, key), dotted(key), what, ProblemKind.VALUE))
         elif name == one.name:
-            wrong.append(Problem(nearest(one.positions, key), dotted(key), "refers to this recipe's own run"))
+            wrong.append(
+                Problem(
+                    nearest(one.positions, key),
+                    dotted(key),
+                    "refers to this recipe's own run",
+                    ProblemKind.CONFLICT,
+                )
+            )
         elif name not in names and not Path(reference).exists():
             close = suggestion(reference, [f"runs/{known}" for known in names if known != one.name])
             unknown.append(f"{dotted(key)}: {reference} is not there, and no recipe here makes it{close}")
     return wrong, unknown
 
 
-def _key(text: str) -> Key:
-    """`models[0]` and `win_rate.baseline` as the key of a position."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"[.\[\]]+", text.rstrip("]")))
-
-
 def _data(one: LoadedRecipe) -> list[str]:
     unknown = []
-    for key, source in sources(one.recipe):
-        if source.name == "storyworld":
+    for key, source in inputs.data_sources(one.recipe):
+        if source.name == inputs.STORYWORLD:
             continue
-        if not is_local(source.name):
+        if not inputs.is_local(source.name):
             unknown.append(f"{dotted(key)}: {source.name} (a dataset of the Hub)")
         elif not any(mark in source.name for mark in "*?[") and not Path(source.name).exists():
             unknown.append(f"{dotted(key)}: there is no file {source.name} here")

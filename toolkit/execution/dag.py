@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from toolkit.base.errors import Problem, RecipeError
+from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config.loader import LoadedRecipe
 from toolkit.runs import references
 
@@ -22,7 +22,7 @@ def order(recipes: Sequence[LoadedRecipe]) -> list[LoadedRecipe]:
         name = _normal(loaded.name)
         if name in by_name:
             what = f"has the same run, {name!r}, as {by_name[name].path}; give one of them another `run:`"
-            problems.append(Problem(str(loaded.path), "run", what))
+            problems.append(Problem(str(loaded.path), "run", what, ProblemKind.CONFLICT))
         by_name.setdefault(name, loaded)
     if problems:
         raise RecipeError(problems)
@@ -73,5 +73,5 @@ def _cycle(parents: dict[str, dict[str, str]], by_name: dict[str, LoadedRecipe])
         loaded, key = by_name[name], parents[name][parent]
         position = loaded.positions.get((key,), str(loaded.path))
         what = f"refers to runs/{parent}, which needs runs/{name} first (a cycle)"
-        problems.append(Problem(position, key, what))
+        problems.append(Problem(position, key, what, ProblemKind.CONFLICT))
     return problems

@@ -17,11 +17,10 @@ import yaml
 from toolkit.base import ranks
 from toolkit.base.errors import UsageError
 from toolkit.config.loader import LoadedRecipe
+from toolkit.config.registry import STAGES
 from toolkit.runs import seal
 from toolkit.runtime import accelerate_config, hardware, signals
 
-# They read text on one process, whatever the number of GPUs: a launcher would only add idle copies.
-ONE_PROCESS = frozenset({"tokenizer", "corpus"})
 PARENT = "TOOLKIT_PARENT"
 WAIT = "TOOLKIT_WAIT"
 PROGRAM = ("-m", "toolkit")
@@ -85,11 +84,11 @@ class StagePreloader:
         if self._preloaded is not None and self._preloaded.loaded is loaded:
             preloaded, self._preloaded = self._preloaded, None
             return preloaded
-        reads = loaded.recipe.stage in ONE_PROCESS
+        reads = not STAGES[loaded.recipe.stage].uses_torch
         if reads and self._preloaded is None and self._options.launch is None and hardware.cores() > 1:
             later = zip(self._recipes[number + 1 :], self._run_dirs[number + 1 :], strict=True)
             unfinished = (recipe for recipe, run_dir in later if not seal.is_sealed(run_dir))
-            computes = next((item for item in unfinished if item.recipe.stage not in ONE_PROCESS), None)
+            computes = next((item for item in unfinished if STAGES[item.recipe.stage].uses_torch), None)
             self._preloaded = PreloadedStage(computes, self._options) if computes else None
         return None
 
@@ -119,7 +118,7 @@ def start(loaded: LoadedRecipe, options: RunOptions, preloaded: PreloadedStage |
     if preloaded is not None:
         return _wait(preloaded.start(), launched=False)
     sys.stdout.flush()
-    if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
+    if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
         return _launch(loaded, options)
     return _wait(_child(loaded, options), launched=False)
 

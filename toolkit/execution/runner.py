@@ -21,7 +21,7 @@ from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag, launching, memory_shortage
-from toolkit.execution.launching import INTERRUPTED, ONE_PROCESS, PARENT, RunOptions
+from toolkit.execution.launching import INTERRUPTED, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, env_vars, signals
@@ -89,7 +89,7 @@ class _ErrorOfThisRank(ToolkitError):
 def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> RunOutcome:
     loaded = loader.load(path, overrides)
     run_dir = references.below(loaded.name, options.runs_dir)
-    if options.launch is not None and loaded.recipe.stage not in ONE_PROCESS:
+    if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
         status = launching.start(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
@@ -150,7 +150,7 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             manifest = rank_zero.decide(open_run)
             if manifest is not None:
                 run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
-                if run.is_main or loaded.recipe.stage not in ONE_PROCESS:
+                if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
                     _work(loaded.recipe, run)
                 rank_zero.wait()
                 rank_zero.decide(functools.partial(_seal, run))
@@ -167,13 +167,13 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
 
 
 def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
-    module, _, name = STAGES[stage][0].partition(":")
+    module, _, name = STAGES[stage].entry.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _prepare(recipe: StageRecipe) -> None:
     """Check, before anything is written, that the device exists and that the stage can be imported."""
-    if recipe.stage not in ONE_PROCESS:  # those only read text
+    if STAGES[recipe.stage].uses_torch:  # those only read text
         from toolkit.runtime import devices  # torch: 3 s
 
         devices.select(recipe.device)
@@ -182,7 +182,7 @@ def _prepare(recipe: StageRecipe) -> None:
 
 def _work(recipe: StageRecipe, run: Run) -> None:
     """Run the stage, with the number of threads that the run recorded if it uses torch."""
-    if recipe.stage not in ONE_PROCESS:
+    if STAGES[recipe.stage].uses_torch:
         _configure(recipe, run)
     try:
         _entry(recipe.stage)(recipe, run)

@@ -11,14 +11,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base import files
 from toolkit.base.errors import ToolkitError
+from toolkit.config.registry import STAGES
 from toolkit.data.chat import template
 from toolkit.inference.logprobs import positions, start_id
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout, references, seal
 from toolkit.runtime import devices
-
-CONVERSING = ("sft", "dpo", "ppo")
-"""Stages whose models answer; one that was only pretrained has the template, and never saw it used."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,9 @@ def open_model(name: str) -> OpenModel:
     disable_progress_bar()
     model, tokenizer = load_causal_lm(reference, device=devices.select("auto"))
     stage = stage_of(Path(reference[0]))
-    return OpenModel(model, tokenizer, bool(tokenizer.chat_template) and stage in (None, *CONVERSING))
+    # A model that was only pretrained has the chat template, too.
+    converses = stage is None or (stage in STAGES and STAGES[stage].has_conversations)
+    return OpenModel(model, tokenizer, bool(tokenizer.chat_template) and converses)
 
 
 def stage_of(folder: Path) -> str | None:

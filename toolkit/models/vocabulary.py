@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
+from toolkit.config.inputs import is_local
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision."""
@@ -65,10 +66,9 @@ def local_folder(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    looks_like_path = path.is_absolute() or name.startswith((".", "~", "runs/")) or name.count("/") > 1
     if path.is_file():
         raise ToolkitError("is a file, not a model folder", where=name, fix="name the folder that holds it")
-    if looks_like_path:
+    if is_local(name, kind="model"):
         raise ToolkitError("no such folder", where=name, fix="check the path, or run its stage first")
     return None
 

@@ -22,13 +22,13 @@ from toolkit.base import files
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder
+from toolkit.config.registry import STAGES
 from toolkit.execution import dag
 from toolkit.models import memory
 from toolkit.models.shape import flops_per_token, mean_flops_per_token, num_parameters
 from toolkit.runs import references, seal
 from toolkit.runtime import hardware, signals
 
-TRAINED = (schema.SftRecipe, schema.RewardRecipe, schema.DpoRecipe)
 PROBE = "toolkit.planning.probe"
 PROBE_SECONDS = 4.0
 PROBE_LIMIT_SECONDS = 300
@@ -111,16 +111,15 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
         "seconds", "basis", "money",
     ))  # fmt: skip
     row["note"] = ""
-    base = _pretraining(recipe, loaded, by_reference)
+    cost = STAGES[recipe.stage].cost
+    base = None if cost is None else _pretraining(recipe, loaded, by_reference)
     vocab_size = None if base is None else _vocabulary(base.recipe, by_reference, question)
     if base is None or vocab_size is None:
-        trains = isinstance(recipe, (schema.PretrainRecipe, schema.PpoRecipe, *TRAINED))
-        row["note"] = "the model's shape is not in these recipes" if trains else "no training"
+        row["note"] = "no training" if cost is None else "the model's shape is not in these recipes"
         return row
     model = base.recipe.model
     row["parameters"] = num_parameters(model, vocab_size=vocab_size)
-    # Weights, gradients and two moments in fp32: 16 bytes a weight; references and rewards: 4 more each.
-    row["state_bytes"] = row["parameters"] * {"dpo": 20, "ppo": 16 + 16 + 4 + 4}.get(recipe.stage, 16)
+    row["state_bytes"] = row["parameters"] * cost.bytes_per_parameter
     row["tokens"], factor, row["note"] = _work(recipe, model)
     if row["tokens"] is not None:
         row["flops"] = int(row["tokens"] * factor * _flops(recipe, model, vocab_size))
@@ -204,9 +203,8 @@ def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int 
     examples = _examples(recipe)
     if examples is None:
         return None, 0.0, "examples: as many as the data have"
-    # A pair is two sequences; DPO also reads both with the reference (a forward pass, a third).
-    sequences, passes = {"sft": (1, 1.0), "reward": (2, 1.0), "dpo": (2, 1 + 1 / 3)}[recipe.stage]
-    return int(examples * length * sequences), passes, "at most"
+    cost = STAGES[recipe.stage].cost
+    return int(examples * length * cost.sequences_per_example), cost.passes_per_token, "at most"
 
 
 def _examples(recipe: schema.TrainerRecipe) -> float | None:
@@ -214,10 +212,9 @@ def _examples(recipe: schema.TrainerRecipe) -> float | None:
     max_steps = recipe.trainer.get("max_steps", -1)
     if max_steps > 0:
         return max_steps * recipe.batch_examples
-    sources = recipe.data if isinstance(recipe.data, list) else [recipe.data]
-    if any(source.examples is None for source in sources):
+    if any(source.examples is None for source in recipe.data):
         return None
-    return recipe.trainer.get("num_train_epochs", 3.0) * sum(source.examples for source in sources)
+    return recipe.trainer.get("num_train_epochs", 3.0) * sum(source.examples for source in recipe.data)
 
 
 # Memory and time

@@ -12,8 +12,8 @@ import torch
 from toolkit import storyworld
 from toolkit.base import files
 from toolkit.base.errors import ToolkitError
+from toolkit.config import inputs
 from toolkit.config.schema import PpoRecipe
-from toolkit.data import files as data_files
 from toolkit.models.loading import load_reward_model
 from toolkit.ppo.rewards import Reward, RewardFunction, build, with_distinct_names
 from toolkit.runs.run import Run
@@ -58,7 +58,7 @@ def load_function(reference: str) -> RewardFunction:
         ToolkitError: the file does not exist, cannot be imported, or has no such function.
     """
     name, _, attribute = reference.rpartition(":")
-    path = data_files.function_file(reference)
+    path = inputs.function_file(reference)
     spec = importlib.util.spec_from_file_location(f"reward_{files.sha256_file(path)[:12]}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module

@@ -77,7 +77,7 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
             "was made with settings that this version does not support:\n    " + "\n    ".join(removed),
             where=str(path), fix=f"use the version of the toolkit that made the run{_commit(run_manifest)}",
         )  # fmt: skip
-    cls = STAGES[run_manifest["stage"]][1]
+    cls = STAGES[run_manifest["stage"]].recipe
     parsed = _parse(cls, settings, path)
     if runs_dir is not None:
         for key, reference in references.find(parsed).items():

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.base.files import atomic_folder
+from toolkit.config.registry import STAGES, Product
 from toolkit.evaluate.naming import name_in_evaluation
 from toolkit.runs import layout, seal
 from toolkit.runtime.network import NETWORK_ERRORS
@@ -105,7 +106,8 @@ def model_card(run: Path, repo_id: str) -> str:
     evaluation_path = run / layout.EVALUATION
     numbers = json.loads(evaluation_path.read_text(encoding="utf-8")) if evaluation_path.exists() else {}
     chain = _chain(run)
-    classifier = manifest["stage"] == "reward"
+    stage = STAGES[manifest["stage"]]
+    classifier = stage.product == Product.REWARD_MODEL
     return CARD.get_template("model_card.md.j2").render(
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
@@ -119,7 +121,7 @@ def model_card(run: Path, repo_id: str) -> str:
         parents=chain,
         packages=manifest["versions"],
         seal=seal.digest(run),
-        chat=manifest["stage"] in ("sft", "dpo", "ppo"),
+        chat=stage.has_conversations,
         classifier=classifier,
     )
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.errors import RunError
-from toolkit.config.registry import STAGES
+from toolkit.config import registry
 from toolkit.report.page import write_report
+from toolkit.report.summary import stage_of
 from toolkit.runs import layout, seal
 
 
@@ -36,8 +37,7 @@ def _finished_runs(path: Path) -> list[Path]:
     ]
     if skipped:
         print(f"left out, not finished: {', '.join(skipped)}", file=sys.stderr)
-    order = {stage: rank for rank, stage in enumerate(STAGES)}
-    return sorted(finished, key=lambda child: (order.get(child.name, len(order)), child.name))
+    return sorted(finished, key=lambda child: (registry.order(stage_of(child)), child.name))
 
 
 def _default_output(first: Path, runs: Sequence[Path]) -> Path:

@@ -13,8 +13,6 @@ from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the
 
 from toolkit.runs import layout
 
-from toolkit.runs import layout  # noqa: E402
-
 INK, MUTED, GRID = "#22303c", "#6b7a88", "#dfe5ea"
 BLUE, ORANGE, GREEN, ROSE, VIOLET = "#2f6db3", "#d9822b", "#2e8b6f", "#c2476b", "#7a5aa8"
 COLOURS = [BLUE, ORANGE, GREEN, VIOLET, ROSE, INK]

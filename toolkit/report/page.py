@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.files import write_atomic
+from toolkit.config.registry import STAGES, Product, order
 from toolkit.report import answers, curves, figures
 from toolkit.report.summary import (
     BaselineComparison,
@@ -45,8 +46,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     named_runs = [(name, path, stages[name]) for path, name in names.runs.items()]
     sections = [
         *(_pretrain_section(*run) for run in _of_stage(named_runs, "pretrain")),
-        *(_tuning_section(*run) for run in _of_stage(named_runs, "sft", "reward", "dpo")),
-        *(_ppo_section(*run) for run in _of_stage(named_runs, "ppo")),
+        *(_training_section(*run) for run in _with(named_runs, "curves")),
         *(_win_rate_section(comparison, is_only=len(compared) == 1) for comparison in compared),
         *(_length_section(comparison, is_only=len(compared) == 1) for comparison in compared),
         _samples_section(summary["samples"]),
@@ -57,7 +57,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         _seconds_section(stages),
     ]
     folder = Path(os.path.commonpath([run.absolute().parent for run in runs])).name if runs else output.stem
-    aligned = bool(_of_stage(named_runs, "dpo", "ppo"))
+    aligned = bool(_with(named_runs, "aligned"))
     title = f"{folder}: from text to {'an aligned' if aligned else 'a language'} model"
     text = PAGE.get_template("page.html.j2").render(
         title=title if len(runs) > 1 else f"{folder}/{runs[0].name}",
@@ -75,6 +75,12 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
 
 def _of_stage(runs: Sequence[NamedRun], *kinds: str) -> list[NamedRun]:
     return [run for run in runs if run[2].get("stage") in kinds]
+
+
+def _with(runs: Sequence[NamedRun], attribute: str) -> list[NamedRun]:
+    """Return the runs whose stage has an attribute that is not empty, in the order of the stages."""
+    chosen = [run for run in runs if getattr(STAGES.get(run[2].get("stage")), attribute, None)]
+    return sorted(chosen, key=lambda run: order(run[2]["stage"]))
 
 
 def _complete(section: dict) -> dict:
@@ -105,7 +111,7 @@ def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
             cards.append({"value": f"{row['accuracy']:.1%}", "label": prefix + label})
     for name, row in stages.items():
         rate = row.get("win_rate")
-        if rate and row.get("stage") in ("dpo", "ppo"):
+        if rate and row.get("stage") in STAGES and STAGES[row["stage"]].aligned:
             baseline = stages[row["evaluated_by"]]["baseline"]
             label = f"{name} wins against {baseline}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
             label += ": no verdict" if rate.get("verdict") == "no verdict" else ""
@@ -124,7 +130,7 @@ def _pretrain_section(name: str, path: Path, row: Numbers) -> dict:
     text += "The curve on the right is of the beginning of the held-out text, the table of all of it."
     return {
         "id": name,
-        "title": f"{name}: learning to predict",
+        "title": f"{name}: {STAGES[row['stage']].title}",
         "text": text,
         "figure": curves.draw("pretrain", figures.read_metrics(path), row),
         "table": {
@@ -150,53 +156,25 @@ def _pretrain_section(name: str, path: Path, row: Numbers) -> dict:
     }
 
 
-def _tuning_section(name: str, path: Path, row: Numbers) -> dict | None:
-    bayes = row.get("bayes_accuracy")
-    text = {
-        "sft": "Conversations taught it to answer instead of going on.",
-        "reward": "A reward model learned from pairs of answers which one is preferred. Dashed: "
-        "what the best possible model would reach, for the annotator is noisy.",
-        "dpo": "Direct preference optimization moved it towards preferred answers without a reward model.",
-    }[row["stage"]]
-    if row["stage"] == "reward" and bayes is None:
-        text = "A reward model learned from pairs of answers which one people preferred."
-    figure = curves.draw(row["stage"], figures.read_metrics(path), row)
+def _training_section(name: str, path: Path, row: Numbers) -> dict | None:
+    stage = STAGES[row["stage"]]
+    figure = curves.draw(stage.name, figures.read_metrics(path), row)
     if figure is None:
         return None
-    section = {
-        "id": name,
-        "title": f"{name}: {TITLES[row['stage']]}",
-        "text": text,
-        "figure": figure,
-    }
-    if row["stage"] == "reward":
-        points = (row.get("calibration") or {}).get("bins", [])
-        section["second_figure"] = figures.reliability(points)
+    section = {"id": name, "title": f"{name}: {stage.title}", "text": stage.description, "figure": figure}
+    if any(row.get(curve.bound) is not None for curve in stage.curves):
+        section["text"] += " Dashed: what the best possible model would reach, for the annotator is noisy."
+    if row.get("looks"):
+        section["text"] += (
+            f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
+        )
+    if stage.product == Product.REWARD_MODEL:
+        section["second_figure"] = figures.reliability((row.get("calibration") or {}).get("bins", []))
         section["table"] = {
             "head": [f"{row.get('n', 0)} held-out pairs", "[95% interval]"],
             "rows": reward_table.table_rows(row),
         }
     return section
-
-
-TITLES = {
-    "sft": "learning to answer",
-    "reward": "learning what people prefer",
-    "dpo": "aligned by preferences",
-}
-
-
-def _ppo_section(name: str, path: Path, row: Numbers) -> dict:
-    kept = ""
-    if row.get("looks"):
-        kept = f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
-    return {
-        "id": name,
-        "title": f"{name}: aligned by reinforcement learning",
-        "text": "The model wrote answers, the reward model scored them, and the policy moved towards higher "
-        "scores while the KL divergence held it near its start." + kept,
-        "figure": curves.draw("ppo", figures.read_metrics(path), row),
-    }
 
 
 def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:

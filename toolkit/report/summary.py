@@ -60,7 +60,7 @@ def name_runs(runs: Sequence[Path]) -> RunNames:
     reference_of = {run_identity(path): reference for path, reference in reversed(references.items())}
     evaluated = {}
     for path in references:
-        if _stage_of(path) == "evaluate":
+        if stage_of(path) == "evaluate":
             models = evaluated_models(path)
             evaluated[path] = {name: reference_of.get(model, model) for name, model in models.items()}
     others = [model for models in evaluated.values() for model in models.values()]
@@ -95,7 +95,7 @@ def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
     for path in runs:
         name = names.runs[path]
         numbers = _read(path, layout.EVALUATION, default={})
-        stage = _stage_of(path)
+        stage = stage_of(path)
         stages[name] = {"stage": stage, "seconds": _read(path, layout.TIMING, default={}).get("seconds")}
         if stage == "evaluate":
             evaluations[name] = numbers
@@ -135,7 +135,8 @@ def win_rate_text(row: Mapping, *, is_baseline: bool = False, doubt: str = " (no
     return text + doubt if rate.get("verdict") == "no verdict" else text
 
 
-def _stage_of(path: Path) -> str:
+def stage_of(path: Path) -> str:
+    """Return the stage of a run."""
     return _read(path, layout.MANIFEST)["stage"]
 
 

@@ -13,6 +13,7 @@ import yaml
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.config import history
+from toolkit.config.inputs import canonical_keys, canonical_settings
 from toolkit.config.schema import StageRecipe
 from toolkit.runs import layout, provenance, references, seal
 
@@ -68,11 +69,11 @@ def _updated(content: dict[str, Any]) -> dict[str, Any]:
     stage, found = content["stage"], content["inputs"]
     given = {
         **found,
-        "settings": history.recorded(stage, found["settings"]),
+        "settings": canonical_settings(history.recorded(stage, found["settings"])),
         "parents": history.recorded_keys(stage, found["parents"]),
         "data": {
             key: history.data_digest(digest)
-            for key, digest in history.recorded_keys(stage, found["data"]).items()
+            for key, digest in canonical_keys(history.recorded_keys(stage, found["data"])).items()
         },
     }
     operational = history.recorded(stage, content.get("operational", {}), complete=False)

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from toolkit.base.errors import RunError
-from toolkit.config import judge_kinds
+from toolkit.config import inputs
+from toolkit.config.inputs import HUB_NAME, is_local
 from toolkit.runs import layout, seal
-
-# The settings that name another run, a folder or a hub id. `judge: gold` is a name of the storyworld.
-KEYS = frozenset({"tokenizer", "tokens", "model", "reward_model", "models", "baseline", "judge"})
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 
 
 def find(recipe: BaseModel) -> dict[str, str]:
     """Return {key: reference} of all references of a recipe, such as {"model": "runs/tiny/sft"}."""
-    named = _strings(recipe, "", False)
-    return {key: text for key, text in named if not (_of_judge(key) and judge_kinds.kind(text) != "model")}
-
-
-def _of_judge(key: str) -> bool:
-    """`judge`, and a reward model, which may be `gold`, too."""
-    return key.rpartition(".")[2] in ("judge", "reward_model")
-
-
-def _strings(value: Any, key: str, wanted: bool) -> Iterator[tuple[str, str]]:
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            place = f"{key}.{name}" if key else name
-            yield from _strings(getattr(value, name), place, name in KEYS)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _strings(item, f"{key}[{index}]", wanted)
-    elif wanted and isinstance(value, str):
-        yield key, value
+    return {inputs.key_text(key): reference for key, reference in inputs.references(recipe)}
 
 
 def run_path(reference: str, runs_dir: Path) -> Path | None:
@@ -83,7 +59,7 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
         # A folder inside a run (a checkpoint) is as good as its run; a missing one is said to be missing.
         seal.require_sealed((seal.run_of(path) if path.is_dir() else None) or path)
         return path
-    if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
+    if is_local(reference, kind="model") or not HUB_NAME.fullmatch(reference):
         raise RunError(
             "there is no such folder, and it is not the id of a model on the Hub",
             where=reference,

@@ -6,14 +6,11 @@ the same thing on one CPU and on 64 GPUs. Paths that start with `runs/` are belo
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from toolkit.config.schema.base import (
     Count,
     Data,
     DataSource,
+    DataSources,
     Fraction,
     HeldOut,
     NonNegative,
@@ -44,6 +41,7 @@ __all__ = [
     "Count",
     "Data",
     "DataSource",
+    "DataSources",
     "DpoRecipe",
     "EarlyStoppingSettings",
     "EvaluateRecipe",
@@ -61,7 +59,6 @@ __all__ = [
     "PpoTrainerSettings",
     "PretrainRecipe",
     "Probability",
-    "Recipe",
     "RewardRecipe",
     "RewardSettings",
     "SampleSettings",
@@ -74,16 +71,4 @@ __all__ = [
     "TokenizerRecipe",
     "TrainerRecipe",
     "WinRateSettings",
-]
-
-Recipe = Annotated[
-    TokenizerRecipe
-    | CorpusRecipe
-    | PretrainRecipe
-    | SftRecipe
-    | RewardRecipe
-    | DpoRecipe
-    | PpoRecipe
-    | EvaluateRecipe,
-    Field(discriminator="stage"),
 ]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -63,6 +71,24 @@ class DataSource(Settings):
 
 
 Data = DataSource | Annotated[list[DataSource], Field(min_length=1)]
+"""One data source, or several that are mixed."""
+
+
+def _as_list(data: DataSource | list[DataSource]) -> list[DataSource]:
+    return data if isinstance(data, list) else [data]
+
+
+def _single_as_mapping(sources: list[DataSource], serialize: SerializerFunctionWrapHandler) -> Any:
+    """Serialize a single source as a mapping, the form that manifests of all versions hold."""
+    serialized = serialize(sources)
+    return serialized[0] if len(serialized) == 1 else serialized
+
+
+if TYPE_CHECKING:
+    DataSources = list[DataSource]
+else:
+    DataSources = Annotated[Data, AfterValidator(_as_list), WrapSerializer(_single_as_mapping)]
+"""A setting that takes one source or a list of sources; its value is always a list."""
 
 
 class StageRecipe(Settings):

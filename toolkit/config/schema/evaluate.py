@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from toolkit.config.schema.base import (
     Count,
-    Data,
+    DataSources,
     NonNegative,
     Settings,
     Size,
@@ -21,7 +21,7 @@ class PerplexitySettings(Settings):
 
     tokens: str | None = None
     """A sealed corpus run: its held-out part is scored, with its own tokenizer."""
-    data: Data | None = None
+    data: DataSources | None = None
     """Or any text source; every model tokenizes the text itself."""
     window: Count | None = None
     """Tokens a model sees at once; default its n_positions."""
@@ -69,7 +69,7 @@ class WinRateSettings(Settings):
     stop_early: bool = False
     """Ask an endpoint about prompt after prompt only until one half is excluded; intervals are then those
     that hold at any time."""
-    judge_data: Data | None = None
+    judge_data: DataSources | None = None
     """Preferences to check a reward model or an endpoint on: where its accuracy's interval includes one half
     the answer is `no verdict`. Where not given the reward run's own accuracy is read."""
     samples_per_prompt: Count = 1
@@ -93,7 +93,7 @@ class EvaluateRecipe(StageRecipe):
     stage: Literal["evaluate"]
     models: Annotated[list[str], Field(min_length=1)]
     """Runs, folders or hub ids; reported under the shortest unique suffix of their path."""
-    data: Data | None = None
+    data: DataSources | None = None
     """The win rate's prompts: the held-out ones of conversations, preferences or prompts."""
     perplexity: PerplexitySettings | None = None
     win_rate: WinRateSettings | None = None

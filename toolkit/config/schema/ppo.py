@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from toolkit.config.schema.base import (
     Count,
-    Data,
+    DataSources,
     NonNegative,
     Positive,
     Probability,
@@ -142,7 +142,7 @@ class PpoRecipe(StageRecipe):
     reward_model: str
     """`gold` (storyworld's utility), a sealed reward run, a folder, or a hub id."""
     rewards: list[RewardSettings] = []
-    data: Data
+    data: DataSources
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     early_stopping: EarlyStoppingSettings | None = None
     micro_batch_examples: Count | None = None

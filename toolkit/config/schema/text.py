@@ -8,7 +8,7 @@ from pydantic import Field
 
 from toolkit.config.schema.base import (
     Count,
-    Data,
+    DataSources,
     StageRecipe,
 )
 
@@ -17,7 +17,7 @@ class TokenizerRecipe(StageRecipe):
     """Byte-level BPE, learned from text."""
 
     stage: Literal["tokenizer"]
-    data: Data
+    data: DataSources
     vocab_size: Annotated[int, Field(ge=262, le=2**20)] = 4096
     """Entries, special tokens included (256 bytes and the special tokens are always there)."""
     min_frequency: Count = 2
@@ -31,7 +31,7 @@ class CorpusRecipe(StageRecipe):
 
     stage: Literal["corpus"]
     tokenizer: str
-    data: Data
+    data: DataSources
     shard_tokens: Count = 100_000_000
     """Tokens in one shard file."""
     workers: Count | None = None

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from toolkit.config.schema.base import (
     Count,
-    Data,
+    DataSources,
     Positive,
     Settings,
     StageRecipe,
@@ -29,7 +29,7 @@ class TrainerRecipe(StageRecipe):
 
     model: str
     """A sealed run, a model folder, or `hub-id@revision`."""
-    data: Data
+    data: DataSources
     batch_examples: Count = 16
     """Examples of one optimizer step, over all processes."""
     micro_batch_examples: Count | None = None

@@ -1,0 +1,156 @@
+"""A new stage is its own files and one entry of the table: nothing else names the stages."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+import toolkit
+from toolkit.cli import summary_tables
+from toolkit.cli.run import run_command
+from toolkit.config import json_schema, registry, schema
+from toolkit.config.registry import STAGES, Column, Cost, Curve, Product, Stage
+from toolkit.execution.check import check_command
+from toolkit.publish.repository import model_card
+from toolkit.report.command import report_command
+from toolkit.report.summary import summarize
+from toolkit.runs import seal
+
+PACKAGE = Path(toolkit.__file__).parent
+MODULE = '''
+def run(recipe, run):
+    """Write a model and its numbers."""
+    for step in (1, 2, 3):
+        run.metrics.log(step, grip=recipe.scale * step)
+    run.write_text("model/weights.txt", "toy")
+    run.write_json("evaluation.json", {"grip": 0.25, "n": 3})
+'''
+RECIPES = {
+    "_data.yaml": "data: {name: storyworld, examples: 4}\n",
+    "toy.yaml": "stage: toy\nbase: _data.yaml\nmodel: runs/before\nscale: 2.0\n",
+    "dpo.yaml": "stage: dpo\nbase: _data.yaml\nmodel: runs/t/toy\n",
+}
+
+
+class ToyRecipe(schema.StageRecipe):
+    """A stage that this toolkit does not have."""
+
+    stage: Literal["toy"]
+    model: str
+    data: schema.DataSources
+    scale: schema.Positive = 1.0
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The table with a toy stage, and a folder with its recipes and its module."""
+    stage = Stage(
+        "toy",
+        ToyRecipe,
+        "toy_stage:run",
+        product=Product.LANGUAGE_MODEL,
+        storyworld={"data": ("prompts",)},
+        uses_torch=False,
+        has_conversations=True,
+        cost=Cost(),
+        title="learning to grip",
+        description="A toy that grips.",
+        curves=(Curve("Grip of the toy", "grip"),),
+        headline_title="a firm grip?",
+        headline=(Column("grip of the toy", "grip"), Column("grips", "n", count=True)),
+    )
+    monkeypatch.setitem(STAGES, "toy", stage)
+    folder = tmp_path / "recipes" / "t"
+    folder.mkdir(parents=True)
+    for name, text in RECIPES.items():
+        (folder / name).write_text(text)
+    (tmp_path / "toy_stage.py").write_text(MODULE)
+    (tmp_path / "before").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    sys.modules.pop("toy_stage", None)
+
+
+def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
+    assert check_command(toy) == 0, capsys.readouterr().err
+    (toy / "dpo.yaml").write_text(
+        RECIPES["dpo.yaml"].replace("stage: dpo", "stage: ppo\nreward_model: runs/t/toy")
+    )
+    assert check_command(toy, json=True) == 2
+    [problem] = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["key"] == "reward_model" and "toy run; a reward run" in problem["what"]
+
+
+def test_check_knows_the_data_of_a_new_stage(toy, capsys):
+    (toy / "_data.yaml").write_text("data: {name: storyworld, config: stories, examples: 4}\n")
+    assert check_command(toy / "toy.yaml", json=True) == 2
+    [problem] = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["key"], problem["kind"]) == ("data.config", "value")
+
+
+def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
+    (toy / "toy.yaml").write_text(RECIPES["toy.yaml"].replace("runs/before", "./before"))
+    assert run_command(str(toy / "toy.yaml"), runs_dir="runs") == 0
+    run = tmp_path / "runs" / "t" / "toy"
+    assert seal.is_sealed(run)
+    summary = summarize([run])
+    assert next(iter(summary["stages"].values()))["grip"] == 0.25
+    summary_tables.show(summary)
+    shown = capsys.readouterr().err
+    assert "a firm grip?" in shown and "0.250" in shown
+    assert report_command([str(tmp_path / "runs" / "t")]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert "learning to grip" in page and "A toy that grips." in page
+    assert "text-generation" in model_card(run, "owner/toy")
+
+
+def test_the_schema_for_editors_has_a_new_stage(toy):
+    assert json_schema.schema()["$defs"]["ToyRecipe"]["properties"]["scale"]["default"] == 1.0
+
+
+def test_the_entries_of_the_table_agree_with_their_recipe_classes():
+    for name, stage in STAGES.items():
+        assert stage.name == name
+        assert stage.recipe.model_fields["stage"].annotation == Literal[name]
+        module, _, function = stage.entry.partition(":")
+        path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+        functions = [
+            node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+        ]
+        assert function in functions
+        assert stage.curves == () or (stage.title and stage.description)
+        assert bool(stage.headline) == bool(stage.headline_title)
+
+
+def test_the_makers_of_a_product():
+    assert registry.makers(Product.LANGUAGE_MODEL) == ("pretrain", "sft", "dpo", "ppo")
+    assert registry.makers(Product.REWARD_MODEL) == ("reward",)
+    assert registry.order("tokenizer") < registry.order("evaluate") < registry.order("unknown")
+
+
+def stage_lists_of(path: Path) -> list[str]:
+    """Return every literal set, dict, list or tuple of a module with two or more names of stages."""
+    lists = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+        names = {item.value for item in items if isinstance(item, ast.Constant)} & STAGES.keys()
+        if len(names) > 1:
+            lists.append(f"{path.relative_to(path.anchor)}:{node.lineno}: {', '.join(sorted(names))}")
+    return lists
+
+
+def test_no_module_lists_stages():
+    """Derive the list from `registry.STAGES` instead."""
+    modules = [path for path in PACKAGE.rglob("*.py") if path.name != "registry.py"]
+    assert [line for path in modules for line in stage_lists_of(path)] == []
+
+
+@pytest.mark.parametrize("code", ['X = ("sft", "dpo")', 'X = {"sft": 1, "corpus": 2}', 'X = {"sft", "dpo"}'])
+def test_a_list_of_stages_is_found(tmp_path, code):
+    path = tmp_path / "module.py"
+    path.write_text(f"{code}\n")
+    assert len(stage_lists_of(path)) == 1
