@@ -99,7 +99,7 @@ def test_an_interrupted_folder_says_where_it_goes_on_and_does(folder, number):
     _, err = finish(process, 130)
     assert "goes on from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
     _, err = run(folder, "recipes/t/tokenizer.yaml")
-    assert "going on from step 2" in err
+    assert "resuming from step 2" in err
     numbers = json.loads((folder / "runs/t/tokenizer/evaluation.json").read_text())
     assert numbers == {"total": 6, "steps_here": 1}
     assert [row["step"] for row in metrics.read(folder / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
@@ -111,7 +111,7 @@ def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(folder):
     process.kill()
     finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
     _, err = run(folder, "recipes/t/tokenizer.yaml")
-    assert "going on from step 1" in err and seal.verify(folder / "runs/t/tokenizer") == []
+    assert "resuming from step 1" in err and seal.verify(folder / "runs/t/tokenizer") == []
 
 
 def test_a_failing_stage_stops_the_folder_with_its_status(folder):
@@ -125,7 +125,7 @@ def test_a_full_disk_is_one_clear_message(folder):
     assert "runs/t/tokenizer: the disk is full" in err and "Traceback" not in err
     assert not seal.is_sealed(folder / "runs/t/tokenizer")
     _, err = run(folder, "recipes/t/tokenizer.yaml")
-    assert "going on from step 2" in err
+    assert "resuming from step 2" in err
 
 
 @pytest.fixture

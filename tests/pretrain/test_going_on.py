@@ -11,7 +11,7 @@ from tests.pretrain.conftest import write_part, write_recipe
 from toolkit.base import ranks
 from toolkit.base.errors import RunError
 from toolkit.config import loader
-from toolkit.runs import provenance
+from toolkit.runs import opening, provenance
 from toolkit.runs.opening import open_run
 from toolkit.runtime import hardware
 
@@ -31,10 +31,8 @@ def attempt(tmp_path, corpus, capsys, monkeypatch):
         loaded = loader.load(write_recipe(tmp_path, corpus, **settings))
         with open_run(loaded, runs_dir=tmp_path / "runs") as run:
             threads = loaded.recipe.threads or hardware.cores() // ranks.local_world_size()
-            same = run.manifest["world_size"] == ranks.world_size() and run.manifest["facts"].get(
-                "threads", 0
-            )
-            run.record("threads", threads, keep=0 < same <= hardware.cores())  # as execute._work
+            record = run.decide if opening.keeps_threads(run.manifest) else run.describe
+            record("threads", threads)  # as execution.runner
         return capsys.readouterr().err
 
     yield go
@@ -81,16 +79,16 @@ def test_a_resumed_run_reports_what_changed_and_its_effect(attempt, change, sett
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
         message = attempt(**settings)
-        assert "going on from the beginning" in message and "not as it last ran:" in message
+        assert "resuming from the beginning" in message and "changed since the last attempt:" in message
         assert line in message and promise in message
         # it is compared with the last attempt, and said once
-        assert "not as it last ran" not in attempt(**settings)
+        assert "changed since the last attempt" not in attempt(**settings)
 
 
 def test_nothing_is_reported_when_nothing_changed(attempt):
     attempt()
     message = attempt()
-    assert "going on from" in message and "each step" not in message and "not as" not in message
+    assert "resuming from" in message and "each step" not in message and "changed since" not in message
 
 
 def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):

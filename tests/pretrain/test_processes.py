@@ -87,7 +87,7 @@ def test_a_writer_without_seal_is_noticed(tmp_path, corpus, whole):
     assert status != 0 or attempts.differing(whole, run) != []
     # what is there now is refused by a run as it should be, which starts from what is whole
     status, err = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path))
-    assert status == 0 and "not used, it is not what was sealed" in err
+    assert status == 0 and "not used, because it changed since it was sealed" in err
     assert attempts.differing(whole, run) == []
 
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_made_again_is_refused(finished, capsys, tmp_path):
     shutil.copytree(finished, run)
     (run / "evaluation.json").write_text("{}")
     assert main.main(["reproduce", str(run)]) == 1
-    assert "the run is not what was sealed: evaluation.json" in capsys.readouterr().err
+    assert "the run changed since it was sealed: evaluation.json" in capsys.readouterr().err
     (run / "lock.json").unlink()
     assert main.main(["reproduce", str(run)]) == 1
     assert "the run is not finished" in capsys.readouterr().err

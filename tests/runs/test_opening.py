@@ -41,26 +41,26 @@ def test_saying_nothing_to_do_needs_no_torch():
 
 def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
     with open_run(tokenizer(), runs_dir=runs) as run:
-        assert run.record("precision", "bf16") == "bf16"
-        assert run.record("threads", 4) == 4
+        assert run.decide("precision", "bf16") == "bf16"
+        assert run.decide("threads", 4) == 4
         run.metrics.log(1, loss=3.0)
         run.metrics.log(2, loss=2.0)
     with open_run(tokenizer(), runs_dir=runs) as run:
-        assert run.record("precision", "fp32") == "bf16"
-        assert run.record("threads", 2, keep=False) == 2
-        assert run.record("rows", 7) == 7
+        assert run.decide("precision", "fp32") == "bf16"
+        assert run.describe("threads", 2) == 2
+        assert run.decide("prompts", 7) == 7
         run.metrics.truncate(1)
         run.metrics.log(2, loss=1.5)
         run.seal()
     said = capsys.readouterr().err
-    assert "going on from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
+    assert "resuming from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
     path = runs / "t" / "tokenizer"
     assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
     content = json.loads((path / "manifest.json").read_text())
-    assert content["facts"] == {"precision": "bf16", "threads": 2, "rows": 7}
+    assert content["facts"] == {"precision": "bf16", "threads": 2, "prompts": 7}
     resolved = yaml.safe_load((path / "resolved.yaml").read_text())
     assert resolved["threads"] == 2 and resolved["vocab_size"] == 4096
-    assert resolved["found"] == {"precision": "bf16", "rows": 7}
+    assert resolved["found"] == {"precision": "bf16", "prompts": 7}
     assert len(json.loads((path / "timing.json").read_text())["attempts"]) == 2
 
 
@@ -335,7 +335,7 @@ def test_another_environment_is_said_before_going_on(runs, monkeypatch, capsys):
         pass
     with open_run(tokenizer(), runs_dir=runs):
         pass
-    assert "not as it last ran" not in capsys.readouterr().err
+    assert "changed since the last attempt" not in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("toolkit.runs.provenance.versions", lambda: {"torch": "9.9"})
     with open_run(tokenizer(), runs_dir=runs) as run:
@@ -353,5 +353,5 @@ def test_other_ranks_write_nothing(runs, monkeypatch):
         run.write_text("a.txt", "a")
         run.write_json("b.json", {})
         run.metrics.log(1, loss=1.0)
-        assert run.record("x", 1) == 1
+        assert run.decide("steps", 1) == 1
         assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before

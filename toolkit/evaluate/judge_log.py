@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import DataError
-from toolkit.runs.metrics import drop_cut_line
+from toolkit.runs.metrics import drop_incomplete_line
 
 
 def key_of(*parts: Any) -> str:
@@ -29,7 +29,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         self._known: dict[str, float | None] = {}
-        drop_cut_line(path)  # a kill may have left half of one
+        drop_incomplete_line(path)  # a kill may have left half of one
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         for number, line in enumerate(text.splitlines(), 1):
             try:

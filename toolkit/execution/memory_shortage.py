@@ -52,7 +52,7 @@ def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitErro
         fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
         return ToolkitError(what, where=str(run.path), fix=fix)
     settings = {
-        "vocab_size": vocabulary(run, recipe), "bf16": run.manifest["facts"].get("precision") == "bf16",
+        "vocab_size": vocabulary(run, recipe), "bf16": run.decisions.precision == "bf16",
         "on_gpu": on_gpu, "processes": ranks.world_size(),
     }  # fmt: skip
     need = estimate(recipe, **settings)

@@ -114,7 +114,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
         return 0
     except KeyboardInterrupt:
         if ranks.rank() == 0:
-            start = opening.where_from(run_dir)
+            start = opening.resume_point(run_dir)
             print(f"{run_dir}: interrupted; the same command goes on from {start}", file=sys.stderr)
         return INTERRUPTED
 
@@ -197,11 +197,11 @@ def _work(recipe: StageRecipe, run: Run) -> None:
 def _configure(recipe: StageRecipe, run: Run) -> None:
     from toolkit.runtime import devices
 
-    threads = devices.default_threads(recipe)
-    threads = run.record("threads", threads, keep=opening.keeps_threads(run.manifest))
+    record = run.decide if opening.keeps_threads(run.manifest) else run.describe
+    threads = record("threads", devices.default_threads(recipe))
     devices.configure(recipe, threads=threads)
-    run.record("device", str(devices.select(recipe.device).type))
-    run.record("accelerators", devices.accelerators(), keep=False)
+    run.decide("device", str(devices.select(recipe.device).type))
+    run.describe("accelerators", devices.accelerators())
 
 
 def _seal(run: Run) -> None:

@@ -39,8 +39,6 @@ from toolkit.runtime.upstream_private import metric_values, micro_steps
 from toolkit.stages.trainer_runner import checkpointing_key, fit, lora, quiet
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
-FIRST_ROLLOUT = "first_rollout"
-"""The fact of the manifest with the outcome and score scale of the reference's answers."""
 CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
 
 
@@ -57,8 +55,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     config = _config(recipe, run, policy, tokenizer)
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
-    run.record("prompts", len(rows))
-    rollouts = run.record("rollouts", settings.episodes // settings.rollout_examples)
+    run.decide("prompts", len(rows))
+    rollouts = run.decide("rollouts", settings.episodes // settings.rollout_examples)
     order = training_order(
         np.zeros(len(rows)),
         steps=rollouts,
@@ -83,11 +81,11 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         if model is not None:
             model.register_forward_pre_hook(_with_positions, with_kwargs=True)
     devices.require_agreement(trainer.accelerator.num_processes)
-    run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
+    run.describe("micro_batch_examples", config.per_device_train_batch_size)
     fit(trainer, run)
     if run.is_main:
         rows = metrics.read(run.path / layout.METRICS)
-        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.manifest["facts"][FIRST_ROLLOUT]))
+        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.decisions.first_rollout))
 
 
 def _config(
@@ -153,12 +151,12 @@ def _reward(
 
 def _first_rollout(own: Sequence[Episode], run: Run) -> dict[str, Any]:
     """Return the outcome and score scale of the reference's answers; a resumed run has recorded them."""
-    recorded = run.manifest["facts"].get(FIRST_ROLLOUT)
+    recorded = run.decisions.first_rollout
     if recorded is not None:
         return recorded
     episodes = gather(own)
     scale = asdict(ScoreScale.of([episode.score for episode in episodes]))
-    return run.record(FIRST_ROLLOUT, {**mean_outcome(episodes), "scale": scale})
+    return run.decide("first_rollout", {**mean_outcome(episodes), "scale": scale})
 
 
 def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

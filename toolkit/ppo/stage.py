@@ -50,11 +50,11 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         **_judge_arguments(recipe, run),
     )
     devices.require_agreement(trainer.accelerator.num_processes)
-    run.record("rollouts", trainer.num_rollouts)
-    run.record("prompts", len(prompts))
-    run.record("micro_batch_examples", config.per_device_train_batch_size, keep=False)
+    run.decide("rollouts", trainer.num_rollouts)
+    run.decide("prompts", len(prompts))
+    run.describe("micro_batch_examples", config.per_device_train_batch_size)
     initialised_from = "reward model" if trainer.critic_knows_scores else "policy"
-    run.record("critic", "shared" if config.critic == "shared" else initialised_from)
+    run.decide("critic", "shared" if config.critic == "shared" else initialised_from)
     outcomes = RolloutOutcomes(trainer, run)
     trainer.observers.append(outcomes)
     early_stopping = None
@@ -74,7 +74,7 @@ def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
         return {}
     held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed)
     count = min(recipe.early_stopping.prompts, len(held_out))
-    run.record("held_out_prompts", count)
+    run.decide("held_out_prompts", count)
     device = devices.select(recipe.device)
     judge = rewards.build(
         *reward_loading.load(recipe.early_stopping.judge, run, device=device), device=device

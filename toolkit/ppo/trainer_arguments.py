@@ -19,7 +19,7 @@ def arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
     """Return folders, intervals of logs and checkpoints, precision, seed, and answers of a forward pass."""
     target = devices.select(recipe.device)
     on_cpu = target.type == "cpu"
-    precision = run.record("precision", devices.precision(recipe.precision, target))
+    precision = run.decide("precision", devices.precision(recipe.precision, target))
     default = CPU_MICRO_BATCH[precision] if on_cpu else recipe.trainer.rollout_examples
     steps = recipe.trainer.epochs * recipe.trainer.minibatches
     rollouts = recipe.trainer.episodes // recipe.trainer.rollout_examples

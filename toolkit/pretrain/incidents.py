@@ -79,5 +79,5 @@ def _as_json(context: TrainingContext, incident: Incident, *, has_state: bool) -
         "row_tokens": context.row_tokens(step), "corpus": context.shards.digest,
         "micro_rows": context.micro_rows,
         "random": {"seed": context.recipe.seed, "stream": f"dropout/{step}/number of the part"},
-        "world_size": ranks.world_size(), "threads": context.run.manifest["facts"].get("threads"),
+        "world_size": ranks.world_size(), "threads": context.run.decisions.threads,
     }  # fmt: skip

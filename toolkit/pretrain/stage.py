@@ -61,11 +61,11 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
     shards = TokenShards.open(folder / "train")
     order = Order(shards.tokens, length, seed=recipe.seed, digest=shards.digest)
     tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
-    bf16 = run.record("precision", devices.precision(recipe.precision, device)) == "bf16"
+    bf16 = run.decide("precision", devices.precision(recipe.precision, device)) == "bf16"
     model = _build(recipe, tokenizer).to(device)
     sharded = _sharded(recipe, run)
     loss = build_loss(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
-    compiled = run.record("compile", should_compile(recipe, device))
+    compiled = run.decide("compile", should_compile(recipe, device))
     if compiled:
         loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
     kernels = training_kernels(recipe, model, compiled=compiled)
@@ -91,7 +91,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
         peak_flops=throughput.peak_flops(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
     epochs = order.epoch(context.steps, context.batch_rows)
-    run.record("steps", context.steps)
+    run.decide("steps", context.steps)
     if run.is_main and epochs > 1:
         print(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
               "each time in another order", file=sys.stderr)  # fmt: skip
@@ -100,7 +100,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
 
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are sharded; this may change when a run is resumed, as checkpoints are not."""
-    sharded = run.record("shard_weights", accelerate_config.spreads_weights(recipe), keep=False)
+    sharded = run.describe("shard_weights", accelerate_config.spreads_weights(recipe))
     if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
         print(f"{run.name}: weights are not sharded: there is only one process", file=sys.stderr)
     return sharded

@@ -19,10 +19,9 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.runs import layout, manifest, provenance, references, seal
+from toolkit.runs.decisions import Decisions
 from toolkit.runs.run import Run
 
-DECIDED = ("threads", "precision", "compile")
-"""Settings that the machine may decide; the recorded value is needed for the same bits."""
 _DIGEST = re.compile(r'"([0-9a-f]{12})[0-9a-f]{20,}"')
 
 
@@ -86,7 +85,7 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
                 folder = Path(os.path.normpath(path.resolve() / parent["path"]))
                 _set_nested(settings, key, _link_parent(folder, reference, runs_dir))
         parsed = _parse(cls, settings, path)
-    return _resolve_auto(parsed, run_manifest["facts"])
+    return Decisions.of(run_manifest["facts"]).applied_to(parsed)
 
 
 def _commit(run_manifest: dict[str, Any]) -> str:
@@ -117,15 +116,6 @@ def _without_defaults(cls: type[BaseModel], values: dict[str, Any]) -> dict[str,
         elif default is PydanticUndefined or value != default:
             kept[name] = value
     return kept
-
-
-def _resolve_auto(recipe: StageRecipe, recorded: dict[str, Any]) -> StageRecipe:
-    """Replace `auto` by what the run decided."""
-    undecided = [name for name in DECIDED if getattr(recipe, name, 0) in ("auto", None)]
-    update = {name: recorded[name] for name in undecided if name in recorded}
-    if recipe.device == "auto" and recorded.get("device") == "cpu":
-        update["device"] = "cpu"
-    return recipe.model_copy(update=update)
 
 
 def _set_nested(settings: dict[str, Any], key: str, value: str) -> None:

@@ -38,6 +38,7 @@ from toolkit.pretrain.training_state import (
 )
 from toolkit.proofs import rebuild
 from toolkit.runs import checkpoint, layout
+from toolkit.runs.decisions import Decisions
 from toolkit.runtime import devices
 
 
@@ -166,7 +167,7 @@ def _require_one_process(path: Path, recipe: PretrainRecipe) -> None:
 def environment_differences(path: Path) -> list[str]:
     """Return the differences to the environment of the run; call it when the threads are set."""
     lines = rebuild.environment_differences(path, accelerators=devices.accelerators())
-    threads = rebuild.content(path)["facts"].get("threads")
+    threads = Decisions.of(rebuild.content(path)["facts"]).threads
     if threads is not None and torch.get_num_threads() != threads:
         lines.append(f"threads: {threads} -> {torch.get_num_threads()}")
     return lines

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, sealed, renamed; older ones deleted only after."""
+"""Atomic checkpoints: written to a temporary folder, sealed, renamed; older ones are deleted afterwards."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.runs.layout import CHECKPOINT_SEAL
-
-if TYPE_CHECKING:
-    from toolkit.runs.run import Run
+from toolkit.runs.run import Run
 
 _NAME = re.compile(r"(?:step|checkpoint)-(\d+)")
 
 
 def seal_folder(path: Path) -> None:
-    """Seal a folder that someone else wrote (transformers.Trainer): fsync, hash, write seal.json last."""
+    """Seal a folder that another library wrote (transformers.Trainer): fsync, hash, write seal.json last."""
     path = Path(path)
     files.remove_temporaries(path)
     (path / CHECKPOINT_SEAL).unlink(missing_ok=True)
@@ -29,17 +26,17 @@ def seal_folder(path: Path) -> None:
 
 
 def problems(path: Path) -> list[str]:
-    """Rehash a checkpoint and return what differs from its seal, each `file: what`."""
+    """Rehash a checkpoint and return what differs from its seal, each `file: problem`."""
     path = Path(path)
     try:
         sealed = files.read_json(path / CHECKPOINT_SEAL)["files"]
-        there = set(files.list_files(path)) - {CHECKPOINT_SEAL}
-        wrong = [f"{name}: missing" for name in sorted(sealed.keys() - there)]
-        wrong += [f"{name}: was added" for name in sorted(there - sealed.keys())]
-        for name, now in files.hash_files(path, there & sealed.keys()).items():
+        current = set(files.list_files(path)) - {CHECKPOINT_SEAL}
+        differing = [f"{name}: missing" for name in sorted(sealed.keys() - current)]
+        differing += [f"{name}: was added" for name in sorted(current - sealed.keys())]
+        for name, now in files.hash_files(path, current & sealed.keys()).items():
             if now["sha256"] != sealed[name]["sha256"]:
-                wrong.append(f"{name}: changed")
-        return wrong
+                differing.append(f"{name}: changed")
+        return differing
     except RunError as error:
         return [f"{CHECKPOINT_SEAL}: {error.what}"]
     except (KeyError, TypeError, AttributeError):
@@ -49,26 +46,26 @@ def problems(path: Path) -> list[str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Say whether a folder has a seal and every byte is as it was sealed."""
+    """Return whether a folder has a seal and none of its files changed since."""
     return Path(path).is_dir() and not problems(path)
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
-    """Return (step, path) of the folders named step-N or checkpoint-N, oldest first; whole or not."""
-    found = []
+    """Return (step, path) of the folders step-N or checkpoint-N, oldest first, damaged ones included."""
+    numbered = []
     if folder.is_dir():
         for entry in folder.iterdir():
             match = _NAME.fullmatch(entry.name)
             if match and entry.is_dir() and not entry.is_symlink():
-                found.append((int(match.group(1)), entry))
-    return sorted(found)
+                numbered.append((int(match.group(1)), entry))
+    return sorted(numbered)
 
 
 def save(run: Run, step: int, write: Callable[[Path], None], keep: int, *, every: int | None = None) -> Path:
     """Write checkpoints/step-N: `write(folder)` fills a temporary folder, which is sealed and renamed.
 
     Only the main process writes; on the others this returns the path at once. Older checkpoints are deleted
-    after the new one is on the disk, see `prune`. A whole checkpoint of the same step stays.
+    after the new one is on the disk, see `prune`. An intact checkpoint of the same step is kept.
     """
     path = run.checkpoints / f"step-{step:08d}"
     if not run.is_main:
@@ -86,31 +83,32 @@ def save(run: Run, step: int, write: Callable[[Path], None], keep: int, *, every
 
 
 def prune(folder: Path, *, step: int, keep: int, every: int | None = None) -> None:
-    """Delete all but the newest `keep` up to `step`, and each whose step is a multiple of `every`.
+    """Keep the newest `keep` checkpoints up to `step` and every multiple of `every`; delete the others.
 
-    Called once `step` is whole. A folder of a later step was skipped as broken when the run went on, or it
-    would have been taken.
+    Call it once the checkpoint of `step` is complete. A checkpoint of a later step is damaged: else the run
+    would have resumed from it.
     """
-    everything = steps(folder)
-    kept = [path for number, path in everything if number <= step][-keep:]
+    checkpoints = steps(folder)
+    kept = [path for number, path in checkpoints if number <= step][-keep:]
     if every:
-        kept += [path for number, path in everything if number <= step and number % every == 0]
-    for _, path in everything:
+        kept += [path for number, path in checkpoints if number <= step and number % every == 0]
+    for _, path in checkpoints:
         if path not in kept:
             files.remove(path)
 
 
 def latest(run: Run) -> tuple[int, Path] | None:
-    """Return (step, path) of the newest checkpoint whose seal verifies, or None.
+    """Return (step, path) of the newest intact checkpoint, or None.
 
-    Broken or changed ones are skipped with a word on stderr; leftovers of a kill are removed.
+    Damaged ones are skipped with a message on stderr; temporary files of a killed process are removed.
     """
     if run.is_main:
         files.remove_temporaries(run.checkpoints)
     for step, path in reversed(steps(run.checkpoints)):
-        wrong = problems(path)
-        if not wrong:
+        differing = problems(path)
+        if not differing:
             return step, path
         if run.is_main:
-            print(f"{path}: not used, it is not what was sealed ({'; '.join(wrong[:3])})", file=sys.stderr)
+            shown = "; ".join(differing[:3])
+            print(f"{path}: not used, because it changed since it was sealed ({shown})", file=sys.stderr)
     return None

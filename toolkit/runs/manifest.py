@@ -1,4 +1,4 @@
-"""manifest.json: what went into a run, so that another input is noticed and the result can be made again."""
+"""manifest.json: what went into a run, to notice changed inputs and to reproduce the result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import yaml
 
@@ -14,8 +14,58 @@ from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.config import history
 from toolkit.config.inputs import canonical_keys, canonical_settings
+from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
 from toolkit.runs import layout, provenance, references, seal
+
+
+class Parent(TypedDict):
+    """A run, a folder or a model of the Hub that a run was made from."""
+
+    kind: str
+    """`run`, `folder` or `hub`."""
+    digest: str
+    """SHA-256 of the run's lock.json or of the folder; of a Hub model its reference."""
+    path: NotRequired[str]
+    """Run or folder, relative to the run that was made from it."""
+    reference: NotRequired[str]
+    """Hub id."""
+
+
+class Inputs(TypedDict):
+    """What decides whether a run is the same run."""
+
+    settings: dict[str, Any]
+    parents: dict[str, Parent]
+    """By the key of the setting, such as `models[0]`."""
+    data: dict[str, str]
+    """Digests of data and files, by the key of the setting."""
+
+
+class Manifest(TypedDict):
+    """The content of manifest.json."""
+
+    format: str
+    name: str
+    stage: str
+    recipe: str
+    """SHA-256 of the recipe's text."""
+    overrides: list[str]
+    operational: dict[str, Any]
+    """Settings that no result depends on."""
+    settings: str
+    """SHA-256 of the settings."""
+    inputs: Inputs
+    seeds: dict[str, int]
+    versions: dict[str, str | None]
+    python: str
+    code: dict[str, Any]
+    hardware: dict[str, Any]
+    world_size: int
+    facts: dict[str, Any]
+    """See `runs.decisions.Decisions`."""
+    resumed: list[dict[str, Any]]
+    """The environment of each attempt that differs from the one before."""
 
 
 def settings(recipe: StageRecipe) -> dict[str, Any]:
@@ -25,59 +75,59 @@ def settings(recipe: StageRecipe) -> dict[str, Any]:
 
 def inputs(
     recipe: StageRecipe, *, path: Path, runs_dir: Path, data: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+) -> Inputs:
     """Return what decides whether a run is the same run: settings, parents' lock digests, data digests.
 
     Raises:
-        RunError: a parent is not sealed or not there.
+        RunError: a parent is missing or not sealed.
     """
-    parents = {}
+    parents: dict[str, Parent] = {}
     for key, reference in references.find(recipe).items():
-        found = references.resolve(reference, runs_dir=runs_dir)
-        if isinstance(found, str):
+        parent = references.resolve(reference, runs_dir=runs_dir)
+        if isinstance(parent, str):
             parents[key] = {"kind": "hub", "reference": reference, "digest": reference}
             continue
         # Relative to the run, so that both can be copied or moved together.
-        owner = seal.run_of(found)
-        place = Path(os.path.relpath((owner or found).resolve(), path.resolve())).as_posix()
+        owner = seal.run_of(parent)
+        relative = Path(os.path.relpath((owner or parent).resolve(), path.resolve())).as_posix()
         if owner is not None:
-            parents[key] = {"kind": "run", "path": place, "digest": seal.digest(owner)}
+            parents[key] = {"kind": "run", "path": relative, "digest": seal.digest(owner)}
         else:
-            parents[key] = {"kind": "folder", "path": place, "digest": seal.folder_digest(found)}
+            parents[key] = {"kind": "folder", "path": relative, "digest": seal.folder_digest(parent)}
     return {"settings": settings(recipe), "parents": parents, "data": dict(data or {})}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the manifest of the run at `path`, its settings, parents and data under today's names.
+def read(path: Path) -> Manifest:
+    """Return the manifest of the run at `path` with the current names of settings, parents and data.
 
     Raises:
-        RunError: it was made before manifests said what went in.
+        RunError: it was made before manifests recorded the inputs.
     """
     content = files.read_json(path / layout.MANIFEST)
-    found = content.get("inputs")
-    if not isinstance(found, dict) or not {"settings", "parents", "data"} <= found.keys():
+    recorded = content.get("inputs")
+    if not isinstance(recorded, dict) or not Inputs.__required_keys__ <= recorded.keys():
         raise RunError(
-            "the manifest does not say what went in",
+            "the manifest does not record the inputs",
             where=str(path / layout.MANIFEST),
             fix="start over with --fresh",
         )
     return _updated(content)
 
 
-def _updated(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest as this version would have written it (see `recipe.history`)."""
-    stage, found = content["stage"], content["inputs"]
-    given = {
-        **found,
-        "settings": canonical_settings(history.recorded(stage, found["settings"])),
-        "parents": history.recorded_keys(stage, found["parents"]),
+def _updated(content: Manifest) -> Manifest:
+    """Return a manifest as this version would have written it (see `config.history`)."""
+    stage, recorded = content["stage"], content["inputs"]
+    current: Inputs = {
+        **recorded,
+        "settings": canonical_settings(history.recorded(stage, recorded["settings"])),
+        "parents": history.recorded_keys(stage, recorded["parents"]),
         "data": {
             key: history.data_digest(digest)
-            for key, digest in canonical_keys(history.recorded_keys(stage, found["data"])).items()
+            for key, digest in canonical_keys(history.recorded_keys(stage, recorded["data"])).items()
         },
     }
     operational = history.recorded(stage, content.get("operational", {}), complete=False)
-    return {**content, "inputs": given, "operational": operational}
+    return {**content, "inputs": current, "operational": operational}
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:
@@ -88,7 +138,7 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
         pairs = [(f"{key}[{index}]", item) for index, item in enumerate(value)]
     else:
         return {key: value}
-    return {place: leaf for name, item in pairs for place, leaf in flatten(item, name).items()}
+    return {leaf_key: leaf for name, item in pairs for leaf_key, leaf in flatten(item, name).items()}
 
 
 def settings_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -99,7 +149,7 @@ def settings_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return where the settings of a recipe differ from those of a manifest that `read` returned.
 
-    What the settings were before they existed is said, and what became of removed ones.
+    A note explains settings that were added or removed since.
     """
     stage, before = new["stage"], flatten(old)
     return [
@@ -112,20 +162,20 @@ def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
     before, after = flatten(old), flatten(json.loads(json.dumps(new)))
     absent = object()
-    found = []
+    changes = []
     for key in sorted(before.keys() | after.keys()):
         first, second = before.get(key, absent), after.get(key, absent)
         if (type(first) is not type(second) and not _both_numbers(first, second)) or first != second:
             shown = ["(not set)" if value is absent else json.dumps(value) for value in (first, second)]
-            found.append((key, f"{shown[0]} -> {shown[1]}"))
-    return found
+            changes.append((key, f"{shown[0]} -> {shown[1]}"))
+    return changes
 
 
 def _both_numbers(first: Any, second: Any) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Inputs, new: Inputs) -> list[str]:
     """Return which settings, parents and data differ between two `inputs`, each `key: old -> new`.
 
     Args:
@@ -136,7 +186,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for key in sorted(old["parents"].keys() & new["parents"].keys()):
         first, second = old["parents"][key], new["parents"][key]
         if first["digest"] != second["digest"] and second["kind"] != "hub":
-            # A reference that was renamed shows as a setting already; what counts here are the bytes.
+            # A changed reference is reported as a setting already; this is about changed bytes.
             lines.append(
                 f"{key}: another parent ({second['kind']} {second['path']}): "
                 f"{first['digest'][:12]} -> {second['digest'][:12]}"
@@ -151,7 +201,7 @@ def _short(digest: str) -> str:
     return digest if len(digest) <= 24 else f"{digest[:12]}..."
 
 
-def given_as(loaded: Any) -> dict[str, Any]:
+def recipe_record(loaded: LoadedRecipe) -> dict[str, Any]:
     """Return how a recipe was given: the digest of its text, the overrides, what no result depends on."""
     content, names = loaded.recipe.model_dump(mode="json"), loaded.recipe.operational - {"run"}
     operational = {name: content[name] for name in sorted(names)}
@@ -162,13 +212,13 @@ def given_as(loaded: Any) -> dict[str, Any]:
     }
 
 
-def create(loaded: Any, *, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a run that starts now; `given` are its `inputs`."""
-    return {
+def create(loaded: LoadedRecipe, *, given: Inputs) -> Manifest:
+    """Return the manifest of a run that starts now; `given` are its inputs."""
+    content: Any = {
         "format": seal.FORMAT,
         "name": loaded.name,
         "stage": loaded.recipe.stage,
-        **given_as(loaded),
+        **recipe_record(loaded),
         "settings": files.sha256(json.dumps(given["settings"], sort_keys=True)),
         "inputs": given,
         "seeds": {"root": loaded.recipe.seed},
@@ -176,26 +226,27 @@ def create(loaded: Any, *, given: dict[str, Any]) -> dict[str, Any]:
         "facts": {},
         "resumed": [],
     }
+    return content
 
 
-def environment_differences(manifest: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what differs from the environment that the run last went on in, each `key: old -> new`."""
+def environment_differences(manifest: Manifest, now: dict[str, Any]) -> list[str]:
+    """Return what differs from the environment of the run's last attempt, each `key: old -> new`."""
     before = {key: manifest[key] for key in now}
     if manifest["resumed"]:
         before = manifest["resumed"][-1]
     return settings_differences(before, now)
 
 
-def resolved(manifest: dict[str, Any]) -> str:
-    """Return resolved.yaml: every effective setting, and under `found` what else the run recorded.
+def resolved(manifest: Manifest) -> str:
+    """Return resolved.yaml: every effective setting, and under `found` what else the run decided.
 
-    A recorded value of a setting's name takes its place: `precision: auto` reads `precision: bf16`.
+    A decision of a setting's name replaces it: `precision: auto` reads `precision: bf16`.
     """
-    settings, recorded = manifest["inputs"]["settings"], manifest["facts"]
+    settings, facts = manifest["inputs"]["settings"], manifest["facts"]
     settings = {**settings, **manifest.get("operational", {})}
-    content = {key: recorded.get(key, value) for key, value in settings.items()}
-    found = {key: value for key, value in recorded.items() if key not in settings}
-    if found:
-        content["found"] = found
+    content = {key: facts.get(key, value) for key, value in settings.items()}
+    others = {key: value for key, value in facts.items() if key not in settings}
+    if others:
+        content["found"] = others
     head = "# Every setting as it took effect; `found` is what else the run wrote down.\n"
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a log step, appended; a line that a kill cut off is dropped on resume."""
+"""metrics.jsonl: one line per log step; an incomplete last line is dropped when the run resumes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from toolkit.base import files
 
 
 class Metrics:
-    """Appends to metrics.jsonl of a run; only the main process writes.
+    """Append rows to metrics.jsonl of a run; only the main process writes.
 
     Args:
-        path: the file; made with the first line.
+        path: the file; created with the first line.
         active: whether this process writes.
-        seconds_before: seconds of earlier attempts, so that `time` goes on after a resume.
+        seconds_before: seconds of earlier attempts, so that `time` continues after a resume.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Metrics:
         self._handle: TextIO | None = None
 
     def log(self, step: int, **values: Any) -> None:
-        """Append {"step", "time" (seconds since the start), **values}; NaN is written as the text "nan"."""
+        """Append {"step", "time" (seconds since the start), **values}; NaN is written as the string "nan"."""
         if not self._active:
             return
         row = {"step": int(step), "time": round(self._clock() - self._start, 3)}
         row.update({key: _plain(value) for key, value in values.items()})
         if self._handle is None:
-            drop_cut_line(self.path)
+            drop_incomplete_line(self.path)
             self._handle = self.path.open("a", encoding="utf-8")
         self._handle.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         self._handle.flush()
@@ -64,7 +64,7 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl in order; a last line that was cut off is left out."""
+    """Return the rows of a metrics.jsonl in order, without an incomplete last line."""
     if not Path(path).exists():
         return []
     rows = []
@@ -74,8 +74,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def drop_cut_line(path: Path) -> None:
-    """Cut a file back to its last whole line, so that the next line does not join on to half of one."""
+def drop_incomplete_line(path: Path) -> None:
+    """Truncate a file to its last complete line, so that the next one is not appended to a part of a line."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -84,7 +84,7 @@ def drop_cut_line(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn numbers of numpy and torch into JSON; a number that is no number stays visible as text."""
+    """Convert numbers of numpy and torch for JSON; NaN and infinity become strings."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""What a result depends on besides its inputs: versions, code, machine. No torch import: starting is fast."""
+"""What a result depends on besides its inputs: versions, code, machine. Without torch, to start fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from toolkit.base import files
 from toolkit.base.ranks import world_size
-from toolkit.runtime.hardware import processor
+from toolkit.runtime import hardware
 
 PACKAGE_FOLDER = Path(str(resources.files("toolkit")))
 
@@ -32,23 +32,23 @@ PACKAGES = (
 @cache
 def versions() -> dict[str, str | None]:
     """Return the version of each package that can change a result; None where it is not installed."""
-    found: dict[str, str | None] = {}
+    installed: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def _git(root: Path, *arguments: str) -> bytes | None:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, timeout=30, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return completed.stdout if completed.returncode == 0 else None
 
 
 def code() -> dict[str, Any]:
@@ -68,7 +68,7 @@ def code() -> dict[str, Any]:
 
 
 def _difference(package: Path) -> str | None:
-    """Digest of the package's uncommitted changes, new files included; None where there are none."""
+    """Return the digest of the package's uncommitted changes, new files included; None without changes."""
     changed = _git(package, "diff", "HEAD", "--", ".") or b""
     new = _git(package, "ls-files", "--others", "--exclude-standard", "-z", "--", ".") or b""
     for name in sorted(filter(None, new.decode().split("\0"))):
@@ -82,6 +82,9 @@ def collect() -> dict[str, Any]:
         "versions": versions(),
         "python": platform.python_version(),
         "code": code(),
-        "hardware": {"system": f"{platform.system()} {platform.machine()}", "processor": processor()},
+        "hardware": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": hardware.processor(),
+        },
         "world_size": world_size(),
     }

@@ -1,4 +1,4 @@
-"""What a recipe refers to: a run (`runs/...`), a local folder, or a model of the Hub (`id@revision`)."""
+"""Resolving references of recipes: a run (`runs/...`), a local folder, or a Hub model (`id@revision`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from toolkit.base.errors import RunError
 from toolkit.config import inputs
 from toolkit.config.inputs import HUB_NAME, is_local
+from toolkit.config.messages import listed
+from toolkit.config.registry import STAGES, Product
 from toolkit.runs import layout, seal
 
 
@@ -19,7 +21,7 @@ def find(recipe: BaseModel) -> dict[str, str]:
 
 
 def run_path(reference: str, runs_dir: Path) -> Path | None:
-    """Return the directory of `runs/...` below the runs directory; None where it is no such reference.
+    """Return the directory of `runs/...` below the runs directory; None for another reference.
 
     Raises:
         RunError: the name leads out of the runs directory.
@@ -30,7 +32,11 @@ def run_path(reference: str, runs_dir: Path) -> Path | None:
 
 
 def below(name: str, runs_dir: Path) -> Path:
-    """Return `runs_dir/name`; refuses an empty name, an absolute one, and one with `..`."""
+    """Return `runs_dir/name`.
+
+    Raises:
+        RunError: the name is empty, absolute, or contains `..`.
+    """
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts:
         raise RunError(
@@ -42,13 +48,13 @@ def below(name: str, runs_dir: Path) -> Path:
 
 
 def resolve(reference: str, *, runs_dir: Path) -> Path | str:
-    """Return the directory of a sealed run, a local folder, or a hub id as it is written.
+    """Return the directory of a sealed run, a local folder, or a Hub id as it is written.
 
     A folder that is a run directory, or lies in one, must belong to a sealed run. Nothing is hashed here:
-    see lock.require_unchanged.
+    see `seal.require_unchanged`.
 
     Raises:
-        RunError: an unsealed or missing run, a missing folder, or a text that is no hub id.
+        RunError: an unsealed or missing run, a missing folder, or a string that is not a Hub id.
     """
     path = run_path(reference, runs_dir)
     if path is None and Path(reference).is_dir():
@@ -56,12 +62,12 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
         if seal.run_of(path) is None:
             return path
     if path is not None:
-        # A folder inside a run (a checkpoint) is as good as its run; a missing one is said to be missing.
+        # A folder inside a run (a checkpoint) is valid if its run is sealed.
         seal.require_sealed((seal.run_of(path) if path.is_dir() else None) or path)
         return path
     if is_local(reference, kind="model") or not HUB_NAME.fullmatch(reference):
         raise RunError(
-            "there is no such folder, and it is not the id of a model on the Hub",
+            "there is no such folder, and this is not the id of a model on the Hub",
             where=reference,
             fix="write runs/NAME, a path, or id@revision",
         )
@@ -69,29 +75,29 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
 
 
 def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
-    """Return (path or hub id, revision) of a model: a run's model/, a model folder, or a hub id.
+    """Return (path or Hub id, revision) of a model: a run's model/, a model folder, or a Hub id.
 
     Raises:
-        RunError: as `resolve`; also a run that has no model.
+        RunError: as `resolve`; also a run without a model.
     """
-    found = resolve(reference, runs_dir=runs_dir)
-    if isinstance(found, str):
-        name, _, revision = found.partition("@")
+    resolved = resolve(reference, runs_dir=runs_dir)
+    if isinstance(resolved, str):
+        name, _, revision = resolved.partition("@")
         return name, revision or None
-    if not seal.is_run(found):
-        return str(found), None
-    if not (found / layout.MODEL).is_dir():
-        raise RunError(
-            "the run has no model", where=str(found), fix="name a pretrain, sft, reward, dpo or ppo run"
-        )
-    return str(found / layout.MODEL), None
+    if not seal.is_run(resolved):
+        return str(resolved), None
+    if not (resolved / layout.MODEL).is_dir():
+        products = (Product.LANGUAGE_MODEL, Product.REWARD_MODEL)
+        stages = [name for name, stage in STAGES.items() if stage.product in products]
+        raise RunError("the run has no model", where=str(resolved), fix=f"name a run of {listed(stages)}")
+    return str(resolved / layout.MODEL), None
 
 
 def named_model(name: str) -> tuple[str, str | None]:
-    """Return (path or hub id, revision) of a model named on the command line.
+    """Return (path or Hub id, revision) of a model named on the command line.
 
-    A run must be finished; a checkpoint may be looked at while its run goes on. `runs/...` means below the
-    runs directory in a recipe, and on the command line just what it says.
+    A run must be sealed; a checkpoint may be used while its run is still training. In a recipe `runs/...` is
+    below the runs directory; on the command line it is an ordinary path.
 
     Raises:
         RunError: as `model`.
@@ -102,6 +108,6 @@ def named_model(name: str) -> tuple[str, str | None]:
     return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))  # noqa: PTH118
 
 
-def corpus_folder(place: Path) -> Path | None:
-    """Return the folder with train/ and tokenizer/ of a corpus run, or a plain folder that has them."""
-    return next((one for one in (place / "corpus", place) if (one / "train").is_dir()), None)
+def corpus_folder(path: Path) -> Path | None:
+    """Return the folder with train/ and tokenizer/: of a corpus run, or a plain folder that has them."""
+    return next((folder for folder in (path / layout.CORPUS, path) if (folder / "train").is_dir()), None)

@@ -1,4 +1,4 @@
-"""The run that a stage works in: its paths, its files, and what it records about itself."""
+"""The run that a stage works in: its paths, its files, and what it decides."""
 
 from __future__ import annotations
 
@@ -7,55 +7,59 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from toolkit.base import files, ranks
 from toolkit.base.errors import RunError
-from toolkit.config.schema import StageRecipe
-from toolkit.runs import layout, manifest, metrics, references, seal
-from toolkit.runs.layout import TIMING
+from toolkit.config.loader import LoadedRecipe
+from toolkit.runs import decisions, layout, manifest, metrics, references, seal
+from toolkit.runs.decisions import Decisions
+from toolkit.runs.manifest import Manifest
+
+Value = TypeVar("Value")
 
 
 class Run:
-    """A run in use: the same on every rank, and only rank 0 writes.
+    """A run in use. It is the same on every rank, and only rank 0 writes.
 
     Args:
-        loaded: the recipe with its name and text (reader.LoadedRecipe).
-        runs_dir: what `runs/...` in a recipe is below.
-        content: the manifest; `facts` of it are what earlier attempts recorded.
+        loaded: the recipe with its name and text.
+        runs_dir: the directory that `runs/...` in a recipe is below.
+        content: the manifest; its `facts` are what earlier attempts decided.
     """
 
-    def __init__(self, loaded: Any, *, runs_dir: Path, content: dict[str, Any]):
-        self.recipe: StageRecipe = loaded.recipe
-        self.name: str = loaded.name
+    def __init__(self, loaded: LoadedRecipe, *, runs_dir: Path, content: Manifest):
+        self.recipe = loaded.recipe
+        self.name = loaded.name
+        self.text = loaded.text
         self.runs_dir = Path(runs_dir)
         self.path = references.below(loaded.name, self.runs_dir)
         self.is_main = ranks.rank() == 0
         self.manifest = content
-        self._kept = set(content["facts"])
-        self._timing = _Timing(self.path / TIMING)
+        self._decided_before = frozenset(content["facts"])
+        self._timing = _Timing(self.path / layout.TIMING)
         self.metrics = metrics.Metrics(
             self.path / layout.METRICS, active=self.is_main, seconds_before=self._timing.before
         )
 
     @property
     def seed(self) -> int:
-        """The root of every random stream of the stage."""
+        """The root seed of all random streams of the stage."""
         return self.recipe.seed
 
     @property
     def model_dir(self) -> Path:
-        """Where the stage puts its model, tokenizer included."""
+        """The folder of the model, tokenizer included."""
         return self.path / layout.MODEL
 
     @property
     def scratch(self) -> Path:
-        """What the stage needs only until the run is sealed, which removes it; no output."""
+        """The folder for temporary files, which are no output; sealing removes it."""
         return self.path / layout.SCRATCH
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints; it is there only after the first."""
+        """The folder of the checkpoints; it exists after the first checkpoint."""
         return self.path / layout.CHECKPOINTS
 
     def reference(self, reference: str) -> Path | str:
@@ -69,41 +73,68 @@ class Run:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, atomically; main process only."""
         if self.is_main:
-            files.write_json(self._place(name), value)
+            files.write_json(self._output(name), value)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run, atomically; main process only."""
         if self.is_main:
-            files.write_atomic(self._place(name), text)
+            files.write_atomic(self._output(name), text)
 
-    def _place(self, name: str) -> Path:
+    def _output(self, name: str) -> Path:
         path = references.below(name, self.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def record(self, key: str, value: Any, *, keep: bool = True) -> Any:
-        """Record an effective value in manifest.json and resolved.yaml, and return the value to use.
+    @property
+    def decisions(self) -> Decisions:
+        """What the run has decided so far."""
+        return Decisions.of(self.manifest["facts"])
 
-        A run that goes on gets the value that it began with (`precision: auto` must not change on the way);
-        `keep=False` records the new one, for what only describes this attempt.
+    def decide(self, name: str, value: Value) -> Value:
+        """Return what the run decided when it began; if it has not decided yet, record `value` and return it.
+
+        For example `precision: auto` must not change when a run resumes on another machine.
+
+        Args:
+            name: a field of `Decisions`.
         """
-        value = json.loads(json.dumps(value, allow_nan=False))
-        if keep and key in self._kept:
-            began = self.manifest["facts"][key]
+        if name in self._decided_before:
+            first = self.manifest["facts"][name]
             if self.is_main:
-                for line in manifest.settings_differences({key: value}, {key: began}):
+                for line in manifest.settings_differences({name: _as_json(value)}, {name: first}):
                     print(
-                        f"{self.path}: going on as the run began, not as it would begin now: {line}",
+                        f"{self.path}: keeping what the run began with, not what it would choose now: {line}",
                         file=sys.stderr,
                     )
-            return began
-        if self.manifest["facts"].get(key, _ABSENT) != value:
-            self.manifest["facts"][key] = value
+            return first
+        return self.describe(name, value)
+
+    def describe(self, name: str, value: Value) -> Value:
+        """Record what describes only this attempt, in place of what an earlier attempt recorded.
+
+        Args:
+            name: a field of `Decisions`.
+
+        Returns:
+            The value as JSON holds it.
+        """
+        if name not in decisions.NAMES:
+            raise TypeError(f"{name!r} is not a field of Decisions")
+        recorded = _as_json(value)
+        if self.manifest["facts"].get(name, _ABSENT) != recorded:
+            self.manifest["facts"][name] = recorded
             self._write_manifest()
-        return value
+        return recorded
+
+    def begin(self) -> None:
+        """Write the files that a run has before its stage starts."""
+        self._write_manifest()  # first: a directory without a manifest would be refused as foreign
+        if self.is_main:
+            files.write_atomic(self.path / layout.RECIPE, self.text)
+        self.note_progress()
 
     def note_progress(self) -> None:
-        """Write down the seconds so far; called at each checkpoint, so that a kill loses little of them."""
+        """Record the seconds so far; called at each checkpoint, so that a kill loses few of them."""
         if self.is_main:
             self._timing.write()
 
@@ -131,6 +162,11 @@ class Run:
 
 
 _ABSENT = object()
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as reading it back from JSON gives it."""
+    return json.loads(json.dumps(value, allow_nan=False))
 
 
 class _Timing:

@@ -1,4 +1,4 @@
-"""The OS lock of a run directory: held while the run is in use, gone with the process, however it ends."""
+"""The OS lock of a run directory: held while the run is in use, released when the process ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from toolkit.base.errors import RunError
 from toolkit.runs import layout
 
 
-class Held:
+class RunLock:
     """A lock on `.in-use` of a run directory, until `release` or the end of the process.
 
-    `fcntl.flock` belongs to the open file, which a forked worker would inherit and keep alive after this
-    process is gone: the child of a fork closes its copy at once.
+    `fcntl.flock` belongs to the open file, which a forked worker would inherit and keep open after this
+    process has ended, so the child of a fork closes its copy at once.
     """
 
     def __init__(self, descriptor: int):
@@ -25,9 +25,9 @@ class Held:
         os.register_at_fork(after_in_child=self._close)
 
     def release(self) -> None:
-        """Let others use the run; twice is fine."""
+        """Let others use the run; calling it again does nothing."""
         if self._descriptor is not None:
-            # A child that was forked this moment may not have closed its copy yet: unlock, do not only close.
+            # A child that was just forked may not have closed its copy yet, so closing alone is not enough.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._close()
 
@@ -37,20 +37,20 @@ class Held:
             self._descriptor = None
 
 
-def hold(path: Path) -> Held:
-    """Take a run directory for this process alone.
+def hold(path: Path) -> RunLock:
+    """Lock a run directory for this process alone.
 
     Raises:
-        RunError: another process has it; names the process.
+        RunError: another process holds the lock; the message names it.
     """
     descriptor = os.open(path / layout.IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        who = _holder(descriptor)
+        holder = _holder(descriptor)
         os.close(descriptor)
         raise RunError(
-            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+            f"the run is in use by {holder}", where=str(path), fix="wait until that process ends, or end it"
         ) from None
     except BaseException:
         os.close(descriptor)
@@ -58,11 +58,11 @@ def hold(path: Path) -> Held:
     note = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(note).encode(), 0)
-    return Held(descriptor)
+    return RunLock(descriptor)
 
 
-def share(path: Path) -> Held | None:
-    """Keep a parent from being started over while it is read; None where there is nothing to lock.
+def share(path: Path) -> RunLock | None:
+    """Lock a parent against being started over while it is read; return None if it has no lock file.
 
     Raises:
         RunError: the parent is being written now.
@@ -70,16 +70,16 @@ def share(path: Path) -> Held | None:
     try:
         descriptor = os.open(path / layout.IN_USE, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        return None  # copied without its hidden files: nobody can be writing to it with this lock
+        return None  # copied without its hidden files: no process can hold this lock
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        who = _holder(descriptor)
+        holder = _holder(descriptor)
         os.close(descriptor)
         raise RunError(
-            f"the run is in use by {who}", where=str(path), fix="wait until that process ends, or end it"
+            f"the run is in use by {holder}", where=str(path), fix="wait until that process ends, or end it"
         ) from None
-    return Held(descriptor)
+    return RunLock(descriptor)
 
 
 def _holder(descriptor: int) -> str:

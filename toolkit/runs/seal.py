@@ -1,4 +1,4 @@
-"""lock.json: what came out of a run; written last, atomically. Only a run that has one is finished."""
+"""lock.json: the hashes of a run's outputs; written last, atomically. Only a run that has one is finished."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from toolkit.base.errors import RunError
 from toolkit.runs.layout import IN_USE, LOCK, MANIFEST, SCRATCH
 
 FORMAT = "toolkit run 1"
-# Not outputs: the lock itself, the manifest (it has a digest of its own), the file that holds the OS lock.
-_APART = {LOCK, MANIFEST, IN_USE}
+# No outputs: lock.json, the manifest (it has a digest of its own), the file that holds the OS lock.
+_NOT_OUTPUTS = {LOCK, MANIFEST, IN_USE}
 
 
 @dataclass(frozen=True)
 class Link:
-    """One run of a chain: how many files it sealed and what is wrong with it now."""
+    """One run of a chain: the number of files that it sealed, and what is wrong with it now."""
 
     path: Path
     stage: str | None
@@ -30,9 +30,9 @@ class Link:
 
 
 def is_run(path: Path) -> bool:
-    """Say whether `path` is a run directory of this toolkit, finished or not.
+    """Return whether `path` is a run directory of this toolkit, finished or not.
 
-    Many programs write a manifest.json: only one that carries our format counts.
+    Many programs write a manifest.json; only one with the format of this toolkit counts.
     """
     try:
         manifest = files.read_json(Path(path) / MANIFEST)
@@ -44,11 +44,11 @@ def is_run(path: Path) -> bool:
 def run_of(path: Path) -> Path | None:
     """Return the run directory that `path` is or lies in; None where there is none."""
     path = Path(os.path.abspath(path))
-    return next((place for place in (path, *path.parents) if is_run(place)), None)
+    return next((folder for folder in (path, *path.parents) if is_run(folder)), None)
 
 
 def is_sealed(path: Path) -> bool:
-    """Say whether the run at `path` finished. Whether its bytes are still the same: see `changes`."""
+    """Return whether the run at `path` is finished. `changes` tells whether its bytes are still the same."""
     return (Path(path) / LOCK).is_file() and is_run(path)
 
 
@@ -76,20 +76,23 @@ def require_sealed(path: Path) -> None:
         raise RunError(
             "the run is not finished (it has no lock.json)",
             where=str(path),
-            fix="give its `toolkit run` command again: it goes on where it stopped",
+            fix="give its `toolkit run` command again: it resumes where it stopped",
         )
 
 
 def outputs(path: Path) -> list[str]:
-    """Return the names of the files that a lock covers (relative, sorted)."""
+    """Return the names of the files that a seal covers (relative, sorted)."""
     names = files.list_files(path)
-    return [name for name in names if name not in _APART and not name.startswith(f"{SCRATCH}/")]
+    return [name for name in names if name not in _NOT_OUTPUTS and not name.startswith(f"{SCRATCH}/")]
 
 
 def seal(path: Path) -> str:
-    """Hash every output of a run and write lock.json last. Returns the lock's digest.
+    """Hash every output of a run and write lock.json last.
 
-    Every output is on the disk before the lock is: after a power cut there is no lock without its bytes.
+    Every output is on the disk before lock.json is, so that a power cut leaves no seal without its bytes.
+
+    Returns:
+        The digest of lock.json.
 
     Raises:
         RunError: an output is a link, which would not survive a copy of the directory.
@@ -99,7 +102,7 @@ def seal(path: Path) -> str:
     for name in names:
         if (path / name).is_symlink():
             raise RunError(
-                "an output is a link, and a run must hold its own bytes",
+                "an output is a link, but a run must hold its own bytes",
                 where=str(path / name),
                 fix="write a copy instead",
             )
@@ -111,12 +114,12 @@ def seal(path: Path) -> str:
         "files": files.hash_files(path, names),
     }
     files.write_json(path / LOCK, lock)
-    shutil.rmtree(path / SCRATCH, ignore_errors=True)  # not before: a run that was killed here goes on
+    shutil.rmtree(path / SCRATCH, ignore_errors=True)  # last: a run that is killed before resumes with it
     return digest(path)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return (lock, problems); a lock that cannot be read gives an empty one."""
+    """Return (content of lock.json, problems); the content is empty if it cannot be read."""
     try:
         lock = files.read_json(path / LOCK)
     except RunError as error:
@@ -133,77 +136,81 @@ def changes(path: Path) -> list[str]:
         return problems
     if not (path / MANIFEST).is_file() or files.sha256_file(path / MANIFEST) != lock.get("manifest"):
         problems.append(f"{MANIFEST}: changed since the run was sealed")
-    there, sealed = set(outputs(path)), lock["files"]
-    problems += [f"{name}: missing" for name in sorted(sealed.keys() - there)]
-    problems += [f"{name}: was added after the run was sealed" for name in sorted(there - sealed.keys())]
-    links = {name for name in there if (path / name).is_symlink()}
+    current, sealed = set(outputs(path)), lock["files"]
+    problems += [f"{name}: missing" for name in sorted(sealed.keys() - current)]
+    problems += [f"{name}: was added after the run was sealed" for name in sorted(current - sealed.keys())]
+    links = {name for name in current if (path / name).is_symlink()}
     problems += [f"{name}: is a link now" for name in sorted(links & sealed.keys())]
-    for name, now in files.hash_files(path, (there & sealed.keys()) - links).items():
+    for name, now in files.hash_files(path, (current & sealed.keys()) - links).items():
         if not isinstance(sealed[name], dict) or now["sha256"] != sealed[name].get("sha256"):
             problems.append(f"{name}: changed since the run was sealed")
     return problems
 
 
 def require_unchanged(path: Path) -> str:
-    """Rehash a sealed run; return its lock digest. Raises RunError that names the files that differ."""
+    """Rehash a sealed run and return the digest of its lock.json.
+
+    Raises:
+        RunError: names the files that differ.
+    """
     lock_digest = digest(path)
     problems = changes(path)
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise RunError(
-            f"the run is not what was sealed: {shown}",
+            f"the run changed since it was sealed: {shown}",
             where=str(path),
-            fix="put the bytes back, or make the run again with --fresh",
+            fix="restore the files, or run its recipe again with --fresh",
         )
     return lock_digest
 
 
 def parents(path: Path) -> Iterator[tuple[str, Path, str | None, bool]]:
-    """Yield (key, path, recorded digest, is it a run) of the parents that a manifest names."""
+    """Yield (key, path, recorded digest, whether it is a run) of the parents in a manifest."""
     manifest = files.read_json(Path(path) / MANIFEST)
     for key, parent in manifest["inputs"]["parents"].items():
         if "path" in parent:
-            place = Path(os.path.normpath(Path(path).absolute() / parent["path"]))
-            yield key, place, parent.get("digest"), parent["kind"] == "run"
+            parent_path = Path(os.path.normpath(Path(path).absolute() / parent["path"]))
+            yield key, parent_path, parent.get("digest"), parent["kind"] == "run"
 
 
 def _link(path: Path) -> tuple[Link, list[Path]]:
-    """Check one run of the chain; returns it with its parents that are runs."""
+    """Check one run of the chain; return it with its parents that are runs."""
     if not is_run(path):
-        what = "is not a run directory" if path.exists() else "is missing"
-        return Link(path, None, 0, [what]), []
+        problem = "is not a run directory" if path.exists() else "is missing"
+        return Link(path, None, 0, [problem]), []
     manifest = files.read_json(path / MANIFEST)
     if not is_sealed(path):
         return Link(path, manifest.get("stage"), 0, ["is not sealed (it has no lock.json)"]), []
     problems, ancestors = changes(path), []
     try:
-        for key, place, recorded, parent_is_run in parents(path):
+        for key, parent, recorded, parent_is_run in parents(path):
             if parent_is_run:
-                ancestors.append(place)
-                if is_sealed(place) and files.sha256_file(place / LOCK) != recorded:
-                    problems.append(f"{key}: its parent {place.name} was sealed again since")
-            elif not place.is_dir():
-                problems.append(f"{key}: the folder {place} is missing")
-            elif folder_digest(place) != recorded:
-                problems.append(f"{key}: the folder {place} changed since")
+                ancestors.append(parent)
+                if is_sealed(parent) and files.sha256_file(parent / LOCK) != recorded:
+                    problems.append(f"{key}: its parent {parent.name} was sealed again since")
+            elif not parent.is_dir():
+                problems.append(f"{key}: the folder {parent} is missing")
+            elif folder_digest(parent) != recorded:
+                problems.append(f"{key}: the folder {parent} changed since")
     except (RunError, KeyError, TypeError, AttributeError):
         problems.append(f"{MANIFEST}: does not name the parents")
     return Link(path, manifest.get("stage"), len(_read(path)[0].get("files", {})), problems), ancestors
 
 
 def chain(path: Path) -> list[Link]:
-    """Rehash a run and all runs that it came from, ancestors first; each run once."""
+    """Rehash a run and all its ancestors, ancestors first, each run once."""
     done: dict[Path, Link] = {}
     started: set[Path] = set()
 
-    def visit(place: Path) -> None:
-        if place in started:
+    def visit(run: Path) -> None:
+        if run in started:
             return
-        started.add(place)
-        link, ancestors = _link(place)
+        started.add(run)
+        link, ancestors = _link(run)
         for ancestor in ancestors:
             visit(ancestor)
-        done[place] = link
+        done[run] = link
 
     visit(Path(os.path.abspath(path)))
     return list(done.values())
@@ -215,6 +222,6 @@ def verify(path: Path) -> list[str]:
 
 
 def folder_digest(path: Path) -> str:
-    """SHA-256 over names and bytes of all files in a folder that is no run."""
+    """Return the SHA-256 over names and bytes of all files in a folder that is not a run."""
     hashes = files.hash_files(path, files.list_files(path))
     return files.sha256("".join(f"{entry['sha256']}  {name}\n" for name, entry in hashes.items()))

@@ -132,7 +132,7 @@ def arguments(
         strategy=recipe.trainer.get("train_sampling_strategy", "random"),
     )  # fmt: skip
     target = select(recipe.device)
-    bf16 = run.record("precision", precision(recipe.precision, target)) == "bf16"
+    bf16 = run.decide("precision", precision(recipe.precision, target)) == "bf16"
     owned = {
         "output_dir": str(staging(run)),
         "seed": derive(recipe.seed, recipe.stage, "trainer") % 2**32,  # numpy takes 32 bits
@@ -161,7 +161,7 @@ def arguments(
         config = config_class(**settings, **owned)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ToolkitError(f"trl's {config_class.__name__} refuses the settings: {error}") from error
-    run.record("trainer", _effective(config, recipe, settings.keys() | owned.keys()))
+    run.decide("trainer", _effective(config, recipe, settings.keys() | owned.keys()))
     return config, table.dataset().select(order)
 
 
