@@ -71,6 +71,7 @@ class Stage:
         name: value of `stage:` in a recipe.
         recipe: class of its settings.
         entry: function `(recipe, run) -> None` that runs it, as `module:function`.
+        evaluation: dataclass of its evaluation.json, as `module:class`; by default `StageEvaluation`.
         product: what its run can be used for; None where no recipe may name it.
         storyworld: first part of a data source's key -> the configurations of the storyworld that the source
             can have, the default first.
@@ -88,6 +89,7 @@ class Stage:
     name: str
     recipe: type[schema.StageRecipe]
     entry: str
+    evaluation: str = "toolkit.runs.evaluation:StageEvaluation"
     product: Product | None = None
     storyworld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reads_held_out: bool = False
@@ -112,6 +114,7 @@ STAGES: dict[str, Stage] = {
             "tokenizer",
             schema.TokenizerRecipe,
             "toolkit.stages.tokenizer:run",
+            evaluation="toolkit.runs.evaluation:TokenizerEvaluation",
             product=Product.TOKENIZER,
             storyworld={"data": ("stories",)},
             uses_torch=False,
@@ -120,6 +123,7 @@ STAGES: dict[str, Stage] = {
             "corpus",
             schema.CorpusRecipe,
             "toolkit.stages.corpus:run",
+            evaluation="toolkit.runs.evaluation:CorpusEvaluation",
             product=Product.CORPUS,
             storyworld={"data": ("stories",)},
             uses_torch=False,
@@ -128,6 +132,7 @@ STAGES: dict[str, Stage] = {
             "pretrain",
             schema.PretrainRecipe,
             "toolkit.pretrain.stage:run",
+            evaluation="toolkit.runs.evaluation:PretrainEvaluation",
             product=Product.LANGUAGE_MODEL,
             cost=Cost(),
             title="learning to predict",
@@ -142,6 +147,7 @@ STAGES: dict[str, Stage] = {
             "sft",
             schema.SftRecipe,
             "toolkit.stages.sft:run",
+            evaluation="toolkit.runs.evaluation:SftEvaluation",
             product=Product.LANGUAGE_MODEL,
             storyworld={"data": ("conversations", "preferences")},
             trl_config="SFTConfig",
@@ -155,6 +161,7 @@ STAGES: dict[str, Stage] = {
             "reward",
             schema.RewardRecipe,
             "toolkit.stages.reward:run",
+            evaluation="toolkit.runs.evaluation:RewardEvaluation",
             product=Product.REWARD_MODEL,
             storyworld={"data": ("preferences",)},
             trl_config="RewardConfig",
@@ -177,6 +184,7 @@ STAGES: dict[str, Stage] = {
             "dpo",
             schema.DpoRecipe,
             "toolkit.stages.dpo:run",
+            evaluation="toolkit.runs.evaluation:DpoEvaluation",
             product=Product.LANGUAGE_MODEL,
             storyworld={"data": ("preferences",)},
             trl_config="DPOConfig",
@@ -197,6 +205,7 @@ STAGES: dict[str, Stage] = {
             "ppo",
             schema.PpoRecipe,
             "toolkit.ppo.stage:run",
+            evaluation="toolkit.runs.evaluation:PpoEvaluation",
             product=Product.LANGUAGE_MODEL,
             storyworld={"data": ("prompts", "conversations", "preferences")},
             has_conversations=True,
@@ -220,6 +229,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             schema.EvaluateRecipe,
             "toolkit.evaluate.stage:run",
+            evaluation="toolkit.runs.evaluation:Comparison",
             storyworld={
                 "perplexity": ("stories",),
                 "data": ("prompts", "conversations", "preferences"),

@@ -7,6 +7,7 @@ and `<key>_interval`. JSON's null is None, and nan in an `Estimate`.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,6 +18,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
+from toolkit.config.registry import STAGES
 from toolkit.runs import layout
 from toolkit.stats import Estimate
 
@@ -360,17 +362,12 @@ class Comparison(StageEvaluation):
         return self.models[name]
 
 
-EVALUATIONS: dict[str, type[StageEvaluation]] = {
-    "tokenizer": TokenizerEvaluation,
-    "corpus": CorpusEvaluation,
-    "pretrain": PretrainEvaluation,
-    "sft": SftEvaluation,
-    "reward": RewardEvaluation,
-    "dpo": DpoEvaluation,
-    "ppo": PpoEvaluation,
-    "evaluate": Comparison,
-}
-"""The class of each stage's evaluation.json; another stage's is read as StageEvaluation."""
+def class_of(stage: str) -> type[StageEvaluation]:
+    """Return the class of a stage's evaluation.json; `StageEvaluation` for an unknown stage."""
+    if stage not in STAGES:
+        return StageEvaluation
+    module, _, name = STAGES[stage].evaluation.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def read(path: Path, stage: str) -> StageEvaluation:
@@ -381,6 +378,6 @@ def read(path: Path, stage: str) -> StageEvaluation:
     """
     file = path / layout.EVALUATION
     try:
-        return EVALUATIONS.get(stage, StageEvaluation).from_json(files.read_json(file))
+        return class_of(stage).from_json(files.read_json(file))
     except (TypeError, ValueError, AttributeError) as error:
         raise RunError(f"is not the evaluation of a {stage} run: {error}", where=str(file)) from error
