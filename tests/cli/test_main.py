@@ -295,7 +295,7 @@ def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
 def test_shipped_recipes_are_found_from_anywhere(tmp_path):
     done = toolkit("check", "recipes/tiny/dpo.yaml", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stderr.startswith("recipes/tiny/dpo.yaml is not here; the package's own is used: ")
+    assert done.stderr.startswith("recipes/tiny/dpo.yaml does not exist; using the one in the package: ")
 
 
 def test_shipped_recipes_lie_in_the_installed_package(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def state(loaded: LoadedRecipe, runs_dir: Path) -> str:
         ([Added("tokenizer", "min_frequency", 2)], "sealed"),
         ([Added("tokenizer", "min_frequency", ANY)], "sealed"),
         ([Added("tokenizer", "min_frequency", 3)],
-         "min_frequency: 3 -> 2 (runs from before this setting had 3)"),
+         "min_frequency: 3 -> 2 (runs before this setting was added had 3)"),
         ([Added("corpus", "min_frequency", 2)], "min_frequency: (not set) -> 2"),
         ([], "min_frequency: (not set) -> 2"),
     ],
@@ -106,7 +106,7 @@ def test_a_setting_of_each_entry_of_a_list(plant, made, tmp_path):
     heavy = [sources[0], sources[1].model_copy(update={"weight": 2.0, "examples": 4})]
     other = LoadedRecipe(Path("a.yaml"), "t/a", schema.TokenizerRecipe(stage="tokenizer", data=heavy), "", {})
     said = state(other, tmp_path)
-    assert "data[1].weight: 1.0 -> 2.0 (runs from before this setting had 1.0)" in said
+    assert "data[1].weight: 1.0 -> 2.0 (runs before this setting was added had 1.0)" in said
     assert "data[1].examples: 3 -> 4" in said and "data[0]" not in said
 
 

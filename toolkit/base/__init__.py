@@ -1,1 +1,1 @@
-"""What every other package uses: errors, named random streams, atomic files, ranks, progress."""
+"""Errors, named random streams, atomic files, ranks and progress; every other package uses them."""

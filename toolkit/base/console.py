@@ -1,4 +1,4 @@
-"""What a terminal shows: tables of numbers, and stdout kept free for results."""
+"""Tables of numbers for a terminal, and stdout reserved for results."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.table import Table
 
 
 def number_table(title: str, names: Sequence[str], columns: Sequence[str]) -> Table:
-    """An empty table: names to the left, which may fold, and numbers to the right, which are never cut.
+    """Return an empty table: names on the left, which may wrap, and numbers on the right, never truncated.
 
-    One space stands between columns: most tables then fit into the 80 columns of a small terminal.
+    Columns are one space apart, so that most tables fit into a terminal of 80 columns.
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for name in names:
@@ -28,7 +28,7 @@ def number_table(title: str, names: Sequence[str], columns: Sequence[str]) -> Ta
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send what a stage and its libraries print to stderr, C and child processes included."""
+    """Redirect what a stage and its libraries print to stderr, C code and child processes included."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -41,5 +41,5 @@ def stdout_to_stderr() -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object on stdout; NaN and infinity are refused, since JSON has neither."""
+    """Print one JSON object on stdout; NaN and infinity raise ValueError, since JSON has neither."""
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))

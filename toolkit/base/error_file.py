@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from toolkit.base import errors
-from toolkit.base.errors import Problem, RecipeError, ToolkitError
+from toolkit.base.errors import Problem, ProblemKind, RecipeError, ToolkitError
 
 VARIABLE = "TOOLKIT_ERROR_FILE"
 """The environment variable with the file's path. Processes that a stage starts inherit it."""
@@ -28,7 +28,9 @@ def write(error: ToolkitError) -> None:
         "fix": error.fix,
     }
     if isinstance(error, RecipeError):
-        content["problems"] = [[problem.place, problem.key, problem.what] for problem in error.problems]
+        content["problems"] = [
+            [problem.place, problem.key, problem.what, problem.kind] for problem in error.problems
+        ]
     Path(file).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -38,6 +40,9 @@ def read(file: Path) -> ToolkitError | None:
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     if "problems" in content:
-        return RecipeError([Problem(*entries) for entries in content["problems"]])
+        problems = [
+            Problem(place, key, what, ProblemKind(kind)) for place, key, what, kind in content["problems"]
+        ]
+        return RecipeError(problems)
     kind = getattr(errors, content["kind"], ToolkitError)
     return kind(content["what"], where=content["where"], fix=content["fix"])

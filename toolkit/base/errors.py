@@ -1,4 +1,4 @@
-"""The one family of errors that a user's mistake raises: where, what, and the fix."""
+"""The errors that a user's mistake raises: where it is, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from enum import StrEnum
 
 
 class ToolkitError(Exception):
-    """Something the user can mend; printed as one paragraph without a traceback.
+    """An error that the user can fix; printed as one paragraph without a traceback.
 
     Args:
-        what: what is wrong, one sentence.
-        where: the place: a file, `file:line`, a run directory, a key.
-        fix: what to do about it, one sentence.
+        what: what is wrong, in one sentence.
+        where: a file, `file:line`, a run directory, or a key.
+        fix: what to do about it, in one sentence.
     """
 
     exit_status = 1
@@ -27,7 +27,7 @@ class ToolkitError(Exception):
 
 
 class UsageError(ToolkitError):
-    """A command line that cannot be carried out as given (exit status 2)."""
+    """An invalid command line (exit status 2)."""
 
     exit_status = 2
 
@@ -87,4 +87,4 @@ class DataError(ToolkitError):
 
 
 class RunError(ToolkitError):
-    """A run directory that cannot be used: unsealed or changed parent, other inputs, in use."""
+    """A run directory that cannot be used: its parents are unsealed or changed, or it is in use."""

@@ -1,4 +1,4 @@
-"""Writing so that a crash, a kill or a full disk leaves the old file or the new one, never half of one."""
+"""Atomic writes: a crash, a kill or a full disk leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from toolkit.base.errors import RunError, ToolkitError
 
 _TEMPORARY = ".tmp-"
 _counter = itertools.count()
-# EFBIG is what a limit on the size of files (ulimit -f) gives: for the person it is the same thing.
+# A limit on the size of files (ulimit -f) raises EFBIG, which users can handle in the same way.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# safetensors (Rust) and torch.save (C++) lose the errno; these are the words that they leave.
+# safetensors (Rust) and torch.save (C++) drop the errno; their messages contain these words.
 _FULL_WORDS = (
     "No space left on device",
     "os error 28",
@@ -38,12 +38,12 @@ def temporary_sibling(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file name is one of `temporary_sibling`'s."""
+    """Return whether a file name is from `temporary_sibling`."""
     return name.startswith(".") and _TEMPORARY in name
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed writer left in `folder` and below it."""
+    """Delete the temporary files of killed writers in `folder` and below it."""
     for parent, directories, names in os.walk(folder):
         for name in filter(is_temporary, [*directories, *names]):
             remove(Path(parent, name))
@@ -51,7 +51,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (never what it points to) or a folder; nothing there is fine."""
+    """Delete a file, a link (never its target) or a folder; do nothing if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -100,9 +100,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling that becomes `path` when the block ends without an error.
+    """Yield an empty temporary sibling that is renamed to `path` when the block ends without an error.
 
-    A folder that was there before is replaced. After an error, or a kill, `path` is as it was.
+    An existing folder is replaced. After an error or a kill, `path` is unchanged.
     """
     path = Path(path)
     temporary = temporary_sibling(path)
@@ -124,12 +124,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON, atomically; NaN and infinity are refused (they are no JSON)."""
+    """Write a value as indented JSON, atomically; NaN and infinity raise ValueError (JSON has neither)."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises RunError where it is missing, cut off or not JSON."""
+    """Read a JSON file.
+
+    Raises:
+        RunError: it is missing, truncated or not JSON.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -139,12 +143,12 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(content: bytes | str) -> str:
-    """Hexadecimal SHA-256 of bytes, or of a text in UTF-8."""
+    """Return the hexadecimal SHA-256 of bytes, or of a string in UTF-8."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes, in bounded memory."""
+    """Return the hexadecimal SHA-256 of a file, in bounded memory."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -152,16 +156,16 @@ def sha256_file(path: Path) -> str:
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return {name: {"sha256", "bytes"}} of files below `folder`, hashed on all cores.
 
-    hashlib releases the interpreter lock: 2 threads hash 1 GB in 0.4 s where SHA-NI is there.
+    hashlib releases the interpreter lock: with SHA-NI, 2 threads hash 1 GB in 0.4 s.
     """
 
-    def one(name: str) -> dict[str, Any]:
+    def entry(name: str) -> dict[str, Any]:
         file = folder / name
         return {"sha256": sha256_file(file), "bytes": file.stat().st_size}
 
     names = sorted(names)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+        return dict(zip(names, pool.map(entry, names), strict=True))
 
 
 def list_files(folder: Path) -> list[str]:
@@ -177,7 +181,7 @@ def list_files(folder: Path) -> list[str]:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Say whether an error, or one that it was raised from, means that the disk is full."""
+    """Return whether an error, or one of its causes, means that the disk is full."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -189,11 +193,11 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def full_error(place: Path | str | None) -> ToolkitError:
-    """The one message for a full disk."""
+def full_error(path: Path | str | None) -> ToolkitError:
+    """Return the error for a full disk."""
     return ToolkitError(
         "the disk is full",
-        where=None if place is None else str(place),
-        fix="free some space (or raise the quota) and give the same command again; nothing half-written was "
-        "kept, and an unfinished run goes on from its last checkpoint",
+        where=None if path is None else str(path),
+        fix="free some space (or raise the quota) and give the same command again; no partial file was "
+        "kept, and an unfinished run resumes from its last checkpoint",
     )

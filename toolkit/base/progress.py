@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress on stderr: a bar with the time left on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rich.progress import Progress as Bar
 from toolkit.base import ranks
 
 _LINE_SECONDS = 10.0
-# The time left follows the speed of the last so many updates: a slow first step (compiling) is forgotten.
+# The time left is estimated from the last updates only, because the first step may be slow (compiling).
 _WINDOW = 50
 
 
 class Progress:
-    """Shows how far a loop is; only the main process prints.
+    """Show the progress of a loop; only the main process prints.
 
     Args:
-        description: what is being done, such as the run's name.
-        total: updates until the end, in `unit`s.
-        unit: the word for what is counted.
+        description: of the loop, such as the run's name.
+        total: number of `unit`s until the end.
+        unit: what is counted, in the singular.
     """
 
     def __init__(self, description: str, total: int, unit: str = "step"):
@@ -53,7 +53,7 @@ class Progress:
         return self
 
     def update(self, done: int, **values: Any) -> None:
-        """Show that `done` of the total are done, with values such as loss=2.31."""
+        """Show that `done` units of the total are done, with values such as loss=2.31."""
         if not self._active:
             return
         now = time.monotonic()
@@ -70,7 +70,7 @@ class Progress:
             self._line(now)
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the end from the last updates; None before there are two."""
+        """Estimate the seconds until the end from the last updates; None before the second update."""
         if len(self._seen) < 2:
             return None
         (first_time, first), (last_time, last) = self._seen[0], self._seen[-1]
@@ -93,7 +93,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as 8s, 2m05s or 3h20m."""
+    """Format seconds as 8s, 2m05s or 3h20m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

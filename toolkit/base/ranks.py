@@ -6,7 +6,7 @@ import os
 
 
 def rank() -> int:
-    """Return this process's number among all, from the launcher's RANK."""
+    """Return the rank of this process, from the launcher's RANK."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,4 +1,4 @@
-"""Named random streams: every random choice comes from (seed, names), never from a global state."""
+"""Named random streams: every random choice depends on (seed, names), never on a global state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 def derive(seed: int, *names: str | int) -> int:
     """Return the seed of the stream `names` of `seed`, an integer in [0, 2**63).
 
-    Streams of different names are independent, and adding one leaves the others as they were.
+    Streams of different names are independent; adding a stream does not change the others.
     """
     text = "/".join([str(int(seed)), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

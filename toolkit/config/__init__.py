@@ -1,1 +1,1 @@
-"""Recipes: YAML in, checked and frozen settings out. Nothing here imports torch."""
+"""Recipes: from YAML to checked, frozen settings. Nothing here imports torch."""

@@ -1,8 +1,8 @@
-"""What changed in the settings and in the embedded data since the first runs, so that old runs stay valid.
+"""The history of settings and embedded data, so that runs of older versions stay valid.
 
-`CHANGES` is the one table of it. Manifests (`toolkit.runs.manifest.read`) and recipes
-(`toolkit.config.loader`) are read through it: what they hold under the names of another time is understood.
-A change of a default alone needs no entry: a manifest holds every effective value.
+`CHANGES` lists every change. Manifests (`toolkit.runs.manifest.read`) and recipes (`toolkit.config.loader`)
+are read through it, so that former names are understood. A changed default needs no entry, because a manifest
+holds every effective value.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class _Any:
 
 
 ANY = _Any()
-"""In `Added.before`: no result depends on the setting, so runs without it may have had any value."""
+"""In `Added.before`: no result depends on the setting, so any value is right for runs without it."""
 UNLIMITED = 2**62
 """In `Added.before`: there was no limit."""
 
 
 @dataclass(frozen=True)
 class Added:
-    """A setting that older manifests lack.
+    """A setting that older manifests do not have.
 
     Attributes:
         stage: name of the stage.
-        key: dotted; a list on the way stands for each of its entries (`data.temperature`, `rewards.weight`).
-        before: the value that runs had before there was this setting.
+        key: dotted; a list in it means each of its entries (`data.temperature`, `rewards.weight`).
+        before: the value that applied to runs before the setting was added.
     """
 
     stage: str
@@ -45,12 +45,12 @@ class Added:
 
 @dataclass(frozen=True)
 class Removed:
-    """A setting that this version does not have.
+    """A setting that was removed.
 
     Attributes:
         stage, key: as in `Added`.
-        now: the values that mean what this version always does; a run or a recipe with one is still valid.
-        because: what is always done now, one clause.
+        now: the values that mean what this version always does; runs and recipes with these stay valid.
+        because: what this version always does, as a clause.
     """
 
     stage: str
@@ -61,7 +61,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A setting under another name; with another parent it moves (no list may be on the way then)."""
+    """A setting with a new name; with another parent it moves (then no list may be in its key)."""
 
     stage: str
     key: str
@@ -136,19 +136,19 @@ DATA: dict[str, str] = {
     "storyworld:bf9197a54b82a065eae6e15a26aad8f889c61ea2fb0f56b633918295dee095cc":
         "storyworld:5dfb6971be4c8ca98ae576c6031c0e21924d837fab3eff56c17d951148a74d1d",
 }  # fmt: skip
-"""Digests of data that older runs recorded -> today's digest of the same data."""
+"""Digests of data in older runs -> the current digest of the same data."""
 
 
 # Manifests
 
 
 def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> dict[str, Any]:
-    """Return the settings of a manifest under today's names; what is passed in stays as it is.
+    """Return a copy of the settings of a manifest with current names.
 
-    A removed setting whose value means something else than what is done now stays: see `refused`.
+    A removed setting stays if its value is not what this version always does: see `refused`.
 
     Args:
-        complete: fill in the settings that were added since; else only rename and remove.
+        complete: add the settings that were added since; else only rename and remove.
     """
     settings = copy.deepcopy(settings)
     for change in _of(stage):
@@ -170,12 +170,12 @@ def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> 
 
 
 def recorded_keys(stage: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return {key of the recipe: anything}, such as parents and data of a manifest, under today's names."""
+    """Return {key of the recipe: anything}, such as parents and data of a manifest, with current names."""
     return {_renamed_text(stage, key): value for key, value in values.items()}
 
 
 def refused(stage: str, settings: dict[str, Any]) -> list[str]:
-    """Return the removed settings in what `recorded` returned, each `key: value (why it cannot be kept)`."""
+    """Return the removed settings in the result of `recorded`, each `key: value (reason)`."""
     lines = []
     for change in _of(stage):
         *parents, name = change.key.split(".")
@@ -190,7 +190,7 @@ def refused(stage: str, settings: dict[str, Any]) -> list[str]:
 
 
 def has_effect(stage: str, key: str) -> bool:
-    """Say whether the result depends on a setting that a manifest lacks (`ANY` in the table: no)."""
+    """Return whether results depend on a setting that a manifest does not have (not with `ANY`)."""
     return not any(
         isinstance(change, Added) and change.before is ANY and change.key == _plain(key)
         for change in _of(stage)
@@ -198,19 +198,19 @@ def has_effect(stage: str, key: str) -> bool:
 
 
 def note(stage: str, key: str) -> str:
-    """Return what to add to `key: old -> new`, empty where the table says nothing about the setting."""
+    """Return a note for `key: old -> new`, empty without an entry for the setting."""
     for change in reversed(_of(stage)):
         if change.key == _plain(key):
             if isinstance(change, Removed):
                 return f" (this setting was removed: {change.because})"
             if isinstance(change, Added) and change.before is not ANY:
                 before = "no limit" if change.before == UNLIMITED else _shown(change.before)
-                return f" (runs from before this setting had {before})"
+                return f" (runs before this setting was added had {before})"
     return ""
 
 
 def data_digest(digest: str) -> str:
-    """Return today's digest of data that an older version knew under another one."""
+    """Return the current digest of data for a digest of any version."""
     return DATA.get(digest, digest)
 
 
@@ -218,7 +218,7 @@ def data_digest(digest: str) -> str:
 
 
 def renamed(stage: str, key: Key) -> Key:
-    """Return the key of a recipe under today's name."""
+    """Return the current name of a key of a recipe."""
     for change in _of(stage):
         if isinstance(change, Renamed):
             names = tuple(part for part in key if isinstance(part, str))
@@ -234,14 +234,14 @@ def renamed(stage: str, key: Key) -> Key:
 
 
 def update(tree: Tree, stage: str) -> list[str]:
-    """Put the settings of a recipe under today's names, in place.
+    """Rename the settings of a recipe to their current names, in place.
 
     Returns:
-        Warnings, each `file:line: old key: what to write now`.
+        Warnings, each `file:line: former key: what to write`.
 
     Raises:
-        RecipeError: a setting that is given under both names, or a removed one whose value means something
-            else than what is done now.
+        RecipeError: a setting that is given under both names, or a removed one whose value is not what this
+            version always does.
     """
     warnings: list[str] = []
     problems: list[Problem] = []
@@ -291,7 +291,7 @@ def _of(stage: str) -> list[Change]:
 def _holders(
     value: Any, parents: list[str], place: Key = (), *, create: bool = False
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Yield the place and the mapping to which a key's parents lead, through every entry of a list."""
+    """Yield key and value of each mapping at the keys of `parents`, one per entry of a list."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _holders(item, parents, (*place, index), create=create)
@@ -307,7 +307,7 @@ def _holders(
 
 
 def _target(root: dict[str, Any], holder: dict[str, Any], change: Renamed) -> tuple[dict[str, Any], str]:
-    """Return the mapping that a renamed setting belongs in, and its name there."""
+    """Return the mapping of a renamed setting, and its name in it."""
     *parents, name = change.to.split(".")
     if parents != change.key.split(".")[:-1]:
         ((_, holder),) = _holders(root, parents, create=True)
@@ -322,7 +322,7 @@ def _move(positions: dict[Key, str], old: Key, new: Key) -> None:
 
 
 def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
-    return any(type(value) is type(one) and value == one for one in values)
+    return any(type(value) is type(item) and value == item for item in values)
 
 
 def _plain(key: str) -> str:
@@ -331,7 +331,7 @@ def _plain(key: str) -> str:
 
 
 def _renamed_text(stage: str, key: str) -> str:
-    """Rename `win_rate.baseline` or `models[0]`, its places in lists kept."""
+    """Rename a key such as `win_rate.baseline` or `models[0]`, with its indices."""
     parts: list[str | int] = []
     for part in key.replace("[", ".[").split("."):
         parts.append(int(part[1:-1]) if part.startswith("[") else part)

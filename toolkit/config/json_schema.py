@@ -1,4 +1,4 @@
-"""The JSON schema of recipes, with which editors complete and check them as they are written."""
+"""The JSON schema of recipes, with which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _TYPES = {
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of every stage; `trainer:` of sft, reward and dpo lists TRL's own keys."""
+    """Return the JSON Schema (2020-12) of all stages; `trainer:` of sft, reward and dpo lists TRL's keys."""
     recipes = Union[tuple(stage.recipe for stage in STAGES.values())]  # noqa: UP007
     described = TypeAdapter(Annotated[recipes, Field(discriminator="stage")]).json_schema()
     definitions = described["$defs"]
     for name, definition in definitions.items():
         if name.endswith("Recipe"):
-            what = "A recipe whose settings hold where this one does not set them."
-            definition["properties"]["base"] = {"type": "string", "description": what}
+            description = "A recipe whose settings apply where this one does not set them."
+            definition["properties"]["base"] = {"type": "string", "description": description}
     # Not the installed version: the stored file is the same on every machine.
     newest = trl_checks.read_snapshots()[0]["stages"]
     for stage in STAGES.values():
@@ -47,7 +47,7 @@ def schema() -> dict[str, Any]:
             "description": f"Settings of trl.{stage.trl_config}; what is not set keeps TRL's default.",
             "properties": keys,
         }
-    # A recipe with `base:` may leave out what its base gives.
+    # A recipe with `base:` may omit the settings of its base.
     for definition in definitions.values():
         definition.pop("title", None)
     for member in described["oneOf"]:
@@ -72,7 +72,7 @@ def _scalar(kind: str, words: list[str]) -> dict[str, Any]:
 
 
 def text() -> str:
-    """The schema as it is stored."""
+    """Return the schema as it is stored."""
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
 
 

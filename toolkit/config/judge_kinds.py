@@ -1,4 +1,4 @@
-"""What a `judge` names: told by how it is written, before anything is loaded."""
+"""The kinds of judges, which follow from the name alone, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 Kind = Literal["gold", "endpoint", "votes", "model"]
 
 VOTES = (".jsonl", ".sqlite", ".sqlite3", ".db")
-"""Endings of files that hold people's votes."""
+"""Suffixes of files with people's votes."""
 
 
 def kind(judge: str) -> Kind:
-    """`gold`; a URL of an OpenAI-compatible endpoint; a file of votes; else a reward model."""
+    """Return the kind: `gold`, an endpoint (its URL), a file of people's votes, or a reward model."""
     if judge == "gold":
         return "gold"
     if judge.startswith(("http://", "https://")):

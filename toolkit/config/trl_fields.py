@@ -1,4 +1,4 @@
-"""The installed TRL's configuration classes, described as plain data (importing trl takes 4 to 5 seconds).
+"""The configuration classes of the installed TRL as plain data (importing trl takes 4 to 5 seconds).
 
 Imported only where the installed version is not in `trl_fields.json`; `python -m tools.trl_snapshot` writes
 that file.
@@ -42,13 +42,13 @@ def describe() -> dict[str, Any]:
 
 def _fields(cls: type) -> dict[str, dict[str, Any]]:
     hints = typing.get_type_hints(cls)
-    return {one.name: _field(one, hints[one.name]) for one in dataclasses.fields(cls) if one.init}
+    return {field.name: _field(field, hints[field.name]) for field in dataclasses.fields(cls) if field.init}
 
 
-def _field(one: dataclasses.Field, hint: Any) -> dict[str, Any]:
+def _field(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     kinds, choices = _types(hint)
-    choices += [item for item in one.metadata.get("choices", []) if item not in choices]
-    default = one.default if one.default is not dataclasses.MISSING else one.default_factory()
+    choices += [item for item in field.metadata.get("choices", []) if item not in choices]
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
     described: dict[str, Any] = {"types": kinds, "default": _plain(default)}
     return {**described, "choices": choices} if choices else described
 

@@ -1,4 +1,4 @@
-"""Keys of TRL's configurations that the toolkit sets, and what other programs call the others."""
+"""Keys of TRL's configurations that the toolkit sets, and other names of the remaining keys."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ _PRECISION = "set precision at the top of the recipe"
 _LOG = "set log_every_steps at the top of the recipe"
 _SAVE = "set checkpoint_every_steps at the top of the recipe; checkpoints are complete, the newest is kept"
 _EVALUATE = "held-out data is measured when the training ends"
-_TRACK = "metrics go to metrics.jsonl in the run directory; it prints its own progress"
+_TRACK = "metrics go to metrics.jsonl in the run directory, and the toolkit prints progress itself"
 _UPLOAD = "training uploads nothing; use `toolkit publish` on the finished run"
 _DATA = "the toolkit prepares the data; set data at the top of the recipe"
 _MODEL = "the toolkit loads model and tokenizer; set model at the top of the recipe"
 _LAUNCH = "belongs in an Accelerate configuration; give it with `toolkit run --launch FILE`"
-_RESUME = "the same command resumes an unfinished run by itself, exactly"
-_ROWS = "one row is one conversation: packed, GPT-2's attention would look into the one before"
+_RESUME = "the same command resumes an unfinished run automatically, exactly"
+_ROWS = "one row is one conversation: packed, GPT-2 would attend to the conversation before"
 _FIXED = "the toolkit sets it: the result must not depend on the number of processes"
 
 OWNED: dict[str, str] = {
@@ -147,10 +147,10 @@ OWNED: dict[str, str] = {
         ("resume_from_checkpoint", "ignore_data_skip", "restore_callback_states_from_checkpoint"), _RESUME
     ),
     **dict.fromkeys(("packing", "packing_strategy", "padding_free", "eval_packing"), _ROWS),
-    "truncation_mode": "a row that is too long loses the oldest turns of its prompt first",
+    "truncation_mode": "a row that is too long is truncated from the oldest turns of its prompt",
     **dict.fromkeys(("average_tokens_across_devices", "dataloader_in_order", "dataloader_drop_last"), _FIXED),
 }
-"""Keys that the toolkit sets, each with what to write instead."""
+"""Keys that the toolkit sets, each with the setting to use instead."""
 
 RENAMED: dict[str, str] = {
     "warmup_ratio": "warmup_steps (below 1 it is a share of the training)",
@@ -166,4 +166,4 @@ RENAMED: dict[str, str] = {
     "peft_config": "lora at the top of the recipe",
     "use_peft": "lora at the top of the recipe",
 }
-"""Other names of keys -> ours."""
+"""Other names of keys -> names in TRL or in the recipe."""

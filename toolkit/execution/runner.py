@@ -76,7 +76,7 @@ def run_recipes(
         except ToolkitError as error:
             if ranks.rank() == 0 or isinstance(error, _ErrorOfThisRank):
                 raise
-            signals.let_rank_0_speak()
+            signals.wait_for_rank_0()
             return RunOutcome(error.exit_status)
         except KeyboardInterrupt:
             return RunOutcome(INTERRUPTED)
@@ -156,13 +156,13 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 rank_zero.decide(functools.partial(_seal, run))
             rank_zero.leave()
             return 0
-        except rank_zero.Told as told:
-            signals.let_rank_0_speak()
+        except rank_zero.RankZeroFailed as told:
+            signals.wait_for_rank_0()
             return told.status
         except ToolkitError as error:
             if ranks.rank() == 0:
                 raise
-            signals.let_rank_0_speak()
+            signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
 
 

@@ -1,4 +1,4 @@
-"""What Accelerate was configured to do with a model's weights, and which of it there is here. No torch."""
+"""How Accelerate is configured to shard weights, and which of it the toolkit supports. Without torch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _FIX = "use recipes/accelerate/gpus.yaml (whole weights on each GPU) or fsdp.yam
 
 
 def sharding_asked() -> bool:
-    """Say whether Accelerate was set to FSDP.
+    """Return whether Accelerate is configured for FSDP.
 
-    Its own answer (`Accelerator().distributed_type`) is DDP on a CPU, whatever it was set to.
+    `Accelerator().distributed_type` cannot tell: on a CPU it is DDP whatever the configuration.
     """
     return _is_true(os.environ.get("ACCELERATE_USE_FSDP"))
 
 
 def spreads_weights(recipe: PretrainRecipe) -> bool:
-    """Say whether a pretraining keeps its weights in parts; one process has nothing to spread."""
+    """Return whether a pretraining shards its weights, which needs several processes."""
     setting = recipe.shard_weights
     return ranks.world_size() > 1 and (sharding_asked() if setting == "auto" else setting)
 
 
 def lets_go() -> bool:
-    """Say whether gathered weights are let go after a forward pass (`fsdp_reshard_after_forward`)."""
+    """Return whether gathered weights are freed after a forward pass (`fsdp_reshard_after_forward`)."""
     return not sharding_asked() or os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false"
 
 
 def require_supported(recipe: StageRecipe) -> None:
     """Refuse a launch that cannot do what the recipe and Accelerate's configuration say.
 
-    From the environment that `accelerate launch` sets, so that it is noticed before anything is imported,
-    joined or written.
+    It reads the environment that `accelerate launch` sets, so that the check comes before slow imports,
+    the process group and the first write.
 
     Raises:
         ToolkitError: DeepSpeed, Megatron-LM, FSDP1, settings of FSDP that have no effect here; FSDP with
@@ -67,13 +67,13 @@ def require_supported(recipe: StageRecipe) -> None:
 
 
 def require_supported_configuration(content: Mapping[str, Any], *, where: str) -> None:
-    """Refuse the same in the content of a file for `accelerate launch`.
+    """Refuse unsupported settings in the content of a file for `accelerate launch`.
 
     Raises:
-        UsageError: as `require_supported`, from what the file alone can say.
+        UsageError: as `require_supported`, as far as the file tells.
     """
-    found = content.get("fsdp_config") or {}
-    settings = {name: found.get(f"fsdp_{name}") for name in ("version", *_WITHOUT_EFFECT)}
+    fsdp_config = content.get("fsdp_config") or {}
+    settings = {name: fsdp_config.get(f"fsdp_{name}") for name in ("version", *_WITHOUT_EFFECT)}
     _refuse(str(content.get("distributed_type")), settings, where=where)
 
 

@@ -1,4 +1,4 @@
-"""How this process computes: device, precision, threads, and switches for the same bits every time."""
+"""How this process computes: device, precision, threads, and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
     """Set threads, deterministic algorithms and the environment of the Hugging Face libraries.
 
     Args:
-        recipe: `device` and `threads` of it are read.
-        threads: what a run that goes on began with; default `default_threads`.
+        recipe: its `device` and `threads` are read.
+        threads: of a resumed run; default `default_threads`.
     """
     env_vars.set_variables(recipe.device)
     count = threads or default_threads(recipe)
     torch.set_num_threads(count)
-    # Warn only: top-p sampling needs a cumulative sum that has no deterministic CUDA kernel, and a warning
-    # there is better than no sampling. FlashAttention's backward does follow this switch.
+    # Warn only: top-p sampling needs a cumulative sum, which has no deterministic CUDA kernel.
+    # FlashAttention's backward pass does follow this switch.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling every new tensor costs time and no result depends on it.
+    # Filling every new tensor costs time, and no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -38,7 +38,7 @@ def default_threads(recipe: StageRecipe) -> int:
 
 
 def select(setting: str = "auto") -> torch.device:
-    """Return the device of this process: its own GPU where there are several.
+    """Return the device of this process; with several GPUs, the one of its local rank.
 
     Raises:
         ToolkitError: `cuda` on a machine without a usable GPU, or more processes than GPUs.
@@ -64,7 +64,7 @@ def select(setting: str = "auto") -> torch.device:
 
 
 def precision(setting: str, on: torch.device) -> str:
-    """Return "bf16" or "fp32"; `auto` takes bf16 where the machine computes it natively.
+    """Return "bf16" or "fp32"; `auto` is bf16 where the hardware supports it natively.
 
     On a CPU without AVX512-BF16 or AMX bf16 is 12 times slower than fp32.
     """
@@ -76,9 +76,9 @@ def precision(setting: str, on: torch.device) -> str:
 
 
 def trainer_arguments(on: torch.device, *, bf16: bool) -> dict[str, Any]:
-    """Return those of transformers' TrainingArguments that the toolkit decides for every stage.
+    """Return the TrainingArguments of transformers that the toolkit sets for every stage.
 
-    Evaluation, reports and uploads are its own; a loss that is not finite must be seen.
+    The toolkit evaluates, reports and uploads itself, and a loss that is not finite must be visible.
     """
     on_cpu = on.type == "cpu"
     return {
@@ -103,13 +103,13 @@ def accelerators() -> list[str]:
 
 
 def require_agreement(processes: int) -> None:
-    """Refuse to run when the launcher and Accelerate disagree about how many processes there are.
+    """Refuse to run when the launcher and Accelerate disagree about the number of processes.
 
-    A MULTI_GPU configuration with 8 processes on a machine without GPUs starts 8 copies that all take
-    themselves for the only one, and would write to the same run.
+    A MULTI_GPU configuration with 8 processes on a machine without GPUs starts 8 independent copies, which
+    would all write to the same run.
 
     Args:
-        processes: what accelerate.PartialState says.
+        processes: the number of processes in accelerate.PartialState.
 
     Raises:
         ToolkitError: they disagree.

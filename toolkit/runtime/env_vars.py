@@ -8,9 +8,9 @@ _ALWAYS = {
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
-    # The tokenizer's own threads deadlock after a fork (DataLoader workers), and it warns about it each time.
+    # The tokenizer's threads deadlock after a fork (DataLoader workers), and it warns about it each time.
     "TOKENIZERS_PARALLELISM": "false",
-    # transformers draws a bar for every file of weights that it reads or writes, between the lines of ours.
+    # transformers draws a bar for every weight file that it reads or writes, between our lines.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     # cuBLAS sums in a fixed order only with a workspace of fixed size; read when CUDA starts.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -18,7 +18,7 @@ _ALWAYS = {
 
 
 def set_variables(device: str = "auto") -> None:
-    """Set the variables of this process and of those it starts; what is set already stays.
+    """Set the variables for this process and its children; variables that are set already keep their values.
 
     Args:
         device: the recipe's setting; `cpu` keeps Accelerate from taking a GPU.

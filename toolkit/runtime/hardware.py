@@ -13,7 +13,7 @@ from toolkit.base.ranks import local_world_size
 
 @cache
 def processor() -> dict[str, Any]:
-    """Return the CPU's name, its flags that decide about bf16, and the cores that this process may use."""
+    """Return the CPU's name, its bf16 flags, and the number of cores that this process may use."""
     name, flags = platform.processor() or platform.machine(), set()
     information = Path("/proc/cpuinfo")
     if information.exists():

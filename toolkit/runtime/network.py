@@ -1,4 +1,4 @@
-"""What the Hub's HTTP client raises where there is no network: not an OSError."""
+"""The errors of the Hub's HTTP client without a network, which are no OSErrors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes as one: rank 0 decides, all go the same way, and one message is printed."""
+"""Several processes act as one: rank 0 decides, all follow, and one message is printed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.runtime import devices
 
-# Longer than the ten minutes of PyTorch: rank 0 may hash a large corpus while the others wait.
+# Longer than PyTorch's ten minutes, because rank 0 may hash a large corpus while the others wait.
 _TIMEOUT = timedelta(hours=2)
 
 
-class Told(Exception):
-    """Rank 0 failed and prints why: this process ends with the same status and says nothing."""
+class RankZeroFailed(Exception):
+    """Rank 0 failed and prints why; this process ends with the same status and prints nothing."""
 
     def __init__(self, status: int):
         self.status = status
@@ -35,16 +35,16 @@ def join(device: str = "auto") -> None:
 
     Raises:
         ToolkitError: on rank 0, Accelerate sees another number of processes than the launcher started.
-        Told: the same, on the others.
+        RankZeroFailed: the same, on the others.
     """
     if not os.environ.get("MASTER_ADDR"):
         raise ToolkitError(
-            "WORLD_SIZE is set, but there is no launcher behind it (MASTER_ADDR is missing)",
+            "WORLD_SIZE is set without a launcher (MASTER_ADDR is missing)",
             where="environment",
             fix="use torchrun or accelerate launch, or unset WORLD_SIZE",
         )
-    # torchrun on a machine without GPU means the CPUs; Accelerate would start copies that know nothing of
-    # each other unless it is told. Under its own launcher its configuration has said which it is.
+    # torchrun on a machine without GPUs means CPU processes; without this variable Accelerate would start
+    # unconnected copies. Under its own launcher, its configuration has decided already.
     if device == "cpu" or not (torch.cuda.is_available() or "ACCELERATE_MIXED_PRECISION" in os.environ):
         os.environ["ACCELERATE_USE_CPU"] = "true"
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=_TIMEOUT)
@@ -53,15 +53,15 @@ def join(device: str = "auto") -> None:
     except ToolkitError as error:
         if ranks.rank() == 0:
             raise
-        raise Told(error.exit_status) from None
+        raise RankZeroFailed(error.exit_status) from None
 
 
 def decide(action: Callable[[], Any]) -> Any:
-    """Do something on rank 0 and return what it returned on every rank; it must be JSON-like.
+    """Call `action` on rank 0 and return its value, which must be picklable, on every rank.
 
     Raises:
-        ToolkitError: on rank 0, what the action raised.
-        Told: on the others, when it did.
+        ToolkitError: on rank 0, the error of the action.
+        RankZeroFailed: on the others, when it did.
     """
     message: list[Any] = [None]
     failure: BaseException | None = None
@@ -75,15 +75,15 @@ def decide(action: Callable[[], Any]) -> Any:
     if failure is not None:
         raise failure
     if "status" in message[0]:
-        raise Told(message[0]["status"])
+        raise RankZeroFailed(message[0]["status"])
     return message[0]["value"]
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     PartialState().wait_for_everyone()
 
 
 def leave() -> None:
-    """Leave the process group in order: NCCL complains about processes that just end."""
+    """Leave the process group: NCCL warns about processes that end without it."""
     PartialState().destroy_process_group()

@@ -1,4 +1,4 @@
-"""Processes that do not outlive the one that started them, and signals that end a run in order."""
+"""Child processes that end with their parent, and signals that stop a run cleanly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 STATUS = "TOOLKIT_STATUS"
-"""The environment variable of the file that takes the status of a launched stage, see `exit_status`."""
+"""Environment variable: path of the file for the exit status of a launched stage, see `exit_status`."""
 INTERRUPTED = 130
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
@@ -24,13 +24,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") el
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Make the kernel kill this process when its parent ends, however that ends.
+    """Make the kernel kill this process when its parent ends for any reason.
 
-    Usable as the initializer of a pool of processes and as `preexec_fn`. Elsewhere than on Linux a thread
-    looks once a second.
+    Can be the initializer of a process pool, or `preexec_fn`. On other systems than Linux a thread polls once
+    a second.
 
     Args:
-        parent: the process id that the parent must have; if it is gone already this process ends at once.
+        parent: the expected process id of the parent; if it has ended already, this process ends at once.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -47,64 +47,64 @@ def _watch(parent: int) -> None:
 
 
 class _Interrupts:
-    """Signals belong to the process, so there is one of these."""
+    """The state of signals, of which a process has one."""
 
-    deferred = False  # a stage looks at `stop_requested` between steps
+    deferred = False  # a stage polls `stop_requested` between steps
     requested = False
-    in_order = False  # all processes stopped at the same step, their checkpoint is sealed
+    clean = False  # all processes stopped at the same step, and their checkpoint is sealed
     started = time.monotonic()
     last = -math.inf
 
 
 def started() -> float:
-    """Return when this process began, as `time.monotonic` counts; loading the libraries is part of it."""
+    """Return when this process began, by `time.monotonic`; it includes importing the libraries."""
     return _Interrupts.started
 
 
 def begin_anew() -> None:
-    """Count this process's time from now: it was started ahead of its turn."""
+    """Restart the clock of this process, which was started before its turn."""
     _Interrupts.started = time.monotonic()
 
 
 def stop_requested(*, agreed: bool = False) -> bool:
-    """Say whether SIGINT or SIGTERM arrived; from the first call on the first signal only sets this.
+    """Return whether SIGINT or SIGTERM arrived; after the first call, the first signal only sets this flag.
 
     A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
     The second signal ends the stage at once. With several processes it stays false and signals end the
-    stage at once: the processes would see the signal at different steps and wait for each other.
+    stage at once, because the processes would see the signal at different steps and deadlock.
 
     Args:
-        agreed: the stage lets all processes agree before it acts: then several can stop in order, too.
+        agreed: the stage lets all processes agree before it acts, so that several processes can stop, too.
     """
     _Interrupts.deferred = agreed or os.environ.get("WORLD_SIZE", "1") == "1"
     return _Interrupts.requested
 
 
 def stopped_in_order() -> None:
-    """Note that all processes agreed to stop and that what they did is saved."""
-    _Interrupts.in_order = True
+    """Record that all processes agreed to stop and that their checkpoint is saved."""
+    _Interrupts.clean = True
 
 
 def exit_status(status: int) -> int:
-    """Return the status to end this process with.
+    """Return the status with which this process must exit.
 
-    A launcher turns any status but 0 into 1 and adds 40 lines of traceback. Where `toolkit run --launch`
-    asks for it by STATUS, a stop in order is written to that file and every process ends with 0; anything
-    else is the launcher's to see, which then ends the processes that are still there.
+    A launcher turns any status but 0 into 1 and prints 40 lines of traceback. If `toolkit run --launch` sets
+    STATUS, a clean stop is written to that file and every process exits with 0; any other status goes to the
+    launcher, which then ends the remaining processes.
     """
-    place = os.environ.get(STATUS)
-    if place is None or status != INTERRUPTED or not _Interrupts.in_order:
+    path = os.environ.get(STATUS)
+    if path is None or status != INTERRUPTED or not _Interrupts.clean:
         return status
     if os.environ.get("RANK", "0") == "0":
-        Path(place).write_text(str(status))
+        Path(path).write_text(str(status))
     return 0
 
 
 def stop_at_once() -> None:
-    """Let a signal end the stage at once again: what follows the last step saves nothing in between.
+    """Let a signal end the stage at once again, because nothing is saved after the last step.
 
     Raises:
-        KeyboardInterrupt: a signal came before.
+        KeyboardInterrupt: a signal arrived before.
     """
     _Interrupts.deferred = False
     if _Interrupts.requested:
@@ -127,16 +127,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM (a cluster's way to stop a job) end the block like Ctrl-C: with KeyboardInterrupt.
+    """Make SIGTERM (with which clusters stop jobs) raise KeyboardInterrupt in the block, like Ctrl-C.
 
-    Signals within a second count once: Ctrl-C comes from the terminal, from the folder runner and from
-    torchrun.
+    Signals within a second count as one: Ctrl-C arrives from the terminal, the folder runner and torchrun.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _Interrupts.deferred, _Interrupts.requested, _Interrupts.last = False, False, -math.inf
-    _Interrupts.in_order = False
+    _Interrupts.clean = False
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -145,11 +144,11 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def let_rank_0_speak() -> None:
+def wait_for_rank_0() -> None:
     """Wait, on another rank than 0, before failing.
 
-    A launcher ends all processes some tenths of a second after one failed. Whoever fails first silences the
-    others, and it is rank 0 that prints what all know.
+    A launcher ends all processes some tenths of a second after one failed, and rank 0 must print the error
+    before that.
     """
     if os.environ.get("RANK", "0") != "0":
         with suppress(KeyboardInterrupt):
@@ -157,7 +156,7 @@ def let_rank_0_speak() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process started and that still run; Linux only, else the process itself."""
+    """Return the running children of a process; the process itself without children or without /proc."""
     try:
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()] or [pid]

@@ -1,4 +1,4 @@
-"""What the settings of all stages are made of: bounded numbers, data sources, the base of every recipe."""
+"""The parts of all settings: bounded numbers, data sources, and the base class of recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Strict and frozen: no unknown key, no coercion from another type, no NaN, no change after reading."""
+    """Strict and frozen settings: no unknown keys, no type coercion, no NaN, no changes after loading."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -31,12 +31,12 @@ class Settings(BaseModel):
 
 
 class HeldOut(Settings):
-    """Which part of a source is never trained on; give exactly one key."""
+    """The part of a source that is never trained on; give exactly one key."""
 
     last_characters: Fraction | None = None
-    """The last share of the characters of the whole text, for one long text."""
+    """The last fraction of the characters, for one long text."""
     documents: Fraction | None = None
-    """The share of documents, chosen by a hash of the text (of the first prompt, for conversations)."""
+    """The fraction of documents, chosen by a hash of the text (for conversations, of the first prompt)."""
 
     @model_validator(mode="after")
     def exactly_one(self) -> HeldOut:
@@ -57,15 +57,15 @@ class DataSource(Settings):
     field: str | None = None
     """The column that holds the text (default `text`) or the conversation (default by its name)."""
     weight: Positive = 1.0
-    """Share in a mixture, relative to the other sources."""
+    """Weight in a mixture, relative to the other sources."""
     examples: Count | None = None
-    """Documents or examples to train on; all where not given (storyworld needs it)."""
+    """Number of documents or examples to train on; default all (required with storyworld)."""
     held_out: HeldOut | None = None
-    """What is kept apart for measuring; default one tenth of the documents."""
+    """What is kept for evaluation; default one tenth of the documents."""
     held_out_examples: Count | None = None
-    """At most so many held-out documents or examples are measured on (storyworld: so many are made)."""
+    """Maximum number of held-out documents or examples; with storyworld, the exact number."""
     flawed_share: Probability | None = None
-    """Storyworld only: the share of answers that have a flaw on purpose."""
+    """Storyworld only: the fraction of answers with an intended flaw."""
     temperature: Positive | None = None
     """Storyworld only: the temperature of the noisy annotator, in units of the utility."""
 
@@ -92,17 +92,17 @@ else:
 
 
 class StageRecipe(Settings):
-    """What every stage has."""
+    """Settings of every stage."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"run"})
-    """Settings that no result depends on: they may change while a run is unfinished."""
+    """Settings that no result depends on; they may change while a run is unfinished."""
 
     stage: str
     run: str | None = None
-    """Place of the run below the runs directory; default the recipe's own place, `tiny/dpo`."""
+    """Path of the run below the runs directory; default the path of the recipe, `tiny/dpo`."""
     seed: Size = 0
-    """The root of every random stream of the stage."""
+    """The root seed of all random streams of the stage."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`cuda` fails where there is no GPU; `auto` takes what the machine has."""
+    """`cuda` fails without a GPU; `auto` uses a GPU if there is one."""
     threads: Count | None = None
-    """CPU threads of each process; default the cores divided by the local processes."""
+    """CPU threads per process; default the number of cores divided by the local processes."""

@@ -21,7 +21,7 @@ class ModelSettings(Settings):
     activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
     """`gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
-    """Where the learned position embeddings start; from `sinusoidal` a small model sooner learns to copy."""
+    """Initial values of the position embeddings; with `sinusoidal` a small model learns to copy sooner."""
     vocabulary_multiple: Count = 64
     """Rows of the embedding are padded to a multiple of this: GPT-2's 50257 trains 25 % faster as 50304."""
 
@@ -75,44 +75,44 @@ class ScheduleSettings(Settings):
 
 
 class SpeedSettings(Settings):
-    """Levers of speed. None changes what is learned beyond rounding; each can be turned off to measure it."""
+    """Optimizations of speed. They change results by rounding only; each can be disabled to measure it."""
 
     causal_attention: bool = True
     """Attend without a mask. GPT-2's own mask loses the flash kernels under torch.compile."""
     loss_in_module: bool = True
-    """Return the loss from the compiled module; outside of it the logits cannot be fused away."""
+    """Compute the loss inside the compiled module, where the logits can be fused."""
     head_block_tokens: Literal["auto"] | Size = "auto"
-    """Positions whose logits exist at once, 0 all; `auto` cuts more than 2^27 numbers (half a GB in fp32)."""
+    """Positions whose logits are in memory at once, 0 for all; `auto` splits above 2^27 logits (0.5 GB)."""
     logistic_gelu: Literal["auto"] | bool = "auto"
     """gelu_pytorch_tanh without a tanh: `auto` where a CPU compiles (4 % faster)."""
     keep_memory: bool = True
-    """Freed memory stays with the process (CPU, Linux): without, a step takes 1.12 times as long."""
+    """Keep freed memory in the process (CPU, Linux); without it a step takes 1.12 times as long."""
     prefetch_batches: Size = 2
-    """Batches that a thread reads ahead from the memory map, 0 none."""
+    """Batches that a thread prefetches from the memory map."""
     background_saves: bool = True
-    """Write checkpoints from a snapshot while training goes on."""
+    """Write checkpoints from a snapshot while training continues."""
 
 
 class LengthSettings(Settings):
-    """Rows are cut into shorter ones at first: attention costs less, and near context is learned first."""
+    """Shorter rows at first: attention costs less, and short-range context is learned first."""
 
     tokens: Count
-    """Until so many tokens were trained on ..."""
+    """Until this number of trained tokens ..."""
     sequence_length: Count
     """... rows have this length, a divisor of the full one. Which tokens a step reads stays the same."""
 
 
 class GuardSettings(Settings):
-    """What happens when a loss or a gradient is no number, or far from those before it."""
+    """What happens when a loss or a gradient norm is not finite, or an outlier."""
 
     action: Literal["stop", "skip"] = "stop"
-    """`skip` goes on without the step; both keep batch, random streams and state in `incidents/`."""
+    """`skip` continues without the step; both record batch, random streams and state in `incidents/`."""
     z_score: Positive | None = None
-    """Also trigger so many standard deviations above the mean; a GPU then waits for each step's loss."""
+    """Also trigger at this many standard deviations above the mean; a GPU then waits for each loss."""
     window: Annotated[int, Field(ge=10)] = 100
-    """Steps that the mean and the deviation are taken over; there is no trigger before half of them."""
+    """Steps of the mean and the standard deviation; there is no trigger before half of them."""
     max_skips: Count = 10
-    """More skipped steps than this stop the run."""
+    """Maximum number of skipped steps; one more stops the run."""
 
     @model_validator(mode="after")
     def skips_only_when_skipping(self) -> GuardSettings:
@@ -124,7 +124,7 @@ class GuardSettings(Settings):
 
 
 class SampleSettings(Settings):
-    """Text that the model writes while it learns."""
+    """Text that is sampled during training."""
 
     prompts: list[str] = ["Once"]
     max_new_tokens: Count = 60
@@ -143,42 +143,42 @@ class PretrainRecipe(StageRecipe):
     sequence_length: Count | None = None
     """Tokens of one training row; default n_positions."""
     separate_documents: bool = False
-    """Each document in a row starts at position 0 and sees only itself; a GPU loses its flash kernel."""
+    """Attend within each document of a row only, with positions from 0; a GPU loses its flash kernel."""
     batch_tokens: Count = 8192
-    """Tokens of one optimizer step, over all processes."""
+    """Tokens per optimizer step, over all processes."""
     micro_batch_tokens: Count | None = None
-    """Tokens of one forward pass on one process; default the whole share of the process."""
+    """Tokens per forward pass on one process; default all tokens of the process."""
     train_tokens: Count
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the machine computes it natively (12x slower than fp32 on a CPU without)."""
+    """`auto`: bf16 with native hardware support (on a CPU without it, bf16 is 12x slower than fp32)."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile; `auto` compiles on a GPU only."""
     exact: bool = False
-    """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are added up in a fixed tree."""
+    """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are summed in a fixed tree."""
     shard_weights: Literal["auto"] | bool = "auto"
-    """FSDP2: each process keeps a part of weights and optimizer; `auto` where Accelerate is set to FSDP.
-    May change when a run goes on: checkpoints hold whole weights."""
+    """FSDP2: weights and optimizer state are sharded over processes; `auto` follows Accelerate's
+    configuration. May change when a run resumes: checkpoints hold full weights."""
     speed: SpeedSettings = SpeedSettings()
     length_warmup: list[LengthSettings] = []
     """Shorter rows at first, in rising order."""
     preflight: Literal["auto"] | bool = "auto"
-    """Check the fast path before the first step; `auto` where the training is compiled."""
+    """Check the fast path before the first step; `auto` if the training is compiled."""
     guard: GuardSettings = GuardSettings()
     log_every_steps: Count = 10
     evaluate_every_tokens: Count | None = None
-    """Held-out bits per byte during training; default a tenth of the training."""
+    """Interval of held-out evaluation; default a tenth of the training."""
     evaluate_documents: Count = 200
-    """Held-out documents for the measurements during training; at the end all are scored."""
+    """Held-out documents for evaluation during training; at the end all are scored."""
     evaluate_tokens: Count = 32768
-    """At most so many tokens of them: one document may be a whole book."""
+    """Maximum number of their tokens, because one document may be a whole book."""
     checkpoint_every_tokens: Count | None = None
     """Default a fifth of the training."""
     keep_checkpoints: Count = 1
-    """The newest N are kept ..."""
+    """Number of newest checkpoints to keep."""
     keep_every_tokens: Count | None = None
-    """... and besides them one for every so many tokens."""
+    """Also keep one checkpoint per this number of tokens."""
     time_limit_minutes: Positive | None = None
-    """Save and stop (exit status 130) before the command has run so long: for a queue's limit."""
+    """Save and stop (exit status 130) before this time, for the limit of a cluster queue."""
     samples: SampleSettings = SampleSettings()
 
     operational: ClassVar[frozenset[str]] = StageRecipe.operational | {

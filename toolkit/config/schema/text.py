@@ -14,20 +14,20 @@ from toolkit.config.schema.base import (
 
 
 class TokenizerRecipe(StageRecipe):
-    """Byte-level BPE, learned from text."""
+    """A byte-level BPE tokenizer, trained on text."""
 
     stage: Literal["tokenizer"]
     data: DataSources
     vocab_size: Annotated[int, Field(ge=262, le=2**20)] = 4096
     """Entries, special tokens included (256 bytes and the special tokens are always there)."""
     min_frequency: Count = 2
-    """A pair is merged only if it occurs at least so often."""
+    """Minimum number of occurrences of a pair that is merged."""
     max_characters: Count = 50_000_000
-    """Learn from at most so many characters: memory stays bounded."""
+    """Maximum number of characters to train on, which bounds the memory."""
 
 
 class CorpusRecipe(StageRecipe):
-    """Text to memory-mapped token shards, with a train and a held-out part."""
+    """Memory-mapped token shards from text, with a train and a held-out part."""
 
     stage: Literal["corpus"]
     tokenizer: str
@@ -35,4 +35,4 @@ class CorpusRecipe(StageRecipe):
     shard_tokens: Count = 100_000_000
     """Tokens in one shard file."""
     workers: Count | None = None
-    """Processes that tokenize; default the number of cores. The shards do not depend on it."""
+    """Number of tokenizing processes; default the number of cores. The shards do not depend on it."""

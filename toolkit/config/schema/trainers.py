@@ -1,4 +1,4 @@
-"""What the stages on TRL's trainers share, and those stages: sft, reward, dpo."""
+"""The stages on TRL's trainers: sft, reward, dpo."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class LoraSettings(Settings):
 
 
 class TrainerRecipe(StageRecipe):
-    """What the stages on TRL's trainers share."""
+    """Settings of the stages on TRL's trainers."""
 
     model: str
     """A sealed run, a model folder, or `hub-id@revision`."""
     data: DataSources
     batch_examples: Count = 16
-    """Examples of one optimizer step, over all processes."""
+    """Examples per optimizer step, over all processes."""
     micro_batch_examples: Count | None = None
-    """Examples of one forward pass on one process; default the whole share of the process."""
+    """Examples per forward pass on one process; default all examples of the process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     lora: LoraSettings | None = None
     log_every_steps: Count = 10
