@@ -93,9 +93,10 @@ def function_file(reference: str) -> Path:
     Raises:
         DataError: there is no such file, or it is not a Python file.
     """
-    path = Path(reference.rpartition(":")[0])
+    name = reference.rpartition(":")[0]
+    path = Path(name)
     if path.suffix != ".py" or not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}", where="rewards.function", fix="write FILE.py:NAME")
+        raise DataError(f"there is no file {name!r}", where="rewards.function", fix="write FILE.py:NAME")
     return path
 
 

@@ -156,9 +156,9 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 rank_zero.decide(functools.partial(_seal, run))
             rank_zero.leave()
             return 0
-        except rank_zero.RankZeroFailed as told:
+        except rank_zero.RankZeroFailed as failure:
             signals.wait_for_rank_0()
-            return told.status
+            return failure.status
         except ToolkitError as error:
             if ranks.rank() == 0:
                 raise
