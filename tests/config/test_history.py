@@ -141,7 +141,7 @@ def test_a_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
         rebuild.recipe(path)
     said = str(caught.value)
     assert "lowercase: true (this setting was removed: text is read as it is)" in said
-    assert "use the toolkit's version that made the run" in said
+    assert "use the version of the toolkit that made the run" in said
     assert seal.verify(path) == []  # its bytes are what they were
 
 
