@@ -159,10 +159,10 @@ def private_attributes(path: Path) -> list[str]:
 
 
 def overridden_methods(path: Path) -> list[str]:
-    """Return the methods of a module's classes that have the name of a private hook of Trainer or TRL."""
+    """Return the methods of a module's subclasses that have the name of a private hook of Trainer or TRL."""
     hooks = TRAINER_HOOKS.keys() | {"_prepare_dataset", "_send_telemetry"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.bases]
     return [
         method.name
         for node in classes
