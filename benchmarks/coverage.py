@@ -20,7 +20,7 @@ from scipy.special import ndtr
 
 from toolkit import stats
 from toolkit.stats import agreement, calibration, rankings, sequential, win_rates
-from toolkit.stats.rankings import Comparison
+from toolkit.stats.rankings import PairedComparison
 
 EXPERIMENTS = 2000
 SAMPLES = 500
@@ -82,7 +82,7 @@ def lengths(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
     return (generator.random(UNITS) < chance).astype(float), longer
 
 
-def three_models(generator: Generator) -> list[Comparison]:
+def three_models(generator: Generator) -> list[PairedComparison]:
     """All pairs of a, b and c on every prompt, ties among them; what one prompt gives hangs together."""
     strengths, rows = {"a": 0.5, "b": 0.0, "c": -0.5}, []
     shared = generator.normal(size=UNITS)
@@ -92,7 +92,9 @@ def three_models(generator: Generator) -> list[Comparison]:
         odds = np.array([np.exp(half), 0.5, np.exp(-half)])
         won, tied, _ = np.cumsum(odds / odds.sum())
         outcomes = np.where(luck < won, 1.0, np.where(luck < tied, 0.5, 0.0))
-        rows += [Comparison(first, second, float(value), prompt) for prompt, value in enumerate(outcomes)]
+        rows += [
+            PairedComparison(first, second, float(value), prompt) for prompt, value in enumerate(outcomes)
+        ]
     return rows
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize
 
 from toolkit.stats import rankings
-from toolkit.stats.rankings import Comparison
+from toolkit.stats.rankings import PairedComparison
 
 
 def contests(n=400, tie=0.0, seed=0, models=4):
@@ -22,7 +22,7 @@ def contests(n=400, tie=0.0, seed=0, models=4):
         half = (strengths[i] - strengths[j]) / 2
         weights = np.array([np.exp(half), tie, np.exp(-half)])
         outcome = [1.0, 0.5, 0.0][generator.choice(3, p=weights / weights.sum())]
-        rows.append(Comparison(f"m{i}", f"m{j}", outcome, prompt))
+        rows.append(PairedComparison(f"m{i}", f"m{j}", outcome, prompt))
     return rows
 
 
@@ -62,7 +62,8 @@ def test_with_ties_it_maximizes_davidsons_likelihood():
 
 def test_two_models_have_the_odds_of_their_wins_and_ties():
     rows = [
-        Comparison("a", "b", outcome, n) for n, outcome in enumerate([1.0] * 500 + [0.5] * 300 + [0.0] * 200)
+        PairedComparison("a", "b", outcome, n)
+        for n, outcome in enumerate([1.0] * 500 + [0.5] * 300 + [0.0] * 200)
     ]
     found = rankings.bradley_terry(rows, seed=0, samples=200)
     a, b = found.strengths["a"].estimate, found.strengths["b"].estimate
@@ -75,7 +76,7 @@ def test_two_models_have_the_odds_of_their_wins_and_ties():
 
 def test_who_stands_first_and_how_often_a_prompt_was_asked_do_not_matter():
     rows = contests(tie=0.5)
-    turned = [Comparison(one.second, one.first, 1 - one.outcome, one.prompt) for one in rows]
+    turned = [PairedComparison(one.second, one.first, 1 - one.outcome, one.prompt) for one in rows]
     once = rankings.bradley_terry(rows, seed=0, samples=100)
     both = rankings.bradley_terry(rows + turned, seed=0, samples=100)
     for name, strength in once.strengths.items():
@@ -86,22 +87,24 @@ def test_who_stands_first_and_how_often_a_prompt_was_asked_do_not_matter():
 
 
 def test_an_outcome_between_is_partly_a_tie():
-    partly = [Comparison("a", "b", 0.8, n) for n in range(10)]
+    partly = [PairedComparison("a", "b", 0.8, n) for n in range(10)]
     counts = rankings._by_prompt(["a", "b"], [(0, 1)], partly)
     assert counts[0] == pytest.approx([0.6, 0.0, 0.4])
 
 
 def test_a_model_that_never_loses_stays_finite():
-    rows = [Comparison("a", other, 1.0, n) for n, other in enumerate("bc" * 50)]
-    rows += [Comparison("b", "c", n % 2.0, 100 + n) for n in range(50)]
+    rows = [PairedComparison("a", other, 1.0, n) for n, other in enumerate("bc" * 50)]
+    rows += [PairedComparison("b", "c", n % 2.0, 100 + n) for n in range(50)]
     found = rankings.bradley_terry(rows, seed=0, samples=100)
     assert next(iter(found.strengths)) == "a" and 3 < found.strengths["a"].estimate < 15
     assert found.win_rates["a"].estimate > 0.99
 
 
 def test_models_that_never_met_cannot_be_ranked():
-    rows = [Comparison("a", "b", 1.0, 0), Comparison("c", "d", 0.0, 1)]
+    rows = [PairedComparison("a", "b", 1.0, 0), PairedComparison("c", "d", 0.0, 1)]
     with pytest.raises(ValueError, match="never compared with each other: a, b; c, d"):
         rankings.bradley_terry(rows, seed=0)
     with pytest.raises(ValueError, match="compared with itself"):
-        rankings.bradley_terry([Comparison("a", "a", 1.0, 0), Comparison("a", "b", 1.0, 0)], seed=0)
+        rankings.bradley_terry(
+            [PairedComparison("a", "a", 1.0, 0), PairedComparison("a", "b", 1.0, 0)], seed=0
+        )

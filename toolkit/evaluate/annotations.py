@@ -18,7 +18,7 @@ from toolkit.base.errors import DataError, UsageError
 from toolkit.base.progress import Progress
 from toolkit.data.chat.annotations import Annotation, Annotations, Answer
 from toolkit.stats.agreement import accuracy, cohen_kappa, krippendorff_alpha, length_bias, position_bias
-from toolkit.stats.rankings import Comparison, bradley_terry
+from toolkit.stats.rankings import PairedComparison, bradley_terry
 from toolkit.stats.sequential import anytime
 from toolkit.stats.significance import holm, power_text, verdict
 from toolkit.stats.win_rates import length_controlled, win_rate
@@ -157,7 +157,7 @@ def ranking(
 ) -> dict[str, object] | None:
     """Bradley-Terry strengths of more than two models; `problem` where they cannot be had."""
     comparisons = [
-        Comparison(one.first.model, one.second.model, one.outcome, one.prompt)
+        PairedComparison(one.first.model, one.second.model, one.outcome, one.prompt)
         for their in pairs.values()
         for one in their
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from toolkit.stats import rankings, win_rates
-from toolkit.stats.rankings import Comparison
+from toolkit.stats.rankings import PairedComparison
 from toolkit.stats.sequential import anytime
 from toolkit.stats.significance import holm, power_text, verdict
 
@@ -82,7 +82,7 @@ def ranking(
     if len({name for pair in outcomes for name in pair}) < 3:
         return None
     comparisons = [
-        Comparison(*pair, float(outcome), number // samples_per_prompt)
+        PairedComparison(*pair, float(outcome), number // samples_per_prompt)
         for pair, values in outcomes.items()
         for number, outcome in enumerate(values)
         if not np.isnan(outcome)

@@ -19,7 +19,7 @@ from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE, SMALLEST_
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """One comparison of two models; outcome 1 where `first` is better, 0.5 a tie, 0 where `second` is."""
 
     first: str
@@ -52,7 +52,7 @@ class Ranking:
         return {"models": rows, "tie": self.tie, "prompts": first.n, "seed": first.seed, "level": first.level}
 
 
-def bradley_terry(comparisons: Sequence[Comparison], *, seed: int, samples: int = 2000) -> Ranking:
+def bradley_terry(comparisons: Sequence[PairedComparison], *, seed: int, samples: int = 2000) -> Ranking:
     """Fit strengths of all models; the intervals resample prompts and fit again.
 
     RIDGE on every strength keeps a model that never loses finite. An outcome between 0 and 1 that is not
@@ -81,7 +81,7 @@ def bradley_terry(comparisons: Sequence[Comparison], *, seed: int, samples: int 
     return Ranking(strengths, rates, float(np.exp(whole[0, -1])))
 
 
-def _require_comparable(models: list[str], comparisons: Sequence[Comparison]) -> None:
+def _require_comparable(models: list[str], comparisons: Sequence[PairedComparison]) -> None:
     if len(models) < 2:
         raise ValueError("a ranking needs comparisons of two models at least")
     group = {name: {name} for name in models}
@@ -98,7 +98,7 @@ def _require_comparable(models: list[str], comparisons: Sequence[Comparison]) ->
 
 
 def _by_prompt(
-    models: list[str], pairs: list[tuple[int, int]], comparisons: Sequence[Comparison]
+    models: list[str], pairs: list[tuple[int, int]], comparisons: Sequence[PairedComparison]
 ) -> np.ndarray:
     """Wins of the first, of the second, and ties of every pair of models, (prompts, 3 * pairs).
 
