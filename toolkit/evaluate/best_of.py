@@ -1,7 +1,7 @@
-"""Best of n: of several answers of the baseline, the one that a reward model likes best; nothing is trained.
+"""Best-of-n sampling: a reward model chooses among several answers of the baseline, without training.
 
-What alignment has to beat. Its KL to the baseline is at most log n - (n - 1) / n nats (Beirami et al., 2024,
-https://arxiv.org/abs/2401.01879).
+It is the method that alignment has to beat. Its KL divergence to the baseline is at most log n - (n - 1) / n
+nats (Beirami et al., 2024, https://arxiv.org/abs/2401.01879).
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from toolkit.evaluate.win_rate import Contest, LoadedModel
 
 @dataclass(frozen=True)
 class BestOf:
-    """counts: the numbers of answers to choose from. score: the reward model's, `name` its name."""
+    """Settings of best-of-n sampling.
+
+    Attributes:
+        counts: the values of n.
+        name: the name of the reward model.
+        score: the score function of the reward model.
+    """
 
     counts: tuple[int, ...]
     name: str
@@ -28,7 +34,7 @@ class BestOf:
 
 
 def label(count: int) -> str:
-    """How it is reported."""
+    """Return the name under which best of n is reported."""
     return f"best of {count}"
 
 
@@ -39,10 +45,10 @@ def answer(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, list]]:
-    """The chosen answers by `label`, as `win_rate.answer` gives them.
+    """Return the chosen answers by `label`, in the form of `win_rate.answer`.
 
-    They are drawn apart from the answer that the baseline competes with; those of a smaller count are among
-    those of a larger one.
+    Random streams differ from those of the baseline's own answer. The candidates of a smaller n are the first
+    candidates of a larger n.
 
     Args:
         progress: called with the number of answers so far.

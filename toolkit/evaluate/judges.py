@@ -1,4 +1,4 @@
-"""Who says which of two answers is better, and whether it can be believed."""
+"""Judges that decide which of two answers is better, and the checks of their reliability."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray
 
 GATE_QUESTIONS = 20
 FEWEST_FOR_GATE = 6
-"""With five prompts even five losses of five do not exclude one half."""
+"""With five prompts, even five losses do not exclude one half."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores answers; the better answer has the higher score.
+    """A judge that scores answers; the better answer has the higher score.
 
     Attributes:
-        score: (prompts, answers, whether each ended by itself) -> (answers,) float64.
-        tie: scores that differ by less are equal; rounding must not decide.
-        accuracy: of a reward model, how often it agrees with held-out preferences; None for gold, which
-            is what the preferences are made from.
+        score: (prompts, answers, whether each answer ended by itself) -> (answers,) float64.
+        tie: scores that differ by at most this are equal, so that rounding does not decide.
+        accuracy: agreement of a reward model with held-out preferences; None for gold, from which the
+            preferences are made.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Judge:
     facts: dict[str, object] = field(default_factory=dict)
 
     def see(self, prompts: Sequence[Messages], answers: dict[str, list]) -> dict[str, list]:
-        """The answers with their `scores`."""
+        """Return the answers with their `scores`."""
         return {**answers, "scores": self.score(prompts, answers["texts"], answers["ended"])}
 
     def compare(
         self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
     ) -> PairwiseOutcomes:
-        """Outcomes of answers that `see` returned, against others."""
+        """Return the outcomes of answers against the baseline's, both as `see` returns them."""
         return PairwiseOutcomes(compare(answers["scores"], baseline["scores"], tie=self.tie))
 
 
@@ -60,7 +60,7 @@ AnyJudge = Judge | PairwiseJudge
 
 
 def doubt_of(judge: AnyJudge) -> str | None:
-    """Why nothing that a judge says counts, or None."""
+    """Return the reason for which the judge's verdicts do not count, None if they do."""
     if judge.name == "gold" or getattr(judge, "is_people", False):
         return None
     if judge.accuracy is None:
@@ -73,7 +73,7 @@ def doubt_of(judge: AnyJudge) -> str | None:
 
 
 def as_json(judge: AnyJudge) -> dict[str, object]:
-    """What is known of a judge."""
+    """Return the name, the accuracy and the facts of a judge."""
     accuracy = judge.accuracy
     accuracy_numbers = {} if accuracy is None else {**accuracy.as_json("accuracy"), "n": accuracy.n}
     check_numbers = {"checked_on": judge.checked_on} if judge.checked_on else {}
@@ -81,7 +81,7 @@ def as_json(judge: AnyJudge) -> dict[str, object]:
 
 
 def require_known_world(is_known: bool, where: str) -> None:
-    """Raise where gold would judge what it knows nothing of."""
+    """Refuse the gold judge for prompts that are not storyworld's."""
     if not is_known:
         raise UsageError(
             "gold judges answers to storyworld's prompts only",
@@ -91,7 +91,7 @@ def require_known_world(is_known: bool, where: str) -> None:
 
 
 def gold_judge() -> Judge:
-    """Storyworld's known utility of the text."""
+    """Return the judge that scores by storyworld's known utility of the text."""
 
     def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         pairs = zip(prompts, answers, strict=True)
@@ -110,11 +110,11 @@ def reward_judge(
     run_evaluation: dict[str, object] | None = None,
     seed: int = 0,
 ) -> Judge:
-    """A reward model, checked on held-out preferences.
+    """Return a reward model as a judge, checked on held-out preferences.
 
     Args:
-        data: preferences; of these the `part` is judged.
-        known: evaluation.json of the reward run, whose accuracy is taken where there are no data.
+        data: preferences; the judge is checked on their `part`.
+        known: evaluation.json of the reward run, whose accuracy counts if there are no data.
     """
     model, tokenizer = load_reward_model(reference, device=device)
 
@@ -129,7 +129,7 @@ def reward_judge(
 
 
 def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> PairwiseJudge:
-    """The judge with how often it prefers the preferred answer; inconsistent verdicts count half."""
+    """Return the judge with its accuracy on preferences; inconsistent verdicts count one half."""
     rows = list(sources.preferences(data, part=part, seed=seed))
     prompts = [row["prompt"] for row in rows]
     chosen, rejected = (
@@ -141,7 +141,7 @@ def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> Pairw
 
 
 def preference_accuracy(score: Score, data: Data, *, part: Part, seed: int) -> stats.Estimate:
-    """How often the preferred of two answers has the higher score; equal scores count half.
+    """Estimate how often the preferred answer has the higher score; equal scores count one half.
 
     Raises:
         DataError: there are no held-out preferences, or they cannot be read.
@@ -169,7 +169,7 @@ def _known_accuracy(run_evaluation: dict[str, object]) -> stats.Estimate | None:
 
 
 def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarray:
-    """1 for a win, 0.5 for a tie, 0 for a loss of each answer against the baseline's, (prompts,)."""
+    """Return 1 for a win, 0.5 for a tie, 0 for a loss of each answer against the baseline's, (prompts,)."""
     margin = np.asarray(scores) - np.asarray(baseline)
     return np.where(np.abs(margin) <= tie, 0.5, (margin > 0).astype(float))
 
@@ -177,15 +177,15 @@ def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarr
 def gate(
     judge: AnyJudge, prompts: Sequence[Messages], baseline: dict[str, list], *, words: int, seed: int
 ) -> dict[str, object]:
-    """Answers that no judge may like must lose to the baseline's: nothing, the question, long nonsense.
+    """Check that empty answers, copied prompts and gibberish lose to the baseline's answers.
 
     Args:
-        baseline: answers as the judge has seen them; of a judge that is asked for each pair the first 20.
-        words: words of the nonsense.
+        baseline: answers as `see` returns them; a pairwise judge is asked about the first 20.
+        words: number of words of the gibberish.
 
     Returns:
-        `passed` (None where there are too few prompts to tell, and of people, who are not asked), and the win
-        rate of each kind of answer.
+        `passed` (None if there are too few prompts, and for people, who are not asked), and the win rate of
+        each kind of answer.
     """
     if isinstance(judge, PairwiseJudge):
         if judge.is_people:
@@ -215,6 +215,6 @@ def gate(
 
 
 def _gibberish(random: np.random.Generator, words: int) -> str:
-    """Words of random letters."""
+    """Return words of random letters."""
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     return " ".join("".join(random.choice(letters, size=random.integers(2, 9))) for _ in range(words))

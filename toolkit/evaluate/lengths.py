@@ -1,4 +1,4 @@
-"""Whether a judge likes answers because they are longer: wins by how much longer they are."""
+"""Win rates by the difference in length, which show whether a judge prefers longer answers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ FEWEST_IN_A_BIN = 10
 
 
 def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, object]]:
-    """Win rate in bins of as many prompts each, from much shorter to much longer than the baseline's answer.
+    """Return the win rate in bins of equal size, from much shorter to much longer than the baseline's answer.
 
     Args:
         outcomes: 1 win, 0.5 tie, 0 loss, (prompts,).
         longer: tokens of the answer less those of the baseline's, (prompts,).
 
     Returns:
-        One row a bin, `longer` its [least, most] tokens; prompts of one difference share a bin, and with
-        fewer than 20 prompts there is one bin.
+        One row for each bin; `longer` is its [least, most] difference in tokens. Prompts with the same
+        difference share a bin; with fewer than 20 prompts there is one bin.
     """
     outcomes, longer = np.asarray(outcomes, dtype=float), np.asarray(longer)
     count = max(1, min(BINS, len(longer) // FEWEST_IN_A_BIN))

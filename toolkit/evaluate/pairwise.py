@@ -1,7 +1,7 @@
-"""Judges who see two answers side by side: an endpoint, or people's votes.
+"""Judges that see two answers side by side: an endpoint, or people's votes.
 
-Shapes: prompts = pairs of an answer and the baseline's; an outcome is 1 where the answer is better, 0.5 for a
-tie, 0 where it is worse, nan where nobody judged.
+Shapes: prompts = pairs of an answer and the baseline's answer. An outcome is 1 if the answer is better, 0.5
+for a tie, 0 if it is worse, nan if there is no verdict.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ from toolkit.data.chat.template import Message
 
 Messages = Sequence[Message]
 Question = tuple[Messages, str, str]
-"""A prompt, the answer that stands first, the one that stands second."""
+"""A prompt, the first answer and the second answer as shown."""
 Ask = Callable[[Sequence[Question]], list[float | None]]
-"""1 where the first is better, 0.5 for a tie, 0 where the second is, None where there is no verdict."""
+"""Returns 1 if the first answer is better, 0.5 for a tie, 0 if the second is, None without a verdict."""
 
 
 @dataclass(frozen=True)
 class PairwiseOutcomes:
-    """outcomes (prompts,). orders: outcome of the answer where it stood first, and second, (prompts,) each,
-    of a judge who saw both orders."""
+    """Outcomes of answers against the baseline's.
+
+    Attributes:
+        outcomes: (prompts,).
+        orders: outcomes with the answer shown first, and shown second, (prompts,) each; None unless the judge
+            saw both orders.
+    """
 
     outcomes: np.ndarray
     orders: tuple[np.ndarray, np.ndarray] | None = None
@@ -32,15 +37,14 @@ class PairwiseOutcomes:
 
 @dataclass(frozen=True)
 class PairwiseJudge:
-    """Compares answers that are shown to it.
+    """A judge that compares two answers at a time.
 
     Attributes:
-        ask: answers questions in their order.
-        both_orders: show each pair twice; two verdicts that do not agree are a tie.
-        is_people: what other judges are measured by: their accuracy is no question, and they are not asked
-            about nonsense.
-        stop_early: ask about prompt after prompt only until one half is excluded.
-        accuracy: how often it agrees with held-out preferences.
+        ask: returns the verdicts of questions in their order.
+        both_orders: ask about each pair in both orders; two verdicts that contradict each other are a tie.
+        is_people: the verdicts are people's: they need no accuracy, and the gate does not ask them.
+        stop_early: ask about prompts only until the interval excludes one half.
+        accuracy: agreement with held-out preferences.
     """
 
     name: str
@@ -53,13 +57,13 @@ class PairwiseJudge:
     facts: dict[str, object] = field(default_factory=dict)
 
     def see(self, prompts: Sequence[Messages], answers: dict[str, list]) -> dict[str, list]:
-        """The answers as they are: nothing can be said of one alone."""
+        """Return the answers unchanged: this judge has no scores of single answers."""
         return answers
 
     def compare(
         self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
     ) -> PairwiseOutcomes:
-        """Outcomes of the answers `one` against `other`; equal answers are a tie without a question."""
+        """Return the outcomes against the baseline's answers; equal answers are a tie and are not asked."""
         pairs = list(zip(prompts, answers["texts"], baseline["texts"], strict=True))
         open_pairs = [index for index, (_, mine, theirs) in enumerate(pairs) if mine != theirs]
         questions = [pairs[index] for index in open_pairs]

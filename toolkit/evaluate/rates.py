@@ -1,4 +1,4 @@
-"""Outcomes of models against a baseline, as win rates with all that belongs to them, and as one ranking."""
+"""Win rates and a ranking from outcomes of models against a baseline."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def rate_all(
     doubt: str | None = None,
     stopped: bool = False,
 ) -> dict[str, dict[str, object]]:
-    """Win rate of each model: raw, at equal lengths, its p-value among all of them, and what it lets one say.
+    """Return the win rate of each model, length-controlled too, with its adjusted p-value and the verdict.
 
     Args:
-        outcomes: of each model against the baseline, between 0 and 1, (answers,).
-        longer: tokens of its answers less those of the baseline's, (answers,).
-        units: the prompt of each answer, (answers,); each its own by default.
-        doubt: why nothing the judge says counts; there is no verdict then.
-        stopped: when the judging ended was decided by the outcomes, which come in their order: intervals and
-            p-values are those that hold at any time, and what knows none such has no interval.
+        outcomes: outcomes of each model against the baseline, between 0 and 1, (answers,).
+        longer: tokens of its answers minus those of the baseline's, (answers,).
+        units: the prompt of each answer, (answers,); by default every answer has its own.
+        doubt: the reason for which the judge's verdicts do not count; the verdict is then `no verdict`.
+        stopped: the outcomes decided when the judging stopped. They must be in the order of judging;
+            intervals and p-values are then anytime-valid, and numbers without such an interval have none.
     """
     rows: dict[str, dict[str, object]] = {}
     for name, values in outcomes.items():
@@ -54,7 +54,7 @@ def rate_all(
 
 
 def _at_any_time(means: np.ndarray) -> dict[str, object]:
-    """What replaces the numbers that hold for a number of prompts chosen beforehand; means are (prompts,)."""
+    """Return anytime-valid values of the numbers that assume a fixed number of prompts; means (prompts,)."""
     sequential = anytime(means)
     without = ("wilson_interval", "length_controlled_interval", "length_effect_interval", "power")
     return {
@@ -66,7 +66,7 @@ def _at_any_time(means: np.ndarray) -> dict[str, object]:
 
 
 def power_of(rows: Mapping[str, Mapping[str, object]], n: int) -> str:
-    """What n prompts can tell, and what of the models without verdict the farthest from 50% would need."""
+    """Describe the power of n prompts, and the n that the undecided model farthest from 50% would need."""
     open_rates = [row["estimate"] for row in rows.values() if row["verdict"] == "no verdict"]
     return power_text(n, max(open_rates, key=lambda share: abs(share - 0.5), default=None))
 
@@ -74,10 +74,10 @@ def power_of(rows: Mapping[str, Mapping[str, object]], n: int) -> str:
 def ranking(
     outcomes: Mapping[tuple[str, str], np.ndarray], *, seed: int, samples: int, samples_per_prompt: int = 1
 ) -> dict[str, object] | None:
-    """Bradley-Terry strengths of more than two models that answered the same prompts; None of fewer.
+    """Return Bradley-Terry strengths of models that answered the same prompts; None for fewer than three.
 
     Args:
-        outcomes: of the first of two models against the second, nan where nobody judged, (answers,).
+        outcomes: by pair of models, of the first against the second, nan without a verdict, (answers,).
     """
     if len({name for pair in outcomes for name in pair}) < 3:
         return None

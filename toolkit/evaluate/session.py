@@ -1,4 +1,4 @@
-"""What is measured, of which models: the part that the stage and the command line share."""
+"""The measurements of several models, shared by the evaluate stage and the command line."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from toolkit.runs import provenance
 
 Measured = dict[str, object]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What a recipe and the command line call the precision of the weights."""
+"""The dtype of the weights by its name in recipes and on the command line."""
 
 
 @dataclass
 class Session:
-    """Everything that is measured of each model.
+    """The models to measure and the settings of every measurement.
 
     Attributes:
-        references: where each model lies, by the name that it is reported under.
-        baseline: the name of the model that the others are compared with, None without comparison.
-        text: what perplexity is measured on, None for no perplexity; `scoring` says how.
-        dtype: of the weights that all of this is computed with.
-        contest: prompts of the win rate, None for no win rate.
-        best_of: numbers of the baseline's answers of which the best competes, too.
-        samples: prompts whose answers are shown.
+        references: the (path or hub id, revision) of each model by its reported name (see `naming`).
+        baseline: the name of the model that the others are compared with; None without a comparison.
+        text: the text for perplexity; None for no perplexity.
+        scoring: how the text is put before the models.
+        dtype: the dtype of the weights.
+        contest: the prompts of the win rate; None for no win rate.
+        best_of: settings of best-of-n sampling from the baseline; None for no best of n.
+        samples: prompts whose answers are shown in the summary.
     """
 
     references: dict[str, Reference]
@@ -53,7 +54,7 @@ class Session:
     best_of: BestOf | None = None
     samples: list[str] = field(default_factory=list)
     judged: win_rate.Judged | None = None
-    """What `results` has judged, answer by answer."""
+    """The judged answers, set by `results`."""
 
     def __post_init__(self) -> None:
         require_distinct(self.references)
@@ -63,11 +64,11 @@ class Session:
         return self._load(self.baseline)
 
     def _load(self, name: str) -> LoadedModel:
-        disable_progress_bar()  # of the weights: it would stand between the bars of the measurements
+        disable_progress_bar()  # the bar of the weights would interrupt those of the measurements
         return load_causal_lm(self.references[name], device=self.device, dtype=self.dtype)
 
     def measure(self, name: str) -> Measured:
-        """Score, answer and sample with one model; plain numbers and lists, as they go into a JSON file."""
+        """Return the log-probabilities, answers and samples of a model as JSON-serializable values."""
         loaded = self._baseline_model if self.contest and name == self.baseline else self._load(name)
         measured: Measured = {}
         if self.text is not None:
@@ -96,7 +97,7 @@ class Session:
         return measured
 
     def _samples(self, loaded: LoadedModel) -> list[dict[str, object]]:
-        """Answers to the prompts that are shown; a model without a chat template continues them."""
+        """Answer the prompts of `samples`; a model without a chat template continues them."""
         model, tokenizer = loaded
         contest = self.contest or Contest([], self.seed)
         seeds = [derive(self.seed, "sample", number) for number in range(len(self.samples))]
@@ -123,7 +124,7 @@ class Session:
         ]
 
     def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> dict[str, object]:
-        """Numbers with their intervals: `models` by name, and `judge`."""
+        """Return the numbers with their intervals: `models` by name, `judge`, `baseline` and provenance."""
         models: dict[str, dict[str, object]] = {name: {} for name in measured}
         judge_facts: dict[str, object] | None = None
         if self.text is not None:
@@ -145,7 +146,7 @@ class Session:
     def _compare_perplexity(
         self, models: dict[str, dict[str, object]], measured: Mapping[str, Measured]
     ) -> None:
-        """Bits per byte less the baseline's, paired by document or block: narrower than two intervals."""
+        """Add the paired difference in bits per byte to the baseline: its interval is narrower than two."""
         if self.baseline is None:
             return
         base = measured[self.baseline]["perplexity"]
@@ -157,7 +158,7 @@ class Session:
 
 
 def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:
-    """The answers of every model, and those of best of n after them."""
+    """Return the answers of every model, followed by those of best of n."""
     answers = {name: values["answers"] for name, values in measured.items()}
     for values in measured.values():
         answers |= values.get("best_of", {})

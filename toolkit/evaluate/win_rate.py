@@ -1,8 +1,8 @@
 """Win rate: the answers of every model to the same unseen prompts, against those of a baseline.
 
-A win counts 1, a tie one half. Answer i of every model draws from the same random stream, so that models
-which hardly differ hardly differ in their answers either. The KL divergence to the baseline says what the
-wins have cost: a policy far from where it started may have found a weakness of the judge.
+A win counts 1, a tie one half. Answer i of every model draws from the same random stream, so that similar
+models give similar answers. The KL divergence to the baseline is the cost of the wins: a policy far from its
+start may exploit a weakness of the judge.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from toolkit.stats.win_rates import by_prompt
 
 SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SEEN = ("texts", "ended", "scores")
-"""What a judge compares by."""
+"""The keys of answers that a judge compares."""
 LOOK_EVERY = 20
-"""Prompts between two looks of a judge who stops early."""
+"""Prompts between two checks of a judge that stops early."""
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Prompts, and how they are answered.
+    """Prompts with the settings of sampling and of the bootstrap.
 
     Attributes:
-        prompts: each `samples_per_prompt` times, one after another.
+        prompts: every prompt `samples_per_prompt` times in a row.
         known_world: the prompts are storyworld's, so that the gold utility of an answer is known.
     """
 
@@ -63,33 +63,33 @@ class Contest:
 
     @property
     def units(self) -> int:
-        """Different prompts: what intervals are over, for answers to one prompt are alike."""
+        """The number of different prompts, the units of the intervals: answers to one prompt are similar."""
         return len(self.prompts) // self.samples_per_prompt
 
     def unit_of(self, chosen: np.ndarray) -> np.ndarray:
-        """The prompt of each chosen answer, by a mask (answers,)."""
+        """Return the prompt of each answer that a mask (answers,) selects."""
         return np.flatnonzero(chosen) // self.samples_per_prompt
 
     def by_unit(self, values: ArrayLike) -> np.ndarray:
-        """The mean over the answers to each prompt, (units,)."""
+        """Return the mean over the answers to each prompt, (units,)."""
         return np.asarray(values, dtype=float).reshape(-1, self.samples_per_prompt).mean(axis=1)
 
     def mean(self, values: ArrayLike) -> stats.Estimate:
-        """The mean of a number of each answer, its interval over prompts."""
+        """Estimate the mean of one number per answer; the interval resamples prompts."""
         return stats.bootstrap_mean(self.by_unit(values), seed=self.seed, samples=self.bootstrap_samples)
 
     def seeds(self) -> list[int]:
-        """One stream an answer, the same for every model."""
+        """Return the seed of each answer, the same for every model."""
         return [derive(self.seed, "answer", number) for number in range(len(self.prompts))]
 
 
 def answer(
     loaded: LoadedModel, contest: Contest, *, progress: Callable[[int], None] | None = None
 ) -> dict[str, list]:
-    """Answer every prompt: `ids`, `texts`, `ended` and `prompt_ids`, lists in the order of the prompts.
+    """Answer the prompts and return lists `ids`, `texts`, `ended` and `prompt_ids` in their order.
 
     Raises:
-        ToolkitError: no chat template, or no room for an answer beside a prompt.
+        ToolkitError: there is no chat template, or no room for an answer beside a prompt.
     """
     tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)
@@ -100,7 +100,7 @@ def answer(
 
 
 def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
-    """Prompts in the chat template; too long ones lose their oldest turns."""
+    """Encode the prompts in the chat template; prompts that are too long lose their oldest turns."""
     model, tokenizer = loaded
     limit, positions = contest.max_prompt_tokens, getattr(model.config, "max_position_embeddings", None)
     if positions is not None:
@@ -123,7 +123,7 @@ def sample(
     progress: Callable[[int], None] | None = None,
     **sampling_options: float,
 ) -> dict[str, list]:
-    """`ids` and `ended` of an answer to each prompt, in batches; `how` as sampling.Sampling has it."""
+    """Sample an answer to each prompt in batches and return `ids` and `ended`; for options see `sampling`."""
     model, tokenizer = loaded
     ids, ended = [], []
     for start in range(0, len(prompt_ids), contest.batch_examples):
@@ -147,11 +147,11 @@ def sample(
 def kl_to_baseline(
     policy: LoadedModel, baseline: LoadedModel, answers: dict[str, list], contest: Contest
 ) -> list[float] | None:
-    """log p of policy less that of the baseline, of each answer, end-of-text included, in nats.
+    """Return log p(policy) - log p(baseline) of each answer, end-of-text included, in nats.
 
-    Its mean over answers that the policy itself samples at temperature 1 is KL(policy || baseline); for a
-    contest at another temperature, or cut by top-k or top-p, answers are sampled once more at 1. None where
-    the two models have different vocabularies.
+    The mean over answers that the policy samples at temperature 1 is KL(policy || baseline). If the contest
+    has another temperature, top-k or top-p, answers are sampled again at temperature 1. Returns None if the
+    models have different vocabularies.
     """
     tokenizer = policy[1]
     if tokenizer.get_vocab() != baseline[1].get_vocab():
@@ -170,14 +170,20 @@ def kl_to_baseline(
 
 
 def kl_bound(count: int) -> float:
-    """The most nats between the best of so many answers and one of them (Beirami et al., 2024)."""
+    """Return the upper bound of the KL of best-of-n sampling in nats (Beirami et al., 2024)."""
     return math.log(count) - (count - 1) / count
 
 
 @dataclass(frozen=True)
 class Judged:
-    """models: the numbers of each. judge: what is to be known of it. outcomes: of each answer, None where
-    nobody judged, by model. scores: of each answer, by model, of a judge that scores."""
+    """The result of judging all answers.
+
+    Attributes:
+        models: the numbers of each model.
+        judge: facts about the judge and its checks.
+        outcomes: outcome of each answer by model, None without a verdict.
+        scores: score of each answer by model; empty if the judge gives no scores.
+    """
 
     models: dict[str, dict[str, object]]
     judge: dict[str, object]
@@ -188,14 +194,14 @@ class Judged:
 def summarize(
     answers: dict[str, dict[str, list]], contest: Contest, judge: AnyJudge, *, baseline: str
 ) -> Judged:
-    """Judge all answers.
+    """Judge the answers of all models against those of the baseline.
 
     Args:
-        answers: of each model, as `answer` returned them, with `kl` added.
+        answers: the answers of each model as `answer` returns them, with `kl` added.
         baseline: the name of the model that the others are compared with.
 
     Raises:
-        UsageError: not one pair was judged.
+        UsageError: the judge gave no verdict on any pair of a model.
     """
     seen = {name: judge.see(contest.prompts, shown) for name, shown in answers.items()}
     gold = _utilities(answers, contest)
@@ -252,7 +258,7 @@ def _compare(
     *,
     part: slice = slice(None),
 ) -> PairwiseOutcomes:
-    """What the judge says of a part of the answers; the same answer is a tie, whatever it says."""
+    """Return the judge's outcomes of a part of the answers; equal answers are a tie, whatever the verdict."""
     own, other = ({key: side[key][part] for key in SEEN if key in side} for side in (own, other))
     same = np.array(own["texts"]) == np.array(other["texts"])
     same &= np.array(own["ended"]) == np.array(other["ended"])
@@ -263,7 +269,7 @@ def _compare(
 def _compare_until_decided(
     judge: PairwiseJudge, contest: Contest, own: dict[str, list], other: dict[str, list], *, models: int
 ) -> PairwiseOutcomes:
-    """As `_compare`, but nothing is asked once the prompts so far exclude one half; the rest is nan."""
+    """Compare prompt by prompt until the interval excludes one half; outcomes of the rest are nan."""
     outcomes = np.full(len(contest.prompts), np.nan)
     orders = np.full((2, len(contest.prompts)), np.nan)
     step = LOOK_EVERY * contest.samples_per_prompt
@@ -277,7 +283,7 @@ def _compare_until_decided(
         if not is_judged.any():
             continue
         prompts, _ = by_prompt(outcomes[is_judged], contest.unit_of(is_judged).tolist())
-        # each model gets its part of the 5 %, so that what ends here Holm's verdict confirms
+        # Each model gets its part of the 5 %, so that Holm's adjustment confirms the decision.
         if is_decided(prompts, level=1 - 0.05 / models):
             break
     return PairwiseOutcomes(outcomes, (orders[0], orders[1]))
@@ -291,9 +297,9 @@ def _ranked(
     *,
     baseline: str,
 ) -> dict[str, object] | None:
-    """All models on one scale, by what was said of each and the baseline, and of every two others."""
+    """Rank all models by their outcomes against the baseline and against each other."""
     pairs = {(name, baseline): outcomes.outcomes for name, outcomes in compared.items()}
-    if isinstance(judge, Judge):  # another judge would have to be asked for every two models
+    if isinstance(judge, Judge):  # a pairwise judge would have to be asked about every two models
         pairs |= {
             pair: _compare(judge, contest, *(seen[name] for name in pair)).outcomes
             for pair in combinations(compared, 2)
@@ -303,23 +309,23 @@ def _ranked(
 
 
 def _judged(outcomes: np.ndarray) -> np.ndarray:
-    """Which pairs somebody has judged, (answers,)."""
+    """Return the mask of the pairs with a verdict, (answers,)."""
     is_judged = ~np.isnan(outcomes)
     if not is_judged.any():
         raise UsageError(
-            "the judge has said nothing of any pair", where="judge",
-            fix="votes must be on these prompts and these very answers: see answers.jsonl of the run",
+            "the judge gave no verdict on any pair", where="judge",
+            fix="votes must be on exactly these prompts and answers: see answers.jsonl of the run",
         )  # fmt: skip
     return is_judged
 
 
 def _longer(own: dict[str, list], other: dict[str, list]) -> np.ndarray:
-    """Tokens of each own answer less those of the other's, (answers,)."""
+    """Return by how many tokens each own answer is longer than the other, (answers,)."""
     return np.array([len(a) - len(b) for a, b in zip(own["ids"], other["ids"], strict=True)])
 
 
 def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest) -> dict[str, object]:
-    """Of a judge that saw both orders: what standing first is worth, over all models."""
+    """Return the position bias over all models of a judge that saw both orders."""
     if not orders:
         return {}
     first, second = (np.concatenate(order) for order in zip(*orders, strict=True))
@@ -330,7 +336,7 @@ def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest
 
 
 def _own_numbers(answers: dict[str, list], contest: Contest) -> dict[str, object]:
-    """What needs no comparison: score, length in tokens, share that ended, KL in nats an answer."""
+    """Return score, length in tokens, share that ended and KL in nats per answer of one model."""
     numbers: dict[str, object] = {"prompts": contest.units, "seed": contest.seed}
     if "scores" in answers:
         numbers |= contest.mean(answers["scores"]).as_json("score")
@@ -371,7 +377,7 @@ def _utilities(
 def _gold_numbers(
     own: Sequence[storyworld.Utility], baseline: Sequence[storyworld.Utility] | None, contest: Contest
 ) -> dict[str, object]:
-    """Mean utility and its terms; against a baseline the gain of each term, which sum to the whole gain."""
+    """Return the mean utility and its terms; against a baseline also the gains, which sum over the terms."""
     weights = storyworld.WEIGHTS
     numbers: dict[str, object] = {
         **contest.mean([item.total for item in own]).as_json("utility"),
