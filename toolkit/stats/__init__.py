@@ -1,8 +1,8 @@
-"""Numbers that travel with their intervals; what is used everywhere is named here.
+"""Estimates with their intervals; the names that most modules need are exported here.
 
-`intervals` resamples units; `significance` tests and counts what is needed; `win_rates` compares two models,
-`rankings` more than two, `sequential` while the data come in; `agreement` compares judges, `calibration`
-probabilities with what happened.
+`intervals` resamples units; `significance` tests, and computes power and sample sizes; `win_rates` compares
+two models, `rankings` more than two, `sequential` while the data come in; `agreement` compares judges;
+`calibration` compares probabilities with outcomes; `block_bootstrap` resamples blocks of one long text.
 """
 
 from toolkit.stats.intervals import (

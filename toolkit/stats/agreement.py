@@ -1,9 +1,9 @@
-"""How far judges agree, with each other and with people, and what else than the answers they listen to.
+"""Agreement of judges with each other and with people, and their biases by position and length.
 
-Intervals resample items, or groups of items that hang together, such as those of one prompt.
+Intervals resample items, or groups of dependent items, such as those of one prompt.
 
-Shapes: items = what was rated; raters; categories = what they may say; resamples = bootstrap samples.
-`groups` is what each item belongs to, (items,); by default each is its own.
+Shapes: items = rated things; raters; categories = possible ratings; resamples = bootstrap samples.
+`groups` is the group of each item, (items,); by default every item is its own group.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def accuracy(
     samples: int = 2000,
     groups: Groups = None,
 ) -> Estimate:
-    """Share of items of which both say the same."""
+    """Estimate the share of items that both rate the same."""
     codes, _ = _codes([first, second])
     return _mean((codes[:, 0] == codes[:, 1]).astype(float), groups, seed, samples)
 
@@ -49,16 +49,16 @@ def cohen_kappa(
     samples: int = 2000,
     groups: Groups = None,
 ) -> Estimate:
-    """Agreement of two raters beyond what their habits give by chance (Cohen, 1960): 1 full, 0 chance.
+    """Estimate the agreement of two raters beyond chance, Cohen's kappa (1960): 1 is full, 0 is chance.
 
-    nan where both say one and the same thing throughout.
+    nan if both give the same single rating to all items.
 
     Raises:
         ValueError: no items, different numbers of them, or a rating that is None.
     """
     codes, categories = _codes([first, second])
     if (codes == MISSING).any():
-        raise ValueError("kappa compares items that both have rated")
+        raise ValueError("kappa compares items that both raters rated")
     cells = np.zeros((len(codes), categories, categories))
     cells[np.arange(len(codes)), codes[:, 0], codes[:, 1]] = 1
     cells = _by_group(cells, groups)
@@ -76,10 +76,10 @@ def cohen_kappa(
 def krippendorff_alpha(
     ratings: Sequence[Sequence[Hashable | None]], *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> Estimate:
-    """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011); None was not rated.
+    """Estimate nominal agreement beyond chance, Krippendorff's alpha (2011); None is a missing rating.
 
     Args:
-        ratings: one list of items a rater, (raters, items).
+        ratings: one list of ratings for each rater, (raters, items).
     Raises:
         ValueError: no item has two ratings, or lists differ in length.
     """
@@ -87,7 +87,7 @@ def krippendorff_alpha(
     rating_counts = np.stack([(codes == category).sum(1) for category in range(categories)], axis=1).astype(
         float
     )
-    paired = rating_counts.sum(1) >= 2  # one rating agrees with nothing
+    paired = rating_counts.sum(1) >= 2  # a single rating cannot agree
     if not paired.any():
         raise ValueError("no item was rated twice")
     rating_counts, group_indices = rating_counts[paired], groups_of(groups, len(codes))[paired]
@@ -106,13 +106,13 @@ def krippendorff_alpha(
 def position_bias(
     first: ArrayLike, second: ArrayLike, *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> dict[str, object]:
-    """What it is worth to stand first, from items that were judged in both orders.
+    """Estimate the advantage of the first position from items that were judged in both orders.
 
     Args:
-        first, second: outcome of one and the same answer where it stands first, and second, (items,).
+        first, second: outcome of the same answer in the first and in the second position, (items,).
     Returns:
-        `bias`: how much more is won by standing first, 0 for none, 1 where the place decides all;
-        `inconsistent`: share of items whose two orders name different winners.
+        `bias`: gain of the first position, 0 for none, 1 if the position alone decides; `inconsistent`: share
+        of items whose two orders have different winners; `n`.
     """
     first, second = as_units(first), as_units(second)
     if len(first) != len(second):
@@ -129,11 +129,11 @@ def position_bias(
 def length_bias(
     outcomes: ArrayLike, longer: ArrayLike, *, seed: int, samples: int = 2000, groups: Groups = None
 ) -> dict[str, object] | None:
-    """How often the longer of two answers wins; None where none is longer.
+    """Estimate how often the longer of two answers wins; None if all have equal lengths.
 
     Args:
-        outcomes: of one answer, between 0 and 1, (items,).
-        longer: its length less the other's, (items,); items of equal length say nothing.
+        outcomes: outcome of one answer, between 0 and 1, (items,).
+        longer: its length minus the other's, (items,); items of equal length do not count.
     """
     outcomes, sign = as_units(outcomes), np.sign(as_units(longer))
     if len(outcomes) != len(sign):
@@ -147,7 +147,7 @@ def length_bias(
 
 
 def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, int]:
-    """Ratings as numbers from 0 on, MISSING for None, (items, raters), and how many categories there are."""
+    """Return ratings as codes from 0 (None is MISSING), (items, raters), and the number of categories."""
     lengths = {len(rater) for rater in ratings}
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"every rater rates the same items, got {sorted(len(rater) for rater in ratings)}")
@@ -157,7 +157,7 @@ def _codes(ratings: Sequence[Sequence[Hashable | None]]) -> tuple[np.ndarray, in
 
 
 def _by_group(cells: np.ndarray, groups: Groups) -> np.ndarray:
-    """Sums of the cells of the items of each group, (groups, ...)."""
+    """Sum the cells of the items of each group, (groups, ...)."""
     group_indices = groups_of(groups, len(cells))
     sums = np.zeros((group_indices.max() + 1, *cells.shape[1:]))
     np.add.at(sums, group_indices, cells)
@@ -165,7 +165,7 @@ def _by_group(cells: np.ndarray, groups: Groups) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, groups: Groups, seed: int, samples: int) -> Estimate:
-    """Mean over items of a share; where all are alike the exact interval of the groups."""
+    """Estimate the mean of a share over items; if all are equal, with the exact interval of the groups."""
     sums = _by_group(np.column_stack([values, np.ones(len(values))]), groups)
     if np.ptp(values) == 0 or len(sums) == len(values):
         return bootstrap_share(sums[:, 0] / sums[:, 1], seed=seed, samples=samples)
@@ -173,6 +173,6 @@ def _mean(values: np.ndarray, groups: Groups, seed: int, samples: int) -> Estima
 
 
 def _beyond(same: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """(same - chance) / (1 - chance), nan where chance alone agrees on everything."""
+    """Return (same - chance) / (1 - chance), nan if chance agreement is complete."""
     left = 1 - chance
     return np.divide(same - chance, left, out=np.full(len(same), np.nan), where=left > 1e-12)

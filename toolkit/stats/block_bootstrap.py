@@ -1,9 +1,9 @@
-"""The interval of one long text: its bytes in tiles that are the same for every model, drawn in blocks.
+"""The interval of one long text by a block bootstrap over tiles of its bytes.
 
 Neighbouring tokens depend on each other, so runs of tiles are drawn together (stats.block_ratio). Tiles are
 cut by bytes of the original text, not by tokens: two models with different tokenizers can be compared tile
-by tile. What a token costs is spread evenly over its bytes; what has no bytes (end-of-text) goes to the token
-before it.
+by tile. The loss of a token is spread evenly over its bytes; that of tokens without bytes (end-of-text)
+counts for the token before.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.stats import Estimate, block_ratio
 
 FEW_DOCUMENTS = 10
-"""Below so many documents the interval is over blocks: to resample 3 documents says nothing."""
+"""With fewer documents the interval is over blocks: resampling 3 documents is uninformative."""
 FEWEST_BLOCKS = 20
 TILES_OF_A_BLOCK = 8
-"""Blocks begin at every eighth of their length where the text is short."""
+"""Tiles in a block of a short text: blocks start at every eighth of their length."""
 LONGEST_TILE = 128
 MOST_TILES = 20_000
-"""Of a very long text, whose tiles are then longer: they go into a JSON file."""
+"""A very long text has longer tiles instead, because tiles are saved as JSON."""
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], total: float) -> np.ndarray:
-    """Return how `total` bytes of a document lie over its tokens, (tokens,) float64.
+    """Return the number of bytes of each token of a document of `total` bytes, (tokens,) float64.
 
-    Exact for byte-level tokenizers, whose pieces have one character a byte; of others in proportion to the
-    lengths of their pieces.
+    Exact for byte-level tokenizers, whose pieces have one character per byte; for others in proportion to
+    the lengths of the pieces.
     """
     unique, inverse = np.unique(np.asarray(document, dtype=np.int64), return_inverse=True)
     pieces = tokenizer.convert_ids_to_tokens(unique.tolist())
@@ -40,13 +40,13 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], tot
 
 
 def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> dict[str, Any]:
-    """Return the sums over each tile of a text: plain lists, as they go into a JSON file.
+    """Return the sums over each tile of a text as JSON-serializable lists.
 
     Args:
-        nats: -log p of consecutive tokens, 0 of those that were not scored, (tokens,).
-        sizes: their bytes, (tokens,); their sum is the text's and decides alone where tiles are cut.
-        scored: 1 for each that was scored, else 0, (tokens,).
-        window: tokens the model sees at once: blocks are as long, if there are then enough of them.
+        nats: -log p of consecutive tokens, 0 for tokens that are not scored, (tokens,).
+        sizes: bytes of each token, (tokens,); only their sum decides where tiles are cut.
+        scored: 1 for scored tokens, else 0, (tokens,).
+        window: tokens that the model sees at once: the length of blocks if there are then enough blocks.
     """
     total = round(float(sizes.sum()))
     tile = max(1, -(-total // MOST_TILES), min(LONGEST_TILE, total // (FEWEST_BLOCKS * TILES_OF_A_BLOCK)))
@@ -63,26 +63,26 @@ def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: in
 
 
 def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Sums between the edges, (tiles,), of values that are spread over the bytes up to their ends."""
-    last = np.append(ends[1:] > ends[:-1], True)  # of tokens that end at the same byte
+    """Sum values that are spread over the bytes up to their ends between the edges, (tiles,)."""
+    last = np.append(ends[1:] > ends[:-1], True)  # the last of the tokens that end at the same byte
     positions = np.append(0.0, ends[last])
     sums = np.append(0.0, np.cumsum(values)[last])
-    if len(positions) > 1 and positions[1] == 0:  # a document of no bytes at the beginning
+    if len(positions) > 1 and positions[1] == 0:  # an empty document at the beginning
         positions, sums = np.delete(positions, 1), np.delete(sums, 1)
-    positions[-1] = edges[-1]  # without the rounding of the sum
+    positions[-1] = edges[-1]  # removes the rounding error of the sum
     return np.diff(np.interp(edges, positions, sums))
 
 
 def bits_per(unit: str, tiled: Mapping[str, Any], *, seed: int) -> Estimate:
-    """Return bits per `bytes` or `tokens` of a text in tiles."""
+    """Estimate bits per unit (`bytes` or `tokens`) of a text in tiles."""
     bits = np.asarray(tiled["nats"]) / math.log(2)
     return block_ratio(bits, tiled[unit], block=tiled["block_tiles"], seed=seed)
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any], *, seed: int) -> Estimate:
-    """Return bits per byte less those of another model on the same text, tile by tile.
+    """Estimate bits per byte minus those of another model on the same text, tile by tile.
 
-    Blocks are as long as the longer ones of the two.
+    Blocks have the length of the longer blocks of the two.
     """
     bits = (np.asarray(first["nats"]) - np.asarray(second["nats"])) / math.log(2)
     block = max(first["block_tiles"], second["block_tiles"])
@@ -90,5 +90,5 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any], *, seed: int
 
 
 def over(tiled: Mapping[str, Any]) -> str:
-    """Return what was resampled, in words."""
+    """Describe the resampled units."""
     return f"blocks of {tiled['block_tiles'] * tiled['tile_bytes']} bytes"

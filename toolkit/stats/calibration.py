@@ -1,10 +1,10 @@
-"""Whether what is said to happen with probability p happens in a share p of all cases.
+"""Calibration: whether events of stated probability p happen in a share p of all cases.
 
-The expected calibration error of n cases is never zero, not even where every probability is right, and no
-bootstrap interval of it covers near zero (docs/EVALUATION.md). So it stands beside what it would be if all
-probabilities were right; what has an interval is the slope, and every point of the reliability diagram.
+The expected calibration error of n cases is positive even if every probability is right, and its bootstrap
+interval does not cover near zero (docs/EVALUATION.md). It is therefore reported beside its value under
+correct probabilities. The slope and every point of the reliability diagram have intervals.
 
-Shapes: n = cases; bins of as many cases each.
+Shapes: n = cases; bins of equal size.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ FEWEST_IN_A_BIN = 10
 SIMULATIONS = 2000
 STEEPEST = 1000.0
 FARTHEST = 1e-12
-"""A probability of 0 or 1 is moved by so much, for its log-odds."""
+"""Probabilities of 0 and 1 are moved by this amount, to have finite log-odds."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of probabilities.
+    """The calibration of probabilities.
 
     Attributes:
         error: expected calibration error in bins of equal mass (Nixon et al., 2019).
         expected, usual: mean and 95 % quantile of the error if all probabilities were right.
-        p_value: how often an error as large happens then.
-        slope: of the log-odds, fitted; 1 is calibrated, below 1 too sure, above 1 not sure enough.
+        p_value: probability of an error at least as large in that case.
+        slope: fitted slope of the log-odds; 1 is calibrated, below 1 overconfident, above 1 underconfident.
         bins: points of the reliability diagram.
     """
 
@@ -52,7 +52,7 @@ class Calibration:
     bins: list[dict[str, object]]
 
     def as_json(self) -> dict[str, object]:
-        """As it goes into a JSON file."""
+        """Return the keys of the JSON form."""
         return {
             "calibration_error": self.error,
             "calibration_error_if_calibrated": self.expected,
@@ -67,9 +67,9 @@ class Calibration:
 def calibration(
     probabilities: ArrayLike, happened: ArrayLike, *, seed: int, bins: int = BINS, samples: int = 2000
 ) -> Calibration:
-    """Compare probabilities with what happened.
+    """Compare probabilities with outcomes.
 
-    Of a judge of pairs give the probability of what it prefers, from 0.5 on, and whether it was right.
+    For a judge of pairs, pass the probability of its preferred answer (0.5 or more) and whether it was right.
 
     Args:
         probabilities: between 0 and 1, (n,).
@@ -81,7 +81,7 @@ def calibration(
     if len(stated) != len(happened):
         raise ValueError(f"{len(stated)} probabilities and {len(happened)} outcomes")
     if min(stated.min(), happened.min()) < 0 or max(stated.max(), happened.max()) > 1:
-        raise ValueError("probabilities and what happened lie between 0 and 1")
+        raise ValueError("probabilities and outcomes lie between 0 and 1")
     order = np.argsort(stated, kind="stable")
     stated, happened = stated[order], happened[order]
     edges = _edges(len(stated), bins)
@@ -101,7 +101,7 @@ def calibration(
 
 
 def _edges(n: int, bins: int) -> np.ndarray:
-    """Where bins begin and end among sorted cases: fewer bins where there are few cases."""
+    """Return the edges of the bins among sorted cases; few cases have fewer bins."""
     return np.linspace(0, n, max(1, min(bins, n // FEWEST_IN_A_BIN)) + 1).round().astype(int)
 
 
@@ -121,9 +121,9 @@ def _points(stated: np.ndarray, happened: np.ndarray, edges: np.ndarray) -> list
 
 
 def slope_of(stated: np.ndarray, happened: np.ndarray, *, seed: int, samples: int = 2000) -> Estimate:
-    """Logistic regression of what happened on the stated log-odds, without intercept (Cox, 1958).
+    """Estimate the slope of outcomes on stated log-odds by logistic regression without intercept (Cox, 1958).
 
-    RIDGE draws the slope to 1, a normal prior of standard deviation 3.2.
+    RIDGE shrinks the slope towards 1: a normal prior of standard deviation 3.2.
     """
     near = np.clip(stated, FARTHEST, 1 - FARTHEST)
     odds = np.log(near) - np.log1p(-near)
@@ -139,7 +139,7 @@ def slope_of(stated: np.ndarray, happened: np.ndarray, *, seed: int, samples: in
             gradient = total - expected @ odds - RIDGE * (slopes - 1)
             low, high = np.where(gradient > 0, slopes, low), np.where(gradient > 0, high, slopes)
             nearer = slopes + gradient / ((expected - expected * chance) @ odds**2 + RIDGE)
-            # far from the top the curvature vanishes: Newton's step leaps over it, back and forth for ever
+            # Far from the maximum the curvature vanishes and Newton's method oscillates: bisect instead.
             nearer = np.where((nearer > low) & (nearer < high), nearer, (low + high) / 2)
             moved, slopes = np.abs(nearer - slopes).max(), nearer
             if moved < SMALLEST_STEP:

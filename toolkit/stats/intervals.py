@@ -1,4 +1,4 @@
-"""Intervals and tests that travel with every measured number.
+"""Estimates with bootstrap, Wilson and exact intervals.
 
 Bootstrap intervals are expanded percentile intervals (Hesterberg, 2015, "What Teachers Should Know About
 the Bootstrap", section 5.3): the plain percentile interval of a mean is too narrow by sqrt(n / (n - 1))
@@ -23,10 +23,10 @@ CHUNK_DRAWS = 4_000_000  # resampled indices held at once: 32 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; `low` and `high` are nan where one unit alone gives no interval.
+    """A number with its interval; `low` and `high` are nan if a single unit gives no interval.
 
-    `n` counts the units that were resampled (documents, blocks, prompts); `samples` the bootstrap samples,
-    0 for an interval that is computed without chance.
+    `n` is the number of resampled units (documents, blocks, prompts), `samples` the number of bootstrap
+    samples, 0 for an interval without resampling.
     """
 
     estimate: float
@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def interval(self) -> list[float | None]:
-        """Both ends, None where there is no interval (JSON has no nan)."""
+        """Both ends, None if there is no interval (JSON has no nan)."""
         return [value if math.isfinite(value) else None for value in (self.low, self.high)]
 
     def as_json(self, key: str) -> dict[str, object]:
@@ -53,23 +53,23 @@ class Estimate:
         return {**asdict(self), "estimate": value, "low": self.interval[0], "high": self.interval[1]}
 
     def excludes(self, value: float) -> bool:
-        """True where there is an interval and `value` lies outside of it."""
+        """Return whether there is an interval and `value` lies outside of it."""
         return bool(value < self.low or value > self.high)
 
     def map(self, function: Callable[[float], float]) -> Estimate:
-        """The estimate of a monotone function of the quantity: exp of bits for a perplexity."""
+        """Return the estimate of a monotone function of the quantity: exp of bits for a perplexity."""
         low, high = sorted((function(self.low), function(self.high)))
         return Estimate(function(self.estimate), low, high, self.n, self.seed, self.samples, self.level)
 
 
 def interval_of(row: Mapping[str, Any], key: str) -> list[float] | None:
-    """Return `<key>_interval` of a row written with `Estimate.as_json`, None where there is none."""
+    """Return `<key>_interval` of a row written with `Estimate.as_json`, None if there is none."""
     bounds = row.get(f"{key}_interval")
-    return bounds if bounds and None not in bounds else None  # one unit alone has no interval
+    return bounds if bounds and None not in bounds else None  # a single unit has no interval
 
 
 def interval_text(row: Mapping[str, Any], key: str, *, percent: bool = False, digits: int = 3) -> str:
-    """Return `0.912 [0.897, 0.926]` for a key with its `<key>_interval`, `-` where it was not measured."""
+    """Return `0.912 [0.897, 0.926]` for a key with its `<key>_interval`, `-` if it was not measured."""
     value, bounds = row.get(key), interval_of(row, key)
     if value is None:
         return "-"
@@ -79,7 +79,7 @@ def interval_text(row: Mapping[str, Any], key: str, *, percent: bool = False, di
 
 
 def kl_text(row: Mapping[str, Any], *, interval: bool = False) -> str:
-    """Return the KL to the baseline, `<=0.64` where only a bound is known, `-` where there is neither."""
+    """Return the KL to the baseline, `<=0.64` if only a bound is known, `-` if there is neither."""
     if row.get("kl_to_baseline_at_most") is not None:
         return f"<={row['kl_to_baseline_at_most']:.2f}"
     text = interval_text(row, "kl_to_baseline", digits=2)
@@ -87,7 +87,7 @@ def kl_text(row: Mapping[str, Any], *, interval: bool = False) -> str:
 
 
 def bootstrap_mean(values: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95) -> Estimate:
-    """Mean of independent units with a bootstrap interval.
+    """Estimate the mean of independent units with a bootstrap interval.
 
     Args:
         values: one number per unit, shape (n,).
@@ -100,10 +100,10 @@ def bootstrap_mean(values: ArrayLike, *, seed: int, samples: int = 2000, level: 
 
 
 def bootstrap_share(values: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95) -> Estimate:
-    """Mean of numbers in [0, 1], such as win 1, tie 0.5, loss 0.
+    """Estimate the mean of numbers in [0, 1], such as win 1, tie 0.5, loss 0.
 
-    Resampled means stay inside [0, 1]. Where all units are alike the bootstrap would call 4 wins of 4
-    certain; the exact binomial (Clopper-Pearson) interval takes its place: [0.40, 1].
+    Resampled means stay inside [0, 1]. If all units are equal, the bootstrap interval would have no width;
+    the exact binomial (Clopper-Pearson) interval replaces it: [0.40, 1] for 4 wins of 4.
     """
     values = as_units(values)
     if values.min() < 0 or values.max() > 1:
@@ -119,7 +119,7 @@ def bootstrap_share(values: ArrayLike, *, seed: int, samples: int = 2000, level:
 def ratio_bootstrap(
     numerators: ArrayLike, denominators: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95
 ) -> Estimate:
-    """sum(numerators) / sum(denominators), units (documents) resampled as pairs.
+    """Estimate sum(numerators) / sum(denominators), with units (documents) resampled as pairs.
 
     Bits per byte is `ratio_bootstrap(nats / ln 2, bytes)`. The paired difference of two models on the same
     documents is `ratio_bootstrap(nats_a - nats_b, bytes)`, since the denominators are the same.
@@ -147,10 +147,10 @@ def block_ratio(
     samples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """sum / sum over one long text, whose neighbouring units depend on each other.
+    """Estimate sum / sum over one long text, whose neighbouring units depend on each other.
 
     Circular block bootstrap (Politis and Romano, 1992): runs of `block` consecutive units are drawn from
-    the text closed to a ring, until it has its length again. `n` of the result counts blocks.
+    the text closed to a ring, up to its length. `n` of the result counts blocks.
 
     Args:
         numerators: one number per consecutive unit (token, chunk) of the text, in order, shape (n,).
@@ -174,7 +174,7 @@ def block_ratio(
 def paired_difference(
     first: ArrayLike, second: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95
 ) -> Estimate:
-    """Mean of first - second over the same units: their shared difficulty cancels out."""
+    """Estimate the mean of first - second over the same units, whose shared difficulty cancels out."""
     first, second = as_units(first), as_units(second)
     if len(first) != len(second):
         raise ValueError(f"pairs need the same units, got {len(first)} and {len(second)}")
@@ -182,7 +182,7 @@ def paired_difference(
 
 
 def wilson(successes: float, n: float, *, level: float = 0.95) -> Estimate:
-    """Share of successes with Wilson's score interval (1927); needs no chance, is right at 0 and n too."""
+    """Estimate the share of successes with Wilson's score interval (1927), which also holds at 0 and n."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
     z, share = float(special.ndtri((1 + level) / 2)), successes / n
@@ -193,10 +193,10 @@ def wilson(successes: float, n: float, *, level: float = 0.95) -> Estimate:
 
 
 def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Mean of units in [0, 1] with Wilson's interval at their effective number.
+    """Estimate the mean of units in [0, 1] with Wilson's interval at their effective number.
 
-    Ties, and several samples a prompt, make a share vary less than coin throws do; n units then count as
-    n p (1 - p) / variance (Korn and Graubard, 1998). Of wins and losses alone this is `wilson`.
+    With ties or several samples per prompt a share varies less than a binomial share; n units then count as
+    n p (1 - p) / variance (Korn and Graubard, 1998). For wins and losses alone this is `wilson`.
     """
     values = as_units(values)
     if values.min() < 0 or values.max() > 1:
@@ -208,7 +208,7 @@ def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:
 
 
 def resampled_counts(units: int, *, seed: int, samples: int) -> Iterator[np.ndarray]:
-    """Yield how often each unit is drawn in each bootstrap sample, in pieces of shape (resamples, units)."""
+    """Yield how often each unit is drawn in each bootstrap sample, in chunks of shape (resamples, units)."""
     generator, step = bootstrap_generator(seed), max(1, CHUNK_DRAWS // units)
     for start in range(0, samples, step):
         rows = min(step, samples - start)
@@ -224,10 +224,10 @@ def bootstrap_of(
     samples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Estimate anything that can be computed from how often each unit counts.
+    """Estimate a statistic of weighted units.
 
     Args:
-        statistic: weights of shape (resamples, units) -> (resamples,); nan where a resample gives none.
+        statistic: weights of shape (resamples, units) -> (resamples,); nan if undefined for a resample.
     """
     estimate = float(statistic(np.ones((1, units)))[0])
     counts = resampled_counts(units, seed=seed, samples=samples)
@@ -236,10 +236,10 @@ def bootstrap_of(
 
 
 def groups_of(names: Sequence[Hashable] | None, units: int) -> np.ndarray:
-    """Number the groups that units belong to in order of first sight, (units,); None: each is its own.
+    """Return the group index of each unit in order of appearance, (units,); None: one group per unit.
 
     Raises:
-        ValueError: not one name a unit.
+        ValueError: the numbers of names and units differ.
     """
     if names is None:
         return np.arange(units)
@@ -250,27 +250,27 @@ def groups_of(names: Sequence[Hashable] | None, units: int) -> np.ndarray:
 
 
 def as_units(values: ArrayLike) -> np.ndarray:
-    """Check units and return them as float64, shape (n,); ValueError where there are none, or not finite."""
+    """Return units as float64, shape (n,); raises ValueError if there are none, or one is not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0:
-        raise ValueError(f"a non-empty list of units is needed, got shape {array.shape}")
+        raise ValueError(f"expected a non-empty list of units, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{int((~np.isfinite(array)).sum())} of {len(array)} values are not finite")
     return array
 
 
 def bootstrap_generator(seed: int) -> np.random.Generator:
-    """The stream that all bootstrap samples of a seed are drawn from."""
+    """Return the generator of all bootstrap samples of a seed."""
     return np.random.default_rng(derive(seed, "bootstrap"))
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Resamples of nothing but empty units have no ratio and do not count."""
+    """Divide; a resample of empty units only has no ratio and becomes nan."""
     return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
 
 
 def _ring_sums(values: np.ndarray, block: int) -> np.ndarray:
-    """Sum of the `block` units from each place of the ring on, shape (n,)."""
+    """Sum the `block` units that start at each position of the ring, shape (n,)."""
     total = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[:block]]))])
     return total[block : block + len(values)] - total[: len(values)]
 
@@ -278,7 +278,7 @@ def _ring_sums(values: np.ndarray, block: int) -> np.ndarray:
 def percentile_interval(
     estimate: float, resampled: np.ndarray, *, units: int, seed: int, level: float = 0.95
 ) -> Estimate:
-    """The expanded percentile interval of a statistic from its bootstrap samples; nan is left out."""
+    """Return the expanded percentile interval of a statistic from its bootstrap samples without nan."""
     samples = len(resampled)
     if units < 2 or np.isnan(resampled).all():
         return Estimate(estimate, math.nan, math.nan, units, seed, samples, level)
@@ -289,7 +289,7 @@ def percentile_interval(
 
 
 def _exact_interval(successes: float, n: int, level: float) -> tuple[float, float]:
-    """Clopper-Pearson, for a whole number of successes or the share of one repeated value."""
+    """Return the Clopper-Pearson interval for an integer number of successes or n times one value."""
     tail = (1 - level) / 2
     low = 0.0 if successes <= 0 else float(special.betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if successes >= n else float(special.betaincinv(successes + 1, n - successes, 1 - tail))

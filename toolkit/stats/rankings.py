@@ -1,9 +1,9 @@
-"""More than two models on one scale: Bradley and Terry (1952), with ties as Davidson (1970) has them.
+"""Ranking of several models by the Bradley-Terry model (1952) with Davidson's ties (1970).
 
 P(i beats j) : P(j beats i) : P(tie) = e^((s_i - s_j) / 2) : e^((s_j - s_i) / 2) : e^t, so that without ties
 s_i - s_j is the log-odds that i wins. Strengths sum to zero.
 
-Shapes: pairs = every two models once; resamples = bootstrap samples.
+Shapes: pairs = unordered pairs of models; resamples = bootstrap samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from toolkit.stats.win_rates import LONGEST_STEP, NEWTON_STEPS, RIDGE, SMALLEST_
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One comparison of two models; outcome 1 where `first` is better, 0.5 a tie, 0 where `second` is."""
+    """A comparison of two models; outcome 1 if `first` is better, 0.5 for a tie, 0 if `second` is better."""
 
     first: str
     second: str
@@ -30,12 +30,12 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Models by strength.
+    """Models ordered by strength.
 
     Attributes:
-        strengths: log-odds against a model of mean strength, by model, strongest first.
-        win_rates: expected share of wins, ties half, against all other models.
-        tie: e^t, which for two equal models is twice the odds of a tie; 0 without ties.
+        strengths: log-odds against a model of mean strength by model, strongest first.
+        win_rates: expected share of wins against all other models; a tie counts one half.
+        tie: e^t, twice the odds of a tie between equal models; 0 without ties.
     """
 
     strengths: dict[str, Estimate]
@@ -43,7 +43,7 @@ class Ranking:
     tie: float
 
     def as_json(self) -> dict[str, object]:
-        """As it goes into a JSON file: one row a model."""
+        """Return the keys of the JSON form, with one row per model."""
         rows = [
             {"model": model, **strength.as_json("strength"), **self.win_rates[model].as_json("win_rate")}
             for model, strength in self.strengths.items()
@@ -53,14 +53,14 @@ class Ranking:
 
 
 def bradley_terry(comparisons: Sequence[PairedComparison], *, seed: int, samples: int = 2000) -> Ranking:
-    """Fit strengths of all models; the intervals resample prompts and fit again.
+    """Fit the strengths of all models; the intervals resample prompts and refit.
 
-    RIDGE on every strength keeps a model that never loses finite. An outcome between 0 and 1 that is not
-    one half, such as the mean of several annotators, counts partly as a tie: 0.8 is 0.6 wins and 0.4 ties.
+    RIDGE keeps the strength of a model that never loses finite. An outcome other than 0, one half and 1, such
+    as the mean of several annotators, counts partly as a tie: 0.8 is 0.6 wins and 0.4 ties.
 
     Raises:
-        ValueError: fewer than two models, a model against itself, or groups of models that were never
-            compared with each other.
+        ValueError: fewer than two models, a model compared with itself, or groups of models without a
+            comparison between them.
     """
     models = sorted({name for comparison in comparisons for name in (comparison.first, comparison.second)})
     _require_comparable(models, comparisons)
@@ -83,7 +83,7 @@ def bradley_terry(comparisons: Sequence[PairedComparison], *, seed: int, samples
 
 def _require_comparable(models: list[str], comparisons: Sequence[PairedComparison]) -> None:
     if len(models) < 2:
-        raise ValueError("a ranking needs comparisons of two models at least")
+        raise ValueError("a ranking needs comparisons of at least two models")
     group = {name: {name} for name in models}
     for comparison in comparisons:
         if comparison.first == comparison.second:
@@ -100,9 +100,9 @@ def _require_comparable(models: list[str], comparisons: Sequence[PairedCompariso
 def _by_prompt(
     models: list[str], pairs: list[tuple[int, int]], comparisons: Sequence[PairedComparison]
 ) -> np.ndarray:
-    """Wins of the first, of the second, and ties of every pair of models, (prompts, 3 * pairs).
+    """Count wins of the first, wins of the second and ties of every pair of models, (prompts, 3 * pairs).
 
-    Of a prompt that compares two models several times the mean counts.
+    Several comparisons of one pair on one prompt are averaged.
     """
     index = {name: number for number, name in enumerate(models)}
     column = {pair: number for number, pair in enumerate(pairs)}
@@ -121,9 +121,10 @@ def _by_prompt(
 
 
 def _fit(counts: np.ndarray, pairs: list[tuple[int, int]], start: np.ndarray) -> np.ndarray:
-    """Strengths and t of each resample by Newton's method, (resamples, models + 1), from a near `start`.
+    """Fit strengths and t of each resample by Newton's method, (resamples, models + 1).
 
-    Counts are (resamples, 3 * pairs); the logarithm of the likelihood is concave. t is -inf without ties.
+    Counts are (resamples, 3 * pairs); `start` is near the solution; the log-likelihood is concave. t is -inf
+    without ties.
     """
     wins, losses, ties = counts.reshape(len(counts), 3, len(pairs)).transpose(1, 0, 2)
     design = np.zeros((len(pairs), pairs[-1][1] + 1))
@@ -155,7 +156,7 @@ def _fit(counts: np.ndarray, pairs: list[tuple[int, int]], start: np.ndarray) ->
 
 
 def _chances(parameters: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities that the first, the second and neither of each pair wins, (resamples, pairs) each."""
+    """Return the probabilities of a win of the first, of the second and of a tie, (resamples, pairs) each."""
     half = parameters[:, :-1] @ design.T
     logits = np.stack([half, -half, np.broadcast_to(parameters[:, -1:], half.shape)])
     odds = np.exp(logits - logits.max(0))
@@ -164,7 +165,7 @@ def _chances(parameters: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _expected(parameters: np.ndarray, models: int) -> np.ndarray:
-    """Mean share of wins, ties half, of each model against every other one, (resamples, models)."""
+    """Return the mean share of wins of each model against the others, (resamples, models)."""
     half = (parameters[:, :models, None] - parameters[:, None, :models]) / 2
     tie = np.exp(parameters[:, -1])[:, None, None]
     share = (np.exp(half) + tie / 2) / (np.exp(half) + np.exp(-half) + tie)

@@ -1,12 +1,12 @@
-"""Win rates that may be looked at while the comparisons come in, as often as one likes.
+"""Anytime-valid win rates, which may be checked after every comparison.
 
-Bets against a win rate of m: after n outcomes x the capital of a bettor is the product of 1 + b (x - m),
-whose mean is 1 if the win rate is m, whatever else the outcomes do. The mean over many stakes b is such a
-capital too (a mixture; Robbins, 1970), and ever exceeds 20 with a probability of at most 5 % (Ville, 1939).
-All m whose capital stays below that make an interval that holds at all times at once (Waudby-Smith and
-Ramdas, 2024).
+Betting against a win rate of m: after n outcomes x the capital is the product of 1 + b (x - m), whose mean is
+1 if the win rate is m. The mean over many stakes b is such a capital, too (a mixture; Robbins, 1970), and
+exceeds 20 at any time with a probability of at most 5 % (Ville, 1939). All m whose capital stays below that
+form a confidence sequence: an interval that holds at all times simultaneously (Waudby-Smith and Ramdas,
+2024).
 
-Shapes: n = outcomes in the order in which they came; stakes = bets of either side.
+Shapes: n = outcomes in their order; stakes = bets of either side.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from scipy import special
 from toolkit.stats.intervals import Estimate, as_units
 
 STAKES = np.geomspace(0.02, 0.98, 40)
-"""Below 1, so that no outcome between 0 and 1 ruins a bettor, whatever m is."""
+"""Below 1, so that the capital stays positive for every outcome between 0 and 1 and every m."""
 BISECTIONS = 40
 
 
 @dataclass(frozen=True)
 class Anytime:
-    """What may be said at any time.
+    """An anytime-valid win rate.
 
     Attributes:
-        rate: mean of the outcomes with an interval that holds at every n at once.
-        e_value: capital won against one half; 20 is as good as p = 0.05, and needs no correction.
-        decided_at: the n at which one half was first excluded, None where it was not: when to stop.
+        rate: mean of the outcomes with an interval that holds at all n simultaneously.
+        e_value: capital of bets against one half; 20 corresponds to p = 0.05 and needs no correction.
+        decided_at: the first n that excluded one half; None if none did.
     """
 
     rate: Estimate
@@ -39,13 +39,13 @@ class Anytime:
     decided_at: int | None
 
     def as_json(self) -> dict[str, object]:
-        """As it goes into a JSON file."""
+        """Return the keys of the JSON form."""
         test = {"e_value": self.e_value, "decided_at": self.decided_at, "n": self.rate.n}
         return {**self.rate.as_json("win_rate"), **test, "level": self.rate.level}
 
 
 def anytime(outcomes: ArrayLike, *, level: float = 0.95) -> Anytime:
-    """The win rate of outcomes in [0, 1], one a prompt, in the order in which they were judged.
+    """Estimate the win rate of outcomes in [0, 1], one per prompt, in the order of judging.
 
     Raises:
         ValueError: no outcomes, or one outside of [0, 1].
@@ -67,29 +67,29 @@ def anytime(outcomes: ArrayLike, *, level: float = 0.95) -> Anytime:
 
 
 def log_capital(outcomes: np.ndarray, share: float) -> np.ndarray:
-    """Logarithm of the capital after each outcome of betting on both sides against `share`, (n,)."""
+    """Return the logarithm of the capital of bets on both sides against `share` after each outcome, (n,)."""
     stakes = np.concatenate([STAKES, -STAKES])
     growth = np.cumsum(np.log1p(stakes * (outcomes[:, None] - share)), axis=0)
     return special.logsumexp(growth, axis=1) - np.log(len(stakes))
 
 
 def is_decided(outcomes: ArrayLike, *, level: float = 0.95) -> bool:
-    """Whether the interval of `anytime` excludes one half: so one may stop, and `rate` will say the same."""
+    """Return whether the interval of `anytime` excludes one half, so that judging may stop."""
     values, counts = np.unique(as_units(outcomes), return_counts=True)
     limit = -np.log(1 - level)
     return any(_log_capital_of_side(values, counts, 0.5, side=side) >= limit for side in (1, -1))
 
 
 def _log_capital_of_side(values: np.ndarray, counts: np.ndarray, share: float, *, side: int) -> float:
-    """What is left of `log_capital` if the bets on the other side are all lost; in it half of the capital."""
+    """Return the `log_capital` of the bets on one side, which have half of the capital."""
     growth = counts @ np.log1p(side * STAKES * (values[:, None] - share))
     return float(special.logsumexp(growth) - np.log(2 * len(STAKES)))
 
 
 def _end(values: np.ndarray, counts: np.ndarray, limit: float, *, side: int) -> float:
-    """The lowest (side 1) or highest (-1) share whose capital is below the limit, by bisection.
+    """Return the lowest (side 1) or highest (-1) share whose capital is below the limit, by bisection.
 
-    Of one side alone, half of the capital, which is monotone in the share: a little wide, never too narrow.
+    The capital of one side is monotone in the share; the interval is slightly conservative.
     """
     inside, outside = float(values @ counts / counts.sum()), 0.5 - 0.5 * side
     for _ in range(BISECTIONS):

@@ -1,4 +1,4 @@
-"""Whether a difference is more than chance, and how many comparisons it takes to say so."""
+"""Significance tests, and the power and sample size that a comparison needs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for having looked at all of them (Holm, 1979), in their order.
+    """Adjust p-values for multiple comparisons (Holm, 1979), in their order.
 
-    An adjusted value below 0.05 is a finding that, of all findings together, is wrong in 5 % of experiments.
+    Rejecting at 0.05 keeps the probability of any false rejection at most 5 %.
     """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
@@ -31,24 +31,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(low: float | None, high: float | None, p_value: float, *, level: float = 0.95) -> str:
-    """Say better or worse where both the interval and the (adjusted) test exclude one half, or no verdict."""
+    """Return better or worse if both the interval and the adjusted test exclude one half, else no verdict."""
     if low is None or high is None or low <= 0.5 <= high or p_value >= 1 - level:
         return "no verdict"
     return "better" if low > 0.5 else "worse"
 
 
 def detectable_share(n: int, *, power: float = 0.8, level: float = 0.95, deviation: float = COIN) -> float:
-    """The win rate that n prompts tell from one half in `power` of all experiments (0.60 at n = 200)."""
+    """Return the win rate that n prompts distinguish from one half with the given power (0.60 at n = 200)."""
     return float(min(1.0, 0.5 + _quantiles(power, level) * deviation / math.sqrt(n)))
 
 
 def prompts_needed(
     share: float, *, power: float = 0.8, level: float = 0.95, deviation: float = COIN
 ) -> float:
-    """How many prompts tell a win rate of `share` from one half in `power` of all experiments; inf at 0.5.
+    """Return how many prompts distinguish a win rate from one half with the given power; inf at 0.5.
 
     Args:
-        deviation: standard deviation of a prompt's outcome; ties and several samples a prompt lower it.
+        deviation: standard deviation of a prompt's outcome; ties and several samples per prompt lower it.
     """
     if share == 0.5:
         return math.inf
@@ -56,7 +56,7 @@ def prompts_needed(
 
 
 def power_text(n: int, share: float | None = None) -> str:
-    """Say what n prompts can tell, and how many more the observed win rate would need.
+    """Describe the power of n prompts, and how many more the observed win rate would need.
 
     "n = 200 can tell 60% from 50%; to tell 53% you need about 1,980 more": in 80 % of experiments, at the
     95 % level, without ties.
@@ -77,11 +77,11 @@ def _quantiles(power: float, level: float) -> float:
 
 
 def _round(count: float) -> int:
-    """Three digits say enough."""
+    """Round to three digits."""
     unit = 10 ** max(0, len(str(int(count))) - 3)
     return round(count / unit) * unit
 
 
 def _percent(share: float) -> str:
-    """53%, and 50.4% where 50% would be no difference."""
+    """Format as 53%, or as 50.4% if 50% would show no difference."""
     return f"{share:.0%}" if abs(share - 0.5) >= 0.01 else f"{share:.2%}"

@@ -1,7 +1,7 @@
-"""Two models on the same prompts: how often one is better, and what is left of it at equal lengths.
+"""Win rates of two models on the same prompts, raw and length-controlled.
 
-The unit is the prompt: several samples, annotators or orders of one prompt are averaged first, for they
-share what makes the prompt easy or hard. A tie counts one half, and is counted apart.
+The unit is the prompt: several samples, annotators or orders of one prompt are averaged first, because they
+share its difficulty. A tie counts one half and is also counted separately.
 
 Shapes: comparisons = all outcomes; prompts = units; resamples = bootstrap samples.
 """
@@ -26,23 +26,23 @@ from toolkit.stats.intervals import (
 from toolkit.stats.significance import sign_test
 
 RIDGE = 0.1
-"""Of every log-odds that is fitted: a normal prior of standard deviation 3.2. At 200 prompts it moves a share
-by less than a tenth of its standard error; where one side always wins it keeps the odds finite."""
+"""Penalty of fitted log-odds: a normal prior of standard deviation 3.2. At 200 prompts it moves a share by
+less than a tenth of its standard error; if one side always wins, it keeps the odds finite."""
 NEWTON_STEPS = 50
 LONGEST_STEP = 2.0
 SMALLEST_STEP = 1e-6
-"""Newton's method doubles the digits with each step: what is left is then below 1e-11."""
+"""Newton's method converges quadratically: the remaining error is then below 1e-11."""
 
 
 @dataclass(frozen=True)
 class WinRateEstimate:
-    """How often one side is better.
+    """The win rate of one side.
 
     Attributes:
-        bootstrap: mean over prompts, prompts resampled.
+        bootstrap: mean over prompts with a bootstrap interval.
         wilson: the same with Wilson's interval at the effective number of prompts.
-        wins, ties, losses: comparisons.
-        p_value: exact sign test on prompts, those that both sides won equally often left out.
+        wins, ties, losses: numbers of comparisons.
+        p_value: exact sign test on prompts without tied prompts.
     """
 
     bootstrap: Estimate
@@ -54,11 +54,11 @@ class WinRateEstimate:
 
     @property
     def comparisons(self) -> int:
-        """Outcomes, of all prompts."""
+        """The number of outcomes of all prompts."""
         return self.wins + self.ties + self.losses
 
     def as_dict(self) -> dict[str, object]:
-        """Everything, as it goes into a JSON file."""
+        """Return the keys of the JSON form."""
         return {
             **self.bootstrap.as_dict(),
             "wilson_interval": self.wilson.interval,
@@ -74,11 +74,11 @@ class WinRateEstimate:
 def win_rate(
     outcomes: ArrayLike, prompts: Sequence[Hashable] | None = None, *, seed: int, samples: int = 2000
 ) -> WinRateEstimate:
-    """Estimate how often one side is better, from outcomes between 0 (a loss) and 1 (a win).
+    """Estimate the win rate from outcomes between 0 (a loss) and 1 (a win).
 
     Args:
-        outcomes: of each comparison; 0.5 is a tie, (comparisons,).
-        prompts: which prompt each comparison belongs to, each its own by default.
+        outcomes: outcome of each comparison; 0.5 is a tie, (comparisons,).
+        prompts: prompt of each comparison; by default every comparison has its own.
     Raises:
         ValueError: no outcomes, or one outside of [0, 1].
     """
@@ -95,10 +95,10 @@ def win_rate(
 
 
 def by_prompt(values: np.ndarray, prompts: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of each prompt in order of first sight, (prompts,), and the prompt of each row, (comparisons,)."""
+    """Return means by prompt in order of appearance, (prompts,), and each row's prompt, (comparisons,)."""
     prompt_indices = groups_of(prompts, len(values))
     sums = np.bincount(prompt_indices, weights=values)
-    # Rounded, or the mean of 0.2 and 0.8 would not be a tie.
+    # Rounded, so that the mean of 0.2 and 0.8 is a tie.
     return (sums / np.bincount(prompt_indices)).round(12), prompt_indices
 
 
@@ -110,7 +110,7 @@ def length_controlled(
     seed: int,
     samples: int = 2000,
 ) -> tuple[Estimate, Estimate]:
-    """The win rate if both answers were equally long, and the log-odds that a long answer gains.
+    """Estimate the win rate at equal lengths, and the log-odds that a longer answer gains.
 
     Logistic regression of the outcome on tanh(length difference / its standard deviation), read at a
     difference of zero: AlpacaEval 2 (Dubois et al., 2024) without its difficulty of each instruction. Ties
@@ -136,14 +136,14 @@ def length_controlled(
     resampled = np.concatenate([fit(counts, whole) for counts in drawn])
     resampling = {"units": len(means), "seed": seed}
     effect = percentile_interval(float(slope), resampled[:, 1], **resampling)
-    if np.ptp(means) == 0:  # nothing that length could explain
+    if np.ptp(means) == 0:  # nothing for the length to explain
         return bootstrap_share(means, seed=seed, samples=samples), effect
     share = float(_sigmoid(intercept))
     return percentile_interval(share, _sigmoid(resampled[:, 0]), **resampling), effect
 
 
 def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Intercept and slope of each resample by Newton's method, (resamples, 2), from a `start` that is near.
+    """Fit intercept and slope of each resample by Newton's method from `start`, (resamples, 2).
 
     Weights are (resamples, comparisons).
     """
@@ -151,7 +151,7 @@ def _logistic(outcomes: np.ndarray, longer: np.ndarray, weights: np.ndarray, sta
     centred = longer - longer.mean()
     mean = weights @ centred / total
     spread = np.sqrt(np.maximum(weights @ centred**2 / total - mean**2, 0.0))
-    spread[spread <= 1e-9 * np.abs(longer).max()] = np.inf  # one difference throughout explains nothing
+    spread[spread <= 1e-9 * np.abs(longer).max()] = np.inf  # a constant difference explains nothing
     slope = np.tanh(longer / spread[:, None])
     parameters = np.tile(start, (len(weights), 1))
     for _ in range(NEWTON_STEPS):

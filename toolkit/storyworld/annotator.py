@@ -1,4 +1,4 @@
-"""A noisy annotator of known temperature, and the best accuracy that any judge of its labels can have."""
+"""A noisy annotator of known temperature, and the Bayes accuracy of its labels."""
 
 from dataclasses import dataclass
 from math import exp
@@ -14,7 +14,7 @@ BOTH_FLAWLESS_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt; ``probability`` is the annotator's of preferring the chosen one."""
+    """Two answers to one prompt; ``probability`` is that of the annotator preferring the chosen answer."""
 
     messages_prompt: list[Message]
     chosen: str
@@ -25,19 +25,19 @@ class Preference:
 
 
 def preference_probability(difference: float, temperature: float) -> float:
-    """The probability that the annotator prefers an answer whose utility is higher by ``difference``.
+    """Return the probability that the annotator prefers an answer whose utility is higher by ``difference``.
 
     Bradley-Terry: sigmoid(difference / temperature).
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
-    # Of the magnitude, so that exp cannot overflow.
+    # exp of a negative number cannot overflow.
     likelier = 1.0 / (1.0 + exp(-abs(difference) / temperature))
     return likelier if difference >= 0 else 1.0 - likelier
 
 
 def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE) -> float:
-    """The expected accuracy of the best judge on these pairs: the mean of max(s, 1 - s).
+    """Return the expected accuracy of the best judge on these pairs: the mean of max(s, 1 - s).
 
     utility_differences: differences between the two utilities of each pair, of either sign.
     """
@@ -55,10 +55,10 @@ def preference(
     temperature: float = DEFAULT_TEMPERATURE,
     flawed_share: float = DEFAULT_FLAWED_SHARE,
 ) -> Preference:
-    """Preference ``index`` of a seed.
+    """Return preference ``index`` of a seed.
 
-    flawed_share: of the pairs in which both answers are flawed; of the others a few
-    (BOTH_FLAWLESS_SHARE) are both flawless, and in the rest exactly one is flawed.
+    flawed_share: share of the pairs in which both answers are flawed; of the others, a share of
+    BOTH_FLAWLESS_SHARE has two flawless answers, and the rest has exactly one flawed answer.
     """
     stream = RandomStream("preferences", seed, index)
     prompt = make_prompt(stream.child("prompt"))
@@ -74,7 +74,7 @@ def preference(
 
 
 def _pair(stream: RandomStream, prompt: Prompt, flawed_share: float) -> tuple[str, str]:
-    """Two different answers; their flaws are drawn again with the texts in the rare case of equal ones."""
+    """Return two different answers; in the rare case of equal texts, texts and flaws are redrawn."""
     attempt = 0
     while True:
         draw = stream.child(attempt)

@@ -1,4 +1,4 @@
-"""Conversations: a request and its story, or a question about a story; some answers are flawed, and how."""
+"""Conversations: a request and its story, or a question about a story, with flaws in some answers."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ FLAWS = tuple(dict.fromkeys(STORY_FLAWS + QUESTION_FLAWS))
 _GARBLED_SHARE = 0.4
 # wrong_ending is open only if an ending was asked for; its weight restores the balance.
 _FLAW_WEIGHT = {"wrong_ending": 1.9}
-_TRIES = 250  # of about 60 microseconds each; only short stories need more than a few
+_TRIES = 250  # about 60 microseconds each; only short stories need more than a few
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ConversationExample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and what is known of it: what is asked; of a question, the story's roles and the answer."""
+    """A prompt with the requested roles; for a question also the roles of the story and the right answer."""
 
     messages: list[Message]
     asked: Roles
@@ -53,12 +53,12 @@ class Prompt:
 
 
 def word_range(asked: Roles) -> tuple[int, int]:
-    """The fewest and most words of a story that answers a request."""
+    """Return the fewest and most words of a story that answers a request."""
     return SHORT_WORDS if asked.get("length") == "short" else STORY_WORDS
 
 
 def make_prompt(stream: RandomStream) -> Prompt:
-    """A prompt: a request, or with probability QUESTION_SHARE a question about a story told before."""
+    """Draw a prompt: a request, or with probability QUESTION_SHARE a question about a preceding story."""
     text, asked = request(stream.child("request"))
     messages = [{"role": "user", "content": text}]
     if stream.uniform() >= QUESTION_SHARE:
@@ -70,14 +70,14 @@ def make_prompt(stream: RandomStream) -> Prompt:
 
 
 def answer(stream: RandomStream, prompt: Prompt, flaws: tuple[str, ...] = ()) -> str:
-    """An answer to a prompt with exactly these flaws."""
+    """Draw an answer to a prompt with exactly these flaws."""
     if prompt.told is None:
         return _story_answer(stream, prompt.asked, flaws)
     return _question_answer(stream, prompt, flaws)
 
 
 def draw_flaws(stream: RandomStream, prompt: Prompt, count: int) -> tuple[str, ...]:
-    """So many different flaws that this prompt is open to, in the order in which they are applied."""
+    """Draw ``count`` different flaws that this prompt allows, in the order in which they are applied."""
     left = list(prompt.open_flaws)
     chosen = set()
     for _ in range(min(count, len(left))):
@@ -90,7 +90,7 @@ def draw_flaws(stream: RandomStream, prompt: Prompt, count: int) -> tuple[str, .
 
 
 def conversation(seed: int, index: int, flawed_share: float = 0.5) -> ConversationExample:
-    """Conversation ``index`` of a seed; a share of the answers has one flaw (most of them) or two."""
+    """Return conversation ``index`` of a seed; a share of the answers has one flaw (mostly) or two."""
     stream = RandomStream("conversations", seed, index)
     prompt = make_prompt(stream.child("prompt"))
     flaws: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ def conversation(seed: int, index: int, flawed_share: float = 0.5) -> Conversati
 
 
 def _fitting_story(stream: RandomStream, asked: Roles, *, names_late: bool = False) -> tuple[str, Roles]:
-    """A story for a request within its range of words: the first to fit, else the nearest of a few.
+    """Draw a story for a request within its range of words: the first that fits, else the nearest.
 
     names_late: the hero must be named in the later half.
     """
@@ -149,7 +149,7 @@ def _story_answer(stream: RandomStream, asked: Roles, flaws: tuple[str, ...]) ->
 
 
 def _garble(stream: RandomStream, sentences: list[str]) -> list[str]:
-    """Some sentences in the middle begin as they did and end like another one, as a weak model writes."""
+    """Replace the ends of some middle sentences by ends of others, as a weak model writes."""
     middle = list(range(1, len(sentences) - 1)) or [0]
     result = list(sentences)
     for _ in range(max(1, round(_GARBLED_SHARE * len(sentences)))):
@@ -170,13 +170,13 @@ def _garble(stream: RandomStream, sentences: list[str]) -> list[str]:
 
 
 def _ramble(stream: RandomStream, sentences: list[str], roles: Roles) -> list[str]:
-    """Middle sentences of other stories with the same roles, before the end, until it is far too long."""
+    """Insert middle sentences of other stories with the same roles until the answer is far too long."""
     middle: list[str] = []
     constraints = {role: value for role, value in roles.items() if role != "length"}
     attempt = 0
     while len(" ".join(sentences + middle).split()) < RAMBLING_WORDS and attempt < 40:
         told = story_given(stream.child(attempt), **constraints)
-        constraints.update(told.roles)  # what one of these stories made up, the next ones keep to
+        constraints.update(told.roles)  # later stories keep the roles that earlier ones drew
         more = [
             sentence for sentence in split_sentences(told.text)[1:-2] if sentence not in sentences + middle
         ]
@@ -186,7 +186,7 @@ def _ramble(stream: RandomStream, sentences: list[str], roles: Roles) -> list[st
 
 
 def _rename(stream: RandomStream, sentences: list[str], roles: Roles) -> list[str]:
-    """The same sentences with another name of the same kind for the hero."""
+    """Replace the hero's name by another name of the same kind."""
     lexicon = LEXICONS["name"]
     hero = roles["hero"]
     other = hero
@@ -196,7 +196,7 @@ def _rename(stream: RandomStream, sentences: list[str], roles: Roles) -> list[st
 
 
 def _cut(stream: RandomStream, sentences: list[str]) -> list[str]:
-    """Without its last sentence, and the one before it breaks off; an answer of one sentence breaks off."""
+    """Remove the last sentence and cut off the one before; a single sentence is cut off."""
     kept = sentences[:-1] if len(sentences) > 1 else sentences
     words = kept[-1].split()
     broken = words[: max(1, len(words) - 2 - stream.index(max(1, len(words) - 4)))]

@@ -52,7 +52,7 @@ class Lexicon:
         self._readings = {form: self._index(form) for form in forms}
 
     def _index(self, form: str) -> dict[str, list[tuple[str, str]]]:
-        """First word -> [(surface, key)]; a surface that several words share maps to "" (no one word)."""
+        """Return {first word: [(surface, key)]}; the key of a surface that several words share is ""."""
         owners: dict[str, list[str]] = {}
         for key, surface in self.forms[form].items():
             owners.setdefault(surface, []).append(key)
@@ -62,29 +62,29 @@ class Lexicon:
         return index
 
     def is_shared(self, form: str) -> bool:
-        """Whether a form alone does not tell the word (a pronoun)."""
+        """Return whether several words share a surface of this form (a pronoun)."""
         return any(not key for readings in self._readings[form].values() for _, key in readings)
 
     def kind_of_surface(self, form: str, surface: str) -> str:
-        """The kind of the words that share this surface."""
+        """Return the kind of the words that share this surface."""
         return next(
             self.kinds[key] for key, form_surface in self.forms[form].items() if form_surface == surface
         )
 
     def readings(self, form: str, text: str, position: int) -> list[tuple[str, str]]:
-        """Every (surface, key) of this form that stands at the position; key "" for a shared surface."""
+        """Return every (surface, key) of this form at the position; key "" for a shared surface."""
         candidates = self._readings[form].get(_first_word(text, position), ())
         return [pair for pair in candidates if text.startswith(pair[0], position)]
 
     def draw(self, stream: RandomStream, excluded: list[str]) -> str:
-        """A word by weight; redrawn while excluded, which renormalises the others exactly."""
+        """Draw a word by weight; excluded words are redrawn, which renormalises the others exactly."""
         while True:
             key = self.keys[stream.weighted(self.cumulative)]
             if key not in excluded:
                 return key
 
     def logprob_without(self, key: str, excluded: list[str]) -> float:
-        """The log-probability of a word when the excluded ones are not to be had."""
+        """Return the log-probability of a word without the excluded words."""
         if not excluded:
             return self.logprob[key]
         return self.logprob[key] - log(1.0 - sum(self.probability.get(other, 0.0) for other in set(excluded)))
@@ -165,7 +165,7 @@ class Slot:
         return readings
 
     def _bind(self, roles: Roles, surface: str, key: str, excluded: list[str]) -> tuple[Roles | None, float]:
-        """Roles after this mention; a pronoun of an unknown word binds only its kind ("hero.kind")."""
+        """Return the roles after this mention; a pronoun of an unbound word binds its kind ("hero.kind")."""
         kind_role = self.role + ".kind"
         bound_kind = roles.get(kind_role)
         if not key:
@@ -228,7 +228,7 @@ class Sequence:
 
 
 class Alternation:
-    """One of several nodes, by weight; with a role, which one is remembered and can be asked for.
+    """One of several nodes, by weight; a role binds the choice and can constrain it.
 
     options: nodes, or with a role a mapping from the role's value to its node.
     """
@@ -253,7 +253,7 @@ class Alternation:
         return self.logprobs[chosen] + self.children[chosen].generate(stream, roles, out)
 
     def _options(self, roles: Roles):
-        """(node, roles, logprob) of every option that is open."""
+        """Yield (node, roles, logprob) of every possible option."""
         value = roles.get(self.role)
         for position, (node, logprob) in enumerate(zip(self.children, self.logprobs, strict=True)):
             if value is not None:
@@ -339,12 +339,12 @@ class Sentence:
 
 
 def derivations(node, text: str, roles: Roles | None = None) -> list[tuple[Roles, float]]:
-    """Every derivation of the whole text, as (roles, log-probability)."""
+    """Return every derivation of the whole text as (roles, log-probability)."""
     return [(bound, logprob) for end, bound, logprob in node.match(text, 0, roles or {}) if end == len(text)]
 
 
 def total_logprob(readings: list[tuple[Roles, float]]) -> float | None:
-    """The log of the summed probability of derivations, None if there are none."""
+    """Return the log of the summed probability of derivations, None if there are none."""
     if not readings:
         return None
     largest = max(logprob for _, logprob in readings)

@@ -1,4 +1,4 @@
-"""Reading of arbitrary text by the sentences of the story grammar."""
+"""Parsing of arbitrary text by the sentences of the story grammar."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from toolkit.storyworld.stories import story_grammar
 # A full stop (or a closing quote after it), then a space, then a capital or a quote.
 _BOUNDARY = re.compile(r'(?:(?<=[.!?])|(?<=[.!?]"))\s+(?=["A-Z])')
 _WORD = re.compile(r"[A-Za-z][A-Za-z-]*")
-_LONGEST_SENTENCE = 400  # characters; the grammar's longest is about half of it
+_LONGEST_SENTENCE = 400  # characters; the longest sentence of the grammar has about half as many
 
 
 @dataclass(frozen=True)
 class ParsedText:
-    """What a text tells: its sentences, which of them are derivable, and the facts they agree on.
+    """A parsed text: its sentences, which of them are derivable, and the facts on which they agree.
 
-    kinds: "opening", "middle" or "closing" of each sentence, None where the grammar does not derive it.
-    facts: role -> word at first mention; "ending" as in the last sentence that tells.
-    conflicts: number of sentences that contradict an earlier one or name somebody unknown.
+    kinds: "opening", "middle" or "closing" of each sentence, None if the grammar does not derive it.
+    facts: role -> word at first mention; "ending" by the last sentence that implies one.
+    conflicts: number of sentences that contradict an earlier one or mention an unknown name.
     """
 
     sentences: list[str]
@@ -30,13 +30,13 @@ class ParsedText:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, in order, without the white space between them."""
+    """Return the sentences of a text without the white space between them."""
     return [sentence for sentence in _BOUNDARY.split(text.strip()) if sentence]
 
 
 @cache
 def _sentences() -> list[tuple[Sentence, Roles, str]]:
-    """Every sentence of the grammar, what its place in the grammar implies (plot, ending), its literal."""
+    """Return every sentence of the grammar, the roles that its position implies, its literal."""
     by_node: dict[int, tuple[Sentence, Roles]] = {}
 
     def walk(node, implied: Roles) -> None:
@@ -57,7 +57,7 @@ def _sentences() -> list[tuple[Sentence, Roles, str]]:
 
 @lru_cache(maxsize=20_000)
 def sentence_readings(sentence: str) -> tuple[tuple[str, Roles], ...]:
-    """Every way in which the grammar derives a sentence by itself, as (kind, roles)."""
+    """Return every derivation of a single sentence as (kind, roles)."""
     if len(sentence) > _LONGEST_SENTENCE:
         return ()
     return tuple(
@@ -69,7 +69,7 @@ def sentence_readings(sentence: str) -> tuple[tuple[str, Roles], ...]:
 
 
 def _contradicts(facts: Roles, roles: Roles) -> int:
-    """How many roles disagree with what is known; a pronoun disagrees through the kind of its name."""
+    """Count roles that contradict the facts; a pronoun is compared with the kind of the name."""
     conflicts = 0
     kinds = LEXICONS["name"].kinds
     for role, value in roles.items():

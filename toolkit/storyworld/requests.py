@@ -1,4 +1,4 @@
-"""What the user says: requests for a story, and questions about one."""
+"""The user's turns: requests for a story, and questions about a story."""
 
 import re
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ COMMON_QUESTIONS = {"What kind of animal was {hero}?": "{hero} was {animal.a}."}
 
 @cache
 def request_grammar() -> Sequence:
-    """The grammar of requests; what it binds is what the story must satisfy."""
+    """Return the grammar of requests; the story must have the roles that it binds."""
     who = Sequence([compile_template("{animal.a}"), compile_template("[| named {hero}| called {hero}]")])
     does = Alternation(
         {
@@ -93,7 +93,7 @@ def request_grammar() -> Sequence:
 
 
 def request(stream: RandomStream) -> tuple[str, Roles]:
-    """A request and what it asks for: animal, object, plot; perhaps hero, place, pal, ending, length."""
+    """Draw a request and its roles: animal, object, plot; perhaps hero, place, pal, ending, length."""
     roles: Roles = {}
     out: list[str] = []
     request_grammar().generate(stream, roles, out)
@@ -102,13 +102,13 @@ def request(stream: RandomStream) -> tuple[str, Roles]:
 
 @lru_cache(maxsize=20_000)
 def read_request(text: str) -> Roles:
-    """What a request asks for: by the grammar if it derives the text, else by the words it mentions."""
+    """Return the requested roles: by the grammar if it derives the text, else by the mentioned words."""
     readings = derivations(request_grammar(), " ".join(text.split())) if len(text) < 600 else []
     return dict(readings[0][0]) if readings else _scan(text[:2000])
 
 
 def _scan(text: str) -> Roles:
-    """The first animal, object and name, and an ending, that a free-form request mentions."""
+    """Return the first animal, object and name, and the ending, that a free-form request mentions."""
     roles: Roles = {}
     lower = text.lower()
     for role in ("animal", "object"):
@@ -133,7 +133,7 @@ def _scan(text: str) -> Roles:
 
 @cache
 def _questions() -> list[tuple[str, object, object]]:
-    """(plot or "", question, answer) of every question."""
+    """Return (plot or "", question, answer) of every question."""
     listed = [("", question, answer) for question, answer in COMMON_QUESTIONS.items()]
     listed += [
         (plot, question, answer)
@@ -150,13 +150,13 @@ def _render(node, roles: Roles) -> str:
 
 
 def question(stream: RandomStream, roles: Roles) -> tuple[str, str]:
-    """A question about a story with these roles, and its answer."""
+    """Draw a question about a story with these roles; returns it with its answer."""
     _, asked, answer = stream.choose([entry for entry in _questions() if entry[0] in ("", roles["plot"])])
     return _render(asked, roles), _render(answer, roles)
 
 
 def wrong_answer(stream: RandomStream, roles: Roles, asked: str) -> str:
-    """A well-formed answer to the same question that is wrong in everything that was asked for."""
+    """Draw a well-formed answer to the same question that is wrong in every requested role."""
     node, answer = _matching(asked, roles)[0]
     told = _slots(node)
     changed = dict(roles)
@@ -182,14 +182,14 @@ def _matching(asked: str, roles: Roles) -> list[tuple[object, object]]:
 
 @dataclass(frozen=True)
 class ParsedQuestion:
-    """A question that a story answers: the right answer, the grammar of answers, and the roles asked for."""
+    """A question that a story answers: the right answer, the grammar of answers, the requested roles."""
 
     right: str
     grammar: object
     roles: Roles
 
     def is_right(self, sentence: str) -> bool:
-        """Whether a sentence answers rightly, whatever it calls the hero."""
+        """Return whether a sentence is a right answer; the hero's name does not count."""
         return any(
             all(answer_roles.get(role) == value for role, value in self.roles.items())
             for answer_roles, _ in derivations(self.grammar, sentence)
@@ -197,7 +197,7 @@ class ParsedQuestion:
 
 
 def read_question(asked: str, roles: Roles) -> ParsedQuestion | None:
-    """What a question asks of a story with these roles; None if it is no such question, or it is not told."""
+    """Parse a question about a story with these roles; None if the grammar or the story does not have it."""
     for node, answer in _matching(" ".join(asked.split()), roles):
         wanted = _slots(answer)
         if all(role in roles for role in wanted):

@@ -1,4 +1,4 @@
-"""Seeded randomness: every draw is a pure function of the stream's names."""
+"""Seeded random streams: every draw is a pure function of the stream's names."""
 
 import struct
 from bisect import bisect_right
@@ -23,7 +23,7 @@ class RandomStream:
         self._values: list[int] = []
 
     def uniform(self) -> float:
-        """A float in [0, 1) with 53 random bits."""
+        """Return a float in [0, 1) with 53 random bits."""
         if not self._values:
             digest = shake_256(f"{self._name}/{self._block}".encode()).digest(_BLOCK.size)
             self._values = list(_BLOCK.unpack(digest))
@@ -31,17 +31,17 @@ class RandomStream:
         return (self._values.pop() >> 11) * _SCALE
 
     def index(self, count: int) -> int:
-        """An integer in [0, count), uniform."""
+        """Return a uniform integer in [0, count)."""
         return int(self.uniform() * count)
 
     def weighted(self, cumulative: list[float]) -> int:
-        """An index drawn by cumulative weights (ascending, the last one is the total)."""
+        """Return an index drawn by cumulative weights (ascending; the last is the total)."""
         return min(bisect_right(cumulative, self.uniform() * cumulative[-1]), len(cumulative) - 1)
 
     def choose(self, items):
-        """One of the items of a sequence, uniform."""
+        """Return a uniformly drawn item of a sequence."""
         return items[self.index(len(items))]
 
     def child(self, name: object) -> "RandomStream":
-        """An independent stream below this one."""
+        """Return an independent stream below this one."""
         return RandomStream(self._name, name)

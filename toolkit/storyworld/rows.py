@@ -1,4 +1,4 @@
-"""Rows of the world's data sets, split by prompt, and the digest of all that determines them."""
+"""Rows of the world's data sets, split by prompt, and their digest."""
 
 import json
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ _OPTIONS = {
 
 
 def split_of(messages_or_text: list[Message] | str, *, held_out_fraction: float = HELD_OUT_FRACTION) -> str:
-    """ "train" or "held_out", by a hash of the first user message (or of the story) alone.
+    """Return "train" or "held_out" by a hash of the first user message (or of the story).
 
-    Case and white space do not count. So a prompt is on the same side in every config and for every seed.
+    Case and white space do not count. A prompt is in the same split in every config and for every seed.
     """
     if isinstance(messages_or_text, str):
         text = messages_or_text
@@ -36,11 +36,11 @@ def split_of(messages_or_text: list[Message] | str, *, held_out_fraction: float 
 
 
 def rows(config: str, seed: int, split: str, count: int, **options) -> Iterator[dict]:
-    """The first ``count`` rows of a split, among the indices start, start + stride, ...
+    """Return the first ``count`` rows of a split among the indices start, start + stride, ...
 
     options: ``start`` (0), ``stride`` (1), ``held_out_fraction``, and by config ``flawed_share``
     (conversations, preferences) and ``temperature`` (preferences). Worker k of n takes start=k,
-    stride=n: the workers' rows are disjoint by index. Raises ValueError for what it does not know.
+    stride=n: the workers' rows are disjoint by index. Raises ValueError for unknown or wrong options.
     """
     if config not in CONFIGS:
         raise ValueError(f"unknown storyworld config {config!r}; there are {', '.join(CONFIGS)}")
@@ -80,7 +80,7 @@ def _conversation_row(seed: int, index: int, options: dict) -> tuple[list[Messag
     drawn = conversation(seed, index, **options)
     return drawn.messages_prompt, {
         "prompt": drawn.messages_prompt,
-        "completion": _said(drawn.answer),
+        "completion": _assistant_turn(drawn.answer),
         "flaws": list(drawn.flaws),
     }
 
@@ -89,8 +89,8 @@ def _preference_row(seed: int, index: int, options: dict) -> tuple[list[Message]
     drawn = preference(seed, index, **options)
     return drawn.messages_prompt, {
         "prompt": drawn.messages_prompt,
-        "chosen": _said(drawn.chosen),
-        "rejected": _said(drawn.rejected),
+        "chosen": _assistant_turn(drawn.chosen),
+        "rejected": _assistant_turn(drawn.rejected),
         "utility_chosen": drawn.utility_chosen,
         "utility_rejected": drawn.utility_rejected,
         "probability": drawn.probability,
@@ -102,7 +102,7 @@ def _prompt_row(seed: int, index: int, options: dict) -> tuple[list[Message], di
     return messages, {"prompt": messages}
 
 
-def _said(text: str) -> list[Message]:
+def _assistant_turn(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
@@ -115,19 +115,19 @@ _ROWS = {
 
 
 GOLDEN = {"stories": 2000, "conversations": 600, "preferences": 400, "prompts": 1000}
-"""Rows of each config that stand for all of them; a twentieth as many are held out."""
+"""Training rows of each config in the digest, and a twentieth as many held-out rows."""
 
 
 def digest() -> str:
-    """The SHA-256 that identifies the rows of this version of the world; see `compute_digest`."""
+    """Return the SHA-256 that identifies the rows of this version of the world; see `compute_digest`."""
     return DIGEST
 
 
 def compute_digest() -> str:
-    """The SHA-256 over the version, all word lists and golden rows of every config and split.
+    """Return the SHA-256 of the version, all word lists and golden rows of every config and split.
 
-    It takes two seconds, so `digest` returns it as it is written down, and a test compares both. Floats
-    count to nine digits: the logarithms of two C libraries differ in the last.
+    It takes two seconds, so `digest` returns a recorded value, and a test compares both. Floats count to nine
+    digits, because logarithms of two C libraries differ in the last digit.
     """
     state = sha256(f"storyworld {VERSION}\n".encode())
     for name, lexicon in sorted(LEXICONS.items()):

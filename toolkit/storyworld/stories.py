@@ -1,4 +1,4 @@
-"""Stories: the grammar of whole stories, and what can be known of a text from it."""
+"""Stories: the grammar of whole stories, and the exact probabilities of texts."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -93,7 +93,7 @@ def _beat(beat: list, kind: str = "middle"):
 
 @cache
 def story_grammar() -> Sequence:
-    """The grammar of whole stories; its roles include "plot" and "ending"."""
+    """Return the grammar of whole stories; its roles include "plot" and "ending"."""
     aside, talk, wait = _beat([0.15, *ASIDES]), _beat([0.15, *TALK]), _beat([0.15, *WAIT])
     shared = {ending: [_sentence(template, "closing") for template in CLOSINGS[ending]] for ending in ENDINGS}
     plots = {}
@@ -116,7 +116,7 @@ def story_grammar() -> Sequence:
 
 
 def story_given(stream: RandomStream, **constraints: str) -> Story:
-    """A story whose roles (hero, animal, object, place, plot, ending, length, ...) are given in part.
+    """Draw a story with some given roles (hero, animal, object, place, plot, ending, length, ...).
 
     The log-probability is that of the text given the constraints as independent choices made beforehand.
     """
@@ -127,26 +127,26 @@ def story_given(stream: RandomStream, **constraints: str) -> Story:
 
 
 def story(seed: int, index: int) -> Story:
-    """Story ``index`` of a seed: a pure function of the two."""
+    """Return story ``index`` of a seed, a pure function of both."""
     return story_given(RandomStream("stories", seed, index))
 
 
 def title(roles: Roles) -> str:
-    """What stands above a story: "Pilob the turkey and the key"."""
+    """Return the title of a story: "Pilob the turkey and the key"."""
     return f"{roles['hero']} the {roles['animal']} and the {roles['object']}"
 
 
 def document(story: Story) -> str:
-    """A story under its title, which the story determines: the document is exactly as probable as the story.
+    """Return a story under its title. The story determines the title, so both have the same probability.
 
-    Who reads on from the title must look back at it, as from a request. Without titles a small model learned
-    the names by heart and copied nothing in a million tokens.
+    A model that reads the title learns to look back at it, as at a request. Without titles a small model
+    memorised the names and copied nothing in a million tokens.
     """
     return f"{title(story.roles)}\n{story.text}"
 
 
 def document_logprob(text: str) -> float | None:
-    """The natural log of the probability of a story under its title, None if it is not in the language."""
+    """Return the log-probability of a story under its title, None if it is not in the language."""
     above, _, told = text.partition("\n")
     return total_logprob(
         [(roles, value) for roles, value in story_derivations(told) if title(roles) == above]
@@ -154,10 +154,10 @@ def document_logprob(text: str) -> float | None:
 
 
 def story_derivations(text: str) -> list[tuple[Roles, float]]:
-    """Every derivation of a text as a whole story, as (roles, log-probability); the grammar has one each."""
+    """Return the derivations of a text as a whole story as (roles, log-probability); there is at most one."""
     return derivations(story_grammar(), text)
 
 
 def story_logprob(text: str) -> float | None:
-    """The natural log of the probability of a complete story, None if it is not in the language."""
+    """Return the log-probability of a complete story, None if it is not in the language."""
     return total_logprob(story_derivations(text))

@@ -2,8 +2,8 @@
 
     One {*weather} morning, {hero} [found|noticed] {trait.a} {object} {place.at}.
 
-``{role}`` is the word of a role, ``{role.form}`` one of its forms, ``{*lexicon}`` a word that nobody
-remembers, ``[a|b|]`` an equally likely choice (an alternative may be empty, and choices nest).
+``{role}`` is the word of a role, ``{role.form}`` one of its forms, ``{*lexicon}`` a word without a
+role, ``[a|b|]`` an equally likely choice (an alternative may be empty, and choices nest).
 ``{he}``, ``{his}``, ``{him}``, ``{himself}``, ``{hers}`` and ``{He}``, ``{His}`` are the hero's pronouns.
 """
 
@@ -17,7 +17,7 @@ PRONOUNS = ("he", "He", "his", "His", "him", "himself", "hers")
 
 @cache
 def compile_template(template: str):
-    """The grammar node of a template; raises ValueError for brackets that do not close."""
+    """Return the grammar node of a template; raises ValueError for brackets that do not close."""
     alternatives, end = _alternatives(template, 0)
     if end != len(template) or len(alternatives) != 1:
         raise ValueError(f"unbalanced template at character {end}: {template!r}")
@@ -25,12 +25,12 @@ def compile_template(template: str):
 
 
 def zipf_choice(nodes: list) -> Alternation:
-    """A choice whose earlier options are somewhat likelier, as in real text."""
+    """Return an alternation whose earlier options are somewhat likelier, as in real text."""
     return Alternation(nodes, weights=[1.0 / (rank + 4.0) for rank in range(len(nodes))])
 
 
 def _alternatives(template: str, position: int) -> tuple[list, int]:
-    """Nodes of the alternatives up to the closing bracket (or the end), and where that is."""
+    """Return the nodes of the alternatives up to the closing bracket (or the end), and its position."""
     alternatives, nodes, literal = [], [], ""
 
     def flush() -> None:
