@@ -97,7 +97,7 @@ def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
         assert f"<h2>{seed}/ppo: aligned by reinforcement learning</h2>" in page
         assert f"<td>{seed}/ppo</td>" in page  # provenance
         assert f"<h3>{seed}/dpo against {seed}/sft</h3>" in page
-        assert f"Each model and {seed}/sft answered the same prompts" in page
+        assert f"Each model and {seed}/sft answered" in page
         assert f'<section id="win-rates-{seed}/evaluate">' in page
     assert "<td>75.0% [62.5, 87.5]</td>" in page
     assert page.count('"score": 9.25') + page.count("&#34;score&#34;: 9.25") == 1

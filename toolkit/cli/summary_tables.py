@@ -1,4 +1,4 @@
-"""Tables of a summary, for a terminal."""
+"""Tables of a summary for the terminal."""
 
 from __future__ import annotations
 

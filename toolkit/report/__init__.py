@@ -1,1 +1,1 @@
-"""What a folder of runs gave: a summary for the terminal and a self-contained page."""
+"""Reports of runs: a summary for programs and the terminal, and a self-contained HTML page."""

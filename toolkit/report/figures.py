@@ -178,7 +178,7 @@ def wins_by_length(models: Sequence[tuple[str, Sequence[dict]]], baseline: str) 
 
 
 def reliability(bins: Sequence[dict]) -> str | None:
-    """Draw how often a judge was right over how sure it was, with 95% intervals."""
+    """Draw the reliability diagram of a judge with 95% intervals."""
     if len(bins) < 2:
         return None
     with rc_context(STYLE):
@@ -193,12 +193,12 @@ def reliability(bins: Sequence[dict]) -> str | None:
             axis.set_major_formatter(ticker.PercentFormatter(1.0))
         axes.set_xlim(0.48, 1.02)
         axes.set_ylim(min(0.4, *low), 1.02)
-        _label(axes, "Is it right as often as it says?", "how sure it is", "how often it is right")
+        _label(axes, "Calibration of the reward model", "stated probability", "share of correct verdicts")
         return _svg(figure)
 
 
 def scores(models: Sequence[tuple[str, dict[str, float]]]) -> str | None:
-    """Draw how the scores of each model's answers are spread: 5 to 95 %, the middle half, the median."""
+    """Draw the distribution of each model's scores: 5 to 95 %, the middle half, the median."""
     if len(models) < 2:
         return None
     with rc_context(STYLE):
@@ -216,7 +216,7 @@ def scores(models: Sequence[tuple[str, dict[str, float]]]) -> str | None:
 
 
 def seconds(stages: dict[str, float]) -> str | None:
-    """Draw where the time went, one bar a stage."""
+    """Draw the seconds of each stage as bars."""
     if not stages:
         return None
     with rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no script, no font, no network."""
+"""The report as one self-contained HTML file without scripts, fonts or network access."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     title = f"{folder}: from text to {'an aligned' if aligned else 'a language'} model"
     text = PAGE.get_template("page.html.j2").render(
         title=title if len(runs) > 1 else f"{folder}/{runs[0].name}",
-        lead="A language model predicts the next word, again and again, with chance. This page shows what "
-        "this one learned at each stage, and how sure the numbers are.",
+        lead="A language model predicts the next word and draws it at random, again and again. This page "
+        "shows what the model learned at each stage, with 95% intervals.",
         cards=_cards(stages),
         sections=[_complete(section) for section in sections if section],
         provenance=_provenance(names.runs),
@@ -121,13 +121,13 @@ def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
 
 def _pretrain_section(name: str, path: Path, row: Numbers) -> dict:
     floor = row.get("entropy_floor_bits_per_byte")
-    text = "It read text and learned to predict each next token. "
+    text = "The model learned to predict each next token of text. "
     if floor is not None:
         text += (
             "The text comes from a world whose probabilities are known, so the best possible value is known "
             "exactly: no model can stay below the floor, in expectation. "
         )
-    text += "The curve on the right is of the beginning of the held-out text, the table of all of it."
+    text += "The curve on the right covers the beginning of the held-out text, the table all of it."
     return {
         "id": name,
         "title": f"{name}: {STAGES[row['stage']].title}",
@@ -163,11 +163,9 @@ def _training_section(name: str, path: Path, row: Numbers) -> dict | None:
         return None
     section = {"id": name, "title": f"{name}: {stage.title}", "text": stage.description, "figure": figure}
     if any(row.get(curve.bound) is not None for curve in stage.curves):
-        section["text"] += " Dashed: what the best possible model would reach, for the annotator is noisy."
+        section["text"] += " Dashed: the best possible accuracy, which the noise of the annotator limits."
     if row.get("looks"):
-        section["text"] += (
-            f" A held-out judge looked on; the weights are those after rollout {row['kept_rollout']}."
-        )
+        section["text"] += f" A held-out judge selected the weights after rollout {row['kept_rollout']}."
     if stage.product == Product.REWARD_MODEL:
         section["second_figure"] = figures.reliability((row.get("calibration") or {}).get("bins", []))
         section["table"] = {
@@ -199,7 +197,7 @@ def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:
     return {
         "id": _section_id("win-rates", comparison, is_only),
         "title": "Who gives the better answer?" + ("" if is_only else f" ({comparison.evaluation})"),
-        "text": f"Each model and {baseline} answered the same prompts, none ever trained on; the "
+        "text": f"Each model and {baseline} answered the same held-out prompts; the "
         f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
         "figure": figures.win_rates(list(comparison.win_rates.items()), baseline),
         "wide_figure": figures.scores(scored),
@@ -223,9 +221,9 @@ def _length_section(comparison: BaselineComparison, *, is_only: bool) -> dict | 
         return None
     return {
         "id": _section_id("lengths", comparison, is_only),
-        "title": "Does it win because it says more?" + ("" if is_only else f" ({comparison.evaluation})"),
-        "text": "Win rates by how much longer the answer is, a fifth of the prompts in each point. A judge "
-        "that only counts words gives a line that rises from 0 to 100 %; a level line has no such taste.",
+        "title": "Do longer answers win?" + ("" if is_only else f" ({comparison.evaluation})"),
+        "text": "Win rates by how much longer the answer is; each point is a fifth of the prompts. A judge "
+        "that only counts words gives a line from 0 to 100 %; without length bias the line is level.",
         "figure": figure,
     }
 
@@ -248,8 +246,8 @@ def _browse_section(name: str, path: Path, baseline: str | None, models: Mapping
     return {
         "id": f"{name}-answers",
         "title": "Judge for yourself",
-        "text": f"Both answers to the same prompt, by what the judge said; of each kind the first "
-        f"{answers.SHOWN}. All are in answers.jsonl.",
+        "text": "Both answers to the same prompt, grouped by the judge's verdict: the first "
+        f"{answers.SHOWN} of each group. All are in answers.jsonl.",
         "groups": groups,
     }
 
@@ -261,7 +259,7 @@ def _seconds_section(stages: Mapping[str, Numbers]) -> dict | None:
     return {
         "id": "seconds",
         "title": "Where the time went",
-        "text": f"{sum(times.values()):.0f} seconds together.",
+        "text": f"{sum(times.values()):.0f} seconds in total.",
         "figure": figures.seconds(times),
     }
 
