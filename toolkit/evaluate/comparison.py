@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource
 from toolkit.evaluate import context, request, reward_models, stage
-from toolkit.evaluate.session import names_of
+from toolkit.evaluate.naming import models_by_name
 from toolkit.runs import seal
 from toolkit.runs.evaluation import Comparison
 from toolkit.runtime import devices
@@ -54,7 +54,9 @@ def evaluate(
     start = None if baseline is None else os.fspath(baseline)
     surroundings = context.of_current_folder()
     everything = list(dict.fromkeys([*([start] if start else []), *names]))
-    references = {name: surroundings.model_reference(model) for name, model in names_of(everything).items()}
+    references = {
+        name: surroundings.model_reference(model) for name, model in models_by_name(everything).items()
+    }
     if reward_models.are_reward_models(references):
         return _measure_reward_models(references, source, surroundings, seed=seed)
     settings = {**(win_rate or {}), **({"judge": os.fspath(judge)} if judge is not None else {})}
