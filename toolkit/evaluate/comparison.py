@@ -53,10 +53,8 @@ def evaluate(
     source = _source(data, examples)
     start = None if baseline is None else os.fspath(baseline)
     surroundings = context.of_current_folder()
-    everything = list(dict.fromkeys([*([start] if start else []), *names]))
-    references = {
-        name: surroundings.model_reference(model) for name, model in models_by_name(everything).items()
-    }
+    by_name = models_by_name(list(dict.fromkeys([*([start] if start else []), *names])))
+    references = {name: surroundings.model_reference(model) for name, model in by_name.items()}
     if reward_models.are_reward_models(references):
         return _measure_reward_models(references, source, surroundings, seed=seed)
     settings = {**(win_rate or {}), **({"judge": os.fspath(judge)} if judge is not None else {})}
