@@ -15,7 +15,7 @@ from tests.runs import small
 from tests.runs.test_index import unfinished
 from toolkit.base import files
 from toolkit.base.errors import RunError
-from toolkit.runs.evaluation import Comparison, DpoEvaluation
+from toolkit.runs.evaluation import DpoEvaluation, ModelComparison
 
 
 def test_what_a_sealed_run_is(dpo, old_runs):
@@ -87,7 +87,7 @@ def test_an_evaluation_of_other_bytes_does_not_count(old_runs, tmp_path):
 
 def test_the_evaluation_of_an_evaluate_run_is_a_comparison(old_runs):
     comparison = tk.Run(old_runs / "evaluate").evaluation
-    assert isinstance(comparison, Comparison)
+    assert isinstance(comparison, ModelComparison)
     assert [*comparison.models] == ["pretrain", "sft", "dpo"] and comparison.baseline == "sft"
 
 

@@ -9,16 +9,16 @@ import pytest
 import toolkit as tk
 from tests.test_old_runs import differences, report, same_bits
 from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.runs.evaluation import Comparison
+from toolkit.runs.evaluation import ModelComparison
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "old_run" / "runs"
 
 
-def assert_same(result: Comparison, name: str) -> None:
+def assert_same(result: ModelComparison, name: str) -> None:
     printed = report(name)["output"]
     expected = {key: value for key, value in printed.items() if key not in ("settings", "versions")}
     measured = result.to_json()
-    assert isinstance(result, Comparison)
+    assert isinstance(result, ModelComparison)
     assert differences(expected, {key: measured[key] for key in expected}, exact=same_bits()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from toolkit.base.errors import RunError
 from toolkit.config.registry import STAGES
 from toolkit.runs import evaluation
-from toolkit.runs.evaluation import Comparison, Record, StageEvaluation, class_of
+from toolkit.runs.evaluation import ModelComparison, Record, StageEvaluation, class_of
 from toolkit.stats import Estimate
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_run"
@@ -68,7 +68,7 @@ def test_null_and_missing_are_told_apart():
         "judge": None,
         "new_key": [1, {"x": None}],
     }
-    assert Comparison.from_json(given).to_json() == given
+    assert ModelComparison.from_json(given).to_json() == given
 
 
 def test_a_file_of_another_form_is_refused(tmp_path):

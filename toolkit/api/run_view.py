@@ -20,7 +20,7 @@ from toolkit.base.progress import duration
 from toolkit.config.schema import StageRecipe
 from toolkit.proofs import rebuild
 from toolkit.runs import evaluation, index, layout, metrics, seal
-from toolkit.runs.evaluation import Comparison, ModelEvaluation, Record, StageEvaluation
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Record, StageEvaluation
 from toolkit.runs.index import State
 from toolkit.stats import Estimate, interval_text
 
@@ -124,7 +124,7 @@ class RunView(os.PathLike[str]):
             return None
         _, position, path = max(results)
         comparison = evaluation.read(path, "evaluate")
-        assert isinstance(comparison, Comparison)
+        assert isinstance(comparison, ModelComparison)
         return [*comparison.models.values()][position]
 
     def _position_in(self, path: Path) -> int | None:

@@ -229,7 +229,7 @@ STAGES: dict[str, Stage] = {
             "evaluate",
             schema.EvaluateRecipe,
             "toolkit.evaluate.stage:run",
-            evaluation="toolkit.runs.evaluation:Comparison",
+            evaluation="toolkit.runs.evaluation:ModelComparison",
             storyworld={
                 "perplexity": ("stories",),
                 "data": ("prompts", "conversations", "preferences"),

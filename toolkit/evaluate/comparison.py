@@ -12,7 +12,7 @@ from toolkit.config.schema import DataSource
 from toolkit.evaluate import context, request, reward_models, stage
 from toolkit.evaluate.naming import models_by_name
 from toolkit.runs import seal
-from toolkit.runs.evaluation import Comparison
+from toolkit.runs.evaluation import ModelComparison
 from toolkit.runtime import devices
 
 PathOrText = str | os.PathLike[str]
@@ -28,7 +28,7 @@ def evaluate(
     perplexity: Mapping[str, Any] | None = None,
     win_rate: Mapping[str, Any] | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> ModelComparison:
     """Measure perplexity on text, with a baseline win rates on prompts, and reward models on preferences.
 
     The numbers are those of `toolkit evaluate --json`. Models are loaded in this process, one after another.
@@ -61,7 +61,7 @@ def evaluate(
     recipe = request.build_recipe(
         names, source, baseline=start, perplexity=perplexity, win_rate=settings, seed=seed
     )
-    return Comparison.from_json(stage.evaluate(recipe, surroundings))
+    return ModelComparison.from_json(stage.evaluate(recipe, surroundings))
 
 
 def _source(data: PathOrText | DataSource, examples: int | None) -> str | DataSource:
@@ -80,10 +80,10 @@ def _measure_reward_models(
     surroundings: context.EvaluationContext,
     *,
     seed: int,
-) -> Comparison:
+) -> ModelComparison:
     if not isinstance(source, DataSource):
         raise UsageError("is a run, and reward models are measured on preferences", where=source,
                          fix="name preferences, such as storyworld")  # fmt: skip
     part, device = surroundings.part_of(source), devices.select("auto")
     measured = reward_models.measure(references, source, part=part, device=device, seed=seed)
-    return Comparison.from_json({"models": measured})
+    return ModelComparison.from_json({"models": measured})

@@ -343,7 +343,7 @@ class PpoEvaluation(StageEvaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(StageEvaluation):
+class ModelComparison(StageEvaluation):
     """An evaluation of several models: `comparison["dpo"].win_rate.low`.
 
     Attributes:
