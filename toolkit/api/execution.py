@@ -165,7 +165,8 @@ def _run_process(
 
 def _on_terminal(quiet: bool) -> bool:
     """Say whether the process may write to this process's terminal itself, with bars that redraw."""
-    return not quiet and sys.stderr is sys.__stderr__ and sys.stderr.isatty()
+    terminal = sys.__stderr__
+    return not quiet and terminal is not None and sys.stderr is terminal and terminal.isatty()
 
 
 def _wait(process: subprocess.Popen[bytes], *, quiet: bool) -> int:

@@ -189,12 +189,11 @@ class LanguageModel:
         return NextToken(text, entries, prediction.rest, prediction.entropy_bits)
 
     def _prompt_ids(self, prompt: str | Messages, chat: bool | None) -> list[int]:
-        is_text = isinstance(prompt, str)
-        if not self.tokenizer.chat_template and (chat or not is_text):
+        if not self.tokenizer.chat_template and (chat or not isinstance(prompt, str)):
             raise UsageError(
                 "the model has no chat template", where=self.name, fix="give a text, and not chat"
             )
-        if not is_text:
+        if not isinstance(prompt, str):
             return chat_ids(self.tokenizer, list(prompt))
         return self.opened.prompt_ids(prompt, chat=self.opened.converses if chat is None else chat)
 

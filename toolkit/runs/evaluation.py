@@ -11,7 +11,6 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
@@ -83,7 +82,6 @@ class Record:
         return {name: value for name, value in values.items() if isinstance(value, Estimate)}
 
 
-@cache
 def _hints(cls: type[Record]) -> dict[str, Any]:
     """Return {name: type} of the fields that stand for JSON keys."""
     hints = get_type_hints(cls)
