@@ -116,7 +116,7 @@ def test_one_other_bit_is_found(copy, capfd, fault):
     spoil(copy)
     status, output, shown = verify(copy, 4, capfd)
     assert status == 1 and not output["same"]
-    assert output["replay"]["first_difference"].startswith(message) and f"first of all {message}" in shown
+    assert output["replay"]["first_difference"].startswith(message) and f"first: {message}" in shown
 
 
 def test_hashes_count_as_well(copy, capfd):
@@ -237,9 +237,16 @@ def rewrite(incident: Path, **values) -> None:
     checkpoint.seal_folder(incident)
 
 
-def again(path: Path, capfd, *more: str) -> tuple[int, dict]:
-    status = main.main(["run", *more, "--replay-incident", str(path), "--json"])
-    return status, json.loads(capfd.readouterr().out)
+def verify_incident(incident: Path, *more: str) -> int:
+    step = str(int(incident.name.removeprefix("step-")))
+    return main.main(["verify", str(incident.parents[1]), "--incident", step, *more])
+
+
+def replayed(incident: Path, capfd) -> tuple[int, dict]:
+    status = verify_incident(incident, "--json")
+    result = json.loads(capfd.readouterr().out)
+    assert result["same"] == result["incident"]["reproduced"]
+    return status, result["incident"]
 
 
 def test_the_printed_command_replays_the_step(stopped, capfd):
@@ -247,23 +254,30 @@ def test_the_printed_command_replays_the_step(stopped, capfd):
     before = bytes_of(incident.parents[1])
     command = shlex.split(message.split("`")[1])
     assert command[0] == "toolkit" and main.main([*command[1:], "--json"]) == 0
-    output = json.loads(capfd.readouterr().out)
+    result = json.loads(capfd.readouterr().out)["incident"]
     recorded = files.read_json(incident / "incident.json")
-    assert output["reproduced"] and output["step"] == recorded["step"] and output["steps_before"] == 0
-    assert repr(output["loss"]) == recorded["loss"] and repr(output["norm"]) == recorded["gradient_norm"]
+    assert result["reproduced"] and result["step"] == recorded["step"] and result["steps_before"] == 0
+    assert repr(result["loss"]) == recorded["loss"] and repr(result["norm"]) == recorded["gradient_norm"]
     assert bytes_of(incident.parents[1]) == before
 
 
-def test_its_recipe_may_be_named_and_must_be_the_run_s(stopped, capfd, tmp_path, corpus):
+def test_a_step_without_an_incident_is_refused(stopped, capfd):
+    run = stopped[0].parents[1]
+    step = files.read_json(stopped[0] / "incident.json")["step"]
+    assert main.main(["verify", str(run), "--incident", str(step + 1)]) == 2
+    assert f"its incidents are at the steps {step}\n" in capfd.readouterr().err
+    assert main.main(["verify", str(run), "--incident", str(step), "--replay", "1"]) == 2
+
+
+def test_the_former_command_names_the_new_one(stopped, capfd):
     incident = stopped[0]
-    run = incident.parents[1]
-    given = run.parents[2] / "recipes" / "t" / "nervous.yaml"
-    for recipe in (run / "recipe.yaml", given):
-        assert again(incident, capfd, str(recipe))[0] == 0
-    assert main.main(["run", str(given), "seed=1", "--replay-incident", str(incident)]) == 1
-    assert "seed: 0 -> 1" in capfd.readouterr().err
-    assert main.main(["run", "--fresh", "--replay-incident", str(incident)]) == 2
-    assert main.main(["run"]) == 2 and "required: RECIPE|FOLDER" in capfd.readouterr().err
+    step = files.read_json(incident / "incident.json")["step"]
+    for file in (incident, incident / "incident.json"):
+        assert main.main(["run", "--replay-incident", str(file)]) == 2
+        command = f"toolkit verify {shlex.quote(str(incident.parents[1]))} --incident {step}\n"
+        assert command in capfd.readouterr().err
+    assert main.main(["run", "r.yaml", "--replay-incident", "incident.json"]) == 2
+    assert "toolkit verify RUN --incident STEP" in capfd.readouterr().err
 
 
 def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
@@ -273,13 +287,13 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
     ]
     shutil.rmtree(incident / "state")
     rewrite(incident, state=None, checkpoint=f"../../checkpoints/step-{newest:08d}")
-    status, output = again(incident, capfd)
+    status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - newest - 1
     rewrite(incident, checkpoint=None)  # and from the initial weights where there was none yet
-    status, output = again(incident, capfd)
+    status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - 1
     rewrite(incident, checkpoint="../../checkpoints/step-99999999")
-    assert main.main(["run", "--replay-incident", str(incident)]) == 1
+    assert verify_incident(incident) == 1
     assert "the checkpoint before the step cannot be used: missing" in capfd.readouterr().err
 
 
@@ -287,7 +301,7 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
 def test_another_number_is_not_reproduced(incident, capfd, name):
     recorded = float(files.read_json(incident / "incident.json")[name])
     rewrite(incident, **{name: repr(math.nextafter(recorded, 0))})
-    status, output = again(incident, capfd)
+    status, output = replayed(incident, capfd)
     assert status == 1 and not output["reproduced"]
 
 
@@ -295,18 +309,17 @@ def test_another_state_is_refused_or_not_reproduced(incident, capfd):
     weights = load_file(incident / "state/model.safetensors")
     weights["transformer.wte.weight"][97] += 0.5
     save_file(weights, incident / "state/model.safetensors", metadata={"format": "pt"})
-    assert main.main(["run", "--replay-incident", str(incident)]) == 1
-    assert "the incident is not what was sealed: state/model.safetensors: changed" in capfd.readouterr().err
+    assert verify_incident(incident) == 1
+    message = "the incident changed since it was sealed: state/model.safetensors: changed"
+    assert message in capfd.readouterr().err
     checkpoint.seal_folder(incident)
-    assert again(incident, capfd)[0] == 1
+    assert replayed(incident, capfd)[0] == 1
 
 
 def test_an_incident_of_another_plan_is_refused(incident, capfd):
     rewrite(incident, batch="0" * 16, micro_rows=3)
-    assert main.main(["run", "--replay-incident", str(incident)]) == 1
+    assert verify_incident(incident) == 1
     assert "batch, micro_rows differ" in capfd.readouterr().err
-    assert main.main(["run", "--replay-incident", str(incident.parent)]) == 2
-    assert "there is no incident" in capfd.readouterr().err
 
 
 def test_tensors_are_compared_by_their_bytes():

@@ -6,14 +6,16 @@ import argparse
 import importlib
 import os
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from toolkit.base import ranks
-from toolkit.base.console import print_json
+from toolkit.base.errors import UsageError
 from toolkit.cli.parser import Parser, add_json, add_recipe
 
 
@@ -21,11 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "run",
         "Run a recipe, or a folder of recipes in the order that their references give. "
-        "What is finished is skipped; what was interrupted goes on from its last checkpoint.",
+        "Finished stages are skipped; interrupted ones continue from their last checkpoint.",
         "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
         "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml",
     )
-    add_recipe(parser, "?")
+    add_recipe(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="root of all runs")
     parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
     parser.add_argument(
@@ -33,18 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         metavar="ACCELERATE.yaml",
         help="start each stage with accelerate launch and this configuration",
     )
-    parser.add_argument(
-        "--replay-incident",
-        type=Path,
-        metavar="FILE",
-        help="make a step again that a pretraining held up (RUN/incidents/step-N); RECIPE may be left out",
-    )
+    parser.add_argument("--replay-incident", action=_ReplayIncident, help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
-    if args.replay_incident is not None:
-        return _replay_incident(parser, args)
-    if args.recipe is None:
-        parser.error("the following arguments are required: RECIPE|FOLDER")
     from toolkit.config.shipped_recipes import locate
 
     overrides = _literal(args.overrides, args.runs_dir)
@@ -58,14 +51,22 @@ def main(arguments: Sequence[str]) -> int:
     )
 
 
-def _replay_incident(parser: Parser, args: argparse.Namespace) -> int:
-    if args.fresh or args.launch:
-        parser.error("--replay-incident makes one step in this process; it takes no --fresh and no --launch")
-    from toolkit.config.shipped_recipes import locate
-    from toolkit.proofs.incident_replay import incident_command
+class _ReplayIncident(argparse.Action):
+    """Names the command that replaced `toolkit run --replay-incident FILE`."""
 
-    recipe = args.recipe and locate(args.recipe)
-    return incident_command(args.replay_incident, recipe, args.overrides, json=args.json)
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+    ) -> NoReturn:
+        path = Path(values)
+        folder = path.parent if path.suffix == ".json" else path
+        step = re.fullmatch(r"step-0*(\d+)", folder.name)
+        is_complete = step is not None and len(folder.parts) > 2
+        run, number = (str(folder.parents[1]), step[1]) if is_complete else ("RUN", "STEP")
+        raise UsageError(
+            "was replaced by `toolkit verify RUN --incident STEP`",
+            where="--replay-incident",
+            fix=f"toolkit verify {shlex.quote(run)} --incident {number}",
+        )
 
 
 def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
@@ -92,6 +93,7 @@ def run_command(
 
     A folder's numbers go to stderr and its page is written; with `json` stdout gets exactly one object.
     """
+    from toolkit.base.console import print_json
     from toolkit.execution.runner import run_recipes
 
     outcome = run_recipes(
@@ -109,10 +111,10 @@ def run_command(
 
 
 def _load_report_aside() -> None:
-    """Load what is shown at the end (2 s) while the stages run in processes of their own."""
+    """Import the report (2 s) while the stages run in processes of their own."""
 
     def load() -> None:
-        with suppress(ImportError):  # it is said where it is needed
+        with suppress(ImportError):  # raised again where the report is written
             importlib.import_module("toolkit.report.page")
 
     threading.Thread(target=load, daemon=True).start()
@@ -120,6 +122,7 @@ def _load_report_aside() -> None:
 
 def _show_folder(runs: Sequence[Path], *, new: bool, json: bool) -> None:
     """Show the numbers of a folder on stderr, write its page, and with `json` print one object."""
+    from toolkit.base.console import print_json
     from toolkit.cli import summary_tables
     from toolkit.report.summary import summarize
 

@@ -37,7 +37,7 @@ def folder_of(run: Path, step: int) -> Path:
 
 def replay_command(run: Path, step: int) -> str:
     """Return the command line that replays an incident at a step (from 0)."""
-    return f"toolkit run --replay-incident {shlex.quote(str(folder_of(run, step) / FILE))}"
+    return f"toolkit verify {shlex.quote(str(run))} --incident {step + 1}"
 
 
 def write(
