@@ -78,7 +78,7 @@ def test_another_batch_than_the_recorded_one_is_an_error(run, capsys):
     lines[2]["batch"] = lines[1]["batch"]
     (run / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     status, found, said = told(run, 3, capsys)
-    assert status == 1 and found["same_as_recorded"] is False and "error: the run wrote down another" in said
+    assert status == 1 and found["same_as_recorded"] is False and "error: the run recorded another" in said
     assert told(run, 4, capsys)[0] == 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from toolkit.report.command import report_command
 
 import toolkit
 from toolkit.cli import summary_tables
@@ -15,7 +16,6 @@ from toolkit.config import json_schema, registry, schema
 from toolkit.config.registry import STAGES, Column, Cost, Curve, Product, Stage
 from toolkit.execution.check import check_command
 from toolkit.publish.repository import model_card
-from toolkit.report.command import report_command
 from toolkit.report.summary import summarize
 from toolkit.runs import seal
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from toolkit.base.errors import UsageError
+from toolkit.cli import main
 from toolkit.config.loader import load_folder
 from toolkit.config.schema import ModelSettings
 from toolkit.config.schema.pretrain import LengthSettings
 from toolkit.models import shape
-from toolkit.planning.plan import plan, plan_command
+from toolkit.planning.plan import Plan, Question, StagePlan, plan, plan_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -52,32 +53,31 @@ def test_flops_are_six_per_weight_and_attention():
     assert shape.flops_per_token(model, vocab_size=64, sequence_length=8) == 6 * weights + 12 * 1 * 2 * 8
 
 
-def planned(path, capsys, *overrides, **options):
-    """Return {stage: row} and the totals of a plan."""
-    assert plan_command(str(path), overrides, json=True, **options) == 0
-    answer = json.loads(capsys.readouterr().out)
-    return {row["stage"]: row for row in answer["plan"]}, answer["total"]
+def planned(path, *overrides, **question) -> tuple[dict[str, StagePlan], Plan]:
+    """Return {stage: row} and the whole plan."""
+    whole = plan_recipes(path, overrides, question=Question(**question))
+    return {row.stage: row for row in whole.stages}, whole
 
 
-def test_the_large_recipes_are_planned(capsys):
-    rows, _ = planned(RECIPES / "gpt2-124m", capsys, probe=False)
-    assert rows["pretrain"]["tokens"] == 10_000_000_000
-    assert 100e6 < rows["pretrain"]["parameters"] < 130e6
-    assert rows["pretrain"]["flops"] > 6 * rows["pretrain"]["tokens"] * 1e8
-    assert rows["sft"]["tokens"] is None and "examples" in rows["sft"]["note"]
-    assert rows["tokenizer"]["parameters"] is None
+def test_the_large_recipes_are_planned():
+    rows, _ = planned(RECIPES / "gpt2-124m", probe=False)
+    assert rows["pretrain"].tokens == 10_000_000_000
+    assert 100e6 < rows["pretrain"].parameters < 130e6
+    assert rows["pretrain"].flops > 6 * rows["pretrain"].tokens * 1e8
+    assert rows["sft"].tokens is None and "examples" in rows["sft"].note
+    assert rows["tokenizer"].parameters is None
 
 
 def test_doubling_the_tokens_doubles_the_work():
     once, twice = (
-        next(row for row in plan(folder, neighbours=folder) if row["stage"] == "pretrain")
+        next(row for row in plan(folder, neighbours=folder) if row.stage == "pretrain")
         for folder in (
             load_folder(RECIPES / "tiny", ["train_tokens=100000"]),
             load_folder(RECIPES / "tiny", ["train_tokens=200000"]),
         )
     )
-    assert twice["flops"] == 2 * once["flops"] > 0
-    assert twice["parameters"] == once["parameters"]
+    assert twice.flops == 2 * once.flops > 0
+    assert twice.parameters == once.parameters
 
 
 def test_shorter_rows_at_first_cost_less():
@@ -90,7 +90,7 @@ def test_shorter_rows_at_first_cost_less():
     )
     folder[place] = dataclasses.replace(folder[place], recipe=settings)
     warmed = plan(folder, neighbours=folder)[place]
-    assert usual["flops"] - warmed["flops"] == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
+    assert usual.flops - warmed.flops == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
 
 
 def test_counting_needs_no_torch():
@@ -103,34 +103,44 @@ def test_counting_needs_no_torch():
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_money_is_price_times_processes_times_hours(capsys):
+def test_money_is_price_times_processes_times_hours():
     """Without a probe a recipe for a GPU is timed at an assumed speed, and says so."""
-    rows, total = planned(RECIPES / "gpt2-124m", capsys, probe=False, price=2.5, processes=8)
+    rows, total = planned(RECIPES / "gpt2-124m", probe=False, price=2.5, processes=8)
     row = rows["pretrain"]
-    assert row["basis"] == "assumed" and "assumed 40%" in row["note"] and "each GPU" in row["note"]
-    assert row["seconds"] == pytest.approx(row["flops"] / (8 * 0.4 * 989e12))
-    assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
-    assert row["money"] == pytest.approx(row["seconds"] / 3600 * 8 * 2.5)
-    assert rows["sft"]["money"] is None and rows["evaluate"]["seconds"] is None
-    known = [each["money"] for each in rows.values() if each["money"] is not None]
-    assert total["money"] == pytest.approx(sum(known))
-    assert planned(RECIPES / "gpt2-124m", capsys, probe=False)[0]["pretrain"]["money"] is None
+    assert row.basis == "assumed" and "assumed 40%" in row.note and "each GPU" in row.note
+    assert row.seconds == pytest.approx(row.flops / (8 * 0.4 * 989e12))
+    assert row.tokens_per_second == pytest.approx(row.tokens / row.seconds)
+    assert row.money == pytest.approx(row.seconds / 3600 * 8 * 2.5)
+    assert rows["sft"].money is None and rows["evaluate"].seconds is None
+    amounts = [row.money for row in rows.values() if row.money is not None]
+    assert total.money == pytest.approx(sum(amounts))
+    assert planned(RECIPES / "gpt2-124m", probe=False)[0]["pretrain"].money is None
 
 
-def test_memory_follows_micro_batch_and_optimizer(capsys):
+def test_memory_follows_micro_batch_and_optimizer():
     path = RECIPES / "tiny" / "pretrain.yaml"
-    small = planned(path, capsys, "micro_batch_tokens=512", probe=False)[0]["pretrain"]
-    large = planned(path, capsys, "batch_tokens=131072", probe=False)[0]["pretrain"]
-    assert large["peak_bytes"] > 2 * small["peak_bytes"]
-    assert small["memory"]["optimizer"] < 2 * small["memory"]["weights"]  # Muon's one moment
-    assert small["state_bytes"] == sum(small["memory"][key] for key in ("weights", "gradients", "optimizer"))
+    small = planned(path, "micro_batch_tokens=512", probe=False)[0]["pretrain"]
+    large = planned(path, "batch_tokens=131072", probe=False)[0]["pretrain"]
+    assert large.peak_bytes > 2 * small.peak_bytes
+    assert small.memory["optimizer"] < 2 * small.memory["weights"]  # Muon's one moment
+    assert small.state_bytes == sum(small.memory[key] for key in ("weights", "gradients", "optimizer"))
 
 
-def test_processes_must_share_the_batch(capsys):
+def test_processes_must_share_the_batch():
     with pytest.raises(UsageError, match="batch_tokens 2048 is not a whole number of rows on each of 3"):
-        plan_command(str(RECIPES / "tiny" / "pretrain.yaml"), probe=False, processes=3)
+        planned(RECIPES / "tiny" / "pretrain.yaml", probe=False, processes=3)
     with pytest.raises(UsageError, match="no amount of money"):
-        plan_command(str(RECIPES / "tiny"), probe=False, price=-1.0)
+        planned(RECIPES / "tiny", probe=False, price=-1.0)
+
+
+def test_the_json_of_a_plan(capsys):
+    assert main.main(["plan", str(RECIPES / "gpt2-124m"), "--no-probe", "--price", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows, whole = planned(RECIPES / "gpt2-124m", probe=False, price=2.0)
+    assert {row["stage"]: row for row in told["plan"]} == {
+        name: dataclasses.asdict(row) for name, row in rows.items()
+    }
+    assert told["total"] == {"flops": whole.flops, "seconds": whole.seconds, "money": whole.money}
 
 
 # The probe: real training steps
@@ -138,33 +148,33 @@ def test_processes_must_share_the_batch(capsys):
 
 def test_the_table_of_a_probed_plan(capsys):
     overrides = ["batch_tokens=512", "model.n_embd=48", "model.n_layer=1"]
-    assert plan_command(str(RECIPES / "tiny" / "pretrain.yaml"), overrides, price=1.0) == 0
+    assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *overrides, "--price", "1"]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and "a few training steps" in err and "money" in err
+    assert out == "" and "timing a few training steps" in err and "money" in err
     assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
 
 
-def test_one_probe_times_the_other_stages_by_their_operations(capsys):
+def test_one_probe_times_the_other_stages_by_their_operations():
     folder = RECIPES / "tiny"
-    rows, total = planned(folder, capsys, "model.n_embd=48", "batch_tokens=512", "model.n_layer=1")
+    rows, total = planned(folder, "model.n_embd=48", "batch_tokens=512", "model.n_layer=1")
     pretrain, sft = rows["pretrain"], rows["sft"]
-    assert (pretrain["basis"], sft["basis"], rows["corpus"]["basis"]) == ("measured", "scaled", None)
-    rate = pretrain["flops"] / pretrain["tokens"] * pretrain["tokens_per_second"]
-    assert sft["seconds"] == pytest.approx(sft["flops"] / rate)
-    assert pretrain["seconds"] > pretrain["tokens"] / pretrain["tokens_per_second"]
-    assert "scaled" in sft["note"] and total["seconds"] > pretrain["seconds"]
+    assert (pretrain.basis, sft.basis, rows["corpus"].basis) == ("measured", "scaled", None)
+    rate = pretrain.flops / pretrain.tokens * pretrain.tokens_per_second
+    assert sft.seconds == pytest.approx(sft.flops / rate)
+    assert pretrain.seconds > pretrain.tokens / pretrain.tokens_per_second
+    assert "scaled" in sft.note and total.seconds > pretrain.seconds
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_not_probed(capsys):
-    rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml", capsys)
-    assert rows["pretrain"]["basis"] == "assumed"
-    assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"]["note"]
+def test_a_gpu_that_is_not_here_is_not_probed():
+    rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml")
+    assert rows["pretrain"].basis == "assumed"
+    assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"].note
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_real_run_takes_as_long_as_planned(tmp_path, capsys):
+def test_a_real_run_takes_as_long_as_planned(tmp_path):
     """Planned before and after it: the machine may have other work, and the time lies near one of the two."""
     runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
     small = ["data.examples=2000"]
@@ -172,13 +182,13 @@ def test_a_real_run_takes_as_long_as_planned(tmp_path, capsys):
     call("run", RECIPES / "tiny/corpus.yaml", *small, "data.held_out_examples=100", "--runs-dir", runs)
     # two threads that wait for each other on cores with other work took 100 times as long, and so did a probe
     overrides = ["train_tokens=204800", "threads=1"]
-    before = planned(path, capsys, *overrides, runs_dir=runs)[0]["pretrain"]
+    before = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
     call("run", path, *overrides, "--runs-dir", runs)
-    after = planned(path, capsys, *overrides, runs_dir=runs)[0]["pretrain"]
+    after = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
     real = json.loads((runs / "tiny/pretrain/evaluation.json").read_text())["tokens_per_second"]
     seconds = json.loads((runs / "tiny/pretrain/timing.json").read_text())["seconds"]
     for key, value in (("tokens_per_second", real), ("seconds", seconds)):
-        low, high = sorted((before[key], after[key]))
+        low, high = sorted((getattr(before, key), getattr(after, key)))
         print(f"{key}: planned {low:.0f} to {high:.0f}, real {value:.0f}")
         assert low / 1.5 < value < high * 1.5
 

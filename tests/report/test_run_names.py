@@ -10,9 +10,8 @@ from rich.console import Console
 
 from tests.report.conftest import edit
 from toolkit.base.errors import UsageError
-from toolkit.cli import summary_tables
+from toolkit.cli import main, summary_tables
 from toolkit.publish.repository import _evaluations
-from toolkit.report.command import report_command
 from toolkit.report.page import write_report
 from toolkit.report.summary import comparisons, summarize
 
@@ -105,11 +104,11 @@ def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
 
 def test_the_report_of_two_folders_lies_above_both_and_lists_a_run_once(seeds, capsys, monkeypatch):
     monkeypatch.chdir(seeds.parent)
-    assert report_command(["exp/s1/ppo", "exp/s2", "exp/s2/ppo"]) == 0
+    assert main.main(["report", "exp/s1/ppo", "exp/s2", "exp/s2/ppo"]) == 0
     assert capsys.readouterr().out == "exp/report.html\n"
     page = (seeds / "report.html").read_text(encoding="utf-8")
     assert page.count("<h2>s2/ppo: aligned") == page.count("<h2>s1/ppo: aligned") == 1
-    assert report_command(["exp/s1"]) == 0
+    assert main.main(["report", "exp/s1"]) == 0
     assert capsys.readouterr().out == "exp/s1/report.html\n"
 
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import json as json_format
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import non_negative_int, positive_int, run_parser
-from toolkit.config.schema import PretrainRecipe
-from toolkit.data.text.shards import TokenShards
-from toolkit.inference.token_text import harmless
-from toolkit.proofs import rebuild
-from toolkit.proofs.batch import StepBatch, as_json, corpus_of, documents_of, planned_batch, recorded_digest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from toolkit.config.schema import PretrainRecipe
+    from toolkit.data.text.shards import TokenShards
+    from toolkit.proofs.batch import StepBatch
+
+TEXT_CHARACTERS = 60
+"""Characters of a row's beginning in the table."""
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = run_parser(
         "batch",
-        "Show which documents and tokens an optimizer step of a pretraining read: from its settings and its "
-        "corpus alone, compared with what the run wrote down.",
+        "Show which documents and tokens an optimizer step of a pretraining read, computed from its settings "
+        "and its corpus, and compare them with the run's record.",
         "toolkit batch runs/tiny/pretrain --step 100\n"
         "toolkit batch runs/tiny/pretrain --step 1 --rows 2 --text\n"
         "toolkit batch runs/tiny/pretrain --step 1 --json --tokens",
@@ -40,58 +41,52 @@ def main(arguments: Sequence[str]) -> int:
     if args.tokens and not args.json:
         parser.error("--tokens has an effect only with --json")
 
-    given = vars(args)
-    return batch_command(given.pop("run"), **given)
+    from toolkit.base.console import print_json
+    from toolkit.data.text.shards import TokenShards
+    from toolkit.proofs import batch as batches
 
-
-WORDS_CHARACTERS = 60
-"""Of a row's beginning in the table."""
-
-
-def batch_command(
-    run: str, *, step: int, rows: int = 8, text: bool = False, tokens: bool = False, json: bool = False
-) -> int:
-    """Show what a step read; returns 1 where the run's own record says that it read something else.
-
-    Args:
-        step: from 1 on.
-        rows: so many are shown, 0 all; the JSON always has all.
-        text: show the rows' whole text in place of its beginning.
-        tokens: put the token ids into the JSON.
-
-    Raises:
-        ToolkitError: no pretraining, a step beyond its end, or another corpus than the run's.
-    """
-    path = Path(run)
-    if rebuild.content(path)["stage"] != "pretrain":
-        stage = rebuild.content(path)["stage"]
-        raise UsageError(
-            f"is a run of the stage {stage}: only a pretraining reads its text by a plan that is known",
-            where=run, fix="name a pretrain run",
-        )  # fmt: skip
-    recipe = rebuild.recipe(path)
-    assert isinstance(recipe, PretrainRecipe)
-    if not 1 <= step <= recipe.steps:
-        raise UsageError(
-            f"there is no step {step}: this training has {recipe.steps} steps, the first is 1", where=run
-        )
-    folder = corpus_of(path)
+    path = Path(args.run)
+    recipe = _recipe(path, args.step)
+    folder = batches.corpus_of(path)
     shards = TokenShards.open(folder / "train")
-    batch = planned_batch(recipe, shards, step)
-    recorded, last = recorded_digest(path, step)
+    batch = batches.planned_batch(recipe, shards, args.step)
+    recorded, last = batches.recorded_digest(path, args.step)
     same = None if recorded is None else recorded == batch.digest
-    if json:
-        value = as_json(batch, shards, tokens=tokens)
-        value = {"run": run, **value, "recorded_digest": recorded, "same_as_recorded": same}
-        print(json_format.dumps(value, ensure_ascii=False))
+    if args.json:
+        value = batches.as_json(batch, shards, tokens=args.tokens)
+        print_json({"run": args.run, **value, "recorded_digest": recorded, "same_as_recorded": same})
     else:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-        _show(batch, shards, tokenizer, rows=rows or len(batch.pieces), text=text)
-    print(_verdict(batch, recorded, last), file=sys.stderr)
+        _show(batch, shards, folder, args)
+    print(_comparison(batch, recorded, last), file=sys.stderr)
     return 1 if same is False else 0
 
 
-def _show(batch: StepBatch, shards: TokenShards, tokenizer: Tokenizer, *, rows: int, text: bool) -> None:
+def _recipe(run: Path, step: int) -> PretrainRecipe:
+    """Return the settings of a pretraining that has this step."""
+    from toolkit.proofs import rebuild
+
+    stage = rebuild.content(run)["stage"]
+    if stage != "pretrain":
+        raise UsageError(
+            f"is a run of the stage {stage}: only the batches of a pretraining can be computed",
+            where=str(run), fix="name a pretrain run",
+        )  # fmt: skip
+    recipe = rebuild.recipe(run)
+    if step > recipe.steps:
+        raise UsageError(f"there is no step {step}: this training has {recipe.steps} steps", where=str(run))
+    return recipe
+
+
+def _show(batch: StepBatch, shards: TokenShards, corpus: Path, args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    from tokenizers import Tokenizer
+
+    from toolkit.proofs.batch import documents_of
+
+    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer" / "tokenizer.json"))
+    rows, text = args.rows or len(batch.pieces), args.text
     table = Table("row", "documents", "tokens", "text" if text else "begins with", box=None, pad_edge=False)
     for name in ("row", "documents", "tokens"):
         column = next(column for column in table.columns if column.header == name)
@@ -101,15 +96,17 @@ def _show(batch: StepBatch, shards: TokenShards, tokenizer: Tokenizer, *, rows: 
         table.add_row(
             str(number), f"{first:,} - {last:,}" if last > first else f"{first:,}",
             f"{start:,} - {start + batch.length:,}",
-            # cut here, not by the column: a narrow terminal then takes from the text, not from the numbers
-            Text(_words(shards.read(start, batch.length + 1), tokenizer, whole=text),
+            # cut here, not by the column: a narrow terminal then shortens the text, not the numbers
+            Text(_row_text(shards.read(start, batch.length + 1), tokenizer, whole=text),
                  no_wrap=not text, overflow=None if text else "ellipsis"),
         )  # fmt: skip
     Console(stderr=True, highlight=False).print(table)
     left = len(batch.pieces) - rows
     if left > 0:
         print(f"and {left} more rows (--rows 0 shows all)", file=sys.stderr)
-    cut = f", each of {batch.row_tokens} cut by length_warmup" if batch.length < batch.row_tokens else ""
+    cut = (
+        f", of {batch.row_tokens} each, shortened by length_warmup" if batch.length < batch.row_tokens else ""
+    )
     print(
         f"step {batch.step}: {len(batch.pieces)} rows of {batch.length} tokens{cut}; "
         f"batch {batch.digest}\n"
@@ -118,22 +115,24 @@ def _show(batch: StepBatch, shards: TokenShards, tokenizer: Tokenizer, *, rows: 
     )
 
 
-def _words(ids: np.ndarray, tokenizer: Tokenizer, *, whole: bool) -> str:
-    """The text of a row: special tokens visible, line ends as a sign; cut characters as a sign, too."""
+def _row_text(ids: np.ndarray, tokenizer: Tokenizer, *, whole: bool) -> str:
+    """Return the text of a row, with visible special tokens; the beginning is one line."""
+    from toolkit.inference.token_text import harmless
+
     text = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
     if whole:
         return harmless(text)
     text = harmless(text).replace("\n", "↵").replace("\t", " ")
-    return text if len(text) <= WORDS_CHARACTERS else text[: WORDS_CHARACTERS - 1] + "…"
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
 
 
-def _verdict(batch: StepBatch, recorded: str | None, last: int) -> str:
+def _comparison(batch: StepBatch, recorded: str | None, last: int) -> str:
     if recorded is None:
-        return f"the run has not written down step {batch.step} (its last is {last}): nothing to compare with"
+        return f"the run has no record of step {batch.step} (its last is {last}): nothing to compare with"
     if recorded == batch.digest:
-        return "the run wrote down the same batch when it took this step"
+        return "the run recorded the same batch at this step"
     return (
-        f"error: the run wrote down another batch when it took this step: {recorded}\n"
-        f"  What it read is not what its manifest and its corpus say ({batch.digest}): a changed manifest, "
-        "corpus or\n  steps.jsonl, or another version of the toolkit"
+        f"error: the run recorded another batch at this step: {recorded}\n"
+        f"  Its manifest and its corpus give {batch.digest}: the manifest, the corpus or steps.jsonl\n"
+        "  changed, or another version of the toolkit trained it"
     )

@@ -10,49 +10,16 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_int, sampling_choice
-from toolkit.inference.token_text import harmless
 
 if TYPE_CHECKING:
     from toolkit.inference.generation import Choice
 
 
-def generate_command(
-    model: str, prompt: str, *, choice: Choice, count: int = 1, chat: bool | None = None, json: bool = False
-) -> int:
-    """Print `count` answers on stdout, what is to be said about them on stderr.
-
-    `chat` puts the prompt into the chat template, False continues it as plain text; by default a model that
-    was trained on conversations is asked, and another one continues.
-    """
-    from toolkit.inference.generation import answer
-    from toolkit.inference.opening import open_model, tell
-
-    if count < 1:
-        raise UsageError("--n must be at least 1")
-    opened = open_model(model)
-    if chat and not opened.tokenizer.chat_template:
-        raise UsageError("the model has no chat template", where=model, fix="use --raw to continue the text")
-    chat = opened.converses if chat is None else chat
-    answers, choice = answer(opened, opened.prompt_ids(prompt, chat=chat), choice=choice, count=count)
-    if json:
-        about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(choice)}
-        print(json_format.dumps({**about, "answers": [asdict(one) for one in answers]}, ensure_ascii=False))
-        return 0
-    tell("answering in the chat template; --raw continues the text" if chat else "continuing the text")
-    for number, one in enumerate(answers):
-        if count > 1:
-            tell(f"-- {number + 1} of {count}")
-        print(harmless(one.text) if sys.stdout.isatty() else one.text, flush=True)
-        if not one.ended:
-            tell(f"cut off after {len(one.ids)} tokens")
-    return 0
-
-
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "generate",
-        "Print what a model answers to a prompt. A model of conversations is asked, "
-        "another one continues the text.",
+        "Print answers of a model to a prompt. A model that was trained on conversations answers it, another "
+        "model continues the text.",
         'toolkit generate runs/tiny/pretrain "Once upon a time"\n'
         'toolkit generate runs/tiny/dpo "Tell me a story about a fox." --n 3 --temperature 0.7',
     )
@@ -70,3 +37,41 @@ def main(arguments: Sequence[str]) -> int:
     return generate_command(
         args.model, prompt, choice=sampling_choice(args), count=args.n, chat=args.chat, json=args.json
     )
+
+
+def generate_command(
+    model: str, prompt: str, *, choice: Choice, count: int = 1, chat: bool | None = None, json: bool = False
+) -> int:
+    """Print `count` answers on stdout, and remarks about them on stderr.
+
+    Args:
+        chat: put the prompt into the chat template, or continue it as plain text. By default a model that was
+            trained on conversations gets the template.
+    """
+    from toolkit.inference.generation import answer
+    from toolkit.inference.opening import open_model, tell
+    from toolkit.inference.token_text import harmless
+
+    if count < 1:
+        raise UsageError("--n must be at least 1")
+    opened = open_model(model)
+    if chat and not opened.tokenizer.chat_template:
+        raise UsageError("the model has no chat template", where=model, fix="use --raw to continue the text")
+    chat = opened.converses if chat is None else chat
+    answers, choice = answer(opened, opened.prompt_ids(prompt, chat=chat), choice=choice, count=count)
+    if json:
+        about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(choice)}
+        print(
+            json_format.dumps(
+                {**about, "answers": [asdict(answer) for answer in answers]}, ensure_ascii=False
+            )
+        )
+        return 0
+    tell("answering in the chat template; --raw continues the text" if chat else "continuing the text")
+    for number, result in enumerate(answers):
+        if count > 1:
+            tell(f"-- {number + 1} of {count}")
+        print(harmless(result.text) if sys.stdout.isatty() else result.text, flush=True)
+        if not result.ended:
+            tell(f"cut off after {len(result.ids)} tokens")
+    return 0

@@ -24,6 +24,33 @@ BAR_CELLS = 24
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "next",
+        "Show the distribution of the next token as a table with bars: what a language model is.",
+        'toolkit next runs/tiny/pretrain "Once upon a"\n'
+        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("text", help="the text so far")
+    parser.add_argument("--top", type=positive_int, default=10, metavar="K", help="rows of the table")
+    parser.add_argument("--steps", type=positive_int, default=1, metavar="N", help="go on for N tokens")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="above 0: the token to go on with is drawn (0: the likeliest)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--chat", action="store_true", help="put the text into the chat template")
+    add_json(parser)
+    args = parser.parse_intermixed_args(arguments)
+
+    given = vars(args)
+    return next_command(given.pop("model"), given.pop("text"), **given)
+
+
 def next_command(
     model: str,
     text: str,
@@ -118,30 +145,3 @@ def step_line(opened: OpenModel, prediction: Prediction) -> Text:
         (word, "bold"),
         f"  rank {prediction.rank}, chance {prediction.chance:.2%}, surprise {bits:.2f} bits\n",
     )
-
-
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "next",
-        "Show the distribution of the next token as a table with bars: what a language model is.",
-        'toolkit next runs/tiny/pretrain "Once upon a"\n'
-        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
-    )
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("text", help="the text so far")
-    parser.add_argument("--top", type=positive_int, default=10, metavar="K", help="rows of the table")
-    parser.add_argument("--steps", type=positive_int, default=1, metavar="N", help="go on for N tokens")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="T",
-        help="above 0: the token to go on with is drawn (0: the likeliest)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--chat", action="store_true", help="put the text into the chat template")
-    add_json(parser)
-    args = parser.parse_intermixed_args(arguments)
-
-    given = vars(args)
-    return next_command(given.pop("model"), given.pop("text"), **given)

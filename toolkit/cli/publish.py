@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from toolkit.cli.parser import Parser
 
@@ -10,8 +12,8 @@ from toolkit.cli.parser import Parser
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "publish",
-        "Upload the model of a finished run to the Hugging Face Hub, with a model "
-        "card that says where every number comes from.",
+        "Upload the model of a finished run to the Hugging Face Hub, with a model card that names the source "
+        "of every number.",
         "toolkit publish runs/tiny/dpo me/storyteller --dry-run --output card\n"
         "toolkit publish runs/tiny/dpo me/storyteller --private",
     )
@@ -21,8 +23,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="DIR", help="with --dry-run: where to write it")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     args = parser.parse_intermixed_args(arguments)
-    from toolkit.publish.repository import publish_command
+    if args.output is not None and not args.dry_run:
+        parser.error("--output has an effect only with --dry-run")
+    from toolkit.publish import repository
 
-    return publish_command(
-        args.run, args.repo_id, dry_run=args.dry_run, output=args.output, private=args.private
-    )
+    run = Path(args.run)
+    if not args.dry_run:
+        print(repository.publish(run, args.repo_id, private=args.private))
+        return 0
+    folder = Path(args.output) if args.output else repository.default_folder(run)
+    repository.write_repository(run, args.repo_id, folder)
+    print(f"nothing was uploaded; the repository is in {folder}", file=sys.stderr)
+    print(folder)
+    return 0

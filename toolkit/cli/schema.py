@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from toolkit.cli.parser import Parser
 
@@ -20,6 +22,13 @@ def main(arguments: Sequence[str]) -> int:
         "is there, else stdout)",
     )
     args = parser.parse_args(arguments)
-    from toolkit.config.json_schema import schema_command
+    from toolkit.config import json_schema
 
-    return schema_command(output=args.output)
+    output = args.output or (str(json_schema.DEFAULT) if json_schema.DEFAULT.exists() else "-")
+    if output == "-":
+        sys.stdout.write(json_schema.text())
+        return 0
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).write_text(json_schema.text(), encoding="utf-8")
+    print(f"written: {output}", file=sys.stderr)
+    return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -74,16 +73,3 @@ def _scalar(kind: str, words: list[str]) -> dict[str, Any]:
 def text() -> str:
     """Return the schema as it is stored."""
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
-
-
-def schema_command(*, output: str | None = None) -> int:
-    """Write the schema to a file or to stdout."""
-    if output is None and DEFAULT.exists():
-        output = str(DEFAULT)
-    if output is None or output == "-":
-        sys.stdout.write(text())
-        return 0
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Path(output).write_text(text(), encoding="utf-8")
-    print(f"written: {output}", file=sys.stderr)
-    return 0

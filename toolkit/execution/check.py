@@ -1,12 +1,10 @@
-"""`toolkit check`: every mistake in recipes, and what cannot be checked without data and parents."""
+"""Every mistake in recipes, and what cannot be checked without data and parents."""
 
 from __future__ import annotations
 
-import json as json_format
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import inputs, registry
@@ -16,33 +14,43 @@ from toolkit.config.yaml_source import dotted, nearest
 from toolkit.execution import dag
 
 
-def check_command(path: Path, overrides: Sequence[str] = (), *, json: bool = False) -> int:
-    """Print a line for each recipe on stderr, or one JSON object on stdout; 2 where there are problems."""
-    path = Path(path)
+@dataclass(frozen=True)
+class CheckedRecipe:
+    """A recipe that could be read.
+
+    Attributes:
+        ok: no reference to a run of the wrong stage, or to the recipe itself.
+        not_checked: what only data or parents can tell, one line each.
+    """
+
+    path: Path
+    name: str
+    stage: str
+    ok: bool
+    not_checked: list[str]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_recipes` gave; recipes that could not be read are only among the problems."""
+
+    recipes: list[CheckedRecipe]
+    problems: list[Problem]
+
+
+def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
+    """Check a recipe, or all recipes of a folder, without running or writing anything."""
     loaded, problems = _read(path, overrides)
-    makers = {one.name: one.recipe.stage for one in loaded}
+    makers = {recipe.name: recipe.recipe.stage for recipe in loaded}
     files = {run_name(file) for file in recipe_files(path if path.is_dir() else path.parent)}
-    rows: list[dict[str, Any]] = []
-    for one in loaded:
-        wrong, unknown = _parents(one, makers, files | set(makers))
-        problems.setdefault(one.path, []).extend(wrong)
-        rows.append(
-            {
-                "path": str(one.path),
-                "name": one.name,
-                "stage": one.recipe.stage,
-                "ok": not wrong,
-                "not_checked": unknown + _data(one),
-            }
-        )
-    found = list(dict.fromkeys(problem for several in problems.values() for problem in several))
-    found += _circles(loaded) if not found else []
-    if json:
-        listed = [{"place": one.place, "key": one.key, "what": one.what, "kind": one.kind} for one in found]
-        print(json_format.dumps({"ok": not found, "recipes": rows, "problems": listed}))
-    else:
-        _show(rows, found)
-    return 2 if found else 0
+    checked = []
+    for recipe in loaded:
+        wrong, unknown = _parents(recipe, makers, files | set(makers))
+        problems.setdefault(recipe.path, []).extend(wrong)
+        unknown += _data(recipe)
+        checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
+    distinct = list(dict.fromkeys(problem for several in problems.values() for problem in several))
+    return CheckReport(checked, distinct or _circles(loaded))
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[list[LoadedRecipe], dict[Path, list[Problem]]]:
@@ -104,16 +112,3 @@ def _data(one: LoadedRecipe) -> list[str]:
         elif not any(mark in source.name for mark in "*?[") and not Path(source.name).exists():
             unknown.append(f"{dotted(key)}: there is no file {source.name} here")
     return unknown
-
-
-def _show(rows: Sequence[Mapping[str, Any]], found: Sequence[Problem]) -> None:
-    width = max((len(row["path"]) for row in rows), default=0)
-    for row in rows:
-        if row["ok"]:
-            print(f"{row['path']:{width}}  ok  {row['stage']}", file=sys.stderr)
-            for text in row["not_checked"]:
-                print(f"{'':{width}}  not checked: {text}", file=sys.stderr)
-    for problem in found:
-        print(problem, file=sys.stderr)
-    if found:
-        print(f"{len(found)} problem{'s' * (len(found) > 1)}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""`toolkit plan`: what a recipe costs, before it is spent: counted, and timed by a few steps on this machine.
+"""What a recipe will cost: counted, and timed by a few training steps on this machine.
 
-Nothing here imports torch or reads text; the steps are made by a program of their own (pretrain/probe.py).
+Nothing here imports torch or reads text; a program of its own takes the steps (planning/probe.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from toolkit.base import files
 from toolkit.base.errors import RunError, UsageError
@@ -40,7 +37,7 @@ ASSUMED = "40% of an H100's 989 TFLOP/s"
 
 @dataclass(frozen=True)
 class Question:
-    """What the command line asks besides the recipes."""
+    """What is asked besides the recipes."""
 
     probe: bool = True
     price: float | None = None
@@ -48,47 +45,76 @@ class Question:
     processes: int = 1
     runs_dir: Path = Path("runs")
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What probes said, by the run's name."""
+    """What probes reported, by the run's name."""
 
 
-def plan_command(
-    path: str,
-    overrides: Sequence[str] = (),
-    *,
-    json: bool = False,
-    probe: bool = True,
-    price: float | None = None,
-    processes: int = 1,
-    runs_dir: Path | str = "runs",
-) -> int:
-    """Print the plan of a recipe or a folder: a table on stderr, or one JSON object on stdout.
+@dataclass
+class StagePlan:
+    """What one recipe will cost; None stands where a number is not known.
+
+    Attributes:
+        tokens: that are trained on.
+        state_bytes: weights, gradients and optimizer state of one process.
+        memory: bytes of each part of one process; peak_bytes is their sum.
+        tokens_per_second: of all processes together.
+        seconds: of the whole stage.
+        basis: of the seconds: `measured` here, `scaled` by FLOPs from the pretraining's, or `assumed`.
+    """
+
+    stage: str
+    run: str
+    parameters: int | None = None
+    tokens: int | None = None
+    flops: int | None = None
+    state_bytes: int | None = None
+    memory: dict[str, int] | None = None
+    peak_bytes: int | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    basis: str | None = None
+    money: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What recipes will cost, stage by stage; a total leaves out what is not known."""
+
+    stages: list[StagePlan]
+    flops: float | None
+    seconds: float | None
+    money: float | None
+
+
+def plan_recipes(path: Path, overrides: Sequence[str] = (), *, question: Question | None = None) -> Plan:
+    """Plan a recipe, or all recipes of a folder.
+
+    Args:
+        question: None asks for no probe.
 
     Raises:
         ToolkitError: a batch that the processes cannot share, or a probe that failed.
     """
-    if price is not None and not 0 <= price < math.inf:
-        raise UsageError(f"--price {price:g} is no amount of money", fix="give a number from 0 on")
-    place = Path(path)
-    folder = dag.order(load_folder(place, overrides)) if place.is_dir() else None
-    chosen = folder if folder is not None else [load(place, overrides)]
-    question = Question(probe=probe, price=price, processes=processes, runs_dir=Path(runs_dir))
-    rows = plan(chosen, neighbours=folder if folder is not None else _neighbours(place), question=question)
-    total = {key: _sum(rows, key) for key in ("flops", "seconds", "money")}
-    if json:
-        print(json_format.dumps({"plan": rows, "total": total}))
+    question = question or Question(probe=False)
+    if question.price is not None and not 0 <= question.price < math.inf:
+        raise UsageError(f"--price {question.price:g} is no amount of money", fix="give a positive number")
+    if path.is_dir():
+        recipes = neighbours = dag.order(load_folder(path, overrides))
     else:
-        _show(path, rows, total, question)
-    return 0
+        recipes, neighbours = [load(path, overrides)], _neighbours(path)
+    stages = plan(recipes, neighbours=neighbours, question=question)
+    return Plan(
+        stages,
+        flops=_sum([row.flops for row in stages]),
+        seconds=_sum([row.seconds for row in stages]),
+        money=_sum([row.money for row in stages]),
+    )
 
 
 def plan(
     recipes: Sequence[LoadedRecipe], *, neighbours: Sequence[LoadedRecipe], question: Question | None = None
-) -> list[dict[str, Any]]:
-    """Return one row a recipe; None stands where a number is not known.
-
-    stage, run; parameters; tokens (trained on); flops; state_bytes (weights, gradients, optimizer); memory
-    (bytes of each part) and peak_bytes, both of one process; tokens_per_second of all processes; seconds of
-    the stage; their basis: `measured` here, `scaled` by FLOPs from the pretraining's, `assumed`; money; note.
+) -> list[StagePlan]:
+    """Plan each recipe.
 
     Args:
         neighbours: the recipes in which references such as `runs/tiny/pretrain` are looked up.
@@ -103,32 +129,27 @@ def _neighbours(path: Path) -> list[LoadedRecipe]:
     return read_folder(path.parent)[0] if path.parent.is_dir() else []
 
 
-def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: Question) -> dict[str, Any]:
+def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: Question) -> StagePlan:
     recipe = loaded.recipe
-    row: dict[str, Any] = {"stage": recipe.stage, "run": loaded.name}
-    row |= dict.fromkeys((
-        "parameters", "tokens", "flops", "state_bytes", "memory", "peak_bytes", "tokens_per_second",
-        "seconds", "basis", "money",
-    ))  # fmt: skip
-    row["note"] = ""
+    row = StagePlan(recipe.stage, loaded.name)
     cost = STAGES[recipe.stage].cost
     base = None if cost is None else _pretraining(recipe, loaded, by_reference)
     vocab_size = None if base is None else _vocabulary(base.recipe, by_reference, question)
     if base is None or vocab_size is None:
-        row["note"] = "no training" if cost is None else "the model's shape is not in these recipes"
+        row.note = "no training" if cost is None else "the model's shape is not in these recipes"
         return row
     model = base.recipe.model
-    row["parameters"] = num_parameters(model, vocab_size=vocab_size)
-    row["state_bytes"] = row["parameters"] * cost.bytes_per_parameter
-    row["tokens"], factor, row["note"] = _work(recipe, model)
-    if row["tokens"] is not None:
-        row["flops"] = int(row["tokens"] * factor * _flops(recipe, model, vocab_size))
+    row.parameters = num_parameters(model, vocab_size=vocab_size)
+    row.state_bytes = row.parameters * cost.bytes_per_parameter
+    row.tokens, factor, row.note = _work(recipe, model)
+    if row.tokens is not None:
+        row.flops = int(row.tokens * factor * _flops(recipe, model, vocab_size))
     answer = _answer(base, vocab_size, question)
     if isinstance(recipe, schema.PretrainRecipe):
         _remember(row, recipe, vocab_size, answer, question)
     _time(row, recipe, base.recipe, vocab_size, answer, question)
-    if row["seconds"] is not None and question.price is not None:
-        row["money"] = row["seconds"] / 3600 * question.processes * question.price
+    if row.seconds is not None and question.price is not None:
+        row.money = row.seconds / 3600 * question.processes * question.price
     return row
 
 
@@ -221,7 +242,7 @@ def _examples(recipe: schema.TrainerRecipe) -> float | None:
 
 
 def _remember(
-    row: dict[str, Any], recipe: schema.PretrainRecipe, vocab_size: int, answer: dict[str, Any],
+    row: StagePlan, recipe: schema.PretrainRecipe, vocab_size: int, answer: dict[str, Any],
     question: Question,
 ) -> None:  # fmt: skip
     """Fill in the memory; without a probe a GPU is there if the recipe asks for one, and bf16 with it."""
@@ -230,7 +251,7 @@ def _remember(
         raise UsageError(
             f"batch_tokens {recipe.batch_tokens} is not a whole number of rows on each of "
             f"{question.processes} processes",
-            where=row["run"], fix="take another --processes, or another batch_tokens",
+            where=row.run, fix="take another --processes, or another batch_tokens",
         )  # fmt: skip
     on_gpu = answer.get("device", recipe.device) == "cuda"
     native = on_gpu or bool(hardware.processor()["bf16"])
@@ -238,8 +259,8 @@ def _remember(
     need = memory.estimate(
         recipe, vocab_size=vocab_size, bf16=precision == "bf16", on_gpu=on_gpu, processes=question.processes
     )
-    row["state_bytes"] = need.weights + need.gradients + need.optimizer
-    row["memory"], row["peak_bytes"] = need.parts(), need.peak
+    row.state_bytes = need.weights + need.gradients + need.optimizer
+    row.memory, row.peak_bytes = need.parts(), need.peak
 
 
 def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str, Any]:
@@ -247,7 +268,7 @@ def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str
     if not question.probe:
         return {}
     if base.name not in question.answers:
-        print(f"{base.name}: a few training steps, to see how fast this machine is (--no-probe skips them)",
+        print(f"{base.name}: timing a few training steps on this machine (--no-probe skips them)",
               file=sys.stderr, flush=True)  # fmt: skip
         question.answers[base.name] = _ask(base, vocab_size, question.processes)
     return question.answers[base.name]
@@ -269,39 +290,39 @@ def _ask(base: LoadedRecipe, vocab_size: int, count: int) -> dict[str, Any]:
     if done.returncode == -9:
         return {"refused": "the system ended it, most often for lack of memory"}
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise RunError(f"the probe failed: {last}", where=base.name, fix="plan with --no-probe")
     answer = json_format.loads(done.stdout.strip().splitlines()[-1])
     return answer | {"starting_seconds": time.monotonic() - began - answer.get("measuring_seconds", 0.0)}
 
 
 def _time(
-    row: dict[str, Any], recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int,
+    row: StagePlan, recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int,
     answer: dict[str, Any], question: Question,
 ) -> None:  # fmt: skip
     """Fill in the seconds, what they rest on, and the tokens trained on in one of them."""
     pretrains = isinstance(recipe, schema.PretrainRecipe)
     measured = "tokens_per_second" in answer and (recipe.device, answer["device"]) != ("cuda", "cpu")
     if "refused" in answer:
-        row["note"] += f"; no probe here: {answer['refused']}"
-    if row["flops"] is None or not (measured or recipe.device == "cuda"):
+        row.note += f"; no probe here: {answer['refused']}"
+    if row.flops is None or not (measured or recipe.device == "cuda"):
         return
     if measured:
         full = _sequence_length(base, base.model)
         flops = flops_per_token(base.model, vocab_size=vocab_size, sequence_length=full)
         rate = answer["tokens_per_second"] * flops
-        row["basis"] = "measured" if pretrains else "scaled"
-        row["note"] += "" if pretrains else "; time scaled by FLOPs from the pretraining's"
+        row.basis = "measured" if pretrains else "scaled"
+        row.note += "" if pretrains else "; time scaled by FLOPs from the pretraining's"
     else:
         rate = ASSUMED_FLOPS * question.processes
-        row["basis"] = "assumed"
-        row["note"] += f"; time at an assumed {ASSUMED}" + " on each GPU" * (question.processes > 1)
-    row["seconds"] = row["flops"] / rate
+        row.basis = "assumed"
+        row.note += f"; time at an assumed {ASSUMED}" + " on each GPU" * (question.processes > 1)
+    row.seconds = row.flops / rate
     if pretrains:
-        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        row.tokens_per_second = row.tokens / row.seconds
         if measured:
-            row["seconds"] += answer["starting_seconds"] + _measuring(recipe, answer, question)
-            row["note"] += f"; {answer['steps']} steps of {answer['micro_batch_tokens']:,} tokens were timed"
+            row.seconds += answer["starting_seconds"] + _measuring(recipe, answer, question)
+            row.note += f"; {answer['steps']} steps of {answer['micro_batch_tokens']:,} tokens were timed"
 
 
 def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: Question) -> float:
@@ -313,76 +334,15 @@ def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: 
     index = _index(recipe, "held_out", question)
     window = recipe.model.n_positions
     count = index["documents"] if index else recipe.evaluate_documents
-    each = index["tokens"] / max(1, count) if index else window / 2
-    again = 2 if each > window else 1  # windows overlap by half
+    length = index["tokens"] / max(1, count) if index else window / 2
+    again = 2 if length > window else 1  # windows overlap by half
     every = max(recipe.batch_tokens, recipe.evaluate_every_tokens or recipe.train_tokens / 10)
-    looks = 1 + recipe.train_tokens / every
-    part = min(each * min(count, recipe.evaluate_documents), recipe.evaluate_tokens)
-    quick = looks * part * answer["score_seconds"]["quick"]
-    return again * (quick + each * count * answer["score_seconds"]["full"]) / question.processes
+    evaluations = 1 + recipe.train_tokens / every
+    part = min(length * min(count, recipe.evaluate_documents), recipe.evaluate_tokens)
+    quick = evaluations * part * answer["score_seconds"]["quick"]
+    return again * (quick + length * count * answer["score_seconds"]["full"]) / question.processes
 
 
-# What is shown
-
-
-def _show(path: str, rows: list[dict[str, Any]], total: dict[str, float | None], question: Question) -> None:
-    console = Console(stderr=True)
-    names = ("stage", "weights", "tokens", "FLOPs", "GiB", "tokens/s", "time")
-    table = Table(*names, title=f"plan of {path}", title_justify="left", box=None, pad_edge=False)
-    if question.price is not None:
-        table.add_column("money")
-    for row in rows:
-        about = "" if row["basis"] in (None, "measured") else "~"
-        bytes_ = row["peak_bytes"] or row["state_bytes"]
-        cells = [
-            row["stage"], _short(row["parameters"]), _short(row["tokens"]),
-            "-" if row["flops"] is None else f"{row['flops']:.1e}",
-            "-" if bytes_ is None else f"{'' if row['peak_bytes'] else '>'}{bytes_ / 2**30:.2f}",
-            _short(row["tokens_per_second"] and round(row["tokens_per_second"])),
-            "-" if row["seconds"] is None else about + _duration(row["seconds"]),
-            "-" if row["money"] is None else f"{about}{row['money']:.2f}",
-        ]  # fmt: skip
-        table.add_row(*cells[: len(table.columns)])
-    console.print(table)
-    for row in rows:
-        if row["note"] != "no training":
-            print(f"{row['stage']}: {row['note']}", file=sys.stderr)
-    _show_total(rows, total, question)
-
-
-def _show_total(rows: list[dict[str, Any]], total: dict[str, float | None], question: Question) -> None:
-    if total["seconds"] is not None:
-        left_out = [row["stage"] for row in rows if row["seconds"] is None]
-        words = f"; not counted: {', '.join(left_out)}" if left_out else ""
-        many = f" on {question.processes} processes" if question.processes > 1 else ""
-        money = "" if total["money"] is None else f", {total['money']:.2f} at {question.price:g} an hour each"
-        print(f"in all {_duration(total['seconds'])}{many}{money}{words}", file=sys.stderr)
-    elif total["flops"] is not None:
-        flops = total["flops"]
-        print(
-            f"{flops:.2e} floating-point operations in the stages that can be counted: "
-            f"{_duration(flops / 0.2e12)} at 0.2 TFLOP/s (2 laptop cores), "
-            f"{_duration(flops / ASSUMED_FLOPS)} at {ASSUMED}",
-            file=sys.stderr,
-        )
-
-
-def _sum(rows: list[dict[str, Any]], key: str) -> float | None:
-    known = [row[key] for row in rows if row[key] is not None]
-    return sum(known) if known else None
-
-
-def _short(number: int | None) -> str:
-    if number is None:
-        return "-"
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+def _sum(values: Sequence[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if numbers else None

@@ -1,4 +1,4 @@
-"""`toolkit reproduce`: a finished run made again from nothing in another place, and every file compared."""
+"""A finished run rerun from scratch in another folder, and every file compared."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from toolkit.base import files
-from toolkit.base.errors import RunError, UsageError
+from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.config import history, loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.data import files as data_files
@@ -32,7 +30,7 @@ TIMES = frozenset(
         "threads", "device", "versions",
     }
 )  # fmt: skip
-"""Keys that are measured times, or follow from them, and what the machine decides. Left out of JSON."""
+"""Keys of JSON files that are not compared: measured times, what follows from them, and the machine."""
 NOT_OUTPUTS = {
     layout.RECIPE: "it went in",
     layout.RESOLVED: "it went in",
@@ -41,9 +39,17 @@ NOT_OUTPUTS = {
 }
 
 
+class RerunFailed(ToolkitError):
+    """The stage that was rerun ended with another exit status than 0."""
+
+    def __init__(self, run: Path, exit_status: int):
+        self.exit_status = exit_status
+        super().__init__(f"{run} could not be rerun (exit status {exit_status})")
+
+
 @dataclass(frozen=True)
-class Row:
-    """One file of a run and of the run made again."""
+class FileComparison:
+    """One file of a run and of its rerun."""
 
     name: str
     result: str
@@ -51,48 +57,65 @@ class Row:
     note: str = ""
 
 
-def reproduce_command(
-    run: Path, *, output: Path | None = None, launch: Path | None = None, json: bool = False
-) -> int:
-    """Make a finished run again and compare; 0 where every weight and number is the same, 1 where not.
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out when a run was rerun.
+
+    Attributes:
+        tier: of the promise that holds on this machine.
+        environment: what differs between this machine and the run's.
+        rerun: the new run, where it was kept.
+    """
+
+    run: Path
+    tier: str
+    environment: list[str]
+    files: list[FileComparison]
+    rerun: Path | None = None
+
+    @property
+    def same(self) -> bool:
+        return all(file.result != DIFFERS for file in self.files)
+
+    def as_json(self) -> dict[str, object]:
+        files = [{"file": file.name, "result": file.result, "note": file.note} for file in self.files]
+        return {
+            "run": str(self.run), "same": self.same, "tier": self.tier, "environment": self.environment,
+            "files": files,
+        }  # fmt: skip
+
+
+def reproduce(run: Path, *, output: Path | None = None, launch: Path | None = None) -> Reproduction:
+    """Rerun a finished run and compare every sealed file.
 
     Args:
         output: keep the new run below this folder, which must be empty.
         launch: an Accelerate configuration to start it with.
 
     Raises:
-        ToolkitError: a run that is not finished, or whose bytes, parents or data are not as they were.
+        ToolkitError: a run that is not finished, or whose bytes, parents or data have changed.
+        RerunFailed: the stage failed, with its exit status.
     """
     seal.require_unchanged(run)
     rebuild.require_parents(run)
     if launch is not None:
         launching.check_configuration(launch)
     with ExitStack() as stack:
-        runs_dir = _place(output, stack)
+        runs_dir = _runs_dir(output, stack)
         loaded = _recipe(run, runs_dir, stack)
         _require_data(run, loaded)
-        other = _environment(run, launched=launch is not None)
-        exact = getattr(loaded.recipe, "exact", False)
-        tier = rebuild.tier(other, exact=exact)
-        print(f"{run}: making it again\n  {rebuild.promise(tier, other)}", file=sys.stderr)
+        environment = _environment(run, launched=launch is not None)
+        tier = rebuild.tier(environment, exact=getattr(loaded.recipe, "exact", False))
+        print(f"{run}: rerunning it\n  {rebuild.promise(tier, environment)}", file=sys.stderr)
         status = launching.start(loaded, launching.RunOptions(runs_dir, launch=launch))
         if status != 0:
-            print(f"error: {run} could not be made again (exit status {status})", file=sys.stderr)
-            return status
-        rows = compare(run, runs_dir / loaded.name)
+            raise RerunFailed(run, status)
+        files = compare(run, runs_dir / loaded.name)
         _unlink(runs_dir)
-    wrong = [row for row in rows if row.result == DIFFERS]
-    _show(run, rows)
-    if output is not None:
-        print(f"the new run: {output / loaded.name}", file=sys.stderr)
-    if json:
-        listed = [{"file": row.name, "result": row.result, "note": row.note} for row in rows]
-        result = {"run": str(run), "same": not wrong, "tier": tier, "environment": other, "files": listed}
-        print(json_format.dumps(result, ensure_ascii=False, allow_nan=False))
-    return 1 if wrong else 0
+    return Reproduction(run, tier, environment, files, output / loaded.name if output else None)
 
 
-def _place(output: Path | None, stack: ExitStack) -> Path:
+def _runs_dir(output: Path | None, stack: ExitStack) -> Path:
     if output is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-reproduce-")))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -109,7 +132,7 @@ def _recipe(run: Path, runs_dir: Path, stack: ExitStack) -> LoadedRecipe:
     file = file.with_name(f"{file.name}.yaml")
     file.parent.mkdir(parents=True)
     content = recipe.model_dump(mode="json", exclude_defaults=True)
-    head = "# Every setting of the run that differs from its default, with what it decided by itself.\n"
+    head = "# Every setting that differs from its default, with what the run decided for `auto`.\n"
     file.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     loaded = loader.load(file)
     assert manifest.settings(loaded.recipe) == manifest.settings(recipe), "a setting was not read as written"
@@ -118,56 +141,60 @@ def _recipe(run: Path, runs_dir: Path, stack: ExitStack) -> LoadedRecipe:
 
 def _require_data(run: Path, loaded: LoadedRecipe) -> None:
     before, now = rebuild.content(run)["inputs"]["data"], data_files.digests(loaded.recipe)
-    wrong = [key for key in before if now.get(key) != before[key]]
-    if wrong:
+    changed = [key for key in before if now.get(key) != before[key]]
+    if changed:
         raise RunError(
-            f"{', '.join(wrong)}: the data is not what the run was made from",
-            where=str(run), fix="put it back; a path is looked for from the folder that you are in",
+            f"{', '.join(changed)}: the data is not what the run was made from",
+            where=str(run), fix="restore it; relative paths start from the current folder",
         )  # fmt: skip
 
 
 def _environment(run: Path, *, launched: bool) -> list[str]:
-    """What differs here; with a launcher it decides about the number of processes."""
+    """Return what differs here; a launcher decides about the number of processes."""
     lines = rebuild.environment_differences(run, accelerators=devices.accelerators())
     return [line for line in lines if not (launched and line.startswith("world_size:"))]
 
 
 def _unlink(runs_dir: Path) -> None:
-    """Remove the links to the parents: a manifest names the places that they lead to."""
+    """Remove the links to the parents; the manifest names their targets."""
     for path in sorted(runs_dir.rglob("*")):
         if path.is_symlink():
             path.unlink()
 
 
-def compare(before: Path, again: Path) -> list[Row]:
+def compare(before: Path, again: Path) -> list[FileComparison]:
     """Compare every file that two finished runs sealed."""
     old, new = (files.read_json(path / layout.LOCK)["files"] for path in (before, again))
-    return [_row(name, before, again, old, new) for name in sorted(old.keys() | new.keys())]
+    return [_compare_file(name, before, again, old, new) for name in sorted(old.keys() | new.keys())]
 
 
-def _row(name: str, before: Path, again: Path, old: dict[str, Any], new: dict[str, Any]) -> Row:
+def _compare_file(
+    name: str, before: Path, again: Path, old: dict[str, Any], new: dict[str, Any]
+) -> FileComparison:
     reason = NOT_OUTPUTS.get(Path(name).name)
     if reason is not None:
-        return Row(name, APART, reason)
+        return FileComparison(name, APART, reason)
     if name not in old or name not in new:
         where = "the first" if name in old else "the new"
         if name.startswith("checkpoints/"):  # which ones stay depends on where a run was interrupted
-            return Row(name, APART, f"only {where} run kept this checkpoint")
-        return Row(name, DIFFERS, f"only in {where} run")
+            return FileComparison(name, APART, f"only {where} run kept this checkpoint")
+        return FileComparison(name, DIFFERS, f"only in {where} run")
     if old[name]["sha256"] == new[name]["sha256"]:
-        return Row(name, SAME)
+        return FileComparison(name, SAME)
     if Path(name).suffix in (".json", ".jsonl"):
-        found = _number_difference(_read(before / name), _read(again / name))
-        return Row(name, DIFFERS, found) if found else Row(name, SAME, "apart from times")
+        difference = _number_difference(_read(before / name), _read(again / name))
+        if difference:
+            return FileComparison(name, DIFFERS, difference)
+        return FileComparison(name, SAME, "apart from times")
     sizes = f"{old[name]['bytes']:,} -> {new[name]['bytes']:,} bytes"
-    return Row(name, DIFFERS, "bytes" if old[name]["bytes"] == new[name]["bytes"] else sizes)
+    return FileComparison(name, DIFFERS, "bytes" if old[name]["bytes"] == new[name]["bytes"] else sizes)
 
 
 def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         content = json_format.loads(text)
-        if path.name == "evaluation.json" and "models" in content:  # settings that old evaluations lack
+        if path.name == layout.EVALUATION and "models" in content:  # settings that old evaluations lack
             content["settings"] = history.recorded("evaluate", content["settings"])
         return _timeless(content)
     lines = enumerate(text.splitlines(), 1)
@@ -188,20 +215,3 @@ def _number_difference(old: Any, new: Any) -> str:
         if repr(first) != repr(second):  # as written: 1 is not 1.0, and a NaN is itself
             return f"{key}: {first!r} -> {second!r}"
     return ""
-
-
-def _show(run: Path, rows: list[Row]) -> None:
-    table = Table("file", "", "", box=None, pad_edge=False)
-    table.columns[0].min_width = max(len(row.name) for row in rows)  # a name that is cut says nothing
-    for row in rows:
-        style = {SAME: "", DIFFERS: "[red]", APART: "[dim]"}[row.result]
-        table.add_row(row.name, f"{style}{row.result}", f"{style}{row.note}")
-    Console(stderr=True, highlight=False).print(table)
-    wrong = [row for row in rows if row.result == DIFFERS]
-    compared = sum(row.result != APART for row in rows)
-    if wrong:
-        print(
-            f"error: {run}: {len(wrong)} of {compared} files differ, first {wrong[0].name}", file=sys.stderr
-        )
-    else:
-        print(f"{run}: made again, all {compared} files that came out are the same", file=sys.stderr)

@@ -1,11 +1,10 @@
-"""`toolkit publish`: a finished run as a model repository with a card, on disk or on the Hub."""
+"""A finished run as a model repository with a card, on disk or on the Hub."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -42,38 +41,42 @@ HEADLINES = {
 }
 
 
-def publish_command(
-    run: str, repo_id: str, *, dry_run: bool = False, output: str | None = None, private: bool = False
-) -> int:
-    """Build the repository of a sealed run and upload it, or with `dry_run` leave it in `output`.
+def write_repository(run: Path, repo_id: str, folder: Path) -> None:
+    """Write the repository of a sealed run into a new folder.
 
     Raises:
-        UsageError: a repo id that the Hub would refuse, or an output folder that is not empty.
-        RunError: a run that is not finished, was changed since, or holds no model.
+        UsageError: a repo id that the Hub would refuse, or a folder that is not empty.
+        RunError: a run that is not finished, was changed since, or has no model.
     """
-    path = Path(run)
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
-        raise UsageError("not a name of a repository", where=repo_id, fix="write it as user/name")
-    if output is not None and not dry_run:
-        raise UsageError("--output has an effect only with --dry-run", fix="add --dry-run, or leave it out")
-    _check_run(path)
-    folder = Path(output) if output else path.parent / f"{path.name}-publish"
+        raise UsageError("is not a name of a repository", where=repo_id, fix="write it as user/name")
+    _check_run(run)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("the output folder is not empty", where=str(folder), fix="name a new --output DIR")
     if folder.exists():
         folder.rmdir()
     with atomic_folder(folder) as staging:
-        build(path, repo_id, staging)
-    if dry_run:
-        print(f"nothing was uploaded; what would be is in {folder}", file=sys.stderr)
-        print(folder)
-        return 0
+        build(run, repo_id, staging)
+
+
+def publish(run: Path, repo_id: str, *, private: bool = False) -> str:
+    """Upload the repository of a sealed run to the Hub; returns its URL.
+
+    Raises:
+        ToolkitError: as `write_repository`; also a Hub that cannot be reached or refuses.
+    """
+    folder = default_folder(run)
+    write_repository(run, repo_id, folder)
     try:
         _upload(folder, repo_id, private=private)
     finally:
         shutil.rmtree(folder)
-    print(f"https://huggingface.co/{repo_id}")
-    return 0
+    return f"https://huggingface.co/{repo_id}"
+
+
+def default_folder(run: Path) -> Path:
+    """Return the folder, beside the run, in which its repository is written."""
+    return run.parent / f"{run.name}-publish"
 
 
 def _check_run(path: Path) -> None:
@@ -138,14 +141,14 @@ def _number(label: str, key: str, numbers: dict) -> dict:
 
 def _evaluations(run: Path) -> list[Path]:
     """Return the sealed evaluate runs beside `run` that measured it."""
-    found = []
+    evaluations = []
     for sibling in sorted(run.resolve().parent.iterdir()):
         if seal.is_sealed(sibling) and (sibling / layout.EVALUATION).exists():
             measured = json.loads((sibling / layout.EVALUATION).read_text(encoding="utf-8"))
             name = name_in_evaluation(run, sibling)
             if name is not None and measured["models"][name].get("win_rate"):
-                found.append(sibling)
-    return found
+                evaluations.append(sibling)
+    return evaluations
 
 
 def _win_rate(run: Path, evaluation: Path) -> dict:

@@ -1,43 +1,63 @@
-"""`toolkit report`: write the page of finished runs."""
+"""Which runs a report is about."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.base.errors import RunError
 from toolkit.config import registry
-from toolkit.report.page import write_report
 from toolkit.report.summary import stage_of
 from toolkit.runs import layout, seal
 
 
-def report_command(runs: Sequence[str], *, output: str | None = None) -> int:
-    """Write the report of runs, or of all finished runs below a folder; its path goes to stdout."""
-    paths = {run.absolute(): run for name in runs for run in _finished_runs(Path(name))}
-    file = Path(output) if output else _default_output(Path(runs[0]), list(paths.values()))
-    write_report(list(paths.values()), file)
-    print(file)
-    return 0
+@dataclass(frozen=True)
+class Selection:
+    """The runs of a report.
+
+    Attributes:
+        runs: finished runs.
+        unfinished: names of runs in the same folders that are left out.
+        output: the file of the report, where no other is named.
+    """
+
+    runs: list[Path]
+    unfinished: list[str]
+    output: Path
 
 
-def _finished_runs(path: Path) -> list[Path]:
+def select_runs(names: Sequence[str]) -> Selection:
+    """Return the named runs, and all finished runs of the named folders.
+
+    Raises:
+        RunError: a folder without finished runs.
+    """
+    runs: dict[Path, Path] = {}
+    unfinished: list[str] = []
+    for name in names:
+        finished, others = _finished_runs(Path(name))
+        runs |= {run.absolute(): run for run in finished}
+        unfinished += others
+    selected = list(runs.values())
+    return Selection(selected, unfinished, _default_output(Path(names[0]), selected))
+
+
+def _finished_runs(path: Path) -> tuple[list[Path], list[str]]:
+    """Return the finished runs of a folder in the order of the stages, and the names of the others."""
     if seal.is_sealed(path):
-        return [path]
+        return [path], []
     children = sorted(path.iterdir()) if path.is_dir() else []
     finished = [child for child in children if child.is_dir() and seal.is_sealed(child)]
     if not finished:
         raise RunError(
             "no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE"
         )
-    skipped = [
+    unfinished = [
         child.name for child in children if (child / layout.MANIFEST).exists() and child not in finished
     ]
-    if skipped:
-        print(f"left out, not finished: {', '.join(skipped)}", file=sys.stderr)
-    return sorted(finished, key=lambda child: (registry.order(stage_of(child)), child.name))
+    return sorted(finished, key=lambda child: (registry.order(stage_of(child)), child.name)), unfinished
 
 
 def _default_output(first: Path, runs: Sequence[Path]) -> Path:
