@@ -161,3 +161,22 @@ def test_text_that_changed_is_refused_before_anything_is_run(tmp_path, monkeypat
     capsys.readouterr()
     assert main.main(["reproduce", "runs/t/words"]) == 1
     assert "data: the data is not what the run was made from" in capsys.readouterr().err
+
+
+def test_a_setting_that_an_old_evaluation_lacks_is_no_difference(tmp_path):
+    settings = {"win_rate": {"baseline": "a", "top_k": 0, "top_p": 1.0}, "perplexity": None}
+    for name, win_rate in (("old", {"baseline": "a"}), ("new", settings["win_rate"])):
+        (tmp_path / name).mkdir()
+        content = {"models": {"a": {"perplexity": 2.0}}, "settings": settings | {"win_rate": win_rate}}
+        files.write_json(tmp_path / name / "evaluation.json", content)
+        hashes = files.hash_files(tmp_path / name, ["evaluation.json"])
+        files.write_json(tmp_path / name / "lock.json", {"files": hashes})
+    [row] = reproduction.compare(tmp_path / "old", tmp_path / "new")
+    assert (row.name, row.result) == ("evaluation.json", "same")
+    changed = content | {"settings": settings | {"win_rate": {"baseline": "a", "top_k": 5, "top_p": 1.0}}}
+    files.write_json(tmp_path / "new" / "evaluation.json", changed)
+    files.write_json(
+        tmp_path / "new" / "lock.json", {"files": files.hash_files(tmp_path / "new", ["evaluation.json"])}
+    )
+    [row] = reproduction.compare(tmp_path / "old", tmp_path / "new")
+    assert row.result == "differs" and "top_k: 0 -> 5" in row.note
