@@ -160,7 +160,7 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
     assert status == 0 and output["replay"]["tier"] == "A"
     assert output["replay"]["environment"][0].startswith('versions.torch: "1.0" -> ')
     assert shown.index("only the same tokens are promised (tier A)") < shown.index("replay: ")
-    assert "only what it was made from can be checked by hashes" in shown
+    assert "hashes can only be checked of the runs it was made from" in shown
 
 
 @pytest.mark.parametrize(
