@@ -181,8 +181,9 @@ def test_every_option_reaches_the_recipe(folders, monkeypatch):
     assert (recipe.seed, recipe.precision) == (9, "bf16")
     for settings, names in ((recipe.perplexity, evaluate.SCORING), (recipe.win_rate, evaluate.COMPARISON)):
         assert {name: getattr(settings, name) for name in names} == {name: GIVEN[name] for name in names}
-    assert (recipe.perplexity.data.held_out_examples, recipe.data.config) == (11, "prompts")
-    assert recipe.win_rate.best_of.reward_model == "rm" and recipe.win_rate.judge_data.name == "storyworld"
+    [text], [prompts], [pairs] = recipe.perplexity.data, recipe.data, recipe.win_rate.judge_data
+    assert (text.held_out_examples, prompts.config, pairs.name) == (11, "prompts", "storyworld")
+    assert recipe.win_rate.best_of.reward_model == "rm"
     assert surroundings.judgements == Path("said.jsonl")
     contest = stage.open_contest(recipe, surroundings)
     names = ("samples_per_prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
