@@ -24,8 +24,8 @@ def test_the_blocks_are_found():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    for name in ("runs", "recipes"):
-        shutil.copytree(FIXTURE / name, tmp_path / name)
+    shutil.copytree(FIXTURE / "runs", tmp_path / "runs")
+    shutil.copytree(FIXTURE / "recipes", tmp_path / "recipes" / "tiny")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
