@@ -89,7 +89,7 @@ def test_logprobs_of_several_texts_do_not_depend_on_each_other(lm):
     assert [len(scored.logprobs) for scored in together][1] == 0
     for text, scored in zip(texts, together, strict=True):
         np.testing.assert_allclose(scored.logprobs, lm.logprobs([text])[0].logprobs, rtol=1e-4)
-    assert len(together[2].logprobs) > lm.opened.positions  # longer than the context
+    assert len(together[2].logprobs) > lm.opened.context_length  # longer than the context
 
 
 def test_one_string_in_place_of_a_list_is_refused(lm):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import pretrain_arms as arms
+from toolkit.models import kernels
 from toolkit.pretrain import loss
 
 SHAPE = arms.Shape(n_layer=2, n_head=2, n_embd=32, vocab_size=64, length=16, rows=2, threads=1)
@@ -21,7 +22,7 @@ def usual_allocator(monkeypatch):
 @pytest.mark.parametrize("on", [True, False])
 def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
     calls = {"attention": 0, "gelu": 0}
-    attend, activate = loss.causal_attention, loss.LogisticGelu.forward
+    attend, activate = loss.causal_attention, kernels.SigmoidGelu.forward
 
     def counted_attention(*arguments, **settings):
         calls["attention"] += 1
@@ -31,7 +32,7 @@ def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
         calls["gelu"] += 1
         return activate(self, values)
 
-    monkeypatch.setattr(loss.LogisticGelu, "forward", counted_gelu)
+    monkeypatch.setattr(kernels.SigmoidGelu, "forward", counted_gelu)
     loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, counted_attention)
     try:
         step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))

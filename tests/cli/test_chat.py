@@ -18,7 +18,7 @@ import pytest
 
 from toolkit.base.errors import ToolkitError
 from toolkit.cli import conversation as conversation_module
-from toolkit.inference.generation import Choice
+from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import open_model
 
 PROGRAM = """
@@ -26,7 +26,7 @@ import signal, sys, threading, time
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # before torch starts threads
 from toolkit.cli.conversation import chat_command
 from toolkit.inference import sampling
-from toolkit.inference.generation import Choice
+from toolkit.inference.generation import GenerationSettings
 
 def slowly(*arguments, stream=sampling.stream, **settings):
     for token in stream(*arguments, **settings):
@@ -39,7 +39,7 @@ def interrupt_beside():
 
 sampling.stream = slowly
 threading.Thread(target=interrupt_beside, daemon=True).start()
-sys.exit(chat_command(sys.argv[1], choice=Choice(max_new_tokens=90, seed=4)))
+sys.exit(chat_command(sys.argv[1], choice=GenerationSettings(max_new_tokens=90, seed=4)))
 """
 """A chat of 4 s an answer. After SIGUSR1 a thread takes a SIGINT on itself: the flag of a Ctrl-C is set, and
 no system call of the main thread is interrupted."""
@@ -54,7 +54,7 @@ def talk(folder, lines, monkeypatch, capsys, **settings):
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
     assert (
         conversation_module.chat_command(
-            str(folder), choice=Choice(**{"max_new_tokens": 8, "seed": 4, **settings})
+            str(folder), choice=GenerationSettings(**{"max_new_tokens": 8, "seed": 4, **settings})
         )
         == 0
     )
@@ -76,7 +76,7 @@ def test_reset_repeats_and_another_seed_does_not(folder, monkeypatch, capsys):
 
 
 def test_an_earlier_turn_changes_the_answer(folder, opened):
-    one, two = (conversation_module.Conversation(opened, Choice()) for _ in range(2))
+    one, two = (conversation_module.Conversation(opened, GenerationSettings()) for _ in range(2))
     one.messages = [{"role": "user", "content": "bear"}]
     two.messages = [{"role": "user", "content": "fox"}, {"role": "assistant", "content": "a"}, *one.messages]
     two.system = "be kind"
@@ -93,7 +93,9 @@ def test_a_full_context_forgets_the_oldest_turns_and_says_so(folder, monkeypatch
 
 
 def test_the_system_message_survives_a_full_context(opened):
-    conversation = conversation_module.Conversation(opened, Choice(max_new_tokens=8), system="be kind")
+    conversation = conversation_module.Conversation(
+        opened, GenerationSettings(max_new_tokens=8), system="be kind"
+    )
     for i in range(12):
         conversation.messages += [
             {"role": "user", "content": f"number {i} of the foxes"},
@@ -103,11 +105,11 @@ def test_the_system_message_survives_a_full_context(opened):
     ids, dropped = conversation.fit()
     text = opened.tokenizer.decode(ids)
     assert text.startswith("<|system|>be kind<|user|>") and text.endswith("<|user|>last<|assistant|>")
-    assert dropped and dropped % 2 == 0 and len(ids) + 8 <= opened.positions
+    assert dropped and dropped % 2 == 0 and len(ids) + 8 <= opened.context_length
 
 
 def test_a_message_that_is_too_long_is_refused_and_taken_back(opened):
-    conversation = conversation_module.Conversation(opened, Choice())
+    conversation = conversation_module.Conversation(opened, GenerationSettings())
     with pytest.raises(ToolkitError, match="too long"):
         conversation_module.ask(conversation, "fox " * 200)
     assert conversation.messages == []
@@ -115,7 +117,7 @@ def test_a_message_that_is_too_long_is_refused_and_taken_back(opened):
 
 def test_undo_retry_and_settings(opened, capsys):
     conversation = conversation_module.Conversation(
-        opened, Choice(max_new_tokens=12, temperature=2.0, seed=1)
+        opened, GenerationSettings(max_new_tokens=12, temperature=2.0, seed=1)
     )
     for line in ("one fox", "two foxes", "/undo"):
         conversation_module.respond(conversation, line)
@@ -218,7 +220,7 @@ def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(open
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    conversation = conversation_module.Conversation(opened, Choice(max_new_tokens=4))
+    conversation = conversation_module.Conversation(opened, GenerationSettings(max_new_tokens=4))
     monkeypatch.setattr("builtins.input", lambda prompt: "the fox?")
     with monkeypatch.context() as patch:
         patch.setattr(conversation_module.Conversation, "fit", interrupt)

@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.cli import generate
-from toolkit.inference.generation import Choice
+from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import open_model
 from toolkit.runs import seal
 
@@ -16,14 +16,18 @@ from toolkit.runs import seal
 def test_stdout_holds_the_answer_alone_and_the_seed_repeats_it(folder, capsys):
     outputs = []
     for seed in (1, 1, 2):
-        generate.generate_command(str(folder), "the fox", choice=Choice(max_new_tokens=12, seed=seed))
+        generate.generate_command(
+            str(folder), "the fox", choice=GenerationSettings(max_new_tokens=12, seed=seed)
+        )
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out != outputs[2].out
     assert "template" in outputs[0].err and "template" not in outputs[0].out
 
 
 def test_json_is_one_object_with_every_answer(folder, capsys):
-    generate.generate_command(str(folder), "the", choice=Choice(max_new_tokens=5, seed=3), count=3, json=True)
+    generate.generate_command(
+        str(folder), "the", choice=GenerationSettings(max_new_tokens=5, seed=3), count=3, json=True
+    )
     result = json.loads(capsys.readouterr().out)
     assert len(result["answers"]) == 3 and result["settings"]["seed"] == 3
     assert len({tuple(one["ids"]) for one in result["answers"]}) > 1
@@ -45,35 +49,37 @@ def test_a_typed_special_token_stays_text(folder, tokenizer):
 
 
 def test_a_model_without_template_continues(plain_folder, capsys):
-    generate.generate_command(str(plain_folder), "the fox", choice=Choice(max_new_tokens=3))
+    generate.generate_command(str(plain_folder), "the fox", choice=GenerationSettings(max_new_tokens=3))
     assert "continuing" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no chat template"):
-        generate.generate_command(str(plain_folder), "the fox", choice=Choice(), chat=True)
+        generate.generate_command(str(plain_folder), "the fox", choice=GenerationSettings(), chat=True)
 
 
 def test_a_pretrained_run_continues_and_a_tuned_one_answers(folder, tmp_path):
-    for stage, converses in (("pretrain", False), ("dpo", True)):
+    for stage, is_chat in (("pretrain", False), ("dpo", True)):
         run = tmp_path / stage
         (run / "checkpoints").mkdir(parents=True)
         (run / "manifest.json").write_text(json.dumps({"format": seal.FORMAT, "stage": stage}))
         (run / "checkpoints" / "step-00000002").symlink_to(folder)
-        assert open_model(str(run / "checkpoints" / "step-00000002")).converses is converses
+        assert open_model(str(run / "checkpoints" / "step-00000002")).is_chat_model is is_chat
         with pytest.raises(ToolkitError, match="not finished"):
             open_model(str(run))
         (run / "model").symlink_to(folder)
         (run / "lock.json").write_text("{}")
-        assert open_model(str(run)).converses is converses
+        assert open_model(str(run)).is_chat_model is is_chat
 
 
 def test_the_answer_shrinks_to_the_room_that_is_left(folder, capsys):
     opened = open_model(str(folder))
     prompt = "fox " * 40
-    room = opened.positions - len(opened.prompt_ids(prompt, chat=False))
-    generate.generate_command(str(folder), prompt, choice=Choice(max_new_tokens=500), chat=False, json=True)
+    room = opened.context_length - len(opened.prompt_ids(prompt, chat=False))
+    generate.generate_command(
+        str(folder), prompt, choice=GenerationSettings(max_new_tokens=500), chat=False, json=True
+    )
     result = json.loads(capsys.readouterr().out)
     assert 0 < len(result["answers"][0]["ids"]) <= room == result["settings"]["max_new_tokens"]
-    with pytest.raises(ToolkitError, match="the model takes 96"):
-        generate.generate_command(str(folder), "fox " * 200, choice=Choice(), chat=False)
+    with pytest.raises(ToolkitError, match="context 96"):
+        generate.generate_command(str(folder), "fox " * 200, choice=GenerationSettings(), chat=False)
 
 
 def test_a_missing_model_is_an_error_with_a_fix(tmp_path):

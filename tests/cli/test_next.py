@@ -114,7 +114,7 @@ def test_an_empty_text_begins_a_document(folder, opened, capsys):
 
 def test_a_long_text_keeps_its_end(opened):
     ids = opened.text_ids("the fox and the bear " * 40)
-    assert len(ids) > opened.positions
+    assert len(ids) > opened.context_length
     assert len(next_token.follow(opened, ids, top=1, steps=3, temperature=0, seed=0)) >= 1
 
 

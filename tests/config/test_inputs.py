@@ -1,13 +1,13 @@
 """What a recipe names: local or on the Hub, data sources, references and files."""
 
 import pytest
+from toolkit.models.vocabulary import local_folder
 
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config import inputs, schema
 from toolkit.config.loader import load
 from toolkit.data import files
 from toolkit.execution.check import check_command
-from toolkit.models.vocabulary import local_folder
 from toolkit.runs import references
 
 # name, whether it is local as data, whether it is local as a model

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat import annotations
-from toolkit.data.chat.annotations import Answer
+from toolkit.data.chat.annotations import AnnotatedAnswer
 
 ROW = {"instruction": "Say hello.", "output_1": "Hello.", "output_2": "Hi!", "preference": 2,
        "generator_1": "old", "generator_2": "new", "annotator": "judge"}  # fmt: skip
@@ -26,7 +26,7 @@ def read(tmp_path, rows, name="annotations.json"):
 def test_alpacaevals_layout(tmp_path, name):
     found = read(tmp_path, [ROW, {**ROW, "preference": 1.25, "input": "In French."}], name)
     first, second = found.rows
-    assert (first.first, first.second) == (Answer("Hello.", "old"), Answer("Hi!", "new"))
+    assert (first.first, first.second) == (AnnotatedAnswer("Hello.", "old"), AnnotatedAnswer("Hi!", "new"))
     assert (first.prompt, first.outcome, first.annotator, first.shown) == ("Say hello.", 0.0, "judge", True)
     assert (second.prompt, second.outcome) == ("Say hello.\n\nIn French.", 0.75)
 
@@ -77,7 +77,7 @@ def test_chosen_and_rejected(tmp_path):
     ]  # fmt: skip
     found = read(tmp_path, rows, "pairs.jsonl")
     first, second = found.rows
-    assert (first.first, first.second) == (Answer("So.", "a"), Answer("No.", "b"))
+    assert (first.first, first.second) == (AnnotatedAnswer("So.", "a"), AnnotatedAnswer("No.", "b"))
     assert first.prompt == second.prompt and first.outcome == second.outcome == 1.0
     assert not first.shown and (first.annotator, second.annotator) == ("ann", "annotator")
     assert found.left_out == {"the two answers are the same": 1}
@@ -86,14 +86,14 @@ def test_chosen_and_rejected(tmp_path):
 @pytest.mark.parametrize(
     ("text", "what", "line"),
     [
-        ('{"instruction": "x"}', "a list of annotations belongs here", ":1"),
+        ('{"instruction": "x"}', "expected a list of annotations", ":1"),
         ('[\n\n{"instruction": "x"},\n 3]', "there is no column 'output_1'", ":3"),
-        ("[\n3]", "an object belongs here, not int", ":2"),
+        ("[\n3]", "expected an object, not int", ":2"),
         ('[\n{"instruction": "x",\n "output_1": }\n]', "not JSON: Expecting value", ":3"),
-        ("[\n" + json.dumps(ROW), "not JSON: a comma or ] belongs here", ":2"),
+        ("[\n" + json.dumps(ROW), "not JSON: expected a comma or ]", ":2"),
         ("[\n" + json.dumps(ROW) + ",\n", "not JSON: Expecting value", ":3"),
         ("[]", "no annotation", ""),
-        (json.dumps([{**ROW, "output_2": None}]), "'output_2' holds NoneType where text belongs", ":1"),
+        (json.dumps([{**ROW, "output_2": None}]), "'output_2' holds NoneType, not text", ":1"),
         (json.dumps([{**ROW, "generator_1": 4}]), "'generator_1' is 4, not a name", ":1"),
         (json.dumps([{"chosen": "a", "output_1": "b"}]), "there is no column 'instruction'", ":1"),
     ],

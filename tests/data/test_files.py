@@ -161,22 +161,22 @@ def test_rows_of_the_three_kinds_of_tables_are_the_same(tmp_path):
 def test_a_damaged_archive_or_table_is_said(tmp_path):
     whole = gzip.compress(b'{"text": "a"}\n' * 100)
     path = write(tmp_path / "a.jsonl.gz", whole[:-12])
-    refused(lambda: list(files.rows(path)), "damaged")
+    refused(lambda: list(files.rows(path)), "corrupt")
     path = write(tmp_path / "b.jsonl.gz", "not an archive")
-    refused(lambda: list(files.rows(path)), "damaged")
+    refused(lambda: list(files.rows(path)), "corrupt")
     path = write(tmp_path / "c.parquet", "not a table")
     refused(lambda: list(files.rows(path)), "Parquet")
 
 
 def test_a_missing_or_wrong_column_is_said():
     refused(
-        lambda: files.column({"texts": "a", "id": 1}, "text", place="f:1"),
+        lambda: files.column({"texts": "a", "id": 1}, "text", location="f:1"),
         "f:1:",
         "no column 'text'",
         "id, texts",
         "field: texts",
     )
-    refused(lambda: files.column({"text": 3}, "text", place="f:1"), "a number")
+    refused(lambda: files.column({"text": 3}, "text", location="f:1"), "a number")
 
 
 def test_the_digest_is_of_the_bytes(tmp_path):

@@ -13,8 +13,9 @@ from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data import hub
 from toolkit.data.chat import sources
+from toolkit.data.data_sources import mixture_order
 from toolkit.data.text import documents
-from toolkit.data.text.documents import Piece, Stream, turns, whole_words
+from toolkit.data.text.documents import Piece, Stream, whole_words
 from toolkit.stages.tokenizer import learn
 
 REAL = Path(os.environ.get("TOOLKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -36,7 +37,7 @@ def assistant(text):
 
 
 def texts(data, part, seed=0):
-    return [document.text for document in sources.texts(data, part=part, seed=seed)]
+    return [document.text for document in documents.texts(data, part=part, seed=seed)]
 
 
 def refused(call, *words):
@@ -163,7 +164,7 @@ def test_turns_keep_the_shares_exact_at_every_moment():
     for weights in ([1, 1], [3, 1], [0.7, 0.2, 0.1], [5, 1, 1, 1]):
         shares = [weight / sum(weights) for weight in weights]
         counts = Counter()
-        for turn, index in zip(range(1, 1001), turns(weights, seed=3), strict=False):
+        for turn, index in zip(range(1, 1001), mixture_order(weights, seed=3), strict=False):
             counts[index] += 1
             assert all(abs(counts[i] - share * turn) <= 1 for i, share in enumerate(shares)), (weights, turn)
         assert all(counts[i] == round(1000 * share) for i, share in enumerate(shares))
@@ -191,8 +192,8 @@ def test_a_weight_alone_and_a_source_without_a_turn_are_refused(tmp_path):
 
 def test_stories_carry_their_logprob_and_are_on_their_side():
     source = DataSource(name="storyworld", examples=60, held_out_examples=10)
-    train = list(sources.texts(source, part="train", seed=3))
-    held_out = list(sources.texts(source, part="held_out", seed=3))
+    train = list(documents.texts(source, part="train", seed=3))
+    held_out = list(documents.texts(source, part="held_out", seed=3))
     assert (len(train), len(held_out)) == (60, 10)
     assert all(storyworld.split_of(document.text) == "held_out" for document in held_out)
     assert [document.logprob for document in train] == pytest.approx(
@@ -204,13 +205,13 @@ def test_stories_carry_their_logprob_and_are_on_their_side():
 
 def test_a_mixture_of_one_world_is_that_world_and_one_with_files_is_unknown(tmp_path):
     world = DataSource(name="storyworld", examples=20, held_out_examples=5)
-    twice = list(sources.texts([world, world], part="train", seed=3))
+    twice = list(documents.texts([world, world], part="train", seed=3))
     assert len({document.text for document in twice}) == len(twice) == 40, "each source has its own stories"
     assert [document.logprob for document in twice] == pytest.approx(
         [storyworld.document_logprob(document.text) for document in twice]
     )
     other = DataSource(name=jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(99)]))
-    assert {document.logprob for document in sources.texts([world, other], part="train", seed=3)} == {None}
+    assert {document.logprob for document in documents.texts([world, other], part="train", seed=3)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path, capsys):
         {"chosen": [assistant("A")], "rejected": [assistant("B")]},
     ]
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
-    report = sources.Report()
+    report = sources.ReadingReport()
     assert len(sources.preferences(source, part="all", seed=0, report=report)) == 1
     assert report.as_json() == {
         "read": 5,
@@ -321,7 +322,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path, capsys):
     }
     assert capsys.readouterr().err == ""
     sources.preferences(source, part="all", seed=0)
-    assert "1 of 5 rows; 1 rows left out: an answer is empty" in capsys.readouterr().err
+    assert "1 of 5 rows; 1 rows dropped: an answer is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -439,7 +440,7 @@ def test_no_held_out_request_of_hh_rlhf_is_trained_on_in_any_stage():
 @real_data
 def test_text_of_hh_rlhf_holds_out_what_the_later_stages_hold_out():
     source = DataSource(name=str(HH))
-    found = list(sources.texts(source, part="train", seed=0))
+    found = list(documents.texts(source, part="train", seed=0))
     assert len(found) == 2049 and all(document.text.startswith("Human: ") for document in found)
     held_out = {row["prompt"][0]["content"] for row in sources.conversations(source, part="held_out", seed=0)}
     assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in found}
@@ -447,7 +448,7 @@ def test_text_of_hh_rlhf_holds_out_what_the_later_stages_hold_out():
 
 @real_data
 def test_hh_rlhf_is_read_whole():
-    report = sources.Report()
+    report = sources.ReadingReport()
     rows = sources.preferences(DataSource(name=str(HH)), part="all", seed=0, report=report)
     assert report.read == 2312 and len(rows) == report.kept == 2303
     assert report.dropped == {"an answer is empty": 4, "the prompts of the two answers differ": 5}

@@ -80,8 +80,9 @@ def test_training_evaluate_and_next_agree(trained, tmp_path, capsys):
 def test_next_gives_each_token_what_the_scorer_gives_it(trained):
     run, texts, _ = trained
     opened = open_model(str(run))
-    ids = opened.text_ids(texts[0])[: opened.positions]
-    (scored,) = score_tokens(opened.model, [ids[1:]], prefix_id=ids[0], end_id=None, window=opened.positions)
+    window = opened.context_length
+    ids = opened.text_ids(texts[0])[:window]
+    (scored,) = score_tokens(opened.model, [ids[1:]], prefix_id=ids[0], end_id=None, window=window)
     shown = [-math.log(next_token.distribution(opened, ids[:at])[ids[at]]) for at in range(1, len(ids))]
     np.testing.assert_allclose(shown, scored, rtol=1e-5)
 

@@ -17,7 +17,7 @@ from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.inference import logprobs
 from toolkit.models import loading
-from toolkit.models.vocabulary import tokenizer_digest
+from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.stages.tokenizer import learn
 from toolkit.stats import block_bootstrap
 

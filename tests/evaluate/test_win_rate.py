@@ -6,14 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit import stats, storyworld
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import DataSource
-from toolkit.evaluate import judges, win_rate
+from toolkit.data.chat import sources
+from toolkit.data.chat.pairs import held_out_pairs
+from toolkit.evaluate import judges, reward_models, win_rate
 from toolkit.evaluate.judges import Judge, compare
 from toolkit.evaluate.win_rate import Contest
 from toolkit.inference.logprobs import answer_logprobs
+from toolkit.models import loading
 
 GOOD = [storyworld.conversation(1, i, flawed_share=0.0) for i in range(40)]
 BAD = [storyworld.conversation(1, i, flawed_share=1.0) for i in range(40)]
@@ -165,14 +169,39 @@ def test_compare_by_hand():
     assert outcomes.tolist() == [1, 0.5, 0, 0.5]
 
 
-def test_accuracy_of_a_judge_on_preferences():
-    data = DataSource(name="storyworld", config="preferences", held_out_examples=25)
-    right = judges.preference_accuracy(judges.gold_judge().score, data, part="held_out", seed=0)
-    wrong = judges.preference_accuracy(
-        lambda *given: -judges.gold_judge().score(*given), data, part="held_out", seed=0
+PREFERENCES = DataSource(name="storyworld", config="preferences", held_out_examples=25)
+
+
+def test_gold_agrees_with_most_preferences():
+    rows = list(sources.preferences(PREFERENCES, part="held_out", seed=0))
+    prompts, ended = [row["prompt"] for row in rows], [True] * len(rows)
+    chosen, rejected = (
+        judges.gold_judge().score(prompts, [row[side][0]["content"] for row in rows], ended)
+        for side in ("chosen", "rejected")
     )
-    assert right.estimate > 0.7 and right.n == 25
-    assert wrong.estimate == pytest.approx(1 - right.estimate)
+    assert len(rows) == 25 and np.mean((chosen > rejected) + 0.5 * (chosen == rejected)) > 0.7
+
+
+def test_a_reward_judge_has_the_accuracy_that_evaluate_measures(scorer):
+    reference = (str(scorer), None)
+    judge = judges.reward_judge("scorer", reference, device="cpu", data=PREFERENCES)
+    measured = reward_models.measure({"a": reference}, PREFERENCES, part="held_out", device="cpu", seed=0)[
+        "a"
+    ]
+    assert (judge.accuracy.estimate, judge.accuracy.n) == (measured["accuracy"], 25)
+    assert measured["left_out"] == 0 and "left_out" not in judge.facts
+
+
+def test_a_reward_judge_is_checked_on_whole_answers_only(scorer, tokenizer, tmp_path):
+    """A pair that does not fit is left out: a cut answer would lack its end, and one prompt be shorter."""
+    model, _ = loading.load_reward_model((str(scorer), None))
+    short = GPT2ForSequenceClassification(GPT2Config(**{**model.config.to_dict(), "n_positions": 128}))
+    loading.save_model(short, tokenizer, tmp_path / "short")
+    judge = judges.reward_judge("short", (str(tmp_path / "short"), None), device="cpu", data=PREFERENCES)
+    rows = sources.preferences(PREFERENCES, part="held_out", seed=0)
+    pairs = held_out_pairs(rows, tokenizer, max_length=128)
+    assert 0 < judge.facts["left_out"] == pairs.left_out and judge.accuracy.n == len(pairs.pairs)
+    assert judges.as_json(judge)["left_out"] == pairs.left_out
 
 
 # Answers of real models

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.data.chat import template
 from toolkit.inference.reward_scores import reward_scores
-from toolkit.inference.sampling import Sampling, choose, forbidden_bias, generate, restrict, stream
+from toolkit.inference.sampling import SamplingSettings, choose, forbidden_bias, generate, restrict, stream
 
 VOCAB, END, PAD = 48, 0, 1
 IDS = {"end_id": END, "pad_id": PAD}
@@ -148,7 +148,7 @@ def test_restrict_by_hand():
 
 def test_choose_at_the_borders():
     logprobs = torch.log(torch.tensor([[0.25, 0.0, 0.5, 0.25]]))
-    sampling = Sampling(max_new_tokens=1)
+    sampling = SamplingSettings(max_new_tokens=1)
     numbers = [0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 1e-12]
     drawn = choose(logprobs.expand(6, 4), torch.tensor(numbers, dtype=torch.float64), sampling)
     assert drawn.tolist() == [0, 0, 2, 2, 3, 3]

@@ -163,14 +163,14 @@ def test_places_that_are_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ToolkitError, match="is a file"):
         load_causal_lm((str(tmp_path / "file"), None))
-    with pytest.raises(ToolkitError, match="cannot be had from the hub") as caught:
+    with pytest.raises(ToolkitError, match="cannot be loaded from the hub") as caught:
         load_causal_lm(("nobody/nothing", "main"))
     assert "download the model" in caught.value.fix and caught.value.where == "nobody/nothing@main"
-    with pytest.raises(ToolkitError, match="cannot be had from the hub"):
+    with pytest.raises(ToolkitError, match="cannot be loaded from the hub"):
         load_reward_model(("nobody/nothing", None))
 
 
 def test_run_directory_instead_of_its_model(tmp_path, folder):
     with pytest.raises(ToolkitError, match="not a model folder") as caught:
         load_causal_lm((str(folder.parent), None))
-    assert caught.value.fix == f"name {folder}"
+    assert caught.value.fix == f"give {folder}"

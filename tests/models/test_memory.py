@@ -36,10 +36,11 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.inference.logprobs import score_documents
 from toolkit.pretrain import loss as training_loss
 from toolkit.pretrain import optimizer
+from toolkit.runtime import host_memory
 question = json.loads(sys.argv[1])
 recipe, size, bf16 = PretrainRecipe(**question["recipe"]), question["vocab_size"], question["bf16"]
 torch.set_num_threads(1)
-before = memory._status("VmRSS")
+before = host_memory.process_memory("VmRSS")
 model = build(recipe.model, vocab_size=size, seed=0, end_id=0)
 tokens, length = memory.micro_batch(recipe), recipe.row_tokens()
 block = head_block("auto", positions=tokens, vocabulary=model.lm_head.weight.shape[0])
@@ -53,7 +54,8 @@ with training_loss.use_training_kernels(model):
             each.step()
             each.zero_grad(set_to_none=True)
 score_documents(model, [np.ones(length // 2)] * 64, prefix_id=0, end_id=0, window=length)
-print(memory._status("VmHWM") - before)  # ru_maxrss begins with the peak of the process that started this
+# not ru_maxrss, which starts with the peak of the parent process
+print(host_memory.process_memory("VmHWM") - before)
 """
 
 

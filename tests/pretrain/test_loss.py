@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from toolkit.config.schema import PretrainRecipe
+from toolkit.models import kernels
 from toolkit.pretrain import loss as loss_module
 from toolkit.pretrain.loss import CAUSAL_ATTENTION, TrainingLoss, use_training_kernels
 
@@ -61,8 +62,8 @@ def test_halves_of_a_row_keep_documents_apart():
 def test_logistic_gelu_is_gelu():
     values = torch.linspace(-12, 12, 10_001, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(functional.gelu(values, approximate="tanh").sum(), values)
-    (slope,) = torch.autograd.grad(loss_module.LogisticGelu()(values).sum(), values)
-    ours, theirs = loss_module.LogisticGelu()(values), functional.gelu(values, approximate="tanh")
+    (slope,) = torch.autograd.grad(kernels.SigmoidGelu()(values).sum(), values)
+    ours, theirs = kernels.SigmoidGelu()(values), functional.gelu(values, approximate="tanh")
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     torch.testing.assert_close(slope, expected, atol=1e-12, rtol=0)
 
@@ -84,7 +85,7 @@ def test_logistic_gelu_where_a_cpu_compiles(tiny_model, settings, compiled, fast
     names = list(model.state_dict())
 
     def inside() -> list[bool]:
-        return [isinstance(block.mlp.act, loss_module.LogisticGelu) for block in model.base_model.h]
+        return [isinstance(block.mlp.act, kernels.SigmoidGelu) for block in model.base_model.h]
 
     with loss_module.training_kernels(recipe, model, compiled=compiled)() as as_before:
         assert inside() == [fast] * len(used)

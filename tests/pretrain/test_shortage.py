@@ -18,8 +18,8 @@ RUN = """
 import resource, sys
 import accelerate, toolkit.pretrain.stage
 from toolkit.cli import main
-from toolkit.models import memory
-resource.setrlimit(resource.RLIMIT_AS, (memory._status("VmSize") + int(sys.argv[1]),) * 2)
+from toolkit.runtime import host_memory
+resource.setrlimit(resource.RLIMIT_AS, (host_memory.process_memory("VmSize") + int(sys.argv[1]),) * 2)
 sys.exit(main.main(sys.argv[2:]))
 """
 

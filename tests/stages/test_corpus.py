@@ -180,7 +180,7 @@ def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, 
     small_batches(monkeypatch)
     data = DataSource(name=lines)
     folder, measured = made(tmp_path / "killed", vocabulary, data, workers=1, shard_tokens=5000)
-    assert f"going on after {done:,} documents" in capsys.readouterr().err and done > 0
+    assert f"resuming after {done:,} documents" in capsys.readouterr().err and done > 0
     whole, wanted = made(tmp_path / "whole", vocabulary, data, shard_tokens=5000)
     assert content(folder) == content(whole) and measured == wanted
 

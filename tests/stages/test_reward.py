@@ -18,9 +18,9 @@ from tests.chat_world import (
     write_preferences,
 )
 from toolkit.data.chat.pairs import encode
-from toolkit.inference.reward_scores import reward_scores
+from toolkit.inference.reward_scores import reward_scores, score_ids
 from toolkit.models.loading import load_reward_model
-from toolkit.stages import reward, reward_quality
+from toolkit.stages import reward
 
 RECIPE = """
     stage: reward
@@ -72,8 +72,8 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
             [preference("a?", "b", "c"), preference("a?" * 9, "b" * 20, "c")], tokenizer, max_length=96
         )
     )
-    together = reward_quality.scores(model, [short, long], pad_id=tokenizer.pad_token_id)
-    alone = [reward_quality.scores(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
+    together = score_ids(model, [short, long], pad_id=tokenizer.pad_token_id)
+    alone = [score_ids(model, [row], pad_id=tokenizer.pad_token_id)[0] for row in (short, long)]
     assert together == pytest.approx(alone, abs=1e-5)
     with torch.no_grad():
         hidden = model.transformer(input_ids=torch.tensor([short])).last_hidden_state[0, -1]

@@ -8,6 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, wins
+from toolkit.inference.reward_scores import score_ids
 from toolkit.stages import reward_quality, reward_table
 
 END, PAD = 1, 2
@@ -113,7 +114,16 @@ def test_end_of_text_and_padding_of_a_real_model(model):
     assert numbers["accuracy"] == pytest.approx(np.mean(right))
 
 
-def test_a_model_that_reads_its_padding_is_found_out(model):
+def test_scores_do_not_depend_on_the_batches(model):
+    rows = [pair.prompt + pair.chosen for pair in preferences(21).pairs]
+    alone = [score_alone(model, row) for row in rows]
+    model.train()
+    for options in ({}, {"batch_examples": 4}, {"batch_examples": 50, "extra_padding": 8}):
+        np.testing.assert_allclose(score_ids(model, rows, pad_id=PAD, **options), alone, atol=1e-5)
+    assert model.training
+
+
+def test_a_model_that_reads_its_padding_is_detected(model):
     """With another padding token than the data's, the score is read after the padding."""
     model.config.pad_token_id = 15
     assert reward_quality.measure(model, preferences(), pad_id=PAD, seed=0)["padding"] > 0.01

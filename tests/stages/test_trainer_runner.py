@@ -132,7 +132,7 @@ def test_steps_follow_from_epochs_or_are_given():
         == 2
     )
     assert trainer_runner.num_steps(recipe(trainer={"max_steps": 7}), SFTConfig, examples=20) == 7
-    with pytest.raises(ToolkitError, match="exclude"):
+    with pytest.raises(ToolkitError, match="mutually exclusive"):
         trainer_runner.num_steps(
             recipe(trainer={"max_steps": 7, "num_train_epochs": 1}), SFTConfig, examples=20
         )
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder):
 
 
 def test_an_interrupted_run_saves_first(folder, monkeypatch):
-    monkeypatch.setattr(trainer_runner.processes, "stop_requested", lambda: True)
+    monkeypatch.setattr(trainer_runner.signals, "stop_requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         run_stage(sft, folder, load_recipe(folder, "run", RECIPE.format(folder=folder)))
     assert checkpoint.is_whole(folder / "runs/run/checkpoints/step-00000001")

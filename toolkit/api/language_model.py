@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import UsageError
 from toolkit.data.chat.template import encode_text
 from toolkit.inference import next_token
-from toolkit.inference.generation import Answer, Choice, answer
+from toolkit.inference.generation import GeneratedAnswer, GenerationSettings, generate_answers
 from toolkit.inference.logprobs import score_tokens, start_id
-from toolkit.inference.opening import OpenModel, chat_ids, open_model
+from toolkit.inference.opening import OpenModel, open_model
 from toolkit.inference.token_text import token_text, visible
 
 Messages = Sequence[dict[str, str]]
@@ -115,7 +115,7 @@ class LanguageModel:
         self.name, self.opened = name, opened
 
     def __repr__(self) -> str:
-        kind = "conversations" if self.opened.converses else "text"
+        kind = "conversations" if self.opened.is_chat_model else "text"
         return f"<LanguageModel {self.name}: {self.model.num_parameters():,} parameters, {kind}>"
 
     @property
@@ -151,10 +151,10 @@ class LanguageModel:
         *,
         chat: bool | None = None,
         **settings: Unpack[SamplingKeywords],
-    ) -> list[Answer]:
+    ) -> list[GeneratedAnswer]:
         """Return several answers with their token ids, and whether each ended by itself; as `generate`."""
         ids = self._prompt_ids(prompt, chat)
-        return answer(self.opened, ids, choice=Choice(**settings), count=count)[0]
+        return generate_answers(self.opened, ids, settings=GenerationSettings(**settings), count=count)[0]
 
     def logprobs(self, texts: Sequence[str]) -> list[TextLogprobs]:
         """Score texts exactly: each token once, with as much context as the model takes.
@@ -169,7 +169,7 @@ class LanguageModel:
             raise UsageError("texts is one string", where="logprobs", fix="give a list of texts")
         ids = [encode_text(self.tokenizer, text) for text in texts]
         prefix = start_id(self.model, self.tokenizer)
-        window = self.opened.positions or max((len(row) for row in ids), default=0) + 1
+        window = self.opened.context_length or max((len(row) for row in ids), default=0) + 1
         nats = score_tokens(self.model, ids, prefix_id=prefix, end_id=None, window=window)
         return [
             TextLogprobs(
@@ -194,8 +194,8 @@ class LanguageModel:
                 "the model has no chat template", where=self.name, fix="give a text, and not chat"
             )
         if not isinstance(prompt, str):
-            return chat_ids(self.tokenizer, list(prompt))
-        return self.opened.prompt_ids(prompt, chat=self.opened.converses if chat is None else chat)
+            return self.opened.chat_ids(list(prompt))
+        return self.opened.prompt_ids(prompt, chat=self.opened.is_chat_model if chat is None else chat)
 
 
 def load(model: str | os.PathLike[str]) -> LanguageModel:

@@ -26,6 +26,11 @@ def number_table(title: str, names: Sequence[str], columns: Sequence[str]) -> Ta
     return table
 
 
+def tell(message: str) -> None:
+    """Print a message for the user on stderr; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Redirect what a stage and its libraries print to stderr, C code and child processes included."""

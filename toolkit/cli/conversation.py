@@ -13,11 +13,12 @@ with suppress(ImportError):  # line editing and history at the prompt; not on ev
 
 from jinja2 import TemplateError
 
+from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
 from toolkit.inference import sampling
-from toolkit.inference.generation import Choice
-from toolkit.inference.opening import OpenModel, chat_ids, open_model, tell
+from toolkit.inference.generation import GenerationSettings
+from toolkit.inference.opening import OpenModel, open_model
 from toolkit.inference.token_text import StreamDecoder, harmless
 
 HELP = """\
@@ -42,7 +43,7 @@ class Conversation:
     """What was said so far. `draws` counts answers, so that each draws from its own stream of the seed."""
 
     opened: OpenModel
-    choice: Choice
+    choice: GenerationSettings
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     draws: int = 0
@@ -55,7 +56,7 @@ class Conversation:
         Raises:
             ToolkitError: the last message alone is too long.
         """
-        positions = self.opened.positions
+        positions = self.opened.context_length
         reserve = 0 if positions is None else max(1, min(self.choice.max_new_tokens, positions // 4))
         starts = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
         for start in starts:
@@ -71,7 +72,7 @@ class Conversation:
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
         if self.opened.tokenizer.chat_template:
             system = [{"role": "system", "content": self.system}] if self.system else []
-            return chat_ids(self.opened.tokenizer, system + messages)
+            return self.opened.chat_ids(system + messages)
         return self.opened.text_ids("".join(message["content"] for message in messages))
 
     def answer(self) -> Iterator[str]:
@@ -80,8 +81,8 @@ class Conversation:
         if dropped:
             self.messages = self.messages[dropped:]
             tell(f"[the context is full: the oldest {dropped} messages are forgotten]")
-        positions = self.opened.positions
-        settings = self.choice.settings(self.opened, None if positions is None else positions - len(ids))
+        positions = self.opened.context_length
+        settings = self.choice.for_model(self.opened, None if positions is None else positions - len(ids))
         decoder, given, count = StreamDecoder(self.opened.tokenizer), [], 0
         seed = derive(self.choice.seed, "chat", self.draws)
         self.draws += 1
@@ -112,7 +113,7 @@ class Conversation:
             self.undo()
 
 
-def chat_command(model: str, *, choice: Choice, system: str | None = None) -> int:
+def chat_command(model: str, *, choice: GenerationSettings, system: str | None = None) -> int:
     """Talk with a model until /quit or end-of-file."""
     opened = open_model(model)
     conversation = Conversation(opened, choice, system)
@@ -152,7 +153,7 @@ def warn(opened: OpenModel) -> None:
     """Say so where the model was not made for conversations."""
     if not opened.tokenizer.chat_template:
         tell("warning: the model has no chat template: it continues your text, it does not answer")
-    elif not opened.converses:
+    elif not opened.is_chat_model:
         tell("warning: the model was only pretrained: it saw no conversations and may answer anything")
 
 
@@ -214,7 +215,7 @@ def ask(conversation: Conversation, question: str) -> None:
 
 def command(conversation: Conversation, name: str, argument: str) -> None:
     """One of the commands of HELP."""
-    settings = {one.name for one in fields(Choice)}
+    settings = {one.name for one in fields(GenerationSettings)}
     if name in ("quit", "exit"):
         raise StopChat
     if name == "reset":
@@ -253,6 +254,6 @@ def change(conversation: Conversation, name: str, argument: str) -> None:
         tell(f"[/{name} needs a number, not {argument!r}]")
         return
     settings = {key: value for key, value in asdict(choice).items() if key != "seed"}
-    sampling.Sampling(**settings)  # raises what is wrong with the value
+    sampling.SamplingSettings(**settings)  # raises what is wrong with the value
     conversation.choice = choice
     tell(f"[{name} {kind(argument)}]")

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from toolkit.base.console import tell
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_int, sampling_choice
 
 if TYPE_CHECKING:
-    from toolkit.inference.generation import Choice
+    from toolkit.inference.generation import GenerationSettings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,12 +36,18 @@ def main(arguments: Sequence[str]) -> int:
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     return generate_command(
-        args.model, prompt, choice=sampling_choice(args), count=args.n, chat=args.chat, json=args.json
+        args.model, prompt, settings=sampling_choice(args), count=args.n, chat=args.chat, json=args.json
     )
 
 
 def generate_command(
-    model: str, prompt: str, *, choice: Choice, count: int = 1, chat: bool | None = None, json: bool = False
+    model: str,
+    prompt: str,
+    *,
+    settings: GenerationSettings,
+    count: int = 1,
+    chat: bool | None = None,
+    json: bool = False,
 ) -> int:
     """Print `count` answers on stdout, and remarks about them on stderr.
 
@@ -48,8 +55,8 @@ def generate_command(
         chat: put the prompt into the chat template, or continue it as plain text. By default a model that was
             trained on conversations gets the template.
     """
-    from toolkit.inference.generation import answer
-    from toolkit.inference.opening import open_model, tell
+    from toolkit.inference.generation import generate_answers
+    from toolkit.inference.opening import open_model
     from toolkit.inference.token_text import harmless
 
     if count < 1:
@@ -57,10 +64,11 @@ def generate_command(
     opened = open_model(model)
     if chat and not opened.tokenizer.chat_template:
         raise UsageError("the model has no chat template", where=model, fix="use --raw to continue the text")
-    chat = opened.converses if chat is None else chat
-    answers, choice = answer(opened, opened.prompt_ids(prompt, chat=chat), choice=choice, count=count)
+    chat = opened.is_chat_model if chat is None else chat
+    prompt_ids = opened.prompt_ids(prompt, chat=chat)
+    answers, settings = generate_answers(opened, prompt_ids, settings=settings, count=count)
     if json:
-        about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(choice)}
+        about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(settings)}
         print(
             json_format.dumps(
                 {**about, "answers": [asdict(answer) for answer in answers]}, ensure_ascii=False

@@ -90,7 +90,7 @@ def next_command(
             console.print(step_line(opened, prediction))
         grown += token_text(opened.tokenizer, prediction.chosen)
     if steps > 1:
-        bits = -sum(math.log2(prediction.chance) for prediction in predictions)
+        bits = -sum(math.log2(prediction.chosen_probability) for prediction in predictions)
         ids += [prediction.chosen for prediction in predictions]
         words = opened.tokenizer.decode(ids[-len(predictions) :])
         console.print(
@@ -139,9 +139,9 @@ def table(opened: OpenModel, prediction: Prediction, text: str) -> Table:
 def step_line(opened: OpenModel, prediction: Prediction) -> Text:
     """Which token was followed, its chance and its rank."""
     word = visible(token_text(opened.tokenizer, prediction.chosen))
-    bits = -math.log2(prediction.chance)
+    bits = -math.log2(prediction.chosen_probability)
     return Text.assemble(
         "→ ",
         (word, "bold"),
-        f"  rank {prediction.rank}, chance {prediction.chance:.2%}, surprise {bits:.2f} bits\n",
+        f"  rank {prediction.rank}, chance {prediction.chosen_probability:.2%}, surprise {bits:.2f} bits\n",
     )

@@ -82,9 +82,9 @@ def add_sampling(parser: Parser, max_new_tokens: int = 200) -> None:
 
 
 def sampling_choice(args: argparse.Namespace) -> Any:
-    from toolkit.inference.generation import Choice
+    from toolkit.inference.generation import GenerationSettings
 
-    return Choice(
+    return GenerationSettings(
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         top_k=args.top_k,

@@ -1,6 +1,6 @@
-"""Local text files and tables: which files a name means, their digest, and their documents and rows.
+"""Local text files and tables: the files that a name means, their digest, and their text and rows.
 
-Nothing here imports `datasets` (1 to 2 s). Every mistake is a DataError that names the file and place.
+This module does not import `datasets`, which takes 1 to 2 s. Mistakes raise DataError with file and line.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _GLOB = re.compile(r"[*?\[]")
 
 Row = tuple[str, dict[str, Any]]
 Position = Callable[[int], None]
-"""Told how many bytes of a file were read since the last call: what a progress bar counts."""
+"""Called with the bytes of a file read since the last call, for a progress bar."""
 
 
 def resolve(source: DataSource) -> list[Path] | None:
-    """Return the files a local source names, sorted; None for storyworld and hub datasets.
+    """Return the files of a local source, sorted; None for storyworld and hub datasets.
 
     Raises:
-        DataError: a missing file, a glob without match, an empty file, a suffix that is not read.
+        DataError: a missing or empty file, a glob without match, or an unsupported suffix.
     """
     check(source)
     name = source.name
@@ -53,7 +53,7 @@ def local_files(name: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Return the files that a path or glob names, sorted.
 
     Raises:
-        DataError: a missing file, a glob without match, an empty file, a suffix that is not among these.
+        DataError: a missing or empty file, a glob without match, or another suffix.
     """
     paths = _expand(name)
     for path in paths:
@@ -62,27 +62,27 @@ def local_files(name: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
 
 
 def check(source: DataSource) -> None:
-    """Raise DataError for a setting that has no effect on this kind of source; reads nothing."""
+    """Raise DataError for a setting without effect on this kind of source, without reading the data."""
     name = source.name
     if is_local(name):
-        kind, useless = "a local file", ("config", "flawed_share", "temperature")
+        kind, unused = "a local file", ("config", "flawed_share", "temperature")
         if source.split not in (None, "all"):
             raise DataError(
-                f"local files have no split {source.split!r}, only `all`", where=name, fix="leave `split` out"
+                f"local files have no split {source.split!r}, only `all`", where=name, fix="remove `split`"
             )
     elif name == STORYWORLD:
-        kind, useless = "storyworld", ("split", "field")
+        kind, unused = "storyworld", ("split", "field")
     elif HUB_NAME.fullmatch(name):
-        kind, useless = "a hub dataset", ("flawed_share", "temperature")
+        kind, unused = "a hub dataset", ("flawed_share", "temperature")
     else:
         raise DataError(
-            "this is neither a file nor the name of a hub dataset",
+            "is neither a file nor the name of a hub dataset",
             where=name,
             fix="give storyworld, a path or glob, or owner/name[@revision]",
         )
-    for key in useless:
+    for key in unused:
         if getattr(source, key) is not None:
-            raise DataError(f"`{key}` has no effect on {kind}", where=name, fix=f"leave `{key}` out")
+            raise DataError(f"`{key}` has no effect on {kind}", where=name, fix=f"remove `{key}`")
 
 
 def hub_name(source: DataSource) -> tuple[str, str | None]:
@@ -103,7 +103,7 @@ def digests(recipe: BaseModel) -> dict[str, str]:
 
 
 def digest(source: DataSource) -> str:
-    """Return what identifies the content of a source: of the files' bytes, the generator, or the revision."""
+    """Return an identifier of a source's content: digest of files or of storyworld, or name and revision."""
     paths = resolve(source)
     if paths is None:
         if source.name == STORYWORLD:
@@ -117,15 +117,15 @@ def digest(source: DataSource) -> str:
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that says how a file is read (`.jsonl.gz` as one), lower case."""
+    """Return the suffix, which determines how a file is read, in lower case; `.jsonl.gz` is one suffix."""
     return ".jsonl.gz" if path.name.lower().endswith(".jsonl.gz") else path.suffix.lower()
 
 
 def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
-    """Yield the text of one file in pieces of about a megabyte, every character as it is.
+    """Yield the text of a file, unchanged, in pieces of about a megabyte.
 
     Raises:
-        DataError: not UTF-8, or a NUL byte, with the byte's offset.
+        DataError: invalid UTF-8 or a NUL byte; the message gives the byte's offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
@@ -136,7 +136,7 @@ def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
                 raise DataError(
                     f"not text: a NUL byte at byte {offset + nul}",
                     where=str(path),
-                    fix="give UTF-8 text (UTF-16 must be converted first)",
+                    fix="convert the file to UTF-8 (UTF-16 has NUL bytes)",
                 )
             text = _decode(decoder, chunk, path, offset=offset)
             offset += len(chunk)
@@ -148,47 +148,48 @@ def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
 
 
 def rows(path: Path, position: Position | None = None, *, only: str | None = None) -> Iterator[Row]:
-    """Yield (place, row) of a table; the place is `file:line` or `file:row n`.
+    """Yield (location, row) of a table; the location is `file:line` or `file:row n`.
 
-    Of a Parquet file that has the column `only`, nothing else is read.
+    Args:
+        only: the only column to read from a Parquet file that has it.
 
     Raises:
-        DataError: a line that is not JSON or not an object, a damaged archive or Parquet file.
+        DataError: a line that is not a JSON object, a corrupt archive or Parquet file.
     """
     if suffix_of(path) == ".parquet":
         return _parquet_rows(path, position, only)
     return _json_rows(path, position)
 
 
-def column(row: dict[str, Any], name: str, *, place: str) -> str:
-    """Return a text column of a row; DataError where it is missing or not text."""
+def column(row: dict[str, Any], name: str, *, location: str) -> str:
+    """Return a text column of a row; raises DataError if it is missing or not text."""
     if name not in row:
         names = ", ".join(sorted(row)) or "none"
         close = difflib.get_close_matches(name, row, n=1)
         raise DataError(
             f"there is no column {name!r}; the columns are: {names}",
-            where=place,
+            where=location,
             fix=f"set `field: {close[0] if close else '<column>'}` in the data source",
         )
     value = row[name]
     if not isinstance(value, str):
         raise DataError(
-            f"column {name!r} holds {_kind(value)} where text belongs",
-            where=place,
-            fix="name the column that holds the text with `field`",
+            f"column {name!r} holds {_kind(value)}, not text",
+            where=location,
+            fix="set `field` to the column with the text",
         )
     return value
 
 
 def size_bytes(paths: list[Path]) -> int:
-    """Return the bytes on disk of all files: what `position` counts up to."""
+    """Return the size of all files in bytes."""
     return sum(path.stat().st_size for path in paths)
 
 
 def _expand(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
-        raise DataError("this is a folder", where=name, fix=f"give a glob such as {name.rstrip('/')}/*.txt")
+        raise DataError("is a folder", where=name, fix=f"give a glob such as {name.rstrip('/')}/*.txt")
     if path.exists() or not _GLOB.search(name):
         return [path]
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (the pattern may be absolute)
@@ -204,7 +205,7 @@ def _check_file(path: Path, suffixes: Sequence[str]) -> None:
     if not path.exists():
         raise DataError("this file does not exist", where=str(path), fix=_similar(path))
     if not path.is_file():
-        raise DataError("this is not a file", where=str(path), fix="give a path to a file, or a glob")
+        raise DataError("is not a file", where=str(path), fix="give a path to a file, or a glob")
     if suffix_of(path) not in suffixes:
         raise DataError(
             f"files ending in {path.suffix or 'no suffix'} are not read",
@@ -250,43 +251,43 @@ def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
     with path.open("rb") as raw:
         packed = suffix_of(path) == ".jsonl.gz"
         file: BinaryIO = gzip.open(raw) if packed else raw  # type: ignore[assignment]  # noqa: SIM115
-        seen = 0
+        reported = 0
         try:
             for number, line in enumerate(file, start=1):
                 if position and not number % 64:
-                    # Of the file on disk: an archive's progress is in compressed bytes.
-                    position(raw.tell() - seen)
-                    seen = raw.tell()
+                    # in bytes of the file on disk, which may be compressed
+                    position(raw.tell() - reported)
+                    reported = raw.tell()
                 if line.strip():
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
         except (EOFError, gzip.BadGzipFile, OSError) as error:
             raise DataError(
-                f"the archive is damaged: {error}", where=str(path), fix="fetch the file again"
+                f"the archive is corrupt: {error}", where=str(path), fix="download the file again"
             ) from None
         if position:
-            position(raw.tell() - seen)
+            position(raw.tell() - reported)
 
 
-def _json_object(line: bytes, place: str) -> dict[str, Any]:
+def _json_object(line: bytes, location: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
         json.dumps(row, ensure_ascii=False).encode() if b"\\ud" in line.lower() else None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"not UTF-8 text: byte {error.start} of the line", where=place, fix="convert the file to UTF-8"
+            f"not UTF-8 text: byte {error.start} of the line", where=location, fix="convert the file to UTF-8"
         ) from None
     except UnicodeEncodeError:
         raise DataError(
-            "the line holds half of a surrogate pair, which is not text",
-            where=place,
+            "the line has half of a surrogate pair, which is not text",
+            where=location,
             fix="remove the broken \\ud... escape",
         ) from None
     except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=place, fix="each line must be one JSON object") from None
+        raise DataError(f"not JSON: {error}", where=location, fix="each line must be a JSON object") from None
     if not isinstance(row, dict):
         raise DataError(
-            f"a JSON object belongs here, not {_kind(row)}",
-            where=place,
+            f"expected a JSON object, not {_kind(row)}",
+            where=location,
             fix='write each line as {"text": ...}',
         )
     return row
@@ -305,7 +306,7 @@ def _parquet_rows(path: Path, position: Position | None, only: str | None) -> It
                 position(size * batch.num_rows // total)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"not a readable Parquet file: {error}", where=str(path), fix="fetch the file again"
+            f"not a readable Parquet file: {error}", where=str(path), fix="download the file again"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Datasets of the Hugging Face Hub, with errors that say what to pass instead.
+"""Reading datasets of the Hugging Face Hub.
 
-A module of its own: `datasets` takes 1 to 2 s to import.
+A separate module, because importing `datasets` takes 1 to 2 s.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from toolkit.runtime.network import NETWORK_ERRORS
 
 
 def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a hub dataset's split, or of every split in order where it is `all`.
+    """Yield (location, row) of a hub dataset's split, or of all splits if it is `all`.
 
-    Streamed, nothing is stored on disk; else `datasets` keeps it in its cache, from which it is read
-    offline too.
+    Streaming stores nothing on disk; otherwise `datasets` caches the data and also reads it offline.
 
     Raises:
-        DataError: no network, no such dataset, revision, configuration or split; several splits, none named.
+        DataError: no network; no such dataset, revision, configuration or split; or several splits and none
+            is named.
     """
     name, revision = files.hub_name(source)
     where = f"{name}@{revision}" if revision else name
-    streaming = streaming and not datasets.config.HF_HUB_OFFLINE  # offline only the cache can be read
+    streaming = streaming and not datasets.config.HF_HUB_OFFLINE  # offline, only the cache is readable
     try:
         loaded = datasets.load_dataset(name, source.config, revision=revision, streaming=streaming)
     except DatasetNotFoundError as error:
@@ -58,16 +58,16 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
 
 
 def _read(rows_of_split: Iterable[dict[str, Any]], *, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Streaming downloads here, so the network can fail at any row."""
+    """Yield (location, row); while streaming, the network may fail at any row."""
     number = -1
     try:
         for number, row in enumerate(rows_of_split):
             yield f"{where}:{number}", row
     except (OSError, *NETWORK_ERRORS) as error:
         raise DataError(
-            f"the Hub cannot be reached any more: {error}",
+            f"the connection to the Hub was lost: {error}",
             where=f"{where}:{number + 1}",
-            fix="give the same command again: it goes on from its last checkpoint",
+            fix="run the same command again: it resumes from its last checkpoint",
         ) from error
 
 

@@ -4,7 +4,7 @@ The unit is the prompt: what several annotators say of one prompt, in both order
 is counted. Lengths are in characters.
 
 Legend: an item is two answers to one prompt, in whatever order; a judgement is what one annotator says of an
-item, both orders averaged; its outcome is that of the answer that comes first in `Answer.place`.
+item, both orders averaged; its outcome is that of the answer that comes first in `AnnotatedAnswer.order_key`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import combinations
 
 from toolkit.base.errors import DataError, UsageError
 from toolkit.base.progress import Progress
-from toolkit.data.chat.annotations import Annotation, Annotations, Answer
+from toolkit.data.chat.annotations import AnnotatedAnswer, Annotation, Annotations
 from toolkit.stats.agreement import accuracy, cohen_kappa, krippendorff_alpha, length_bias, position_bias
 from toolkit.stats.rankings import PairedComparison, bradley_terry
 from toolkit.stats.sequential import anytime
@@ -29,8 +29,8 @@ class Judgement:
     """What one annotator says of one item, by the order in which the answers were shown."""
 
     prompt: str
-    first: Answer
-    second: Answer
+    first: AnnotatedAnswer
+    second: AnnotatedAnswer
     annotator: str
     straight: list[float] = field(default_factory=list)
     turned: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Judgement:
         return len(self.first.text) - len(self.second.text)
 
     @property
-    def item(self) -> tuple[str, Answer, Answer]:
+    def item(self) -> tuple[str, AnnotatedAnswer, AnnotatedAnswer]:
         return self.prompt, self.first, self.second
 
     @property
@@ -101,7 +101,7 @@ def by_item(rows: Sequence[Annotation]) -> list[Judgement]:
     """Both orders of an item together, for each annotator."""
     found: dict[tuple, Judgement] = {}
     for row in rows:
-        turned = row.second.place < row.first.place
+        turned = row.second.order_key < row.first.order_key
         first, second = (row.second, row.first) if turned else (row.first, row.second)
         key = (row.prompt, first, second, row.annotator)
         judgement = found.setdefault(key, Judgement(row.prompt, first, second, row.annotator))

@@ -9,8 +9,7 @@ from pathlib import Path
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config.schema import Data
 from toolkit.data import files
-from toolkit.data.text import documents
-from toolkit.data.text.documents import Part
+from toolkit.data.data_sources import Part, as_sources
 from toolkit.models.loading import Reference
 from toolkit.runs import references, seal
 from toolkit.runs.run import Run
@@ -37,7 +36,7 @@ class EvaluationContext:
 
     def part_of(self, data: Data) -> Part:
         """Return the part of a source that is measured on; of storyworld always the held-out part."""
-        names = {source.name for source in documents.as_sources(data)}
+        names = {source.name for source in as_sources(data)}
         return "all" if self.reads_whole_files and files.STORYWORLD not in names else "held_out"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from toolkit.config.judge_kinds import kind
 from toolkit.config.schema import Data
-from toolkit.data.text.documents import Part
+from toolkit.data.data_sources import Part
 from toolkit.evaluate import endpoint, judges, votes
 from toolkit.evaluate.judge_log import Journal
 from toolkit.evaluate.judges import AnyJudge

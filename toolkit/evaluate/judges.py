@@ -14,10 +14,11 @@ from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
 from toolkit.config.schema import Data
 from toolkit.data.chat import sources
-from toolkit.data.text.documents import Part
+from toolkit.data.data_sources import Part
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import Reference, load_reward_model
+from toolkit.stages import reward_quality
 
 Messages = list[dict[str, str]]
 Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray]
@@ -121,11 +122,21 @@ def reward_judge(
     def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))
 
+    left_out = 0
     if data is not None:
-        accuracy, source = preference_accuracy(score, data, part=part, seed=seed), f"{part} of judge_data"
+        preferences = sources.preferences(data, part=part, seed=seed)
+        held_out = reward_quality.fitting_pairs(model, tokenizer, preferences, where="judge_data")
+        left_out = held_out.left_out
+        accuracy, source = (
+            reward_quality.preference_accuracy(
+                model, held_out.pairs, pad_id=tokenizer.pad_token_id, seed=derive(seed, "judge")
+            ),
+            f"{part} of judge_data",
+        )
     else:
         accuracy, source = _known_accuracy(run_evaluation or {}), "the reward run's own held-out preferences"
-    return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=source if accuracy else "")
+    facts = {"left_out": left_out} if left_out else {}
+    return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=source if accuracy else "", facts=facts)
 
 
 def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> PairwiseJudge:
@@ -138,21 +149,6 @@ def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> Pairw
     right = judge.compare(prompts, chosen, rejected).outcomes
     accuracy = stats.bootstrap_share(right[~np.isnan(right)], seed=derive(seed, "judge"))
     return replace(judge, accuracy=accuracy, checked_on=f"{part} of judge_data")
-
-
-def preference_accuracy(score: Score, data: Data, *, part: Part, seed: int) -> stats.Estimate:
-    """Estimate how often the preferred answer has the higher score; equal scores count one half.
-
-    Raises:
-        DataError: there are no held-out preferences, or they cannot be read.
-    """
-    rows = list(sources.preferences(data, part=part, seed=seed))
-    prompts, ended = [row["prompt"] for row in rows], [True] * len(rows)
-    chosen, rejected = (
-        score(prompts, [row[side][0]["content"] for row in rows], ended) for side in ("chosen", "rejected")
-    )
-    right = (chosen > rejected) + 0.5 * (chosen == rejected)
-    return stats.bootstrap_share(right, seed=derive(seed, "judge"))
 
 
 def _known_accuracy(run_evaluation: dict[str, object]) -> stats.Estimate | None:

@@ -11,7 +11,7 @@ from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource, EvaluateRecipe
 from toolkit.data import files, hub
 from toolkit.data.chat import formats
-from toolkit.data.text import documents
+from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
 
 DEFAULT_EXAMPLES = 200
@@ -96,7 +96,7 @@ def contents(source: DataSource) -> tuple[bool, bool]:
     """
     if source.name == files.STORYWORLD:
         return source.config in (None, "stories"), source.config != "stories"
-    documents.as_sources(source)
+    as_sources(source)
     paths = files.resolve(source)
     if paths and files.suffix_of(paths[0]) == ".txt":
         return True, False

@@ -1,4 +1,4 @@
-"""`toolkit evaluate` on reward models: what held-out preferences say of them."""
+"""Measuring reward models on held-out preferences, for `toolkit evaluate`."""
 
 from __future__ import annotations
 
@@ -9,36 +9,32 @@ import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from toolkit.base.errors import DataError, UsageError
+from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource
 from toolkit.data import files
 from toolkit.data.chat import sources
-from toolkit.data.chat.pairs import held_out_pairs
-from toolkit.data.text.documents import Part
+from toolkit.data.data_sources import Part
 from toolkit.models.loading import load_reward_model
-from toolkit.models.vocabulary import Reference, not_loadable
+from toolkit.models.tokenizer_loading import Reference, not_loadable
 from toolkit.stages import reward_quality
-
-LONGEST = 1024
-"""Tokens of a prompt and its answer, of models that do not say how many positions they have."""
 
 
 def are_reward_models(references: Mapping[str, Reference]) -> bool:
-    """Whether the models are reward models, by what their configurations say.
+    """Return whether the models are reward models, according to their configurations.
 
     Raises:
-        ToolkitError: a configuration that cannot be had.
-        UsageError: some are, and some are not.
+        ToolkitError: a configuration that cannot be loaded.
+        UsageError: reward models and language models are mixed.
     """
-    scored = {name: _has_score_head(reference) for name, reference in references.items()}
-    if any(scored.values()) and not all(scored.values()):
-        language = ", ".join(name for name, has in scored.items() if not has)
-        reward = ", ".join(name for name, has in scored.items() if has)
+    has_score_head = {name: _has_score_head(reference) for name, reference in references.items()}
+    if any(has_score_head.values()) and not all(has_score_head.values()):
+        language = ", ".join(name for name, has_head in has_score_head.items() if not has_head)
+        reward = ", ".join(name for name, has_head in has_score_head.items() if has_head)
         raise UsageError(
-            f"{reward} scores answers and {language} writes them: they have no number in common",
-            where="models", fix="measure the reward model apart, or give it as --judge",
+            f"{reward} is a reward model and {language} a language model: no metric applies to both",
+            where="models", fix="evaluate the reward model separately, or give it as --judge",
         )  # fmt: skip
-    return any(scored.values())
+    return any(has_score_head.values())
 
 
 def _has_score_head(reference: Reference) -> bool:
@@ -47,31 +43,25 @@ def _has_score_head(reference: Reference) -> bool:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise not_loadable(name, revision, error) from error
-    return any("SequenceClassification" in each for each in config.architectures or ())
+    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
 
 
 def measure(
     references: Mapping[str, Reference], source: DataSource, *, part: Part, device: torch.device, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Numbers of each reward model on the preferences of a source, by its name.
+    """Return the measurements of each reward model on the preferences of a source, by the model's name.
 
     Raises:
-        DataError: no preferences, or none that fits in a model.
+        DataError: no preferences, or none that fits in the context of a model.
     """
     if source.name == files.STORYWORLD and source.config is None:
         source = source.model_copy(update={"config": "preferences"})
-    disable_progress_bar()  # of the weights
+    disable_progress_bar()  # of loading weights
     rows = sources.preferences(source, part=part, seed=seed)
-    found = {}
+    measurements = {}
     for name, reference in references.items():
         model, tokenizer = load_reward_model(reference, device=device)
-        length = getattr(model.config, "max_position_embeddings", LONGEST)
-        pairs = held_out_pairs(rows, tokenizer, max_length=length)
-        if not pairs.pairs:
-            raise DataError(
-                f"none of {pairs.left_out} preferences fits in the {length} tokens of {name}",
-                where=source.name, fix="give shorter ones, or a model with more positions",
-            )  # fmt: skip
+        pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         numbers = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
-        found[name] = {**numbers, "left_out": pairs.left_out, "seed": seed}
-    return found
+        measurements[name] = {**numbers, "left_out": pairs.left_out, "seed": seed}
+    return measurements

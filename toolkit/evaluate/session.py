@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
@@ -20,7 +19,8 @@ from toolkit.evaluate.naming import require_distinct
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
-from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.inference.opening import open_reference
+from toolkit.models.loading import Reference
 from toolkit.runs import provenance
 
 Measured = dict[str, object]
@@ -64,8 +64,8 @@ class Session:
         return self._load(self.baseline)
 
     def _load(self, name: str) -> LoadedModel:
-        disable_progress_bar()  # the bar of the weights would interrupt those of the measurements
-        return load_causal_lm(self.references[name], device=self.device, dtype=self.dtype)
+        opened = open_reference(self.references[name], device=self.device, dtype=self.dtype)
+        return opened.model, opened.tokenizer
 
     def measure(self, name: str) -> Measured:
         """Return the log-probabilities, answers and samples of a model as JSON-serializable values."""

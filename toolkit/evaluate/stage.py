@@ -9,7 +9,7 @@ from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
 from toolkit.data import files
 from toolkit.data.chat import sources
-from toolkit.data.text import documents
+from toolkit.data.data_sources import as_sources
 from toolkit.evaluate import context, judge_factory, judges, perplexity
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.context import EvaluationContext
@@ -97,7 +97,7 @@ def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Con
     """Read the prompts; the contest also says how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
     prompts = sources.prompts(recipe.data, part=surroundings.part_of(recipe.data), seed=seed)
-    known_world = all(source.name == files.STORYWORLD for source in documents.as_sources(recipe.data))
+    known_world = all(source.name == files.STORYWORLD for source in as_sources(recipe.data))
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
@@ -144,7 +144,7 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         known=judge_factory.known_accuracy(Path(reference[0])) if is_local else None,
         journal=surroundings.judgements,
         device=select(recipe.device),
-        where=", ".join(source.name for source in documents.as_sources(recipe.data)),
+        where=", ".join(source.name for source in as_sources(recipe.data)),
     )
 
 

@@ -15,7 +15,8 @@ from lm_eval.tasks import TaskManager
 
 from toolkit.base.errors import DataError, UsageError
 from toolkit.evaluate.session import DTYPES
-from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.inference.opening import open_reference
+from toolkit.models.loading import Reference
 from toolkit.runs import provenance
 from toolkit.runtime import devices
 
@@ -95,11 +96,9 @@ def measure(
     reference: Reference, manager: TaskManager, settings: TaskSettings
 ) -> dict[str, dict[str, object]]:
     """Return lm-eval's numbers of one model, by task."""
-    model, tokenizer = load_causal_lm(
-        reference, device=devices.select("auto"), dtype=DTYPES[settings.precision]
-    )
+    opened = open_reference(reference, device=devices.select("auto"), dtype=DTYPES[settings.precision])
     results = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_examples),
+        model=HFLM(pretrained=opened.model, tokenizer=opened.tokenizer, batch_size=settings.batch_examples),
         tasks=list(settings.tasks),
         task_manager=manager,
         num_fewshot=settings.few_shot,

@@ -28,6 +28,7 @@ from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.inference import sampling
 from toolkit.inference.logprobs import answer_logprobs
+from toolkit.models.context_length import context_length
 from toolkit.stats import agreement
 from toolkit.stats.sequential import is_decided
 from toolkit.stats.win_rates import by_prompt
@@ -102,7 +103,7 @@ def answer(
 def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
     """Encode the prompts in the chat template; prompts that are too long lose their oldest turns."""
     model, tokenizer = loaded
-    limit, positions = contest.max_prompt_tokens, getattr(model.config, "max_position_embeddings", None)
+    limit, positions = contest.max_prompt_tokens, context_length(model)
     if positions is not None:
         limit = min(limit, positions - contest.max_new_tokens)
     if limit < 1:
@@ -123,7 +124,10 @@ def sample(
     progress: Callable[[int], None] | None = None,
     **sampling_options: float,
 ) -> dict[str, list]:
-    """Sample an answer to each prompt in batches and return `ids` and `ended`; for options see `sampling`."""
+    """Sample an answer to each prompt in batches and return `ids` and `ended`.
+
+    `sampling_options` are fields of `SamplingSettings`.
+    """
     model, tokenizer = loaded
     ids, ended = [], []
     for start in range(0, len(prompt_ids), contest.batch_examples):

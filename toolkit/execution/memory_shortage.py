@@ -9,9 +9,10 @@ from typing import Any
 from toolkit.base import files, ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PretrainRecipe, StageRecipe
-from toolkit.models.memory import available, estimate, fitting_micro_batch, fitting_model, micro_batch
+from toolkit.models.memory import estimate, fitting_micro_batch, fitting_model, micro_batch
 from toolkit.runs import references
 from toolkit.runs.run import Run
+from toolkit.runtime.host_memory import available_memory
 
 SAFE_FRACTION, SAFE_FRACTION_ON_GPU = 0.7, 0.9
 """Fractions of the available memory that a suggestion may need: an estimated 1.4 GiB did not fit into 1.6."""
@@ -45,7 +46,7 @@ def is_shortage(error: BaseException) -> bool:
 def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitError:
     """Return the error to report: how much memory was available, how much is needed, and what would fit."""
     on_gpu = "CUDA" in str(error) or "GPU" in str(error)
-    free = _available_on_gpu(str(error)) if on_gpu else available()
+    free = _available_on_gpu(str(error)) if on_gpu else available_memory()
     what = "the GPU's memory" if on_gpu else "the memory"
     what += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")
     if not isinstance(recipe, PretrainRecipe):

@@ -1,1 +1,1 @@
-"""Opening a model, sampling from it, log-probabilities, reward scores, and tokens as text."""
+"""Inference with one model: opening it, sampling, log-probabilities, reward scores and token text."""

@@ -1,4 +1,4 @@
-"""`toolkit generate`: answers to one prompt."""
+"""Answers to one prompt, for `toolkit generate`, `toolkit chat` and the Python interface."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from toolkit.inference.opening import OpenModel
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How tokens are chosen; see toolkit.inference.sampling.Sampling. The seed makes an answer repeatable."""
+class GenerationSettings:
+    """How answers are sampled: as in `toolkit.inference.sampling.SamplingSettings`, and the seed."""
 
     max_new_tokens: int = 200
     temperature: float = 0.8
@@ -20,8 +20,12 @@ class Choice:
     top_p: float = 1.0
     seed: int = 0
 
-    def settings(self, opened: OpenModel, room: int | None = None) -> dict[str, float | int | None]:
-        """The keywords of toolkit.inference.sampling, seed apart, for a model with `room` tokens left."""
+    def for_model(self, opened: OpenModel, room: int | None = None) -> dict[str, float | int | None]:
+        """Return the keyword arguments of `sampling.generate`, without the seed.
+
+        Args:
+            room: tokens left in the context, None without a limit.
+        """
         limit = self.max_new_tokens if room is None else min(self.max_new_tokens, room)
         return {
             "max_new_tokens": limit,
@@ -34,29 +38,34 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer: its text, its ids, and whether it ended by itself."""
+class GeneratedAnswer:
+    """An answer: its text, its token ids without end-of-text, and whether the model ended it."""
 
     text: str
     ids: list[int]
     ended: bool
 
 
-def answer(opened: OpenModel, ids: list[int], *, choice: Choice, count: int) -> tuple[list[Answer], Choice]:
-    """Sample answers to a prompt, the i-th from its own stream of the seed; and the choice as it was used.
+def generate_answers(
+    opened: OpenModel, prompt_ids: list[int], *, settings: GenerationSettings, count: int
+) -> tuple[list[GeneratedAnswer], GenerationSettings]:
+    """Sample `count` answers to a prompt, each from its own random stream of the seed.
+
+    Returns:
+        The answers, and the settings with the `max_new_tokens` that fit in the context.
 
     Raises:
-        ToolkitError: the prompt leaves no room for an answer.
+        ToolkitError: the prompt fills the context.
     """
-    if opened.positions is not None and len(ids) >= opened.positions:
+    limit = opened.context_length
+    if limit is not None and len(prompt_ids) >= limit:
         raise ToolkitError(
-            f"the prompt has {len(ids)} tokens and the model takes {opened.positions}",
+            f"the prompt has {len(prompt_ids)} tokens and the model's context {limit}",
             fix="shorten the prompt",
         )
-    room = None if opened.positions is None else opened.positions - len(ids)
-    settings = choice.settings(opened, room)
-    seeds = [derive(choice.seed, "generate", number) for number in range(count)]
-    answers = sampling.generate(opened.model, [ids] * count, seed=seeds, **settings)
-    texts = [opened.tokenizer.decode(one, skip_special_tokens=True) for one in answers.ids]
-    results = [Answer(*parts) for parts in zip(texts, answers.ids, answers.ended, strict=True)]
-    return results, replace(choice, max_new_tokens=settings["max_new_tokens"])
+    keywords = settings.for_model(opened, None if limit is None else limit - len(prompt_ids))
+    seeds = [derive(settings.seed, "generate", number) for number in range(count)]
+    sampled = sampling.generate(opened.model, [prompt_ids] * count, seed=seeds, **keywords)
+    texts = [opened.tokenizer.decode(ids, skip_special_tokens=True) for ids in sampled.ids]
+    answers = [GeneratedAnswer(*fields) for fields in zip(texts, sampled.ids, sampled.ended, strict=True)]
+    return answers, replace(settings, max_new_tokens=keywords["max_new_tokens"])

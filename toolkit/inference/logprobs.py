@@ -1,9 +1,9 @@
-"""Exact log-probabilities of texts and answers under a causal language model: each token exactly once.
+"""Exact log-probabilities of texts and answers under a causal language model, each token scored once.
 
-Shapes: `rows` texts of a batch, `length` tokens of its longest, `scored` positions that are asked for,
-`vocabulary` entries of the head. Padding lies to the right, where a causal model does not look, so no
-mask is needed. The whole head counts, its padded entries too: probability that a model wastes on them is
-lost, as it should be.
+Shapes: rows = texts of a batch, length = tokens of its longest text, scored = positions to score, vocabulary
+= entries of the head. Rows are padded to the right, where a causal model does not attend, so no mask is
+needed. The softmax includes the padded entries of the vocabulary: probability that the model assigns to them
+is lost.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError
-from toolkit.models.attention import fast_activations
+from toolkit.models.context_length import context_length
+from toolkit.models.kernels import inference_gelu
 from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
 
 PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
-"""Architectures whose logits are the head times the last hidden state; others may cap or scale them."""
+"""Architectures whose logits are the head times the last hidden state; others may cap or scale logits."""
 
 BATCH_TOKENS, CPU_BATCH_TOKENS = 8192, 2048
 
@@ -31,7 +32,7 @@ _NOTHING = np.zeros(0, dtype=np.float32)
 
 @dataclass(frozen=True)
 class _Row:
-    """One forward row: `inputs` (length,), and the `targets` of its last positions."""
+    """A row of a forward pass: `inputs` (length,), and the `targets` of its last positions."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -70,23 +71,24 @@ def score_tokens(
     """Return -log p in nats of each token of each document, in order, float32.
 
     Args:
-        model: a causal language model; set to eval mode meanwhile.
-        documents: token ids of each document, without its end.
-        prefix_id: what the model sees before the first token (end-of-text as start). With None the
-            first token of a document has no context and is not scored.
-        end_id: the end of a document, scored as its last token; None scores no end.
-        window: tokens that the model sees at once, at most its n_positions.
-        stride: tokens that the window moves on (default half of it): every token but the first window's has
-            more than `window - stride` tokens before it. The last window ends with the document and is full.
-        batch_tokens: tokens of one forward pass, padding included (default 8192, on a CPU 2048 for
-            its cache); the sums differ by rounding only.
-        progress: called with the number of tokens scored so far, once a batch.
+        model: a causal language model; evaluated in eval mode.
+        documents: token ids of each document, without end-of-text.
+        prefix_id: the token before the first token of a document (end-of-text as start). With None the first
+            token has no context and is not scored.
+        end_id: the end of a document, scored as its last token; with None no end is scored.
+        window: tokens that the model attends to at once, at most its context length.
+        stride: tokens by which the window moves (default: half the window). Every token after the first
+        window
+            has more than `window - stride` tokens of context. The last window ends with the document.
+        batch_tokens: tokens of one forward pass, padding included (default 8192; on a CPU 2048, for its
+            cache); the sums depend on it by rounding only.
+        progress: called after each batch with the number of tokens scored so far.
 
     Raises:
-        ToolkitError: a window longer than the model, or a stride longer than the window.
+        ToolkitError: a window longer than the context, or a stride longer than the window.
     """
     stride = stride or max(1, window // 2)
-    limit = positions(model)
+    limit = context_length(model)
     if limit is not None and window > limit:
         raise ToolkitError(f"a window of {window} tokens is longer than the model's {limit} positions",
                            fix=f"give a window of at most {limit}")  # fmt: skip
@@ -94,17 +96,19 @@ def score_tokens(
         raise ToolkitError(f"a stride of {stride} tokens leaves gaps between windows of {window}",
                            fix=f"give a stride between 1 and {window}")  # fmt: skip
     rows: list[_Row] = []
-    firsts = [0]  # the first row of each document, and the end
+    first_rows = [0]  # of each document, and the end
+    prefix = [] if prefix_id is None else [prefix_id]
+    end = [] if end_id is None else [end_id]
     for document in documents:
-        before = [] if prefix_id is None else [prefix_id]
-        after = [] if end_id is None else [end_id]
-        sequence = np.concatenate([before, np.asarray(document), after]).astype(np.int64)
+        sequence = np.concatenate([prefix, np.asarray(document), end]).astype(np.int64)
         rows.extend(_windows(sequence, window, stride))
-        firsts.append(len(rows))
+        first_rows.append(len(rows))
     nats: list[np.ndarray] = [_NOTHING] * len(rows)
     for row, logprobs in _score_rows(model, rows, batch_tokens, progress):
         nats[row] = -logprobs
-    return [np.concatenate([_NOTHING, *nats[firsts[i] : firsts[i + 1]]]) for i in range(len(documents))]
+    return [
+        np.concatenate([_NOTHING, *nats[first_rows[i] : first_rows[i + 1]]]) for i in range(len(documents))
+    ]
 
 
 def answer_logprobs(
@@ -114,12 +118,12 @@ def answer_logprobs(
     *,
     batch_examples: int = 64,
 ) -> list[np.ndarray]:
-    """Return log p of every token of each answer given its prompt and the answer so far, float32.
+    """Return log p in nats of every token of each answer given its prompt and the answer so far, float32.
 
     Raises:
-        ToolkitError: an empty prompt, or prompt and answer together longer than the model.
+        ToolkitError: an empty prompt, or prompt and answer together exceed the context.
     """
-    limit = positions(model)
+    limit = context_length(model)
     rows = []
     for index, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         if not len(prompt):
@@ -138,26 +142,21 @@ def answer_logprobs(
     return results
 
 
-def positions(model: PreTrainedModel) -> int | None:
-    """Tokens that a model sees at once, None where its configuration names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that a text begins after, None where the tokenizer has none.
+    """Return the token that precedes a text, None if the tokenizer has none.
 
-    End-of-text where the model's configuration says that documents begin with it (GPT-2, and what is
-    pretrained here); else the tokenizer's beginning-of-text, else end-of-text.
+    End-of-text if the model's configuration names it as the beginning of a document (GPT-2, and models
+    pretrained here); otherwise the tokenizer's beginning-of-text, or end-of-text if there is none.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    said = getattr(model.config.get_text_config(), "bos_token_id", None)
-    return end if begin is None or (end is not None and said == end) else begin
+    configured = getattr(model.config.get_text_config(), "bos_token_id", None)
+    return end if begin is None or (end is not None and configured == end) else begin
 
 
 def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
-    """Cut a sequence into rows of at most `window` inputs; their targets are sequence[1:], once each.
+    """Split a sequence into rows of at most `window` inputs; each of sequence[1:] is a target once.
 
-    The last row is moved back until it is full: its tokens see as much as a window holds.
+    The last row is moved back until it is full, so that its tokens have as much context as possible.
     """
     last = len(sequence) - 1
     scored = 1  # the first target: position 0 is context
@@ -168,10 +167,10 @@ def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Group rows of like length, longest first: memory that is not enough fails at once.
+    """Group rows of similar length, longest first, so that insufficient memory fails at once.
 
-    A batch ends before it is full where its next row would be a fifth padding, but not under a quarter of its
-    tokens, which a product of matrices wants.
+    A batch ends early if more than a fifth of its next row would be padding, but not with less than a
+    quarter of its tokens, which would make matrix products inefficient.
     """
     order = sorted((index for index, row in enumerate(rows) if len(row.targets)),
                    key=lambda index: -len(rows[index].inputs))  # fmt: skip
@@ -194,16 +193,16 @@ def _score_rows(
     batch_tokens: int | None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (row, log p of its targets) in any order. The model's mode is as before afterwards."""
+    """Yield (row, log p of its targets) in any order; the model's mode is restored afterwards."""
     training, done = model.training, 0
     if batch_tokens is None:
         on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
         batch_tokens = CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS
-    if model.config.model_type not in PLAIN_HEADS:  # logits of whole rows are made: a few rows at once
+    if model.config.model_type not in PLAIN_HEADS:  # computes the logits of whole rows: use few rows
         batch_tokens = min(batch_tokens, BLOCK_LOGITS // _vocabulary(model))
     model.eval()
     try:
-        with fast_activations(model):
+        with inference_gelu(model):
             for batch in _batches(rows, batch_tokens):
                 logprobs = _score_batch(model, [rows[index] for index in batch])
                 offset = 0
@@ -223,19 +222,19 @@ def _vocabulary(model: PreTrainedModel) -> int:
 
 
 def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
-    """Return log p of the targets of all rows, one after another, (scored,) float32."""
+    """Return log p of the targets of all rows, concatenated, (scored,) float32."""
     length = max(len(row.inputs) for row in batch)
-    # any id will do to the right of the text; transformers warns where it is the padding id
+    # any id may stand to the right of the text; transformers warns about the padding id
     filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
     inputs = np.full((len(batch), length), filler, dtype=np.int64)
-    places = []
-    for place, row in enumerate(batch):
-        inputs[place, : len(row.inputs)] = row.inputs
-        end = place * length + len(row.inputs)
-        places.append(np.arange(end - len(row.targets), end))
+    positions = []
+    for row_index, row in enumerate(batch):
+        inputs[row_index, : len(row.inputs)] = row.inputs
+        end = row_index * length + len(row.inputs)
+        positions.append(np.arange(end - len(row.targets), end))
     device = model.get_input_embeddings().weight.device
     input_ids = torch.from_numpy(inputs).to(device)  # (rows, length)
-    index = torch.from_numpy(np.concatenate(places)).to(device)  # (scored,)
+    index = torch.from_numpy(np.concatenate(positions)).to(device)  # (scored,)
     targets = torch.from_numpy(np.concatenate([row.targets for row in batch])).to(device)  # (scored,)
     if model.config.model_type in PLAIN_HEADS:
         hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -251,9 +250,9 @@ def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
 
 
 def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Logits of the flat positions `index` by the model's own head, whatever it does: (scored, vocabulary).
+    """Return the logits of the flat positions `index` by the model's own head, (scored, vocabulary).
 
-    Columns before the first position that is asked for are left out where the model can do so.
+    Columns before the first of these positions are skipped if the model supports it.
     """
     first = int((index % input_ids.shape[1]).min())
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
@@ -264,5 +263,5 @@ def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.
 
 
 def _target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log softmax in fp32, of the targets alone: (scored, vocabulary), (scored,) -> (scored,)."""
+    """Return log softmax in fp32 at the targets, (scored, vocabulary), (scored,) -> (scored,)."""
     return -functional.cross_entropy(logits.float(), targets, reduction="none")

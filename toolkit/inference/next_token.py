@@ -1,4 +1,4 @@
-"""`toolkit next`: what a model expects next, as numbers and bars."""
+"""The next-token distribution of a model, for `toolkit next` and the Python interface."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from toolkit.inference.token_text import token_text
 
 @dataclass(frozen=True)
 class Prediction:
-    """The distribution of one next token.
+    """The distribution of one next token, and the token that was chosen.
 
     Attributes:
-        tokens, probabilities: the most probable ones, in that order.
-        entropy_bits: of the whole distribution; 2 ** entropy equally likely tokens would be as uncertain.
+        tokens, probabilities: the most probable tokens, in descending order.
+        entropy_bits: of the whole distribution; 2 ** entropy_bits equally likely tokens are as uncertain.
         rest: probability of all tokens that are not listed.
-        chosen, rank, chance: the token that was followed, its place (1 is the most probable) and probability.
+        chosen: the token that was appended to the text.
+        rank: of the chosen token; 1 is the most probable.
+        chosen_probability: of the chosen token.
     """
 
     tokens: list[int]
@@ -31,20 +33,26 @@ class Prediction:
     rest: float
     chosen: int
     rank: int
-    chance: float
+    chosen_probability: float
 
 
 def follow(
     opened: OpenModel, ids: list[int], *, top: int, steps: int, temperature: float, seed: int
 ) -> list[Prediction]:
-    """Predict, choose, append, and predict again; stops after end-of-text or a full context window."""
+    """Predict and append `steps` tokens; stops after end-of-text.
+
+    Beyond the context length the oldest tokens are dropped.
+
+    Args:
+        top: tokens to list in each prediction.
+        temperature: 0 chooses the most probable token.
+    """
     generator, ids, predictions = np.random.default_rng(derive(seed, "next")), list(ids), []
-    choice = {"top": top, "temperature": temperature, "generator": generator, "allowed": allowed(opened)}
+    options = {"top": top, "temperature": temperature, "generator": generator, "allowed": allowed(opened)}
     for _ in range(steps):
-        if opened.positions is not None and len(ids) > opened.positions:
-            ids = ids[-opened.positions :]
-        probabilities = distribution(opened, ids)
-        predictions.append(choose(probabilities, **choice))
+        if opened.context_length is not None and len(ids) > opened.context_length:
+            ids = ids[-opened.context_length :]
+        predictions.append(choose(distribution(opened, ids), **options))
         ids.append(predictions[-1].chosen)
         if ids[-1] == opened.end_id:
             break
@@ -52,14 +60,14 @@ def follow(
 
 
 def allowed(opened: OpenModel) -> np.ndarray:
-    """Which tokens can be sampled, (vocabulary,) bool: not the padding."""
+    """Return which tokens can be sampled, (vocabulary,) bool: all but padding."""
     bias = forbidden_bias(opened.model, pad_id=opened.tokenizer.pad_token_id, end_id=opened.end_id)
     return (bias == 0).cpu().numpy()
 
 
 @torch.no_grad()
 def distribution(opened: OpenModel, ids: list[int]) -> np.ndarray:
-    """Probabilities of the next token, (vocabulary,) float64, as in scoring: what padding takes is lost."""
+    """Return the probabilities of the next token, (vocabulary,) float64, over all entries as in scoring."""
     model = opened.model
     logits = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
     return torch.softmax(logits.float().double().cpu(), dim=0).numpy()
@@ -73,14 +81,14 @@ def choose(
     generator: np.random.Generator,
     allowed: np.ndarray | None = None,
 ) -> Prediction:
-    """Sum up a distribution and choose one token of it.
+    """Summarise a distribution and choose a token from it.
 
     Args:
         allowed: tokens that may be listed and chosen, (vocabulary,) bool; None allows all.
     """
     possible = probabilities if allowed is None else np.where(allowed, probabilities, 0.0)
     order = np.argsort(-possible, kind="stable")
-    listed = order[:top][possible[order[:top]] > 0]  # what can never come is no candidate
+    listed = order[:top][possible[order[:top]] > 0]
     positive = probabilities[probabilities > 0]
     if temperature == 0:
         chosen = int(order[0])
@@ -95,12 +103,12 @@ def choose(
         rest=max(0.0, 1.0 - float(probabilities[listed].sum())),
         chosen=chosen,
         rank=int(np.flatnonzero(order == chosen)[0]) + 1,
-        chance=float(probabilities[chosen]),
+        chosen_probability=float(probabilities[chosen]),
     )
 
 
 def as_json(opened: OpenModel, predictions: list[Prediction], about: dict[str, Any]) -> dict[str, Any]:
-    """The first prediction at the top, and every step under `steps`."""
+    """Return the first prediction at the top level, and all of them under `steps`."""
     steps = []
     for prediction in predictions:
         candidates = [
@@ -118,7 +126,7 @@ def as_json(opened: OpenModel, predictions: list[Prediction], about: dict[str, A
                     "id": prediction.chosen,
                     "token": token_text(opened.tokenizer, prediction.chosen),
                     "rank": prediction.rank,
-                    "probability": prediction.chance,
+                    "probability": prediction.chosen_probability,
                 },
             }
         )

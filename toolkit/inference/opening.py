@@ -1,11 +1,11 @@
-"""A model by any of its names, ready to be asked."""
+"""Opening a language model by any of its names: the way of evaluation, viewing commands and Python."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -13,68 +13,82 @@ from toolkit.base import files
 from toolkit.base.errors import ToolkitError
 from toolkit.config.registry import STAGES
 from toolkit.data.chat import template
-from toolkit.inference.logprobs import positions, start_id
-from toolkit.models.loading import load_causal_lm
+from toolkit.inference.logprobs import start_id
+from toolkit.models.context_length import context_length
+from toolkit.models.loading import Reference, load_causal_lm
 from toolkit.runs import layout, references, seal
 from toolkit.runtime import devices
 
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A loaded language model, and what is known of it.
+    """A loaded language model with its tokenizer, in eval mode.
 
     Attributes:
-        positions: tokens of its context, None without a limit.
-        converses: it has a chat template, and no run says that it was never trained on conversations.
+        is_chat_model: it has a chat template, and is not the model of a stage without conversations.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    converses: bool
+    is_chat_model: bool
 
     @property
-    def positions(self) -> int | None:
-        return positions(self.model)
+    def context_length(self) -> int | None:
+        """Tokens that the model attends to at most, None without a limit."""
+        return context_length(self.model)
 
     @property
     def end_id(self) -> int | None:
+        """The id of end-of-text, None if the tokenizer has none."""
         return self.tokenizer.eos_token_id
 
     def prompt_ids(self, text: str, *, chat: bool) -> list[int]:
-        """Ids of a question in the chat template, or of a text that begins a document.
-
-        A document begins after end-of-text, in training and in scoring; so it does here.
-        """
+        """Return the ids of a user's message in the chat template, or of text to continue."""
         if chat:
-            return chat_ids(self.tokenizer, [{"role": "user", "content": text}])
+            return self.chat_ids([{"role": "user", "content": text}])
         return self.text_ids(text)
 
+    def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the ids of a conversation and the generation prompt."""
+        return template.prompt_ids(self.tokenizer, messages)
+
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text after the token that begins a document; special tokens in it are plain text."""
+        """Return the ids of a document's beginning, after the token that starts a document.
+
+        Special tokens spelled out in the text are encoded as text.
+
+        Raises:
+            ToolkitError: there is no token at all.
+        """
         start = start_id(self.model, self.tokenizer)
         ids = [*([] if start is None else [start]), *template.encode_text(self.tokenizer, text)]
         if not ids:
             raise ToolkitError(
-                "the text is empty and the tokenizer has no token that begins a text",
+                "the text is empty and the tokenizer has no token that starts a text",
                 fix="give at least one character",
             )
         return ids
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Ids of a conversation and the sign that the model is to answer."""
-    return template.prompt_ids(tokenizer, messages)
-
-
 def open_model(name: str) -> OpenModel:
-    """Load a sealed run, a checkpoint, a model folder or `hub-id[@revision]`, onto the device that is there.
+    """Open a sealed run, a checkpoint, a model folder or `hub-id[@revision]` on the best device.
 
     Raises:
         ToolkitError: nothing of that name, or not a language model.
     """
-    reference = references.named_model(name)
-    disable_progress_bar()
-    model, tokenizer = load_causal_lm(reference, device=devices.select("auto"))
+    return open_reference(references.named_model(name), device=devices.select("auto"))
+
+
+def open_reference(
+    reference: Reference, *, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> OpenModel:
+    """Open a model folder or hub model.
+
+    Raises:
+        ToolkitError: as `toolkit.models.loading.load_causal_lm`.
+    """
+    disable_progress_bar()  # of loading weights
+    model, tokenizer = load_causal_lm(reference, device=device, dtype=dtype)
     stage = stage_of(Path(reference[0]))
     # A model that was only pretrained has the chat template, too.
     converses = stage is None or (stage in STAGES and STAGES[stage].has_conversations)
@@ -82,11 +96,6 @@ def open_model(name: str) -> OpenModel:
 
 
 def stage_of(folder: Path) -> str | None:
-    """The stage of the run that a model folder or a checkpoint lies in, None outside of a run."""
+    """Return the stage of the run that a model folder or a checkpoint belongs to, None outside of a run."""
     run = seal.run_of(folder) if folder.is_dir() else None
     return files.read_json(run / layout.MANIFEST)["stage"] if run else None
-
-
-def tell(message: str) -> None:
-    """A message for the person; stdout is for answers."""
-    print(message, file=sys.stderr, flush=True)

@@ -1,16 +1,17 @@
-"""Answers from a language model, and a reward model's scores of them.
+"""Sampling answers from a language model with a key-value cache.
 
-The rules of sampling, for every caller:
+All callers share these rules:
 
-* Never sampled: the padding token, and the entries that the model's `generation_config.suppress_tokens` names
-  (those beyond the tokenizer's vocabulary, which is padded to a multiple of 64). They are outside of the
-  distribution: log-probabilities are normalised over the rest. Padding that is also end-of-text is sampled.
-* Role tokens (`<|user|>` ...) are ordinary tokens: they stay in the ids, and decode to their text.
-* End-of-text ends an answer and is not part of its ids; `ended` says that it was sampled.
-* Each answer draws from its own random stream, one number a token: it does not depend on the batch it sits
-  in, nor on `max_new_tokens`, beyond rounding.
+* The padding token and the entries in the model's `generation_config.suppress_tokens` (those beyond the
+  tokenizer's vocabulary, which is padded to a multiple of 64) are never sampled, and log-probabilities are
+  normalised over the other entries. A padding token that is also end-of-text is sampled.
+* Role tokens (`<|user|>` ...) are ordinary tokens: they stay in the ids and decode to their text.
+* End-of-text ends an answer and is not part of its ids; `ended` records that it was sampled.
+* Each answer draws one number per token from its own random stream. Beyond rounding, it depends neither on
+the
+  other answers of its batch nor on `max_new_tokens`.
 
-Legend: rows = answers in progress, vocab = entries of the vocabulary, width = padded length so far.
+Shapes: rows = answers in progress, vocab = entries of the vocabulary, width = padded length so far.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from transformers.cache_utils import DynamicLayer
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.rng import derive
+from toolkit.models.context_length import context_length
 from toolkit.runtime.upstream_private import attention_implementation
 
 FORBIDDEN_LOGIT = -1e9
-"""Its probability is exactly 0 in fp32, and unlike -inf it keeps p * log p of an entropy finite."""
+"""Gives a probability of exactly 0 in fp32, and unlike -inf keeps p * log p of an entropy finite."""
 SETTLED_SHARE = 0.125
-"""Ended rows are dropped once they are this share of the batch: dropping copies the whole cache."""
+"""Ended rows are removed once they are this share of the batch, because removing copies the cache."""
 PREALLOCATED = ("sdpa", "eager")
 """Attention implementations that take an additive mask of (rows, 1, queries, width)."""
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingSettings:
     """How the next token is chosen.
 
-    temperature: divides the logits; 0 takes the most probable token.
-    top_k: only the k most probable tokens (0: all). top_p: of these the smallest set that reaches this
-    probability (1: all; Holtzman et al., 2020).
-    batch_rows: answers in one batch; changes nothing but speed and memory.
+    Attributes:
+        temperature: divides the logits; 0 takes the most probable token.
+        top_k: sample from the k most probable tokens; 0 means all.
+        top_p: of these, sample from the smallest set with at least this probability (Holtzman et al., 2020).
+        batch_rows: answers in one batch; affects speed and memory only.
     """
 
     max_new_tokens: int
@@ -66,12 +69,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One entry a prompt, in the order of the prompts.
+class SampledAnswers:
+    """One answer for each prompt, in the order of the prompts.
 
-    ids: sampled tokens, end-of-text excluded. ended: end-of-text was sampled.
-    logprobs: nats of each sampled token, end-of-text included where it ended (len(ids) + ended), under
-    softmax(logits / temperature) before top-k and top-p (temperature 0: softmax(logits)).
+    Attributes:
+        ids: sampled tokens without end-of-text.
+        ended: whether end-of-text was sampled.
+        logprobs: log-probability in nats of each sampled token, end-of-text included, (len(ids) + ended,);
+            under softmax(logits / temperature) before top-k and top-p (temperature 0: softmax(logits)).
     """
 
     ids: list[list[int]]
@@ -80,7 +85,7 @@ class Answers:
 
 
 def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: int | None) -> torch.Tensor:
-    """What to add to the logits so that nothing forbidden is sampled: fp32 (vocab,), 0 or -1e9."""
+    """Return the bias that excludes forbidden tokens from sampling, fp32 (vocab,): 0 or -1e9."""
     bias = torch.zeros(model.config.vocab_size, device=model.device)
     suppressed = list(getattr(model.generation_config, "suppress_tokens", None) or [])
     if pad_id is not None and pad_id != end_id:
@@ -92,7 +97,7 @@ def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: int | None) 
 class _PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer in one buffer of (rows, heads, capacity, head width).
 
-    DynamicLayer concatenates, that is copies everything, for each token.
+    DynamicLayer copies all of them for each token.
     """
 
     def __init__(self, capacity: int):
@@ -119,14 +124,14 @@ class _PreallocatedLayer(DynamicLayer):
 
 
 class _Decoder:
-    """A batch of left-padded rows with their cache: log-probabilities of each row's next token."""
+    """A batch of left-padded rows with their cache, which returns each row's next-token log-probabilities."""
 
     def __init__(
         self,
         model: nn.Module,
         prompts: Sequence[Sequence[int]],
         *,
-        sampling: Sampling,
+        sampling: SamplingSettings,
         pad_id: int | None,
         end_id: int | None,
     ):
@@ -152,12 +157,12 @@ class _Decoder:
 
     @torch.inference_mode()
     def logprobs(self, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """Feed `ids` (rows,), or the prompts at first; returns fp32 (rows, vocab)."""
+        """Feed `ids` (rows,), or first the prompts, and return log-probabilities, fp32 (rows, vocab)."""
         inputs = self.prompt if ids is None else ids[:, None]
         end = self.width + inputs.shape[1]
         mask = self.mask[:, :end].long()
         if self.preallocated and ids is not None:
-            mask = self.bias[:, None, None, :end]  # a ready 4-D mask saves building one a token
+            mask = self.bias[:, None, None, :end]  # a prepared 4-D mask saves building one for each token
         output = self.model(
             input_ids=inputs,
             attention_mask=mask,
@@ -171,7 +176,7 @@ class _Decoder:
         return torch.log_softmax(logits, dim=-1)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         if self.preallocated:
             self.bias = self.bias[rows]
@@ -182,50 +187,52 @@ class _Decoder:
 
 
 def restrict(logprobs: torch.Tensor, *, top_k: int, top_p: float) -> torch.Tensor:
-    """Set to -inf what top-k and then top-p leave out, (rows, vocab); equals at the border stay."""
+    """Set tokens excluded by top-k and then top-p to -inf, (rows, vocab); ties at the threshold stay."""
     if 0 < top_k < logprobs.shape[-1]:
-        border = logprobs.topk(top_k, dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < border, -torch.inf)
+        threshold = logprobs.topk(top_k, dim=-1).values[:, -1:]
+        logprobs = logprobs.masked_fill(logprobs < threshold, -torch.inf)
     if top_p < 1:
         ordered = torch.softmax(logprobs, dim=-1).sort(dim=-1, descending=True)
-        before = ordered.values.cumsum(dim=-1) - ordered.values
-        out = torch.zeros_like(before, dtype=torch.bool).scatter(-1, ordered.indices, before >= top_p)
-        logprobs = logprobs.masked_fill(out, -torch.inf)
+        preceding = ordered.values.cumsum(dim=-1) - ordered.values
+        excluded = torch.zeros_like(preceding, dtype=torch.bool)
+        excluded = excluded.scatter(-1, ordered.indices, preceding >= top_p)
+        logprobs = logprobs.masked_fill(excluded, -torch.inf)
     return logprobs
 
 
 @torch.inference_mode()
-def choose(logprobs: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Inverse-CDF sampling: the first token whose cumulated probability exceeds the row's number in [0, 1).
+def choose(logprobs: torch.Tensor, uniforms: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
+    """Sample by inverse CDF: the first token whose cumulative probability exceeds the row's uniform number.
 
-    logprobs (rows, vocab), uniforms (rows,) -> ids (rows,). A token of probability 0 is never chosen.
+    logprobs (rows, vocab), uniforms in [0, 1) (rows,) -> ids (rows,). Tokens of probability 0 are never
+    chosen.
     """
     if sampling.temperature == 0:
         return logprobs.argmax(dim=-1)
-    cumulated = restrict(logprobs, top_k=sampling.top_k, top_p=sampling.top_p).exp().cumsum(dim=-1)
-    total = cumulated[:, -1:]
-    # rounding may lift uniform * total up to total, which no entry exceeds
+    cumulative = restrict(logprobs, top_k=sampling.top_k, top_p=sampling.top_p).exp().cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    # uniform * total may round up to total, which no entry exceeds
     below = torch.nextafter(total, torch.zeros_like(total))
     threshold = torch.minimum(uniforms[:, None].to(total) * total, below)
-    return torch.searchsorted(cumulated, threshold, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:
-    """The first `count` numbers in [0, 1) of a row's stream; a longer request begins with the same ones."""
+    """Return the first `count` numbers in [0, 1) of a row's stream; a larger count extends a smaller one."""
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
 def _check_room(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Raise ToolkitError where a prompt is empty or a whole answer does not fit the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    """Raise ToolkitError if a prompt is empty, or if prompt and answer exceed the model's context."""
+    limit = context_length(model)
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise ToolkitError(
-                "the prompt has no token", where=f"prompt {number}", fix="begin it with the end-of-text token"
+                "the prompt has no token", where=f"prompt {number}", fix="start it with the end-of-text token"
             )
-        if context is not None and len(prompt) + max_new_tokens > context:
+        if limit is not None and len(prompt) + max_new_tokens > limit:
             raise ToolkitError(
-                f"{len(prompt)} prompt tokens and {max_new_tokens} new ones exceed the context of {context}",
+                f"{len(prompt)} prompt tokens and {max_new_tokens} new ones exceed the context of {limit}",
                 where=f"prompt {number}",
                 fix="shorten the prompt or lower max_new_tokens",
             )
@@ -239,19 +246,22 @@ def generate(
     end_id: int | None,
     pad_id: int | None,
     **settings,
-) -> Answers:
-    """Sample one answer for each prompt, with a key-value cache, in eval mode.
+) -> SampledAnswers:
+    """Sample one answer for each prompt, in eval mode.
+
+    4 layers of width 192, 64 prompts of 25 tokens, 96 new tokens, 2 cores: 0.9 s; `model.generate` takes 2.2
+    s.
 
     Args:
-        model: a causal language model of transformers (not wrapped for distribution).
+        model: a causal language model of transformers, not wrapped for distributed training.
         prompts: token ids, of any lengths.
-        seed: one for each prompt, or one from which each prompt's is derived by its place in the list.
-        settings: those of `Sampling`: max_new_tokens, temperature, top_k, top_p, batch_rows.
+        seed: one for each prompt, or one from which a seed is derived for each position in the list.
+        settings: fields of `SamplingSettings`.
 
-    Raises ToolkitError for an empty prompt, and for one whose answer does not fit the context.
-    4 layers of 192, 64 prompts of 25 tokens, 96 new ones, 2 cores: 0.9 s; `model.generate` takes 2.2 s.
+    Raises:
+        ToolkitError: an empty prompt, or one whose answer does not fit in the context.
     """
-    sampling = Sampling(**settings)
+    sampling = SamplingSettings(**settings)
     _check_room(model, prompts, sampling.max_new_tokens)
     if isinstance(seed, int):
         seed = [derive(seed, "answer", row) for row in range(len(prompts))]
@@ -270,26 +280,26 @@ def generate(
                 model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id, end_id=end_id
             )
             sampled, nats = _decode_batch(decoder, [seed[row] for row in batch], sampling, end_id)
-            for place, row in enumerate(batch):
-                tokens = sampled[place]
+            for index, row in enumerate(batch):
+                tokens = sampled[index]
                 stop = np.flatnonzero(tokens == (-1 if end_id is None else end_id))
                 length = int(stop[0]) if len(stop) else len(tokens)
                 ids[row], ended[row] = tokens[:length].tolist(), bool(len(stop))
-                logprobs[row] = nats[place, : length + ended[row]].copy()
+                logprobs[row] = nats[index, : length + ended[row]].copy()
     finally:
         model.train(was_training)
-    return Answers(ids, ended, logprobs)
+    return SampledAnswers(ids, ended, logprobs)
 
 
 def _decode_batch(
-    decoder: _Decoder, seeds: Sequence[int], sampling: Sampling, end_id: int | None
+    decoder: _Decoder, seeds: Sequence[int], sampling: SamplingSettings, end_id: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and their nats, (rows, max_new_tokens); what follows a row's end-of-text means nothing."""
+    """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after end-of-text."""
     steps, device = sampling.max_new_tokens, decoder.device
     uniforms = torch.from_numpy(np.stack([_uniforms(seed, steps) for seed in seeds])).to(device)
     tokens = torch.full((len(seeds), steps), -1 if end_id is None else end_id, device=device)
     nats = torch.zeros((len(seeds), steps), device=device)
-    rows = torch.arange(len(seeds), device=device)  # original row of each row in progress
+    rows = torch.arange(len(seeds), device=device)  # the original row of each row in progress
     open_rows = torch.ones(len(seeds), dtype=torch.bool, device=device)
     chosen = None
     for step in range(steps):
@@ -313,15 +323,16 @@ def _decode_batch(
 def stream(
     model: nn.Module, ids: Sequence[int], *, seed: int, end_id: int | None, pad_id: int | None, **settings
 ) -> Iterator[int]:
-    """Yield an answer token by token, the same as `generate(model, [ids], seed=[seed])`; for chat.
+    """Yield the answer of `generate(model, [ids], seed=[seed])` token by token, for chat.
 
-    Stops at end-of-text (not yielded), after max_new_tokens, or where the context is full; raises
-    ToolkitError for an empty prompt, and for one that already fills the context.
+    Stops at end-of-text (not yielded), after `max_new_tokens`, or when the context is full.
+
+    Raises:
+        ToolkitError: the prompt is empty or fills the context.
     """
-    sampling = Sampling(**settings)
+    sampling = SamplingSettings(**settings)
     _check_room(model, [ids], 1)
-    context = getattr(model.config, "max_position_embeddings", None)
-    steps = min(sampling.max_new_tokens, (context or np.inf) - len(ids))
+    steps = min(sampling.max_new_tokens, (context_length(model) or np.inf) - len(ids))
     uniforms = torch.from_numpy(_uniforms(seed, sampling.max_new_tokens)).to(model.device)
     model.eval()
     decoder = _Decoder(model, [ids], sampling=sampling, pad_id=pad_id, end_id=end_id)

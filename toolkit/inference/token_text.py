@@ -1,4 +1,4 @@
-"""Tokens as text: characters that are cut in two, spaces and line ends that a person can see."""
+"""Tokens as readable text: split characters, visible white space, and streamed decoding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # importing it takes 3 s, and what only shows text needs none of it
+if TYPE_CHECKING:  # importing it takes 3 s
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
@@ -16,9 +16,9 @@ VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
 
 @cache
 def byte_characters() -> dict[str, int]:
-    """Character -> byte, of the alphabet that byte-level BPE writes its tokens in.
+    """Return {character: byte} of the alphabet in which byte-level BPE writes its tokens.
 
-    The printable bytes of Latin-1 stand for themselves, the other 68 for the characters from U+0100 on
+    The printable bytes of Latin-1 are written as themselves, the other 68 as the characters from U+0100 on
     (Radford et al., 2019; `bytes_to_unicode` of https://github.com/openai/gpt-2/blob/master/src/encoder.py).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -27,7 +27,7 @@ def byte_characters() -> dict[str, int]:
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """The text of one token; part of a character that takes several bytes as `<E3 81>`."""
+    """Return the text of a token; part of a multi-byte character as its bytes, such as `<E3 81>`."""
     text = tokenizer.decode([token])
     if REPLACEMENT not in text:
         return text
@@ -38,31 +38,31 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with its spaces, line ends and other invisible characters shown."""
+    """Return the text with visible symbols for spaces, line ends and other invisible characters."""
     shown = "".join(VISIBLE.get(character, character) for character in text)
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in shown)
 
 
 def harmless(text: str) -> str:
-    """The text without control characters: what a model writes must not steer a terminal."""
+    """Return the text without control characters, so that a model's output cannot control a terminal."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else REPLACEMENT for c in text)
 
 
 class StreamDecoder:
-    """Token by token to text that never shows half a character.
+    """Decodes a stream of tokens to text without splitting characters.
 
-    A character of several bytes may be spread over tokens: text is given out when it is whole, and as
+    The bytes of a character may be spread over several tokens: text is returned once it is complete, and as
     replacement characters only at the end of the stream. Tokens are decoded together with the piece before
-    them, since some tokenizers drop the space of the first token of a text.
+    them, because some tokenizers drop the space of the first token of a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._context, self._shown = 0, 0  # ids from _context are decoded; those before _shown were given out
+        self._context, self._shown = 0, 0  # ids from _context are decoded, those before _shown were returned
 
     def add(self, token: int) -> str:
-        """Return the text that became whole with this token, possibly empty."""
+        """Return the text that this token completes, possibly empty."""
         self._ids.append(int(token))
         before, now = self._decode(self._ids[self._context : self._shown]), self._decode(self._rest())
         if now.endswith(REPLACEMENT) or len(now) <= len(before):
@@ -71,7 +71,7 @@ class StreamDecoder:
         return now[len(before) :]
 
     def finish(self) -> str:
-        """Return what is left: the start of a character whose end never came."""
+        """Return the remaining text: an incomplete character."""
         before, now = self._decode(self._ids[self._context : self._shown]), self._decode(self._rest())
         self._context = self._shown = len(self._ids)
         return now[len(before) :]

@@ -1,1 +1,1 @@
-"""Building, loading and scoring models."""
+"""Building and loading models, their kernels, size and memory."""

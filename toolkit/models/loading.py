@@ -1,4 +1,4 @@
-"""Loading and saving of model folders: weights only from safetensors, never code from elsewhere."""
+"""Loading and saving model folders: weights from safetensors only, and no remote code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
-from toolkit.models.vocabulary import Reference, load_tokenizer, local_folder, not_loadable
+from toolkit.models.tokenizer_loading import Reference, load_tokenizer, local_folder, not_loadable
 from toolkit.runs import layout
 
 PAD_TOKEN = "<|pad|>"
@@ -27,29 +27,28 @@ PAD_TOKEN = "<|pad|>"
 def load_causal_lm(
     reference: Reference, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a language model of any architecture that transformers itself knows, and its tokenizer.
+    """Load a language model of any architecture built into transformers, and its tokenizer.
 
-    The model is in eval mode. A tokenizer without a padding token pads with end-of-text: masks, not
-    ids, say what padding is.
+    The model is in eval mode. A tokenizer without a padding token pads with end-of-text; attention masks, not
+    token ids, mark the padding.
 
     Raises:
         ToolkitError: no such folder, not a model folder, weights missing or not in safetensors, no
-            tokenizer, a reward model, or a hub model that cannot be had.
+            tokenizer, a reward model, or a hub model that cannot be downloaded.
     """
     model, loading = _load(AutoModelForCausalLM, reference, dtype)
     tokenizer = load_tokenizer(reference)
-    foreign = [key for key in loading["unexpected_keys"] if key.startswith(("score.", "classifier."))]
-    if foreign:
+    if any(key.startswith(("score.", "classifier.")) for key in loading["unexpected_keys"]):
         raise ToolkitError(
             "is a reward model, not a language model", where=reference[0],
-            fix="name the run of a pretrain, sft, dpo or ppo stage",
+            fix="give a run of the pretrain, sft, dpo or ppo stage",
         )  # fmt: skip
     if loading["missing_keys"]:
         raise _incomplete(reference, loading["missing_keys"])
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _check_vocabulary(model, tokenizer, reference)
-    # GPT2LMHeadModel's name does not say which loss it has: transformers takes this one, with a warning.
+    # transformers cannot infer the loss from the class name: it falls back to this one with a warning
     model.loss_type = model.loss_type or "ForCausalLM"
     return model.to(device).eval(), tokenizer
 
@@ -61,15 +60,18 @@ def load_reward_model(
     dtype: torch.dtype = torch.float32,
     new_head_seed: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a reward model: a sequence classifier with one score, and its tokenizer, in eval mode.
+    """Load a reward model, a sequence classifier with one label, and its tokenizer; in eval mode.
 
-    With `new_head_seed` a language model may be given: it gets a new score head, drawn from
-    N(0, 1 / (width + 1)) (Huang et al., 2024, "The N+ implementation details of RLHF with PPO", detail 11).
-    The padding token is known and differs from end-of-text, because the score is read at the last
-    token that is not padding; where the tokenizer has none, one is added.
+    The score is read at the last token that is not padding. The padding token therefore differs from
+    end-of-text; a tokenizer without such a padding token gets one.
+
+    Args:
+        new_head_seed: a language model is accepted, too, and gets a new score head drawn from
+            N(0, 1 / (width + 1)) (Huang et al., 2024, "The N+ implementation details of RLHF with PPO",
+            detail 11).
 
     Raises:
-        ToolkitError: as `load_causal_lm`; or a language model without `new_head_seed`.
+        ToolkitError: as `load_causal_lm`, or a language model without `new_head_seed`.
     """
     model, loading = _load(AutoModelForSequenceClassification, reference, dtype, num_labels=1)
     tokenizer = load_tokenizer(reference)
@@ -78,7 +80,7 @@ def load_reward_model(
     if head_missing and new_head_seed is None:
         raise ToolkitError(
             "is a language model, not a reward model: it has no score head", where=reference[0],
-            fix="name the run of a reward stage",
+            fix="give a run of the reward stage",
         )  # fmt: skip
     if missing - head_missing:
         raise _incomplete(reference, sorted(missing - head_missing))
@@ -93,16 +95,16 @@ def load_reward_model(
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
-    """Write a `from_pretrained` folder whole or not at all: safetensors, config, tokenizer, chat template.
+    """Write a `from_pretrained` folder atomically: safetensors, configuration, tokenizer, chat template.
 
-    An earlier folder of that name is replaced.
+    An existing folder of that name is replaced.
     """
     with atomic_folder(Path(folder)) as temporary:
         write_model(model, tokenizer, temporary)
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the files of a model folder into an existing folder; callers make it atomic."""
+    """Write the files of a model folder into an existing folder, not atomically."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -110,13 +112,13 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 def _load(
     auto: Any, reference: Reference, dtype: torch.dtype, **config: Any
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Load with transformers' own report of missing and unexpected weights, which it only warns about."""
+    """Return the model and transformers' report of missing and unexpected weights."""
     name, revision = reference
     folder = local_folder(name)
     if folder:
         _check_model_folder(folder)
     try:
-        with torch.random.fork_rng(devices=[]):  # missing weights are drawn from the global generator
+        with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
             return auto.from_pretrained(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **config,
@@ -128,12 +130,12 @@ def _load(
 def _check_model_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         inner = folder / layout.MODEL / "config.json"
-        fix = f"name {folder / 'model'}" if inner.is_file() else "name a folder that save_pretrained wrote"
+        fix = f"give {folder / 'model'}" if inner.is_file() else "give a folder that save_pretrained wrote"
         raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
     if not any(folder.glob("*.safetensors")):
         raise ToolkitError(
             "has no weights in safetensors", where=str(folder),
-            fix="a pickle can run code and is never loaded: save the model again with save_pretrained",
+            fix="save the model again with save_pretrained; pickles can run code and are not loaded",
         )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitE
     names = sorted(missing)
     return ToolkitError(
         f"lacks {len(names)} of the model's weights, such as {names[0]}", where=reference[0],
-        fix="the file is of another architecture or was cut off; save the model again",
+        fix="save the model again: the file is truncated or of another architecture",
     )  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            # no softmax reads these rows, and padding is never attended to: what they hold does not matter
+            # the new rows' values have no effect: there is no softmax over them and padding is masked
             model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
 
@@ -160,5 +162,5 @@ def _check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, refe
     if len(tokenizer) > rows:
         raise ToolkitError(
             f"the tokenizer has {len(tokenizer)} entries and the model only {rows}", where=reference[0],
-            fix="the folder mixes two models: take model and tokenizer from the same run",
+            fix="take the model and the tokenizer from the same run",
         )  # fmt: skip

@@ -1,17 +1,13 @@
-"""How much memory a pretraining needs, before it is tried; and which micro batch fits. No torch here.
+"""Estimates of the memory that pretraining needs, and of the micro-batch that fits; no torch import.
 
-Legend: w = n_embd, T = tokens of a row, tokens = of one micro batch, V = rows of the embedding. Tensors that
-autograd keeps were counted with torch.autograd.graph.saved_tensors_hooks, the rest by reading the code.
+w = n_embd, T = tokens of a row, tokens = of one micro-batch, V = rows of the embedding. Tensors that autograd
+keeps were counted with torch.autograd.graph.saved_tensors_hooks, the others by reading the code.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import resource
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.models.shape import (
@@ -22,58 +18,55 @@ from toolkit.models.shape import (
     scored_at_once,
 )
 
-if TYPE_CHECKING:
-    pass
-
 LIBRARIES = 480 * 2**20
-"""Resident bytes of a process that has imported torch, transformers and accelerate, and of a CUDA context."""
+"""Resident bytes of a process after importing torch, transformers and accelerate, and of a CUDA context."""
 SLACK = 1.18
-"""The allocator's share on top: measured peaks on a CPU were 1.07 to 1.32 times the sum of the tensors."""
+"""Overhead of the allocator: measured peaks on a CPU were 1.07 to 1.32 times the sum of the tensors."""
 EVALUATION_TOKENS = 8192
-"""Of one forward pass in toolkit.inference.logprobs."""
+"""Tokens of one forward pass in toolkit.inference.logprobs."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: of its GPU where it has one."""
+    """Bytes of one process, on its GPU if it has one."""
 
     libraries: int
     weights: int
     gradients: int
     optimizer: int
-    """AdamW keeps two moments a weight; Muon one for the matrices of the blocks."""
+    """AdamW keeps two moments per weight, Muon one for the matrices of the blocks."""
     activations: int
-    """What a micro batch keeps for its backward pass, bf16 copies of the weights included."""
+    """Tensors kept for the backward pass of a micro-batch, and bf16 copies of the weights."""
     logits: int
-    """Of a micro batch, with their softmax and gradient: whole or a block at a time."""
+    """Logits of a micro-batch or of one block, with their softmax and gradient."""
     update: int
-    """What the optimizer's step needs for a moment."""
+    """Temporary tensors of the optimizer step."""
     snapshot: int
-    """The copy from which a checkpoint is written while training goes on; a GPU's is on its host."""
+    """The copy from which a checkpoint is written in the background; for a GPU it is in host memory."""
     evaluation: int
     """Scoring of held-out text."""
     accumulating: bool
-    """Gradients of the micro batches before are there while one is computed."""
+    """Gradients of earlier micro-batches exist while one is computed."""
 
     def parts(self) -> dict[str, int]:
-        """Return the bytes of each part by name; they are not all there at once."""
+        """Return the bytes of each part by name; not all exist at the same time."""
         return {name: value for name, value in vars(self).items() if name != "accumulating"}
 
     @property
     def peak(self) -> int:
-        """The most that is there at once: computing gradients, updating, or measuring."""
-        kept = self.weights + self.optimizer + self.snapshot
+        """The maximum over computing gradients, the optimizer step, and evaluation."""
+        permanent = self.weights + self.optimizer + self.snapshot
         computing = self.activations + self.logits + self.gradients * self.accumulating
-        moment = max(computing, self.gradients + self.update, self.evaluation)
-        return self.libraries + int(SLACK * (kept + moment))
+        temporary = max(computing, self.gradients + self.update, self.evaluation)
+        return self.libraries + int(SLACK * (permanent + temporary))
 
 
 def estimate(
     recipe: PretrainRecipe, *, vocab_size: int, bf16: bool, on_gpu: bool = False, processes: int = 1
 ) -> Memory:
-    """Return what one of `processes` needs for a recipe.
+    """Estimate the memory of one of `processes` for a recipe.
 
-    On a GPU this is an upper bound: torch.compile fuses operations and keeps less.
+    On a GPU this is an upper bound, because torch.compile fuses operations and keeps fewer tensors.
     """
     model, tokens = recipe.model, micro_batch(recipe, processes=processes)
     width, layers = model.n_embd, model.n_layer
@@ -97,7 +90,7 @@ def estimate(
         gradients=gradients // share,
         optimizer=optimizer // share,
         activations=layers * layer + tokens * width * (8 if bf16 else 12) + copies,
-        logits=max(logits, layer),  # later the gradients of one layer's activations take their place
+        logits=max(logits, layer),  # later freed for the gradients of one layer's activations
         # updates of all matrices, the largest shape stacked, and four stacks in the iteration
         update=width * width * layers * (80 if bf16 else 92) // share if muon else 0,
         snapshot=saves // share,
@@ -120,7 +113,7 @@ def _parts(recipe: PretrainRecipe, tokens: int, processes: int) -> int:
 
 
 def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
-    """Return the bytes that one block keeps for each token.
+    """Return the bytes that one transformer block keeps for each token.
 
     In units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
     attention, 4 before and 4 after the activation.
@@ -141,7 +134,7 @@ def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
 
 
 def _logits(recipe: PretrainRecipe, tokens: int, rows: int, *, width: int, bf16: bool) -> int:
-    """Return the bytes of softmax, its gradient and that of the logits: 12 a number."""
+    """Return the bytes of softmax, its gradient and that of the logits: 12 per logit."""
     block = head_block(recipe.speed.head_block_tokens, positions=tokens, vocabulary=rows)
     if block == 0 or block >= tokens:
         return 12 * tokens * rows
@@ -158,9 +151,9 @@ def fitting_micro_batch(
     on_gpu: bool = False,
     processes: int = 1,
 ) -> int | None:
-    """Return the largest `micro_batch_tokens` that fits; None where not even one row does.
+    """Return the largest `micro_batch_tokens` that fits, None if not even one row does.
 
-    It divides the process's share of the batch; with `exact` into a power of two of parts.
+    It divides the process's share of the batch; with `exact` the quotient is a power of two.
     """
     length = recipe.row_tokens()
     share = max(1, recipe.batch_tokens // processes // length)
@@ -184,7 +177,7 @@ def fitting_model(
     on_gpu: bool = False,
     processes: int = 1,
 ) -> ModelSettings | None:
-    """Return the same model with fewer layers, or then narrower, of which one row fits; None: none does."""
+    """Return the model with fewer layers, or else fewer heads, of which one row fits; None if none does."""
     model = recipe.model
     size = model.n_embd // model.n_head
     shapes = [(layers, model.n_head) for layers in range(model.n_layer - 1, 0, -1)]
@@ -197,37 +190,3 @@ def fitting_model(
         ):
             return smaller
     return None
-
-
-# What the machine has
-
-
-def available() -> int:
-    """Return the bytes of host memory that this process has or could still get: the tightest limit counts."""
-    own = _status("VmRSS")
-    limits = []
-    free = re.search(r"MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"))
-    if free:
-        limits.append(own + int(free[1]) * 1024)
-    most, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
-    if most.isdigit() and used.isdigit():
-        limits.append(own + max(0, int(most) - int(used)))
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(own + max(0, soft - _status("VmSize")))
-    return min(limits, default=2**62)
-
-
-def _status(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+) kB", _read("/proc/self/status"))
-    return int(found[1]) * 1024 if found else 0
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-# A run that ended for lack of memory

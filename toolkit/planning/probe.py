@@ -28,6 +28,7 @@ from toolkit.models.gpt2 import build
 from toolkit.pretrain import optimizer
 from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
 from toolkit.runtime import allocator, devices
+from toolkit.runtime.host_memory import available_memory
 
 MIN_STEPS, MAX_STEPS = 3, 30
 """Steps that are timed: fewer are too noisy, and more do not change the median."""
@@ -104,7 +105,7 @@ def _fitting(
 ) -> int:
     """Return the tokens of the recipe's micro-batch, or of the largest one that fits into memory."""
     on_gpu = device.type == "cuda"
-    available = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.available()
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
     settings = {"vocab_size": vocab_size, "bf16": bf16, "on_gpu": on_gpu, "processes": processes}
     micro_tokens = memory.micro_batch(recipe, processes=processes)
     if memory.estimate(recipe, **settings).peak <= available:

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.logprobs import PLAIN_HEADS
+from toolkit.models.context_length import context_length
 from toolkit.ppo import losses
 
 
@@ -180,13 +181,13 @@ def build_critic(
     if value_model is not None:
         model, value_tokenizer = value_model
         same = value_tokenizer is None or value_tokenizer.get_vocab() == tokenizer.get_vocab()
-        fits = model.config.max_position_embeddings >= inner.config.max_position_embeddings
+        fits = context_length(model) >= context_length(inner)
         if same and fits and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
             return critic_from_reward_model(model).requires_grad_(True), True
         if value_tokenizer is None:
             raise ToolkitError(
                 "the critic cannot be initialised from this model: it needs a score head, "
-                f"a context as long as the policy's ({inner.config.max_position_embeddings}), "
+                f"a context as long as the policy's ({context_length(inner)}), "
                 f"and an architecture of {', '.join(PLAIN_HEADS)}",
                 where="value_model", fix="leave it out: the critic is then initialised from the policy",
             )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from toolkit.base.errors import ToolkitError
+from toolkit.models.context_length import context_length
 
 ADAM_EPSILON = 1e-5
 
@@ -144,7 +145,7 @@ def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) ->
 
 def require_room(model: Any, *, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raise ToolkitError if the longest prompt and answer together exceed the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     needed = max_prompt_tokens + max_new_tokens
     if context is not None and needed > context:
         raise ToolkitError(

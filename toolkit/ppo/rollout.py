@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.rng import derive
 from toolkit.data.chat.rows import training_order
-from toolkit.models.attention import bf16_products, fast_attention
+from toolkit.models.kernels import bf16_matmul, fastest_attention
 from toolkit.ppo import losses, sampler
 from toolkit.ppo.actor_critic import ActorCritic, Batch, answer_logits, make_batch, unwrapped
 from toolkit.ppo.config import PPOConfig
@@ -183,5 +183,5 @@ class RolloutCollector:
         """Compute forward and backward passes with the fastest kernels of the device and precision."""
         models = self.model.transformers + ([] if self.reference is None else [self.reference])
         target = {"device_type": self.args.device.type, "bf16": self.args.bf16}
-        with bf16_products(**target), fast_attention(models, **target):
+        with bf16_matmul(**target), fastest_attention(models, **target):
             yield

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.utils import logging
 
 from toolkit.inference.sampling import forbidden_bias
-from toolkit.models.attention import fuse_activations
+from toolkit.models.kernels import fuse_gelu
 from toolkit.models.loading import load_causal_lm
 from toolkit.ppo import collapse_monitor, losses, rewards
 from toolkit.ppo.actor_critic import ActorCritic, build_critic, unwrapped
@@ -93,7 +93,7 @@ class PPOTrainer(RolloutTrainer):
         if ref_model is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model)
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)
-        fuse_activations(model, critic, self.ref_model, *(reward.judge for reward in self.rewards))
+        fuse_gelu(model, critic, self.ref_model, *(reward.judge for reward in self.rewards))
         num_rollouts = args.num_rollouts(len(train_dataset))
         args.max_steps = num_rollouts * args.steps_per_rollout
         self.samples: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import DataError
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_documents, score_tokens
-from toolkit.models.vocabulary import tokenizer_digest
+from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 from toolkit.config.schema import PretrainRecipe
+from toolkit.models.kernels import SigmoidGelu
 from toolkit.models.shape import LONGEST_PLAIN, SHORTEST_HALVED, head_block
 from toolkit.pretrain.chunked_cross_entropy import chunked_cross_entropy
 from toolkit.runtime.upstream_private import attention_implementation
@@ -77,18 +78,6 @@ def _matmul_attention(
 AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
 
 
-class LogisticGelu(nn.Module):
-    """`gelu_pytorch_tanh` by 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u)), exact but for rounding.
-
-    The vectorised exp of a CPU is faster than its tanh, if a compiler fuses the rest.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return the activation of values of any shape; u = sqrt(2 / pi) (x + 0.044715 x^3)."""
-        double = 2 * math.sqrt(2 / math.pi)
-        return values * torch.sigmoid(values * (double + double * 0.044715 * values * values))
-
-
 @contextmanager
 def use_training_kernels(
     model: PreTrainedModel, *, causal: bool = True, logistic: bool = False
@@ -100,11 +89,11 @@ def use_training_kernels(
 
     Args:
         causal: attend without a mask; False keeps the model's own attention.
-        logistic: compute `gelu_pytorch_tanh` by `LogisticGelu`.
+        logistic: compute `gelu_pytorch_tanh` by `SigmoidGelu`.
     """
     own_attention = attention_implementation(model)
     layers = [block.mlp for block in model.base_model.h]
-    own_activations, logistic_gelu = [layer.act for layer in layers], LogisticGelu()
+    own_activations, logistic_gelu = [layer.act for layer in layers], SigmoidGelu()
 
     def switch(training: bool) -> None:
         if causal:

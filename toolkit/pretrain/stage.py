@@ -18,7 +18,7 @@ from toolkit.data.text.batch_order import Order
 from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
-from toolkit.models.vocabulary import load_tokenizer
+from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.pretrain import optimizer, preflight, sharding, throughput
 from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.held_out import HeldOutEvaluator

@@ -1,14 +1,13 @@
-"""The corpus stage: text to memory-mapped token shards, in a train and a held-out part; goes on when killed.
+"""The corpus stage: tokenizes text to memory-mapped shards of a training and a held-out part; resumable.
 
-corpus/tokenizer/                  the tokenizer that made them
-corpus/train/  corpus/held_out/    the shards; they do not depend on kills, nor on `workers`
-.../journal.json                   where a killed stage goes on; gone when the part is whole
+corpus/tokenizer/                  the tokenizer
+corpus/train/  corpus/held_out/    the shards, which depend neither on interruptions nor on `workers`
+.../journal.json                   the state to resume from; removed once the part is complete
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,15 +17,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.base import files as run_files
+from toolkit.base.console import tell
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import CorpusRecipe
 from toolkit.data.chat import template
+from toolkit.data.data_sources import Part
 from toolkit.data.text import documents
-from toolkit.data.text.documents import Part, Piece, Stream
+from toolkit.data.text.documents import Piece, Stream
 from toolkit.data.text.encoding import Encoded, encode_in_order
 from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
-from toolkit.models import vocabulary
+from toolkit.models import tokenizer_loading
 from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime import hardware
@@ -36,13 +37,13 @@ PARTS: tuple[Part, ...] = ("train", "held_out")
 BATCH_CHARACTERS = 1 << 20
 BATCH_PIECES = 2048
 JOURNAL_SECONDS = 5.0
-"""A kill loses at most so much work; writing the journal flushes the shards, about 10 ms."""
+"""Time between journals, and the most work that a kill loses; writing one takes about 10 ms."""
 _Mark = tuple[int, bool, float | None]
-"""Of a piece: bytes of its text, whether it ends its document, the document's logprob."""
+"""Of a piece: bytes of its text, whether it ends its document, and the document's logprob."""
 
 
 def run(recipe: CorpusRecipe, run: Run) -> None:
-    """Write the shards of both parts and what is known of them; only rank 0 has anything to do."""
+    """Write the shards of both parts and evaluation.json, on rank 0 only."""
     if not run.is_main:
         return
     folder = run.path / FOLDER
@@ -63,10 +64,10 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a tokenizer run, a folder, or a hub id, with our chat template where it has none.
+    """Load the tokenizer of a tokenizer run, a folder or a hub id, and add our chat template if it has none.
 
     Raises:
-        ToolkitError: nothing to load there, the hub out of reach, or a tokenizer in Python only.
+        ToolkitError: no tokenizer, the hub is unreachable, or the tokenizer is not a fast one.
     """
     name, revision = str(reference), None
     if isinstance(reference, Path):
@@ -74,12 +75,12 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
         name = str(inner if inner.is_dir() else reference)
     elif "@" in name:
         name, _, revision = name.partition("@")
-    tokenizer = vocabulary.load_tokenizer((name, revision))
+    tokenizer = tokenizer_loading.load_tokenizer((name, revision))
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ToolkitError(
             "this tokenizer is not a fast one (tokenizers library)",
             where=str(reference),
-            fix="give one that has a tokenizer.json",
+            fix="use one that has a tokenizer.json",
         )
     template.configure(tokenizer)
     return tokenizer
@@ -110,7 +111,7 @@ def _write_part(
         state=begun["writer"] if begun else None,
     )
     if begun:
-        say(f"corpus: {part}: going on after {writer.documents:,} documents, {writer.tokens:,} tokens")
+        tell(f"corpus: {part}: resuming after {writer.documents:,} documents, {writer.tokens:,} tokens")
     done = begun["pieces"] if begun else 0
     batches = _batches(islice(_pieces(stream, tokenizer), done, None))
     results = encode_in_order(
@@ -140,19 +141,19 @@ def _write_part(
 def _append(
     results: Iterable[tuple[list[_Mark], Encoded]], writer: TokenWriter, *, stream: Stream, description: str
 ) -> Iterator[int]:
-    """Write the encoded batches and yield how many pieces each had; shows how far it is."""
+    """Write the encoded batches with a progress bar, and yield the number of pieces of each."""
     _, total, unit = stream.progress()
     first_tokens, began = writer.tokens, time.monotonic()
     with Progress(description, total, unit) as progress:
         for marks, (ids, lengths) in results:
-            place = 0
+            position = 0
             for (num_bytes, ends, logprob), length in zip(marks, lengths.tolist(), strict=True):
-                writer.extend(ids[place : place + length], num_bytes=num_bytes)
-                place += length
+                writer.extend(ids[position : position + length], num_bytes=num_bytes)
+                position += length
                 if ends:
                     writer.end_document(logprob)
             speed = (writer.tokens - first_tokens) / max(time.monotonic() - began, 1e-9)
-            # Reading is a few batches ahead, so that its end is not the end.
+            # reading is a few batches ahead of writing
             progress.update(
                 min(stream.progress()[0], total - 1),
                 documents=writer.documents,
@@ -177,7 +178,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[tuple[list[_Mark], list[str]]]
 
 
 def _pieces(stream: Stream, tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
-    """Cut long documents where this tokenizer's ids stay those of the whole; else documents stay whole."""
+    """Yield long documents in pieces if that does not change this tokenizer's ids, else whole documents."""
     pattern = json.loads(tokenizer.backend_tokenizer.to_str())
     split = pattern["pre_tokenizer"] or {}
     if (
@@ -220,7 +221,3 @@ def _is_due(journal: Path) -> bool:
 
 def _names(stream: Stream) -> str:
     return ", ".join(source.name for source in stream.sources)
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Direct preference optimization (Rafailov et al., 2023), with TRL's DPOTrainer."""
+"""Direct preference optimization (Rafailov et al., 2023) with TRL's DPOTrainer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
+from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
 from toolkit.runs.run import Run
@@ -22,17 +23,17 @@ from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = 64
-"""Held-out pairs of the measurements during training; at the end all are measured."""
+"""Held-out pairs to measure during training; after it all of them are measured."""
 
 SAMPLED_FOR_KL = 64
-"""Held-out prompts that the trained policy answers, to measure how far it went from its reference."""
+"""Held-out prompts that the policy answers for the estimate of its KL divergence from the reference."""
 
 SAMPLES = 5
-"""Of these, the ones that are kept for people to read."""
+"""Answers to them that are kept in evaluation.json."""
 
 
 def run(recipe: DpoRecipe, run: Run) -> None:
-    """Align `recipe.model`, which is also the reference; writes the model, metrics, and evaluation.json."""
+    """Train `recipe.model`, which is also the reference; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
     reference_path = run.model_reference(recipe.model)
     model, tokenizer = load_causal_lm(reference_path, device=target)
@@ -62,7 +63,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
 
 
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    """log p of the chosen and of the rejected answers given the prompt, end included, (pairs,) each."""
+    """Return log p of the chosen and of the rejected answers, end-of-text included, (pairs,) each."""
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     sums = np.array([values.sum(dtype=np.float64) for values in answer_logprobs(model, prompts, answers)])
@@ -72,12 +73,15 @@ def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.nda
 def held_out_numbers(
     model: PreTrainedModel, reference: PreTrainedModel, held_out: HeldOutPairs, *, beta: float, seed: int
 ) -> dict:
-    """Accuracy and margin of the implicit reward beta * log(p / p_reference), Rafailov et al., equation 6."""
+    """Return accuracy and margin of the implicit reward beta * log(p / p_reference) (equation 6)."""
     if not held_out.pairs:
         return {"accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None}
-    chosen, rejected = (after - before for after, before in
-                        zip(pair_logprobs(model, held_out.pairs), pair_logprobs(reference, held_out.pairs),
-                            strict=True))  # fmt: skip
+    chosen, rejected = (
+        policy - fixed
+        for policy, fixed in zip(
+            pair_logprobs(model, held_out.pairs), pair_logprobs(reference, held_out.pairs), strict=True
+        )
+    )
     margins = beta * (chosen - rejected)
     return {
         **stats.bootstrap_share(wins(margins), seed=seed).as_json("accuracy"),
@@ -98,12 +102,12 @@ def distance(
     *,
     seed: int,
 ) -> dict:
-    """KL(policy || reference) per answer in nats, from answers that the policy samples, and these answers.
+    """Return KL(policy || reference) per answer in nats, estimated on answers sampled from the policy.
 
-    The estimator is the mean of log p - log p_reference over whole answers (k1): unbiased, and so it may
-    be a little below zero where the two are alike.
+    The estimator is the mean of log p - log p_reference over whole answers (k1). It is unbiased and may
+    therefore be slightly negative if the two models are similar.
     """
-    context = getattr(model.config, "max_position_embeddings", None) or 1024
+    context = context_length(model) or DEFAULT_CONTEXT_LENGTH
     messages = held_out.messages[:SAMPLED_FOR_KL]
     if not messages:
         return {"kl": None, "kl_interval": None, "samples": []}
@@ -114,8 +118,13 @@ def distance(
         max_new_tokens=min(128, context - max(len(prompt) for prompt in prompts)), temperature=1.0,
     )  # fmt: skip
     whole = [ids + [end] * ended for ids, ended in zip(answers.ids, answers.ended, strict=True)]
-    after, before = (answer_logprobs(each, prompts, whole) for each in (model, reference))
-    nats = [float(np.sum(a - b, dtype=np.float64)) for a, b in zip(after, before, strict=True)]
+    policy_logprobs, reference_logprobs = (
+        answer_logprobs(scorer, prompts, whole) for scorer in (model, reference)
+    )
+    nats = [
+        float(np.sum(policy - fixed, dtype=np.float64))
+        for policy, fixed in zip(policy_logprobs, reference_logprobs, strict=True)
+    ]
     return {
         **stats.bootstrap_mean(nats, seed=seed).as_json("kl"),
         "kl_n": len(nats),
@@ -131,14 +140,14 @@ def distance(
 
 
 def _measure(pairs: Sequence[Pair], reference: PreTrainedModel, beta: float) -> Measure | None:
-    few = pairs[:MEASURED_WHILE_TRAINING]
-    if not few:
+    subset = pairs[:MEASURED_WHILE_TRAINING]
+    if not subset:
         return None
-    chosen_before, rejected_before = pair_logprobs(reference, few)
+    reference_chosen, reference_rejected = pair_logprobs(reference, subset)
 
     def measure(model: PreTrainedModel) -> dict[str, float]:
-        chosen, rejected = pair_logprobs(model, few)
-        margins = beta * ((chosen - chosen_before) - (rejected - rejected_before))
+        chosen, rejected = pair_logprobs(model, subset)
+        margins = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
         return {
             "held_out_accuracy": float(wins(margins).mean()),
             "held_out_margin": float(margins.mean()),

@@ -1,4 +1,4 @@
-"""A Bradley-Terry reward model from preferences, with TRL's RewardTrainer."""
+"""Training a Bradley-Terry reward model on preferences with TRL's RewardTrainer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from toolkit.stages import reward_quality
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = 100
-"""Held-out pairs of the measurements during training; at the end all are measured."""
+"""Held-out pairs to measure during training; after it all of them are measured."""
 
 
 def run(recipe: RewardRecipe, run: Run) -> None:
-    """Train a score head and the model below it; writes the model, metrics, and evaluation.json."""
+    """Train a model with a score head; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
     model, tokenizer = load_reward_model(
         run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
@@ -43,7 +43,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     if run.is_main:
         trained, _ = load_reward_model((str(run.model_dir), None), device=target)
         numbers = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
-        if held_out.pairs:  # PPO's score_scale: reward_model
+        if held_out.pairs:  # for score_scale: reward_model of PPO
             trained.config.score_mean, trained.config.score_std = numbers["score_mean"], numbers["score_std"]
             trained.config.save_pretrained(run.model_dir)
         run.write_json(layout.EVALUATION, {
@@ -55,12 +55,12 @@ def run(recipe: RewardRecipe, run: Run) -> None:
 
 
 def _measure(pairs: Sequence[Pair], pad_id: int) -> Measure | None:
-    few = pairs[:MEASURED_WHILE_TRAINING]
-    if not few:
+    subset = pairs[:MEASURED_WHILE_TRAINING]
+    if not subset:
         return None
 
     def measure(model: PreTrainedModel) -> dict[str, float]:
-        chosen, rejected = reward_quality.pair_scores(model, few, pad_id=pad_id)
+        chosen, rejected = reward_quality.pair_scores(model, subset, pad_id=pad_id)
         return {
             "held_out_accuracy": float(wins(chosen - rejected).mean()),
             "held_out_loss": float(np.logaddexp(0, rejected - chosen).mean()),

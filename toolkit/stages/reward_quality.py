@@ -1,75 +1,81 @@
-"""What a reward model is worth: how often it is right, when, and what else than the answer it listens to.
+"""Measuring a reward model: accuracy, calibration, length bias, and invariance to padding.
 
-Shapes: pairs = preferences; each has a chosen and a rejected answer with a score each, and a margin, the
-chosen one's score less the other's. Under Bradley and Terry (1952) sigmoid(margin) is the probability that
-the model gives to the label.
+Shapes: pairs = held-out preferences, each with a chosen and a rejected answer. A pair's margin is the score
+of the chosen answer minus that of the rejected one; under Bradley and Terry (1952) sigmoid(margin) is the
+probability that the model assigns to the label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import stats
-from toolkit.data.chat.pairs import HeldOutPairs, Pair, wins
+from toolkit.base.errors import DataError
+from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, wins
+from toolkit.inference.reward_scores import score_ids
+from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.stats.calibration import calibration
 
 ANNOTATOR_BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Of the probability of what the annotator would rather say."""
+"""Edges of the probability with which the annotator prefers the likelier answer."""
 INVARIANCE_PAIRS = 100
-"""The first so many are scored again without their end, and with padding."""
+"""The first pairs, which are scored again without end-of-text and with padding."""
 EXTRA_PADDING = 16
-"""Tokens to the right of every answer, which must not change its score."""
+"""Padding tokens added to an answer, which must not change its score."""
 
 
-@torch.no_grad()
-def scores(
-    model: PreTrainedModel,
-    rows: Sequence[list[int]],
-    *,
-    pad_id: int,
-    batch_tokens: int = 16384,
-    extra_padding: int = 0,
-) -> np.ndarray:
-    """Score whole conversations given as ids, (rows,) float64; read at the last token that is not padding."""
-    result, start = np.zeros(len(rows)), 0
-    by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-    while start < len(rows):
-        longest = len(rows[by_length[start]]) + extra_padding
-        batch = by_length[start : start + max(1, batch_tokens // longest)]
-        ids = torch.full((len(batch), longest), pad_id)
-        for place, row in enumerate(batch):
-            ids[place, : len(rows[row])] = torch.tensor(rows[row])
-        ids = ids.to(model.device)
-        logits = model(input_ids=ids, attention_mask=(ids != pad_id).long(), use_cache=False).logits
-        result[batch] = logits[:, 0].double().cpu().numpy()
-        start += len(batch)
-    return result
+def fitting_pairs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Mapping], *, where: str
+) -> HeldOutPairs:
+    """Tokenize the preferences that fit in the context of a reward model.
+
+    Both answers of a pair follow the same prompt, and none is cut: see `data.chat.pairs.encode`.
+
+    Raises:
+        DataError: no preference fits.
+    """
+    limit = context_length(model) or DEFAULT_CONTEXT_LENGTH
+    pairs = held_out_pairs(preferences, tokenizer, max_length=limit)
+    if not pairs.pairs:
+        raise DataError(
+            f"none of {pairs.left_out} preferences fits in the {limit} tokens of the reward model",
+            where=where, fix="give shorter preferences, or a model with a longer context",
+        )  # fmt: skip
+    return pairs
+
+
+def preference_accuracy(
+    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int, seed: int
+) -> stats.Estimate:
+    """Return how often the chosen answer has the higher score; a tie counts half."""
+    chosen, rejected = pair_scores(model, pairs, pad_id=pad_id)
+    return stats.bootstrap_share(wins(chosen - rejected), seed=seed)
 
 
 def pair_scores(
     model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the chosen and of the rejected answers, (pairs,) each."""
+    """Return the scores of the chosen and of the rejected answers, (pairs,) float64 each."""
     rows = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
-    values = scores(model, rows, pad_id=pad_id)
+    values = score_ids(model, rows, pad_id=pad_id)
     return values[: len(pairs)], values[len(pairs) :]
 
 
 def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed: int) -> dict[str, Any]:
-    """Everything that held-out preferences say of a reward model, as it goes into evaluation.json.
+    """Return all measurements of a reward model on held-out preferences, as written to evaluation.json.
 
-    Accuracy counts a tie half. `bayes_accuracy` and `gold_accuracy` are None for people's preferences.
+    A tie counts half in the accuracy. `bayes_accuracy` and `gold_accuracy` are None where the true utilities
+    are unknown.
     """
     if not held_out.pairs:
         return {"accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None}
     chosen, rejected = pair_scores(model, held_out.pairs, pad_id=pad_id)
-    both, margins = np.concatenate([chosen, rejected]), chosen - rejected
+    scores, margins = np.concatenate([chosen, rejected]), chosen - rejected
     return {
         **stats.bootstrap_share(wins(margins), seed=seed).as_json("accuracy"),
         "ties": int((margins == 0).sum()),
@@ -78,8 +84,8 @@ def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed
         **_gold_accuracy(margins, held_out.utility_margin, seed),
         "held_out_loss": float(np.logaddexp(0, -margins).mean()),
         "margin": float(margins.mean()),
-        "score_mean": float(both.mean()),
-        "score_std": float(both.std()),
+        "score_mean": float(scores.mean()),
+        "score_std": float(scores.std()),
         "calibration": confidence(margins, seed=seed),
         "by_annotator": by_annotator(margins, held_out.probability),
         "length_bias": length_bias(margins, held_out.pairs, seed=seed),
@@ -88,31 +94,34 @@ def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed
 
 
 def _gold_accuracy(margins: np.ndarray, utility_margins: Sequence[float | None], seed: int) -> dict[str, Any]:
-    """How often the reward model agrees with the true utility, which the noisy labels only follow."""
-    known = [i for i, utility in enumerate(utility_margins) if utility]
-    if not known:
+    """Return how often the reward model agrees with the true utility rather than the noisy labels."""
+    decided = [index for index, utility in enumerate(utility_margins) if utility]
+    if not decided:
         return {"gold_accuracy": None, "gold_accuracy_interval": None}
-    signs = np.sign([utility_margins[i] for i in known])
-    return stats.bootstrap_share(wins(margins[known] * signs), seed=seed).as_json("gold_accuracy")
+    signs = np.sign([utility_margins[index] for index in decided])
+    return stats.bootstrap_share(wins(margins[decided] * signs), seed=seed).as_json("gold_accuracy")
 
 
 def confidence(margins: np.ndarray, *, seed: int) -> dict[str, Any]:
-    """Whether the model is right as often as it says: sigmoid(|margin|) of what it prefers, and the labels.
+    """Return the calibration of sigmoid(|margin|), the model's confidence in the answer that it prefers.
 
-    `slope` below 1 says that it is too sure. With `bins`, the points of the reliability diagram.
+    A `slope` below 1 means overconfidence; `bins` are the points of the reliability diagram.
     """
     return calibration(1 / (1 + np.exp(-np.abs(margins))), wins(margins), seed=seed).as_json()
 
 
 def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> list[dict[str, Any]]:
-    """Accuracy where annotators hardly and where they always agree: of pairs with such a probability of what
-    they would rather say, beside the accuracy of one who knows it; empty where it is not known."""
-    known = np.array([p is not None for p in probability])
-    if not known.any():
+    """Return the accuracy by how consistent the annotator is, beside the Bayes accuracy.
+
+    Pairs are binned by the probability with which the annotator prefers the likelier answer; without such
+    probabilities the list is empty.
+    """
+    has_probability = np.array([p is not None for p in probability])
+    if not has_probability.any():
         return []
-    right = wins(margins)[known]
-    given = np.array([p for p in probability if p is not None])
-    agreement = np.maximum(given, 1 - given)
+    right = wins(margins)[has_probability]
+    probabilities = np.array([p for p in probability if p is not None])
+    agreement = np.maximum(probabilities, 1 - probabilities)
     rows = []
     for low, high in pairwise(ANNOTATOR_BINS):
         inside = (agreement >= low) & ((agreement < high) | (high == ANNOTATOR_BINS[-1]))
@@ -124,9 +133,10 @@ def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> li
 
 
 def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> dict[str, Any] | None:
-    """How much more often the model prefers the longer answer than people did; None without such pairs.
+    """Return how much more often the model prefers the longer answer than the annotators did.
 
-    `bias` is the difference of the two shares, over pairs whose answers differ in length, in tokens.
+    `bias` is the difference of the two shares over the pairs whose answers differ in length, in tokens. None
+    if there is no such pair.
     """
     longer = np.array([np.sign(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
     differs = longer != 0
@@ -145,13 +155,13 @@ def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> dic
 def _invariances(
     model: PreTrainedModel, pairs: Sequence[Pair], chosen: np.ndarray, *, pad_id: int, seed: int
 ) -> dict[str, Any]:
-    """What a missing end-of-text costs an answer, and what padding does, which must be nothing."""
-    whole = [pair.prompt + pair.chosen for pair in pairs]
-    cost = chosen[: len(whole)] - scores(model, [row[:-1] for row in whole], pad_id=pad_id)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    room = [row for row in whole if positions is None or len(row) + EXTRA_PADDING <= positions]
-    padded = scores(model, room, pad_id=pad_id, extra_padding=EXTRA_PADDING)
-    change = np.abs(padded - scores(model, room, pad_id=pad_id)).max() if room else None
+    """Return what end-of-text adds to a score, and by how much padding changes one (it must not)."""
+    rows = [pair.prompt + pair.chosen for pair in pairs]
+    cost = chosen[: len(rows)] - score_ids(model, [row[:-1] for row in rows], pad_id=pad_id)
+    limit = context_length(model)
+    short = [row for row in rows if limit is None or len(row) + EXTRA_PADDING <= limit]
+    padded = score_ids(model, short, pad_id=pad_id, extra_padding=EXTRA_PADDING)
+    change = np.abs(padded - score_ids(model, short, pad_id=pad_id)).max() if short else None
     return {
         **stats.bootstrap_mean(cost, seed=seed).as_json("end_of_text"),
         "padding": None if change is None else float(change),

@@ -1,4 +1,4 @@
-"""What was measured of a reward model, as rows for people; apart from the measuring, which needs torch."""
+"""The measurements of a reward model as rows of a table; no torch import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolkit import stats
 
 
 def table_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, how much) of the numbers of `reward_quality.measure`."""
+    """Return (label, value) of each result of `reward_quality.measure`."""
     accuracy = stats.interval_text(numbers, "accuracy", percent=True)
     rows = [("accuracy, ties half", accuracy)]
     if numbers.get("ties"):
@@ -18,12 +18,12 @@ def table_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("the best possible (Bayes)", f"{numbers['bayes_accuracy']:.1%}"))
         gold = stats.interval_text(numbers, "gold_accuracy", percent=True)
         rows.append(("agrees with the true utility", gold))
-    sure = numbers.get("calibration")
-    if sure:
-        usual = f"{sure['calibration_error']:.3f} (up to {sure['calibration_error_usual']:.3f} by chance)"
+    calibration = numbers.get("calibration")
+    if calibration:
+        error, usual = calibration["calibration_error"], calibration["calibration_error_usual"]
         rows += [
-            ("calibration error", usual),
-            ("slope, 1 calibrated", stats.interval_text(sure, "slope", digits=2)),
+            ("calibration error", f"{error:.3f} (up to {usual:.3f} by chance)"),
+            ("slope, 1 calibrated", stats.interval_text(calibration, "slope", digits=2)),
         ]
     rows += [
         (f"where annotators agree {row['agreement'][0]:.0%} to {row['agreement'][1]:.0%}",

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on conversations, with TRL's SFTTrainer: the loss is on the answer and its end."""
+"""Supervised fine-tuning on conversations with TRL's SFTTrainer; the loss covers answers and end-of-text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
+from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
 from toolkit.runs.run import Run
@@ -24,15 +25,15 @@ from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = 64
-"""Held-out conversations of the measurements during training; at the end all are measured."""
+"""Held-out conversations to measure during training; after it all of them are measured."""
 
 SAMPLES = 5
-"""Held-out prompts that are answered for people to read."""
+"""Held-out prompts whose answers are kept in evaluation.json."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Tokenized conversations that were never trained on; `messages` are the prompts as people read them."""
+class HeldOutConversations:
+    """Tokenized held-out conversations; `messages` are the prompts as text."""
 
     prompts: list[list[int]]
     answers: list[list[int]]
@@ -40,10 +41,10 @@ class HeldOut:
 
 
 class CpuSFTTrainer(SFTTrainer):
-    """TRL's trainer with the model's own loss, which is the same number without its extra metrics.
+    """TRL's trainer with the model's own loss: the same value without TRL's extra metrics.
 
-    TRL computes the logits in tiles, twice, and the entropy and rank of every position: it spares a GPU's
-    memory, and on a CPU takes 0.48 instead of 0.35 s a step (16 conversations, 2.6 million parameters).
+    To save GPU memory TRL computes the logits in tiles, twice, and the entropy and rank of every position.
+    On a CPU a step then takes 0.48 s instead of 0.35 s (16 conversations, 2.6 million parameters).
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -77,7 +78,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
 
 
 def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
-    """Give a base model's tokenizer the chat template and its tokens, and the model a row for each."""
+    """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token."""
     template.configure(tokenizer)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
@@ -89,7 +90,7 @@ def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def conversation_rows(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> RowTable:
-    """Tokenize what is trained on: columns input_ids and labels."""
+    """Tokenize the training conversations: columns input_ids and labels."""
     loss_on = "assistant" if recipe.trainer.get("assistant_only_loss") else "answer"
     if recipe.trainer.get("completion_only_loss") is False:
         loss_on = "all"
@@ -100,9 +101,11 @@ def conversation_rows(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, len
     return table
 
 
-def held_out_conversations(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> HeldOut:
-    """Tokenize what is measured on."""
-    held_out = HeldOut([], [], [])
+def held_out_conversations(
+    recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int
+) -> HeldOutConversations:
+    """Tokenize the held-out conversations."""
+    held_out = HeldOutConversations([], [], [])
     for example in sources.conversations(recipe.data, part="held_out", seed=recipe.seed):
         prompt, answer = template.example_ids(
             tokenizer, example["prompt"], example["completion"][0]["content"], max_tokens=length
@@ -113,13 +116,13 @@ def held_out_conversations(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase
     return held_out
 
 
-def token_nats(model: PreTrainedModel, held_out: HeldOut) -> list[np.ndarray]:
-    """-log p of each token of each answer, its end-of-text included."""
+def token_nats(model: PreTrainedModel, held_out: HeldOutConversations) -> list[np.ndarray]:
+    """Return -log p in nats of each token of each answer, end-of-text included."""
     return [-logprobs for logprobs in answer_logprobs(model, held_out.prompts, held_out.answers)]
 
 
 def held_out_numbers(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, seed: int) -> dict:
-    """Mean over tokens (not over batches, which weigh unequally); answers are resampled for the interval."""
+    """Return the loss as the mean over tokens, with an interval by resampling answers."""
     if not after:
         return {"held_out_loss": None, "held_out_perplexity": None, "held_out_loss_before": None, "n": 0}
     lengths = [len(nats) for nats in after]
@@ -134,14 +137,14 @@ def held_out_numbers(after: Sequence[np.ndarray], before: Sequence[np.ndarray], 
 
 
 def sample_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOut, *, seed: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
 ) -> list[dict]:
-    """Answers at temperature 0.7 to the first held-out prompts."""
-    context = getattr(model.config, "max_position_embeddings", None) or 1024
-    few = range(min(SAMPLES, len(held_out.prompts)))
-    if not few:
+    """Return answers at temperature 0.7 to the first held-out prompts."""
+    context = context_length(model) or DEFAULT_CONTEXT_LENGTH
+    indices = range(min(SAMPLES, len(held_out.prompts)))
+    if not indices:
         return []
-    prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in few]
+    prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in indices]
     room = min(128, context - max(len(prompt) for prompt in prompts))
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=tokenizer.eos_token_id,
@@ -153,14 +156,14 @@ def sample_answers(
             "answer": template.decode_answer(tokenizer, answers.ids[i]),
             "ended": answers.ended[i],
         }
-        for i in few
+        for i in indices
     ]
 
 
-def _measure(held_out: HeldOut) -> Measure | None:
-    few = HeldOut(
+def _measure(held_out: HeldOutConversations) -> Measure | None:
+    subset = HeldOutConversations(
         held_out.prompts[:MEASURED_WHILE_TRAINING], held_out.answers[:MEASURED_WHILE_TRAINING], messages=[]
     )
-    if not few.prompts:
+    if not subset.prompts:
         return None
-    return lambda model: {"held_out_loss": float(np.concatenate(token_nats(model, few)).mean())}
+    return lambda model: {"held_out_loss": float(np.concatenate(token_nats(model, subset)).mean())}

@@ -1,18 +1,18 @@
-"""The tokenizer stage: byte-level BPE, learned from the training part of the text only.
+"""The tokenizer stage: byte-level BPE trained on the training part of the text.
 
 Byte-level BPE (Sennrich et al., 2016, arXiv:1508.07909; Radford et al., 2019) starts from the 256 bytes, so
-that it encodes any text without loss and needs no unknown token.
+that it encodes any text losslessly and needs no unknown token.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from toolkit.base.console import tell
 from toolkit.base.errors import DataError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import TokenizerRecipe
@@ -23,13 +23,13 @@ from toolkit.runs.run import Run
 
 FOLDER = "tokenizer"
 HELD_OUT_CHARACTERS = 10_000_000
-"""Held-out text to measure bytes per token on: 10 MB take a few seconds and settle four digits."""
+"""Held-out text for bytes per token: 10 MB take a few seconds and give four digits."""
 
 
 def learn(pieces: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer from text; special tokens have the ids 0 to 4 (see `toolkit.data.chat.template`).
+    """Train a tokenizer; special tokens have the ids 0 to 4 (see `toolkit.data.chat.template`).
 
-    The same text gives the same tokenizer, however it is cut into pieces at white space.
+    The result does not depend on how the text is split into pieces at white space.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,7 +46,7 @@ def learn(pieces: Iterable[str], *, vocab_size: int, min_frequency: int = 2) -> 
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """Return it as a transformers tokenizer with our special tokens and chat template."""
+    """Return a transformers tokenizer with our special tokens and chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=template.END_OF_TEXT,
@@ -61,7 +61,7 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 @dataclass
 class Limited:
-    """Pieces of text up to a number of characters; counts what went through."""
+    """Yields the text of pieces up to a number of characters, and counts it."""
 
     pieces: Iterable[documents.Piece]
     max_characters: int
@@ -84,7 +84,7 @@ class Limited:
 
 
 def run(recipe: TokenizerRecipe, run: Run) -> None:
-    """Learn the tokenizer, save it as `tokenizer/`, measure bytes per token on the held-out part."""
+    """Train the tokenizer, save it as `tokenizer/`, and measure bytes per token on the held-out part."""
     if not run.is_main:
         return
     stream = documents.Stream(recipe.data, part="train", seed=recipe.seed)
@@ -94,13 +94,13 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
     )
     if not limited.characters:
         raise DataError(
-            "the training part holds no text to learn a tokenizer from",
+            "the training part has no text to learn a tokenizer from",
             fix="give more text, or a smaller held_out share",
         )
     if limited.cut:
-        say(f"tokenizer: learned from the first {limited.characters:,} characters (max_characters)")
+        tell(f"tokenizer: learned from the first {limited.characters:,} characters (max_characters)")
     if len(tokenizer) < recipe.vocab_size:
-        say(
+        tell(
             f"tokenizer: {len(tokenizer)} entries, not {recipe.vocab_size}: no further pair occurs "
             f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size"
         )
@@ -125,7 +125,7 @@ def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dic
     limited = Limited(documents.whole_words(stream), HELD_OUT_CHARACTERS)
     tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
     if not tokens:
-        say(
+        tell(
             "tokenizer: the held-out part is empty, so bytes per token are not measured; "
             "one long text can be split with held_out: {last_characters: 0.1}"
         )
@@ -147,8 +147,4 @@ def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:
             share = max(limited.characters / limited.max_characters, stream.fraction())
             progress.update(min(int(total * share), total - 1), documents=limited.documents)
         progress.update(total, documents=limited.documents)
-    say(f"tokenizer: merging pairs of {limited.characters:,} characters")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    tell(f"tokenizer: merging pairs of {limited.characters:,} characters")

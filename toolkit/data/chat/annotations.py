@@ -1,10 +1,10 @@
-"""Files in which people or judges have said which of two answers is better.
+"""Annotation files: which of two answers people or judges prefer.
 
-Read are AlpacaEval's `annotations.json` (`instruction`, `output_1`, `output_2`, `generator_1`, `generator_2`,
-`annotator`, and `preference` from 1, the first is better, over 1.5, a tie, to 2, the second is), the same in
-lines, and preferences (`chosen`, `rejected`, with or without `prompt`), which may name `chosen_model`,
-`rejected_model` and `annotator` too. Where several have annotated a row, its `preference` is a list, or an
-object {annotator: preference}.
+Supported formats are AlpacaEval's `annotations.json` (`instruction`, `output_1`, `output_2`, `generator_1`,
+`generator_2`, `annotator`, and `preference` from 1, the first answer is better, over 1.5, a tie, to 2, the
+second is better), the same as JSON lines, and preferences (`chosen`, `rejected`, optionally `prompt`,
+`chosen_model`, `rejected_model`, `annotator`). `preference` may be a list, or an object {annotator:
+preference}, if a row has several annotators.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 COLUMNS = ("instruction", "output_1", "output_2", "preference")
 ANONYMOUS = "annotator"
 OLD_TIE = 0
-"""What AlpacaEval wrote for a tie before 1.5."""
+"""A tie in older files of AlpacaEval, which now writes 1.5."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Text, and the name of the model that wrote it where the file says so."""
+class AnnotatedAnswer:
+    """An answer, and the name of the model that wrote it if the file gives it."""
 
     text: str
     model: str | None = None
 
     @property
-    def place(self) -> tuple[str, str]:
-        """An order of answers that has nothing to do with which is better, nor with who comes first."""
+    def order_key(self) -> tuple[str, str]:
+        """A sort key that is independent of the preference and of the order in the file."""
         return self.model or "", hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What one annotator said of two answers, in the order in which the file shows them.
+    """The preference of one annotator between two answers, which are in the order of the file.
 
     Attributes:
-        outcome: of the first answer: 1 it is better, 0.5 a tie, 0 the second is better.
-        shown: the file says in which order the annotator saw them.
+        outcome: of the first answer: 1 if it is better, 0.5 for a tie, 0 if the second is better.
+        shown: whether the file gives the order in which the annotator saw the answers.
     """
 
     prompt: str
-    first: Answer
-    second: Answer
+    first: AnnotatedAnswer
+    second: AnnotatedAnswer
     outcome: float
     annotator: str
     shown: bool
@@ -62,7 +62,7 @@ class Annotation:
 
 @dataclass
 class Annotations:
-    """All that was read. left_out: rows that say nothing, by reason."""
+    """The annotations of a file, and the number of rows that were left out, by reason."""
 
     rows: list[Annotation] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -72,143 +72,152 @@ def read(name: str) -> Annotations:
     """Read the annotations of a file or glob.
 
     Raises:
-        DataError: no such file, a row of neither layout, a preference that is none, nothing to read.
+        DataError: no such file, a row of an unknown format, an invalid preference, or no annotation.
     """
-    found = Annotations()
+    annotations = Annotations()
     for path in files.local_files(name, SUFFIXES):
         rows = _array_rows(path) if files.suffix_of(path) == ".json" else files.rows(path)
-        for place, row in rows:
+        for location, row in rows:
             try:
-                found.rows += _annotations(row, place)
+                annotations.rows += _annotations(row, location)
             except Unusable as reason:
-                found.left_out[str(reason)] += 1
-    if not found.rows:
-        why = "; ".join(f"{reason} ({count} rows)" for reason, count in found.left_out.items())
-        raise DataError(f"no annotation{f': {why}' if why else ''}", where=name, fix="name another file")
-    return found
+                annotations.left_out[str(reason)] += 1
+    if not annotations.rows:
+        reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in annotations.left_out.items())
+        raise DataError(
+            f"no annotation{f': {reasons}' if reasons else ''}", where=name, fix="give another file"
+        )
+    return annotations
 
 
-def _annotations(row: Mapping[str, Any], place: str) -> list[Annotation]:
+def _annotations(row: Mapping[str, Any], location: str) -> list[Annotation]:
     if "output_1" in row or "output_2" in row:
         for column in COLUMNS:
             if column not in row and not (column == "instruction" and "prompt" in row):
-                raise _unreadable(row, column, place)
-        prompt, first, second = _pair(row, place)
+                raise _unreadable(row, column, location)
+        prompt, first, second = _pair(row, location)
         preference = row["preference"]
     elif "chosen" in row and "rejected" in row:
-        messages, *texts = formats.preference(row, place=place)
+        messages, *texts = formats.preference(row, location=location)
         prompt = json.dumps(messages, ensure_ascii=False)
-        names = [_name(row, f"{side}_model", place) for side in ("chosen", "rejected")]
-        first, second = (Answer(text, name) for text, name in zip(texts, names, strict=True))
+        names = [_name(row, f"{side}_model", location) for side in ("chosen", "rejected")]
+        first, second = (AnnotatedAnswer(text, name) for text, name in zip(texts, names, strict=True))
         preference = row.get("preference", 1)
     else:
-        raise _unreadable(row, "output_1", place)
-    said = _preferences(preference, _annotator(row, place), place)
-    if not said:
+        raise _unreadable(row, "output_1", location)
+    outcomes = _outcomes(preference, _annotator(row, location), location)
+    if not outcomes:
         raise Unusable("without a preference")
     shown = "output_1" in row
-    return [Annotation(prompt, first, second, outcome, who, shown) for who, outcome in said.items()]
+    return [
+        Annotation(prompt, first, second, outcome, annotator, shown)
+        for annotator, outcome in outcomes.items()
+    ]
 
 
-def _pair(row: Mapping[str, Any], place: str) -> tuple[str, Answer, Answer]:
-    """Prompt and answers of AlpacaEval's layout."""
+def _pair(row: Mapping[str, Any], location: str) -> tuple[str, AnnotatedAnswer, AnnotatedAnswer]:
+    """Return prompt and answers of a row in AlpacaEval's format."""
     values = [row.get("instruction", row.get("prompt")), row["output_1"], row["output_2"]]
     for column, value in zip(("instruction", "output_1", "output_2"), values, strict=True):
         if not isinstance(value, str):
             raise DataError(
-                f"{column!r} holds {type(value).__name__} where text belongs",
-                where=place,
-                fix="write the text of the instruction and of both answers",
+                f"{column!r} holds {type(value).__name__}, not text",
+                where=location,
+                fix="give the text of the instruction and of both answers",
             )
     prompt = "\n\n".join(part for part in (values[0], row.get("input")) if part)
-    answers = [Answer(values[side], _name(row, f"generator_{side}", place)) for side in (1, 2)]
+    answers = [AnnotatedAnswer(values[side], _name(row, f"generator_{side}", location)) for side in (1, 2)]
     return prompt, answers[0], answers[1]
 
 
-def _name(row: Mapping[str, Any], column: str, place: str) -> str | None:
+def _name(row: Mapping[str, Any], column: str, location: str) -> str | None:
     name = row.get(column)
     if name is not None and not (isinstance(name, str) and name.strip()):
         raise DataError(
-            f"{column!r} is {name!r}, not a name", where=place, fix="write a name, or leave it out"
+            f"{column!r} is {name!r}, not a name", where=location, fix="give a name, or remove it"
         )
     return name
 
 
-def _annotator(row: Mapping[str, Any], place: str) -> str:
+def _annotator(row: Mapping[str, Any], location: str) -> str:
     if row.get("annotator") is None and isinstance(row.get("annotator_index"), int):
         return str(row["annotator_index"])
-    return _name(row, "annotator", place) or ANONYMOUS
+    return _name(row, "annotator", location) or ANONYMOUS
 
 
-def _preferences(value: Any, annotator: str, place: str) -> dict[str, float]:
-    """Outcome of the first answer by annotator, without those who said nothing."""
+def _outcomes(value: Any, annotator: str, location: str) -> dict[str, float]:
+    """Return the outcome of the first answer by annotator, without missing preferences."""
     if isinstance(value, Mapping):
-        said = {str(who): each for who, each in value.items()}
+        preferences = {str(name): preference for name, preference in value.items()}
     elif isinstance(value, list):
-        said = {str(number): each for number, each in enumerate(value, 1)}
+        preferences = {str(number): preference for number, preference in enumerate(value, 1)}
     else:
-        said = {annotator: value}
-    return {who: _outcome(each, place) for who, each in said.items() if each is not None}
+        preferences = {annotator: value}
+    return {
+        name: _outcome(preference, location)
+        for name, preference in preferences.items()
+        if preference is not None
+    }
 
 
-def _outcome(value: Any, place: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if number and value == OLD_TIE:
+def _outcome(value: Any, location: str) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and value == OLD_TIE:
         return 0.5
-    if not number or not 1 <= value <= 2:
+    if not is_number or not 1 <= value <= 2:
         raise DataError(
             f"the preference {value!r} is not a number from 1 to 2",
-            where=place,
-            fix="write 1 where output_1 is better, 2 where output_2 is, 1.5 for a tie, null for no answer",
+            where=location,
+            fix="give 1 if output_1 is better, 2 if output_2 is, 1.5 for a tie, null for no preference",
         )
     return 2.0 - float(value)
 
 
-def _unreadable(row: Mapping[str, Any], column: str, place: str) -> DataError:
+def _unreadable(row: Mapping[str, Any], column: str, location: str) -> DataError:
     return DataError(
         f"there is no column {column!r}; the columns are: {', '.join(sorted(row)) or 'none'}",
-        where=place,
+        where=location,
         fix=f"annotations have {', '.join(COLUMNS)}; or chosen and rejected",
     )
 
 
 def _array_rows(path: Path) -> Iterator[files.Row]:
-    """(file:line, row) of a file that holds one JSON array of objects."""
+    """Yield (file:line, row) of a file with one JSON array of objects."""
     text = "".join(files.text_pieces(path)).removeprefix("\ufeff")
     decoder, line, seen = json.JSONDecoder(), 1, 0
     start = _skip(text, 0)
     if text[start : start + 1] != "[":
         raise DataError(
-            "a list of annotations belongs here", where=f"{path}:1", fix="name lines of objects .jsonl"
+            "expected a list of annotations", where=f"{path}:1", fix="rename a file of JSON lines to .jsonl"
         )
-    place = _skip(text, start + 1)
-    while text[place : place + 1] != "]":
-        line, seen = line + text.count("\n", seen, place), place
+    position = _skip(text, start + 1)
+    while text[position : position + 1] != "]":
+        line, seen = line + text.count("\n", seen, position), position
         where = f"{path}:{line}"
         try:
-            row, end = decoder.raw_decode(text, place)
+            row, end = decoder.raw_decode(text, position)
         except ValueError as error:
             number = getattr(error, "lineno", line)
-            what = getattr(error, "msg", error)
+            reason = getattr(error, "msg", error)
             raise DataError(
-                f"not JSON: {what}", where=f"{path}:{number}", fix="the file may be cut off"
+                f"not JSON: {reason}", where=f"{path}:{number}", fix="the file may be truncated"
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"an object belongs here, not {type(row).__name__}", where=where, fix=f"give {COLUMNS}"
+                f"expected an object, not {type(row).__name__}", where=where, fix=f"give {COLUMNS}"
             )
         yield where, row
-        place = _skip(text, end)
-        if text[place : place + 1] == ",":
-            place = _skip(text, place + 1)
-        elif text[place : place + 1] != "]":
-            line += text.count("\n", seen, place)
+        position = _skip(text, end)
+        if text[position : position + 1] == ",":
+            position = _skip(text, position + 1)
+        elif text[position : position + 1] != "]":
+            line += text.count("\n", seen, position)
             raise DataError(
-                "not JSON: a comma or ] belongs here", where=f"{path}:{line}", fix="the file may be cut off"
+                "not JSON: expected a comma or ]", where=f"{path}:{line}", fix="the file may be truncated"
             )
 
 
-def _skip(text: str, place: int) -> int:
-    while text[place : place + 1] in (" ", "\t", "\r", "\n"):
-        place += 1
-    return place
+def _skip(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
+        position += 1
+    return position

@@ -1,4 +1,4 @@
-"""Preferences as token ids, one way for the reward model and for DPO, and what is known of held-out ones."""
+"""Preferences as token ids for reward models and DPO, and held-out preferences with their utilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.data.chat.template import Message, example_ids, prompt_ids
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a preference: both answers follow the same prompt and end with end-of-text."""
+    """Token ids of a preference; both answers follow the same prompt and end with end-of-text."""
 
     prompt: list[int]
     chosen: list[int]
@@ -24,41 +24,45 @@ class Pair:
 
 @dataclass
 class HeldOutPairs:
-    """Preferences that are never trained on, and what their makers know of them (None for real data)."""
+    """Held-out preferences, with the true utilities of storyworld's (None for other data).
+
+    Attributes:
+        messages: the prompts as text.
+        probability: with which the noisy annotator prefers the chosen answer.
+        utility_margin: true utility of the chosen answer minus that of the rejected one.
+        left_out: number of pairs that do not fit in the model's context.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
     messages: list[list[Message]] = field(default_factory=list)
     probability: list[float | None] = field(default_factory=list)
-    """That the noisy annotator prefers the chosen answer, as this one did."""
     utility_margin: list[float | None] = field(default_factory=list)
-    """Gold utility of the chosen answer less that of the rejected one."""
     left_out: int = 0
-    """Pairs that do not fit in the model."""
 
     def bayes_accuracy(self) -> float | None:
-        """The accuracy of one who knows the true utilities, mean of max(p, 1 - p); None without them."""
-        known = np.array([p for p in self.probability if p is not None])
-        return float(np.maximum(known, 1 - known).mean()) if len(known) else None
+        """Return the best possible accuracy, mean of max(p, 1 - p); None without probabilities."""
+        probability = np.array([p for p in self.probability if p is not None])
+        return float(np.maximum(probability, 1 - probability).mean()) if len(probability) else None
 
 
 def encode(
     preferences: Iterable[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> Iterator[Pair | None]:
-    """Yield the ids of each preference; None where an answer does not fit with a half-length prompt.
+    """Yield the ids of each preference, None if an answer does not fit beside a prompt of half the length.
 
-    A cut answer would lack its end, which the judgement may be about; so such a pair is left out.
+    Answers are never truncated, because the preference may depend on their end; the prompt is.
     """
     for example in preferences:
-        prompt = example["prompt"]
-        head, chosen = example_ids(tokenizer, prompt, example["chosen"][0]["content"])
-        _, rejected = example_ids(tokenizer, prompt, example["rejected"][0]["content"])
+        messages = example["prompt"]
+        prompt, chosen = example_ids(tokenizer, messages, example["chosen"][0]["content"])
+        _, rejected = example_ids(tokenizer, messages, example["rejected"][0]["content"])
         room = max_length - max(len(chosen), len(rejected))
-        if len(head) > room:
-            if room < min(len(head), max_length // 2):
+        if len(prompt) > room:
+            if room < min(len(prompt), max_length // 2):
                 yield None
                 continue
-            head = prompt_ids(tokenizer, prompt, max_tokens=room)
-        yield Pair(head, chosen, rejected)
+            prompt = prompt_ids(tokenizer, messages, max_tokens=room)
+        yield Pair(prompt, chosen, rejected)
 
 
 def training_pairs(
@@ -68,10 +72,13 @@ def training_pairs(
     max_length: int,
     joined: bool = False,
 ) -> tuple[RowTable, int]:
-    """Return prompt_ids, chosen_ids and rejected_ids of each pair, and the number of pairs that do not fit.
+    """Return the columns prompt_ids, chosen_ids and rejected_ids, and the number of pairs that do not fit.
 
     Args:
-        joined: the prompt is the beginning of both answers, and no column of its own.
+        joined: prepend the prompt to both answers instead of storing it in a column.
+
+    Raises:
+        DataError: no pair fits.
     """
     columns = ["chosen_ids", "rejected_ids"] if joined else ["prompt_ids", "chosen_ids", "rejected_ids"]
     table, left_out = RowTable(columns), 0
@@ -85,15 +92,15 @@ def training_pairs(
         else:
             table.append({"prompt_ids": pair.prompt, **row})
     if left_out and not len(table):
-        raise DataError(f"not one of {left_out} preferences fits in {max_length} tokens",
-                        fix="raise trainer.max_length, or take a model with more positions")  # fmt: skip
+        raise DataError(f"none of {left_out} preferences fits in {max_length} tokens",
+                        fix="raise trainer.max_length, or use a model with a longer context")  # fmt: skip
     return table, left_out
 
 
 def held_out_pairs(
     preferences: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> HeldOutPairs:
-    """Tokenize what is measured on."""
+    """Tokenize held-out preferences."""
     held_out = HeldOutPairs()
     for example, pair in zip(preferences, encode(preferences, tokenizer, max_length=max_length), strict=True):
         if pair is None:
@@ -108,5 +115,5 @@ def held_out_pairs(
 
 
 def wins(margins: np.ndarray) -> np.ndarray:
-    """1 where the chosen answer is preferred, 0.5 at a tie, else 0; margins (pairs,)."""
+    """Return 1 for each positive margin, 0.5 for a tie, else 0, (pairs,)."""
     return (margins > 0) + 0.5 * (margins == 0)

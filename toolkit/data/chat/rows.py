@@ -1,12 +1,11 @@
-"""Tokenized training rows and their order: what a trainer sees at each step, decided before it starts.
+"""Tokenized training rows and their order, which is determined before training starts.
 
-All of sft, reward and dpo tokenize here, through `data.chat`: TRL's own way renders the conversation to
-text and tokenizes that, in which a person's `<|assistant|>` would become a turn.
+sft, reward and dpo tokenize with `data.chat`. TRL renders conversations to text and tokenizes the text, so
+that `<|assistant|>` typed by a user would become a turn.
 
-The order is a pure function of the number of rows and the seed. A row table holds exactly
-`steps * batch` rows in the order of training, so that every optimizer step has a whole batch, on any
-number of processes and from any point of resumption: process p of W takes every W-th micro-batch, and
-the W of one step are consecutive.
+The order is a pure function of row lengths, steps, batch size and seed. It has exactly `steps * batch` rows,
+so that every optimizer step has a full batch on any number of processes and after any resumption: process p
+of W takes every W-th micro-batch, and the W micro-batches of one step are consecutive.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ IGNORED = -100
 """The label of a token without loss."""
 
 WINDOW_BATCHES = 50
-"""Batches that are sorted by length together, as in transformers' LengthGroupedSampler."""
+"""Batches in a window of sorting by length, as in transformers' LengthGroupedSampler."""
 
 
 class RowTable:
-    """Columns of integer lists, four bytes a token (Python's own lists take up to 36)."""
+    """Columns of integer lists with four bytes per token (Python lists take up to 36)."""
 
     def __init__(self, columns: Sequence[str]):
         self._values = {name: array("i") for name in columns}
         self._offsets = {name: array("q", [0]) for name in columns}
 
     def append(self, row: Mapping[str, Iterable[int]]) -> None:
-        """Add one row: every column, no other."""
+        """Append a row, which must have exactly the table's columns."""
         if row.keys() != self._values.keys():
             raise KeyError(f"a row of {sorted(row)} in a table of {sorted(self._values)}")
         for name, values in row.items():
@@ -50,11 +49,11 @@ class RowTable:
         return len(next(iter(self._offsets.values()))) - 1
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each row over all columns, (rows,)."""
+        """Return the tokens of each row summed over all columns, (rows,)."""
         return sum(np.diff(np.frombuffer(offsets, dtype=np.int64)) for offsets in self._offsets.values())
 
     def dataset(self) -> datasets.Dataset:
-        """The rows as a `datasets.Dataset` in memory, without copying a token."""
+        """Return the rows as a `datasets.Dataset` in memory, without copying tokens."""
         columns = {
             name: pyarrow.LargeListArray.from_arrays(
                 pyarrow.array(np.frombuffer(self._offsets[name], dtype=np.int64)),
@@ -68,43 +67,47 @@ class RowTable:
 def training_order(
     lengths: np.ndarray, *, steps: int, batch: int, seed: int, strategy: str = "random"
 ) -> np.ndarray:
-    """Return the row of every place of training, (steps * batch,).
+    """Return the indices of the rows in training order, (steps * batch,).
 
-    Every pass takes each row once, in a new shuffle; the last pass ends where the training does. Within
-    a batch the longest rows come first: it is the same batch, and its micro-batches need little padding
-    (of 32 conversations 31 % of the tokens, in micro-batches of 8 so sorted 6 %).
+    Each epoch takes each row once, in a new permutation; the last one may be partial. Within a batch, longer
+    rows come first, so that micro-batches need little padding (6 % instead of 31 % of the tokens for 32
+    conversations in micro-batches of 8).
 
     Args:
         lengths: tokens of each row.
-        strategy: `random`; `group_by_length` puts rows of like length into one batch (within windows of
-            50 batches, whose batches are shuffled again); `sequential` keeps the order of the data.
+        strategy: `random`; `group_by_length`, which puts rows of similar length into a batch (within windows
+            of 50 batches, whose order is shuffled); or `sequential`, the order of the data.
+
+    Raises:
+        DataError: there is no row.
     """
     total, rows = steps * batch, len(lengths)
     if not rows:
-        raise DataError("there is no example to train on", fix="check the data's name, split and held_out")
-    passes = []
+        raise DataError("no example to train on", fix="check the data's name, split and held_out")
+    epochs = []
     for number in range(-(-total // rows)):
         if strategy == "sequential":
-            passes.append(np.arange(rows))
+            epochs.append(np.arange(rows))
         else:
             generator = np.random.default_rng(derive(seed, "order of rows", number))
-            passes.append(generator.permutation(rows))
-    places = np.concatenate(passes)[:total]
+            epochs.append(generator.permutation(rows))
+    order = np.concatenate(epochs)[:total]
     if strategy == "sequential":
-        return places
+        return order
     if strategy == "group_by_length":
-        return _group_by_length(places, lengths, batch, seed)
-    return np.concatenate([_longest_first(places[at : at + batch], lengths) for at in range(0, total, batch)])
+        return _group_by_length(order, lengths, batch, seed)
+    batches = (order[start : start + batch] for start in range(0, total, batch))
+    return np.concatenate([_longest_first(rows_of_batch, lengths) for rows_of_batch in batches])
 
 
-def _longest_first(places: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    return places[np.argsort(-lengths[places], kind="stable")]
+def _longest_first(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(-lengths[rows], kind="stable")]
 
 
-def _group_by_length(places: np.ndarray, lengths: np.ndarray, batch: int, seed: int) -> np.ndarray:
+def _group_by_length(order: np.ndarray, lengths: np.ndarray, batch: int, seed: int) -> np.ndarray:
     grouped = []
-    for start in range(0, len(places), WINDOW_BATCHES * batch):
-        window = places[start : start + WINDOW_BATCHES * batch]
+    for start in range(0, len(order), WINDOW_BATCHES * batch):
+        window = order[start : start + WINDOW_BATCHES * batch]
         by_length = _longest_first(window, lengths).reshape(-1, batch)
         generator = np.random.default_rng(derive(seed, "order of batches", start))
         grouped.append(by_length[generator.permutation(len(by_length))].reshape(-1))
@@ -119,21 +122,21 @@ def labelled(
     max_length: int,
     loss_on: str = "answer",
 ) -> dict[str, list[int]]:
-    """Return `input_ids` and `labels` of a conversation, both (length,), labels not shifted.
+    """Return `input_ids` and `labels` of a conversation, both (length,), with labels not shifted.
 
-    Where it is too long the prompt loses its oldest turns first, then the answer its end.
+    A conversation that is too long loses the oldest turns of its prompt first, then the end of its answer.
 
     Args:
-        loss_on: `answer`, the last answer and its end-of-text; `assistant`, all answers; `all` tokens.
+        loss_on: `answer`, the last answer and its end-of-text; `assistant`, all answers; or `all` tokens.
     """  # fmt: skip
-    head, tail = example_ids(tokenizer, prompt, answer, max_tokens=max_length)
-    labels = [IGNORED] * len(head) + tail
+    prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=max_length)
+    labels = [IGNORED] * len(prompt_ids) + answer_ids
     if loss_on == "all":
-        labels = head + tail
+        labels = prompt_ids + answer_ids
     elif loss_on == "assistant":
-        kept = shorten(tokenizer, prompt, max_tokens=len(head))
+        kept = shorten(tokenizer, prompt, max_tokens=len(prompt_ids))
         for index, message in enumerate(kept):
             if message["role"] == "assistant":
-                before, turn = example_ids(tokenizer, kept[:index], message["content"])
-                labels[len(before) : len(before) + len(turn)] = turn
-    return {"input_ids": head + tail, "labels": labels}
+                context, turn = example_ids(tokenizer, kept[:index], message["content"])
+                labels[len(context) : len(context) + len(turn)] = turn
+    return {"input_ids": prompt_ids + answer_ids, "labels": labels}

@@ -1,8 +1,8 @@
-"""Conversations as text and as token ids: the special tokens, the chat template, and cutting to a length.
+"""Conversations as text and token ids: special tokens, the chat template, and truncation.
 
-The format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; the generation prompt is `<|assistant|>`,
-so that the ids of a prompt are a prefix of the ids of prompt and answer. What a person types can never
-become a special token: the template puts a space into it (`< |assistant|>`), wherever it is rendered.
+The format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; the generation prompt is `<|assistant|>`, so
+that the ids of a prompt are a prefix of the ids of prompt and answer. Special tokens in messages are escaped
+by a space (`< |assistant|>`), so that no user can insert one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|system|>"}
 SPECIAL_TOKENS = (END_OF_TEXT, PAD, *ROLE_TOKENS.values())
-"""In the order of their ids, from 0. Pad differs from end-of-text: a sequence classifier pools the last
-token that is not pad, and has to see the end of an answer."""
+"""In the order of their ids, from 0. Pad differs from end-of-text, because a sequence classifier pools the
+last token that is not padding, which should be the end of an answer."""
 
 
 def _escaped(expression: str) -> str:
@@ -50,13 +50,13 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     f"{{%- if add_generation_prompt -%}}{{{{- '{ROLE_TOKENS['assistant']}' -}}}}{{%- endif -%}}"
 )
-"""Jinja; the `generation` block marks what `assistant_only_loss` learns from: the answer and its end."""
+"""A Jinja template; the `generation` block marks the tokens of `assistant_only_loss`."""
 
 
 def configure(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Give a tokenizer without a chat template ours, and a pad token of its own; return the tokens added.
+    """Add our chat template if there is none, and a separate pad token; return the number of tokens added.
 
-    A tokenizer with a template keeps it. Where the result is not 0 the model's embeddings have to grow.
+    A tokenizer with a template keeps it. If the result is not 0, the model's embeddings must be resized.
     """
     before = len(tokenizer)
     if tokenizer.eos_token is None:
@@ -73,7 +73,7 @@ def configure(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_messages(messages: Sequence[Message], *, where: str | None = None) -> None:
-    """Raise DataError unless `messages` is a list of {role, content} with known roles and text."""
+    """Raise DataError unless `messages` is a list of {role, content} with supported roles and text."""
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
         raise DataError(
             "a conversation must be a list of messages",
@@ -96,7 +96,7 @@ def check_messages(messages: Sequence[Message], *, where: str | None = None) -> 
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of plain text: nothing added, and `<|user|>` in it is text, not a token."""
+    """Return the ids of plain text; adds no token, and encodes `<|user|>` in it as text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
@@ -108,9 +108,12 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool
 ) -> str:
-    """Return the conversation as one text; special tokens typed by a person are broken up first.
+    """Return the conversation as one text, with special tokens in messages escaped.
 
-    Our own template does that itself; here it is done for the templates of other tokenizers too.
+    Our template escapes its own special tokens; this function escapes those of other tokenizers, too.
+
+    Raises:
+        ToolkitError: the tokenizer has no chat template.
     """
     check_messages(messages)
     special = [
@@ -133,7 +136,7 @@ def render(
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, max_tokens: int | None = None
 ) -> list[int]:
-    """Return the ids of a prompt with the generation prompt, cut with `shorten` where it is too long."""
+    """Return the ids of messages with the generation prompt, truncated by `shorten` if necessary."""
     if max_tokens is not None:
         messages = shorten(tokenizer, messages, max_tokens=max_tokens)
     return _ids(tokenizer, render(tokenizer, messages, generation_prompt=True))
@@ -148,8 +151,8 @@ def example_ids(
 ) -> tuple[list[int], list[int]]:
     """Return (prompt ids, answer ids); the answer ends with end-of-text.
 
-    Where both are longer than `max_tokens` the prompt loses its oldest turns, down to half of the room;
-    what does not fit then is cut off the end of the answer.
+    If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of `max_tokens`, then the
+    answer is truncated at its end.
     """
     head = prompt_ids(tokenizer, prompt)
     tail = _answer_ids(tokenizer, prompt, answer, head)
@@ -165,9 +168,8 @@ def shorten(
 ) -> list[Message]:
     """Return the newest turns that fit in `max_tokens`, generation prompt included.
 
-    Whole turns go first, oldest first, so that what is left begins with a user's turn; a leading system
-    message stays as long as it fits beside the last turn. A last turn that is too long alone loses its
-    beginning.
+    The oldest turns are removed first, so that the rest begins with a user's turn; a leading system message
+    is kept if it fits beside the last turn. A last turn that is too long loses its beginning.
     """
     messages = list(messages)
     if len(prompt_ids(tokenizer, messages)) <= max_tokens:
@@ -190,7 +192,7 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
         )
     ids = encode_text(tokenizer, message["content"])
     for keep in range(min(max_tokens - frame, len(ids)), 0, -1):
-        # A cut inside a character decodes to U+FFFD, and the rest may encode to more ids than before.
+        # a split character decodes to U+FFFD, and the rest may encode to more ids
         text = tokenizer.decode(ids[-keep:], clean_up_tokenization_spaces=False).lstrip("\ufffd")
         shorter = [{**message, "content": text}]
         if len(prompt_ids(tokenizer, shorter)) <= max_tokens:

@@ -1,7 +1,6 @@
-"""Text to ids in several processes; a worker imports only `tokenizers` and numpy.
+"""Tokenizing text in several processes; a worker imports only `tokenizers` and numpy.
 
-The order of the results is the order of the input, so that what is written does not depend on how many
-processes there are.
+Results come in the order of the input, so that they do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ from toolkit.base.errors import ToolkitError
 
 Item = TypeVar("Item")
 Encoded = tuple[np.ndarray, np.ndarray]
-"""(tokens,) uint32: the ids of all texts in a row; (texts,) int64: how many each has."""
+"""Concatenated ids of all texts, (tokens,) uint32, and the number of ids of each text, (texts,) int64."""
 _tokenizer: Tokenizer | None = None
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
-    """Return the ids of several texts; special tokens that are spelled out in them stay text."""
+    """Return the ids of several texts; special tokens spelled out in them are encoded as text."""
     tokenizer.encode_special_tokens = True
-    found = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    lengths = np.fromiter(map(len, found), np.int64, len(found))
-    ids = np.fromiter((number for ids in found for number in ids), np.uint32, int(lengths.sum()))
+    encodings = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+    ids = np.fromiter((token for ids in encodings for token in ids), np.uint32, int(lengths.sum()))
     return ids, lengths
 
 
 def encode_in_order(
     batches: Iterable[tuple[Item, list[str]]], *, tokenizer: Tokenizer, workers: int
 ) -> Iterator[tuple[Item, Encoded]]:
-    """Yield (item, encoded texts) of each batch (item, texts), in order, at most a few batches ahead.
+    """Yield (item, encoded texts) of each batch (item, texts) in order, reading a few batches ahead.
 
     Raises:
-        ToolkitError: a process died, most often killed for want of memory.
+        ToolkitError: a process died, usually because the system ran out of memory.
     """
     if workers == 1:
         for item, texts in batches:
@@ -52,11 +51,11 @@ def encode_in_order(
         return
     batches = iter(batches)
     first = list(islice(batches, 2))
-    if len(first) < 2:  # starting processes takes half a second: not for one batch
+    if len(first) < 2:  # starting processes takes half a second
         for item, texts in first:
             yield item, encode(tokenizer, texts)
         return
-    # Spawned, not forked: the tokenizer's and torch's threads do not survive a fork.
+    # spawn, because the threads of tokenizers and torch do not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (tokenizer.to_str(),)) as pool:
         waiting: deque[tuple[Item, Future[Encoded]]] = deque()
@@ -72,8 +71,8 @@ def encode_in_order(
                 yield item, future.result()
         except BrokenProcessPool:
             raise ToolkitError(
-                "a process that tokenizes died, perhaps for want of memory",
-                fix="give fewer `workers`; the same command goes on from here",
+                "a process that tokenizes died, perhaps for lack of memory",
+                fix="reduce `workers`; the same command resumes from here",
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -81,14 +80,14 @@ def encode_in_order(
 
 def _start_worker(tokenizer: str) -> None:
     global _tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the work and says so once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per process
     _tokenizer = Tokenizer.from_str(tokenizer)
 
 
 def _die_with_parent() -> None:
-    # A worker holds both ends of its queue and would wait for ever on a parent that was killed.
+    # a worker holds both ends of its queue and would wait forever for a killed parent
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,10 +1,10 @@
-"""Token shards on disk, memory-mapped: a stream of ids cut in files, and a record of each document.
+"""Memory-mapped token shards on disk: a stream of token ids in several files, and a record of each document.
 
-    index.json          written last, atomically: sizes, digests; a folder without it is not whole
+    index.json          sizes and digests; written last and atomically: without it the folder is incomplete
     tokens-00000.bin    little-endian uint16 or uint32; each document is followed by end-of-text
-    documents.bin       one record a document: start, tokens (without end-of-text), bytes, logprob
+    documents.bin       one record per document: start, tokens (without end-of-text), bytes, logprob
 
-A document may cross files. The digest depends on the tokens and documents, and on how they are cut.
+A document may span files. The digest depends on tokens, documents and the size of the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from toolkit.base.files import write_json
 INDEX = "index.json"
 DOCUMENTS = "documents.bin"
 RECORD = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("logprob", "<f8")])
-"""`start` counts tokens in the stream, `bytes` the original text's UTF-8, `logprob` nats (NaN: unknown)."""
+"""`start` in tokens of the stream, `bytes` of the original UTF-8 text, `logprob` in nats (NaN: unknown)."""
 _RECORD_BYTES = struct.Struct("<QQQd")
 _BUFFER_BYTES = 1 << 22
 
@@ -40,12 +40,12 @@ def shard_name(index: int) -> str:
 
 
 class TokenShards:
-    """Read access to a folder of shards; only the pages that are read come into memory."""
+    """Read access to a folder of shards, memory-mapped."""
 
     def __init__(self, folder: Path, index: dict[str, Any]):
         self.folder, self.index = folder, index
         self.tokens: int = index["tokens"]
-        """Length of the stream, every end-of-text included."""
+        """Length of the stream, with every end-of-text."""
         self.documents: int = index["documents"]
         self.bytes: int = index["bytes"]
         self.vocab_size: int = index["vocab_size"]
@@ -58,13 +58,17 @@ class TokenShards:
 
     @classmethod
     def open(cls, folder: Path | str) -> TokenShards:
-        """Open a whole folder; RunError where the index is missing or a file has another size."""
+        """Open a complete folder.
+
+        Raises:
+            RunError: the index or a file is missing, or a file has another size.
+        """
         folder = Path(folder)
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
-                "there are no token shards here (no index.json)",
+                "no token shards: there is no index.json",
                 where=str(folder),
                 fix="give the folder of a finished corpus run",
             ) from None
@@ -72,9 +76,9 @@ class TokenShards:
             path = folder / entry["name"]
             size = path.stat().st_size if path.exists() else None
             if size != entry["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+                problem = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
                 raise RunError(
-                    f"{entry['name']} {found}",
+                    f"{entry['name']} {problem}",
                     where=str(folder),
                     fix="run the corpus recipe again with --fresh",
                 )
@@ -82,22 +86,22 @@ class TokenShards:
 
     @property
     def document_bytes(self) -> np.ndarray:
-        """(documents,) uint64: bytes of each document's original text in UTF-8."""
+        """Bytes of each document's original text in UTF-8, (documents,) uint64."""
         return self._records["bytes"]
 
     @property
     def document_tokens(self) -> np.ndarray:
-        """(documents,) uint64: tokens of each document, end-of-text not counted."""
+        """Tokens of each document without end-of-text, (documents,) uint64."""
         return self._records["tokens"]
 
     @property
     def document_starts(self) -> np.ndarray:
-        """(documents,) uint64: where each document begins in the stream."""
+        """Position of each document in the stream, (documents,) uint64."""
         return self._records["start"]
 
     @property
     def document_logprobs(self) -> np.ndarray:
-        """(documents,) float64: nats under the world that wrote it, stop included; NaN where unknown."""
+        """True log-probability of each document in nats, its end included, NaN if unknown, (documents,)."""
         return self._records["logprob"]
 
     def document(self, index: int) -> np.ndarray:
@@ -108,7 +112,7 @@ class TokenShards:
         return self.read(int(record["start"]), int(record["tokens"]))
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Return `count` ids of the stream from `start`, (count,); IndexError beyond the end."""
+        """Return `count` ids of the stream from `start`, (count,); raises IndexError beyond the end."""
         if start < 0 or count < 0 or start + count > self.tokens:
             raise IndexError(f"tokens {start} to {start + count} of {self.tokens}")
         shard, offset = divmod(start, self._shard_tokens)
@@ -122,15 +126,15 @@ class TokenShards:
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def entropy_floor(self) -> float | None:
-        """Return the exact entropy of these documents in bits per byte; None where a logprob is unknown.
+        """Return the exact entropy of these documents in bits per byte, None if a logprob is unknown.
 
-        sum of -log2 p(document, its stop included) over the sum of original bytes.
+        It is the sum of -log2 p(document with its end) divided by the sum of original bytes.
         """
         total = float(np.sum(self.document_logprobs, dtype=np.float64)) if self.documents else math.nan
         return None if math.isnan(total) or not self.bytes else -total / math.log(2) / self.bytes
 
     def verify(self) -> list[str]:
-        """Return the names of files whose sha256 is not the recorded one."""
+        """Return the names of files whose sha256 differs from the recorded one."""
         return [
             entry["name"]
             for entry in self.index["files"]
@@ -144,9 +148,9 @@ class TokenShards:
 
 
 class TokenWriter:
-    """Writes a folder of shards; memory is bounded, and `state` lets a killed writer go on.
+    """Writes a folder of shards in bounded memory; a new writer can resume from `state`.
 
-    A document is one `add`, or several `extend` and one `end_document` where it is too long to hold.
+    A document is one `add`, or several `extend` and one `end_document` if it is too long for memory.
     """
 
     def __init__(
@@ -174,12 +178,12 @@ class TokenWriter:
         self._cut_files()
 
     def add(self, ids: np.ndarray | list[int], *, num_bytes: int, logprob: float | None = None) -> None:
-        """Append one whole document (ids without end-of-text)."""
+        """Append a document, given by its ids without end-of-text."""
         self.extend(ids, num_bytes=num_bytes)
         self.end_document(logprob)
 
     def extend(self, ids: np.ndarray | list[int], *, num_bytes: int) -> None:
-        """Append a piece of the open document; DataError where an id does not fit the vocabulary."""
+        """Append a piece of the open document; raises DataError for an id outside the vocabulary."""
         ids = np.asarray(ids)
         if len(ids):
             if ids.max() >= self.vocab_size or ids.min() < 0:
@@ -199,7 +203,7 @@ class TokenWriter:
         self._open_start, self._open_bytes = self.tokens, 0
 
     def state(self) -> dict[str, Any]:
-        """Write everything to disk and return what a new writer needs to go on from exactly here."""
+        """Write everything to disk and return the state from which a new writer can resume."""
         self._flush(sync=True)
         return {
             "tokens": self.tokens,
@@ -211,7 +215,7 @@ class TokenWriter:
         }
 
     def finish(self, facts: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Write the index, last and atomically, and return it; `facts` go in, outside the digest."""
+        """Write the index atomically and return it; `facts` are stored in it but not part of the digest."""
         if self._open_start != self.tokens:
             raise ValueError("the last document is still open")
         self._flush(sync=True)
@@ -271,7 +275,7 @@ class TokenWriter:
                 )
 
     def _cut_files(self) -> None:
-        """Cut each file to what the state covers: a killed writer may have written more, never less."""
+        """Truncate each file to the size in the state, because a killed writer may have written more."""
         full, rest = divmod(self.tokens, self.shard_tokens)
         sizes = {shard_name(full): rest * self.dtype.itemsize, DOCUMENTS: self.documents * RECORD.itemsize}
         for path in self.folder.glob("tokens-*.bin"):
@@ -282,7 +286,7 @@ class TokenWriter:
             path.touch()
             if path.stat().st_size < size:
                 raise RunError(
-                    f"{name} is shorter than it was",
+                    f"{name} is shorter than recorded",
                     where=str(self.folder),
                     fix="start the corpus over with --fresh",
                 )
@@ -298,7 +302,7 @@ def file_digest(path: Path) -> str:
 
 
 def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-    if not path.stat().st_size:  # an empty file cannot be mapped
+    if not path.stat().st_size:  # mmap rejects empty files
         return np.empty(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 

@@ -1,7 +1,7 @@
-"""Loading tokenizers, apart from models: a stage that only reads text starts without torch.
+"""Loading tokenizers without torch, for stages that only read text.
 
-AutoTokenizer of transformers imports its modelling code: 3.3 seconds of processor time where the class that
-reads any tokenizer.json takes 0.7.
+transformers' AutoTokenizer imports modelling code, which takes 3.3 s of processor time; the class that reads
+any tokenizer.json takes 0.7 s.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from toolkit.base.files import sha256
 from toolkit.config.inputs import is_local
 
 Reference = tuple[str, str | None]
-"""A folder or a hub id, and the hub revision."""
+"""A folder or a hub id, and the hub revision or None."""
 
-OURS = "TokenizersBackend"
-"""What tokenizer_config.json calls a tokenizer that its tokenizer.json describes whole."""
+GENERIC_CLASS = "TokenizersBackend"
+"""`tokenizer_class` of a tokenizer that tokenizer.json describes completely."""
 
 
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder, of a tokenizer folder, or of a hub model."""
+    """Load the tokenizer of a model folder, a tokenizer folder or a hub model.
+
+    Raises:
+        ToolkitError: no such folder, no tokenizer in it, or a hub model that cannot be downloaded.
+    """
     name, revision = reference
     folder = local_folder(name)
     if folder and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
@@ -33,7 +37,7 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
             fix="copy the tokenizer's files into the folder: tokenizer.save_pretrained(folder)",
         )  # fmt: skip
     try:
-        if folder and _plain(folder):
+        if folder and _is_generic(folder):
             return PreTrainedTokenizerFast.from_pretrained(folder)
         from transformers import AutoTokenizer
 
@@ -43,7 +47,7 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of all that decides which ids a text gets; padding and truncation do not count."""
+    """Return the sha256 of everything that determines a text's ids; padding and truncation are ignored."""
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content |= {"padding": None, "truncation": None}
@@ -52,36 +56,47 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return sha256(json.dumps(content, sort_keys=True))
 
 
-def _plain(folder: Path) -> bool:
-    """Whether the folder's tokenizer needs no class of its own."""
+def _is_generic(folder: Path) -> bool:
+    """Return whether the folder's tokenizer needs no class of its own."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return config.get("tokenizer_class") == OURS and (folder / "tokenizer.json").is_file()
+        return config.get("tokenizer_class") == GENERIC_CLASS and (folder / "tokenizer.json").is_file()
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder that `name` is, or None for a hub id; a path that is not there is an error."""
+    """Return the folder that `name` means, or None for a hub id.
+
+    Raises:
+        ToolkitError: a path that does not exist, or a file.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.is_file():
-        raise ToolkitError("is a file, not a model folder", where=name, fix="name the folder that holds it")
+        raise ToolkitError(
+            "is a file, not a model folder", where=name, fix="give the folder that contains it"
+        )
     if is_local(name, kind="model"):
         raise ToolkitError("no such folder", where=name, fix="check the path, or run its stage first")
     return None
 
 
 def not_loadable(name: str, revision: str | None, error: Exception) -> ToolkitError:
+    """Return the error for a model or tokenizer that transformers failed to load."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(name).expanduser().is_dir():
-        return ToolkitError(f"cannot be loaded: {reason}", where=name, fix="check that the folder is whole")
+        return ToolkitError(
+            f"cannot be loaded: {reason}", where=name, fix="check that the folder is complete"
+        )
     where = f"{name}@{revision}" if revision else name
     offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or "connect" in str(error).lower()
     fix = (
-        "there is no way to the hub from here: download the model where there is one, and name its folder"
+        "the hub is unreachable: download the model on a machine with network access and give its folder"
         if offline
         else "check the name and the revision; a private model needs `hf auth login`"
     )
-    return ToolkitError(f"is no folder here and cannot be had from the hub: {reason}", where=where, fix=fix)
+    return ToolkitError(
+        f"is not a local folder and cannot be loaded from the hub: {reason}", where=where, fix=fix
+    )
