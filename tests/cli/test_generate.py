@@ -17,7 +17,7 @@ def test_stdout_holds_the_answer_alone_and_the_seed_repeats_it(folder, capsys):
     outputs = []
     for seed in (1, 1, 2):
         generate.generate_command(
-            str(folder), "the fox", choice=GenerationSettings(max_new_tokens=12, seed=seed)
+            str(folder), "the fox", settings=GenerationSettings(max_new_tokens=12, seed=seed)
         )
         outputs.append(capsys.readouterr())
     assert outputs[0].out == outputs[1].out != outputs[2].out
@@ -26,7 +26,7 @@ def test_stdout_holds_the_answer_alone_and_the_seed_repeats_it(folder, capsys):
 
 def test_json_is_one_object_with_every_answer(folder, capsys):
     generate.generate_command(
-        str(folder), "the", choice=GenerationSettings(max_new_tokens=5, seed=3), count=3, json=True
+        str(folder), "the", settings=GenerationSettings(max_new_tokens=5, seed=3), count=3, json=True
     )
     result = json.loads(capsys.readouterr().out)
     assert len(result["answers"]) == 3 and result["settings"]["seed"] == 3
@@ -49,10 +49,10 @@ def test_a_typed_special_token_stays_text(folder, tokenizer):
 
 
 def test_a_model_without_template_continues(plain_folder, capsys):
-    generate.generate_command(str(plain_folder), "the fox", choice=GenerationSettings(max_new_tokens=3))
+    generate.generate_command(str(plain_folder), "the fox", settings=GenerationSettings(max_new_tokens=3))
     assert "continuing" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no chat template"):
-        generate.generate_command(str(plain_folder), "the fox", choice=GenerationSettings(), chat=True)
+        generate.generate_command(str(plain_folder), "the fox", settings=GenerationSettings(), chat=True)
 
 
 def test_a_pretrained_run_continues_and_a_tuned_one_answers(folder, tmp_path):
@@ -74,12 +74,12 @@ def test_the_answer_shrinks_to_the_room_that_is_left(folder, capsys):
     prompt = "fox " * 40
     room = opened.context_length - len(opened.prompt_ids(prompt, chat=False))
     generate.generate_command(
-        str(folder), prompt, choice=GenerationSettings(max_new_tokens=500), chat=False, json=True
+        str(folder), prompt, settings=GenerationSettings(max_new_tokens=500), chat=False, json=True
     )
     result = json.loads(capsys.readouterr().out)
     assert 0 < len(result["answers"][0]["ids"]) <= room == result["settings"]["max_new_tokens"]
     with pytest.raises(ToolkitError, match="context 96"):
-        generate.generate_command(str(folder), "fox " * 200, choice=GenerationSettings(), chat=False)
+        generate.generate_command(str(folder), "fox " * 200, settings=GenerationSettings(), chat=False)
 
 
 def test_a_missing_model_is_an_error_with_a_fix(tmp_path):
