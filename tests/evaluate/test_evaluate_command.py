@@ -154,7 +154,7 @@ def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):
 
 def test_reward_models_and_language_models_are_not_compared(folders, scorer, capsys):
     said = refused(capsys, [scorer, folders / "first"], data="storyworld")
-    assert "scorer scores answers and first writes them" in said
+    assert "scorer is a reward model and first a language model" in said
     said = refused(capsys, [scorer], data="storyworld", baseline=folders / "first")
     assert "scores answers and first writes them" in said
     said = refused(capsys, [scorer], data="storyworld", baseline=scorer)

@@ -115,7 +115,7 @@ def test_auto_asks_the_configuration_then_the_tokenizer(two_ends, build_model, s
     bare.eos_token = None
     result = measure(model, bare, stories)[1]
     assert (result["prefix"], result["end_scored"]) == ("none", False)
-    with pytest.raises(ToolkitError, match="to stand between documents"):
+    with pytest.raises(ToolkitError, match="to separate documents"):
         measure(model, bare, stories, packed=True)
 
 
