@@ -1,13 +1,13 @@
 """What a recipe names: local or on the Hub, data sources, references and files."""
 
 import pytest
-from toolkit.models.vocabulary import local_folder
 
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.cli import main
 from toolkit.config import inputs, schema
 from toolkit.config.loader import load
 from toolkit.data import files
-from toolkit.execution.check import check_command
+from toolkit.models.tokenizer_loading import local_folder
 from toolkit.runs import references
 
 # name, whether it is local as data, whether it is local as a model
@@ -48,7 +48,7 @@ def test_every_caller_agrees(name, as_data, as_model, tmp_path, monkeypatch, cap
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"stage: tokenizer\ndata: {{name: '{name}'}}\n")
     if name != "storyworld" and not name.endswith((".csv", ".en")):
-        assert check_command(recipe) == 0
+        assert main.main(["check", str(recipe)]) == 0
         assert ("of the Hub" in capsys.readouterr().err) is not as_data
     if as_data:
         with pytest.raises(DataError):

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from toolkit.report.command import report_command
 
 import toolkit
-from toolkit.cli import summary_tables
+from toolkit.cli import main, summary_tables
 from toolkit.cli.run import run_command
 from toolkit.config import json_schema, registry, schema
 from toolkit.config.registry import STAGES, Column, Cost, Curve, Product, Stage
-from toolkit.execution.check import check_command
 from toolkit.publish.repository import model_card
 from toolkit.report.summary import summarize
 from toolkit.runs import seal
@@ -76,18 +74,18 @@ def toy(tmp_path, monkeypatch):
 
 
 def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
-    assert check_command(toy) == 0, capsys.readouterr().err
+    assert main.main(["check", str(toy)]) == 0, capsys.readouterr().err
     (toy / "dpo.yaml").write_text(
         RECIPES["dpo.yaml"].replace("stage: dpo", "stage: ppo\nreward_model: runs/t/toy")
     )
-    assert check_command(toy, json=True) == 2
+    assert main.main(["check", str(toy), "--json"]) == 2
     [problem] = json.loads(capsys.readouterr().out)["problems"]
     assert problem["key"] == "reward_model" and "toy run; a reward run" in problem["what"]
 
 
 def test_check_knows_the_data_of_a_new_stage(toy, capsys):
     (toy / "_data.yaml").write_text("data: {name: storyworld, config: stories, examples: 4}\n")
-    assert check_command(toy / "toy.yaml", json=True) == 2
+    assert main.main(["check", str(toy / "toy.yaml"), "--json"]) == 2
     [problem] = json.loads(capsys.readouterr().out)["problems"]
     assert (problem["key"], problem["kind"]) == ("data.config", "value")
 
@@ -102,7 +100,7 @@ def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
     summary_tables.show(summary)
     shown = capsys.readouterr().err
     assert "a firm grip?" in shown and "0.250" in shown
-    assert report_command([str(tmp_path / "runs" / "t")]) == 0
+    assert main.main(["report", str(tmp_path / "runs" / "t")]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert "learning to grip" in page and "A toy that grips." in page
     assert "text-generation" in model_card(run, "owner/toy")
