@@ -45,7 +45,7 @@ def test_a_recipe_file_becomes_a_sealed_run(finished):
     path, run = finished
     assert run == tk.Run(path.parents[2] / "runs" / "t" / "tokenizer")
     assert run.state == "sealed" and run.verify() == []
-    assert run.evaluation.vocab_size == run.recipe.vocab_size == 300 and run.recipe.data.examples == 20
+    assert run.evaluation.vocab_size == run.recipe.vocab_size == 300 and run.recipe.data[0].examples == 20
 
 
 def test_a_finished_run_is_returned_as_it_is(finished, capsys):

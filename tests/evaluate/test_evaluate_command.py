@@ -156,7 +156,7 @@ def test_reward_models_and_language_models_are_not_compared(folders, scorer, cap
     said = refused(capsys, [scorer, folders / "first"], data="storyworld")
     assert "scorer is a reward model and first a language model" in said
     said = refused(capsys, [scorer], data="storyworld", baseline=folders / "first")
-    assert "scores answers and first writes them" in said
+    assert "is a reward model and first a language model" in said
     said = refused(capsys, [scorer], data="storyworld", baseline=scorer)
     assert "has no effect on reward models" in said
 

@@ -14,6 +14,7 @@ import pytest
 from toolkit.config.schema import PretrainRecipe, SftRecipe
 from toolkit.execution import memory_shortage
 from toolkit.models import memory
+from toolkit.runs.decisions import Decisions
 
 ROOT = Path(__file__).parent.parent.parent
 TOLERANCE = 0.35
@@ -30,6 +31,7 @@ GROWTH = """
 import json, sys
 import numpy as np, torch
 from toolkit.models import memory
+from toolkit.runs.decisions import Decisions
 from toolkit.models.gpt2 import build
 from toolkit.models.shape import head_block
 from toolkit.config.schema import PretrainRecipe
@@ -167,7 +169,7 @@ def test_no_row_of_it_fits_on_the_gpu(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text('{"vocab_size": 50000}')
     place = SimpleNamespace(
-        path="runs/t/p", manifest={"facts": {"precision": "bf16"}}, reference=lambda _: tmp_path
+        path="runs/t/p", decisions=Decisions.of({"precision": "bf16"}), reference=lambda _: tmp_path
     )
     large = recipe(layers=96, width=12288)
     told = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))

@@ -106,7 +106,7 @@ def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, dist
     with pytest.raises(ToolkitError, match=words) as caught:
         pretrain(**SETTINGS)
     run = tmp_path / "runs" / "t" / "first"
-    assert "learning_rate" in caught.value.fix and "incident.json" in caught.value.fix
+    assert "learning_rate" in caught.value.fix and "--incident 42" in caught.value.fix
     kept = account(run)
     assert kept["what"] == what and kept["z_score"] > 6 and kept["step"] == 42
     rows = step_log.read(run / "steps.jsonl")

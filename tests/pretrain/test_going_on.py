@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 
 import pytest
 
@@ -44,7 +45,7 @@ def other_torch(patch):
 
 
 def other_processor(patch):
-    patch.setattr(provenance, "processor", lambda: {"name": "an abacus", "bf16": [], "cores": 4})
+    patch.setattr(hardware, "processor", cache(lambda: {"name": "an abacus", "bf16": [], "cores": 4}))
 
 
 def more_cores(patch):

@@ -344,11 +344,12 @@ def _validated(cls: type[StageRecipe], tree: Tree) -> tuple[list[Problem], Stage
         mistakes = explain(cls, tree.value, errors, trainer_keys=trainer_keys)
     if is_trl and isinstance(trainer, dict):
         mistakes += [
-            mistake._replace(key=("trainer", *mistake.key)) for mistake in trl_checks.check(stage, trainer)
+            Mistake(("trainer", *mistake.key), mistake.what, mistake.kind)
+            for mistake in trl_checks.check(stage, trainer)
         ]
     if recipe is not None:
         mistakes += [
-            mistake._replace(key=_as_written(mistake.key, tree.value))
+            Mistake(_as_written(mistake.key, tree.value), mistake.what, mistake.kind)
             for mistake in cross_checks.check(recipe)
         ]
     mistakes += _check_run(tree.value.get("run"))
