@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from toolkit.evaluate.context import EvaluationContext
     from toolkit.models.loading import Reference
 
-OTHER_FORMS = {"--tasks": "evaluate_tasks", "--annotations": "evaluate_annotations"}
-"""Option -> the module of toolkit.cli that takes over where it is given."""
 SCORING = ("window", "stride", "prefix", "score_end", "packed")
 """Options that are settings of `perplexity` in an evaluate recipe."""
 COMPARISON = (

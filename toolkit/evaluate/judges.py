@@ -115,7 +115,7 @@ def reward_judge(
 
     Args:
         data: preferences; the judge is checked on their `part`.
-        known: evaluation.json of the reward run, whose accuracy counts if there are no data.
+        run_evaluation: evaluation.json of the reward run, whose accuracy counts if there are no data.
     """
     model, tokenizer = load_reward_model(reference, device=device)
 

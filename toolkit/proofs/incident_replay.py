@@ -77,7 +77,7 @@ def replay_incident(run: Path, step: int) -> IncidentReplay:
         ToolkitError: no such incident, changed files, or a run of several processes.
     """
     folder = run / incidents.FOLDER / f"step-{step:08d}"
-    account = _read(run, folder)
+    account = _read(folder)
     rebuild.require_parents(run)
     with redirect_stdout(sys.stderr), training_context(run) as context:
         _require_fit(context, folder, account)
@@ -100,7 +100,7 @@ def replay_incident(run: Path, step: int) -> IncidentReplay:
     )
 
 
-def _read(run: Path, folder: Path) -> Account:
+def _read(folder: Path) -> Account:
     """Return the account of an incident whose files are all as they were sealed."""
     file = folder / incidents.FILE
     if not file.is_file():

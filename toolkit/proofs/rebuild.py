@@ -32,7 +32,9 @@ def content(path: Path) -> dict[str, Any]:
         RunError: the path is not a run, or its manifest records no inputs.
     """
     if not path.exists():
-        raise RunError("there is no such run", where=str(path), fix="name a run directory, such as runs/tiny")
+        raise RunError(
+            "there is no such run", where=str(path), fix="name a run directory, such as runs/tiny/dpo"
+        )
     if not seal.is_run(path):
         raise RunError("is not a run directory", where=str(path), fix="name a run of this toolkit")
     return manifest.read(path)

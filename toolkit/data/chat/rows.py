@@ -1,7 +1,7 @@
 """Tokenized training rows and their order, which is determined before training starts.
 
-sft, reward and dpo tokenize with `data.chat`. TRL renders conversations to text and tokenizes the text, so
-that `<|assistant|>` typed by a user would become a turn.
+sft, reward and dpo tokenize with `data.chat.template`. TRL renders conversations to text and tokenizes the
+text, so that `<|assistant|>` typed by a user would become a turn.
 
 The order is a pure function of row lengths, steps, batch size and seed. It has exactly `steps * batch` rows,
 so that every optimizer step has a full batch on any number of processes and after any resumption: process p
