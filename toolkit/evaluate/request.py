@@ -16,7 +16,7 @@ from toolkit.runs import seal
 
 DEFAULT_EXAMPLES = 200
 """Of storyworld and of Hub datasets, which may be endless or very large; a file is read whole."""
-CONVERSATION_COLUMNS = {*formats.CONVERSATION_COLUMNS, "prompt", "completion", "chosen"}
+CONVERSATION_COLUMNS = {*formats.ANSWER_COLUMNS, "prompt"}
 
 
 def build_recipe(

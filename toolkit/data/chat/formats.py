@@ -17,6 +17,8 @@ from toolkit.data.chat import template
 
 Messages = list[dict[str, str]]
 CONVERSATION_COLUMNS = ("messages", "conversation", "conversations")
+ANSWER_COLUMNS = (*CONVERSATION_COLUMNS, "completion", "chosen")
+"""Columns that hold an answer; a row without any of them holds a prompt or plain text."""
 _TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -72,8 +74,7 @@ def conversation(row: Mapping[str, Any], *, field: str | None, location: str) ->
 
 def prompt_of(row: Mapping[str, Any], *, field: str | None, location: str) -> Messages:
     """Return the prompt of a conversation, of a preference, or of a row with the column `prompt` only."""
-    columns = (*CONVERSATION_COLUMNS, "completion", "chosen")
-    if field is None and "prompt" in row and not any(column in row for column in columns):
+    if field is None and "prompt" in row and not any(column in row for column in ANSWER_COLUMNS):
         messages = _messages(row["prompt"], "user", location=f"{location}: prompt")
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
@@ -87,7 +88,7 @@ def as_text(row: Mapping[str, Any], *, location: str) -> tuple[str, str] | None:
     The text has hh-rlhf's format, `Human: ...`, a blank line, `Assistant: ...`, for pretraining; role tokens
     are only used in fine-tuning.
     """
-    if not any(column in row for column in (*CONVERSATION_COLUMNS, "completion", "chosen")):
+    if not any(column in row for column in ANSWER_COLUMNS):
         return None
     prompt, answer = conversation(row, field=None, location=location)
     messages = [*prompt, {"role": "assistant", "content": answer}]
