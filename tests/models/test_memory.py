@@ -64,8 +64,13 @@ print(host_memory.process_memory("VmHWM") - before)
 @linux
 @pytest.mark.parametrize("settings,vocab_size,bf16", [
     ({"micro_batch_tokens": 2048}, 4096, False),  # activations and logits
-    ({"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False),  # update
-    ({"width": 64, "batch_tokens": 8192}, 32768, False),  # logits a block at a time
+    pytest.param(  # the optimizer's update
+        {"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(  # logits one block at a time
+        {"width": 64, "batch_tokens": 8192}, 32768, False, marks=pytest.mark.slow
+    ),
 ])  # fmt: skip
 def test_the_estimate_is_near_the_measured_growth(settings, vocab_size, bf16):
     chosen = recipe(**settings)

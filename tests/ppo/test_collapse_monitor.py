@@ -80,6 +80,7 @@ def often_a(prompts, completions, completion_ids, **columns):
     return [completion[-1]["content"].count("a") for completion in completions]
 
 
+@pytest.mark.slow
 def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, caplog):
     """A real collapse: nothing but a letter is paid for, the learning rate is far too high."""
     settings = {"episodes": 640, "learning_rate": 0.02, "kl_coefficient": 0.0, "missing_end_penalty": 0.0}

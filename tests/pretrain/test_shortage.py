@@ -31,6 +31,7 @@ def run(folder, *words, megabytes):
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
     """An allocation that really fails: the address space is limited."""

@@ -75,6 +75,7 @@ def test_accuracy_by_how_sure_the_annotator_is():
     assert reward_quality.by_annotator(margins, [None] * 5) == []
 
 
+@pytest.mark.slow  # bootstrap of logistic fits: 16 s on two slow cores
 def test_a_model_that_is_too_sure_has_a_slope_below_one():
     generator = np.random.default_rng(0)
     odds = generator.normal(0, 1.5, 4000)
