@@ -89,7 +89,7 @@ def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, cap
     talk.write_text(
         "".join(json.dumps({"messages": row["prompt"] + row["completion"]}) + "\n" for row in rows)
     )
-    assert "give --baseline MODEL" in refused(capsys, [folders / "first"], data=talk)
+    assert "give a baseline" in refused(capsys, [folders / "first"], data=talk)
     said = refused(capsys, [folders / "first"], data=talk, baseline=folders / "second")
     assert f"{talk}: gold judges answers to storyworld's prompts only" in said
     text = tmp_path / "text.jsonl"

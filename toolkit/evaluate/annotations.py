@@ -70,7 +70,7 @@ def measure(found: Annotations, *, file: str, baseline: str | None, seed: int) -
         names = ", ".join(sorted({name for pair in pairs for name in pair})) or "none"
         raise UsageError(
             f"no annotation compares {baseline!r} with another model; the models are: {names}",
-            where="--baseline", fix="give one of them, or leave it out",
+            where="baseline", fix="give one of them, or no baseline",
         )  # fmt: skip
     rates = []
     with Progress("win rates", len(pairs), "pair") as progress:

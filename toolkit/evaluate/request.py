@@ -56,7 +56,7 @@ def build_recipe(
             raise UsageError(
                 "holds prompts, whose answers are compared with those of a baseline",
                 where=source.name,
-                fix="give --baseline MODEL",
+                fix="give a baseline",
             )
     try:
         return EvaluateRecipe.model_validate(recipe)
@@ -108,7 +108,7 @@ def contents(source: DataSource) -> tuple[bool, bool]:
     raise UsageError(
         f"neither text nor conversations: the columns are {', '.join(row)}",
         where=source.name,
-        fix="name the column with --field",
+        fix="name the column that holds the text",
     )
 
 

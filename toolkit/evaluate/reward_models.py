@@ -32,7 +32,7 @@ def are_reward_models(references: Mapping[str, Reference]) -> bool:
         reward = ", ".join(name for name, has_head in has_score_head.items() if has_head)
         raise UsageError(
             f"{reward} is a reward model and {language} a language model: no metric applies to both",
-            where="models", fix="evaluate the reward model separately, or give it as --judge",
+            where="models", fix="evaluate the reward model separately, or use it as the judge",
         )  # fmt: skip
     return any(has_score_head.values())
 

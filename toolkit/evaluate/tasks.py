@@ -67,9 +67,7 @@ def measure_models(references: Mapping[str, Reference], settings: TaskSettings) 
 def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
     """Find the tasks and read their data, before any model is loaded."""
     if include_path is not None and not include_path.is_dir():
-        raise UsageError(
-            "no such folder", where=f"--include-path {include_path}", fix="name a folder of YAML files"
-        )
+        raise UsageError("no such folder", where=str(include_path), fix="name a folder of YAML files")
     manager = None if include_path is None else TaskManager(include_path=include_path, include_defaults=False)
     if manager is None or {*tasks} - {*manager.all_subtasks}:  # to read all of its own tasks takes 10 seconds
         manager = TaskManager(include_path=include_path)
@@ -77,8 +75,8 @@ def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
     if unknown:
         raise UsageError(
             f"lm-evaluation-harness has no task {', '.join(unknown)}",
-            where="--tasks",
-            fix="`lm-eval ls tasks` lists its tasks; --include-path names a folder of your own",
+            where="tasks",
+            fix="`lm-eval ls tasks` lists its tasks; for tasks of your own, give their folder",
         )
     try:
         manager.load(tasks)
@@ -86,7 +84,7 @@ def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"the task cannot be read: {reason}",
-            where=f"--tasks {','.join(tasks)}",
+            where=f"tasks {','.join(tasks)}",
             fix="check its YAML; the data of lm-eval's own tasks come from the Hub",
         ) from error
     return manager

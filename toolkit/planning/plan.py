@@ -97,7 +97,9 @@ def plan_recipes(path: Path, overrides: Sequence[str] = (), *, question: Questio
     """
     question = question or Question(probe=False)
     if question.price is not None and not 0 <= question.price < math.inf:
-        raise UsageError(f"--price {question.price:g} is no amount of money", fix="give a positive number")
+        raise UsageError(
+            f"{question.price:g} is no amount of money", where="price", fix="give a positive number"
+        )
     if path.is_dir():
         recipes = neighbours = dag.order(load_folder(path, overrides))
     else:
@@ -251,7 +253,7 @@ def _remember(
         raise UsageError(
             f"batch_tokens {recipe.batch_tokens} is not a whole number of rows on each of "
             f"{question.processes} processes",
-            where=row.run, fix="take another --processes, or another batch_tokens",
+            where=row.run, fix="plan for another number of processes, or set another batch_tokens",
         )  # fmt: skip
     on_gpu = answer.get("device", recipe.device) == "cuda"
     native = on_gpu or bool(hardware.processor()["bf16"])
@@ -268,8 +270,7 @@ def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str
     if not question.probe:
         return {}
     if base.name not in question.answers:
-        print(f"{base.name}: timing a few training steps on this machine (--no-probe skips them)",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(f"{base.name}: timing a few training steps on this machine", file=sys.stderr, flush=True)
         question.answers[base.name] = _ask(base, vocab_size, question.processes)
     return question.answers[base.name]
 
@@ -291,7 +292,7 @@ def _ask(base: LoadedRecipe, vocab_size: int, count: int) -> dict[str, Any]:
         return {"refused": "the system ended it, most often for lack of memory"}
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise RunError(f"the probe failed: {last}", where=base.name, fix="plan with --no-probe")
+        raise RunError(f"the probe failed: {last}", where=base.name, fix="plan without timing training steps")
     answer = json_format.loads(done.stdout.strip().splitlines()[-1])
     return answer | {"starting_seconds": time.monotonic() - began - answer.get("measuring_seconds", 0.0)}
 
