@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,21 +40,10 @@ class _Row:
 
 
 def score_documents(
-    model: PreTrainedModel,
-    documents: Sequence[np.ndarray | list[int]],
-    *,
-    prefix_id: int | None,
-    end_id: int | None,
-    window: int,
-    stride: int | None = None,
-    batch_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    model: PreTrainedModel, documents: Sequence[np.ndarray | list[int]], **settings: Any
 ) -> np.ndarray:
-    """Return each document's sum of -log p in nats, (documents,) float64; arguments as `score_tokens`."""
-    nats = score_tokens(
-        model, documents, prefix_id=prefix_id, end_id=end_id, window=window, stride=stride,
-        batch_tokens=batch_tokens, progress=progress,
-    )  # fmt: skip
+    """Return each document's sum of -log p in nats, (documents,) float64; `settings` as `score_tokens`."""
+    nats = score_tokens(model, documents, **settings)
     return np.array([document.sum(dtype=np.float64) for document in nats], dtype=np.float64)
 
 
@@ -78,8 +68,7 @@ def score_tokens(
         end_id: the end of a document, scored as its last token; with None no end is scored.
         window: tokens that the model attends to at once, at most its context length.
         stride: tokens by which the window moves (default: half the window). Every token after the first
-        window
-            has more than `window - stride` tokens of context. The last window ends with the document.
+            window has more than `window - stride` tokens of context. The last window ends with the document.
         batch_tokens: tokens of one forward pass, padding included (default 8192; on a CPU 2048, for its
             cache); the sums depend on it by rounding only.
         progress: called after each batch with the number of tokens scored so far.

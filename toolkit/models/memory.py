@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.models.shape import (
@@ -168,16 +169,12 @@ def fitting_micro_batch(
     return None
 
 
-def fitting_model(
-    recipe: PretrainRecipe,
-    available_bytes: int,
-    *,
-    vocab_size: int,
-    bf16: bool,
-    on_gpu: bool = False,
-    processes: int = 1,
-) -> ModelSettings | None:
-    """Return the model with fewer layers, or else fewer heads, of which one row fits; None if none does."""
+def fitting_model(recipe: PretrainRecipe, available_bytes: int, **settings: Any) -> ModelSettings | None:
+    """Return the model with fewer layers, or else fewer heads, of which one row fits; None if none does.
+
+    Args:
+        settings: as `fitting_micro_batch`.
+    """
     model = recipe.model
     size = model.n_embd // model.n_head
     shapes = [(layers, model.n_head) for layers in range(model.n_layer - 1, 0, -1)]
@@ -185,8 +182,6 @@ def fitting_model(
     for layers, heads in shapes:
         smaller = model.model_copy(update={"n_layer": layers, "n_head": heads, "n_embd": heads * size})
         changed = recipe.model_copy(update={"model": smaller})
-        if fitting_micro_batch(
-            changed, available_bytes, vocab_size=vocab_size, bf16=bf16, on_gpu=on_gpu, processes=processes
-        ):
+        if fitting_micro_batch(changed, available_bytes, **settings):
             return smaller
     return None

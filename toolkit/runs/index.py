@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,13 +157,8 @@ def removable(path: Path) -> list[Removable]:
     Raises:
         RunError: the run is in use.
     """
-    if _is_clean(path):
-        return []
-    held = run_lock.hold(path)
-    try:
-        return _removable(path)
-    finally:
-        held.release()
+    with _locked_items(path) as items:
+        return items
 
 
 def remove(path: Path) -> list[Removable]:
@@ -171,21 +167,26 @@ def remove(path: Path) -> list[Removable]:
     Raises:
         RunError: the run is in use.
     """
-    if _is_clean(path):
-        return []
-    held = run_lock.hold(path)
-    try:
-        items = _removable(path)
+    with _locked_items(path) as items:
         for item in items:
             files.remove(item.path)
         return items
+
+
+@contextmanager
+def _locked_items(path: Path) -> Iterator[list[Removable]]:
+    """Hold the lock of a run and yield what may be removed of it.
+
+    The lock file of a sealed run without a scratch folder is not touched.
+    """
+    if seal.is_sealed(path) and not (path / layout.SCRATCH).is_dir():
+        yield []
+        return
+    lock = run_lock.hold(path)
+    try:
+        yield _removable(path)
     finally:
-        held.release()
-
-
-def _is_clean(path: Path) -> bool:
-    """Say whether a run is sealed and has no scratch folder: then not even its lock file is touched."""
-    return seal.is_sealed(path) and not (path / layout.SCRATCH).is_dir()
+        lock.release()
 
 
 def _removable(path: Path) -> list[Removable]:

@@ -44,17 +44,7 @@ def hold(path: Path) -> RunLock:
         RunError: another process holds the lock; the message names it.
     """
     descriptor = os.open(path / layout.IN_USE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        raise RunError(
-            f"the run is in use by {holder}", where=str(path), fix="wait until that process ends, or end it"
-        ) from None
-    except BaseException:
-        os.close(descriptor)
-        raise
+    _lock(descriptor, fcntl.LOCK_EX, path)
     note = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(note).encode(), 0)
@@ -71,15 +61,23 @@ def share(path: Path) -> RunLock | None:
         descriptor = os.open(path / layout.IN_USE, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None  # copied without its hidden files: no process can hold this lock
+    _lock(descriptor, fcntl.LOCK_SH, path)
+    return RunLock(descriptor)
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    """Lock the open lock file of a run without waiting; close it if that fails."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = _holder(descriptor)
         os.close(descriptor)
         raise RunError(
             f"the run is in use by {holder}", where=str(path), fix="wait until that process ends, or end it"
         ) from None
-    return RunLock(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _holder(descriptor: int) -> str:

@@ -15,7 +15,7 @@ from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
-from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
+from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
 from toolkit.runs.run import Run
@@ -107,7 +107,7 @@ def distance(
     The estimator is the mean of log p - log p_reference over whole answers (k1). It is unbiased and may
     therefore be slightly negative if the two models are similar.
     """
-    context = context_length(model) or DEFAULT_CONTEXT_LENGTH
+    context = context_length_or_default(model)
     messages = held_out.messages[:SAMPLED_FOR_KL]
     if not messages:
         return {"kl": None, "kl_interval": None, "samples": []}

@@ -18,7 +18,7 @@ from toolkit import stats
 from toolkit.base.errors import DataError
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, wins
 from toolkit.inference.reward_scores import score_ids
-from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
+from toolkit.models.context_length import context_length, context_length_or_default
 from toolkit.stats.calibration import calibration
 
 ANNOTATOR_BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -39,7 +39,7 @@ def fitting_pairs(
     Raises:
         DataError: no preference fits.
     """
-    limit = context_length(model) or DEFAULT_CONTEXT_LENGTH
+    limit = context_length_or_default(model)
     pairs = held_out_pairs(preferences, tokenizer, max_length=limit)
     if not pairs.pairs:
         raise DataError(

@@ -17,7 +17,7 @@ from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
-from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
+from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
 from toolkit.runs.run import Run
@@ -140,7 +140,7 @@ def sample_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
 ) -> list[dict]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
-    context = context_length(model) or DEFAULT_CONTEXT_LENGTH
+    context = context_length_or_default(model)
     indices = range(min(SAMPLES, len(held_out.prompts)))
     if not indices:
         return []
