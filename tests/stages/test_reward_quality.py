@@ -124,6 +124,13 @@ def test_scores_do_not_depend_on_the_batches(model):
     assert model.training
 
 
+def test_a_padding_token_inside_of_a_row_is_read(model):
+    row = [3, PAD, 5, END]
+    scores = score_ids(model, [row, [*row, 6, 7, END]], pad_id=PAD)
+    assert scores[0] == pytest.approx(score_alone(model, row), abs=1e-5)
+    assert abs(scores[0] - score_alone(model, [3, 5, END])) > 1e-3
+
+
 def test_a_model_that_reads_its_padding_is_detected(model):
     """With another padding token than the data's, the score is read after the padding."""
     model.config.pad_token_id = 15
