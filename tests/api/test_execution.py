@@ -86,9 +86,29 @@ def test_a_recipe_object_needs_the_name_of_its_run(finished, runs):
 def test_overrides_are_values_of_python_and_runs_are_their_directories(finished):
     _, run = finished
     values = {"a.b": 0.00001, "c": None, "d": "x: y", "e": [True, run]}
-    assert execution._settings(values) == [
+    assert execution._settings(values, "runs") == [
         "a.b=1e-05", "c=null", 'd="x: y"', f'e=[true, "{run.path}"]',
     ]  # fmt: skip
+
+
+def test_a_path_that_begins_with_runs_is_not_a_run_below_another_runs_directory():
+    values = {"model": tk.Run("runs/x"), "models": [Path("runs/y"), "runs/z"]}
+    assert execution._settings(values, "runs") == ['model="runs/x"', 'models=["runs/y", "runs/z"]']
+    assert execution._settings(values, "other") == ['model="./runs/x"', 'models=["./runs/y", "runs/z"]']
+
+
+def test_a_run_in_the_settings_is_below_the_runs_directory(finished, tmp_path):
+    path, tokenizer = finished
+    recipe = tmp_path / "recipes" / "t" / "corpus.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(
+        "stage: corpus\ntokenizer: runs/t/absent\nworkers: 1\n"
+        "data: {name: storyworld, config: stories, examples: 20, held_out_examples: 5}\n"
+    )
+    runs_dir = path.parents[2] / "runs"
+    corpus = tk.run(recipe, {"tokenizer": "runs/t/tokenizer"}, runs_dir=runs_dir, quiet=True)
+    assert corpus.parents == {"tokenizer": tokenizer}
+    assert corpus.recipe.tokenizer == "runs/t/tokenizer"
 
 
 def test_a_folder_runs_in_the_order_of_its_references(recipe, runs):

@@ -27,7 +27,7 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
 from toolkit.config.shipped_recipes import locate
 from toolkit.execution import dag
-from toolkit.execution.launching import INTERRUPTED, PARENT, PROGRAM
+from toolkit.execution.launching import INTERRUPTED, OVERRIDES_FROM_PYTHON, PARENT, PROGRAM
 from toolkit.runs import references
 
 PathOrText = str | os.PathLike[str]
@@ -51,8 +51,8 @@ def run(
     Args:
         recipe: a recipe's file, or a recipe object with its `run` set, such as
             `DpoRecipe(stage="dpo", run="tiny/dpo", ...)`.
-        overrides: settings to change, by dotted key: `{"trainer.beta": 0.2}`. A run as a value stands for its
-            directory.
+        overrides: settings to change, by dotted key: `{"trainer.beta": 0.2}`. `runs/...` as a text is a run
+            below `runs_dir`, as in a recipe; a Run or a Path stands for its own directory.
         runs_dir: the root of all runs.
         fresh: start over where inputs have changed.
         launch: an Accelerate configuration to launch the stage with.
@@ -63,7 +63,7 @@ def run(
         ToolkitError: the error that the stage ended with.
         KeyboardInterrupt: the call was interrupted.
     """
-    settings = _settings(overrides)
+    settings = _settings(overrides, runs_dir)
     with tempfile.TemporaryDirectory() as folder:
         path = _write(recipe, Path(folder)) if isinstance(recipe, StageRecipe) else locate(os.fspath(recipe))
         if path.is_dir():
@@ -86,7 +86,7 @@ def run_folder(
 
     Args and errors are those of `run`; an override applies to the recipes that set its key.
     """
-    settings = _settings(overrides)
+    settings = _settings(overrides, runs_dir)
     path = locate(os.fspath(folder))
     loaded = dag.order(loader.load_folder(path, settings))
     _run_process(path, settings, runs_dir=runs_dir, fresh=fresh, launch=launch, quiet=quiet)
@@ -97,9 +97,19 @@ def _view(loaded: LoadedRecipe, runs_dir: PathOrText) -> RunView:
     return RunView(references.below(loaded.name, Path(runs_dir)))
 
 
-def _settings(overrides: Mapping[str, Any] | None) -> list[str]:
-    """Return overrides as the command line takes them, `key=value`; JSON is YAML."""
-    return [f"{key}={json.dumps(value, default=os.fspath)}" for key, value in (overrides or {}).items()]
+def _settings(overrides: Mapping[str, Any] | None, runs_dir: PathOrText) -> list[str]:
+    """Return overrides as the command line takes them, `key=value`; JSON is YAML.
+
+    A Run or a Path that begins with `runs/` gets `./` before it, unless `runs_dir` is that folder: as a text
+    it would name a run below `runs_dir`.
+    """
+
+    def path_text(path: os.PathLike[str]) -> str:
+        text = os.fspath(path)
+        is_root = Path(runs_dir).absolute() == Path("runs").absolute()
+        return f"./{text}" if text.startswith("runs/") and not is_root else text
+
+    return [f"{key}={json.dumps(value, default=path_text)}" for key, value in (overrides or {}).items()]
 
 
 def _write(recipe: StageRecipe, folder: Path) -> Path:
@@ -142,7 +152,12 @@ def _run_process(
         # A process group of its own: Ctrl-C of a terminal reaches it once, from here.
         with subprocess.Popen(
             [sys.executable, *PROGRAM, "run", str(path), *settings, *options],
-            env={**os.environ, PARENT: str(os.getpid()), error_file.VARIABLE: str(file)},
+            env={
+                **os.environ,
+                PARENT: str(os.getpid()),
+                OVERRIDES_FROM_PYTHON: "1",
+                error_file.VARIABLE: str(file),
+            },
             stdin=subprocess.DEVNULL,
             stdout=None if _on_terminal(quiet) else subprocess.PIPE,
             stderr=None if _on_terminal(quiet) else subprocess.STDOUT,

@@ -70,8 +70,13 @@ class _ReplayIncident(argparse.Action):
 
 
 def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
-    """Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x."""
-    if Path(runs_dir).absolute() == Path("runs").absolute():
+    """Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x.
+
+    Overrides of `toolkit.run` in Python are references, as in a recipe, and stay as they are.
+    """
+    from toolkit.execution.launching import OVERRIDES_FROM_PYTHON
+
+    if OVERRIDES_FROM_PYTHON in os.environ or Path(runs_dir).absolute() == Path("runs").absolute():
         return list(overrides)
     references = r"(\w+\.)*(tokenizer|tokens|model|reward_model|models|baseline|judge)(\.\d+)?="
     return [

@@ -23,6 +23,8 @@ from toolkit.runtime import accelerate_config, hardware, signals
 
 PARENT = "TOOLKIT_PARENT"
 WAIT = "TOOLKIT_WAIT"
+OVERRIDES_FROM_PYTHON = "TOOLKIT_OVERRIDES_FROM_PYTHON"
+"""Set if the overrides come from Python: `runs/...` in them is below the runs directory, as in a recipe."""
 PROGRAM = ("-m", "toolkit")
 INTERRUPTED = signals.INTERRUPTED
 
