@@ -35,7 +35,7 @@ class State:
 def changed_settings(loaded: LoadedRecipe, *, runs_dir: Path) -> list[str]:
     """Return the settings in which a recipe differs from its existing run; nothing else is compared."""
     path = references.below(loaded.name, runs_dir)
-    if not seal.is_run(path) or not has_work(path):
+    if not seal.is_run(path) or not holds_work(path):
         return []
     return manifest.recipe_differences(
         manifest.read(path)["inputs"]["settings"], manifest.settings(loaded.recipe)
@@ -70,7 +70,7 @@ def examine(
     if fresh or not seal.is_run(path):
         return State(path, "new", given, parents)
     changed = manifest.differences(manifest.read(path)["inputs"], given)
-    if changed and not has_work(path):
+    if changed and not holds_work(path):
         return State(path, "new", given, parents)  # it failed before its first checkpoint; nothing is lost
     if changed:
         raise RunError(
@@ -84,7 +84,7 @@ def examine(
     return State(path, "sealed", given, parents)
 
 
-def has_work(path: Path) -> bool:
+def holds_work(path: Path) -> bool:
     """Return whether a run holds anything worth keeping: it is sealed, or has a checkpoint or a journal."""
     return (
         seal.is_sealed(path) or any(path.glob(f"{layout.CHECKPOINTS}/*")) or any(path.rglob(layout.JOURNAL))
