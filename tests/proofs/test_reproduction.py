@@ -111,6 +111,20 @@ def test_times_and_other_checkpoints_are_no_difference(finished, again, tmp_path
     assert rows["checkpoints/step-00000002/model.safetensors"].note == "only the new run kept this checkpoint"
 
 
+def test_a_tokenizer_that_was_written_offline_is_no_difference(finished, again, tmp_path):
+    run, name = tmp_path / "run", "model/tokenizer_config.json"
+    shutil.copytree(finished, run)
+    content = files.read_json(run / name)
+    files.write_json(run / name, content | {"local_files_only": not content.get("local_files_only", False)})
+    seal_again(run)
+    [row] = [row for row in reproduction.compare(run, again) if row.name == name]
+    assert row.result == "same"
+    files.write_json(run / name, content | {"model_max_length": 3})
+    seal_again(run)
+    [row] = [row for row in reproduction.compare(run, again) if row.name == name]
+    assert row.result == "differs"
+
+
 def test_a_difference_ends_with_status_1(finished, again, monkeypatch, capsys, tmp_path):
     """What comes out is taken from the run made before, with one weight changed: no second training."""
 

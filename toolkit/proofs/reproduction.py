@@ -27,10 +27,13 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
-        "threads", "device", "versions",
+        "threads", "device", "versions", "local_files_only",
     }
 )  # fmt: skip
-"""Keys of JSON files that are not compared: measured times, what follows from them, and the machine."""
+"""Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
+
+transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
+"""
 NOT_OUTPUTS = {
     layout.RECIPE: "it went in",
     layout.RESOLVED: "it went in",
@@ -119,7 +122,7 @@ def _runs_dir(output: Path | None, stack: ExitStack) -> Path:
     if output is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toolkit-reproduce-")))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError("is not an empty folder", where=str(output), fix="give --output another name")
+        raise UsageError("is not an empty folder", where=str(output), fix="name another folder")
     output.mkdir(parents=True, exist_ok=True)
     return output
 
