@@ -202,43 +202,6 @@ def test_a_report_calls_aligned_only_what_is(toy_runs, tmp_path):
     assert title("pretrain", "sft", "dpo").endswith("from text to an aligned model")
 
 
-def test_publish_without_network_leaves_a_loadable_repository(toy_runs, tmp_path, toolkit):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    output = tmp_path / "repository"
-    done = toolkit(
-        "publish",
-        str(toy_runs / "dpo"),
-        "someone/toy-dpo",
-        "--dry-run",
-        "--output",
-        str(output),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    card = (output / "README.md").read_text(encoding="utf-8")
-    rate = json.loads((toy_runs / "evaluate" / "evaluation.json").read_text())["models"]["dpo"]["win_rate"]
-    assert f"{rate['estimate']:.1%}" in card and "someone/toy-dpo" in card and "stage: dpo" in card
-    assert AutoModelForCausalLM.from_pretrained(output).num_parameters() > 0
-    assert AutoTokenizer.from_pretrained(output).chat_template
-    opened = toolkit("generate", str(output), "a red fox", "--max-new-tokens", "4", cwd=tmp_path)
-    assert opened.returncode == 0 and opened.stdout.strip(), opened.stderr
-
-
-def test_publish_refuses_what_it_cannot_do(toy_runs, tmp_path, toolkit):
-    def refusal(*arguments: str) -> subprocess.CompletedProcess:
-        return toolkit("publish", *arguments, cwd=tmp_path)
-
-    unfinished = refusal(str(tmp_path), "someone/x", "--dry-run")
-    assert unfinished.returncode == 1 and "not finished" in unfinished.stderr
-    no_model = refusal(str(toy_runs / "corpus"), "someone/x", "--dry-run")
-    assert no_model.returncode == 1 and "holds no model" in no_model.stderr
-    assert refusal(str(toy_runs / "dpo"), "no such name!", "--dry-run").returncode == 2
-    offline = refusal(str(toy_runs / "dpo"), "someone/x")
-    assert offline.returncode == 1 and "cannot be reached" in offline.stderr
-    assert not (toy_runs / "dpo-publish").exists()
-
-
 def test_verify_writes_nothing(toy_runs, toolkit):
     sealed = (toy_runs / "evaluate" / "lock.json").read_bytes()
     done = toolkit("verify", str(toy_runs / "evaluate"), "--json", cwd=toy_runs.parent)

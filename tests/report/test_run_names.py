@@ -11,7 +11,6 @@ from rich.console import Console
 from tests.report.conftest import edit
 from toolkit.base.errors import UsageError
 from toolkit.cli import main, summary_tables
-from toolkit.publish.repository import _evaluations
 from toolkit.report.page import write_report
 from toolkit.report.summary import comparisons, summarize
 
@@ -81,11 +80,6 @@ def test_one_evaluation_of_both(seeds):
     # With another baseline in the list, the names here differ from those of evaluation.json.
     alone = summarize([seeds / "s2" / "dpo", seeds / "evaluate"])
     assert alone["stages"]["evaluate"]["baseline"] == "s1/dpo"
-    (seeds / "evaluate").rename(seeds / "s2" / "compare")
-    for number, path in enumerate(["../../s1/dpo", "../dpo", "../dpo"]):
-        manifest["inputs"]["parents"][f"models[{number}]"]["path"] = path
-    (seeds / "s2" / "compare" / "manifest.json").write_text(json.dumps(manifest))
-    assert _evaluations(seeds / "s2" / "dpo") == [seeds / "s2" / "compare"]
 
 
 def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
