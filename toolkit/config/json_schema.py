@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 
 from toolkit.config import trl_checks
 from toolkit.config.registry import STAGES
+from toolkit.config.trl_reserved import OWNED
 
 DEFAULT = Path("recipes/recipe.schema.json")
 _TYPES = {
@@ -24,8 +25,9 @@ _TYPES = {
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of all stages; `trainer:` of sft, reward and dpo lists TRL's keys."""
-    recipes = Union[tuple(stage.recipe for stage in STAGES.values())]  # noqa: UP007
-    described = TypeAdapter(Annotated[recipes, Field(discriminator="stage")]).json_schema()
+    recipes: Any = Union[tuple(stage.recipe for stage in STAGES.values())]  # noqa: UP007
+    union: Any = Annotated[recipes, Field(discriminator="stage")]
+    described = TypeAdapter(union).json_schema()
     definitions = described["$defs"]
     for name, definition in definitions.items():
         if name.endswith("Recipe"):
@@ -37,9 +39,7 @@ def schema() -> dict[str, Any]:
         if stage.trl_config is None:
             continue
         definition = definitions[stage.recipe.__name__]
-        keys = {
-            key: _field(key, one) for key, one in newest[stage.name].items() if key not in trl_checks.OWNED
-        }
+        keys = {key: _field(key, one) for key, one in newest[stage.name].items() if key not in OWNED}
         definition["properties"]["trainer"] = {
             "type": "object",
             "additionalProperties": False,

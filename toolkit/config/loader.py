@@ -292,9 +292,7 @@ def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedReci
         if old.key != new.key:
             _warn([f"{COMMAND_LINE}: {dotted(old.key)}: was renamed; write {dotted(new.key)}"])
     _warn(history.update(tree, tree.value["stage"]))  # settings of the overrides
-    problems, recipe = _validated(cls, tree)
-    if problems:
-        raise RecipeError(sorted(set(problems), key=_order))
+    recipe = _validated(cls, tree)
     name = recipe.run or run_name(path)
     applied = tuple(change.text for change in changes)
     return LoadedRecipe(path, name, recipe, read_text(path), tree.positions, applied)
@@ -330,7 +328,7 @@ def _stage_class(tree: Tree) -> type[StageRecipe]:
     return STAGES[stage].recipe
 
 
-def _validated(cls: type[StageRecipe], tree: Tree) -> tuple[list[Problem], StageRecipe | None]:
+def _validated(cls: type[StageRecipe], tree: Tree) -> StageRecipe:
     stage = tree.value["stage"]
     mistakes: list[Mistake] = []
     recipe: StageRecipe | None = None
@@ -356,7 +354,9 @@ def _validated(cls: type[StageRecipe], tree: Tree) -> tuple[list[Problem], Stage
     problems = [
         Problem(nearest(tree.positions, key), dotted(key), sentence, kind) for key, sentence, kind in mistakes
     ]
-    return problems, recipe
+    if problems or recipe is None:
+        raise RecipeError(sorted(set(problems), key=_order))
+    return recipe
 
 
 def _as_written(key: Key, value: Any) -> Key:
@@ -366,7 +366,8 @@ def _as_written(key: Key, value: Any) -> Key:
         if isinstance(value, list) and isinstance(part, str):
             written, value = (*written, 0), value[0]
         written = (*written, part)
-        value = value[part] if isinstance(value, list) else (value or {}).get(part)
+        is_entry = isinstance(value, list) and isinstance(part, int)
+        value = value[part] if is_entry else (value or {}).get(part)
     return written
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -131,7 +131,11 @@ def settings_of(model: Any, prefix: str = "") -> list[str]:
 
 
 def explain(
-    model: type[BaseModel], value: Any, errors: list[dict[str, Any]], *, trainer_keys: Iterable[str] = ()
+    model: type[BaseModel],
+    value: Any,
+    errors: Sequence[Mapping[str, Any]],
+    *,
+    trainer_keys: Iterable[str] = (),
 ) -> list[Mistake]:
     """Return every mistake in `value`, one for all branches of a union.
 
@@ -204,7 +208,7 @@ _BOUNDS = {
 }
 
 
-def _mistake(model: Any, key: Key, error: dict[str, Any], all_keys: list[str]) -> Mistake:
+def _mistake(model: Any, key: Key, error: Mapping[str, Any], all_keys: list[str]) -> Mistake:
     error_type, context, value = error["type"], error.get("ctx", {}), error["input"]
     if error_type == "missing":
         return Mistake(key, "is required", ProblemKind.MISSING)

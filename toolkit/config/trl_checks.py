@@ -164,10 +164,10 @@ def _entry(stage: str, key: str, value: Any, described: Mapping[str, Mapping[str
     if key == "label_smoothing_factor" and stage != "sft":
         sentence = f"has no effect: trl's {stage} loss does not read it"
         return Mistake((key,), sentence, ProblemKind.NO_EFFECT)
-    if sentence := _wrong_type(value, described[key]):
-        return Mistake((key,), sentence, ProblemKind.TYPE)
-    sentence = _wrong_choice(key, value, described[key]) or _wrong_range(key, value)
-    return Mistake((key,), sentence, ProblemKind.VALUE) if sentence else None
+    if wrong := _wrong_type(value, described[key]):
+        return Mistake((key,), wrong, ProblemKind.TYPE)
+    wrong = _wrong_choice(key, value, described[key]) or _wrong_range(key, value)
+    return Mistake((key,), wrong, ProblemKind.VALUE) if wrong else None
 
 
 _TYPE_NAMES = {

@@ -45,10 +45,12 @@ def _fields(cls: type) -> dict[str, dict[str, Any]]:
     return {field.name: _field(field, hints[field.name]) for field in dataclasses.fields(cls) if field.init}
 
 
-def _field(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
+def _field(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     kinds, choices = _types(hint)
     choices += [item for item in field.metadata.get("choices", []) if item not in choices]
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
     described: dict[str, Any] = {"types": kinds, "default": _plain(default)}
     return {**described, "choices": choices} if choices else described
 
@@ -69,8 +71,8 @@ def _types(hint: Any) -> tuple[list[str], list[str]]:
         return [f"list of {item}"], []
     if (origin or hint) is dict:
         return ["mapping"], []
-    names = {bool: "bool", int: "int", float: "float", str: "text", type(None): "null"}
-    return [names.get(hint, "mapping")], []
+    scalars: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "text", type(None): "null"}
+    return [scalars.get(hint, "mapping")], []
 
 
 def _plain(value: Any) -> Any:

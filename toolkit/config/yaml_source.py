@@ -145,26 +145,28 @@ class _Builder:
         return Tree(value, self.positions)
 
     def _place(self, event: yaml.Event) -> str:
+        assert event.start_mark is not None  # the parser gives every event its place
         return f"{self.name}:{event.start_mark.line + 1}"
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> Any:
         place = self._place(event)
-        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:  # an alias has one, too
             raise _Refused(
                 place,
                 key,
                 "anchors and aliases (& and *) are not supported; share settings with "
                 "base:, and put quotes around a string that begins with & or *",
             )
+        assert isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent)
         if event.tag is not None:
             raise _Refused(place, key, f"tags such as {event.tag} are not supported")
         if len(key) > DEEPEST:
             raise _Refused(place, key[:3], f"nested more than {DEEPEST} levels deep")
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, key)
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, key)
-        if isinstance(event, yaml.SequenceStartEvent):
-            return self._sequence(events, key)
-        return self._scalar(event, key)
+        return self._sequence(events, key)
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Any:
         if event.style is not None:

@@ -231,7 +231,8 @@ def create(loaded: LoadedRecipe, *, given: Inputs) -> Manifest:
 
 def environment_differences(manifest: Manifest, now: dict[str, Any]) -> list[str]:
     """Return what differs from the environment of the run's last attempt, each `key: old -> new`."""
-    before = {key: manifest[key] for key in now}
+    recorded: Mapping[str, Any] = manifest
+    before = {key: recorded[key] for key in now}
     if manifest["resumed"]:
         before = manifest["resumed"][-1]
     return settings_differences(before, now)

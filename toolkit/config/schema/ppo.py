@@ -79,7 +79,7 @@ class PpoTrainerSettings(Settings):
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
     """Sampling divides the logits by it; policy and reference log-probabilities do the same."""
-    top_k: int = Field(0, ge=0)
+    top_k: Annotated[int, Field(ge=0)] = 0
     """Sample only from the k most probable tokens (0: all). Ratios and KL read the whole distribution."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample only from the fewest tokens with this probability together. As top_k."""
