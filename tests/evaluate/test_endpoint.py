@@ -18,7 +18,7 @@ import pytest
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.evaluate import endpoint, judges, win_rate
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
-from toolkit.evaluate.judge_log import Journal
+from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.rates import rate_all
 from toolkit.stats.intervals import wilson_of_units
 from toolkit.stats.sequential import anytime, is_decided
@@ -90,7 +90,7 @@ def longer(text, number):
 
 
 def judge_at(server, path):
-    return endpoint_judge(Endpoint(server.url, "tester"), Journal(path))
+    return endpoint_judge(Endpoint(server.url, "tester"), JudgementLog(path))
 
 
 def test_both_orders_are_shown_and_nobody_is_asked_twice(serve, tmp_path):
@@ -100,7 +100,7 @@ def test_both_orders_are_shown_and_nobody_is_asked_twice(serve, tmp_path):
     assert len(server.seen) == 24 and len(set(server.seen)) == 24
     again = judge_at(server, tmp_path / "j.jsonl").compare(PROMPTS, SHORT, LONG)
     assert again.outcomes.tolist() == [0.0] * 12 and len(server.seen) == 24
-    other = endpoint_judge(Endpoint(server.url, "another"), Journal(tmp_path / "j.jsonl"))
+    other = endpoint_judge(Endpoint(server.url, "another"), JudgementLog(tmp_path / "j.jsonl"))
     other.compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
     assert len(server.seen) == 26
 
@@ -135,7 +135,7 @@ def test_what_was_judged_before_the_server_went_away_is_kept(serve, tmp_path):
 
 def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.0)
-    judge = endpoint_judge(Endpoint("http://127.0.0.1:9/v1", "tester"), Journal(tmp_path / "j"))
+    judge = endpoint_judge(Endpoint("http://127.0.0.1:9/v1", "tester"), JudgementLog(tmp_path / "j"))
     with pytest.raises(ToolkitError, match="does not answer, 5 times: .*refused"):
         judge.compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
 
@@ -158,7 +158,7 @@ def test_the_key_is_sent_and_written_nowhere(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sesame")
     server = serve(longer)
     place = Endpoint(server.url, "tester", key_variable="MY_KEY")
-    judge = endpoint_judge(place, Journal(tmp_path / "j"))
+    judge = endpoint_judge(place, JudgementLog(tmp_path / "j"))
     judge.compare(PROMPTS, LONG, SHORT)
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame"}
     assert "sesame" not in (tmp_path / "j").read_text() + json.dumps(judges.as_json(judge))
@@ -194,8 +194,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
-from toolkit.evaluate.judge_log import Journal
-judge = endpoint_judge(Endpoint(sys.argv[1], "tester"), Journal(Path(sys.argv[2])))
+from toolkit.evaluate.judge_log import JudgementLog
+judge = endpoint_judge(Endpoint(sys.argv[1], "tester"), JudgementLog(Path(sys.argv[2])))
 print(judge.compare(*json.loads(sys.argv[3])).outcomes.sum())
 """
 """It imports no more than a judge needs: torch, which the other imports of this file load, takes 10 s here."""
@@ -224,17 +224,17 @@ def test_a_killed_process_goes_on_with_what_it_had(serve, tmp_path):
 
 def test_half_a_line_is_dropped_and_a_foreign_file_refused(tmp_path):
     path = tmp_path / "j"
-    journal = Journal(path)
-    journal.add("one", 1.0)
-    journal.add("two", None)
+    log = JudgementLog(path)
+    log.add("one", 1.0)
+    log.add("two", None)
     path.write_text(path.read_text() + '{"key": "thr')
-    again = Journal(path)
+    again = JudgementLog(path)
     assert again["one"] == 1.0 and again["two"] is None and "thr" not in again
     again.add("three", 0.5)
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["one", "two", "three"]
     path.write_text('{"hello": 1}\n')
     with pytest.raises(DataError, match="is not a line of judgements"):
-        Journal(path)
+        JudgementLog(path)
 
 
 def contest_of(prompts, samples=1):
@@ -252,7 +252,7 @@ def contest_of(prompts, samples=1):
 
 
 def stopping(server, path):
-    return endpoint_judge(Endpoint(server.url, "tester"), Journal(path), stop_early=True)
+    return endpoint_judge(Endpoint(server.url, "tester"), JudgementLog(path), stop_early=True)
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -179,10 +179,10 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
     (reward / "model").mkdir(parents=True)
     numbers = {"accuracy": 0.8, "accuracy_interval": [0.7, 0.9], "n": 80}
     (reward / "evaluation.json").write_text(json.dumps(numbers))
-    assert judge_factory.known_accuracy(reward / "model") is None
+    assert judge_factory.read_run_evaluation(reward / "model") is None
     (reward / "manifest.json").write_text(json.dumps({"format": seal.FORMAT, "stage": "reward"}))
     for place in (reward, reward / "model"):
-        assert judge_factory.known_accuracy(place) == numbers
+        assert judge_factory.read_run_evaluation(place) == numbers
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""An error as JSON in a file: how a process hands an error to the Python program that started it."""
+"""Pass an error from a process to the Python program that started it, as JSON in a file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def read(file: Path) -> ToolkitError | None:
     content = json.loads(file.read_text(encoding="utf-8"))
     if "problems" in content:
         problems = [
-            Problem(place, key, what, ProblemKind(kind)) for place, key, what, kind in content["problems"]
+            Problem(position, key, message, ProblemKind(kind))
+            for position, key, message, kind in content["problems"]
         ]
         return RecipeError(problems)
     kind = getattr(errors, content["kind"], ToolkitError)

@@ -180,9 +180,9 @@ def refused(stage: str, settings: dict[str, Any]) -> list[str]:
     for change in _of(stage):
         *parents, name = change.key.split(".")
         if isinstance(change, Removed):
-            for place, holder in _holders(settings, parents):
+            for parent, holder in _holders(settings, parents):
                 if name in holder:
-                    key = dotted((*place, name))
+                    key = dotted((*parent, name))
                     lines.append(
                         f"{key}: {_shown(holder[name])} (this setting was removed: {change.because})"
                     )
@@ -226,8 +226,8 @@ def renamed(stage: str, key: Key) -> Key:
             if names[: len(old)] != old:
                 continue
             if old[:-1] == new[:-1]:
-                place = [i for i, part in enumerate(key) if isinstance(part, str)][len(old) - 1]
-                key = (*key[:place], new[-1], *key[place + 1 :])
+                index = [i for i, part in enumerate(key) if isinstance(part, str)][len(old) - 1]
+                key = (*key[:index], new[-1], *key[index + 1 :])
             else:
                 key = (*new, *key[len(old) :])
     return key
@@ -240,8 +240,8 @@ def update(tree: Tree, stage: str) -> list[str]:
         Warnings, each `file:line: former key: what to write`.
 
     Raises:
-        RecipeError: a setting that is given under both names, or a removed one whose value is not what this
-            version always does.
+        RecipeError: a setting is given under both names, or a removed setting has a value that differs from
+            what this version always does.
     """
     warnings: list[str] = []
     problems: list[Problem] = []
@@ -249,20 +249,20 @@ def update(tree: Tree, stage: str) -> list[str]:
         *parents, name = change.key.split(".")
         if isinstance(change, Added):
             continue
-        for place, holder in list(_holders(tree.value, parents)):
-            key = (*place, name)
+        for parent, holder in list(_holders(tree.value, parents)):
+            key = (*parent, name)
             if name not in holder:
                 continue
-            where, written = nearest(tree.positions, key), dotted(key)
+            position, dotted_key = nearest(tree.positions, key), dotted(key)
             if isinstance(change, Renamed):
                 target = renamed(stage, key)
                 if target in tree.positions:
-                    also = f"given under two names, also as {dotted(target)} ({tree.positions[target]})"
+                    message = f"given under two names, also as {dotted(target)} ({tree.positions[target]})"
                     problems.append(
                         Problem(
-                            where,
-                            written,
-                            f"{also}; it was renamed, leave this one out",
+                            position,
+                            dotted_key,
+                            f"{message}; it was renamed, leave this one out",
                             ProblemKind.CONFLICT,
                         )
                     )
@@ -270,15 +270,15 @@ def update(tree: Tree, stage: str) -> list[str]:
                 holder_now, last = _target(tree.value, holder, change)
                 holder_now[last] = holder.pop(name)
                 _move(tree.positions, key, target)
-                warnings.append(f"{where}: {written}: was renamed; write {dotted(target)}")
+                warnings.append(f"{position}: {dotted_key}: was renamed; write {dotted(target)}")
             elif _is_among(holder[name], change.now):
                 del holder[name]
                 forget(tree.positions, key)
                 tree.positions.pop(key, None)
-                warnings.append(f"{where}: {written}: has no effect ({change.because}); leave it out")
+                warnings.append(f"{position}: {dotted_key}: has no effect ({change.because}); leave it out")
             else:
-                wrong = f"{_shown(holder[name])} is no longer possible: {change.because}; leave it out"
-                problems.append(Problem(where, written, wrong, ProblemKind.VALUE))
+                message = f"{_shown(holder[name])} is no longer possible: {change.because}; leave it out"
+                problems.append(Problem(position, dotted_key, message, ProblemKind.VALUE))
     if problems:
         raise RecipeError(problems)
     return warnings
@@ -289,21 +289,21 @@ def _of(stage: str) -> list[Change]:
 
 
 def _holders(
-    value: Any, parents: list[str], place: Key = (), *, create: bool = False
+    value: Any, parents: list[str], key: Key = (), *, create: bool = False
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Yield key and value of each mapping at the keys of `parents`, one per entry of a list."""
     if isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _holders(item, parents, (*place, index), create=create)
+            yield from _holders(item, parents, (*key, index), create=create)
     elif isinstance(value, dict):
         if not parents:
-            yield place, value
+            yield key, value
             return
         if create:
             value.setdefault(parents[0], {})
         if parents[0] in value:
-            below = value[parents[0]]
-            yield from _holders(below, parents[1:], (*place, parents[0]), create=create)
+            child = value[parents[0]]
+            yield from _holders(child, parents[1:], (*key, parents[0]), create=create)
 
 
 def _target(root: dict[str, Any], holder: dict[str, Any], change: Renamed) -> tuple[dict[str, Any], str]:
@@ -315,8 +315,9 @@ def _target(root: dict[str, Any], holder: dict[str, Any], change: Renamed) -> tu
 
 
 def _move(positions: dict[Key, str], old: Key, new: Key) -> None:
-    for place in [place for place in positions if place[: len(old)] == old]:
-        positions[(*new, *place[len(old) :])] = positions.pop(place)
+    """Move the positions of `old` and of everything below it to `new`."""
+    for key in [key for key in positions if key[: len(old)] == old]:
+        positions[(*new, *key[len(old) :])] = positions.pop(key)
     for depth in range(1, len(new)):
         positions.setdefault(new[:depth], positions[new])
 
@@ -326,7 +327,7 @@ def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
 
 
 def _plain(key: str) -> str:
-    """`data[0].name` as `data.name`."""
+    """Return `data[0].name` as `data.name`."""
     return ".".join(part.partition("[")[0] for part in key.split("."))
 
 

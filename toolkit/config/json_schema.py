@@ -1,4 +1,4 @@
-"""The JSON schema of recipes, with which editors complete and check them."""
+"""The JSON schema of recipes, which editors use for completion and checks."""
 
 from __future__ import annotations
 
@@ -49,27 +49,30 @@ def schema() -> dict[str, Any]:
     # A recipe with `base:` may omit the settings of its base.
     for definition in definitions.values():
         definition.pop("title", None)
-    for member in described["oneOf"]:
+    for member in recipe_schema["oneOf"]:
         name = member["$ref"].rpartition("/")[2]
         definitions[name]["required"] = ["stage"]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "toolkit recipe"}
-    return {**head, **described}
+    return {**head, **recipe_schema}
 
 
-def _field(key: str, described: dict[str, Any]) -> dict[str, Any]:
-    kinds, words = described["types"], trl_checks.choices(key, described)
-    options = [_scalar(kind, words) for kind in kinds if kind in _TYPES]
+def _field(key: str, field: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a TRL setting; `field` is its entry in the snapshot."""
+    kinds, choices = field["types"], trl_checks.choices(key, field)
+    options = [_scalar(kind, choices) for kind in kinds if kind in _TYPES]
     options += [
-        {"type": "array", "items": _scalar(kind[8:], words)} for kind in kinds if kind.startswith("list of ")
+        {"type": "array", "items": _scalar(kind[8:], choices)}
+        for kind in kinds
+        if kind.startswith("list of ")
     ]
     body = options[0] if len(options) == 1 else {"anyOf": options}
-    return {**body, "default": described["default"]}
+    return {**body, "default": field["default"]}
 
 
-def _scalar(kind: str, words: list[str]) -> dict[str, Any]:
-    return {"enum": words} if kind == "text" and words else {"type": _TYPES[kind]}
+def _scalar(kind: str, choices: list[str]) -> dict[str, Any]:
+    return {"enum": choices} if kind == "text" and choices else {"type": _TYPES[kind]}
 
 
 def text() -> str:
-    """Return the schema as it is stored."""
+    """Return the text of the stored schema file."""
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"

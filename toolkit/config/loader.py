@@ -36,7 +36,7 @@ class LoadedRecipe:
     text: str
     """The text of the file, without its `base:` and the overrides."""
     positions: Mapping[Key, str]
-    """The place of every key that is set: `file:line`, or `command line`."""
+    """The position of every key that is set: `file:line`, or `command line`."""
     overrides: tuple[str, ...] = ()
     """The overrides that were applied to it."""
 
@@ -45,7 +45,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read and check one recipe.
 
     Raises:
-        RecipeError: with all the problems found; nothing has been written.
+        RecipeError: the recipe has problems; the error lists all of them.
     """
     path = Path(path)
     return _checked(path, _read(path), [_Override.read(text) for text in overrides])
@@ -54,11 +54,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
 def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]:
     """Read and check the recipes that lie directly in a folder, by file name.
 
-    A file whose name starts with `_` (a base) or `.` is no recipe. An override applies to the recipes that
+    A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
     set its key.
 
     Raises:
-        RecipeError: with all the problems of all the files; or no recipe sets an override's key.
+        RecipeError: recipes have problems, or no recipe sets an override's key; the error lists all problems.
     """
     loaded, problems = read_folder(path, overrides)
     if problems:
@@ -69,10 +69,10 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
 def read_folder(
     path: Path, overrides: Sequence[str] = ()
 ) -> tuple[list[LoadedRecipe], dict[Path, list[Problem]]]:
-    """As `load_folder`, but the recipes that are right together with the problems of the others.
+    """Like `load_folder`, but return valid recipes and the problems of the others.
 
     Raises:
-        RecipeError: there is no recipe in the folder, or an override is not one.
+        RecipeError: the folder has no recipe, or an override is malformed.
     """
     path = Path(path)
     files = recipe_files(path)
@@ -90,21 +90,21 @@ def read_folder(
     loaded: list[LoadedRecipe] = []
     for file, tree in trees.items():
         try:
-            applicable = [change for change in changes if change.today(tree).key in tree.positions]
+            applicable = [change for change in changes if change.with_current_key(tree).key in tree.positions]
             loaded.append(_checked(file, tree, applicable))
         except RecipeError as error:
             problems[file] = error.problems
     duplicates = _same_run(loaded)
     if duplicates:
         problems.setdefault(path, []).extend(duplicates)
-    return loaded, {place: problems[place] for place in (path, *files) if place in problems}
+    return loaded, {file: problems[file] for file in (path, *files) if file in problems}
 
 
 def recipe_files(folder: Path) -> list[Path]:
-    """The recipes that lie directly in a folder, by name.
+    """Return the recipes that lie directly in a folder, by name.
 
     Raises:
-        RecipeError: there are none, or it is not a folder.
+        RecipeError: the folder has no recipe, or is not a folder.
     """
     if not folder.is_dir():
         raise RecipeError([Problem(str(folder), "", "there is no such folder", ProblemKind.MISSING)])
@@ -157,15 +157,15 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
     if tree.value is None:
         raise RecipeError([Problem(f"{path}:1", "", "the file is empty; a recipe starts with `stage:`")])
     if not isinstance(tree.value, dict):
-        what = f"a recipe is a mapping (key: value), not {shown(tree.value)}"
-        raise RecipeError([Problem(f"{path}:1", "", what)])
+        message = f"a recipe is a mapping (key: value), not {shown(tree.value)}"
+        raise RecipeError([Problem(f"{path}:1", "", message)])
     if "base" not in tree.value:
         return [tree]
-    base, place = tree.value.pop("base"), tree.positions.pop(("base",))
+    base, position = tree.value.pop("base"), tree.positions.pop(("base",))
     forget(tree.positions, ("base",))
     if not isinstance(base, str) or not base:
         raise RecipeError(
-            [Problem(place, "base", f"must be the path of one file, not {shown(base)}", ProblemKind.TYPE)]
+            [Problem(position, "base", f"must be the path of one file, not {shown(base)}", ProblemKind.TYPE)]
         )
     file = path.parent / base
     chain = (*children, path)
@@ -173,19 +173,22 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
         raise RecipeError(
             [
                 Problem(
-                    place, "base", f"a cycle: {' -> '.join(map(str, (*chain, file)))}", ProblemKind.CONFLICT
+                    position,
+                    "base",
+                    f"a cycle: {' -> '.join(map(str, (*chain, file)))}",
+                    ProblemKind.CONFLICT,
                 )
             ]
         )
     if not file.is_file():
         close = suggestion(file.name, [other.name for other in path.parent.glob("*.y*ml") if other != path])
-        raise RecipeError([Problem(place, "base", f"there is no file {file}{close}", ProblemKind.MISSING)])
+        raise RecipeError([Problem(position, "base", f"there is no file {file}{close}", ProblemKind.MISSING)])
     return [*_layers(file, chain), tree]
 
 
 @dataclass(frozen=True)
 class _Override:
-    """`a.b=value` of the command line."""
+    """An override `a.b=value` from the command line."""
 
     text: str
     key: Key
@@ -196,8 +199,8 @@ class _Override:
         name, equals, value = text.partition("=")
         name = name.strip()
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
-            what = f"{text!r} is not an override; write key=value, for instance trainer.learning_rate=5e-5"
-            raise RecipeError([Problem(COMMAND_LINE, "", what)])
+            message = f"{text!r} is not an override; write key=value, for instance trainer.learning_rate=5e-5"
+            raise RecipeError([Problem(COMMAND_LINE, "", message)])
         if not value.strip():
             raise RecipeError([Problem(COMMAND_LINE, name, f"no value; write {name}=null or {name}=\"''\"")])
         key = tuple(int(part) if part.isdigit() else part for part in name.split("."))
@@ -205,13 +208,13 @@ class _Override:
         tree = Tree(value) if value[0] in "*&!%@`" else _read_value(name, value)
         return cls(text, key, tree)
 
-    def today(self, tree: Tree) -> _Override:
+    def with_current_key(self, tree: Tree) -> _Override:
         """Return the override with the current name of its key, for the recipe in `tree`."""
         stage = tree.value.get("stage")
         return replace(self, key=history.renamed(stage, self.key)) if stage else self
 
     def apply(self, tree: Tree) -> Problem | None:
-        """Set the key in `tree`; return a problem where a parent is neither a mapping nor a list."""
+        """Set the key in `tree`; return a problem if a parent is neither a mapping nor a list."""
         if self.key[0] == "base":
             return Problem(COMMAND_LINE, "base", "cannot be overridden", ProblemKind.RESERVED)
         node, parent = tree.value, self.key[:-1]
@@ -247,20 +250,21 @@ def _no_step(node: Any, key: Key, depth: int) -> Problem | None:
     part, parent = key[depth], dotted(key[:depth])
     if isinstance(node, list):
         if not isinstance(part, int):
-            what = f"{parent} is a list; give the index of an entry, for instance {parent}.0.{part}"
-            return Problem(COMMAND_LINE, dotted(key), what, ProblemKind.TYPE)
+            message = f"{parent} is a list; give the index of an entry, for instance {parent}.0.{part}"
+            return Problem(COMMAND_LINE, dotted(key), message, ProblemKind.TYPE)
         if part >= len(node):
             entries = f"{len(node)} entries, the last is {parent}.{len(node) - 1}"
             return Problem(COMMAND_LINE, dotted(key), f"{parent} has {entries}", ProblemKind.VALUE)
         return None
     if isinstance(node, dict) and isinstance(part, str):
         return None
-    what = f"{parent} is not a list" if isinstance(part, int) else f"{parent} is {shown(node)}, not a mapping"
-    return Problem(COMMAND_LINE, dotted(key), what, ProblemKind.TYPE)
+    expected = "not a list" if isinstance(part, int) else f"{shown(node)}, not a mapping"
+    message = f"{parent} is {expected}"
+    return Problem(COMMAND_LINE, dotted(key), message, ProblemKind.TYPE)
 
 
 def _unused(change: _Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
-    if any(change.today(tree).key in tree.positions for tree in trees.values()):
+    if any(change.with_current_key(tree).key in tree.positions for tree in trees.values()):
         return None
     name = dotted(change.key)
     set_keys = sorted({dotted(key) for tree in trees.values() for key in tree.positions if key})
@@ -275,20 +279,20 @@ def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     problems = []
     for recipe in loaded:
         if recipe.name in seen:
-            place = recipe.positions.get(("run",), f"{recipe.path}:1")
-            sentence = f"{recipe.name!r} is already the run of {seen[recipe.name]}"
-            problems.append(Problem(place, "run", sentence, ProblemKind.CONFLICT))
+            position = recipe.positions.get(("run",), f"{recipe.path}:1")
+            message = f"{recipe.name!r} is already the run of {seen[recipe.name]}"
+            problems.append(Problem(position, "run", message, ProblemKind.CONFLICT))
         seen.setdefault(recipe.name, recipe.path)
     return problems
 
 
 def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedRecipe:
-    today = [change.today(tree) for change in changes]
-    problems = [problem for change in today if (problem := change.apply(tree))]
+    current = [change.with_current_key(tree) for change in changes]
+    problems = [problem for change in current if (problem := change.apply(tree))]
     if problems:
         raise RecipeError(problems)
     cls = _stage_class(tree)
-    for old, new in zip(changes, today, strict=True):
+    for old, new in zip(changes, current, strict=True):
         if old.key != new.key:
             _warn([f"{COMMAND_LINE}: {dotted(old.key)}: was renamed; write {dotted(new.key)}"])
     _warn(history.update(tree, tree.value["stage"]))  # settings of the overrides
@@ -323,8 +327,8 @@ def _stage_class(tree: Tree) -> type[StageRecipe]:
     stage = tree.value["stage"]
     if not isinstance(stage, str) or stage not in STAGES:
         close = suggestion(stage, STAGES) if isinstance(stage, str) else ""
-        what = f"must be one of {names}, not {shown(stage)}{close}"
-        raise RecipeError([Problem(tree.positions[("stage",)], "stage", what, ProblemKind.VALUE)])
+        message = f"must be one of {names}, not {shown(stage)}{close}"
+        raise RecipeError([Problem(tree.positions[("stage",)], "stage", message, ProblemKind.VALUE)])
     return STAGES[stage].recipe
 
 
@@ -352,7 +356,7 @@ def _validated(cls: type[StageRecipe], tree: Tree) -> StageRecipe:
         ]
     mistakes += _check_run(tree.value.get("run"))
     problems = [
-        Problem(nearest(tree.positions, key), dotted(key), sentence, kind) for key, sentence, kind in mistakes
+        Problem(nearest(tree.positions, key), dotted(key), message, kind) for key, message, kind in mistakes
     ]
     if problems or recipe is None:
         raise RecipeError(sorted(set(problems), key=_order))
@@ -374,12 +378,12 @@ def _as_written(key: Key, value: Any) -> Key:
 def _check_run(run: Any) -> list[Mistake]:
     if not isinstance(run, str):
         return []
-    path, sentence = PurePosixPath(run), ""
+    path, message = PurePosixPath(run), ""
     if path.parts[:1] == ("runs",) and len(path.parts) > 1:
-        sentence = f"is already below the runs directory; write {'/'.join(path.parts[1:])}"
+        message = f"is already below the runs directory; write {'/'.join(path.parts[1:])}"
     elif path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w./-]+", run):
-        sentence = f"must be a path below the runs directory such as tiny/dpo, not {shown(run)}"
-    return [Mistake(("run",), sentence, ProblemKind.VALUE)] if sentence else []
+        message = f"must be a path below the runs directory such as tiny/dpo, not {shown(run)}"
+    return [Mistake(("run",), message, ProblemKind.VALUE)] if message else []
 
 
 def _order(problem: Problem) -> tuple[int, str]:

@@ -36,8 +36,8 @@ class Tree:
 
 
 class _Refused(Exception):
-    def __init__(self, place: str, key: Key, sentence: str):
-        self.problem = Problem(place, dotted(key), sentence)
+    def __init__(self, position: str, key: Key, message: str):
+        self.problem = Problem(position, dotted(key), message)
 
 
 def dotted(key: Key) -> str:
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
     """Return the text of a recipe file.
 
     Raises:
-        RecipeError: there is no such file, it is a folder, or it is not UTF-8.
+        RecipeError: the file does not exist, is a folder, or is not UTF-8.
     """
     try:
         content = path.read_bytes()
@@ -79,16 +79,16 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"not UTF-8 text (byte 0x{content[error.start]:02x}); save the file as UTF-8"
-        raise RecipeError([Problem(f"{path}:{line}", "", what)]) from None
+        message = f"not UTF-8 text (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        raise RecipeError([Problem(f"{path}:{line}", "", message)]) from None
 
 
 def parse(text: str, name: str) -> Tree:
     """Parse one YAML document; `name` is the file in positions, `name:line`.
 
     Raises:
-        RecipeError: the text is not YAML, or it uses what recipes may not: duplicate keys, anchors,
-            aliases, tags, several documents, numbers that are not finite.
+        RecipeError: the text is not YAML, or it has what recipes do not allow: duplicate keys, anchors,
+            aliases, tags, several documents, or numbers that are not finite.
     """
     builder = _Builder(name)
     try:
@@ -101,8 +101,8 @@ def parse(text: str, name: str) -> Tree:
         raise RecipeError([Problem(f"{name}:{line}", "", _syntax(error))]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        what = f"not valid YAML: the character U+{_codepoint(error.character):04X} is not allowed"
-        raise RecipeError([Problem(f"{name}:{line}", "", what)]) from None
+        message = f"not valid YAML: the character U+{_codepoint(error.character):04X} is not allowed"
+        raise RecipeError([Problem(f"{name}:{line}", "", message)]) from None
 
 
 def _codepoint(character: str | int | bytes) -> int:
@@ -137,7 +137,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise _Refused(self._place(event), (), "a second document; a file holds one recipe")
+                    raise _Refused(self._position(event), (), "a second document; a file holds one recipe")
                 value = self._node(next(events), events, ())
         if self.problems:
             raise RecipeError(self.problems)
@@ -152,14 +152,14 @@ class _Builder:
         place = self._place(event)
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:  # an alias has one, too
             raise _Refused(
-                place,
+                position,
                 key,
                 "anchors and aliases (& and *) are not supported; share settings with "
                 "base:, and put quotes around a string that begins with & or *",
             )
         assert isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent)
         if event.tag is not None:
-            raise _Refused(place, key, f"tags such as {event.tag} are not supported")
+            raise _Refused(position, key, f"tags such as {event.tag} are not supported")
         if len(key) > DEEPEST:
             raise _Refused(place, key[:3], f"nested more than {DEEPEST} levels deep")
         if isinstance(event, yaml.ScalarEvent):
@@ -176,15 +176,15 @@ class _Builder:
         except ValueError:  # Python reads at most 4300 digits
             value = math.inf
         if isinstance(value, float) and not math.isfinite(value):
-            sentence = f"must be a finite number, not {event.value[:20]}"
-            self.problems.append(Problem(self._place(event), dotted(key), sentence, ProblemKind.VALUE))
+            message = f"must be a finite number, not {event.value[:20]}"
+            self.problems.append(Problem(self._position(event), dotted(key), message, ProblemKind.VALUE))
         return value
 
     def _sequence(self, events: Iterator[yaml.Event], key: Key) -> list[Any]:
         values: list[Any] = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             item = (*key, len(values))
-            self.positions[item] = self._place(event)
+            self.positions[item] = self._position(event)
             values.append(self._node(event, events, item))
         return values
 
@@ -192,23 +192,23 @@ class _Builder:
         values: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             name = self._key(event, key)
-            child, place = (*key, name), self._place(event)
+            child, position = (*key, name), self._position(event)
             if name in values:
                 first = self.positions[child].rpartition(":")[2]
-                self.problems.append(Problem(place, dotted(child), f"given twice (first on line {first})"))
+                self.problems.append(Problem(position, dotted(child), f"given twice (first on line {first})"))
             else:
-                self.positions[child] = place
+                self.positions[child] = position
             values[name] = self._node(next(events), events, child)
         return values
 
     def _key(self, event: yaml.Event, parent: Key) -> str:
-        place = self._place(event)
+        position = self._position(event)
         if not isinstance(event, yaml.ScalarEvent) or event.anchor or event.tag:
-            raise _Refused(place, parent, "a key must be a string")
+            raise _Refused(position, parent, "a key must be a string")
         if event.value == "<<" and event.style is None:
-            raise _Refused(place, parent, "merge keys (<<) are not supported; use base: to share settings")
+            raise _Refused(position, parent, "merge keys (<<) are not supported; use base: to share settings")
         if not event.value:
-            raise _Refused(place, parent, "the key is empty")
+            raise _Refused(position, parent, "the key is empty")
         return event.value
 
 
@@ -232,17 +232,17 @@ def _merged(base: Any, top: Any, key: Key, positions: tuple[dict[Key, str], dict
                 joined[name] = _merged(base[name], value, child, positions)
             else:
                 joined[name] = value
-                below.update({place: above[place] for place in above if place[: len(child)] == child})
+                below.update({path: above[path] for path in above if path[: len(child)] == child})
         return joined
     forget(below, key)
-    below.update({place: above[place] for place in above if place[: len(key)] == key})
+    below.update({path: above[path] for path in above if path[: len(key)] == key})
     return top
 
 
 def forget(positions: dict[Key, str], key: Key) -> None:
     """Drop the positions of everything below `key`."""
-    for place in [place for place in positions if len(place) > len(key) and place[: len(key)] == key]:
-        del positions[place]
+    for child in [other for other in positions if len(other) > len(key) and other[: len(key)] == key]:
+        del positions[child]
 
 
 def nearest(positions: Mapping[Key, str], key: Key) -> str:

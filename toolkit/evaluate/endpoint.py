@@ -1,7 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint as judge: `POST URL/chat/completions`.
 
-Nothing is sent but to the URL that the user has named: the prompt and both answers. The key comes from an
-environment variable and is written nowhere.
+Prompt and answers are sent only to the URL that the user gives. The key comes from an environment variable
+and is never written to a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
-from toolkit.evaluate.judge_log import Journal, key_of
+from toolkit.evaluate.judge_log import JudgementLog, question_key
 from toolkit.evaluate.pairwise import PairwiseJudge, Question
 
 SYSTEM = (
@@ -31,17 +31,18 @@ TEMPLATE = "[Prompt]\n{prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\
 VERDICTS = {"A": 1.0, "T": 0.5, "TIE": 0.5, "B": 0.0}
 TRIES = 5
 BACKOFF_SECONDS = 1.0
-"""Before the second try; twice as long before each further one."""
+"""Wait before the second try; it doubles with each further try."""
 TIMEOUT_SECONDS = 60.0
-AT_ONCE = 8
-NONSENSE_SHARE = 0.1
-"""Replies that name no answer, twice; above this share it is no judge."""
-ENOUGH_REPLIES = 20
+PARALLEL_REQUESTS = 8
+MAX_UNPARSED_SHARE = 0.1
+"""Maximum share of questions without a verdict; above it the model is not used as a judge."""
+MIN_REPLIES = 20
+"""Questions before the share is checked."""
 RETRIED = {408, 425, 429, 500, 502, 503, 504, 529}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key goes to the host that was named, and nowhere else."""
+    """Follows no redirect, so that the key is sent only to the host that the user gives."""
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
@@ -52,7 +53,7 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where it is, which model it is asked for, and the environment variable that holds the key."""
+    """An endpoint's URL, the name of its model, and the environment variable that holds the key."""
 
     url: str
     model: str
@@ -60,65 +61,70 @@ class Endpoint:
 
     @property
     def identity(self) -> list[str]:
-        """What its judgements depend on."""
+        """The parts of `question_key` that are the same for all questions to this endpoint."""
         return [self.url.rstrip("/"), self.model, SYSTEM, TEMPLATE]
 
 
-def endpoint_judge(endpoint: Endpoint, journal: Journal, *, stop_early: bool = False) -> PairwiseJudge:
-    """A judge that sees both orders, and asks nothing that the journal knows."""
+def endpoint_judge(endpoint: Endpoint, log: JudgementLog, *, stop_early: bool = False) -> PairwiseJudge:
+    """Return a judge that sees both orders; it asks only questions that the log does not answer."""
 
     def ask(questions: Sequence[Question]) -> list[float | None]:
-        return _ask_all(endpoint, journal, questions)
+        return _ask_all(endpoint, log, questions)
 
     facts = {"model": endpoint.model, "url": endpoint.url, "system": SYSTEM, "template": TEMPLATE}
     return PairwiseJudge(f"{endpoint.model} at {endpoint.url}", ask, stop_early=stop_early, facts=facts)
 
 
-def _ask_all(endpoint: Endpoint, journal: Journal, questions: Sequence[Question]) -> list[float | None]:
-    """Ask what is not known yet, several at once.
+def _ask_all(endpoint: Endpoint, log: JudgementLog, questions: Sequence[Question]) -> list[float | None]:
+    """Ask the questions that the log does not answer, in parallel.
 
     Raises:
-        ToolkitError: the endpoint does not answer, refuses, or answers nonsense; the journal keeps the rest.
+        ToolkitError: the endpoint does not answer, refuses, or its replies cannot be parsed; the log keeps
+            the verdicts so far.
     """
-    keys = [key_of(endpoint.identity, [dict(turn) for turn in prompt], *pair) for prompt, *pair in questions]
-    left = {key: place for place, key in enumerate(keys) if key not in journal}
-    nonsense = 0
-    pool = ThreadPoolExecutor(AT_ONCE)
+    keys = [
+        question_key(endpoint.identity, [dict(turn) for turn in prompt], *pair) for prompt, *pair in questions
+    ]
+    open_questions = {key: index for index, key in enumerate(keys) if key not in log}
+    unparsed = 0
+    pool = ThreadPoolExecutor(PARALLEL_REQUESTS)
     try:
-        with Progress(f"{endpoint.model}: judged", len(left), "pair") as progress:
-            work = [
-                pool.submit(_judge, endpoint, journal, key, questions[place]) for key, place in left.items()
+        with Progress(f"{endpoint.model}: judged", len(open_questions), "pair") as progress:
+            futures = [
+                pool.submit(_judge, endpoint, log, key, questions[index])
+                for key, index in open_questions.items()
             ]
-            for done, future in enumerate(as_completed(work), 1):
+            for done, future in enumerate(as_completed(futures), 1):
                 verdict, reply = future.result()
-                nonsense += verdict is None
-                _require_sense(endpoint, nonsense, done, reply)
+                unparsed += verdict is None
+                _require_verdicts(endpoint, unparsed, done, reply)
                 progress.update(done)
     except BaseException as error:
-        # what is under way is still kept, and nothing goes on asking after an error is told
+        # Running requests end and are logged; the others are cancelled, so that none starts after the error.
         pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
         raise
     pool.shutdown()
-    return [journal[key] for key in keys]
+    return [log[key] for key in keys]
 
 
-def _require_sense(endpoint: Endpoint, nonsense: int, asked: int, reply: str) -> None:
-    if asked >= ENOUGH_REPLIES and nonsense > NONSENSE_SHARE * asked:
+def _require_verdicts(endpoint: Endpoint, unparsed: int, asked: int, reply: str) -> None:
+    """Raise an error if too many questions got no verdict."""
+    if asked >= MIN_REPLIES and unparsed > MAX_UNPARSED_SHARE * asked:
         raise ToolkitError(
-            f"named neither A, B nor T in {nonsense} of {asked} replies, such as {reply[:60]!r}",
+            f"named neither A, B nor T in {unparsed} of {asked} replies, such as {reply[:60]!r}",
             where=f"{endpoint.model} at {endpoint.url}", fix="take a model that follows instructions",
         )  # fmt: skip
 
 
-def _judge(endpoint: Endpoint, journal: Journal, key: str, question: Question) -> tuple[float | None, str]:
-    """Ask, and keep what was said before anything else can go wrong."""
+def _judge(endpoint: Endpoint, log: JudgementLog, key: str, question: Question) -> tuple[float | None, str]:
+    """Ask one question and log the verdict at once."""
     verdict, reply = _verdict(endpoint, question)
-    journal.add(key, verdict, reply=reply)
+    log.add(key, verdict, reply=reply)
     return verdict, reply
 
 
 def _verdict(endpoint: Endpoint, question: Question) -> tuple[float | None, str]:
-    """What it says of one pair, and in which words; asked once more where they are nonsense."""
+    """Return the verdict on a pair and the reply's text; ask again once if it cannot be parsed."""
     prompt, first, second = question
     text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
     text = prompt[0]["content"] if len(prompt) == 1 else text
@@ -136,11 +142,11 @@ def _verdict(endpoint: Endpoint, question: Question) -> tuple[float | None, str]
 
 
 def _complete(endpoint: Endpoint, messages: list[dict[str, str]]) -> str:
-    """The text of a completion at temperature 0; tries again while the server is busy or away."""
+    """Return the text of a completion at temperature 0; try again while the server is busy or unreachable."""
     body = {"model": endpoint.model, "messages": messages, "temperature": 0, "max_tokens": 16}
-    for turn in range(TRIES):
-        if turn:
-            time.sleep(BACKOFF_SECONDS * 2 ** (turn - 1))
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
         try:
             return _text_of(_post(endpoint, body), endpoint)
         except urllib.error.HTTPError as error:
@@ -171,11 +177,11 @@ def _text_of(answer: bytes, endpoint: Endpoint) -> str:
     try:
         return str(json.loads(answer)["choices"][0]["message"]["content"] or "")
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        shown = answer[:100].decode(errors="replace")
+        excerpt = answer[:100].decode(errors="replace")
         raise _failed(
-            endpoint, f"answers no completion: {shown!r}", "name the URL up to /v1 of a compatible server"
+            endpoint, f"answers no completion: {excerpt!r}", "name the URL up to /v1 of a compatible server"
         ) from error
 
 
-def _failed(endpoint: Endpoint, what: str, fix: str) -> ToolkitError:
-    return ToolkitError(what, where=f"{endpoint.model} at {endpoint.url}", fix=fix)
+def _failed(endpoint: Endpoint, message: str, fix: str) -> ToolkitError:
+    return ToolkitError(message, where=f"{endpoint.model} at {endpoint.url}", fix=fix)

@@ -1,4 +1,4 @@
-"""Whoever is named as the judge, of a recipe and of the command line."""
+"""Open the judge named in a recipe or on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.config.judge_kinds import kind
 from toolkit.config.schema import Data
 from toolkit.data.data_sources import Part
 from toolkit.evaluate import endpoint, judges, votes
-from toolkit.evaluate.judge_log import Journal
+from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
@@ -20,9 +20,17 @@ from toolkit.runs import layout, seal
 
 
 @dataclass(frozen=True)
-class Named:
-    """What the user says of a judge: its name; of an endpoint the model, the variable with the key, and
-    whether to stop early; the preferences that it is checked on, and which part of them."""
+class JudgeSettings:
+    """Settings of a judge.
+
+    Attributes:
+        judge: `gold`, a reward model, a file of votes, or the URL of an endpoint.
+        model: name of the model at the endpoint.
+        key_variable: the environment variable that holds the endpoint's key.
+        data: preferences that measure the judge's accuracy.
+        part: the part of `data` that is used.
+        stop_early: stop asking an endpoint once the win rate's interval excludes 50%.
+    """
 
     judge: str
     model: str | None = None
@@ -33,53 +41,54 @@ class Named:
 
 
 def open_judge(
-    named: Named,
+    settings: JudgeSettings,
     contest: Contest,
     *,
     reference: Reference | None,
-    known: dict[str, object] | None,
-    journal: Path,
+    run_evaluation: dict[str, object] | None,
+    log_path: Path,
     device: torch.device | str,
     where: str,
 ) -> AnyJudge:
-    """Load, or read, or get ready to ask.
+    """Return the judge: gold, votes, an endpoint, or a reward model.
 
     Args:
-        reference: where a reward model lies.
-        known: evaluation.json of its run.
-        journal: where the judgements of an endpoint are kept.
-        where: what an error about the judge names.
+        reference: the reward model.
+        run_evaluation: evaluation.json of the reward run.
+        log_path: file of the judgements of an endpoint.
+        where: the data that an error about the judge names.
 
     Raises:
-        ToolkitError: a judge that cannot be had, or that knows nothing of these prompts.
+        ToolkitError: the judge cannot be opened, or cannot judge answers to these prompts.
     """
-    sort = kind(named.judge)
-    if sort == "gold":
+    judge_kind = kind(settings.judge)
+    if judge_kind == "gold":
         judges.require_known_world(contest.known_world, where)
         return judges.gold_judge()
-    if sort == "votes":
-        return votes.votes_judge(Path(named.judge))
-    if sort == "endpoint":
-        place = endpoint.Endpoint(named.judge, named.model or "", named.key_variable)
-        judge = endpoint.endpoint_judge(place, Journal(journal), stop_early=named.stop_early)
-        return (
-            judge
-            if named.data is None
-            else judges.checked(judge, named.data, part=named.part, seed=contest.seed)
+    if judge_kind == "votes":
+        return votes.votes_judge(Path(settings.judge))
+    if judge_kind == "endpoint":
+        judge = endpoint.endpoint_judge(
+            endpoint.Endpoint(settings.judge, settings.model or "", settings.key_variable),
+            JudgementLog(log_path),
+            stop_early=settings.stop_early,
         )
+        if settings.data is None:
+            return judge
+        return judges.checked(judge, settings.data, part=settings.part, seed=contest.seed)
     return judges.reward_judge(
-        named.judge,
+        settings.judge,
         reference,
         device=device,
-        data=named.data,
-        part=named.part,
-        run_evaluation=known,
+        data=settings.data,
+        part=settings.part,
+        run_evaluation=run_evaluation,
         seed=contest.seed,
     )
 
 
-def known_accuracy(folder: Path) -> dict[str, object] | None:
-    """evaluation.json of the reward run that a model lies in, None outside of a run."""
-    place = seal.run_of(folder)
-    path = place / layout.EVALUATION if place else None
+def read_run_evaluation(folder: Path) -> dict[str, object] | None:
+    """Return evaluation.json of the reward run that contains a model folder; None outside a run."""
+    run_folder = seal.run_of(folder)
+    path = run_folder / layout.EVALUATION if run_folder else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None

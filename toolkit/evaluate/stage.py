@@ -28,8 +28,8 @@ MEASURED = "measured.json"
 def run(recipe: EvaluateRecipe, run: Run) -> None:
     """Measure each model, then judge all answers together; writes evaluation.json and answers.jsonl.
 
-    What was measured of a model is sealed as a checkpoint, so that a run which goes on does not measure it
-    again. One process does all the work.
+    The measurements of each model are sealed as a checkpoint, so that a resumed run does not repeat them. One
+    process does all the work.
     """
     if not run.is_main:
         return
@@ -53,11 +53,11 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
 
 
 SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length", "ended")
-"""What goes into metrics.jsonl, one line a model."""
+"""The numbers that metrics.jsonl has of each model."""
 
 
 def evaluate(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> dict[str, object]:
-    """Measure the models of a recipe without a run; returns what a run has in evaluation.json.
+    """Measure the models of a recipe without a run; return the content of evaluation.json.
 
     Raises:
         ToolkitError: a model, data or a judge that cannot be used.
@@ -126,7 +126,7 @@ def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Bes
 def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest: Contest) -> AnyJudge:
     """Open the judge that the recipe names."""
     settings = recipe.win_rate
-    named = judge_factory.Named(
+    judge_settings = judge_factory.JudgeSettings(
         settings.judge,
         settings.judge_model,
         settings.judge_key_variable,
@@ -138,18 +138,18 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
     reference = surroundings.model_reference(settings.judge) if is_model else None
     is_local = reference is not None and Path(reference[0]).exists()
     return judge_factory.open_judge(
-        named,
+        judge_settings,
         contest,
         reference=reference,
-        known=judge_factory.known_accuracy(Path(reference[0])) if is_local else None,
-        journal=surroundings.judgements,
+        run_evaluation=judge_factory.read_run_evaluation(Path(reference[0])) if is_local else None,
+        log_path=surroundings.judgements,
         device=select(recipe.device),
         where=", ".join(source.name for source in as_sources(recipe.data)),
     )
 
 
 def load_measured(run: Run) -> dict[str, Measured]:
-    """What earlier attempts have measured, by model."""
+    """Return the measurements of earlier attempts by model."""
     saved = checkpoint.latest(run)
     return json.loads((saved[1] / MEASURED).read_text(encoding="utf-8")) if saved else {}
 

@@ -1,4 +1,4 @@
-"""People as judges: votes on pairs of answers, read from a file.
+"""Votes of people on pairs of answers, read from a file.
 
 One vote has a prompt, two answers, and which is better:
 
@@ -28,15 +28,15 @@ VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 def votes_judge(path: Path) -> PairwiseJudge:
-    """A judge that says what the votes say, and nothing of pairs without one.
+    """Return a judge that looks up votes; pairs without a vote get None.
 
     Raises:
-        DataError: no such file, no votes in it, or a row that is no vote.
+        DataError: the file does not exist or has no votes, or a row is not a vote.
     """
     votes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     voters, count = set(), 0
-    for place, row in _rows(path):
-        value = _vote(row, place)
+    for position, row in _rows(path):
+        value = _vote(row, position)
         prompt, first, second = _prompt_key(row["prompt"]), row["answer_a"], row["answer_b"]
         votes[prompt, first, second].append(value)
         votes[prompt, second, first].append(1 - value)
@@ -48,27 +48,29 @@ def votes_judge(path: Path) -> PairwiseJudge:
         )
 
     def ask(questions: Sequence[Question]) -> list[float | None]:
-        found = [votes.get((_prompt_key(list(prompt)), *pair)) for prompt, *pair in questions]
-        return [fmean(each) if each else None for each in found]
+        votes_by_question = [votes.get((_prompt_key(list(prompt)), *pair)) for prompt, *pair in questions]
+        return [fmean(values) if values else None for values in votes_by_question]
 
     facts = {"votes": count, "voters": len(voters - {None}), "sha256": sha256_file(path)}
     return PairwiseJudge(path.name, ask, both_orders=False, is_people=True, facts=facts)
 
 
-def _vote(row: Mapping[str, Any], place: str) -> float:
+def _vote(row: Mapping[str, Any], position: str) -> float:
     missing = [name for name in COLUMNS if not row.get(name) and row.get(name) != ""]
     if missing:
-        raise DataError(f"has no {', '.join(missing)}", where=place, fix=f"a vote has {', '.join(COLUMNS)}")
+        raise DataError(
+            f"has no {', '.join(missing)}", where=position, fix=f"a vote has {', '.join(COLUMNS)}"
+        )
     if not isinstance(row["answer_a"], str) or not isinstance(row["answer_b"], str):
-        raise DataError("an answer is no text", where=place, fix="write both answers as texts")
+        raise DataError("an answer is no text", where=position, fix="write both answers as texts")
     value = VALUES.get(str(row["vote"]).strip().lower())
     if value is None:
-        raise DataError(f"vote is {row['vote']!r}", where=place, fix="write a, b or tie")
+        raise DataError(f"vote is {row['vote']!r}", where=position, fix="write a, b or tie")
     return value
 
 
 def _prompt_key(prompt: Any) -> str:
-    """One spelling of a prompt: a text, or messages, which SQLite holds as JSON."""
+    """Return the same key for a prompt as text, as messages, and as messages in JSON (SQLite)."""
     if isinstance(prompt, str):
         try:
             parsed = json.loads(prompt)
@@ -97,11 +99,11 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise DataError(f"cannot be read: {error}", where=str(path), fix="give a table `votes`") from error
 
 
-def _object(line: str, place: str) -> Mapping[str, Any]:
+def _object(line: str, position: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"is not JSON: {error}", where=place, fix="write one object a line") from error
+        raise DataError(f"is not JSON: {error}", where=position, fix="write one object a line") from error
     if not isinstance(row, dict):
-        raise DataError("is not an object", where=place, fix="write one object a line")
+        raise DataError("is not an object", where=position, fix="write one object a line")
     return row

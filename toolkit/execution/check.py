@@ -1,7 +1,8 @@
-"""Every mistake in recipes, and what cannot be checked without data and parents."""
+"""Check recipes without running them, and list the references that only a run can check."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,8 @@ class CheckedRecipe:
     """A recipe that could be read.
 
     Attributes:
-        ok: no reference to a run of the wrong stage, or to the recipe itself.
-        not_checked: what only data or parents can tell, one line each.
+        ok: no reference is to a run of the wrong stage or to the recipe's own run.
+        not_checked: parents and data that cannot be checked yet, one line each.
     """
 
     path: Path
@@ -32,7 +33,7 @@ class CheckedRecipe:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `check_recipes` gave; recipes that could not be read are only among the problems."""
+    """The result of `check_recipes`; for a recipe that could not be read it has only problems."""
 
     recipes: list[CheckedRecipe]
     problems: list[Problem]
@@ -49,8 +50,8 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
         problems.setdefault(recipe.path, []).extend(wrong)
         unknown += _data(recipe)
         checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
-    distinct = list(dict.fromkeys(problem for several in problems.values() for problem in several))
-    return CheckReport(checked, distinct or _circles(loaded))
+    distinct = list(dict.fromkeys(itertools.chain.from_iterable(problems.values())))
+    return CheckReport(checked, distinct or _cycles(loaded))
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[list[LoadedRecipe], dict[Path, list[Problem]]]:
@@ -62,7 +63,7 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[list[LoadedRecipe], dic
         return [], {path: list(error.problems)}
 
 
-def _circles(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
+def _cycles(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     try:
         dag.order(loaded)
     except RecipeError as error:
@@ -71,44 +72,45 @@ def _circles(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
 
 
 def _parents(
-    one: LoadedRecipe, makers: Mapping[str, str], names: set[str]
+    loaded: LoadedRecipe, makers: Mapping[str, str], names: set[str]
 ) -> tuple[list[Problem], list[str]]:
-    """References that cannot be right, and those that nothing can be said about yet."""
+    """Return the problems of a recipe's references, and a line for each reference that cannot be checked."""
     wrong, unknown = [], []
-    for key, reference in inputs.references(one.recipe):
+    for key, reference in inputs.references(loaded.recipe):
         kinds = registry.makers(registry.PRODUCTS[inputs.setting_of(key)])
         if not reference.startswith("runs/"):
             if not Path(reference).exists():
                 unknown.append(f"{dotted(key)}: {reference} (of the Hub)")
             continue
-        place = PurePosixPath(reference.removeprefix("runs/"))
-        # A reference may name a folder inside of a run, such as a checkpoint.
-        name = next((str(part) for part in (place, *place.parents) if str(part) in names), str(place))
+        path = PurePosixPath(reference.removeprefix("runs/"))
+        # A reference may name a folder inside a run, such as a checkpoint.
+        name = next((str(part) for part in (path, *path.parents) if str(part) in names), str(path))
         if name in makers and makers[name] not in kinds:
-            what = f"{reference} is a {makers[name]} run; a {' or '.join(kinds)} run is needed"
-            wrong.append(Problem(nearest(one.positions, key), dotted(key), what, ProblemKind.VALUE))
-        elif name == one.name:
+            message = f"{reference} is a {makers[name]} run; a {' or '.join(kinds)} run is needed"
+            wrong.append(Problem(nearest(loaded.positions, key), dotted(key), message, ProblemKind.VALUE))
+        elif name == loaded.name:
             wrong.append(
                 Problem(
-                    nearest(one.positions, key),
+                    nearest(loaded.positions, key),
                     dotted(key),
                     "refers to this recipe's own run",
                     ProblemKind.CONFLICT,
                 )
             )
         elif name not in names and not Path(reference).exists():
-            close = suggestion(reference, [f"runs/{known}" for known in names if known != one.name])
+            close = suggestion(reference, [f"runs/{other}" for other in names if other != loaded.name])
             unknown.append(f"{dotted(key)}: {reference} is not there, and no recipe here makes it{close}")
     return wrong, unknown
 
 
-def _data(one: LoadedRecipe) -> list[str]:
+def _data(loaded: LoadedRecipe) -> list[str]:
+    """Return a line for each data source that cannot be checked."""
     unknown = []
-    for key, source in inputs.data_sources(one.recipe):
+    for key, source in inputs.data_sources(loaded.recipe):
         if source.name == inputs.STORYWORLD:
             continue
         if not inputs.is_local(source.name):
             unknown.append(f"{dotted(key)}: {source.name} (a dataset of the Hub)")
-        elif not any(mark in source.name for mark in "*?[") and not Path(source.name).exists():
+        elif not any(character in source.name for character in "*?[") and not Path(source.name).exists():
             unknown.append(f"{dotted(key)}: there is no file {source.name} here")
     return unknown

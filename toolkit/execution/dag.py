@@ -21,8 +21,8 @@ def order(recipes: Sequence[LoadedRecipe]) -> list[LoadedRecipe]:
     for loaded in recipes:
         name = _normal(loaded.name)
         if name in by_name:
-            what = f"has the same run, {name!r}, as {by_name[name].path}; give one of them another `run:`"
-            problems.append(Problem(str(loaded.path), "run", what, ProblemKind.CONFLICT))
+            message = f"has the same run, {name!r}, as {by_name[name].path}; give one of them another `run:`"
+            problems.append(Problem(str(loaded.path), "run", message, ProblemKind.CONFLICT))
         by_name.setdefault(name, loaded)
     if problems:
         raise RecipeError(problems)
@@ -72,6 +72,6 @@ def _cycle(parents: dict[str, dict[str, str]], by_name: dict[str, LoadedRecipe])
     for name, parent in zip(path, path[1:] + path[:1], strict=True):
         loaded, key = by_name[name], parents[name][parent]
         position = loaded.positions.get((key,), str(loaded.path))
-        what = f"refers to runs/{parent}, which needs runs/{name} first (a cycle)"
-        problems.append(Problem(position, key, what, ProblemKind.CONFLICT))
+        message = f"refers to runs/{parent}, which needs runs/{name} first (a cycle)"
+        problems.append(Problem(position, key, message, ProblemKind.CONFLICT))
     return problems

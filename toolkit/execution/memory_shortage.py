@@ -47,22 +47,24 @@ def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitErro
     """Return the error to report: how much memory was available, how much is needed, and what would fit."""
     on_gpu = "CUDA" in str(error) or "GPU" in str(error)
     free = _available_on_gpu(str(error)) if on_gpu else available_memory()
-    what = "the GPU's memory" if on_gpu else "the memory"
-    what += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")
+    message = "the GPU's memory" if on_gpu else "the memory"
+    message += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")
     if not isinstance(recipe, PretrainRecipe):
         fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
-        return ToolkitError(what, where=str(run.path), fix=fix)
+        return ToolkitError(message, where=str(run.path), fix=fix)
     settings = {
         "vocab_size": vocabulary(run, recipe), "bf16": run.decisions.precision == "bf16",
         "on_gpu": on_gpu, "processes": ranks.world_size(),
     }  # fmt: skip
     need = estimate(recipe, **settings)
     tokens = micro_batch(recipe, processes=settings["processes"])
-    what += (
+    message += (
         f"; by the estimate the recipe needs {_gib(need.peak)} with "
         f"{tokens:,} tokens in a forward pass ({_gib(need.activations + need.logits)} of them for these)"
     )
-    return ToolkitError(what, where=str(run.path), fix=_fix(recipe, free or need.peak // 2, tokens, settings))
+    return ToolkitError(
+        message, where=str(run.path), fix=_fix(recipe, free or need.peak // 2, tokens, settings)
+    )
 
 
 def _fix(recipe: PretrainRecipe, available_bytes: int, tokens: int, settings: dict[str, Any]) -> str:

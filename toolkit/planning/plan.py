@@ -1,6 +1,6 @@
-"""What a recipe will cost: counted, and timed by a few training steps on this machine.
+"""Estimate the cost of a recipe from counts and from a few timed training steps on this machine.
 
-Nothing here imports torch or reads text; a program of its own takes the steps (planning/probe.py).
+This module does not import torch or read text; planning/probe.py times the steps in a separate process.
 """
 
 from __future__ import annotations
@@ -29,36 +29,37 @@ from toolkit.runtime import hardware, signals
 PROBE = "toolkit.planning.probe"
 PROBE_SECONDS = 4.0
 PROBE_LIMIT_SECONDS = 300
-"""Compiling for a GPU takes a minute; what takes longer than this does not end."""
+"""Time limit of the probe; compiling for a GPU takes about a minute."""
 ASSUMED_FLOPS = 0.4 * 989e12
-"""Of a GPU that is not here: an H100 in bf16, 40 % of its data sheet (a well-tuned GPT-2 reaches that)."""
+"""FLOP/s assumed for an absent GPU: 40% of an H100's bf16 peak, which a well-tuned GPT-2 reaches."""
 ASSUMED = "40% of an H100's 989 TFLOP/s"
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked besides the recipes."""
+    """Options of a plan."""
 
     probe: bool = True
     price: float | None = None
-    """Money for an hour of one process (a GPU, or a machine)."""
+    """Price of one hour of one process (a GPU or a machine)."""
     processes: int = 1
     runs_dir: Path = Path("runs")
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What probes reported, by the run's name."""
+    """Results of probes by the run's name."""
 
 
 @dataclass
 class StagePlan:
-    """What one recipe will cost; None stands where a number is not known.
+    """The estimated cost of one recipe; a number is None if it is not known.
 
     Attributes:
-        tokens: that are trained on.
+        tokens: number of training tokens.
         state_bytes: weights, gradients and optimizer state of one process.
         memory: bytes of each part of one process; peak_bytes is their sum.
-        tokens_per_second: of all processes together.
-        seconds: of the whole stage.
-        basis: of the seconds: `measured` here, `scaled` by FLOPs from the pretraining's, or `assumed`.
+        tokens_per_second: throughput of all processes together.
+        seconds: duration of the whole stage.
+        basis: source of `seconds`: `measured` on this machine, `scaled` by FLOPs from the pretraining, or
+            `assumed`.
     """
 
     stage: str
@@ -78,7 +79,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What recipes will cost, stage by stage; a total leaves out what is not known."""
+    """The estimated cost of recipes by stage; totals leave out unknown numbers."""
 
     stages: list[StagePlan]
     flops: float | None
@@ -148,8 +149,8 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
         row.flops = int(row.tokens * factor * _flops(recipe, model, vocab_size))
     answer = _answer(base, vocab_size, question)
     if isinstance(recipe, schema.PretrainRecipe):
-        _remember(row, recipe, vocab_size, answer, question)
-    _time(row, recipe, base.recipe, vocab_size, answer, question)
+        _set_memory(row, recipe, vocab_size, answer, question)
+    _set_time(row, recipe, base.recipe, vocab_size, answer, question)
     if row.seconds is not None and question.price is not None:
         row.money = row.seconds / 3600 * question.processes * question.price
     return row
@@ -158,7 +159,7 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
 def _pretraining(
     recipe: schema.StageRecipe, loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]
 ) -> LoadedRecipe | None:
-    """Return the pretraining that a recipe is, or whose model it goes on with, following its references."""
+    """Return the pretrain recipe itself, or the one whose model this recipe starts from."""
     seen: set[str] = set()
     while not isinstance(recipe, schema.PretrainRecipe):
         reference = getattr(recipe, "model", None)
@@ -173,7 +174,7 @@ def _pretraining(
 def _vocabulary(
     recipe: schema.PretrainRecipe, by_reference: dict[str, LoadedRecipe], question: Question
 ) -> int | None:
-    """Return the entries of the vocabulary: of the corpus that is there, or as its recipes ask for."""
+    """Return the vocabulary size of the existing corpus, else the one that the tokenizer's recipe sets."""
     index = _index(recipe, "train", question)
     if index is not None:
         return index["vocab_size"]
@@ -183,11 +184,11 @@ def _vocabulary(
 
 
 def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict[str, Any] | None:
-    """Return what a corpus says of itself; None where it is not there (yet)."""
-    place = references.run_path(recipe.tokens, question.runs_dir) or Path(recipe.tokens)
-    if seal.is_run(place) and not seal.is_sealed(place):
+    """Return index.json of one part of a corpus; None if the corpus is missing or unfinished."""
+    path = references.run_path(recipe.tokens, question.runs_dir) or Path(recipe.tokens)
+    if seal.is_run(path) and not seal.is_sealed(path):
         return None
-    folder = references.corpus_folder(place)
+    folder = references.corpus_folder(path)
     return None if folder is None else files.read_json(folder / part / "index.json")
 
 
@@ -195,7 +196,7 @@ def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict
 
 
 def _flops(recipe: schema.StageRecipe, model: schema.ModelSettings, vocab_size: int) -> float:
-    """Return the operations of training on one token; the mean of the lengths where rows grow."""
+    """Return the FLOPs of training on one token; with a length warm-up, the mean over the lengths."""
     if isinstance(recipe, schema.PretrainRecipe):
         return mean_flops_per_token(recipe, vocab_size=vocab_size)
     length = _sequence_length(recipe, model)
@@ -231,7 +232,7 @@ def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int 
 
 
 def _examples(recipe: schema.TrainerRecipe) -> float | None:
-    """Return the examples that training reads, epochs counted; None where the data must be asked."""
+    """Return the number of examples of all epochs; None if it depends on the data."""
     max_steps = recipe.trainer.get("max_steps", -1)
     if max_steps > 0:
         return max_steps * recipe.batch_examples
@@ -243,13 +244,13 @@ def _examples(recipe: schema.TrainerRecipe) -> float | None:
 # Memory and time
 
 
-def _remember(
+def _set_memory(
     row: StagePlan, recipe: schema.PretrainRecipe, vocab_size: int, answer: dict[str, Any],
     question: Question,
 ) -> None:  # fmt: skip
-    """Fill in the memory; without a probe a GPU is there if the recipe asks for one, and bf16 with it."""
-    share = recipe.batch_tokens % (_sequence_length(recipe, recipe.model) * question.processes)
-    if share:
+    """Set the memory of `row`; without a probe, assume a GPU with bf16 if the recipe sets `device: cuda`."""
+    remainder = recipe.batch_tokens % (_sequence_length(recipe, recipe.model) * question.processes)
+    if remainder:
         raise UsageError(
             f"batch_tokens {recipe.batch_tokens} is not a whole number of rows on each of "
             f"{question.processes} processes",
@@ -266,7 +267,7 @@ def _remember(
 
 
 def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str, Any]:
-    """Return what the probe of a pretraining says, asked once; {} where none was to be made."""
+    """Return the cached probe result of a pretraining; {} without a probe."""
     if not question.probe:
         return {}
     if base.name not in question.answers:
@@ -297,11 +298,11 @@ def _ask(base: LoadedRecipe, vocab_size: int, count: int) -> dict[str, Any]:
     return answer | {"starting_seconds": time.monotonic() - began - answer.get("measuring_seconds", 0.0)}
 
 
-def _time(
+def _set_time(
     row: StagePlan, recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int,
     answer: dict[str, Any], question: Question,
 ) -> None:  # fmt: skip
-    """Fill in the seconds, what they rest on, and the tokens trained on in one of them."""
+    """Set seconds, basis and tokens per second of `row`."""
     pretrains = isinstance(recipe, schema.PretrainRecipe)
     measured = "tokens_per_second" in answer and (recipe.device, answer["device"]) != ("cuda", "cpu")
     if "refused" in answer:
@@ -322,26 +323,25 @@ def _time(
     if pretrains:
         row.tokens_per_second = row.tokens / row.seconds
         if measured:
-            row.seconds += answer["starting_seconds"] + _measuring(recipe, answer, question)
+            row.seconds += answer["starting_seconds"] + _evaluation_seconds(recipe, answer, question)
             row.note += f"; {answer['steps']} steps of {answer['micro_batch_tokens']:,} tokens were timed"
 
 
-def _measuring(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: Question) -> float:
-    """Return the seconds that scoring held-out text takes: eleven times in part, and at the end all of it.
+def _evaluation_seconds(recipe: schema.PretrainRecipe, answer: dict[str, Any], question: Question) -> float:
+    """Return the seconds of held-out evaluation: a part of the text during training, all of it at the end.
 
-    Where the corpus is not there yet, a document is taken to have half a row, and there are as many as
-    `evaluate_documents`.
+    Without a corpus, `evaluate_documents` documents of half a window each are assumed.
     """
     index = _index(recipe, "held_out", question)
     window = recipe.model.n_positions
     count = index["documents"] if index else recipe.evaluate_documents
     length = index["tokens"] / max(1, count) if index else window / 2
-    again = 2 if length > window else 1  # windows overlap by half
-    every = max(recipe.batch_tokens, recipe.evaluate_every_tokens or recipe.train_tokens / 10)
-    evaluations = 1 + recipe.train_tokens / every
-    part = min(length * min(count, recipe.evaluate_documents), recipe.evaluate_tokens)
-    quick = evaluations * part * answer["score_seconds"]["quick"]
-    return again * (quick + length * count * answer["score_seconds"]["full"]) / question.processes
+    passes = 2 if length > window else 1  # windows overlap by half
+    interval_tokens = max(recipe.batch_tokens, recipe.evaluate_every_tokens or recipe.train_tokens / 10)
+    evaluations = 1 + recipe.train_tokens / interval_tokens
+    part_tokens = min(length * min(count, recipe.evaluate_documents), recipe.evaluate_tokens)
+    quick = evaluations * part_tokens * answer["score_seconds"]["quick"]
+    return passes * (quick + length * count * answer["score_seconds"]["full"]) / question.processes
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
