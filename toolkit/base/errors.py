@@ -1,4 +1,4 @@
-"""The errors that a user's mistake raises: where it is, what is wrong, and how to fix it."""
+"""Errors that a user can fix, with their position, cause and fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UsageError(ToolkitError):
 
 
 class ProblemKind(StrEnum):
-    """What sort of mistake a problem is, for programs; people read its sentence."""
+    """The kind of a problem, for programs that read reports."""
 
     SYNTAX = "syntax"
     """The file cannot be read as a recipe."""
@@ -59,8 +59,8 @@ class Problem:
 
     Attributes:
         place: `file:line`, or `command line`.
-        key: dotted path of the setting; empty where the whole file is meant.
-        what: one sentence.
+        key: dotted path of the setting; empty if the problem concerns the whole file.
+        what: what is wrong, in one sentence.
     """
 
     place: str

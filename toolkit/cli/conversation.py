@@ -76,7 +76,7 @@ class Conversation:
         return self.opened.text_ids("".join(message["content"] for message in messages))
 
     def answer(self) -> Iterator[str]:
-        """Yield the answer piece by piece; what was given out is remembered, also of one that was stopped."""
+        """Yield the answer in pieces; an interrupted answer stays in the conversation."""
         ids, dropped = self.fit()
         if dropped:
             self.messages = self.messages[dropped:]
@@ -177,7 +177,7 @@ def turn(conversation: Conversation, *, interactive: bool) -> bool:
 
 
 def read_line(*, interactive: bool) -> str | None:
-    """What is typed, or the next line of a pipe; None at its end."""
+    """Return the next typed or piped line; None at the end of input."""
     if not interactive:
         line = sys.stdin.readline()
         return line.strip() if line else None

@@ -141,17 +141,20 @@ def _parser() -> Parser:
         help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub",
     )
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
-    parser.add_argument("--split", metavar="NAME", help="split of a hub dataset")
+    parser.add_argument("--split", metavar="NAME", help="split of a Hub dataset")
     parser.add_argument("--field", metavar="NAME", help="the column that holds the text")
     parser.add_argument("--examples", type=positive_int, metavar="N", help="at most N documents or prompts")
     parser.add_argument(
         "--window",
         type=positive_int,
         metavar="N",
-        help="tokens a model sees at once; default all of its positions",
+        help="tokens in one window; default: all positions of the model",
     )
     parser.add_argument(
-        "--stride", type=positive_int, metavar="N", help="tokens the window moves; default half"
+        "--stride",
+        type=positive_int,
+        metavar="N",
+        help="tokens between the starts of two windows; default: half a window",
     )
     _add_scoring(parser)
     _add_comparison(parser)
@@ -167,14 +170,16 @@ def _add_scoring(parser: Parser) -> None:
         "--prefix",
         choices=("auto", "bos", "end", "none"),
         default="auto",
-        help="what stands before a document: beginning-of-text, end-of-text, or nothing (its first token is "
+        help="the token before a document: beginning-of-text, end-of-text, or nothing (its first token is "
         "then not scored); auto asks the model's configuration",
     )
     parser.add_argument(
         "--no-score-end", dest="score_end", action="store_false", help="do not score end-of-text"
     )
     parser.add_argument("--packed", action="store_true", help="read all documents as one text")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights"
+    )
 
 
 def _add_comparison(parser: Parser) -> None:
@@ -186,7 +191,7 @@ def _add_comparison(parser: Parser) -> None:
         metavar="gold|MODEL|FILE|URL",
         help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
     )
-    parser.add_argument("--judge-model", metavar="NAME", help="the model that the endpoint is asked for")
+    parser.add_argument("--judge-model", metavar="NAME", help="name of the model at the endpoint")
     parser.add_argument(
         "--judge-key-variable",
         default="JUDGE_API_KEY",
@@ -194,11 +199,13 @@ def _add_comparison(parser: Parser) -> None:
         help="variable with the endpoint's key",
     )
     parser.add_argument(
-        "--stop-early", action="store_true", help="ask an endpoint only until one half is excluded"
+        "--stop-early", action="store_true", help="stop asking an endpoint once the interval excludes 50%%"
     )
-    parser.add_argument("--judge-data", metavar="FILE|NAME", help="preferences that the judge is checked on")
     parser.add_argument(
-        "--judgements", default="judgements.jsonl", metavar="FILE", help="what an endpoint says is kept here"
+        "--judge-data", metavar="FILE|NAME", help="preferences that measure the judge's accuracy"
+    )
+    parser.add_argument(
+        "--judgements", default="judgements.jsonl", metavar="FILE", help="log of an endpoint's judgements"
     )
     parser.add_argument(
         "--samples-per-prompt", type=positive_int, default=1, metavar="N", help="answers to each prompt"

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--baseline", metavar="MODEL", help="a generator that others are compared with")
     parser.add_argument(
-        "--seed", type=non_negative_int, default=0, metavar="N", help="of the bootstrap; default 0"
+        "--seed", type=non_negative_int, default=0, metavar="N", help="seed of the bootstrap; default: 0"
     )
     add_json(parser)
     args = parser.parse_args(arguments)

@@ -30,8 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--batch-examples", type=positive_int, default=16, metavar="N", help="default 16")
     parser.add_argument("--chat", action="store_true", help="put questions into the chat template")
-    parser.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="of few-shot examples")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, metavar="N", help="seed of the few-shot examples"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights"
+    )
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
     try:

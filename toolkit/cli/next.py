@@ -34,13 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("text", help="the text so far")
     parser.add_argument("--top", type=positive_int, default=10, metavar="K", help="rows of the table")
-    parser.add_argument("--steps", type=positive_int, default=1, metavar="N", help="go on for N tokens")
+    parser.add_argument("--steps", type=positive_int, default=1, metavar="N", help="continue for N tokens")
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.0,
         metavar="T",
-        help="above 0: the token to go on with is drawn (0: the likeliest)",
+        help="sampling temperature of the next token; 0 takes the most probable one",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--chat", action="store_true", help="put the text into the chat template")

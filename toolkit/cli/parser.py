@@ -73,12 +73,20 @@ def non_negative_int(text: str) -> int:
 
 def add_sampling(parser: Parser, max_new_tokens: int = 200) -> None:
     parser.add_argument("--max-new-tokens", type=positive_int, default=max_new_tokens, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy")
     parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token"
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K most probable tokens; 0: all"
     )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="of the likeliest, up to P")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed, the same answer")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the smallest set of tokens with total probability P",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed; an equal seed gives an equal answer"
+    )
 
 
 def sampling_choice(args: argparse.Namespace) -> Any:

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_recipe(parser)
     parser.add_argument(
-        "--price", type=float, metavar="P", help="money for an hour of one process (a GPU, or this machine)"
+        "--price", type=float, metavar="P", help="price of one hour of one process (a GPU or this machine)"
     )
     parser.add_argument(
         "--processes", type=positive_int, default=1, metavar="N",

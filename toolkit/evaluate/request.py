@@ -15,7 +15,7 @@ from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
 
 DEFAULT_EXAMPLES = 200
-"""Of storyworld and of Hub datasets, which may be endless or very large; a file is read whole."""
+"""Default number of examples for storyworld and Hub datasets; a file is read whole."""
 CONVERSATION_COLUMNS = {*formats.ANSWER_COLUMNS, "prompt"}
 
 

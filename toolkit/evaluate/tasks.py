@@ -21,14 +21,14 @@ from toolkit.runs import provenance
 from toolkit.runtime import devices
 
 BOOTSTRAP_SAMPLES = 1000
-"""Of metrics whose standard error lm-eval has no formula for."""
+"""Resamples for metrics without a formula for the standard error in lm-eval."""
 NORMAL = 1.959964
-"""Standard errors to each side of a 95 % interval."""
+"""Half width of a 95% interval in standard errors."""
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What is measured, and how.
+    """The tasks of an evaluation and how they are run.
 
     Attributes:
         tasks: names of tasks or of groups of tasks.
@@ -37,7 +37,7 @@ class TaskSettings:
         few_shot: solved examples before each question; None for the task's own number.
         batch_examples: examples in one batch.
         chat: put questions into the chat template.
-        precision: of the weights.
+        precision: precision of the weights.
     """
 
     tasks: Sequence[str]

@@ -210,8 +210,8 @@ def summarize(
     seen = {name: judge.see(contest.prompts, shown) for name, shown in answers.items()}
     gold = _utilities(answers, contest)
     words = max(20, contest.max_new_tokens // 2)
-    nonsense = judges.gate(judge, contest.prompts, seen[baseline], words=words, seed=contest.seed)
-    unfit = _unfit(nonsense)
+    gate_result = judges.gate(judge, contest.prompts, seen[baseline], words=words, seed=contest.seed)
+    unfit = _unfit(gate_result)
     doubt = judges.doubt_of(judge) or unfit
     bootstrap = {"seed": contest.seed, "samples": contest.bootstrap_samples}
     others = [name for name in answers if name != baseline]
@@ -239,7 +239,7 @@ def summarize(
         **_position_bias([pairs.orders for pairs in compared.values() if pairs.orders], contest),
         "doubt": doubt,
         "fit": unfit is None,
-        "gate": nonsense,
+        "gate": gate_result,
         "baseline": baseline,
         "stopped_early": stopped,
         "power": None if stopped else power_of(rates, contest.units),
@@ -357,10 +357,11 @@ def _own_numbers(answers: dict[str, list], contest: Contest) -> dict[str, object
     return numbers
 
 
-def _unfit(nonsense: dict[str, object]) -> str | None:
-    if nonsense["passed"] is not False:
+def _unfit(gate_result: dict[str, object]) -> str | None:
+    """Return the reason for which the judge is unfit, from the result of `judges.gate`; None if it is fit."""
+    if gate_result["passed"] is not False:
         return None
-    winners = [kind for kind, rate in nonsense.items() if kind != "passed" and not rate["high"] < 0.5]
+    winners = [kind for kind, rate in gate_result.items() if kind != "passed" and not rate["high"] < 0.5]
     kinds = " and ".join(kind.replace("_", " ") for kind in winners)
     return f"judge unfit: {kinds} answers do not lose to the baseline's"
 

@@ -286,11 +286,13 @@ def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:
 
 def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None:
     if status == INTERRUPTED:
-        print(f"stopped in {loaded.recipe.stage}; the same command goes on there", file=sys.stderr)
+        print(
+            f"stopped in {loaded.recipe.stage}; the same command continues with this stage", file=sys.stderr
+        )
     else:
         command = shlex.join(["toolkit", *launching.arguments(loaded, options)])
         print(
             f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
-            f"The same command continues there; to run this stage alone:\n  {command}",
+            f"The same command continues with this stage; to run this stage alone:\n  {command}",
             file=sys.stderr,
         )

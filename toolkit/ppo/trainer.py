@@ -251,7 +251,7 @@ class TokenMeans:
     def __init__(self, names: tuple[str, ...], accelerator: Accelerator):
         self.names, self.accelerator = names, accelerator
         self._sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=accelerator.device)
-        """Of each name, and the number of tokens."""
+        """Sums of the values of each name, and at the end the number of tokens."""
         self._sums_before = self._sums.clone()
 
     def add(self, *values: torch.Tensor) -> None:

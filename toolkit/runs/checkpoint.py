@@ -16,7 +16,10 @@ _NAME = re.compile(r"(?:step|checkpoint)-(\d+)")
 
 
 def seal_folder(path: Path) -> None:
-    """Seal a folder that another library wrote (transformers.Trainer): fsync, hash, write seal.json last."""
+    """Seal a checkpoint folder: sync its files to the disk, hash them, and write seal.json last.
+
+    Every checkpoint is sealed this way, including those that transformers.Trainer wrote.
+    """
     path = Path(path)
     files.remove_temporaries(path)
     (path / CHECKPOINT_SEAL).unlink(missing_ok=True)

@@ -25,19 +25,19 @@ class Parent(TypedDict):
     kind: str
     """`run`, `folder` or `hub`."""
     digest: str
-    """SHA-256 of the run's lock.json or of the folder; of a Hub model its reference."""
+    """SHA-256 of the run's lock.json or of the folder; for a Hub model its reference."""
     path: NotRequired[str]
-    """Run or folder, relative to the run that was made from it."""
+    """Path of the run or folder, relative to the run that was made from it."""
     reference: NotRequired[str]
-    """Hub id."""
+    """Hub id of the parent."""
 
 
 class Inputs(TypedDict):
-    """What decides whether a run is the same run."""
+    """The settings, parents and data that identify a run."""
 
     settings: dict[str, Any]
     parents: dict[str, Parent]
-    """By the key of the setting, such as `models[0]`."""
+    """Parents by the key of the setting, such as `models[0]`."""
     data: dict[str, str]
     """Digests of data and files, by the key of the setting."""
 

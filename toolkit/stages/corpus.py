@@ -39,7 +39,7 @@ BATCH_PIECES = 2048
 JOURNAL_SECONDS = 5.0
 """Time between journals, and the most work that a kill loses; writing one takes about 10 ms."""
 _Mark = tuple[int, bool, float | None]
-"""Of a piece: bytes of its text, whether it ends its document, and the document's logprob."""
+"""Bytes of a piece's text, whether the piece ends its document, and the document's logprob."""
 
 
 def run(recipe: CorpusRecipe, run: Run) -> None:

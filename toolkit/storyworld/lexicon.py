@@ -6,9 +6,9 @@ from toolkit.storyworld import words
 from toolkit.storyworld.grammar import Lexicon
 
 VERSION = 1
-"""Raised with every change of a row."""
+"""Version of the dataset; it increases with every change of a row."""
 DIGEST = "5dfb6971be4c8ca98ae576c6031c0e21924d837fab3eff56c17d951148a74d1d"
-"""Of this version's rows (`rows.compute_digest`)."""
+"""Digest of this version's rows (`rows.compute_digest`)."""
 NAMES_PER_KIND = 800
 
 _PRONOUNS = {

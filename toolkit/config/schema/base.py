@@ -31,7 +31,7 @@ class Settings(BaseModel):
 
 
 class HeldOut(Settings):
-    """The part of a source that is never trained on; give exactly one key."""
+    """The held-out part of a source; give exactly one key."""
 
     last_characters: Fraction | None = None
     """The last fraction of the characters, for one long text."""
@@ -53,15 +53,15 @@ class DataSource(Settings):
     config: str | None = None
     """Storyworld: stories, conversations, preferences, prompts. Hub: the dataset's configuration."""
     split: str | None = None
-    """The split of a hub dataset; `all` joins every split in order. Local files have only `all`."""
+    """The split of a Hub dataset; `all` joins every split in order. Local files have only `all`."""
     field: str | None = None
     """The column that holds the text (default `text`) or the conversation (default by its name)."""
     weight: Positive = 1.0
     """Weight in a mixture, relative to the other sources."""
     examples: Count | None = None
-    """Number of documents or examples to train on; default all (required with storyworld)."""
+    """Number of documents or examples to train on; the default is all (required with storyworld)."""
     held_out: HeldOut | None = None
-    """What is kept for evaluation; default one tenth of the documents."""
+    """The part that is kept for evaluation; the default is one tenth of the documents."""
     held_out_examples: Count | None = None
     """Maximum number of held-out documents or examples; with storyworld, the exact number."""
     flawed_share: Probability | None = None
@@ -99,10 +99,10 @@ class StageRecipe(Settings):
 
     stage: str
     run: str | None = None
-    """Path of the run below the runs directory; default the path of the recipe, `tiny/dpo`."""
+    """Path of the run below the runs directory; the default is the path of the recipe, such as `tiny/dpo`."""
     seed: Size = 0
     """The root seed of all random streams of the stage."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` fails without a GPU; `auto` uses a GPU if there is one."""
     threads: Count | None = None
-    """CPU threads per process; default the number of cores divided by the local processes."""
+    """CPU threads per process; the default is the number of cores divided by the local processes."""

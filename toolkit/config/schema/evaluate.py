@@ -22,21 +22,21 @@ class PerplexitySettings(Settings):
     tokens: str | None = None
     """A sealed corpus run: its held-out part is scored, with its own tokenizer."""
     data: DataSources | None = None
-    """Or any text source; every model tokenizes the text itself."""
+    """Alternative to `tokens`: any text source. Each model uses its own tokenizer."""
     window: Count | None = None
-    """Tokens a model sees at once; default its n_positions."""
+    """Tokens in one window; the default is the model's n_positions."""
     stride: Count | None = None
-    """Tokens the window moves on; default half a window."""
+    """Tokens between the starts of two windows; the default is half a window."""
     prefix: Literal["auto", "bos", "end", "none"] = "auto"
-    """What stands before a document: the tokenizer's beginning-of-text, end-of-text, or nothing (then the
-    first token is not scored). `auto`: end-of-text where the model's configuration says that documents begin
-    with it, else beginning-of-text, else end-of-text."""
+    """The token before a document: the tokenizer's beginning-of-text, end-of-text, or none (then the first
+    token is not scored). `auto`: end-of-text if the model's configuration says that documents begin with it,
+    else beginning-of-text, else end-of-text."""
     score_end: bool = True
     """Score end-of-text as the last token of a document; it has no bytes."""
     packed: bool = False
     """Read all documents as one text with end-of-text between them, not each alone."""
     baseline: str | None = None
-    """The one of `models` whose bits per byte are subtracted from the others', paired by document. The
+    """The model whose bits per byte are subtracted from the others', paired by document; one of `models`. The
     default is the win rate's baseline."""
 
     @model_validator(mode="after")
@@ -47,42 +47,43 @@ class PerplexitySettings(Settings):
 
 
 class BestOfSettings(Settings):
-    """Let the baseline answer several times, and a reward model choose: what alignment has to beat."""
+    """Best-of-n sampling: a reward model chooses among several answers of the baseline."""
 
     reward_model: str
-    """A sealed reward run, a folder, or a hub id."""
+    """A sealed reward run, a folder or a Hub id."""
     counts: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [2, 4]
-    """Answers to choose from; each is reported as a model of its own, `best of 2`."""
+    """Numbers of answers to choose from; each is reported as a separate model, such as `best of 2`."""
 
 
 class WinRateSettings(Settings):
-    """Win rate against a baseline on prompts that were never trained on."""
+    """Win rate against a baseline on held-out prompts."""
 
     baseline: str
     judge: str = "gold"
-    """`gold` (storyworld's utility); a sealed reward run, a folder, a hub id; a file of people's votes
+    """`gold` (storyworld's utility); a sealed reward run, a folder or a Hub id; a file of people's votes
     (.jsonl, .sqlite, .db); or the URL of an OpenAI-compatible endpoint, up to /v1."""
     judge_model: str | None = None
-    """The model that an endpoint is asked for."""
+    """Name of the model at an endpoint."""
     judge_key_variable: str = "JUDGE_API_KEY"
     """The environment variable that holds an endpoint's key."""
     stop_early: bool = False
-    """Ask an endpoint about prompt after prompt only until one half is excluded; intervals are then those
-    that hold at any time."""
+    """With an endpoint, stop asking once the win rate's interval excludes 50%; intervals are then
+    anytime-valid."""
     judge_data: DataSources | None = None
-    """Preferences to check a reward model or an endpoint on: where its accuracy's interval includes one half
-    the answer is `no verdict`. Where not given the reward run's own accuracy is read."""
+    """Preferences that measure the accuracy of a reward model or an endpoint. If its interval includes 50%,
+    the verdict is `no verdict`. The default for a reward run is its own accuracy."""
     samples_per_prompt: Count = 1
-    """Answers of each model to each prompt. Intervals stay over prompts: answers to one prompt are alike."""
+    """Answers of each model to each prompt. Intervals resample prompts, because answers to one prompt are
+    correlated."""
     best_of: BestOfSettings | None = None
     max_prompt_tokens: Count = 256
     max_new_tokens: Count = 96
     temperature: NonNegative = 1.0
-    """Of sampling; 0 takes the most probable token."""
+    """Sampling temperature; 0 is greedy."""
     top_k: Size = 0
     """Sample only from the k most probable tokens (0: all)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sample only from the fewest tokens with this probability together (1: all)."""
+    """Sample only from the smallest set of tokens with this total probability (1: all)."""
     batch_examples: Count = 64
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
 
@@ -92,15 +93,15 @@ class EvaluateRecipe(StageRecipe):
 
     stage: Literal["evaluate"]
     models: Annotated[list[str], Field(min_length=1)]
-    """Runs, folders or hub ids; reported under the shortest unique suffix of their path."""
+    """Runs, folders or Hub ids; reported under the shortest unique suffix of their path."""
     data: DataSources | None = None
-    """The win rate's prompts: the held-out ones of conversations, preferences or prompts."""
+    """Conversations, preferences or prompts, whose held-out prompts are used for the win rate."""
     perplexity: PerplexitySettings | None = None
     win_rate: WinRateSettings | None = None
     samples: list[str] = []
     """Prompts that every model answers, shown in the summary."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the models' weights; log-probabilities are fp32 always."""
+    """Precision of the models' weights; log-probabilities are always fp32."""
 
     @model_validator(mode="after")
     def something_to_measure(self) -> EvaluateRecipe:

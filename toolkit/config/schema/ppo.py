@@ -18,7 +18,7 @@ from toolkit.config.schema.base import (
 from toolkit.config.schema.trainers import LoraSettings
 
 DEFAULT_ANSWERS_PER_PROMPT = 4
-"""`trainer.answers_per_prompt` of rloo and grpo where the recipe does not set it."""
+"""Default of `trainer.answers_per_prompt` for rloo and grpo."""
 PPO_ONLY_SETTINGS = (
     "value_learning_rate", "kl_in", "kl_target", "gamma", "gae_lambda", "value_clip_range",
     "value_coefficient", "entropy_coefficient", "whiten_advantages", "whiten_rewards", "truncation", "guard",
@@ -32,7 +32,7 @@ class PpoTrainerSettings(Settings):
 
     learning_rate: Positive = 3e-5
     value_learning_rate: Positive | None = None
-    """Default the policy's."""
+    """Learning rate of the critic; the default is the policy's."""
     episodes: Count = 2048
     """Answers sampled in the whole training."""
     rollout_examples: Count = 64
@@ -67,14 +67,16 @@ class PpoTrainerSettings(Settings):
     missing_end_penalty: NonNegative = 1.0
     """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
     truncation: Literal["terminal", "bootstrap"] = "terminal"
-    """An answer cut off at max_new_tokens is over, or is worth what the critic expects after it."""
+    """Cut-off answers: `terminal` treats them as finished; `bootstrap` adds the critic's value of the
+    rest."""
     critic: Literal["separate", "shared"] = "separate"
-    """A transformer of its own, or one layer on the policy's: less memory and time, values that are worse."""
+    """`separate`: its own transformer. `shared`: one layer on the policy; less memory and time, less accurate
+    values."""
     guard: Literal["stop", "warn", "off"] = "stop"
-    """Say when the score rises while answers degenerate (repetition, likeness, length, KL), and on a collapse
-    stop, or only say so."""
+    """What happens when answers degenerate (repetition, likeness, length, KL) while the score rises: `warn`
+    only warns; `stop` also ends the run on a collapse."""
     answers_per_prompt: Annotated[int, Field(ge=2)] | None = None
-    """rloo and grpo only, where it is 4 if nothing is said; ppo samples one."""
+    """Answers per prompt for rloo and grpo (default 4); ppo samples one."""
     max_prompt_tokens: Count = 128
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
@@ -82,11 +84,12 @@ class PpoTrainerSettings(Settings):
     top_k: Annotated[int, Field(ge=0)] = 0
     """Sample only from the k most probable tokens (0: all). Ratios and KL read the whole distribution."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sample only from the fewest tokens with this probability together. As top_k."""
+    """Sample only from the smallest set of tokens with this total probability (1: all). Ratios and KL use the
+    whole distribution."""
     target_kl: Positive | None = None
-    """Skip what is left of a rollout's optimization once KL(old || new), nats a token, is above this."""
+    """Skip the rest of a rollout's updates once KL(old || new), in nats per token, exceeds this."""
     schedule: Literal["linear", "constant"] = "linear"
-    """Of the learning rates, over the whole training."""
+    """Learning-rate schedule over the whole training."""
 
     @model_validator(mode="after")
     def whole_rollouts(self) -> PpoTrainerSettings:
@@ -101,11 +104,11 @@ class RewardSettings(Settings):
     """One more reward, added to the reward model's score."""
 
     reward_model: str | None = None
-    """`gold`, a sealed reward run, a folder, or a hub id; or else:"""
+    """`gold`, a sealed reward run, a folder or a Hub id. Alternative: `function`."""
     function: str | None = None
     """FILE.py:NAME of `(prompts, completions, completion_ids, **columns) -> list[float]`."""
     weight: float = 1.0
-    """What its values are multiplied by."""
+    """Factor for its values."""
 
     @model_validator(mode="after")
     def one_reward(self) -> RewardSettings:
@@ -115,17 +118,18 @@ class RewardSettings(Settings):
 
 
 class EarlyStoppingSettings(Settings):
-    """Ask a held-out judge between rollouts, and stop once its scores turn down: what the reward model pays
-    for and what is better part ways in a long training (Gao et al., 2023)."""
+    """Ask a held-out judge between rollouts and stop when its scores fall: the reward model is then
+    over-optimised (Gao et al., 2023)."""
 
     judge: str
-    """`gold` (storyworld's utility), or a sealed reward run, a folder, a hub id: not what is trained on."""
+    """`gold` (storyworld's utility), a sealed reward run, a folder or a Hub id; not the reward that is
+    trained on."""
     every_rollouts: Count = 2
-    """Rollouts between two looks."""
+    """Rollouts between two evaluations by the judge."""
     prompts: Count = 64
-    """Held-out prompts, the same in each look."""
+    """Held-out prompts, the same in each evaluation."""
     patience: Count | None = 3
-    """Stop after so many looks without a new best, and keep the weights of the best; null: only look."""
+    """Stop after this many evaluations without a new best and keep the best weights; null: never stop."""
 
 
 class PpoRecipe(StageRecipe):
@@ -138,7 +142,7 @@ class PpoRecipe(StageRecipe):
     preset: Literal["standard", "fast"] = "standard"
     """`fast`: the critic is one layer on the policy (trainer.critic: shared)."""
     model: str
-    """The policy to start from, and the reference."""
+    """The initial policy, which is also the reference."""
     reward_model: str
     """`gold` (storyworld's utility), a sealed reward run, a folder, or a hub id."""
     rewards: list[RewardSettings] = []
@@ -146,15 +150,15 @@ class PpoRecipe(StageRecipe):
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     early_stopping: EarlyStoppingSettings | None = None
     micro_batch_examples: Count | None = None
-    """Answers of one forward pass on one process; default the minibatch's share (on a CPU at most 16,
-    in bf16 32)."""
+    """Answers in one forward pass on one process. The default is the process's share of the minibatch (on a
+    CPU at most 16, in bf16 at most 32)."""
     lora: LoraSettings | None = None
     """Train adapters only; the reference is then the same model without them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every_steps: Count = 1
-    """In rollouts."""
+    """Rollouts between two log entries."""
     checkpoint_every_steps: Count | None = None
-    """In rollouts; default a fifth of the training."""
+    """Rollouts between two checkpoints; the default is a fifth of the training."""
     trainer: PpoTrainerSettings = PpoTrainerSettings()
 
     @model_validator(mode="before")

@@ -75,7 +75,7 @@ class ScheduleSettings(Settings):
 
 
 class SpeedSettings(Settings):
-    """Optimizations of speed. They change results by rounding only; each can be disabled to measure it."""
+    """Speed optimizations. They change results by rounding only; each can be disabled to measure it."""
 
     causal_attention: bool = True
     """Attend without a mask. GPT-2's own mask loses the flash kernels under torch.compile."""
@@ -97,9 +97,9 @@ class LengthSettings(Settings):
     """Shorter rows at first: attention costs less, and short-range context is learned first."""
 
     tokens: Count
-    """Until this number of trained tokens ..."""
+    """Number of trained tokens up to which rows have this `sequence_length`."""
     sequence_length: Count
-    """... rows have this length, a divisor of the full one. Which tokens a step reads stays the same."""
+    """Length of these rows, a divisor of the full length. A step reads the same tokens with any length."""
 
 
 class GuardSettings(Settings):
@@ -141,13 +141,13 @@ class PretrainRecipe(StageRecipe):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     sequence_length: Count | None = None
-    """Tokens of one training row; default n_positions."""
+    """Tokens of one training row; the default is n_positions."""
     separate_documents: bool = False
     """Attend within each document of a row only, with positions from 0; a GPU loses its flash kernel."""
     batch_tokens: Count = 8192
     """Tokens per optimizer step, over all processes."""
     micro_batch_tokens: Count | None = None
-    """Tokens per forward pass on one process; default all tokens of the process."""
+    """Tokens per forward pass on one process; the default is all tokens of the process."""
     train_tokens: Count
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 with native hardware support (on a CPU without it, bf16 is 12x slower than fp32)."""
@@ -160,19 +160,19 @@ class PretrainRecipe(StageRecipe):
     configuration. May change when a run resumes: checkpoints hold full weights."""
     speed: SpeedSettings = SpeedSettings()
     length_warmup: list[LengthSettings] = []
-    """Shorter rows at first, in rising order."""
+    """Lengths of the shorter rows at first, in rising order."""
     preflight: Literal["auto"] | bool = "auto"
     """Check the fast path before the first step; `auto` if the training is compiled."""
     guard: GuardSettings = GuardSettings()
     log_every_steps: Count = 10
     evaluate_every_tokens: Count | None = None
-    """Interval of held-out evaluation; default a tenth of the training."""
+    """Interval of held-out evaluation, in tokens; the default is a tenth of the training."""
     evaluate_documents: Count = 200
     """Held-out documents for evaluation during training; at the end all are scored."""
     evaluate_tokens: Count = 32768
     """Maximum number of their tokens, because one document may be a whole book."""
     checkpoint_every_tokens: Count | None = None
-    """Default a fifth of the training."""
+    """Tokens between two checkpoints; the default is a fifth of the training."""
     keep_checkpoints: Count = 1
     """Number of newest checkpoints to keep."""
     keep_every_tokens: Count | None = None

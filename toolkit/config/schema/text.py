@@ -19,7 +19,7 @@ class TokenizerRecipe(StageRecipe):
     stage: Literal["tokenizer"]
     data: DataSources
     vocab_size: Annotated[int, Field(ge=262, le=2**20)] = 4096
-    """Entries, special tokens included (256 bytes and the special tokens are always there)."""
+    """Number of entries, special tokens included. The 256 bytes and the special tokens are always entries."""
     min_frequency: Count = 2
     """Minimum number of occurrences of a pair that is merged."""
     max_characters: Count = 50_000_000
@@ -35,4 +35,4 @@ class CorpusRecipe(StageRecipe):
     shard_tokens: Count = 100_000_000
     """Tokens in one shard file."""
     workers: Count | None = None
-    """Number of tokenizing processes; default the number of cores. The shards do not depend on it."""
+    """Number of tokenizing processes; the default is the number of cores. The shards do not depend on it."""

@@ -33,12 +33,12 @@ class TrainerRecipe(StageRecipe):
     batch_examples: Count = 16
     """Examples per optimizer step, over all processes."""
     micro_batch_examples: Count | None = None
-    """Examples per forward pass on one process; default all examples of the process."""
+    """Examples per forward pass on one process; the default is all examples of the process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     lora: LoraSettings | None = None
     log_every_steps: Count = 10
     checkpoint_every_steps: Count | None = None
-    """Default a fifth of the training."""
+    """Steps between two checkpoints; the default is a fifth of the training."""
     trainer: dict[str, Any] = {}
     """Settings of TRL's own configuration class, checked by name and type."""
 
