@@ -198,7 +198,7 @@ from toolkit.evaluate.judge_log import JudgementLog
 judge = endpoint_judge(Endpoint(sys.argv[1], "tester"), JudgementLog(Path(sys.argv[2])))
 print(judge.compare(*json.loads(sys.argv[3])).outcomes.sum())
 """
-"""It imports no more than a judge needs: torch, which the other imports of this file load, takes 10 s here."""
+"""It imports only what a judge needs. The other imports of this file load torch, which takes 10 s here."""
 
 
 def test_a_killed_process_goes_on_with_what_it_had(serve, tmp_path):

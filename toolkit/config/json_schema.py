@@ -27,8 +27,8 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of all stages; `trainer:` of sft, reward and dpo lists TRL's keys."""
     recipes: Any = Union[tuple(stage.recipe for stage in STAGES.values())]  # noqa: UP007
     union: Any = Annotated[recipes, Field(discriminator="stage")]
-    described = TypeAdapter(union).json_schema()
-    definitions = described["$defs"]
+    recipe_schema = TypeAdapter(union).json_schema()
+    definitions = recipe_schema["$defs"]
     for name, definition in definitions.items():
         if name.endswith("Recipe"):
             description = "A recipe whose settings apply where this one does not set them."
@@ -39,7 +39,7 @@ def schema() -> dict[str, Any]:
         if stage.trl_config is None:
             continue
         definition = definitions[stage.recipe.__name__]
-        keys = {key: _field(key, one) for key, one in newest[stage.name].items() if key not in OWNED}
+        keys = {key: _field(key, field) for key, field in newest[stage.name].items() if key not in OWNED}
         definition["properties"]["trainer"] = {
             "type": "object",
             "additionalProperties": False,

@@ -144,12 +144,12 @@ class _Builder:
         self.positions.setdefault((), f"{self.name}:1")
         return Tree(value, self.positions)
 
-    def _place(self, event: yaml.Event) -> str:
-        assert event.start_mark is not None  # the parser gives every event its place
+    def _position(self, event: yaml.Event) -> str:
+        assert event.start_mark is not None  # the parser gives every event a position
         return f"{self.name}:{event.start_mark.line + 1}"
 
     def _node(self, event: yaml.Event, events: Iterator[yaml.Event], key: Key) -> Any:
-        place = self._place(event)
+        position = self._position(event)
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:  # an alias has one, too
             raise _Refused(
                 position,
@@ -161,7 +161,7 @@ class _Builder:
         if event.tag is not None:
             raise _Refused(position, key, f"tags such as {event.tag} are not supported")
         if len(key) > DEEPEST:
-            raise _Refused(place, key[:3], f"nested more than {DEEPEST} levels deep")
+            raise _Refused(position, key[:3], f"nested more than {DEEPEST} levels deep")
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, key)
         if isinstance(event, yaml.MappingStartEvent):

@@ -80,9 +80,9 @@ class PpoTrainerSettings(Settings):
     max_prompt_tokens: Count = 128
     max_new_tokens: Count = 96
     temperature: Positive = 1.0
-    """Sampling divides the logits by it; policy and reference log-probabilities do the same."""
+    """Divides the logits for sampling and for the log-probabilities of policy and reference."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Sample only from the k most probable tokens (0: all). Ratios and KL read the whole distribution."""
+    """Sample only from the k most probable tokens (0: all). Ratios and KL use the whole distribution."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample only from the smallest set of tokens with this total probability (1: all). Ratios and KL use the
     whole distribution."""
