@@ -34,13 +34,11 @@ def chosen(folders, scorer):
 
 def test_the_best_of_more_is_at_least_as_good_and_never_the_competing_answer(chosen):
     found, score, competing, calls = chosen
-    two, five = (
-        score(PROMPTS, found[name]["texts"], found[name]["ended"]) for name in ("best of 2", "best of 5")
-    )
+    two, five = (score(PROMPTS, found[name].texts, found[name].ended) for name in ("best of 2", "best of 5"))
     assert (five >= two - 1e-6).all() and five.mean() > two.mean()
-    alone = score(PROMPTS, competing["texts"], competing["ended"])
+    alone = score(PROMPTS, competing.texts, competing.ended)
     assert five.mean() > alone.mean()
-    same = [mine == other for mine, other in zip(found["best of 5"]["ids"], competing["ids"], strict=True)]
+    same = [mine == other for mine, other in zip(found["best of 5"].ids, competing.ids, strict=True)]
     assert sum(same) <= 2
     assert calls[-1] == 12 * 5 and calls == sorted(calls)
 
@@ -48,7 +46,7 @@ def test_the_best_of_more_is_at_least_as_good_and_never_the_competing_answer(cho
 def test_text_ids_and_end_belong_together(chosen, tokenizer):
     found, _, _, _ = chosen
     one = found["best of 5"]
-    for ids, text, ended in zip(one["ids"], one["texts"], one["ended"], strict=True):
+    for ids, text, ended in zip(one.ids, one.texts, one.ended, strict=True):
         assert template.decode_answer(tokenizer, ids) == text
         assert len(ids) == 16 or ended
 
@@ -74,5 +72,8 @@ def test_on_the_command_line_they_are_models_of_their_own(folders, scorer, capsy
     assert models["best of 4"]["win_rate"]["n"] == 6 and "kl_to_baseline" not in models["best of 4"]
     assert main.main(options) == 0
     assert "<=0.64" in capsys.readouterr().err
+    both = [value for value in options if value not in ("--config", "prompts")]
+    assert main.main([*both, "--max-new-tokens", "4"]) == 0  # best of n has no perplexity
+    assert "by word" in capsys.readouterr().err
     alone = ["evaluate", str(folders / "second"), "--data", "storyworld", "--best-of", str(scorer)]
     assert main.main(alone) == 2 and "only on prompts, with --baseline" in capsys.readouterr().err

@@ -17,6 +17,7 @@ import pytest
 
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.evaluate import endpoint, judges, win_rate
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
 from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.rates import rate_all
@@ -24,11 +25,11 @@ from toolkit.stats.intervals import wilson_of_units
 from toolkit.stats.sequential import anytime, is_decided
 
 PROMPTS = [[{"role": "user", "content": f"Tell me about number {number}."}] for number in range(12)]
-LONG = {
-    "texts": [f"It is number {number}, which I like very much." for number in range(12)],
-    "ended": [True] * 12,
-}
-SHORT = {"texts": [f"Number {number}." for number in range(12)], "ended": [True] * 12}
+LONG = Answers(
+    texts=[f"It is number {number}, which I like very much." for number in range(12)],
+    ended=[True] * 12,
+)
+SHORT = Answers(texts=[f"Number {number}." for number in range(12)], ended=[True] * 12)
 
 
 class Server:
@@ -101,7 +102,7 @@ def test_both_orders_are_shown_and_nobody_is_asked_twice(serve, tmp_path):
     again = judge_at(server, tmp_path / "j.jsonl").compare(PROMPTS, SHORT, LONG)
     assert again.outcomes.tolist() == [0.0] * 12 and len(server.seen) == 24
     other = endpoint_judge(Endpoint(server.url, "another"), JudgementLog(tmp_path / "j.jsonl"))
-    other.compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
+    other.compare(PROMPTS[:1], Answers(texts=["a"]), Answers(texts=["b"]))
     assert len(server.seen) == 26
 
 
@@ -118,7 +119,7 @@ def test_a_judge_of_places_decides_nothing_and_is_unfit(serve, tmp_path):
     assert compared.outcomes.tolist() == [0.5] * 12
     assert compared.orders[0].tolist() == [1.0] * 12 and compared.orders[1].tolist() == [0.0] * 12
     gate = judges.gate(judge, PROMPTS, SHORT, words=20, seed=0)
-    assert gate["passed"] is False and gate["gibberish"]["estimate"] == 0.5
+    assert gate.passed is False and gate.gibberish.estimate == 0.5
 
 
 def test_what_was_judged_before_the_server_went_away_is_kept(serve, tmp_path):
@@ -137,21 +138,23 @@ def test_a_server_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "BACKOFF_SECONDS", 0.0)
     judge = endpoint_judge(Endpoint("http://127.0.0.1:9/v1", "tester"), JudgementLog(tmp_path / "j"))
     with pytest.raises(ToolkitError, match="does not answer, 5 times: .*refused"):
-        judge.compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
+        judge.compare(PROMPTS[:1], Answers(texts=["a"]), Answers(texts=["b"]))
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_not(serve, tmp_path):
     server = serve(lambda text, number: 429 if number < 3 else longer(text, number))
     judge = judge_at(server, tmp_path / "j")
-    assert judge.compare(PROMPTS[:1], {"texts": ["long"]}, {"texts": ["s"]}).outcomes.tolist() == [1.0]
+    assert judge.compare(PROMPTS[:1], Answers(texts=["long"]), Answers(texts=["s"])).outcomes.tolist() == [
+        1.0
+    ]
     assert len(server.seen) == 4
     refusing = serve(lambda text, number: 401)
     with pytest.raises(ToolkitError, match="refuses: HTTP 401"):
-        judge_at(refusing, tmp_path / "k").compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
+        judge_at(refusing, tmp_path / "k").compare(PROMPTS[:1], Answers(texts=["a"]), Answers(texts=["b"]))
     assert len(refusing.seen) <= 2  # one for each order, none twice
     moved = serve(lambda text, number: 302)
     with pytest.raises(ToolkitError, match="refuses: HTTP 302"):
-        judge_at(moved, tmp_path / "l").compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
+        judge_at(moved, tmp_path / "l").compare(PROMPTS[:1], Answers(texts=["a"]), Answers(texts=["b"]))
 
 
 def test_the_key_is_sent_and_written_nowhere(serve, tmp_path, monkeypatch):
@@ -161,7 +164,7 @@ def test_the_key_is_sent_and_written_nowhere(serve, tmp_path, monkeypatch):
     judge = endpoint_judge(place, JudgementLog(tmp_path / "j"))
     judge.compare(PROMPTS, LONG, SHORT)
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sesame"}
-    assert "sesame" not in (tmp_path / "j").read_text() + json.dumps(judges.as_json(judge))
+    assert "sesame" not in (tmp_path / "j").read_text() + json.dumps(judges.describe(judge).to_json())
 
 
 def test_nonsense_is_asked_about_once_more_and_too_much_of_it_is_an_error(serve, tmp_path):
@@ -178,7 +181,10 @@ def test_a_few_replies_of_nonsense_leave_pairs_without_a_verdict(serve, tmp_path
         lambda text, number: "?" if "number 3." in text.split("[Answer A]")[0] else longer(text, number)
     )
     many = [*PROMPTS, *([{"role": "user", "content": f"Or {number}?"}] for number in range(20))]
-    texts = {"texts": [f"quite long {n}" for n in range(32)]}, {"texts": [f"s {n}" for n in range(32)]}
+    texts = (
+        Answers(texts=[f"quite long {n}" for n in range(32)]),
+        Answers(texts=[f"s {n}" for n in range(32)]),
+    )
     outcomes = judge_at(server, tmp_path / "j").compare(many, *texts).outcomes
     assert np.isnan(outcomes).tolist() == [n == 3 for n in range(32)]
 
@@ -187,16 +193,20 @@ def test_a_few_replies_of_nonsense_leave_pairs_without_a_verdict(serve, tmp_path
 def test_what_is_no_completion_is_said(serve, tmp_path, monkeypatch, body):
     monkeypatch.setattr(endpoint, "_post", lambda *given: body.encode())
     with pytest.raises(ToolkitError, match="answers no completion"):
-        judge_at(serve(longer), tmp_path / "j").compare(PROMPTS[:1], {"texts": ["a"]}, {"texts": ["b"]})
+        judge_at(serve(longer), tmp_path / "j").compare(
+            PROMPTS[:1], Answers(texts=["a"]), Answers(texts=["b"])
+        )
 
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.endpoint import Endpoint, endpoint_judge
 from toolkit.evaluate.judge_log import JudgementLog
 judge = endpoint_judge(Endpoint(sys.argv[1], "tester"), JudgementLog(Path(sys.argv[2])))
-print(judge.compare(*json.loads(sys.argv[3])).outcomes.sum())
+prompts, *answers = json.loads(sys.argv[3])
+print(judge.compare(prompts, *map(Answers.from_json, answers)).outcomes.sum())
 """
 """It imports only what a judge needs. The other imports of this file load torch, which takes 10 s here."""
 
@@ -207,7 +217,7 @@ def test_a_killed_process_goes_on_with_what_it_had(serve, tmp_path):
         return longer(text, number)
 
     server, path = serve(slow), tmp_path / "j"
-    questions = json.dumps([PROMPTS, LONG, SHORT])
+    questions = json.dumps([PROMPTS, LONG.to_json(), SHORT.to_json()])
     command = [sys.executable, "-c", PROGRAM, server.url, str(path), questions]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."})
     while not path.is_file() or len(path.read_text().splitlines()) < 6:
@@ -246,7 +256,7 @@ def contest_of(prompts, samples=1):
 
     def answers(text):
         texts = [f"{text} {number}" for number in range(len(contest.prompts))]
-        return {"texts": texts, "ended": [True] * len(texts), "ids": [[1] * len(each) for each in texts]}
+        return Answers(texts=texts, ended=[True] * len(texts), ids=[[1] * len(each) for each in texts])
 
     return contest, answers
 
@@ -261,9 +271,9 @@ def test_a_clear_winner_is_told_after_one_look_by_an_interval_that_holds_at_any_
 ):
     server, (contest, answers) = serve(longer), contest_of(100, samples)
     given = {"base": answers("s"), "long": answers("quite long")}
-    given["long"]["texts"][60] = given["base"]["texts"][60]  # never looked at, and so no tie
+    given["long"].texts[60] = given["base"].texts[60]  # never looked at, and so no tie
     found = win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
-    row, gate = found.models["long"]["win_rate"], 20 * 3 * 2
+    row, gate = found.models["long"].win_rate.to_json(), 20 * 3 * 2
     assert len(server.seen) == gate + 20 * samples * 2
     assert found.outcomes["long"] == [1.0] * 20 * samples + [None] * 80 * samples
     assert row["n"] == 20 and row["unjudged"] == 80 * samples and row["wilson_interval"] is None
@@ -273,9 +283,10 @@ def test_a_clear_winner_is_told_after_one_look_by_an_interval_that_holds_at_any_
         expected.rate.high,
         expected.e_value,
     )
-    assert row["p_value"] == 1 / expected.e_value and found.judge["stopped_early"] is True
-    assert found.judge["power"] is None and found.judge["ranking"] is None
-    json.dumps(found.models, allow_nan=False)
+    assert row["p_value"] == 1 / expected.e_value and found.judge.stopped_early is True
+    judge = found.judge.to_json()
+    assert judge["power"] is None and judge["ranking"] is None
+    json.dumps(found.models["long"].to_json(), allow_nan=False)
 
 
 def test_equal_models_are_asked_about_to_the_end_and_a_kill_costs_nothing(serve, tmp_path):
@@ -286,9 +297,9 @@ def test_equal_models_are_asked_about_to_the_end_and_a_kill_costs_nothing(serve,
     server, (contest, answers) = serve(coin), contest_of(90)
     given = {"base": answers("s"), "long": answers("quite long"), "longest": answers("very, very long")}
     found = win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
-    rows = [found.models[name]["win_rate"] for name in ("long", "longest")]
-    assert [row["n"] for row in rows] == [90, 90] and [row["unjudged"] for row in rows] == [0, 0]
-    assert all(row["verdict"] == "no verdict" and row["low"] < 0.5 < row["high"] for row in rows)
+    rows = [found.models[name].win_rate for name in ("long", "longest")]
+    assert [row.n for row in rows] == [90, 90] and [row.unjudged for row in rows] == [0, 0]
+    assert all(row.verdict == "no verdict" and row.low < 0.5 < row.high for row in rows)
     before = len(server.seen)
     win_rate.summarize(given, contest, stopping(server, tmp_path / "j"), baseline="base")
     assert len(server.seen) == before
@@ -319,7 +330,7 @@ def test_what_is_decided_the_verdict_confirms():
             if not is_decided(values[:end], level=1 - 0.05 / 3)
             else ("better" if share > 0.5 else "worse")
         )
-        assert rows["a"]["verdict"] == wanted
+        assert rows["a"].verdict == wanted
 
 
 def test_beside_other_models_more_is_asked_before_one_half_is_excluded(serve, tmp_path):
@@ -335,5 +346,5 @@ def test_beside_other_models_more_is_asked_before_one_half_is_excluded(serve, tm
     n = {}
     for name, each in (("alone", given), ("beside", more)):
         found = win_rate.summarize(each, contest, stopping(server, tmp_path / "j"), baseline="base")
-        n[name] = found.models["a"]["win_rate"]["n"]
+        n[name] = found.models["a"].win_rate.n
     assert n == {"alone": 20, "beside": 40}

@@ -182,7 +182,7 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
     assert judge_factory.read_run_evaluation(reward / "model") is None
     (reward / "manifest.json").write_text(json.dumps({"format": seal.FORMAT, "stage": "reward"}))
     for place in (reward, reward / "model"):
-        assert judge_factory.read_run_evaluation(place) == numbers
+        assert judge_factory.read_run_evaluation(place).to_json() == numbers
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):

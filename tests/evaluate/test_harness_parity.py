@@ -76,9 +76,9 @@ def test_equal_to_lm_eval_at_stride_window(name, theirs, texts, tokenizer, model
     text = HeldOutText("texts", texts=texts)
     settings = ScoringSettings(window=WINDOW, stride=WINDOW, score_end=False)
     measured = perplexity.measure(scored, tokenizer, text, settings=settings)
-    assert max(measured["tokens"]) > 3 * WINDOW and any(count % WINDOW for count in measured["tokens"])
-    np.testing.assert_allclose(measured["nats"], -loglikelihoods, rtol=1e-5)
-    result = perplexity.summarize(measured, text, seed=0)
+    assert max(measured.tokens) > 3 * WINDOW and any(count % WINDOW for count in measured.tokens)
+    np.testing.assert_allclose(measured.nats, -loglikelihoods, rtol=1e-5)
+    result = perplexity.summarize(measured, text, seed=0).to_json()
     for key in ("bits_per_byte", "byte_perplexity"):
         assert result[key] == pytest.approx(metrics[f"{key},none"], rel=1e-5), key
     # theirs counts one word more where a text begins or ends with white space: not these

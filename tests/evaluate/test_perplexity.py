@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ TEXTS = [
 
 def numbers(model, tokenizer, text, **settings):
     measured = perplexity.measure(model, tokenizer, text, settings=ScoringSettings(**settings))
-    return perplexity.summarize(measured, text, seed=0)
+    return perplexity.summarize(measured, text, seed=0).to_json()
 
 
 @torch.no_grad()
@@ -80,11 +81,11 @@ def test_few_documents_are_scored_token_by_token_in_the_same_windows(model, toke
     measured = perplexity.measure(model, tokenizer, text, settings=settings)
     end = tokenizer.eos_token_id
     whole = score_documents(model, text.ids(tokenizer), prefix_id=end, end_id=end, window=64, stride=24)
-    assert measured["nats"] == pytest.approx(whole.tolist(), rel=1e-5)
-    result = perplexity.summarize(measured, text, seed=0)
+    assert measured.nats == pytest.approx(whole.tolist(), rel=1e-5)
+    result = perplexity.summarize(measured, text, seed=0).to_json()
     assert result["bits_per_byte"] == pytest.approx(whole[0] / math.log(2) / len(text.texts[0].encode()))
     size = len(text.texts[0].encode())
-    block, tile = min(64 * size // measured["tokens"][0], size // 20), size // 160
+    block, tile = min(64 * size // measured.tokens[0], size // 20), size // 160
     assert result["interval_over"] == f"blocks of {round(block / tile) * tile} bytes"
     assert result["interval_units"] >= 20
     low, high = result["bits_per_byte_interval"]
@@ -149,9 +150,9 @@ def test_files(tmp_path):
 def test_a_paired_difference_is_narrower_than_two_intervals(model, tokenizer, stories):
     text = HeldOutText("stories", texts=stories)
     first = perplexity.measure(model, tokenizer, text)
-    second = {**first, "nats": [nats * 1.01 for nats in first["nats"]]}
+    second = replace(first, nats=[nats * 1.01 for nats in first.nats])
     found = perplexity.difference(second, first, text, seed=0)
-    bits = perplexity.summarize(first, text, seed=0)
+    bits = perplexity.summarize(first, text, seed=0).to_json()
     assert found.estimate == pytest.approx(0.01 * bits["bits_per_byte"]) and found.excludes(0)
     low, high = bits["bits_per_byte_interval"]
     assert found.high - found.low < (high - low) / 10
@@ -160,7 +161,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals(model, tokenizer, st
 def test_a_diverged_model_is_an_error_and_no_number(model, tokenizer):
     text = HeldOutText("texts", texts=TEXTS)
     measured = perplexity.measure(model, tokenizer, text)
-    measured["nats"][3] = float("nan")
+    measured.nats[3] = float("nan")
     with pytest.raises(ToolkitError, match="1 documents is not finite"):
         perplexity.summarize(measured, text, seed=0)
 
@@ -177,4 +178,4 @@ def test_progress_reaches_the_number_that_it_was_told(model, tokenizer, stories,
             start=lambda total: totals.append(total) or seen.append,  # noqa: B023
         )  # fmt: skip
         assert seen == sorted(seen) and seen[-1] == totals[0]
-        assert np.isfinite(measured["nats"]).all()
+        assert np.isfinite(measured.nats).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def reference(model, ids):
 def measure(model, tokenizer, texts, **settings):
     text = HeldOutText("texts", texts=texts)
     measured = perplexity.measure(model, tokenizer, text, settings=ScoringSettings(**settings))
-    return measured, perplexity.summarize(measured, text, seed=0)
+    return measured, perplexity.summarize(measured, text, seed=0).to_json()
 
 
 def encode(tokenizer, text):
@@ -46,8 +47,8 @@ def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, 
     end, texts = tokenizer.eos_token_id, stories[:12]
     expected = [reference(model, [end, *encode(tokenizer, text), end]).sum() for text in texts]
     measured, result = measure(model, tokenizer, texts)
-    np.testing.assert_allclose(measured["nats"], expected, rtol=1e-6)
-    spread = np.abs(np.array(expected) / np.array(measured["tokens"]) - math.log(len(tokenizer) + 7))
+    np.testing.assert_allclose(measured.nats, expected, rtol=1e-6)
+    spread = np.abs(np.array(expected) / np.array(measured.tokens) - math.log(len(tokenizer) + 7))
     assert spread.max() > 0.05  # not uniform, or nothing would be tested
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -86,7 +87,7 @@ def test_prefix_and_end_by_hand(prefix, score_end, two_ends, build_model, storie
     after = [two_ends.eos_token_id] if score_end else []
     measured, result = measure(model, two_ends, texts, prefix=prefix, score_end=score_end)
     tokens = nats = 0
-    for text, found in zip(texts, measured["nats"], strict=True):
+    for text, found in zip(texts, measured.nats, strict=True):
         sequence = [*before, *encode(two_ends, text), *after]
         expected = reference(model, sequence) if len(sequence) > 1 else np.zeros(0)
         assert found == pytest.approx(expected.sum(), rel=1e-5)
@@ -131,7 +132,7 @@ def test_packed_documents_are_one_text(prefix, score_end, tokenizer, build_model
     expected = expected if before else np.append(0.0, expected)
     measured, result = measure(model, tokenizer, texts, packed=True, prefix=prefix, score_end=score_end)
     at = 0
-    for document, nats in zip(documents, measured["nats"], strict=True):
+    for document, nats in zip(documents, measured.nats, strict=True):
         assert nats == pytest.approx(expected[at : at + len(document) + score_end].sum(), rel=1e-5)
         at += len(document) + 1
     total = sum(map(len, documents)) + 11 * score_end
@@ -195,14 +196,15 @@ def test_two_models_of_one_long_text_are_paired_by_bytes(model, build_model, tok
     fine = learn(["x"], vocab_size=262)
     one = perplexity.measure(model, tokenizer, text)
     other = perplexity.measure(build_model(2), fine, text)
-    assert one["blocks"]["bytes"] == other["blocks"]["bytes"]
-    assert sum(one["blocks"]["bytes"]) == len(text.texts[0].encode())
+    assert one.blocks.bytes == other.blocks.bytes
+    assert sum(one.blocks.bytes) == len(text.texts[0].encode())
     found = perplexity.difference(one, other, text, seed=0)
-    bits = [perplexity.summarize(each, text, seed=0)["bits_per_byte"] for each in (one, other)]
+    bits = [perplexity.summarize(each, text, seed=0).bits_per_byte.estimate for each in (one, other)]
     assert found.estimate == pytest.approx(bits[0] - bits[1], rel=1e-6)
-    close = {**one, "blocks": {**one["blocks"], "nats": [1.01 * nats for nats in one["blocks"]["nats"]]}}
+    blocks = replace(one.blocks, nats=[1.01 * nats for nats in one.blocks.nats])
+    close = replace(one, blocks=blocks)
     paired = perplexity.difference(close, one, text, seed=0)
-    low, high = perplexity.summarize(one, text, seed=0)["bits_per_byte_interval"]
+    low, high = perplexity.summarize(one, text, seed=0).bits_per_byte.interval
     assert paired.estimate == pytest.approx(0.01 * bits[0])
     assert 0 < paired.high - paired.low < (high - low) / 10
 
@@ -217,4 +219,4 @@ def test_tiles_by_hand():
     )  # a document without bytes
     assert empty == pytest.approx([5 / 3] * 3)
     laid = block_bootstrap.tiles(nats, sizes, np.ones(4), window=8)
-    assert laid["tile_bytes"] == 1 and sum(laid["nats"]) == pytest.approx(10) and sum(laid["tokens"]) == 4
+    assert laid.tile_bytes == 1 and sum(laid.nats) == pytest.approx(10) and sum(laid.tokens) == 4

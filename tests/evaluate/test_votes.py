@@ -10,10 +10,11 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.evaluate import judges
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.votes import votes_judge
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("one?", "two?", "three?")]
-MINE, THEIRS = {"texts": ["a1", "a2", "a3"]}, {"texts": ["b1", "b2", "b3"]}
+MINE, THEIRS = Answers(texts=["a1", "a2", "a3"]), Answers(texts=["b1", "b2", "b3"])
 VOTES = [
     {"prompt": "one?", "answer_a": "a1", "answer_b": "b1", "vote": "a", "voter": "kim"},
     {"prompt": "one?", "answer_a": "b1", "answer_b": "a1", "vote": "B", "voter": "lee"},
@@ -49,7 +50,7 @@ def test_votes_are_means_of_their_pair_in_either_order(tmp_path, write, name):
     assert turned[:2].tolist() == [pytest.approx(1 / 3), 0.5]
     assert judge.facts["votes"] == 5 and judge.facts["voters"] == 3
     assert judges.doubt_of(judge) is None
-    assert judges.gate(judge, PROMPTS, THEIRS, words=20, seed=0) == {"passed": None}
+    assert judges.gate(judge, PROMPTS, THEIRS, words=20, seed=0).to_json() == {"passed": None}
 
 
 @pytest.mark.parametrize(

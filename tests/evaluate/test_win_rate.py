@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from toolkit.config.schema import DataSource
 from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import held_out_pairs
 from toolkit.evaluate import judges, reward_models, win_rate
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import Judge, compare
 from toolkit.evaluate.win_rate import Contest
 from toolkit.inference.logprobs import answer_logprobs
@@ -25,14 +27,14 @@ PROMPTS = [one.messages_prompt for one in GOOD]
 
 
 def summarize(*arguments, **options):
-    """(numbers of each model, what is to be known of the judge)"""
-    found = win_rate.summarize(*arguments, **options)
-    return found.models, found.judge
+    """Return the metrics of each model and the description of the judge, as JSON."""
+    judged = win_rate.summarize(*arguments, **options)
+    return {name: metrics.to_json() for name, metrics in judged.models.items()}, judged.judge.to_json()
 
 
 def answers(texts, ended=True):
     ids = [[5] * len(text.split()) for text in texts]
-    return {"texts": list(texts), "ended": [ended] * len(texts), "ids": ids, "kl": None}
+    return Answers(texts=list(texts), ended=[ended] * len(texts), ids=ids)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_flawless_beats_flawed_and_the_baseline_has_no_win_rate(contest, flawed,
 
 
 def test_several_models_are_ranked_and_lengths_are_the_models_less_the_baselines(contest, flawed, flawless):
-    padded = {**flawed, "ids": [ids + [5] * (1 + number % 3) for number, ids in enumerate(flawed["ids"])]}
+    padded = replace(flawed, ids=[ids + [5] * (1 + number % 3) for number, ids in enumerate(flawed.ids)])
     models, judge = summarize(
         {"flawed": flawed, "flawless": flawless, "padded": padded},
         contest,
@@ -119,9 +121,9 @@ def test_the_gain_is_shared_out_among_the_terms(contest, flawed, flawless):
 
 
 def test_length_in_tokens_share_ended_and_score(contest, flawless):
-    cut = {**flawless, "ended": [i % 4 == 0 for i in range(40)]}
+    cut = replace(flawless, ended=[i % 4 == 0 for i in range(40)])
     models, _ = summarize({"a": cut}, contest, judges.gold_judge(), baseline="a")
-    lengths = [len(text.split()) for text in flawless["texts"]]
+    lengths = [len(text.split()) for text in flawless.texts]
     assert models["a"]["mean_length"] == pytest.approx(np.mean(lengths))
     assert models["a"]["ended"] == 0.25 and models["a"]["prompts"] == 40
     assert models["a"]["score"] == pytest.approx(models["a"]["gold"]["utility"])
@@ -155,8 +157,10 @@ def test_a_judge_that_may_be_guessing_gives_no_verdict(contest, flawed, flawless
 
 
 def test_too_few_prompts_settle_nothing(flawed, flawless):
-    few = {name: {key: (value[:4] if value else value) for key, value in one.items()}
-           for name, one in (("flawed", flawed), ("flawless", flawless))}  # fmt: skip
+    few = {
+        name: Answers(texts=whole.texts[:4], ended=whole.ended[:4], ids=whole.ids[:4])
+        for name, whole in (("flawed", flawed), ("flawless", flawless))
+    }
     models, about = summarize(
         few, Contest(PROMPTS[:4], seed=0, known_world=True), judges.gold_judge(), baseline="flawed"
     )
@@ -185,11 +189,9 @@ def test_gold_agrees_with_most_preferences():
 def test_a_reward_judge_has_the_accuracy_that_evaluate_measures(scorer):
     reference = (str(scorer), None)
     judge = judges.reward_judge("scorer", reference, device="cpu", data=PREFERENCES)
-    measured = reward_models.measure({"a": reference}, PREFERENCES, part="held_out", device="cpu", seed=0)[
-        "a"
-    ]
-    assert (judge.accuracy.estimate, judge.accuracy.n) == (measured["accuracy"], 25)
-    assert measured["left_out"] == 0 and "left_out" not in judge.facts
+    measured = reward_models.measure({"a": reference}, PREFERENCES, part="held_out", device="cpu", seed=0)
+    assert (judge.accuracy.estimate, judge.accuracy.n) == (measured["a"].accuracy.estimate, 25)
+    assert measured["a"].left_out == 0 and "left_out" not in judge.facts
 
 
 def test_a_reward_judge_is_checked_on_whole_answers_only(scorer, tokenizer, tmp_path):
@@ -201,7 +203,7 @@ def test_a_reward_judge_is_checked_on_whole_answers_only(scorer, tokenizer, tmp_
     rows = sources.preferences(PREFERENCES, part="held_out", seed=0)
     pairs = held_out_pairs(rows, tokenizer, max_length=128)
     assert 0 < judge.facts["left_out"] == pairs.left_out and judge.accuracy.n == len(pairs.pairs)
-    assert judges.as_json(judge)["left_out"] == pairs.left_out
+    assert judges.describe(judge).left_out == pairs.left_out
 
 
 # Answers of real models
@@ -215,8 +217,8 @@ def test_answers_do_not_depend_on_the_batch_and_come_from_the_seed(model, tokeni
     one = win_rate.answer((model, tokenizer), small())
     two = win_rate.answer((model, tokenizer), Contest(PROMPTS[:12], seed=5, max_new_tokens=16))
     other = win_rate.answer((model, tokenizer), Contest(PROMPTS[:12], seed=6, max_new_tokens=16))
-    assert one["ids"] == two["ids"] != other["ids"]
-    assert len(one["texts"]) == 12 and all(len(ids) <= 16 for ids in one["ids"])
+    assert one.ids == two.ids != other.ids
+    assert len(one.texts) == 12 and all(len(ids) <= 16 for ids in one.ids)
 
 
 def test_kl_to_itself_is_zero_and_to_another_what_the_log_probabilities_say(tokenizer, build_model):
@@ -225,11 +227,11 @@ def test_kl_to_itself_is_zero_and_to_another_what_the_log_probabilities_say(toke
     answered = win_rate.answer(first, contest)
     assert win_rate.kl_to_baseline(first, first, answered, contest) == [0.0] * 12
     assert np.mean(win_rate.kl_to_baseline(first, second, answered, contest)) > 0
-    answered["ended"] = [number % 2 == 0 for number in range(12)]  # none of these short ones has ended
+    answered = replace(answered, ended=[number % 2 == 0 for number in range(12)])  # none has ended itself
     found = win_rate.kl_to_baseline(first, second, answered, contest)
     end = tokenizer.eos_token_id
     for number, (prompt, ids, ended) in enumerate(
-        zip(answered["prompt_ids"], answered["ids"], answered["ended"], strict=True)
+        zip(answered.prompt_ids, answered.ids, answered.ended, strict=True)
     ):
         whole = ids + [end] * ended
         own, other = (answer_logprobs(one[0], [prompt], [whole])[0].sum() for one in (first, second))

@@ -51,7 +51,7 @@ def test_accuracy_is_reported_beside_what_is_possible(model, monkeypatch):
     held_out.probability, held_out.utility_margin = [0.9, 0.6, 0.5, 0.2], [1.0, -2.0, 0.0, -0.5]
     margins = np.array([1.0, -1.0, 0.0, 2.0])
     monkeypatch.setattr(reward_quality, "pair_scores", lambda *_, **__: (margins, np.zeros(4)))
-    numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
+    numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0).to_json()
     assert numbers["accuracy"] == pytest.approx(2.5 / 4) and numbers["ties"] == 1
     assert numbers["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
     assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility says nothing
@@ -61,17 +61,19 @@ def test_accuracy_is_reported_beside_what_is_possible(model, monkeypatch):
 
 
 def test_no_preferences_give_no_numbers(model):
-    assert reward_quality.measure(model, HeldOutPairs(), pad_id=PAD, seed=0)["accuracy"] is None
+    assert reward_quality.measure(model, HeldOutPairs(), pad_id=PAD, seed=0).to_json() == {
+        "accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None,
+    }  # fmt: skip
 
 
 def test_accuracy_by_how_sure_the_annotator_is():
     margins = np.array([1.0, -1.0, 0.0, 2.0, -3.0])
     rows = reward_quality.by_annotator(margins, [0.55, 0.45, 0.58, 1.0, None])
-    assert [(row["agreement"], row["n"]) for row in rows] == [([0.5, 0.6], 3), ([0.9, 1.0], 1)]
-    assert rows[0]["accuracy"] == pytest.approx(1.5 / 3) and rows[0]["bayes"] == pytest.approx(
+    assert [(row.agreement, row.n) for row in rows] == [([0.5, 0.6], 3), ([0.9, 1.0], 1)]
+    assert rows[0].accuracy.estimate == pytest.approx(1.5 / 3) and rows[0].bayes == pytest.approx(
         (0.55 * 2 + 0.58) / 3
     )
-    assert rows[1]["accuracy"] == 1 and rows[1]["accuracy_interval"][0] < 0.3
+    assert rows[1].accuracy.estimate == 1 and rows[1].accuracy.low < 0.3
     assert reward_quality.by_annotator(margins, [None] * 5) == []
 
 
@@ -96,15 +98,15 @@ def test_length_bias_is_what_the_model_adds_to_peoples_taste():
         Pair([3], [4] * chosen, [4] * other) for chosen, other in ((5, 2), (2, 5), (7, 3), (3, 9), (4, 4))
     ]
     taste = reward_quality.length_bias(np.array([1.0, 1.0, 1.0, 1.0, 1.0]), pairs, seed=0)
-    assert (taste["people"], taste["model"], taste["bias"], taste["n"]) == (0.5, 0.5, 0.0, 4)
+    assert (taste.people, taste.model, taste.bias.estimate, taste.n) == (0.5, 0.5, 0.0, 4)
     longer = reward_quality.length_bias(np.array([1.0, -1.0, 1.0, -1.0, 0.0]), pairs, seed=0)
-    assert (longer["people"], longer["model"], longer["bias"]) == (0.5, 1.0, 0.5)
+    assert (longer.people, longer.model, longer.bias.estimate) == (0.5, 1.0, 0.5)
     assert reward_quality.length_bias(np.ones(1), pairs[-1:], seed=0) is None
 
 
 def test_end_of_text_and_padding_of_a_real_model(model):
     held_out = preferences()
-    numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
+    numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0).to_json()
     whole = [pair.prompt + pair.chosen for pair in held_out.pairs]
     cost = [score_alone(model, row) - score_alone(model, row[:-1]) for row in whole]
     assert numbers["end_of_text"] == pytest.approx(np.mean(cost), abs=1e-5)
@@ -134,14 +136,14 @@ def test_a_padding_token_inside_of_a_row_is_read(model):
 def test_a_model_that_reads_its_padding_is_detected(model):
     """With another padding token than the data's, the score is read after the padding."""
     model.config.pad_token_id = 15
-    assert reward_quality.measure(model, preferences(), pad_id=PAD, seed=0)["padding"] > 0.01
+    assert reward_quality.measure(model, preferences(), pad_id=PAD, seed=0).padding > 0.01
 
 
 def test_the_table_says_what_was_measured(model):
     held_out = preferences()
     held_out.probability, held_out.utility_margin = [0.7] * 40, [1.0] * 40
-    numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
-    rows = dict(reward_table.table_rows(numbers))
+    metrics = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
+    rows = dict(reward_table.table_rows(metrics))
     assert rows["the best possible (Bayes)"] == "70.0%"
     assert rows["where annotators agree 70% to 80%"].endswith("of 40; Bayes 70%")
-    assert rows["padding changes at most"] == f"{numbers['padding']:.1e}"
+    assert rows["padding changes at most"] == f"{metrics.padding:.1e}"

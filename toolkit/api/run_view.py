@@ -20,9 +20,10 @@ from toolkit.base.progress import duration
 from toolkit.config.schema import StageRecipe
 from toolkit.proofs import rebuild
 from toolkit.runs import evaluation, index, layout, metrics, seal
-from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Record, StageEvaluation
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, StageEvaluation
 from toolkit.runs.index import State
-from toolkit.stats import Estimate, interval_text
+from toolkit.runs.records import Record
+from toolkit.stats import estimate_text
 
 if TYPE_CHECKING:
     import pandas
@@ -182,7 +183,7 @@ class RunView(os.PathLike[str]):
             if measured.compared is not None:
                 rows += _estimate_rows(measured.compared)
                 rate = measured.compared.win_rate
-                rows += [("win rate", f"{_text(rate)}, {rate.verdict}")] if rate is not None else []
+                rows += [("win rate", f"{estimate_text(rate)}, {rate.verdict}")] if rate is not None else []
         figure = curves.draw(self.stage, figures.read_metrics(self.path), numbers) or ""
         body = "".join(
             f'<tr><th style="text-align:left">{html.escape(name)}</th>'
@@ -210,12 +211,7 @@ def list_runs(
 
 def _estimate_rows(record: Record) -> list[tuple[str, str]]:
     names = {name: value for name, value in record.estimates().items() if name != "win_rate"}
-    return [(name.replace("_", " "), _text(value)) for name, value in names.items()]
-
-
-def _text(estimate: Estimate) -> str:
-    """Return `0.592 [0.546, 0.636]`, without the interval where there is none."""
-    return interval_text(estimate.as_json("value"), "value")
+    return [(name.replace("_", " "), estimate_text(value)) for name, value in names.items()]
 
 
 def _near(path: Path) -> Path:

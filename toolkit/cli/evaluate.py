@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.config.schema import DataSource
     from toolkit.evaluate.context import EvaluationContext
     from toolkit.models.loading import Reference
+    from toolkit.runs.evaluation import ModelComparison
 
 SCORING = ("window", "stride", "prefix", "score_end", "packed")
 """Options that are settings of `perplexity` in an evaluate recipe."""
@@ -46,13 +47,13 @@ def main(arguments: Sequence[str]) -> int:
     references = {name: surroundings.model_reference(model) for name, model in models_by_name(models).items()}
     show = evaluate_tables.show
     if reward_models.are_reward_models(references):
-        results = {"models": _measure_reward_models(args, references, surroundings)}
+        results = _measure_reward_models(args, references, surroundings)
         show = evaluate_tables.show_reward_models
     else:
         results = _measure_language_models(args, surroundings)
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != "json"}
-        print(json.dumps({**results, "settings": settings}, ensure_ascii=False))
+        print(json.dumps({**results.to_json(), "settings": settings}, ensure_ascii=False))
     else:
         show(results)
     return 0
@@ -60,18 +61,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure_reward_models(
     args: argparse.Namespace, references: Mapping[str, Reference], surroundings: EvaluationContext
-) -> dict[str, dict[str, object]]:
+) -> ModelComparison:
     from toolkit.evaluate import reward_models
+    from toolkit.runs.evaluation import ModelComparison
     from toolkit.runtime import devices
 
     if args.baseline is not None:
         raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
     source = _source(args)
     part, device = surroundings.part_of(source), devices.select("auto")
-    return reward_models.measure(references, source, part=part, device=device, seed=args.seed)
+    models = reward_models.measure(references, source, part=part, device=device, seed=args.seed)
+    return ModelComparison(models=models)
 
 
-def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationContext) -> dict[str, object]:
+def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationContext) -> ModelComparison:
     from toolkit.evaluate import request, stage
     from toolkit.runs import seal
 

@@ -9,55 +9,54 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.base.console import number_table
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.stages import reward_table
-from toolkit.stats import interval_text, kl_text
+from toolkit.stats import estimate_text, interval_text, kl_text
 
 
-def show(results: Mapping[str, object]) -> None:
+def show(results: ModelComparison) -> None:
     """Print the perplexities and the win rates."""
     console = Console(stderr=True, highlight=False)
-    models = results["models"]
-    first = next(iter(models.values()))
-    if "bits_per_byte" in first:
-        console.print(perplexity_table(models))
-        console.print(reading(models), style="dim")
-    if results["judge"] is not None:
-        console.print(win_rate_table(models, results["baseline"]))
-        judge = results["judge"]
-        accuracy = f", accuracy {interval_text(judge, 'accuracy')}" if "accuracy" in judge else ""
-        power = judge["power"] or "asked until 50% was excluded; the intervals hold at any time"
-        console.print(f"judge: {judge['name']}{accuracy}; {power}; KL in nats an answer, length in tokens")
-        if "position_bias" in judge:
-            bias = judge["position_bias"]
-            share = interval_text(bias, "inconsistent", percent=True)
+    models, judge = results.models, results.judge
+    of_text = {name: row for name, row in models.items() if row.bits_per_byte is not None}  # not best of n
+    if of_text:
+        console.print(perplexity_table(of_text))
+        console.print(reading(of_text), style="dim")
+    if judge is not None:
+        console.print(win_rate_table(models, judge.baseline))
+        accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"
+        power = judge.power or "asked until 50% was excluded; the intervals hold at any time"
+        console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats an answer, length in tokens")
+        if judge.position_bias is not None:
+            share = interval_text(judge.position_bias, "inconsistent", percent=True)
             console.print(f"verdicts that changed with the order: {share}, counted as ties", style="dim")
-        if judge["doubt"]:
-            console.print(f"no verdict: {judge['doubt']}", style="yellow")
+        if judge.doubt:
+            console.print(f"no verdict: {judge.doubt}", style="yellow")
 
 
-def perplexity_table(models: dict[str, dict[str, object]]) -> Table:
+def perplexity_table(models: Mapping[str, ModelEvaluation]) -> Table:
     """Return one row per model, and the entropy floor where it is known: no model can be below it."""
     first = next(iter(models.values()))
-    size = f"{first['documents']:,} documents, {first['bytes']:,} bytes"
-    compared = any("bits_per_byte_difference" in row for row in models.values())
+    size = f"{first.documents:,} documents, {first.bytes:,} bytes"
+    compared = any(row.bits_per_byte_difference is not None for row in models.values())
     columns = ["bits per byte", *(["minus baseline"] if compared else []), "perplexity", "by word"]
-    table = number_table(f"{size}; 95% intervals over {first['interval_over']}", ["model"], columns)
+    table = number_table(f"{size}; 95% intervals over {first.interval_over}", ["model"], columns)
     for name, row in models.items():
-        difference = [interval_text(row, "bits_per_byte_difference")] if compared else []
-        words = "-" if row["word_perplexity"] is None else f"{row['word_perplexity']:.3g}"
+        difference = [estimate_text(row.bits_per_byte_difference)] if compared else []
+        words = "-" if row.word_perplexity is None else f"{row.word_perplexity:.3g}"
         table.add_row(
-            name, interval_text(row, "bits_per_byte"), *difference, f"{row['perplexity']:.2f}", words
+            name, estimate_text(row.bits_per_byte), *difference, f"{row.perplexity.estimate:.2f}", words
         )
-    if first["entropy_floor_bits_per_byte"] is not None:
-        table.add_row("entropy floor", f"{first['entropy_floor_bits_per_byte']:.3f} (exact)", style="dim")
+    if first.entropy_floor_bits_per_byte is not None:
+        table.add_row("entropy floor", f"{first.entropy_floor_bits_per_byte:.3f} (exact)", style="dim")
     return table
 
 
-def reading(models: dict[str, dict[str, object]]) -> str:
+def reading(models: Mapping[str, ModelEvaluation]) -> str:
     """Return how the text was presented to the models, in words."""
 
     def distinct(key: str) -> str:
-        return "/".join(dict.fromkeys(str(row[key]) for row in models.values()))
+        return "/".join(dict.fromkeys(str(getattr(row, key)) for row in models.values()))
 
     first, unscored = next(iter(models.values())), distinct("unscored_tokens")
     words = [
@@ -66,46 +65,46 @@ def reading(models: dict[str, dict[str, object]]) -> str:
         f"prefix {distinct('prefix')}",
         distinct("dtype"),
     ]
-    words += [] if first["end_scored"] else ["end-of-text not scored"]
-    words += ["packed"] if first["packed"] else []
+    words += [] if first.end_scored else ["end-of-text not scored"]
+    words += ["packed"] if first.packed else []
     words += [] if unscored == "0" else [f"{unscored} tokens without context not scored"]
     return ", ".join(words)
 
 
-def win_rate_table(models: dict[str, dict[str, object]], baseline: str) -> Table:
+def win_rate_table(models: Mapping[str, ModelEvaluation], baseline: str) -> Table:
     """Return one row per model: its win rate against the baseline, KL divergence and answer lengths."""
-    prompts = next(iter(models.values()))["prompts"]
-    some_unjudged = any(row["win_rate"]["unjudged"] for row in models.values() if "win_rate" in row)
-    scored = any("score" in row for row in models.values())
+    prompts = next(iter(models.values())).prompts
+    some_unjudged = any(row.win_rate.unjudged for row in models.values() if row.win_rate is not None)
+    scored = any(row.score is not None for row in models.values())
     columns = ["verdict", "win rate", *(["judged"] if some_unjudged else []), "equally\nlong", "ties"]
     columns += ["KL", "length", "ended", *(["score"] if scored else [])]
     title = f"win rate against {baseline} on {prompts} prompts, 95% intervals"
     table = number_table(title, ["model"], columns)
     for name, row in models.items():
-        rate = row.get("win_rate")
+        rate = row.win_rate
         cells = ["baseline", *["-"] * (4 if some_unjudged else 3)]
-        if rate:
-            share = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-            num_judged = [f"{rate['n']:,}"] if some_unjudged else []
-            equal = f"{rate['length_controlled']:.1%}"
-            cells = [rate["verdict"], share, *num_judged, equal, str(rate["ties"])]
-        numbers = [kl_text(row), f"{row['mean_length']:.1f}", f"{row['ended']:.0%}"]
-        numbers += [f"{row['score']:.2f}"] if scored else []
+        if rate is not None:
+            share = f"{rate.estimate:.1%} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+            num_judged = [f"{rate.n:,}"] if some_unjudged else []
+            equal = f"{rate.length_controlled.estimate:.1%}"
+            cells = [rate.verdict, share, *num_judged, equal, str(rate.ties)]
+        numbers = [kl_text(row.to_json()), f"{row.mean_length.estimate:.1f}", f"{row.ended.estimate:.0%}"]
+        numbers += [f"{row.score.estimate:.2f}"] if scored else []
         table.add_row(name, *cells, *numbers)
     return table
 
 
-def show_reward_models(results: Mapping[str, object]) -> None:
+def show_reward_models(results: ModelComparison) -> None:
     """Print one table for each reward model."""
     console = Console(stderr=True, highlight=False)
-    for name, numbers in results["models"].items():
-        title = f"{name}: {numbers['n']} pairs, 95% intervals"
+    for name, metrics in results.models.items():
+        title = f"{name}: {metrics.n} pairs, 95% intervals"
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, pad_edge=False
         )
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
-        for row in reward_table.table_rows(numbers):
+        for row in reward_table.table_rows(metrics):
             table.add_row(*row)
         console.print(table)
 

@@ -14,6 +14,7 @@ import numpy as np
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import win_rate
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import Score
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 
@@ -44,7 +45,7 @@ def answer(
     best_of: BestOf,
     *,
     progress: Callable[[int], None] | None = None,
-) -> dict[str, dict[str, list]]:
+) -> dict[str, Answers]:
     """Return the chosen answers by `label`, in the form of `win_rate.answer`.
 
     Random streams differ from those of the baseline's own answer. The candidates of a smaller n are the first
@@ -56,23 +57,27 @@ def answer(
     tokenizer = loaded[1]
     prompt_ids = win_rate.encode_prompts(loaded, contest)
     sampling_options = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
-    drawn, scores = [], []
+    drawn: list[Answers] = []
+    scores = []
     for turn in range(max(best_of.counts)):
         seeds = [derive(contest.seed, "best of", number, turn) for number in range(len(prompt_ids))]
         before = turn * len(prompt_ids)
         report = None if progress is None else lambda done, before=before: progress(before + done)
-        answers = win_rate.sample(
+        ids, ended = win_rate.sample(
             loaded, prompt_ids, contest, seeds=seeds, progress=report, **sampling_options
         )
-        answers["texts"] = [template.decode_answer(tokenizer, ids) for ids in answers["ids"]]
-        drawn.append(answers)
-        scores.append(best_of.score(contest.prompts, answers["texts"], answers["ended"]))
+        texts = [template.decode_answer(tokenizer, answer_ids) for answer_ids in ids]
+        drawn.append(Answers(ids=ids, ended=ended, texts=texts))
+        scores.append(best_of.score(contest.prompts, texts, ended))
     chosen = {}
     for count in best_of.counts:
         turns = np.argmax(scores[:count], axis=0)  # (prompts,)
-        picked = {
-            key: [drawn[turn][key][number] for number, turn in enumerate(turns)]
-            for key in ("ids", "ended", "texts")
-        }
-        chosen[label(count)] = {**picked, "prompt_ids": prompt_ids, "count": count}
+        picked = [(drawn[turn], number) for number, turn in enumerate(turns)]
+        chosen[label(count)] = Answers(
+            ids=[answers.ids[number] for answers, number in picked],
+            ended=[answers.ended[number] for answers, number in picked],
+            texts=[answers.texts[number] for answers, number in picked],
+            prompt_ids=prompt_ids,
+            count=count,
+        )
     return chosen

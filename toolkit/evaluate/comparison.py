@@ -11,6 +11,7 @@ from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource
 from toolkit.evaluate import context, request, reward_models, stage
 from toolkit.evaluate.naming import models_by_name
+from toolkit.models.tokenizer_loading import Reference
 from toolkit.runs import seal
 from toolkit.runs.evaluation import ModelComparison
 from toolkit.runtime import devices
@@ -61,7 +62,7 @@ def evaluate(
     recipe = request.build_recipe(
         names, source, baseline=start, perplexity=perplexity, win_rate=settings, seed=seed
     )
-    return ModelComparison.from_json(stage.evaluate(recipe, surroundings))
+    return stage.evaluate(recipe, surroundings)
 
 
 def _source(data: PathOrText | DataSource, examples: int | None) -> str | DataSource:
@@ -75,7 +76,7 @@ def _source(data: PathOrText | DataSource, examples: int | None) -> str | DataSo
 
 
 def _measure_reward_models(
-    references: Mapping[str, Any],
+    references: Mapping[str, Reference],
     source: str | DataSource,
     surroundings: context.EvaluationContext,
     *,
@@ -86,4 +87,4 @@ def _measure_reward_models(
                          fix="name preferences, such as storyworld")  # fmt: skip
     part, device = surroundings.part_of(source), devices.select("auto")
     measured = reward_models.measure(references, source, part=part, device=device, seed=seed)
-    return ModelComparison.from_json({"models": measured})
+    return ModelComparison(models=measured)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from toolkit.base import files
 from toolkit.config.judge_kinds import kind
 from toolkit.config.schema import Data
 from toolkit.data.data_sources import Part
@@ -17,6 +17,7 @@ from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
 from toolkit.runs import layout, seal
+from toolkit.runs.evaluation import RewardEvaluation
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_judge(
     contest: Contest,
     *,
     reference: Reference | None,
-    run_evaluation: dict[str, object] | None,
+    run_evaluation: RewardEvaluation | None,
     log_path: Path,
     device: torch.device | str,
     where: str,
@@ -87,8 +88,8 @@ def open_judge(
     )
 
 
-def read_run_evaluation(folder: Path) -> dict[str, object] | None:
+def read_run_evaluation(folder: Path) -> RewardEvaluation | None:
     """Return evaluation.json of the reward run that contains a model folder; None outside a run."""
     run_folder = seal.run_of(folder)
     path = run_folder / layout.EVALUATION if run_folder else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else None
+    return RewardEvaluation.from_json(files.read_json(path)) if path and path.is_file() else None

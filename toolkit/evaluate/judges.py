@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from toolkit.base.rng import derive
 from toolkit.config.schema import Data
 from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import Reference, load_reward_model
+from toolkit.runs.evaluation import GateResult, JudgeResult, RewardEvaluation
+from toolkit.runs.records import EstimateRecord
 from toolkit.stages import reward_quality
 
 Messages = list[dict[str, str]]
@@ -44,17 +48,15 @@ class Judge:
     tie: float
     accuracy: stats.Estimate | None = None
     checked_on: str = ""
-    facts: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    def see(self, prompts: Sequence[Messages], answers: dict[str, list]) -> dict[str, list]:
+    def see(self, prompts: Sequence[Messages], answers: Answers) -> Answers:
         """Return the answers with their `scores`."""
-        return {**answers, "scores": self.score(prompts, answers["texts"], answers["ended"])}
+        return answers.scored(self.score(prompts, answers.texts, answers.ended))
 
-    def compare(
-        self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
-    ) -> PairwiseOutcomes:
+    def compare(self, prompts: Sequence[Messages], answers: Answers, baseline: Answers) -> PairwiseOutcomes:
         """Return the outcomes of answers against the baseline's, both as `see` returns them."""
-        return PairwiseOutcomes(compare(answers["scores"], baseline["scores"], tie=self.tie))
+        return PairwiseOutcomes(compare(answers.scores, baseline.scores, tie=self.tie))
 
 
 AnyJudge = Judge | PairwiseJudge
@@ -73,12 +75,17 @@ def doubt_of(judge: AnyJudge) -> str | None:
     return None
 
 
-def as_json(judge: AnyJudge) -> dict[str, object]:
+def describe(judge: AnyJudge) -> JudgeResult:
     """Return the name, the accuracy and the facts of a judge."""
-    accuracy = judge.accuracy
-    accuracy_numbers = {} if accuracy is None else {**accuracy.as_json("accuracy"), "n": accuracy.n}
-    check_numbers = {"checked_on": judge.checked_on} if judge.checked_on else {}
-    return {"name": judge.name, **accuracy_numbers, **check_numbers, "doubt": doubt_of(judge), **judge.facts}
+    return JudgeResult(
+        name=judge.name,
+        accuracy=judge.accuracy,
+        n=None if judge.accuracy is None else judge.accuracy.n,
+        checked_on=judge.checked_on or None,
+        doubt=doubt_of(judge),
+        nulls=frozenset({"doubt", "power", "ranking"}),
+        **judge.facts,
+    )
 
 
 def require_known_world(is_known: bool, where: str) -> None:
@@ -108,7 +115,7 @@ def reward_judge(
     device: torch.device | str,
     data: Data | None = None,
     part: Part = "held_out",
-    run_evaluation: dict[str, object] | None = None,
+    run_evaluation: RewardEvaluation | None = None,
     seed: int = 0,
 ) -> Judge:
     """Return a reward model as a judge, checked on held-out preferences.
@@ -134,7 +141,7 @@ def reward_judge(
             f"{part} of judge_data",
         )
     else:
-        accuracy, source = _known_accuracy(run_evaluation or {}), "the reward run's own held-out preferences"
+        accuracy, source = _known_accuracy(run_evaluation), "the reward run's own held-out preferences"
     facts = {"left_out": left_out} if left_out else {}
     return Judge(name, score, tie=1e-4, accuracy=accuracy, checked_on=source if accuracy else "", facts=facts)
 
@@ -144,24 +151,18 @@ def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> Pairw
     rows = list(sources.preferences(data, part=part, seed=seed))
     prompts = [row["prompt"] for row in rows]
     chosen, rejected = (
-        {"texts": [row[side][0]["content"] for row in rows]} for side in ("chosen", "rejected")
+        Answers(texts=[row[side][0]["content"] for row in rows]) for side in ("chosen", "rejected")
     )
     right = judge.compare(prompts, chosen, rejected).outcomes
     accuracy = stats.bootstrap_share(right[~np.isnan(right)], seed=derive(seed, "judge"))
     return replace(judge, accuracy=accuracy, checked_on=f"{part} of judge_data")
 
 
-def _known_accuracy(run_evaluation: dict[str, object]) -> stats.Estimate | None:
-    if run_evaluation.get("accuracy") is None:
+def _known_accuracy(run_evaluation: RewardEvaluation | None) -> stats.Estimate | None:
+    accuracy = None if run_evaluation is None else run_evaluation.accuracy
+    if accuracy is None or math.isnan(accuracy.estimate):
         return None
-    low, high = run_evaluation.get("accuracy_interval") or (None, None)
-    ends = [math.nan if value is None else float(value) for value in (low, high)]
-    return stats.Estimate(
-        float(run_evaluation["accuracy"]),
-        *ends,
-        int(run_evaluation.get("n") or 0),
-        run_evaluation.get("seed"),
-    )
+    return replace(accuracy, seed=run_evaluation.seed)
 
 
 def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarray:
@@ -171,43 +172,35 @@ def compare(scores: np.ndarray, baseline: np.ndarray, *, tie: float) -> np.ndarr
 
 
 def gate(
-    judge: AnyJudge, prompts: Sequence[Messages], baseline: dict[str, list], *, words: int, seed: int
-) -> dict[str, object]:
+    judge: AnyJudge, prompts: Sequence[Messages], baseline: Answers, *, words: int, seed: int
+) -> GateResult:
     """Check that empty answers, copied prompts and gibberish lose to the baseline's answers.
 
     Args:
         baseline: answers as `see` returns them; a pairwise judge is asked about the first 20.
         words: number of words of the gibberish.
-
-    Returns:
-        `passed` (None if there are too few prompts, and for people, who are not asked), and the win rate of
-        each kind of answer.
     """
     if isinstance(judge, PairwiseJudge):
         if judge.is_people:
-            return {"passed": None}
+            return GateResult(nulls=frozenset({"passed"}))
         prompts = prompts[:GATE_QUESTIONS]
-        baseline = {
-            key: values[:GATE_QUESTIONS] for key, values in baseline.items() if isinstance(values, list)
-        }
+        baseline = baseline.part(slice(GATE_QUESTIONS))
     random = np.random.default_rng(derive(seed, "gate"))
     nonsense = {
         "empty": ["" for _ in prompts],
         "copied_prompt": [prompt[-1]["content"] for prompt in prompts],
         "gibberish": [_gibberish(random, words) for _ in prompts],
     }
-    result: dict[str, object] = {"passed": None}
-    lost = []
+    rates: dict[str, EstimateRecord] = {}
     for kind, answers in nonsense.items():
-        shown = judge.see(prompts, {"texts": answers, "ended": [True] * len(answers)})
+        shown = judge.see(prompts, Answers(texts=answers, ended=[True] * len(answers)))
         outcomes = judge.compare(prompts, shown, baseline).outcomes
         outcomes = np.where(np.isnan(outcomes), 0.5, outcomes)
         rate = stats.bootstrap_share(outcomes, seed=derive(seed, "gate", kind))
-        result[kind] = rate.as_dict()
-        lost.append(rate.high < 0.5)
-    if len(prompts) >= FEWEST_FOR_GATE:
-        result["passed"] = all(lost)
-    return result
+        rates[kind] = EstimateRecord(**asdict(rate))
+    lost = all(rate.high < 0.5 for rate in rates.values())
+    passed = lost if len(prompts) >= FEWEST_FOR_GATE else None
+    return GateResult(passed=passed, **rates, nulls=frozenset({"passed"}))
 
 
 def _gibberish(random: np.random.Generator, words: int) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from toolkit import stats
+from toolkit.runs.evaluation import LengthBin
 
 BINS = 5
 FEWEST_IN_A_BIN = 10
 
 
-def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, object]]:
+def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[LengthBin]:
     """Return the win rate in bins of equal size, from much shorter to much longer than the baseline's answer.
 
     Args:
@@ -18,8 +19,8 @@ def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, o
         longer: tokens of the answer less those of the baseline's, (prompts,).
 
     Returns:
-        One row for each bin; `longer` is its [least, most] difference in tokens. Prompts with the same
-        difference share a bin; with fewer than 20 prompts there is one bin.
+        One row for each bin. Prompts with the same difference share a bin; with fewer than 20 prompts there
+        is one bin.
     """
     outcomes, longer = np.asarray(outcomes, dtype=float), np.asarray(longer)
     count = max(1, min(BINS, len(longer) // FEWEST_IN_A_BIN))
@@ -30,12 +31,6 @@ def wins_by_length(outcomes: np.ndarray, longer: np.ndarray) -> list[dict[str, o
         inside = bin_indices == bin_index
         rate = stats.wilson(float(outcomes[inside].sum()), int(inside.sum()))
         ends = [int(longer[inside].min()), int(longer[inside].max())]
-        rows.append(
-            {
-                "longer": ends,
-                "mean_longer": float(longer[inside].mean()),
-                "n": rate.n,
-                **rate.as_json("win_rate"),
-            }
-        )
+        mean = float(longer[inside].mean())
+        rows.append(LengthBin(longer=ends, mean_longer=mean, n=rate.n, win_rate=rate))
     return rows

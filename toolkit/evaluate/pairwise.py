@@ -13,6 +13,7 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.data.chat.template import Message
+from toolkit.evaluate.answers import Answers
 
 Messages = Sequence[Message]
 Question = tuple[Messages, str, str]
@@ -56,15 +57,13 @@ class PairwiseJudge:
     checked_on: str = ""
     facts: dict[str, object] = field(default_factory=dict)
 
-    def see(self, prompts: Sequence[Messages], answers: dict[str, list]) -> dict[str, list]:
+    def see(self, prompts: Sequence[Messages], answers: Answers) -> Answers:
         """Return the answers unchanged: this judge has no scores of single answers."""
         return answers
 
-    def compare(
-        self, prompts: Sequence[Messages], answers: dict[str, list], baseline: dict[str, list]
-    ) -> PairwiseOutcomes:
+    def compare(self, prompts: Sequence[Messages], answers: Answers, baseline: Answers) -> PairwiseOutcomes:
         """Return the outcomes against the baseline's answers; equal answers are a tie and are not asked."""
-        pairs = list(zip(prompts, answers["texts"], baseline["texts"], strict=True))
+        pairs = list(zip(prompts, answers.texts, baseline.texts, strict=True))
         open_pairs = [index for index, (_, mine, theirs) in enumerate(pairs) if mine != theirs]
         questions = [pairs[index] for index in open_pairs]
         turned = [(prompt, theirs, mine) for prompt, mine, theirs in questions] if self.both_orders else []

@@ -28,16 +28,14 @@ from toolkit.models.context_length import context_length
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.runs import layout
+from toolkit.runs.evaluation import TextMetrics
+from toolkit.runs.records import Record
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
+from toolkit.stats.block_bootstrap import Tiles
 
 DEFAULT_WINDOW = 2048
 """The window for models without a context length in their configuration."""
 Prefix = Literal["auto", "bos", "end", "none"]
-REPORTED_SETTINGS = (
-    "window", "stride", "prefix", "prefix_token", "end_scored", "packed", "unscored_tokens", "dtype",
-    "tokenizer_digest",
-)  # fmt: skip
-"""Settings of the measurement that are reported beside each result."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,44 @@ class ScoringSettings:
     packed: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextScores(Record):
+    """What a model assigns to each document of a text, and how the text was presented to it.
+
+    Attributes:
+        prefix_token: the token before a document, None without one.
+        end_scored: whether end-of-text is scored, too.
+        nats, tokens: -log p and number of scored tokens of each document, (documents,).
+        unscored_tokens: tokens without a context.
+        blocks: a text of few documents in tiles, which the interval resamples; None for more documents.
+    """
+
+    window: int
+    stride: int
+    prefix: str
+    prefix_token: str | None = None
+    end_scored: bool
+    packed: bool
+    dtype: str
+    tokenizer_digest: str
+    nats: list[float]
+    tokens: list[int]
+    unscored_tokens: int
+    blocks: Tiles | None = None
+
+
 @dataclass(frozen=True)
 class _Ends:
     """Ids of the tokens before and after a document; `end` is None if it is not scored."""
 
     prefix: int | None
     end: int | None
+
+    def prefix_name(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        """Return the effective value of the setting `prefix`."""
+        if self.prefix is None:
+            return "none"
+        return "end" if self.prefix == tokenizer.eos_token_id else "bos"
 
 
 def measure(
@@ -163,8 +193,8 @@ def measure(
     *,
     settings: ScoringSettings = ScoringSettings(),
     start: Callable[[int], Callable[[int], None]] | None = None,
-) -> dict[str, object]:
-    """Score every document and return the input of `summarize`: nats and tokens per document and per block.
+) -> TextScores:
+    """Score every document and return the input of `summarize`.
 
     Args:
         start: called once with the number of tokens to score; the function that it returns is called with the
@@ -176,14 +206,14 @@ def measure(
     ids = text.ids(tokenizer)
     window = settings.window or context_length(model) or DEFAULT_WINDOW
     ends = _ends(settings, model, tokenizer)
-    reading = {"window": window, "stride": settings.stride or max(1, window // 2)}
+    stride = settings.stride or max(1, window // 2)
     scored_ends = int(ends.end is not None)  # per document
     scored = [np.ones(len(document) + scored_ends) for document in ids]
     if ends.prefix is None:
         for mask in scored[: 1 if settings.packed else None]:
             mask[:1] = 0
     total = int(sum(mask.sum() for mask in scored)) + (len(ids) * (1 - scored_ends) if settings.packed else 0)
-    options = {**reading, "progress": start(total) if start else None}
+    options = {"window": window, "stride": stride, "progress": start(total) if start else None}
     if settings.packed:
         nats = _score_packed(model, ids, ends, separator=tokenizer.eos_token_id, **options)
     else:
@@ -195,17 +225,21 @@ def measure(
             for document, size, losses in zip(ids, text.bytes, nats, strict=True)
         ]
         blocks = block_bootstrap.tiles(*map(np.concatenate, (nats, sizes, scored)), window=window)
-    return {
-        **reading,
-        **_as_json(ends, tokenizer),
-        "packed": settings.packed,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "tokenizer_digest": tokenizer_digest(tokenizer),
-        "nats": [float(losses.sum()) for losses in nats],
-        "tokens": [int(mask.sum()) for mask in scored],
-        "unscored_tokens": int(sum((mask == 0).sum() for mask in scored)),
-        "blocks": blocks,
-    }
+    return TextScores(
+        window=window,
+        stride=stride,
+        prefix=ends.prefix_name(tokenizer),
+        prefix_token=None if ends.prefix is None else tokenizer.convert_ids_to_tokens(ends.prefix),
+        end_scored=ends.end is not None,
+        packed=settings.packed,
+        dtype=str(model.dtype).removeprefix("torch."),
+        tokenizer_digest=tokenizer_digest(tokenizer),
+        nats=[float(losses.sum()) for losses in nats],
+        tokens=[int(mask.sum()) for mask in scored],
+        unscored_tokens=int(sum((mask == 0).sum() for mask in scored)),
+        blocks=blocks,
+        nulls=frozenset({"prefix_token", "blocks"}),
+    )
 
 
 def _ends(settings: ScoringSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Ends:
@@ -225,15 +259,6 @@ def _ends(settings: ScoringSettings, model: PreTrainedModel, tokenizer: PreTrain
             fix="score the documents separately",
         )
     return _Ends(prefix, end if settings.score_end else None)
-
-
-def _as_json(ends: _Ends, tokenizer: PreTrainedTokenizerBase) -> dict[str, object]:
-    """Return the effective settings: the token before a document, and whether its end is scored."""
-    scored = {"end_scored": ends.end is not None}
-    if ends.prefix is None:
-        return {"prefix": "none", "prefix_token": None, **scored}
-    name = "end" if ends.prefix == tokenizer.eos_token_id else "bos"
-    return {"prefix": name, "prefix_token": tokenizer.convert_ids_to_tokens(ends.prefix), **scored}
 
 
 def _score_separately(
@@ -259,50 +284,57 @@ def _score_packed(
     return [part if ends.end is not None else part[:-1] for part in np.split(nats, cuts)]
 
 
-def summarize(measured: dict[str, object], text: HeldOutText, *, seed: int) -> dict[str, object]:
-    """Return the results of `measure` as metrics with intervals.
+def summarize(scores: TextScores, text: HeldOutText, *, seed: int) -> TextMetrics:
+    """Return metrics with intervals.
 
     Raises:
         ToolkitError: a score is not finite.
     """
-    nats, total = np.asarray(measured["nats"]), float(text.bytes.sum())
+    nats, total = np.asarray(scores.nats), float(text.bytes.sum())
     if not np.isfinite(nats).all():
         raise ToolkitError(
             f"the loss of {int((~np.isfinite(nats)).sum())} documents is not finite",
             where=text.name,
             fix="the training diverged: lower its learning rate",
         )
-    (words, characters), blocks = text.counts, measured["blocks"]
-    bits = _bits_per("bytes", measured, text, seed)
-    tokens = sum(measured["tokens"])
-    perplexity = _bits_per("tokens", measured, text, seed).map(_power)
-    return {
-        **bits.as_json("bits_per_byte"),
-        **perplexity.as_json("perplexity"),
-        "word_perplexity": _power(nats.sum() / math.log(2) / words) if words else None,
-        "character_perplexity": _power(nats.sum() / math.log(2) / characters),
-        "byte_perplexity": _power(bits.estimate),
-        "entropy_floor_bits_per_byte": text.floor,
-        "documents": len(text),
-        "tokens": tokens,
-        "bytes": int(total),
-        "words": words,
-        "characters": characters,
-        **{key: measured[key] for key in REPORTED_SETTINGS},
-        "interval_over": block_bootstrap.over(blocks) if blocks else "documents",
-        "interval_units": bits.n,
-        "level": bits.level,
-        "bootstrap_samples": bits.samples,
-        "seed": seed,
-    }
+    words, characters = text.counts
+    bits = _bits_per("bytes", scores, text, seed)
+    return TextMetrics(
+        bits_per_byte=bits,
+        perplexity=_bits_per("tokens", scores, text, seed).map(_power),
+        word_perplexity=_power(nats.sum() / math.log(2) / words) if words else None,
+        character_perplexity=_power(nats.sum() / math.log(2) / characters),
+        byte_perplexity=_power(bits.estimate),
+        entropy_floor_bits_per_byte=text.floor,
+        documents=len(text),
+        tokens=sum(scores.tokens),
+        bytes=int(total),
+        words=words,
+        characters=characters,
+        window=scores.window,
+        stride=scores.stride,
+        prefix=scores.prefix,
+        prefix_token=scores.prefix_token,
+        end_scored=scores.end_scored,
+        packed=scores.packed,
+        unscored_tokens=scores.unscored_tokens,
+        dtype=scores.dtype,
+        tokenizer_digest=scores.tokenizer_digest,
+        interval_over=scores.blocks.block_name if scores.blocks else "documents",
+        interval_units=bits.n,
+        level=bits.level,
+        bootstrap_samples=bits.samples,
+        seed=seed,
+        nulls=frozenset({"word_perplexity", "entropy_floor_bits_per_byte", "prefix_token"}),
+    )
 
 
-def _bits_per(unit: str, measured: dict[str, object], text: HeldOutText, seed: int) -> Estimate:
-    """Return bits per `bytes` or `tokens`."""
-    if measured["blocks"] is not None:
-        return block_bootstrap.bits_per(unit, measured["blocks"], seed=seed)
-    units = text.bytes if unit == "bytes" else measured["tokens"]
-    return ratio_bootstrap(np.asarray(measured["nats"]) / math.log(2), units, seed=seed)
+def _bits_per(unit: Literal["bytes", "tokens"], scores: TextScores, text: HeldOutText, seed: int) -> Estimate:
+    """Return bits per byte or per token."""
+    if scores.blocks is not None:
+        return block_bootstrap.bits_per(unit, scores.blocks, seed=seed)
+    units = text.bytes if unit == "bytes" else scores.tokens
+    return ratio_bootstrap(np.asarray(scores.nats) / math.log(2), units, seed=seed)
 
 
 def _power(bits: float) -> float:
@@ -310,11 +342,9 @@ def _power(bits: float) -> float:
     return 2.0 ** min(bits, 1023.0)
 
 
-def difference(
-    measured: dict[str, object], other: dict[str, object], text: HeldOutText, *, seed: int
-) -> Estimate:
+def difference(scores: TextScores, other: TextScores, text: HeldOutText, *, seed: int) -> Estimate:
     """Return bits per byte minus those of another model, paired by document, or by block of few documents."""
-    if measured["blocks"] is not None:
-        return block_bootstrap.difference(measured["blocks"], other["blocks"], seed=seed)
-    nats = np.asarray(measured["nats"]) - np.asarray(other["nats"])
+    if scores.blocks is not None and other.blocks is not None:
+        return block_bootstrap.difference(scores.blocks, other.blocks, seed=seed)
+    nats = np.asarray(scores.nats) - np.asarray(other.nats)
     return ratio_bootstrap(nats / math.log(2), text.bytes, seed=seed)

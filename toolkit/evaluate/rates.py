@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
-from toolkit.stats import rankings, win_rates
+from toolkit.runs.evaluation import WinRateResult
+from toolkit.stats import Estimate, rankings, win_rates
 from toolkit.stats.rankings import PairedComparison
 from toolkit.stats.sequential import anytime
 from toolkit.stats.significance import holm, power_text, verdict
+
+NOT_AT_ANY_TIME = frozenset(
+    {"seed", "wilson_interval", "length_controlled_interval", "length_effect_interval", "power"}
+)
+"""Numbers that are null where the judging stopped early: they assume a fixed number of prompts."""
 
 
 def rate_all(
@@ -21,7 +30,7 @@ def rate_all(
     samples: int,
     doubt: str | None = None,
     stopped: bool = False,
-) -> dict[str, dict[str, object]]:
+) -> dict[str, WinRateResult]:
     """Return the win rate of each model, length-controlled too, with its adjusted p-value and the verdict.
 
     Args:
@@ -32,48 +41,67 @@ def rate_all(
         stopped: the outcomes decided when the judging stopped. They must be in the order of judging;
             intervals and p-values are then anytime-valid, and numbers without such an interval have none.
     """
-    rows: dict[str, dict[str, object]] = {}
+    rows: dict[str, WinRateResult] = {}
     for name, values in outcomes.items():
         prompts = None if units is None else units[name].tolist()
         rate = win_rates.win_rate(values, prompts, seed=seed, samples=samples)
         controlled, effect = win_rates.length_controlled(
             values, longer[name], prompts, seed=seed, samples=samples
         )
-        rows[name] = {
-            **rate.as_dict(),
-            **controlled.as_json("length_controlled"),
-            **effect.as_json("length_effect"),
-            "power": power_text(rate.bootstrap.n, rate.bootstrap.estimate),
-        }
-        if stopped:
-            rows[name] |= _at_any_time(win_rates.by_prompt(values, prompts)[0])
-    for row, adjusted in zip(rows.values(), holm([row["p_value"] for row in rows.values()]), strict=True):
-        row["p_value_holm"] = adjusted
-        row["verdict"] = verdict(row["low"], row["high"], adjusted) if doubt is None else "no verdict"
-    return rows
-
-
-def _at_any_time(means: np.ndarray) -> dict[str, object]:
-    """Return anytime-valid values of the numbers that assume a fixed number of prompts; means (prompts,)."""
-    sequential = anytime(means)
-    without = ("wilson_interval", "length_controlled_interval", "length_effect_interval", "power")
+        row = WinRateResult(
+            **asdict(rate.bootstrap),
+            wilson_interval=rate.wilson.interval,
+            comparisons=rate.comparisons,
+            wins=rate.wins,
+            ties=rate.ties,
+            losses=rate.losses,
+            tie_share=rate.ties / rate.comparisons,
+            p_value=rate.p_value,
+            length_controlled=controlled,
+            length_effect=effect,
+            power=power_text(rate.bootstrap.n, rate.bootstrap.estimate),
+        )
+        rows[name] = _at_any_time(row, win_rates.by_prompt(values, prompts)[0]) if stopped else row
+    p_values = holm([rate.p_value for rate in rows.values()])
     return {
-        **dict.fromkeys(without),
-        **sequential.rate.as_dict(),
-        "e_value": sequential.e_value,
-        "p_value": min(1.0, 1.0 / sequential.e_value),
+        name: replace(
+            row,
+            p_value_holm=adjusted,
+            verdict=verdict(*row.interval, adjusted) if doubt is None else "no verdict",
+        )
+        for (name, row), adjusted in zip(rows.items(), p_values, strict=True)
     }
 
 
-def power_of(rows: Mapping[str, Mapping[str, object]], n: int) -> str:
+def _at_any_time(row: WinRateResult, means: np.ndarray) -> WinRateResult:
+    """Return a row without the numbers that assume a fixed number of prompts; means (prompts,)."""
+    sequential = anytime(means)
+    return replace(
+        row,
+        **asdict(sequential.rate),
+        wilson_interval=None,
+        length_controlled=_without_interval(row.length_controlled),
+        length_effect=_without_interval(row.length_effect),
+        power=None,
+        e_value=sequential.e_value,
+        p_value=min(1.0, 1.0 / sequential.e_value),
+        nulls=NOT_AT_ANY_TIME,
+    )
+
+
+def _without_interval(estimate: Estimate) -> Estimate:
+    return replace(estimate, low=math.nan, high=math.nan)
+
+
+def power_of(rows: Mapping[str, WinRateResult], n: int) -> str:
     """Describe the power of n prompts, and the n that the undecided model farthest from 50% would need."""
-    open_rates = [row["estimate"] for row in rows.values() if row["verdict"] == "no verdict"]
+    open_rates = [row.estimate for row in rows.values() if row.verdict == "no verdict"]
     return power_text(n, max(open_rates, key=lambda share: abs(share - 0.5), default=None))
 
 
 def ranking(
     outcomes: Mapping[tuple[str, str], np.ndarray], *, seed: int, samples: int, samples_per_prompt: int = 1
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Return Bradley-Terry strengths of models that answered the same prompts; None for fewer than three.
 
     Args:

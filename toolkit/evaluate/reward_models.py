@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -16,6 +15,7 @@ from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
 from toolkit.models.loading import load_reward_model
 from toolkit.models.tokenizer_loading import Reference, not_loadable
+from toolkit.runs.evaluation import ModelEvaluation
 from toolkit.stages import reward_quality
 
 
@@ -48,7 +48,7 @@ def _has_score_head(reference: Reference) -> bool:
 
 def measure(
     references: Mapping[str, Reference], source: DataSource, *, part: Part, device: torch.device, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ModelEvaluation]:
     """Return the measurements of each reward model on the preferences of a source, by the model's name.
 
     Raises:
@@ -62,6 +62,6 @@ def measure(
     for name, reference in references.items():
         model, tokenizer = load_reward_model(reference, device=device)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
-        numbers = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
-        measurements[name] = {**numbers, "left_out": pairs.left_out, "seed": seed}
+        metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
+        measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.left_out, seed=seed)
     return measurements

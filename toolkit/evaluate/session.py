@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,19 +13,36 @@ from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import best_of, perplexity, win_rate
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.naming import require_distinct
-from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
+from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings, TextScores
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
 from toolkit.models.loading import Reference
 from toolkit.runs import provenance
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample
+from toolkit.runs.records import Record
 
-Measured = dict[str, object]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The dtype of the weights by its name in recipes and on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Record):
+    """What was measured of one model, before it is compared with the others.
+
+    Attributes:
+        answers: to the prompts of the win rate.
+        best_of: the best of n answers of the baseline, by label.
+    """
+
+    perplexity: TextScores | None = None
+    answers: Answers | None = None
+    best_of: dict[str, Answers] | None = None
+    samples: list[Sample] | None = None
 
 
 @dataclass
@@ -68,12 +85,12 @@ class Session:
         return opened.model, opened.tokenizer
 
     def measure(self, name: str) -> Measured:
-        """Return the log-probabilities, answers and samples of a model as JSON-serializable values."""
+        """Return the log-probabilities, answers and samples of a model."""
         loaded = self._baseline_model if self.contest and name == self.baseline else self._load(name)
-        measured: Measured = {}
+        scores = answers = chosen = None
         if self.text is not None:
             with ExitStack() as stack:
-                measured["perplexity"] = perplexity.measure(
+                scores = perplexity.measure(
                     *loaded, self.text, settings=self.scoring,
                     start=lambda total: stack.enter_context(
                         Progress(f"{name}: perplexity", total, "token")
@@ -81,22 +98,18 @@ class Session:
                 )  # fmt: skip
         if self.contest is not None:
             with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
-                measured["answers"] = win_rate.answer(loaded, self.contest, progress=progress.update)
+                answers = win_rate.answer(loaded, self.contest, progress=progress.update)
             if name != self.baseline:
-                measured["answers"]["kl"] = win_rate.kl_to_baseline(
-                    loaded, self._baseline_model, measured["answers"], self.contest
-                )
+                kl = win_rate.kl_to_baseline(loaded, self._baseline_model, answers, self.contest)
+                answers = replace(answers, kl=kl, nulls=frozenset({"kl"}))
             elif self.best_of is not None:
                 total = len(self.contest.prompts) * max(self.best_of.counts)
                 with Progress(f"{name}: best of {max(self.best_of.counts)}", total, "answer") as progress:
-                    measured["best_of"] = best_of.answer(
-                        loaded, self.contest, self.best_of, progress=progress.update
-                    )
-        if self.samples:
-            measured["samples"] = self._samples(loaded)
-        return measured
+                    chosen = best_of.answer(loaded, self.contest, self.best_of, progress=progress.update)
+        samples = self._samples(loaded) if self.samples else None
+        return Measured(perplexity=scores, answers=answers, best_of=chosen, samples=samples)
 
-    def _samples(self, loaded: LoadedModel) -> list[dict[str, object]]:
+    def _samples(self, loaded: LoadedModel) -> list[Sample]:
         """Answer the prompts of `samples`; a model without a chat template continues them."""
         model, tokenizer = loaded
         contest = self.contest or Contest([], self.seed)
@@ -119,47 +132,52 @@ class Session:
         )
         rows = zip(self.samples, answers.ids, answers.ended, seeds, strict=True)
         return [
-            {"prompt": text, "answer": template.decode_answer(tokenizer, ids), "ended": ended, "seed": seed}
+            Sample(prompt=text, answer=template.decode_answer(tokenizer, ids), ended=ended, seed=seed)
             for text, ids, ended, seed in rows
         ]
 
-    def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> dict[str, object]:
-        """Return the numbers with their intervals: `models` by name, `judge`, `baseline` and provenance."""
-        models: dict[str, dict[str, object]] = {name: {} for name in measured}
-        judge_facts: dict[str, object] | None = None
-        if self.text is not None:
-            for name, row in models.items():
-                row |= perplexity.summarize(measured[name]["perplexity"], self.text, seed=self.seed)
-            self._compare_perplexity(models, measured)
+    def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> ModelComparison:
+        """Return the numbers of all models with their intervals, the judge and the versions of libraries."""
+        models = {name: self._text_metrics(name, measured) for name in measured}
         if self.contest is not None and judge is not None and self.baseline is not None:
-            self.judged = win_rate.summarize(
-                answers_of(measured), self.contest, judge, baseline=self.baseline
-            )
-            judge_facts = self.judged.judge
-            for name, numbers in self.judged.models.items():
-                models.setdefault(name, {}).update(numbers)
-        for name, values in measured.items():
-            models[name] |= {"samples": values["samples"]} if self.samples else {}
-        provenance_facts = {"baseline": self.baseline, "seed": self.seed, "versions": provenance.versions()}
-        return {"models": models, "judge": judge_facts, **provenance_facts}
+            answers = answers_of(measured)
+            self.judged = win_rate.summarize(answers, self.contest, judge, baseline=self.baseline)
+            models |= {
+                name: ModelEvaluation.combined(*([models[name]] if name in models else []), metrics)
+                for name, metrics in self.judged.models.items()
+            }
+        if self.samples:
+            models |= {
+                name: replace(models[name], samples=values.samples) for name, values in measured.items()
+            }
+        return ModelComparison(
+            models=models,
+            judge=None if self.judged is None else self.judged.judge,
+            baseline=self.baseline,
+            seed=self.seed,
+            versions=provenance.versions(),
+            nulls=frozenset({"judge", "baseline"}),
+        )
 
-    def _compare_perplexity(
-        self, models: dict[str, dict[str, object]], measured: Mapping[str, Measured]
-    ) -> None:
-        """Add the paired difference in bits per byte to the baseline: its interval is narrower than two."""
-        if self.baseline is None:
-            return
-        base = measured[self.baseline]["perplexity"]
-        for name, row in models.items():
-            if name == self.baseline:
-                continue
-            difference = perplexity.difference(measured[name]["perplexity"], base, self.text, seed=self.seed)
-            row |= difference.as_json("bits_per_byte_difference")
+    def _text_metrics(self, name: str, measured: Mapping[str, Measured]) -> ModelEvaluation:
+        """Return the metrics of a model on the text, if there is one.
+
+        The difference to the baseline is paired by document, so its interval is narrower than both.
+        """
+        if self.text is None:
+            return ModelEvaluation()
+        scores = measured[name].perplexity
+        metrics = ModelEvaluation.combined(perplexity.summarize(scores, self.text, seed=self.seed))
+        if self.baseline is None or name == self.baseline:
+            return metrics
+        baseline = measured[self.baseline].perplexity
+        difference = perplexity.difference(scores, baseline, self.text, seed=self.seed)
+        return replace(metrics, bits_per_byte_difference=difference)
 
 
-def answers_of(measured: Mapping[str, Measured]) -> dict[str, dict[str, list]]:
+def answers_of(measured: Mapping[str, Measured]) -> dict[str, Answers]:
     """Return the answers of every model, followed by those of best of n."""
-    answers = {name: values["answers"] for name, values in measured.items()}
+    answers = {name: values.answers for name, values in measured.items() if values.answers is not None}
     for values in measured.values():
-        answers |= values.get("best_of", {})
+        answers |= values.best_of or {}
     return answers

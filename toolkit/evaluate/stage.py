@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from toolkit.config.judge_kinds import kind as judge_kind
@@ -19,6 +20,7 @@ from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
 from toolkit.runs import checkpoint, layout
+from toolkit.runs.evaluation import ModelComparison
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
@@ -43,21 +45,22 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
         measured[name] = session.measure(name)
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
-    results["settings"] = recipe.model_dump(mode="json", exclude={"stage", "run"})
+    results = replace(results, settings=recipe.model_dump(mode="json", exclude={"stage", "run"}))
     if session.judged is not None:
         write_answers(run, session.contest, measured, session.judged)
     run.metrics.truncate(0)
-    for step, (name, row) in enumerate(results["models"].items(), 1):
+    content = results.to_json()
+    for step, (name, row) in enumerate(content["models"].items(), 1):
         run.metrics.log(step, model=name, **{key: row[key] for key in SHOWN if key in row})
-    run.write_json(layout.EVALUATION, results)
+    run.write_json(layout.EVALUATION, content)
 
 
 SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length", "ended")
 """The numbers that metrics.jsonl has of each model."""
 
 
-def evaluate(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> dict[str, object]:
-    """Measure the models of a recipe without a run; return the content of evaluation.json.
+def evaluate(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> ModelComparison:
+    """Measure the models of a recipe without a run.
 
     Raises:
         ToolkitError: a model, data or a judge that cannot be used.
@@ -151,18 +154,20 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
 def load_measured(run: Run) -> dict[str, Measured]:
     """Return the measurements of earlier attempts by model."""
     saved = checkpoint.latest(run)
-    return json.loads((saved[1] / MEASURED).read_text(encoding="utf-8")) if saved else {}
+    content = json.loads((saved[1] / MEASURED).read_text(encoding="utf-8")) if saved else {}
+    return {name: Measured.from_json(values) for name, values in content.items()}
 
 
 def _write(folder: Path, measured: dict[str, Measured]) -> None:
-    (folder / MEASURED).write_text(json.dumps(measured), encoding="utf-8")
+    content = {name: values.to_json() for name, values in measured.items()}
+    (folder / MEASURED).write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_answers(run: Run, contest: Contest, measured: dict[str, Measured], judged: Judged) -> None:
     """answers.jsonl: every answer of every model with its score and its outcome, to be read by people."""
     lines = []
     for name, answers in answers_of(measured).items():
-        rows = zip(contest.prompts, answers["texts"], answers["ended"], strict=True)
+        rows = zip(contest.prompts, answers.texts, answers.ended, strict=True)
         for number, (prompt, text, ended) in enumerate(rows):
             row = {"model": name, "number": number, "prompt": prompt, "answer": text, "ended": ended}
             for key, values in (("score", judged.scores), ("outcome", judged.outcomes)):

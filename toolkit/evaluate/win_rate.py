@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import judges
+from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
@@ -29,13 +31,12 @@ from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.inference import sampling
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.models.context_length import context_length
+from toolkit.runs.evaluation import AnswerMetrics, GateResult, GoldUtility, JudgeResult
 from toolkit.stats import agreement
 from toolkit.stats.sequential import is_decided
 from toolkit.stats.win_rates import by_prompt
 
 SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SEEN = ("texts", "ended", "scores")
-"""The keys of answers that a judge compares."""
 LOOK_EVERY = 20
 """Prompts between two checks of a judge that stops early."""
 LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -86,8 +87,8 @@ class Contest:
 
 def answer(
     loaded: LoadedModel, contest: Contest, *, progress: Callable[[int], None] | None = None
-) -> dict[str, list]:
-    """Answer the prompts and return lists `ids`, `texts`, `ended` and `prompt_ids` in their order.
+) -> Answers:
+    """Sample an answer to each prompt.
 
     Raises:
         ToolkitError: there is no chat template, or no room for an answer beside a prompt.
@@ -95,9 +96,9 @@ def answer(
     tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)
     unmodified = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
-    answers = sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
-    texts = [template.decode_answer(tokenizer, ids) for ids in answers["ids"]]
-    return {**answers, "texts": texts, "prompt_ids": prompt_ids}
+    ids, ended = sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
+    texts = [template.decode_answer(tokenizer, answer_ids) for answer_ids in ids]
+    return Answers(ids=ids, ended=ended, texts=texts, prompt_ids=prompt_ids)
 
 
 def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
@@ -123,8 +124,8 @@ def sample(
     seeds: Sequence[int],
     progress: Callable[[int], None] | None = None,
     **sampling_options: float,
-) -> dict[str, list]:
-    """Sample an answer to each prompt in batches and return `ids` and `ended`.
+) -> tuple[list[list[int]], list[bool]]:
+    """Sample an answer to each prompt in batches; return the token ids, and whether each ended by itself.
 
     `sampling_options` are fields of `SamplingSettings`.
     """
@@ -145,11 +146,11 @@ def sample(
         ids, ended = ids + answers.ids, ended + answers.ended
         if progress:
             progress(len(ids))
-    return {"ids": ids, "ended": ended}
+    return ids, ended
 
 
 def kl_to_baseline(
-    policy: LoadedModel, baseline: LoadedModel, answers: dict[str, list], contest: Contest
+    policy: LoadedModel, baseline: LoadedModel, answers: Answers, contest: Contest
 ) -> list[float] | None:
     """Return log p(policy) - log p(baseline) of each answer, end-of-text included, in nats.
 
@@ -161,13 +162,15 @@ def kl_to_baseline(
     if tokenizer.get_vocab() != baseline[1].get_vocab():
         return None
     plain = contest.temperature == 1 and contest.top_k == 0 and contest.top_p == 1
-    sampled = answers
+    all_ids, all_ended = answers.ids, answers.ended
     if not plain:
-        sampled = sample(policy, answers["prompt_ids"], contest, seeds=contest.seeds(), temperature=1.0)
-    ends = [[tokenizer.eos_token_id] * ended for ended in sampled["ended"]]
-    tokens = [list(ids) + end for ids, end in zip(sampled["ids"], ends, strict=True)]
+        all_ids, all_ended = sample(
+            policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0
+        )
+    end_id = tokenizer.eos_token_id
+    tokens = [list(ids) + [end_id] * ended for ids, ended in zip(all_ids, all_ended, strict=True)]
     logprobs = [
-        answer_logprobs(model, answers["prompt_ids"], tokens, batch_examples=contest.batch_examples)
+        answer_logprobs(model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples)
         for model, _ in (policy, baseline)
     ]
     return [float((own - other).sum(dtype=np.float64)) for own, other in zip(*logprobs, strict=True)]
@@ -189,19 +192,17 @@ class Judged:
         scores: score of each answer by model; empty if the judge gives no scores.
     """
 
-    models: dict[str, dict[str, object]]
-    judge: dict[str, object]
+    models: dict[str, AnswerMetrics]
+    judge: JudgeResult
     outcomes: dict[str, list[float | None]]
     scores: dict[str, list[float]]
 
 
-def summarize(
-    answers: dict[str, dict[str, list]], contest: Contest, judge: AnyJudge, *, baseline: str
-) -> Judged:
+def summarize(answers: dict[str, Answers], contest: Contest, judge: AnyJudge, *, baseline: str) -> Judged:
     """Judge the answers of all models against those of the baseline.
 
     Args:
-        answers: the answers of each model as `answer` returns them, with `kl` added.
+        answers: the answers of each model.
         baseline: the name of the model that the others are compared with.
 
     Raises:
@@ -225,53 +226,56 @@ def summarize(
     rates = rate_all(outcomes, longer, units=units, doubt=doubt, stopped=stopped, **bootstrap)
     result = {}
     for name, shown in seen.items():
-        numbers = _own_numbers(shown, contest)
+        metrics = _own_metrics(shown, contest)
         if gold is not None:
-            numbers["gold"] = _gold_numbers(gold[name], gold[baseline] if name != baseline else None, contest)
+            against = gold[baseline] if name != baseline else None
+            metrics = replace(metrics, gold=_gold_utility(gold[name], against, contest))
         if name == baseline:
-            numbers["is_baseline"] = True
+            result[name] = replace(metrics, is_baseline=True)
         else:
-            numbers["win_rate"] = {**rates[name], "unjudged": int((~is_judged[name]).sum())}
-            numbers["wins_by_length"] = wins_by_length(outcomes[name], longer[name])
-        result[name] = numbers
-    judge_facts = {
-        **judges.as_json(judge),
-        **_position_bias([pairs.orders for pairs in compared.values() if pairs.orders], contest),
-        "doubt": doubt,
-        "fit": unfit is None,
-        "gate": gate_result,
-        "baseline": baseline,
-        "stopped_early": stopped,
-        "power": None if stopped else power_of(rates, contest.units),
-        "ranking": None if stopped else _ranked(judge, contest, seen, compared, baseline=baseline),
-        "level": 0.95,
-    }
-    scores = {name: np.asarray(shown["scores"]).tolist() for name, shown in seen.items() if "scores" in shown}
+            result[name] = replace(
+                metrics,
+                win_rate=replace(rates[name], unjudged=int((~is_judged[name]).sum())),
+                wins_by_length=wins_by_length(outcomes[name], longer[name]),
+            )
+    judge_result = replace(
+        judges.describe(judge),
+        position_bias=_position_bias([pairs.orders for pairs in compared.values() if pairs.orders], contest),
+        doubt=doubt,
+        fit=unfit is None,
+        gate=gate_result,
+        baseline=baseline,
+        stopped_early=stopped,
+        power=None if stopped else power_of(rates, contest.units),
+        ranking=None if stopped else _ranked(judge, contest, seen, compared, baseline=baseline),
+        level=0.95,
+    )
+    scores = {name: shown.scores.tolist() for name, shown in seen.items() if shown.scores is not None}
     outcome_lists = {
         name: [None if np.isnan(value) else float(value) for value in pairs.outcomes]
         for name, pairs in compared.items()
     }
-    return Judged(result, judge_facts, outcome_lists, scores)
+    return Judged(result, judge_result, outcome_lists, scores)
 
 
 def _compare(
     judge: AnyJudge,
     contest: Contest,
-    own: dict[str, list],
-    other: dict[str, list],
+    own: Answers,
+    other: Answers,
     *,
     part: slice = slice(None),
 ) -> PairwiseOutcomes:
     """Return the judge's outcomes of a part of the answers; equal answers are a tie, whatever the verdict."""
-    own, other = ({key: side[key][part] for key in SEEN if key in side} for side in (own, other))
-    same = np.array(own["texts"]) == np.array(other["texts"])
-    same &= np.array(own["ended"]) == np.array(other["ended"])
+    own, other = own.part(part), other.part(part)
+    same = np.array(own.texts) == np.array(other.texts)
+    same &= np.array(own.ended) == np.array(other.ended)
     compared = judge.compare(contest.prompts[part], own, other)
     return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
 
 
 def _compare_until_decided(
-    judge: PairwiseJudge, contest: Contest, own: dict[str, list], other: dict[str, list], *, models: int
+    judge: PairwiseJudge, contest: Contest, own: Answers, other: Answers, *, models: int
 ) -> PairwiseOutcomes:
     """Compare prompt by prompt until the interval excludes one half; outcomes of the rest are nan."""
     outcomes = np.full(len(contest.prompts), np.nan)
@@ -296,11 +300,11 @@ def _compare_until_decided(
 def _ranked(
     judge: AnyJudge,
     contest: Contest,
-    seen: dict[str, dict],
+    seen: dict[str, Answers],
     compared: dict[str, PairwiseOutcomes],
     *,
     baseline: str,
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Rank all models by their outcomes against the baseline and against each other."""
     pairs = {(name, baseline): outcomes.outcomes for name, outcomes in compared.items()}
     if isinstance(judge, Judge):  # a pairwise judge would have to be asked about every two models
@@ -323,77 +327,78 @@ def _judged(outcomes: np.ndarray) -> np.ndarray:
     return is_judged
 
 
-def _longer(own: dict[str, list], other: dict[str, list]) -> np.ndarray:
+def _longer(own: Answers, other: Answers) -> np.ndarray:
     """Return by how many tokens each own answer is longer than the other, (answers,)."""
-    return np.array([len(a) - len(b) for a, b in zip(own["ids"], other["ids"], strict=True)])
+    return np.array([len(a) - len(b) for a, b in zip(own.ids, other.ids, strict=True)])
 
 
-def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest) -> dict[str, object]:
-    """Return the position bias over all models of a judge that saw both orders."""
+def _position_bias(orders: list[tuple[np.ndarray, np.ndarray]], contest: Contest) -> dict[str, Any] | None:
+    """Return the position bias over all models of a judge that saw both orders, None for other judges."""
     if not orders:
-        return {}
+        return None
     first, second = (np.concatenate(order) for order in zip(*orders, strict=True))
     is_judged = ~np.isnan(first) & ~np.isnan(second)
     if not is_judged.any():
-        return {}
-    return {"position_bias": agreement.position_bias(first[is_judged], second[is_judged], seed=contest.seed)}
-
-
-def _own_numbers(answers: dict[str, list], contest: Contest) -> dict[str, object]:
-    """Return score, length in tokens, share that ended and KL in nats per answer of one model."""
-    numbers: dict[str, object] = {"prompts": contest.units, "seed": contest.seed}
-    if "scores" in answers:
-        numbers |= contest.mean(answers["scores"]).as_json("score")
-        parts = np.quantile(answers["scores"], SCORE_QUANTILES).tolist()
-        numbers["score_quantiles"] = dict(zip(map(str, SCORE_QUANTILES), parts, strict=True))
-    numbers |= contest.mean([len(ids) for ids in answers["ids"]]).as_json("mean_length")
-    ended = contest.by_unit(np.asarray(answers["ended"], dtype=float))
-    share = stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples)
-    numbers |= share.as_json("ended")
-    if "count" in answers:
-        numbers["kl_to_baseline_at_most"] = kl_bound(answers["count"])
-    if answers.get("kl") is not None:
-        numbers |= contest.mean(answers["kl"]).as_json("kl_to_baseline")
-    return numbers
-
-
-def _unfit(gate_result: dict[str, object]) -> str | None:
-    """Return the reason for which the judge is unfit, from the result of `judges.gate`; None if it is fit."""
-    if gate_result["passed"] is not False:
         return None
-    winners = [kind for kind, rate in gate_result.items() if kind != "passed" and not rate["high"] < 0.5]
+    return agreement.position_bias(first[is_judged], second[is_judged], seed=contest.seed)
+
+
+def _own_metrics(answers: Answers, contest: Contest) -> AnswerMetrics:
+    """Return the metrics of one model without another model's answers."""
+    quantiles = None
+    if answers.scores is not None:
+        parts = np.quantile(answers.scores, SCORE_QUANTILES).tolist()
+        quantiles = dict(zip(map(str, SCORE_QUANTILES), parts, strict=True))
+    ended = contest.by_unit(np.asarray(answers.ended, dtype=float))
+    return AnswerMetrics(
+        prompts=contest.units,
+        seed=contest.seed,
+        score=None if answers.scores is None else contest.mean(answers.scores),
+        score_quantiles=quantiles,
+        mean_length=contest.mean([len(ids) for ids in answers.ids]),
+        ended=stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples),
+        kl_to_baseline_at_most=None if answers.count is None else kl_bound(answers.count),
+        kl_to_baseline=None if answers.kl is None else contest.mean(answers.kl),
+    )
+
+
+def _unfit(gate_result: GateResult) -> str | None:
+    """Return the reason for which the judge is unfit, from the result of `judges.gate`; None if it is fit."""
+    if gate_result.passed is not False:
+        return None
+    rates = {kind: getattr(gate_result, kind) for kind in ("empty", "copied_prompt", "gibberish")}
+    winners = [kind for kind, rate in rates.items() if not rate.high < 0.5]
     kinds = " and ".join(kind.replace("_", " ") for kind in winners)
     return f"judge unfit: {kinds} answers do not lose to the baseline's"
 
 
-def _utilities(
-    answers: dict[str, dict[str, list]], contest: Contest
-) -> dict[str, list[storyworld.Utility]] | None:
+def _utilities(answers: dict[str, Answers], contest: Contest) -> dict[str, list[storyworld.Utility]] | None:
     if not contest.known_world:
         return None
     return {
-        name: [
-            storyworld.utility(*pair) for pair in zip(contest.prompts, model_answers["texts"], strict=True)
-        ]
+        name: [storyworld.utility(*pair) for pair in zip(contest.prompts, model_answers.texts, strict=True)]
         for name, model_answers in answers.items()
     }
 
 
-def _gold_numbers(
+def _gold_utility(
     own: Sequence[storyworld.Utility], baseline: Sequence[storyworld.Utility] | None, contest: Contest
-) -> dict[str, object]:
+) -> GoldUtility:
     """Return the mean utility and its terms; against a baseline also the gains, which sum over the terms."""
     weights = storyworld.WEIGHTS
-    numbers: dict[str, object] = {
-        **contest.mean([item.total for item in own]).as_json("utility"),
-        "terms": {term: float(np.mean([item.terms[term] for item in own])) for term in weights},
-    }
-    if baseline is not None:
-        pairs = list(zip(own, baseline, strict=True))
-        numbers |= contest.mean([a.total - b.total for a, b in pairs]).as_json("utility_gain")
-        numbers["gain_by_term"] = {
+    utility = GoldUtility(
+        utility=contest.mean([item.total for item in own]),
+        terms={term: float(np.mean([item.terms[term] for item in own])) for term in weights},
+    )
+    if baseline is None:
+        return utility
+    pairs = list(zip(own, baseline, strict=True))
+    return replace(
+        utility,
+        utility_gain=contest.mean([a.total - b.total for a, b in pairs]),
+        gain_by_term={
             term: float(weight * np.mean([a.terms[term] - b.terms[term] for a, b in pairs]))
             for term, weight in weights.items()
-        }
-        numbers["share_by_term"] = storyworld.term_shares(list(own), list(baseline))
-    return numbers
+        },
+        share_by_term=storyworld.term_shares(list(own), list(baseline)),
+    )

@@ -105,7 +105,7 @@ class HeldOutEvaluator:
         tokens = np.concatenate(scored).astype(np.float64)
         laid = block_bootstrap.tiles(tokens, np.concatenate(sizes), np.ones(len(tokens)), window=self.window)
         nats = np.array([document_nats.sum(dtype=np.float64) for document_nats in scored])
-        return nats, block_bootstrap.bits_per("bytes", laid, seed=seed), block_bootstrap.over(laid)
+        return nats, block_bootstrap.bits_per("bytes", laid, seed=seed), laid.block_name
 
     def as_json(self, nats: np.ndarray) -> dict[str, Any]:
         """Return the perplexity per token (including ends) and how it was measured, as JSON."""

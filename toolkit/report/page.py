@@ -21,6 +21,7 @@ from toolkit.report.summary import (
     win_rate_text,
 )
 from toolkit.runs import layout, seal
+from toolkit.runs.evaluation import RewardMetrics
 from toolkit.stages import reward_table
 from toolkit.stats import interval_text, kl_text
 
@@ -170,7 +171,7 @@ def _training_section(name: str, path: Path, row: Numbers) -> dict | None:
         section["second_figure"] = figures.reliability((row.get("calibration") or {}).get("bins", []))
         section["table"] = {
             "head": [f"{row.get('n', 0)} held-out pairs", "[95% interval]"],
-            "rows": reward_table.table_rows(row),
+            "rows": reward_table.table_rows(RewardMetrics.from_json(row)),
         }
     return section
 

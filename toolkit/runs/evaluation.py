@@ -1,121 +1,22 @@
 """evaluation.json as dataclasses, one class for each stage.
 
-Every class reads the JSON of its stage with `from_json` and writes the same JSON with `to_json`. Keys that
-this version does not name stay in `extra`. A number with an interval is an `Estimate`: JSON has it as `<key>`
-and `<key>_interval`. JSON's null is None, and nan in an `Estimate`.
+Stages write these records, and every class reads the JSON of its stage with `from_json` and writes the same
+JSON with `to_json` (see toolkit.runs.records). Keys that this version does not name stay in `extra`.
 """
 
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any
 
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.config.registry import STAGES
 from toolkit.runs import layout
+from toolkit.runs.records import NOT_IN_JSON, EstimateRecord, Record
 from toolkit.stats import Estimate
-
-INTERVAL = "_interval"
-NOT_KEYS = ("extra", "nulls", "compared")
-"""Fields that do not stand for a key of the JSON."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A JSON object of known keys.
-
-    Attributes:
-        extra: the keys that the class does not name.
-        nulls: the fields that are null in JSON; other fields that are None are not written.
-    """
-
-    units: ClassVar[tuple[str, ...]] = ("n",)
-    """Keys that may hold the number of units that the intervals resample; the first one present counts."""
-
-    extra: dict[str, Any] = field(default_factory=dict, repr=False)
-    nulls: frozenset[str] = field(default=frozenset(), repr=False)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read a JSON object.
-
-        Raises:
-            TypeError: `data` is not a mapping, or lacks a key that has no default.
-        """
-        if not isinstance(data, Mapping):
-            raise TypeError(f"{cls.__name__} is read from a JSON object, not from {type(data).__name__}")
-        left = dict(data)
-        count = next((data[key] for key in cls.units if isinstance(data.get(key), int)), 0)
-        values: dict[str, Any] = {}
-        for name, hint in _hints(cls).items():
-            if name not in left:
-                continue
-            value = left.pop(name)
-            if Estimate in (hint, *get_args(hint)):
-                low, high = left.pop(name + INTERVAL, None) or (None, None)
-                values[name] = Estimate(_number(value), _number(low), _number(high), count)
-            else:
-                values[name] = _decode(value, hint)
-        nulls = frozenset(name for name, value in values.items() if value is None)
-        return cls(**values, extra=left, nulls=nulls)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that `from_json` read."""
-        content: dict[str, Any] = {}
-        for name in _hints(type(self)):
-            value = getattr(self, name)
-            if isinstance(value, Estimate) and not isinstance(value, Record):
-                content |= value.as_json(name)
-            elif value is not None or name in self.nulls:
-                content[name] = _encode(value)
-        return content | self.extra
-
-    def estimates(self) -> dict[str, Estimate]:
-        """Return the fields that have an interval, by name."""
-        values = {name: getattr(self, name) for name in _hints(type(self))}
-        return {name: value for name, value in values.items() if isinstance(value, Estimate)}
-
-
-def _hints(cls: type[Record]) -> dict[str, Any]:
-    """Return {name: type} of the fields that stand for JSON keys."""
-    hints = get_type_hints(cls)
-    return {entry.name: hints[entry.name] for entry in fields(cls) if entry.name not in NOT_KEYS}
-
-
-def _decode(value: Any, hint: Any) -> Any:
-    if hint is float and value is None:
-        return math.nan
-    if value is None:
-        return None
-    if isinstance(hint, UnionType):
-        hint = next(option for option in get_args(hint) if option is not type(None))
-    if isinstance(hint, type) and issubclass(hint, Record):
-        return hint.from_json(value)
-    if get_origin(hint) is list:
-        return [_decode(item, get_args(hint)[0]) for item in value]
-    if get_origin(hint) is dict:
-        return {key: _decode(item, get_args(hint)[1]) for key, item in value.items()}
-    return value
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_json()
-    if isinstance(value, list):
-        return [_encode(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,63 +33,191 @@ class Sample(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WinRateResult(Record, Estimate):
+class WinRateResult(EstimateRecord):
     """How often a model's answer is better than the baseline's: an Estimate over prompts, and its tests.
 
     Attributes:
+        wilson_interval: Wilson's interval at the effective number of prompts.
         wins, ties, losses: comparisons.
         length_controlled: the win rate at equal lengths.
+        length_effect: log-odds that a longer answer gains.
+        e_value: of bets against one half; only where the judging stopped early.
         p_value_holm: of the sign test, corrected for the number of models.
         verdict: `better`, `worse` or `no verdict`.
+        unjudged: comparisons without a verdict of the judge.
     """
 
-    wilson_interval: list[float] | None = None
+    wilson_interval: list[float | None] | None = None
     comparisons: int | None = None
     wins: int | None = None
     ties: int | None = None
     losses: int | None = None
     tie_share: float | None = None
     p_value: float | None = None
-    p_value_holm: float | None = None
     length_controlled: Estimate | None = None
     length_effect: Estimate | None = None
     power: str | None = None
+    e_value: float | None = None
+    p_value_holm: float | None = None
     verdict: str | None = None
     unjudged: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelEvaluation(Record):
-    """What an evaluation measured of one model.
+class LengthBin(Record):
+    """The win rate of the prompts whose answers are `longer` than the baseline's by [least, most] tokens."""
+
+    longer: list[int]
+    mean_longer: float
+    n: int
+    win_rate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldUtility(Record):
+    """The storyworld's known utility of a model's answers, its terms, and its gain over the baseline's."""
+
+    utility: Estimate
+    terms: dict[str, float]
+    utility_gain: Estimate | None = None
+    gain_by_term: dict[str, float] | None = None
+    share_by_term: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMetrics(Record):
+    """How well a model predicts held-out text, and how the text was presented to it.
 
     Attributes:
-        bits_per_byte: of held-out text.
+        bits_per_byte: of the original text in UTF-8.
+        perplexity: by token of the model's own tokenizer.
+        entropy_floor_bits_per_byte: exact entropy of the text, None if it is unknown.
+        window, stride: in tokens.
+        prefix_token: the token before a document, None without one.
+        end_scored: whether end-of-text is scored, too.
+        unscored_tokens: tokens without a context.
+        interval_over: what the intervals resample, `interval_units` of them.
         bits_per_byte_difference: less the baseline's, paired by document.
-        kl_to_baseline: nats an answer.
+    """
+
+    bits_per_byte: Estimate | None = None
+    perplexity: Estimate | None = None
+    word_perplexity: float | None = None
+    character_perplexity: float | None = None
+    byte_perplexity: float | None = None
+    entropy_floor_bits_per_byte: float | None = None
+    documents: int | None = None
+    tokens: int | None = None
+    bytes: int | None = None
+    words: int | None = None
+    characters: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    prefix: str | None = None
+    prefix_token: str | None = None
+    end_scored: bool | None = None
+    packed: bool | None = None
+    unscored_tokens: int | None = None
+    dtype: str | None = None
+    tokenizer_digest: str | None = None
+    interval_over: str | None = None
+    interval_units: int | None = None
+    level: float | None = None
+    bootstrap_samples: int | None = None
+    seed: int | None = None
+    bits_per_byte_difference: Estimate | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerMetrics(Record):
+    """What a model's answers to unseen prompts are like, and how often they win.
+
+    Attributes:
+        score: of the judge; `score_quantiles` by quantile.
         mean_length: tokens an answer.
         ended: share of answers that end by themselves.
-        score: of the judge.
+        kl_to_baseline: nats an answer.
+        kl_to_baseline_at_most: the bound of best-of-n sampling.
         win_rate: against the baseline; None for the baseline itself.
-        accuracy: of a reward model, as in RewardEvaluation.
     """
+
+    prompts: int | None = None
+    seed: int | None = None
+    score: Estimate | None = None
+    score_quantiles: dict[str, float] | None = None
+    mean_length: Estimate | None = None
+    ended: Estimate | None = None
+    kl_to_baseline_at_most: float | None = None
+    kl_to_baseline: Estimate | None = None
+    gold: GoldUtility | None = None
+    is_baseline: bool | None = None
+    win_rate: WinRateResult | None = None
+    wins_by_length: list[LengthBin] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatorBin(Record):
+    """Accuracy on the pairs on which annotators agree with a probability in `agreement`, and the best one."""
+
+    agreement: list[float]
+    n: int
+    accuracy: Estimate
+    bayes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthBias(Record):
+    """How often people and the model prefer the longer of two answers; `bias` is the difference."""
+
+    people: float
+    model: float
+    bias: Estimate
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardMetrics(Record):
+    """How often a reward model ranks held-out pairs as their annotator did.
+
+    Attributes:
+        accuracy: a tie counts half.
+        bayes_accuracy: what the best possible model reaches, None if it is unknown.
+        gold_accuracy: agreement with the known utility.
+        n: pairs.
+        calibration: of its confidence, as `toolkit.stats.calibration` writes it.
+        end_of_text: what end-of-text adds to a score.
+        padding: the largest change of a score by padding.
+    """
+
+    accuracy: Estimate | None = None
+    ties: int | None = None
+    n: int | None = None
+    bayes_accuracy: float | None = None
+    gold_accuracy: Estimate | None = None
+    held_out_loss: float | None = None
+    margin: float | None = None
+    score_mean: float | None = None
+    score_std: float | None = None
+    calibration: dict[str, Any] | None = None
+    by_annotator: list[AnnotatorBin] | None = None
+    length_bias: LengthBias | None = None
+    end_of_text: Estimate | None = None
+    padding: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelMetrics(RewardMetrics):
+    """The metrics of a finished reward model; `left_out` pairs do not fit in its context."""
+
+    left_out: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
+    """What an evaluation measured of one model."""
 
     units = ("interval_units", "prompts", "n")
 
-    bits_per_byte: Estimate | None = None
-    bits_per_byte_difference: Estimate | None = None
-    perplexity: Estimate | None = None
-    entropy_floor_bits_per_byte: float | None = None
-    win_rate: WinRateResult | None = None
-    is_baseline: bool | None = None
-    kl_to_baseline: Estimate | None = None
-    mean_length: Estimate | None = None
-    ended: Estimate | None = None
-    score: Estimate | None = None
-    accuracy: Estimate | None = None
-    bayes_accuracy: float | None = None
-    gold_accuracy: Estimate | None = None
-    end_of_text: Estimate | None = None
-    n: int | None = None
     samples: list[Sample] | None = None
 
 
@@ -200,8 +229,7 @@ class StageEvaluation(Record):
         compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
     """
 
-    seed: int | None = None
-    compared: ModelEvaluation | None = None
+    compared: ModelEvaluation | None = field(default=None, metadata=NOT_IN_JSON)
 
     @property
     def win_rate(self) -> WinRateResult:
@@ -224,9 +252,11 @@ class TokenizerEvaluation(StageEvaluation):
 
     vocab_size: int | None = None
     requested_vocab_size: int | None = None
-    bytes_per_token: float | None = None
-    documents: int | None = None
+    seed: int | None = None
     characters: int | None = None
+    documents: int | None = None
+    train_bytes: int | None = None
+    bytes_per_token: float | None = None
     held_out_documents: int | None = None
     held_out_bytes: int | None = None
     held_out_tokens: int | None = None
@@ -246,6 +276,9 @@ class CorpusEvaluation(StageEvaluation):
     vocab_size: int | None = None
     digest: str | None = None
     held_out_digest: str | None = None
+    documents_by_source: list[int] | None = None
+    dropped: dict[str, int] | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,12 +292,25 @@ class PretrainEvaluation(StageEvaluation):
     held_out_documents: int | None = None
     held_out_tokens: int | None = None
     held_out_bytes: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    prefix: str | None = None
+    end_scored: bool | None = None
+    packed: bool | None = None
+    dtype: str | None = None
+    tokenizer_digest: str | None = None
+    interval_over: str | None = None
     n: int | None = None
+    seed: int | None = None
+    bootstrap_samples: int | None = None
     parameters: int | None = None
     tokens: int | None = None
     epochs: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
+    peak_flops: float | None = None
+    peak_flops_source: str | None = None
+    flops_per_token: float | None = None
     samples: list[Sample] | None = None
 
 
@@ -273,40 +319,32 @@ class SftEvaluation(StageEvaluation):
     """Loss on held-out answers, in nats a token."""
 
     held_out_loss: Estimate | None = None
-    held_out_loss_before: float | None = None
     held_out_perplexity: Estimate | None = None
-    held_out_tokens: int | None = None
+    held_out_loss_before: float | None = None
     n: int | None = None
+    held_out_tokens: int | None = None
     examples: int | None = None
     steps: int | None = None
+    seed: int | None = None
     samples: list[Sample] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardEvaluation(StageEvaluation):
-    """How often a reward model ranks held-out pairs as their annotator did.
+class RewardEvaluation(RewardMetrics, StageEvaluation):
+    """How often a reward model ranks held-out pairs as their annotator did."""
 
-    `bayes_accuracy` is what the best possible model reaches, `gold_accuracy` compares with the known utility.
-    """
-
-    accuracy: Estimate | None = None
-    bayes_accuracy: float | None = None
-    gold_accuracy: Estimate | None = None
-    ties: int | None = None
-    n: int | None = None
-    held_out_loss: float | None = None
-    margin: float | None = None
-    score_mean: float | None = None
-    score_std: float | None = None
-    end_of_text: Estimate | None = None
-    padding: float | None = None
+    base: str | None = None
+    tokenizer: str | None = None
     examples: int | None = None
     steps: int | None = None
+    left_out: int | None = None
+    held_out_left_out: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoEvaluation(StageEvaluation):
-    """How often the implicit rewards rank held-out pairs as their annotator did, and the KL to the start."""
+class ImplicitRewardMetrics(Record):
+    """How often the implicit rewards of a policy rank held-out pairs as their annotator did."""
 
     accuracy: Estimate | None = None
     margin: Estimate | None = None
@@ -315,29 +353,131 @@ class DpoEvaluation(StageEvaluation):
     held_out_loss: float | None = None
     log_ratio_chosen: float | None = None
     log_ratio_rejected: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyDistance(Record):
+    """KL(policy || reference) in nats an answer, over `kl_n` answers of the policy, and some of these."""
+
     kl: Estimate | None = None
     kl_n: int | None = None
     mean_length: float | None = None
     ended: float | None = None
-    beta: float | None = None
-    examples: int | None = None
-    steps: int | None = None
     samples: list[Sample] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
+class DpoEvaluation(PolicyDistance, ImplicitRewardMetrics, StageEvaluation):
+    """How often the implicit rewards rank held-out pairs as their annotator did, and the KL to the start."""
+
+    base: str | None = None
+    beta: float | None = None
+    examples: int | None = None
+    steps: int | None = None
+    left_out: int | None = None
+    held_out_left_out: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutMeasurement(Record):
+    """What a held-out judge measured of a policy after a rollout.
+
+    Attributes:
+        score: of the judge.
+        proxy: the score of the training's rewards.
+        length: tokens an answer.
+    """
+
+    units = ("prompts",)
+
+    rollout: int
+    prompts: int
+    score: Estimate
+    kl: Estimate
+    proxy: Estimate
+    length: float
+    ended: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PpoEvaluation(StageEvaluation):
-    """Score of the reward model, and the KL to the start in nats an answer, over the last rollouts."""
+    """Score of the reward model, and the KL to the start in nats an answer, over the last rollouts.
+
+    Attributes:
+        reference: the same of the first rollout, which the reference sampled.
+        looks: measurements of the held-out judge of early stopping.
+        kept_rollout: the rollout whose weights early stopping kept.
+    """
 
     score: Estimate | None = None
     kl: Estimate | None = None
     length: float | None = None
     ended: float | None = None
     n: int | None = None
+    seed: int | None = None
+    reference: dict[str, Any] | None = None
+    algorithm: str | None = None
     kl_coefficient: float | None = None
     episodes: int | None = None
     measured_on: str | None = None
+    settings: dict[str, Any] | None = None
     samples: list[Sample] | None = None
+    looks: list[HeldOutMeasurement] | None = None
+    kept_rollout: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateResult(Record):
+    """Win rates of answers that must lose to the baseline's.
+
+    Attributes:
+        passed: whether all of them lose; None if there are too few prompts, and for people.
+        empty, copied_prompt, gibberish: None for people, who are not asked.
+    """
+
+    passed: bool | None = None
+    empty: EstimateRecord | None = None
+    copied_prompt: EstimateRecord | None = None
+    gibberish: EstimateRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeResult(Record):
+    """Who compared the answers, and the checks of the judge.
+
+    Attributes:
+        accuracy: agreement with `n` held-out preferences, which `checked_on` names.
+        doubt: the reason for which the verdicts do not count, None if they do.
+        left_out: preferences that do not fit in the context of a reward model.
+        model, url, system, template: of an endpoint.
+        votes, voters, sha256: of a file of votes.
+        position_bias: of a judge that saw both orders.
+        fit: whether it passed the gate, or the gate could not tell.
+        ranking: Bradley-Terry strengths of three or more models.
+    """
+
+    name: str
+    accuracy: Estimate | None = None
+    n: int | None = None
+    checked_on: str | None = None
+    doubt: str | None = None
+    left_out: int | None = None
+    model: str | None = None
+    url: str | None = None
+    system: str | None = None
+    template: str | None = None
+    votes: int | None = None
+    voters: int | None = None
+    sha256: str | None = None
+    position_bias: dict[str, Any] | None = None
+    fit: bool | None = None
+    gate: GateResult | None = None
+    baseline: str | None = None
+    stopped_early: bool | None = None
+    power: str | None = None
+    ranking: dict[str, Any] | None = None
+    level: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,8 +491,9 @@ class ModelComparison(StageEvaluation):
     """
 
     models: dict[str, ModelEvaluation]
-    judge: dict[str, Any] | None = None
+    judge: JudgeResult | None = None
     baseline: str | None = None
+    seed: int | None = None
     versions: dict[str, str] | None = None
     settings: dict[str, Any] | None = None
 

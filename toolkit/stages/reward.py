@@ -13,6 +13,7 @@ from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
 from toolkit.models.loading import load_reward_model
 from toolkit.runs import layout
+from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
@@ -42,16 +43,15 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     fit(trainer, run, measure=_measure(held_out.pairs, pad_id))
     if run.is_main:
         trained, _ = load_reward_model((str(run.model_dir), None), device=target)
-        numbers = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
+        metrics = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
         if held_out.pairs:  # for score_scale: reward_model of PPO
-            trained.config.score_mean, trained.config.score_std = numbers["score_mean"], numbers["score_std"]
+            trained.config.score_mean, trained.config.score_std = metrics.score_mean, metrics.score_std
             trained.config.save_pretrained(run.model_dir)
-        run.write_json(layout.EVALUATION, {
-            **numbers,
-            "base": recipe.model, "tokenizer": recipe.model,
-            "examples": len(table), "steps": config.max_steps,
-            "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,
-        })  # fmt: skip
+        evaluation = RewardEvaluation.combined(
+            metrics, base=recipe.model, tokenizer=recipe.model, examples=len(table), steps=config.max_steps,
+            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+        )  # fmt: skip
+        run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def _measure(pairs: Sequence[Pair], pad_id: int) -> Measure | None:

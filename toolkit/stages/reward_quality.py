@@ -19,6 +19,7 @@ from toolkit.base.errors import DataError
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, wins
 from toolkit.inference.reward_scores import score_ids
 from toolkit.models.context_length import context_length, context_length_or_default
+from toolkit.runs.evaluation import AnnotatorBin, LengthBias, RewardMetrics
 from toolkit.stats.calibration import calibration
 
 ANNOTATOR_BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -66,40 +67,48 @@ def pair_scores(
     return values[: len(pairs)], values[len(pairs) :]
 
 
-def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed: int) -> dict[str, Any]:
-    """Return all measurements of a reward model on held-out preferences, as written to evaluation.json.
-
-    A tie counts half in the accuracy. `bayes_accuracy` and `gold_accuracy` are None where the true utilities
-    are unknown.
-    """
+def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed: int) -> RewardMetrics:
+    """Return all measurements of a reward model on held-out preferences."""
     if not held_out.pairs:
-        return {"accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None}
+        return RewardMetrics(n=0, nulls=frozenset({"accuracy", "accuracy_interval", "bayes_accuracy"}))
     chosen, rejected = pair_scores(model, held_out.pairs, pad_id=pad_id)
     scores, margins = np.concatenate([chosen, rejected]), chosen - rejected
-    return {
-        **stats.bootstrap_share(wins(margins), seed=seed).as_json("accuracy"),
-        "ties": int((margins == 0).sum()),
-        "n": len(held_out.pairs),
-        "bayes_accuracy": held_out.bayes_accuracy(),
-        **_gold_accuracy(margins, held_out.utility_margin, seed),
-        "held_out_loss": float(np.logaddexp(0, -margins).mean()),
-        "margin": float(margins.mean()),
-        "score_mean": float(scores.mean()),
-        "score_std": float(scores.std()),
-        "calibration": confidence(margins, seed=seed),
-        "by_annotator": by_annotator(margins, held_out.probability),
-        "length_bias": length_bias(margins, held_out.pairs, seed=seed),
-        **_invariances(model, held_out.pairs[:INVARIANCE_PAIRS], chosen, pad_id=pad_id, seed=seed),
-    }
+    end_of_text, padding = _invariances(
+        model, held_out.pairs[:INVARIANCE_PAIRS], chosen, pad_id=pad_id, seed=seed
+    )
+    return RewardMetrics(
+        accuracy=stats.bootstrap_share(wins(margins), seed=seed),
+        ties=int((margins == 0).sum()),
+        n=len(held_out.pairs),
+        bayes_accuracy=held_out.bayes_accuracy(),
+        gold_accuracy=_gold_accuracy(margins, held_out.utility_margin, seed),
+        held_out_loss=float(np.logaddexp(0, -margins).mean()),
+        margin=float(margins.mean()),
+        score_mean=float(scores.mean()),
+        score_std=float(scores.std()),
+        calibration=confidence(margins, seed=seed),
+        by_annotator=by_annotator(margins, held_out.probability),
+        length_bias=length_bias(margins, held_out.pairs, seed=seed),
+        end_of_text=end_of_text,
+        padding=padding,
+        nulls=frozenset(
+            {"bayes_accuracy", "gold_accuracy", "gold_accuracy_interval", "length_bias", "padding"}
+        ),
+    )
 
 
-def _gold_accuracy(margins: np.ndarray, utility_margins: Sequence[float | None], seed: int) -> dict[str, Any]:
-    """Return how often the reward model agrees with the true utility rather than the noisy labels."""
+def _gold_accuracy(
+    margins: np.ndarray, utility_margins: Sequence[float | None], seed: int
+) -> stats.Estimate | None:
+    """Return how often the reward model agrees with the true utility rather than the noisy labels.
+
+    None where the true utilities are unknown.
+    """
     decided = [index for index, utility in enumerate(utility_margins) if utility]
     if not decided:
-        return {"gold_accuracy": None, "gold_accuracy_interval": None}
+        return None
     signs = np.sign([utility_margins[index] for index in decided])
-    return stats.bootstrap_share(wins(margins[decided] * signs), seed=seed).as_json("gold_accuracy")
+    return stats.bootstrap_share(wins(margins[decided] * signs), seed=seed)
 
 
 def confidence(margins: np.ndarray, *, seed: int) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def confidence(margins: np.ndarray, *, seed: int) -> dict[str, Any]:
     return calibration(1 / (1 + np.exp(-np.abs(margins))), wins(margins), seed=seed).as_json()
 
 
-def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> list[dict[str, Any]]:
+def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> list[AnnotatorBin]:
     """Return the accuracy by how consistent the annotator is, beside the Bayes accuracy.
 
     Pairs are binned by the probability with which the annotator prefers the likelier answer; without such
@@ -128,11 +137,11 @@ def by_annotator(margins: np.ndarray, probability: Sequence[float | None]) -> li
         if inside.any():
             share = stats.wilson(float(right[inside].sum()), int(inside.sum()))
             bayes = float(agreement[inside].mean())
-            rows.append({"agreement": [low, high], "n": share.n, **share.as_json("accuracy"), "bayes": bayes})
+            rows.append(AnnotatorBin(agreement=[low, high], n=share.n, accuracy=share, bayes=bayes))
     return rows
 
 
-def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> dict[str, Any] | None:
+def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> LengthBias | None:
     """Return how much more often the model prefers the longer answer than the annotators did.
 
     `bias` is the difference of the two shares over the pairs whose answers differ in length, in tokens. None
@@ -144,25 +153,25 @@ def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> dic
         return None
     people = (longer[differs] > 0).astype(float)
     model = wins(margins[differs] * longer[differs])
-    return {
-        "people": float(people.mean()),
-        "model": float(model.mean()),
-        **stats.paired_difference(model, people, seed=seed).as_json("bias"),
-        "n": int(differs.sum()),
-    }
+    return LengthBias(
+        people=float(people.mean()),
+        model=float(model.mean()),
+        bias=stats.paired_difference(model, people, seed=seed),
+        n=int(differs.sum()),
+    )
 
 
 def _invariances(
     model: PreTrainedModel, pairs: Sequence[Pair], chosen: np.ndarray, *, pad_id: int, seed: int
-) -> dict[str, Any]:
-    """Return what end-of-text adds to a score, and by how much padding changes one (it must not)."""
+) -> tuple[stats.Estimate, float | None]:
+    """Return what end-of-text adds to a score, and by how much padding changes one (it must not).
+
+    The change is None if all answers fill the context.
+    """
     rows = [pair.prompt + pair.chosen for pair in pairs]
     cost = chosen[: len(rows)] - score_ids(model, [row[:-1] for row in rows], pad_id=pad_id)
     limit = context_length(model)
     short = [row for row in rows if limit is None or len(row) + EXTRA_PADDING <= limit]
     padded = score_ids(model, short, pad_id=pad_id, extra_padding=EXTRA_PADDING)
     change = np.abs(padded - score_ids(model, short, pad_id=pad_id)).max() if short else None
-    return {
-        **stats.bootstrap_mean(cost, seed=seed).as_json("end_of_text"),
-        "padding": None if change is None else float(change),
-    }
+    return stats.bootstrap_mean(cost, seed=seed), None if change is None else float(change)

@@ -1,43 +1,39 @@
-"""The measurements of a reward model as rows of a table; no torch import."""
+"""The metrics of a reward model as rows of a table; no torch import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from toolkit import stats
+from toolkit.runs.evaluation import RewardMetrics
+from toolkit.stats import estimate_text, interval_text
 
 
-def table_rows(numbers: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (label, value) of each result of `reward_quality.measure`."""
-    accuracy = stats.interval_text(numbers, "accuracy", percent=True)
-    rows = [("accuracy, ties half", accuracy)]
-    if numbers.get("ties"):
-        rows.append(("ties", f"{numbers['ties']} of {numbers['n']}"))
-    if numbers.get("bayes_accuracy") is not None:
-        rows.append(("the best possible (Bayes)", f"{numbers['bayes_accuracy']:.1%}"))
-        gold = stats.interval_text(numbers, "gold_accuracy", percent=True)
-        rows.append(("agrees with the true utility", gold))
-    calibration = numbers.get("calibration")
+def table_rows(metrics: RewardMetrics) -> list[tuple[str, str]]:
+    """Return (label, value) of each metric that was measured."""
+    rows = [("accuracy, ties half", estimate_text(metrics.accuracy, percent=True))]
+    if metrics.ties:
+        rows.append(("ties", f"{metrics.ties} of {metrics.n}"))
+    if metrics.bayes_accuracy is not None:
+        rows.append(("the best possible (Bayes)", f"{metrics.bayes_accuracy:.1%}"))
+        rows.append(("agrees with the true utility", estimate_text(metrics.gold_accuracy, percent=True)))
+    calibration = metrics.calibration
     if calibration:
         error, usual = calibration["calibration_error"], calibration["calibration_error_usual"]
         rows += [
             ("calibration error", f"{error:.3f} (up to {usual:.3f} by chance)"),
-            ("slope, 1 calibrated", stats.interval_text(calibration, "slope", digits=2)),
+            ("slope, 1 calibrated", interval_text(calibration, "slope", digits=2)),
         ]
     rows += [
-        (f"where annotators agree {row['agreement'][0]:.0%} to {row['agreement'][1]:.0%}",
-         f"{stats.interval_text(row, 'accuracy', percent=True)} of {row['n']}; Bayes {row['bayes']:.0%}")
-        for row in numbers.get("by_annotator", [])
+        (f"where annotators agree {row.agreement[0]:.0%} to {row.agreement[1]:.0%}",
+         f"{estimate_text(row.accuracy, percent=True)} of {row.n}; Bayes {row.bayes:.0%}")
+        for row in metrics.by_annotator or []
     ]  # fmt: skip
-    bias = numbers.get("length_bias")
-    if bias:
-        text = f"{bias['model']:.0%} of {bias['n']} pairs (people: {bias['people']:.0%})"
+    bias = metrics.length_bias
+    if bias is not None:
+        text = f"{bias.model:.0%} of {bias.n} pairs (people: {bias.people:.0%})"
         rows += [
             ("prefers the longer answer", text),
-            ("length bias", stats.interval_text(bias, "bias", percent=True)),
+            ("length bias", estimate_text(bias.bias, percent=True)),
         ]
-    rows.append(("end-of-text adds to a score", stats.interval_text(numbers, "end_of_text", digits=2)))
-    if numbers.get("padding") is not None:
-        rows.append(("padding changes at most", f"{numbers['padding']:.1e}"))
+    rows.append(("end-of-text adds to a score", estimate_text(metrics.end_of_text, digits=2)))
+    if metrics.padding is not None:
+        rows.append(("padding changes at most", f"{metrics.padding:.1e}"))
     return rows

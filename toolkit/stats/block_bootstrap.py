@@ -9,8 +9,9 @@ counts for the token before.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,28 @@ MOST_TILES = 20_000
 """A very long text has longer tiles instead, because tiles are saved as JSON."""
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """Sums over each tile of a text, in lists, which are serialised as JSON.
+
+    Attributes:
+        nats, tokens, bytes: of each tile, (tiles,).
+        block_tiles: tiles of one block.
+        tile_bytes: length of a tile.
+    """
+
+    nats: list[float]
+    tokens: list[float]
+    bytes: list[float]
+    block_tiles: int
+    tile_bytes: int
+
+    @property
+    def block_name(self) -> str:
+        """What the interval resamples, in words."""
+        return f"blocks of {self.block_tiles * self.tile_bytes} bytes"
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], total: float) -> np.ndarray:
     """Return the number of bytes of each token of a document of `total` bytes, (tokens,) float64.
 
@@ -39,8 +62,8 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, document: Sequence[int], tot
     return sizes * (total / sizes.sum()) if sizes.sum() else sizes
 
 
-def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> dict[str, Any]:
-    """Return the sums over each tile of a text as JSON-serializable lists.
+def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: int) -> Tiles:
+    """Return the sums over each tile of a text.
 
     Args:
         nats: -log p of consecutive tokens, 0 for tokens that are not scored, (tokens,).
@@ -52,14 +75,14 @@ def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: in
     tile = max(1, -(-total // MOST_TILES), min(LONGEST_TILE, total // (FEWEST_BLOCKS * TILES_OF_A_BLOCK)))
     edges = np.append(np.arange(0, total, tile, dtype=np.float64), float(total))
     block = max(1, min(round(window * total / len(nats)), total // FEWEST_BLOCKS))
-    sums = {"nats": nats, "tokens": scored}
     ends = np.cumsum(sizes)
-    return {
-        **{name: _spread(values, ends, edges).tolist() for name, values in sums.items()},
-        "bytes": np.diff(edges).tolist(),
-        "block_tiles": max(1, round(block / tile)),
-        "tile_bytes": tile,
-    }
+    return Tiles(
+        nats=_spread(nats, ends, edges).tolist(),
+        tokens=_spread(scored, ends, edges).tolist(),
+        bytes=np.diff(edges).tolist(),
+        block_tiles=max(1, round(block / tile)),
+        tile_bytes=tile,
+    )
 
 
 def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -73,22 +96,18 @@ def _spread(values: np.ndarray, ends: np.ndarray, edges: np.ndarray) -> np.ndarr
     return np.diff(np.interp(edges, positions, sums))
 
 
-def bits_per(unit: str, tiled: Mapping[str, Any], *, seed: int) -> Estimate:
-    """Estimate bits per unit (`bytes` or `tokens`) of a text in tiles."""
-    bits = np.asarray(tiled["nats"]) / math.log(2)
-    return block_ratio(bits, tiled[unit], block=tiled["block_tiles"], seed=seed)
+def bits_per(unit: Literal["bytes", "tokens"], tiled: Tiles, *, seed: int) -> Estimate:
+    """Estimate bits per unit of a text in tiles."""
+    bits = np.asarray(tiled.nats) / math.log(2)
+    units = tiled.bytes if unit == "bytes" else tiled.tokens
+    return block_ratio(bits, units, block=tiled.block_tiles, seed=seed)
 
 
-def difference(first: Mapping[str, Any], second: Mapping[str, Any], *, seed: int) -> Estimate:
+def difference(first: Tiles, second: Tiles, *, seed: int) -> Estimate:
     """Estimate bits per byte minus those of another model on the same text, tile by tile.
 
     Blocks have the length of the longer blocks of the two.
     """
-    bits = (np.asarray(first["nats"]) - np.asarray(second["nats"])) / math.log(2)
-    block = max(first["block_tiles"], second["block_tiles"])
-    return block_ratio(bits, first["bytes"], block=block, seed=seed)
-
-
-def over(tiled: Mapping[str, Any]) -> str:
-    """Describe the resampled units."""
-    return f"blocks of {tiled['block_tiles'] * tiled['tile_bytes']} bytes"
+    bits = (np.asarray(first.nats) - np.asarray(second.nats)) / math.log(2)
+    block = max(first.block_tiles, second.block_tiles)
+    return block_ratio(bits, first.bytes, block=block, seed=seed)

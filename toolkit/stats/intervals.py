@@ -62,6 +62,12 @@ class Estimate:
         return Estimate(function(self.estimate), low, high, self.n, self.seed, self.samples, self.level)
 
 
+def estimate_text(estimate: Estimate | None, *, percent: bool = False, digits: int = 3) -> str:
+    """Return `0.912 [0.897, 0.926]`, without the interval if there is none, `-` if it was not measured."""
+    row = {} if estimate is None else estimate.as_json("value")
+    return interval_text(row, "value", percent=percent, digits=digits)
+
+
 def interval_of(row: Mapping[str, Any], key: str) -> list[float] | None:
     """Return `<key>_interval` of a row written with `Estimate.as_json`, None if there is none."""
     bounds = row.get(f"{key}_interval")

@@ -71,6 +71,6 @@ class Perplexity(evaluate.Metric):
             references.named_model(model_id), device=devices.select(device), dtype=DTYPES[precision]
         )
         measured = measure_text(model, tokenizer, text, settings=ScoringSettings(**scoring))
-        pairs = zip(measured["nats"], measured["tokens"], strict=True)
+        pairs = zip(measured.nats, measured.tokens, strict=True)
         perplexities = [math.exp(min(nats / count, 700.0)) if count else None for nats, count in pairs]
         return {"perplexities": perplexities, **summarize_text(measured, text, seed=seed)}
