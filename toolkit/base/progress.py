@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from toolkit.base import ranks
@@ -33,7 +33,7 @@ class Progress:
         self._active = ranks.rank() == 0
         self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._bar: Bar | None = None
-        self._task: Any = None
+        self._task: TaskID | None = None
         self._last_line = -_LINE_SECONDS
         self._last = ""
 
@@ -64,7 +64,7 @@ class Progress:
         if left is not None and done < self._total:
             words.append(f"{duration(left)} left")
         self._last = ", ".join(words)
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, words=self._last)
         elif now - self._last_line >= _LINE_SECONDS or done >= self._total:
             self._line(now)

@@ -7,9 +7,12 @@ import difflib
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from toolkit.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from toolkit.inference.generation import GenerationSettings
 
 MODEL = "a run, a model folder, or hub-id[@revision]"
 
@@ -89,7 +92,7 @@ def add_sampling(parser: Parser, max_new_tokens: int = 200) -> None:
     )
 
 
-def sampling_choice(args: argparse.Namespace) -> Any:
+def sampling_choice(args: argparse.Namespace) -> GenerationSettings:
     from toolkit.inference.generation import GenerationSettings
 
     return GenerationSettings(

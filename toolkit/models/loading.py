@@ -110,7 +110,10 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def _load(
-    auto: Any, reference: Reference, dtype: torch.dtype, **config: Any
+    auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
+    reference: Reference,
+    dtype: torch.dtype,
+    **config: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the model and transformers' report of missing and unexpected weights."""
     name, revision = reference

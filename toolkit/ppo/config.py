@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from transformers import TrainingArguments
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from toolkit.base.errors import ToolkitError
 from toolkit.models.context_length import context_length
@@ -129,7 +130,12 @@ def divisor(share: int, *, at_most: int) -> int:
     return size
 
 
-def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) -> None:
+def require_usable(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dataset: Dataset | None,
+    args: PPOConfig,
+) -> None:
     """Raise ToolkitError for models, data and sizes with which training would fail later, or silently."""
     if tokenizer is None:
         raise ToolkitError("the policy needs its tokenizer", where="processing_class",
@@ -143,7 +149,7 @@ def require_usable(model: Any, tokenizer: Any, dataset: Any, args: PPOConfig) ->
     require_room(model, max_prompt_tokens=args.max_prompt_tokens, max_new_tokens=args.max_new_tokens)
 
 
-def require_room(model: Any, *, max_prompt_tokens: int, max_new_tokens: int) -> None:
+def require_room(model: PreTrainedModel | PeftModel, *, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raise ToolkitError if the longest prompt and answer together exceed the model's context."""
     context = context_length(model)
     needed = max_prompt_tokens + max_new_tokens

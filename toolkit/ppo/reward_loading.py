@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from toolkit import storyworld
 from toolkit.base import files
@@ -15,11 +15,12 @@ from toolkit.base.errors import ToolkitError
 from toolkit.config import inputs
 from toolkit.config.schema import PpoRecipe
 from toolkit.models.loading import load_reward_model
-from toolkit.ppo.rewards import Reward, RewardFunction, build, with_distinct_names
+from toolkit.ppo.episode import Messages
+from toolkit.ppo.rewards import Reward, RewardFunction, Tokenizer, build, with_distinct_names
 from toolkit.runs.run import Run
 
 
-def gold(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+def gold(prompts: Sequence[Messages], completions: Sequence[Messages], **columns: object) -> list[float]:
     """Return storyworld's known utility of each answer, at most 13.5."""
     return [
         storyworld.utility(prompt, completion[-1]["content"]).total
@@ -44,7 +45,9 @@ def of_recipe(recipe: PpoRecipe, run: Run, *, device: torch.device) -> list[Rewa
     return with_distinct_names(rewards)
 
 
-def load(reference: str, run: Run, *, device: torch.device) -> tuple[Any, Any]:
+def load(
+    reference: str, run: Run, *, device: torch.device
+) -> tuple[PreTrainedModel | RewardFunction, Tokenizer]:
     """Return a reward model and its tokenizer, or `gold` and None."""
     if reference == "gold":
         return gold, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from toolkit.ppo.episode import Episode
 
 RewardFunction = Callable[..., Sequence[float]]
 """(prompts, completions, completion_ids, **columns of the dataset) -> one number per answer, as in TRL."""
+Tokenizer = PreTrainedTokenizerBase | None
+"""Of a reward model; None for functions."""
 
 
 @dataclass
@@ -28,13 +29,21 @@ class Reward:
     name: str
     weight: float
     judge: PreTrainedModel | RewardFunction
-    tokenizer: PreTrainedTokenizerBase | None = None
+    tokenizer: Tokenizer = None
+
+
+RewardLike = str | PreTrainedModel | RewardFunction | Reward
+"""A folder or hub id of a reward model, a reward model, a function, or a reward that is built already."""
 
 
 def build(
-    judges: Any, tokenizers: Any = None, weights: Sequence[float] | None = None, *, device: torch.device
+    judges: RewardLike | Sequence[RewardLike],
+    tokenizers: Tokenizer | Sequence[Tokenizer] = None,
+    weights: Sequence[float] | None = None,
+    *,
+    device: torch.device,
 ) -> list[Reward]:
-    """Return the rewards of `PPOTrainer`'s arguments: a folder or hub id, a model, a function, or a list.
+    """Return the rewards of `PPOTrainer`'s arguments.
 
     Raises:
         ToolkitError: numbers of rewards, tokenizers and weights that differ; a reward model without its
@@ -69,7 +78,11 @@ def with_distinct_names(rewards: Sequence[Reward]) -> list[Reward]:
 
 
 def _build(
-    judge: Any, tokenizer: PreTrainedTokenizerBase | None, weight: float, *, device: torch.device
+    judge: str | PreTrainedModel | RewardFunction,
+    tokenizer: Tokenizer,
+    weight: float,
+    *,
+    device: torch.device,
 ) -> Reward:
     if isinstance(judge, str):
         name = judge.rstrip("/").rpartition("/")[2]
@@ -115,7 +128,7 @@ def score(rewards: Sequence[Reward], episodes: list[Episode]) -> list[Episode]:
 
 def value_model(
     explicit: PreTrainedModel | None, rewards: Sequence[Reward]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None] | None:
+) -> tuple[PreTrainedModel, Tokenizer] | None:
     """Return the model to initialise the critic from, and its tokenizer: `explicit`, or the only reward if it
     is a reward model of weight 1."""
     if explicit is not None:

@@ -6,10 +6,9 @@ functions of (seed, number of the rollout). Each process handles its own share o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +91,7 @@ class RolloutCollector:
         return self._answer(rows, indices, [derive(self.args.seed, "evaluation", i) for i in indices])
 
     def _answer(
-        self, rows: Sequence[dict[str, Any]], indices: Sequence[int], seeds: Sequence[int]
+        self, rows: Sequence[Mapping[str, object]], indices: Sequence[int], seeds: Sequence[int]
     ) -> list[Episode]:
         policy = unwrapped(self.model.policy)
         return sampler.answer(policy, self.tokenizer, rows, indices=indices, seeds=seeds, args=self.args)

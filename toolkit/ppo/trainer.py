@@ -8,7 +8,7 @@ Logging, evaluation, saving and stopping happen between rollouts only (trainer_b
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
@@ -27,6 +30,7 @@ from toolkit.ppo.actor_critic import ActorCritic, build_critic, unwrapped
 from toolkit.ppo.advantages import ScoreScale, set_advantages, set_rewards
 from toolkit.ppo.config import PPOConfig, require_usable
 from toolkit.ppo.episode import Episode, gather, mean_outcome, micro_batches
+from toolkit.ppo.rewards import RewardLike, Tokenizer
 from toolkit.ppo.rollout import RolloutCollector
 from toolkit.ppo.state import Progression
 from toolkit.ppo.trainer_base import RolloutTrainer
@@ -58,18 +62,18 @@ class PPOTrainer(RolloutTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
-        reward_funcs: Any,
+        reward_funcs: RewardLike | Sequence[RewardLike],
         args: PPOConfig,
-        train_dataset: Any,
-        eval_dataset: Any = None,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
         *,
         processing_class: PreTrainedTokenizerBase | None = None,
-        reward_processing_classes: Any = None,
-        eval_reward_funcs: Any = None,
+        reward_processing_classes: Tokenizer | Sequence[Tokenizer] = None,
+        eval_reward_funcs: RewardLike | Sequence[RewardLike] | None = None,
         ref_model: PreTrainedModel | None = None,
         value_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         peft_config: PeftConfig | None = None,
     ):
         if isinstance(model, str):
@@ -172,7 +176,7 @@ class PPOTrainer(RolloutTrainer):
 
     def compute_loss(
         self,
-        model: Any,
+        model: nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
@@ -232,7 +236,10 @@ class PPOTrainer(RolloutTrainer):
         return gather(own)
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Answer the evaluation prompts once; return means of score, reward, KL, length and ended."""
         episodes = self.evaluation_episodes(self.eval_dataset if eval_dataset is None else eval_dataset)

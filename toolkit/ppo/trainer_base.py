@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerControl
 
@@ -142,7 +143,7 @@ class RolloutTrainer(DeferredRequests, Trainer):
         with self.collector.fast_math():
             return super().training_step(*args, **kwargs)
 
-    def clip_gradient_norm(self, model: Any) -> Any:
+    def clip_gradient_norm(self, model: nn.Module) -> torch.Tensor:
         norm = super().clip_gradient_norm(model)
         self.require_finite([float(norm)], "gradient norm")
         return norm
@@ -167,7 +168,7 @@ class RolloutTrainer(DeferredRequests, Trainer):
 
     # Policy and critic
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of `args.optim`, with a group for the policy and one for the critic."""
         if self.optimizer is None:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -192,5 +193,5 @@ class RolloutTrainer(DeferredRequests, Trainer):
     def load_best_model(self) -> None:
         state.read(Path(self.state.best_model_checkpoint), self.model)
 
-    def load_checkpoint(self, folder: str, model: Any = None) -> None:
+    def load_checkpoint(self, folder: str, model: nn.Module | None = None) -> None:
         self.progression = state.read(Path(folder), self.model)

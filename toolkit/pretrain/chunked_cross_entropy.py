@@ -6,11 +6,9 @@ head.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def chunked_cross_entropy(
@@ -27,7 +25,9 @@ def chunked_cross_entropy(
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, block: int, bf16: bool) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, block: int, bf16: bool
+    ) -> Tensor:
         dtype = torch.bfloat16 if bf16 else hidden.dtype
         values, matrix = hidden.detach().to(dtype), weight.detach().to(dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -48,6 +48,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, loss_grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, loss_grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * loss_grad, weight_grad * loss_grad, None, None, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -14,6 +14,8 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.runtime import devices
+
+Value = TypeVar("Value")
 
 # Longer than PyTorch's ten minutes, because rank 0 may hash a large corpus while the others wait.
 _TIMEOUT = timedelta(hours=2)
@@ -56,14 +58,14 @@ def join(device: str = "auto") -> None:
         raise RankZeroFailed(error.exit_status) from None
 
 
-def decide(action: Callable[[], Any]) -> Any:
+def decide(action: Callable[[], Value]) -> Value:
     """Call `action` on rank 0 and return its value, which must be picklable, on every rank.
 
     Raises:
         ToolkitError: on rank 0, the error of the action.
         RankZeroFailed: on the others, when it did.
     """
-    message: list[Any] = [None]
+    message: list[Value | None] = [None]
     failure: BaseException | None = None
     if ranks.rank() == 0:
         try:

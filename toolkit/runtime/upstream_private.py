@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PreTrainedModel, Trainer
 
@@ -79,7 +80,7 @@ class TrainerHooks:
         """Do what `self.control` asks for; called after each optimizer step and at the end of an epoch."""
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def clip_gradient_norm(self, model: nn.Module) -> Any:
+    def clip_gradient_norm(self, model: nn.Module) -> torch.Tensor:
         """Clip the gradients in place and return their norm before; called before each optimizer step."""
         return super()._clip_grad_norm(model)
 
@@ -102,7 +103,7 @@ class TrainerHooks:
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         self.log_save_evaluate(*args, **kwargs)
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         return self.clip_gradient_norm(model)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
