@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import toolkit
 from toolkit.cli import main, summary_tables
 from toolkit.cli.run import run_command
 from toolkit.config import json_schema, registry, schema
-from toolkit.config.registry import STAGES, Column, Cost, Curve, Product, Stage
+from toolkit.config.registry import STAGES, Card, Column, Cost, Curve, Note, Product, Stage
 from toolkit.publish.repository import model_card
 from toolkit.report.summary import summarize
 from toolkit.runs import seal
@@ -57,6 +58,10 @@ def toy(tmp_path, monkeypatch):
         title="learning to grip",
         description="A toy that grips.",
         curves=(Curve("Grip of the toy", "grip"),),
+        notes=(Note("It grips {n} times.", key="n"), Note("No grip.", key="absent")),
+        row_title="grip",
+        row=(Column("strength of the grip", "grip"),),
+        cards=(Card("grip", "grip of the toy", limit="n", limit_label="; at best {}"),),
         headline_title="a firm grip?",
         headline=(Column("grip of the toy", "grip"), Column("grips", "n", count=True)),
     )
@@ -102,8 +107,22 @@ def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
     assert "a firm grip?" in shown and "0.250" in shown
     assert main.main(["report", str(tmp_path / "runs" / "t")]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
-    assert "learning to grip" in page and "A toy that grips." in page
+    assert "learning to grip" in page and "A toy that grips. It grips 3 times." in page
+    assert "No grip." not in page and "strength of the grip" in page
+    assert "grip of the toy; at best 3.000" in page
     assert "text-generation" in model_card(run, "owner/toy")
+
+
+def test_the_plan_accepts_a_new_stage(toy, capsys):
+    for name in ("tokenizer", "corpus", "pretrain"):
+        shutil.copy(PACKAGE.parent / "recipes" / "tiny" / f"{name}.yaml", toy)
+    for path in toy.glob("*.yaml"):
+        path.write_text(path.read_text().replace("runs/tiny/", "runs/t/"))
+    (toy / "toy.yaml").write_text(RECIPES["toy.yaml"].replace("runs/before", "runs/t/pretrain"))
+    assert main.main(["plan", str(toy), "--no-probe", "--json"]) == 0
+    rows = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["plan"]}
+    assert rows["toy"]["parameters"] == rows["pretrain"]["parameters"]
+    assert rows["toy"]["tokens"] is None and rows["dpo"]["tokens"] > 0
 
 
 def test_the_schema_for_editors_has_a_new_stage(toy):
@@ -145,6 +164,32 @@ def test_no_module_lists_stages():
     """Derive the list from `registry.STAGES` instead."""
     modules = [path for path in PACKAGE.rglob("*.py") if path.name != "registry.py"]
     assert [line for path in modules for line in stage_lists_of(path)] == []
+
+
+def stage_comparisons_of(path: Path) -> list[str]:
+    """Return every comparison of a module with the name of a stage, or with a stage's recipe class."""
+    recipes = {stage.recipe.__name__ for stage in STAGES.values()}
+    comparisons = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        constants = [*node.comparators, node.left] if isinstance(node, ast.Compare) else []
+        names = {item.value for item in constants if isinstance(item, ast.Constant)} & STAGES.keys()
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            names |= recipes & {getattr(node.args[1], "attr", ""), getattr(node.args[1], "id", "")}
+        comparisons += [f"{path.name}:{node.lineno}: {name}" for name in sorted(names)]
+    return comparisons
+
+
+def test_reports_and_plans_do_not_branch_on_single_stages():
+    """Add an attribute to `registry.Stage`, or a method to the recipe class, instead."""
+    modules = [*(PACKAGE / "report").glob("*.py"), PACKAGE / "planning" / "plan.py"]
+    assert [line for path in modules for line in stage_comparisons_of(path)] == []
+
+
+@pytest.mark.parametrize("code", ['x == "sft"', '"sft" != x', "isinstance(x, schema.SftRecipe)"])
+def test_a_branch_on_a_single_stage_is_found(tmp_path, code):
+    path = tmp_path / "module.py"
+    path.write_text(f"{code}\n")
+    assert len(stage_comparisons_of(path)) == 1
 
 
 @pytest.mark.parametrize("code", ['X = ("sft", "dpo")', 'X = {"sft": 1, "corpus": 2}', 'X = {"sft", "dpo"}'])

@@ -53,6 +53,28 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A sentence in a stage's section of the report; `{key}` stands for a number of evaluation.json."""
+
+    text: str
+    key: str | None = None
+    """Key of evaluation.json without whose value the sentence is left out."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One large number at the head of the report."""
+
+    key: str
+    label: str
+    percent: bool = False
+    limit: str | None = None
+    """Key of evaluation.json with the best possible value."""
+    limit_label: str = ""
+    """Follows the label where that value is known; `{}` stands for it."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """What `toolkit plan` counts for a stage."""
 
@@ -81,8 +103,13 @@ class Stage:
         has_conversations: its model was trained on conversations.
         aligned: its model was trained on preferences.
         cost: what `toolkit plan` counts; None where it does not train.
-        title, description: of its section in the report.
-        curves: of its section in the report; a stage without curves has no section of this kind.
+        measures_models: its evaluation.json has the numbers of other runs' models.
+        title, description, notes: of its section in the report; a stage without a title has none.
+        curves: of its section in the report.
+        figure: function `(metrics, numbers) -> svg or None` that draws its curves, as `module:function`; by
+            default one plot for each of `curves`.
+        row_title, row: the table of its section, one row of numbers; empty without a table.
+        cards: large numbers at the head of the report.
         headline_title, headline: the table of its numbers after `toolkit run`.
     """
 
@@ -97,10 +124,16 @@ class Stage:
     trl_config: str | None = None
     has_conversations: bool = False
     aligned: bool = False
+    measures_models: bool = False
     cost: Cost | None = None
     title: str = ""
     description: str = ""
+    notes: tuple[Note, ...] = ()
     curves: tuple[Curve, ...] = ()
+    figure: str | None = None
+    row_title: str = ""
+    row: tuple[Column, ...] = ()
+    cards: tuple[Card, ...] = ()
     headline_title: str = ""
     headline: tuple[Column, ...] = ()
 
@@ -136,6 +169,34 @@ STAGES: dict[str, Stage] = {
             product=Product.LANGUAGE_MODEL,
             cost=Cost(),
             title="learning to predict",
+            description="The model learned to predict each next token of text.",
+            notes=(
+                Note(
+                    "The text comes from a world whose probabilities are known, so the best possible value "
+                    "is known exactly: no model can stay below the floor, in expectation.",
+                    key="entropy_floor_bits_per_byte",
+                ),
+                Note(
+                    "The curve on the right covers the beginning of the held-out text, the table all of it."
+                ),
+            ),
+            figure="toolkit.report.figures:pretraining",
+            row_title="bits per byte",
+            row=(
+                Column("untrained", "untrained_bits_per_byte"),
+                Column("trained [95% interval]", "bits_per_byte"),
+                Column("exact floor", "entropy_floor_bits_per_byte"),
+                Column("parameters", "parameters", count=True),
+                Column("tokens per second", "tokens_per_second", count=True),
+            ),
+            cards=(
+                Card(
+                    "bits_per_byte",
+                    "bits per byte of unseen text",
+                    limit="entropy_floor_bits_per_byte",
+                    limit_label="; the exact floor is {}",
+                ),
+            ),
             headline_title="bits per byte of held-out text (less is better)",
             headline=(
                 Column("untrained", "untrained_bits_per_byte"),
@@ -172,6 +233,21 @@ STAGES: dict[str, Stage] = {
                 _PAIR_LOSS,
                 Curve("Training accuracy", "accuracy", bound="bayes_accuracy"),
                 Curve("Held-out accuracy", "held_out_accuracy", bound="bayes_accuracy"),
+            ),
+            notes=(
+                Note(
+                    "Dashed: the best possible accuracy, which the noise of the annotator limits.",
+                    key="bayes_accuracy",
+                ),
+            ),
+            cards=(
+                Card(
+                    "accuracy",
+                    "reward model's accuracy",
+                    percent=True,
+                    limit="bayes_accuracy",
+                    limit_label="; at best {} (Bayes)",
+                ),
             ),
             headline_title="which of two held-out answers was preferred?",
             headline=(
@@ -224,6 +300,7 @@ STAGES: dict[str, Stage] = {
                 Curve("Entropy, nats per token", "entropy"),
                 Curve("Score of the held-out judge", "held_out_score"),
             ),
+            notes=(Note("A held-out judge selected the weights after rollout {kept_rollout}.", key="looks"),),
         ),
         Stage(
             "evaluate",
@@ -236,6 +313,7 @@ STAGES: dict[str, Stage] = {
                 "win_rate": ("preferences",),
             },
             reads_held_out=True,
+            measures_models=True,
         ),
     )
 }
@@ -250,3 +328,8 @@ def makers(product: Product) -> tuple[str, ...]:
 def order(stage: str | None) -> int:
     """Return the place of a stage in the usual order; an unknown one comes last."""
     return list(STAGES).index(stage) if stage in STAGES else len(STAGES)
+
+
+def measures_models(stage: str | None) -> bool:
+    """Return whether runs of a stage measure the models of other runs; False for an unknown stage."""
+    return stage in STAGES and STAGES[stage].measures_models

@@ -144,12 +144,15 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
     model = base.recipe.model
     row.parameters = num_parameters(model, vocab_size=vocab_size)
     row.state_bytes = row.parameters * cost.bytes_per_parameter
-    row.tokens, factor, row.note = _work(recipe, model)
-    if row.tokens is not None:
-        row.flops = int(row.tokens * factor * _flops(recipe, model, vocab_size))
+    work = recipe.planned_work(model.n_positions)
+    row.note = work.note
+    if work.tokens is not None:
+        row.tokens = int(work.tokens * cost.sequences_per_example)
+        passes = cost.passes_per_token if work.passes_per_token is None else work.passes_per_token
+        row.flops = int(row.tokens * passes * _flops(recipe, base.recipe, vocab_size))
     answer = _answer(base, vocab_size, question)
-    if isinstance(recipe, schema.PretrainRecipe):
-        _set_memory(row, recipe, vocab_size, answer, question)
+    if loaded is base:
+        _set_memory(row, base.recipe, vocab_size, answer, question)
     _set_time(row, recipe, base.recipe, vocab_size, answer, question)
     if row.seconds is not None and question.price is not None:
         row.money = row.seconds / 3600 * question.processes * question.price
@@ -159,10 +162,9 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
 def _pretraining(
     recipe: schema.StageRecipe, loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]
 ) -> LoadedRecipe | None:
-    """Return the pretrain recipe itself, or the one whose model this recipe starts from."""
+    """Return the recipe that has the shape of the model: this one, or the one whose model it starts from."""
     seen: set[str] = set()
-    while not isinstance(recipe, schema.PretrainRecipe):
-        reference = getattr(recipe, "model", None)
+    while not isinstance(reference := getattr(recipe, "model", None), schema.ModelSettings):
         if not isinstance(reference, str) or reference in seen or reference not in by_reference:
             return None
         seen.add(reference)
@@ -192,53 +194,12 @@ def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict
     return None if folder is None else files.read_json(folder / part / "index.json")
 
 
-# Work
-
-
-def _flops(recipe: schema.StageRecipe, model: schema.ModelSettings, vocab_size: int) -> float:
+def _flops(recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int) -> float:
     """Return the FLOPs of training on one token; with a length warm-up, the mean over the lengths."""
-    if isinstance(recipe, schema.PretrainRecipe):
-        return mean_flops_per_token(recipe, vocab_size=vocab_size)
-    length = _sequence_length(recipe, model)
-    return flops_per_token(model, vocab_size=vocab_size, sequence_length=length)
-
-
-def _sequence_length(recipe: schema.StageRecipe, model: schema.ModelSettings) -> int:
-    if isinstance(recipe, schema.PretrainRecipe):
-        return recipe.row_tokens()
-    if isinstance(recipe, schema.PpoRecipe):
-        return recipe.trainer.max_prompt_tokens + recipe.trainer.max_new_tokens
-    return min(recipe.trainer.get("max_length") or model.n_positions, model.n_positions)
-
-
-def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int | None, float, str]:
-    """Return (tokens, training passes that one token costs, note).
-
-    A training pass is forward and backward (6 N); a forward pass alone is a third of one.
-    """
-    length = _sequence_length(recipe, model)
-    if isinstance(recipe, schema.PretrainRecipe):
-        return recipe.train_tokens, 1.0, f"{recipe.train_tokens // recipe.batch_tokens:,} steps"
-    if isinstance(recipe, schema.PpoRecipe):
-        settings = recipe.trainer
-        # Sampling, old policy, reference, value and reward: 5 forward passes; then policy and value train.
-        passes = 5 / 3 + 2 * settings.epochs
-        return settings.episodes * length, passes, "at most; sampling is slower than its operations"
-    examples = _examples(recipe)
-    if examples is None:
-        return None, 0.0, "examples: as many as the data have"
-    cost = STAGES[recipe.stage].cost
-    return int(examples * length * cost.sequences_per_example), cost.passes_per_token, "at most"
-
-
-def _examples(recipe: schema.TrainerRecipe) -> float | None:
-    """Return the number of examples of all epochs; None if it depends on the data."""
-    max_steps = recipe.trainer.get("max_steps", -1)
-    if max_steps > 0:
-        return max_steps * recipe.batch_examples
-    if any(source.examples is None for source in recipe.data):
-        return None
-    return recipe.trainer.get("num_train_epochs", 3.0) * sum(source.examples for source in recipe.data)
+    if recipe is base:
+        return mean_flops_per_token(base, vocab_size=vocab_size)
+    length = recipe.longest_sequence(base.model.n_positions)
+    return flops_per_token(base.model, vocab_size=vocab_size, sequence_length=length)
 
 
 # Memory and time
@@ -249,7 +210,7 @@ def _set_memory(
     question: Question,
 ) -> None:  # fmt: skip
     """Set the memory of `row`; without a probe, assume a GPU with bf16 if the recipe sets `device: cuda`."""
-    remainder = recipe.batch_tokens % (_sequence_length(recipe, recipe.model) * question.processes)
+    remainder = recipe.batch_tokens % (recipe.row_tokens() * question.processes)
     if remainder:
         raise UsageError(
             f"batch_tokens {recipe.batch_tokens} is not a whole number of rows on each of "
@@ -303,14 +264,14 @@ def _set_time(
     answer: dict[str, Any], question: Question,
 ) -> None:  # fmt: skip
     """Set seconds, basis and tokens per second of `row`."""
-    pretrains = isinstance(recipe, schema.PretrainRecipe)
+    pretrains = recipe is base
     measured = "tokens_per_second" in answer and (recipe.device, answer["device"]) != ("cuda", "cpu")
     if "refused" in answer:
         row.note += f"; no probe here: {answer['refused']}"
     if row.flops is None or not (measured or recipe.device == "cuda"):
         return
     if measured:
-        full = _sequence_length(base, base.model)
+        full = base.row_tokens()
         flops = flops_per_token(base.model, vocab_size=vocab_size, sequence_length=full)
         rate = answer["tokens_per_second"] * flops
         row.basis = "measured" if pretrains else "scaled"
@@ -323,7 +284,7 @@ def _set_time(
     if pretrains:
         row.tokens_per_second = row.tokens / row.seconds
         if measured:
-            row.seconds += answer["starting_seconds"] + _evaluation_seconds(recipe, answer, question)
+            row.seconds += answer["starting_seconds"] + _evaluation_seconds(base, answer, question)
             row.note += f"; {answer['steps']} steps of {answer['micro_batch_tokens']:,} tokens were timed"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,13 @@ def draw(stage: str, rows: Sequence[dict[str, Any]], numbers: Mapping[str, Any] 
         numbers: of its evaluation.json, for the levels; empty while the run is not finished.
     """
     numbers = dict(numbers or {})
-    if stage == "pretrain":
-        return figures.pretraining(rows, numbers)
+    record = STAGES.get(stage)
+    if record is not None and record.figure is not None:
+        module, _, function = record.figure.partition(":")
+        return getattr(importlib.import_module(module), function)(rows, numbers)
     return figures.tuning(
         [
             (curve.title, rows, curve.metric, numbers.get(curve.bound) if curve.bound else None)
-            for curve in (STAGES[stage].curves if stage in STAGES else ())
+            for curve in (() if record is None else record.curves)
         ]
     )

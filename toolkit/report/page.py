@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from toolkit.base.files import write_atomic
-from toolkit.config.registry import STAGES, Product, order
+from toolkit.config.registry import STAGES, Card, Column, Product, order
 from toolkit.report import answers, curves, figures
 from toolkit.report.summary import (
     BaselineComparison,
@@ -46,14 +46,13 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     compared = comparisons(summary)
     named_runs = [(name, path, stages[name]) for path, name in names.runs.items()]
     sections = [
-        *(_pretrain_section(*run) for run in _of_stage(named_runs, "pretrain")),
-        *(_training_section(*run) for run in _with(named_runs, "curves")),
+        *(_training_section(*run) for run in _with(named_runs, "title")),
         *(_win_rate_section(comparison, is_only=len(compared) == 1) for comparison in compared),
         *(_length_section(comparison, is_only=len(compared) == 1) for comparison in compared),
         _samples_section(summary["samples"]),
         *(
             _browse_section(name, path, row.get("baseline"), names.models[name])
-            for name, path, row in _of_stage(named_runs, "evaluate")
+            for name, path, row in _with(named_runs, "measures_models")
         ),
         _seconds_section(stages),
     ]
@@ -72,10 +71,6 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     )
     write_atomic(output, text)
     return output
-
-
-def _of_stage(runs: Sequence[NamedRun], *kinds: str) -> list[NamedRun]:
-    return [run for run in runs if run[2].get("stage") in kinds]
 
 
 def _with(runs: Sequence[NamedRun], attribute: str) -> list[NamedRun]:
@@ -102,14 +97,12 @@ def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
     kinds = [row.get("stage") for row in stages.values()]
     for name, row in stages.items():
         prefix = f"{name}: " if kinds.count(row.get("stage")) > 1 else ""
-        if row.get("stage") == "pretrain" and row.get("bits_per_byte") is not None:
-            floor = row.get("entropy_floor_bits_per_byte")
-            label = "bits per byte of unseen text" + (f"; the exact floor is {floor:.3f}" if floor else "")
-            cards.append({"value": f"{row['bits_per_byte']:.3f}", "label": prefix + label})
-        if row.get("stage") == "reward" and row.get("accuracy") is not None:
-            bayes = row.get("bayes_accuracy")
-            label = "reward model's accuracy" + (f"; at best {bayes:.1%} (Bayes)" if bayes else "")
-            cards.append({"value": f"{row['accuracy']:.1%}", "label": prefix + label})
+        stage = STAGES.get(row.get("stage"))
+        cards += [
+            {"value": _short(row[card.key], card), "label": prefix + _card_label(card, row)}
+            for card in (() if stage is None else stage.cards)
+            if row.get(card.key) is not None
+        ]
     for name, row in stages.items():
         rate = row.get("win_rate")
         if rate and row.get("stage") in STAGES and STAGES[row["stage"]].aligned:
@@ -120,53 +113,31 @@ def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
     return cards
 
 
-def _pretrain_section(name: str, path: Path, row: Numbers) -> dict:
-    floor = row.get("entropy_floor_bits_per_byte")
-    text = "The model learned to predict each next token of text. "
-    if floor is not None:
-        text += (
-            "The text comes from a world whose probabilities are known, so the best possible value is known "
-            "exactly: no model can stay below the floor, in expectation. "
-        )
-    text += "The curve on the right covers the beginning of the held-out text, the table all of it."
-    return {
-        "id": name,
-        "title": f"{name}: {STAGES[row['stage']].title}",
-        "text": text,
-        "figure": curves.draw("pretrain", figures.read_metrics(path), row),
-        "table": {
-            "head": [
-                "",
-                "untrained",
-                "trained [95% interval]",
-                "exact floor",
-                "parameters",
-                "tokens per second",
-            ],
-            "rows": [
-                [
-                    "bits per byte",
-                    interval_text(row, "untrained_bits_per_byte"),
-                    interval_text(row, "bits_per_byte"),
-                    interval_text(row, "entropy_floor_bits_per_byte"),
-                    f"{row['parameters']:,}" if row.get("parameters") else "-",
-                    f"{row['tokens_per_second']:,.0f}" if row.get("tokens_per_second") else "-",
-                ]
-            ],
-        },
-    }
+def _short(value: float, card: Card) -> str:
+    return f"{value:.1%}" if card.percent else f"{value:.3f}"
+
+
+def _card_label(card: Card, row: Numbers) -> str:
+    limit = row.get(card.limit) if card.limit else None
+    return card.label + (card.limit_label.format(_short(limit, card)) if limit else "")
 
 
 def _training_section(name: str, path: Path, row: Numbers) -> dict | None:
     stage = STAGES[row["stage"]]
     figure = curves.draw(stage.name, figures.read_metrics(path), row)
-    if figure is None:
+    if figure is None and not stage.row:
         return None
-    section = {"id": name, "title": f"{name}: {stage.title}", "text": stage.description, "figure": figure}
-    if any(row.get(curve.bound) is not None for curve in stage.curves):
-        section["text"] += " Dashed: the best possible accuracy, which the noise of the annotator limits."
-    if row.get("looks"):
-        section["text"] += f" A held-out judge selected the weights after rollout {row['kept_rollout']}."
+    notes = [note.text.format_map(row) for note in stage.notes if not note.key or row.get(note.key)]
+    section = {
+        "id": name,
+        "title": f"{name}: {stage.title}",
+        "text": " ".join([stage.description, *notes]),
+        "figure": figure,
+    }
+    if stage.row:
+        cells = [_cell(row, column) for column in stage.row]
+        headings = [column.heading for column in stage.row]
+        section["table"] = {"head": ["", *headings], "rows": [[stage.row_title, *cells]]}
     if stage.product == Product.REWARD_MODEL:
         section["second_figure"] = figures.reliability((row.get("calibration") or {}).get("bins", []))
         section["table"] = {
@@ -174,6 +145,12 @@ def _training_section(name: str, path: Path, row: Numbers) -> dict | None:
             "rows": reward_table.table_rows(RewardMetrics.from_json(row)),
         }
     return section
+
+
+def _cell(row: Numbers, column: Column) -> str:
+    if column.count:
+        return f"{row[column.key]:,.0f}" if row.get(column.key) else "-"
+    return interval_text(row, column.key, percent=column.percent)
 
 
 def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:

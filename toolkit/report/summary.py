@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.base.errors import RunError
+from toolkit.config.registry import measures_models
 from toolkit.evaluate.naming import display_names, evaluated_models, run_identity
 from toolkit.runs import layout
 
@@ -60,7 +61,7 @@ def name_runs(runs: Sequence[Path]) -> RunNames:
     reference_of = {run_identity(path): reference for path, reference in reversed(references.items())}
     evaluated = {}
     for path in references:
-        if stage_of(path) == "evaluate":
+        if measures_models(stage_of(path)):
             models = evaluated_models(path)
             evaluated[path] = {name: reference_of.get(model, model) for name, model in models.items()}
     others = [model for models in evaluated.values() for model in models.values()]
@@ -97,7 +98,7 @@ def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
         numbers = _read(path, layout.EVALUATION, default={})
         stage = stage_of(path)
         stages[name] = {"stage": stage, "seconds": _read(path, layout.TIMING, default={}).get("seconds")}
-        if stage == "evaluate":
+        if measures_models(stage):
             evaluations[name] = numbers
             stages[name] |= {key: value for key, value in numbers.items() if key != "models"}
         else:
@@ -113,7 +114,7 @@ def comparisons(summary: Mapping) -> list[BaselineComparison]:
     stages = summary["stages"]
     result = []
     for evaluation, about in stages.items():
-        if about.get("stage") != "evaluate" or not about.get("judge"):
+        if not measures_models(about.get("stage")) or not about.get("judge"):
             continue
         baseline = about["baseline"]
         rows = {

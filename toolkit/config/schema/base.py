@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -91,6 +92,24 @@ else:
 """A setting that takes one source or a list of sources; its value is always a list."""
 
 
+@dataclass(frozen=True)
+class PlannedWork:
+    """How much a training computes, for `toolkit plan`.
+
+    Attributes:
+        tokens: of single sequences; None if it depends on the data.
+        passes_per_token: training passes (forward and backward); None for those of the stage's `Cost`.
+        note: what the number does not say.
+    """
+
+    tokens: float | None
+    passes_per_token: float | None = None
+    note: str = "at most"
+
+
+UNKNOWN_WORK = PlannedWork(None, note="examples: as many as the data have")
+
+
 class StageRecipe(Settings):
     """Settings of every stage."""
 
@@ -106,3 +125,11 @@ class StageRecipe(Settings):
     """`cuda` fails without a GPU; `auto` uses a GPU if there is one."""
     threads: Count | None = None
     """CPU threads per process; the default is the number of cores divided by the local processes."""
+
+    def longest_sequence(self, positions: int) -> int:
+        """Return the tokens of the longest training sequence of a model with so many positions."""
+        return positions
+
+    def planned_work(self, positions: int) -> PlannedWork:
+        """Return how much the training of a model with so many positions computes."""
+        return UNKNOWN_WORK

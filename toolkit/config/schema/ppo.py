@@ -10,6 +10,7 @@ from toolkit.config.schema.base import (
     Count,
     DataSources,
     NonNegative,
+    PlannedWork,
     Positive,
     Probability,
     Settings,
@@ -170,3 +171,12 @@ class PpoRecipe(StageRecipe):
             if isinstance(trainer, dict):
                 return {**values, "trainer": {"critic": "shared", **trainer}}
         return values
+
+    def longest_sequence(self, positions: int) -> int:
+        return self.trainer.max_prompt_tokens + self.trainer.max_new_tokens
+
+    def planned_work(self, positions: int) -> PlannedWork:
+        tokens = self.trainer.episodes * self.longest_sequence(positions)
+        # Sampling, old policy, reference, value and reward: 5 forward passes; then policy and value train.
+        passes = 5 / 3 + 2 * self.trainer.epochs
+        return PlannedWork(tokens, passes, "at most; sampling is slower than its operations")

@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.config.schema.base import Count, NonNegative, Positive, Probability, Settings, Size, StageRecipe
+from toolkit.config.schema.base import (
+    Count,
+    NonNegative,
+    PlannedWork,
+    Positive,
+    Probability,
+    Settings,
+    Size,
+    StageRecipe,
+)
 
 
 class ModelSettings(Settings):
@@ -197,6 +206,12 @@ class PretrainRecipe(StageRecipe):
                 if step * self.batch_tokens < entry.tokens:
                     return entry.sequence_length
         return self.sequence_length or self.model.n_positions
+
+    def longest_sequence(self, positions: int) -> int:
+        return self.row_tokens()
+
+    def planned_work(self, positions: int) -> PlannedWork:
+        return PlannedWork(self.train_tokens, note=f"{self.train_tokens // self.batch_tokens:,} steps")
 
     @model_validator(mode="after")
     def lengths_rise(self) -> PretrainRecipe:

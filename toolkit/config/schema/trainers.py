@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from toolkit.config.schema.base import (
+    UNKNOWN_WORK,
     Count,
     DataSources,
+    PlannedWork,
     Positive,
     Settings,
     StageRecipe,
@@ -41,6 +43,23 @@ class TrainerRecipe(StageRecipe):
     """Steps between two checkpoints; the default is a fifth of the training."""
     trainer: dict[str, Any] = {}
     """Settings of TRL's own configuration class, checked by name and type."""
+
+    def longest_sequence(self, positions: int) -> int:
+        return min(self.trainer.get("max_length") or positions, positions)
+
+    def planned_work(self, positions: int) -> PlannedWork:
+        examples = self._planned_examples()
+        return UNKNOWN_WORK if examples is None else PlannedWork(examples * self.longest_sequence(positions))
+
+    def _planned_examples(self) -> float | None:
+        """Return the number of examples of all epochs; None if it depends on the data."""
+        max_steps = self.trainer.get("max_steps", -1)
+        if max_steps > 0:
+            return max_steps * self.batch_examples
+        counts = [source.examples for source in self.data if source.examples is not None]
+        if len(counts) < len(self.data):
+            return None
+        return self.trainer.get("num_train_epochs", 3.0) * sum(counts)
 
 
 class SftRecipe(TrainerRecipe):
