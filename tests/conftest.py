@@ -1,5 +1,6 @@
 """Offline and without telemetry before anything is imported; a tokenizer and a model made in a moment."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -13,6 +14,17 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 MEMORY = "/dev/shm"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import all tests without garbage collection: what they import stays, and walking it took 9 of 25 s."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

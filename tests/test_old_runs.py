@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from toolkit import storyworld
 from toolkit.base import files
 from toolkit.cli import main
 from toolkit.runs import provenance, seal
+from toolkit.runtime import hardware
 
 FIXTURE = Path(__file__).parent / "fixtures" / "old_run"
 ROOT = Path(__file__).parents[1]
@@ -88,7 +90,7 @@ def told(name: str, capfd, *, process: bool = False) -> tuple[int, Any]:
     """Call the verb of a report again; return its status and its JSON.
 
     Args:
-        process: in a process of its own, where the number of threads is not what other tests left behind.
+        process: in a process of its own, as for a user.
     """
     command = report(name)["command"]
     if process:
@@ -220,6 +222,17 @@ def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd
         ]
 
 
+@pytest.fixture
+def as_started():
+    """PyTorch as a new process has it, not as other tests left it: starting one takes 8 s of CPU time."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", hardware.cores())))
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -230,8 +243,8 @@ def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd
         pytest.param("evaluate-reward", marks=pytest.mark.slow),
     ],
 )
-def test_old_models_give_the_same_numbers(old, capfd, name):
-    status, output = told(name, capfd, process=True)
+def test_old_models_give_the_same_numbers(old, capfd, as_started, name):
+    status, output = told(name, capfd)
     assert status == 0 and differences(report(name)["output"], output, exact=same_bits()) == []
 
 

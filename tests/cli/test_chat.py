@@ -192,7 +192,12 @@ def terminal(folder):
 
 
 def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
+    """Also a Ctrl-C that readline did not see is noticed at the prompt: one that comes between the prompt and
+    readline's select(), which then waits for a key."""
     terminal.wait_for(r"/help.*> ")
+    time.sleep(0.5)  # the program is in select() by now
+    terminal.process.send_signal(signal.SIGUSR1)
+    terminal.wait_for(r"Ctrl-D ends.*> ", seconds=20)
     terminal.write("/temperature 5\n")  # such an answer hardly ends by itself
     terminal.wait_for(r"\[temperature 5.0\].*> ")
     terminal.write("the fox?\n")
@@ -206,14 +211,6 @@ def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
     terminal.wait_for(r"Ctrl-D ends.*> ")
     terminal.write("\x04")
     assert terminal.process.wait(timeout=20) == 0
-
-
-def test_a_control_c_that_readline_did_not_see_is_noticed_at_the_prompt(terminal):
-    """It comes between the prompt and readline's select(), which then waits for a key."""
-    terminal.wait_for(r"/help.*> ")
-    time.sleep(0.5)  # the program is in select() by now
-    terminal.process.send_signal(signal.SIGUSR1)
-    terminal.wait_for(r"Ctrl-D ends.*> ", seconds=20)
 
 
 def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(opened, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -309,10 +310,17 @@ def test_looking_again_and_again_finds_nothing_where_nothing_is():
     """Of 300 contests of three models that are no better, in one of twenty at most something is found; with
     intervals for a fixed number of prompts in several times as many."""
     generator = np.random.default_rng(0)
-    outcomes = generator.integers(0, 2, size=(300, 3, 200)).astype(float)
+    outcomes = generator.integers(0, 2, size=(300, 3, 200))
     looks = range(20, 201, 20)
-    found = [any(is_decided(one[:n], level=1 - 0.05 / 3) for one in each for n in looks) for each in outcomes]
-    naive = [any(wilson_of_units(one[:n]).excludes(0.5) for one in each for n in looks) for each in outcomes]
+    wins = [[(n, int(one[:n].sum())) for one in each for n in looks] for each in outcomes]
+
+    # both depend on the number of wins alone: 298 different looks instead of 9,000, 4 s less
+    @functools.cache
+    def decided(n: int, count: int) -> tuple[bool, bool]:
+        values = np.repeat([1.0, 0.0], [count, n - count])
+        return is_decided(values, level=1 - 0.05 / 3), wilson_of_units(values).excludes(0.5)
+
+    found, naive = ([any(decided(*look)[of] for look in each) for each in wins] for of in (0, 1))
     assert np.mean(found) <= 0.05 and np.mean(naive) > 0.2
 
 

@@ -1,6 +1,7 @@
 """`toolkit plan` counts what the built models really have."""
 
 import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ from toolkit.config.schema import ModelSettings
 from toolkit.config.schema.pretrain import LengthSettings
 from toolkit.models import shape
 from toolkit.planning.plan import Plan, Question, StagePlan, plan, plan_recipes
+from toolkit.runtime import hardware
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -145,18 +147,34 @@ def test_the_json_of_a_plan(capsys):
 
 # The probe: real training steps
 
+SMALL = ["batch_tokens=512", "model.n_embd=48", "model.n_layer=1"]
+
+
+@pytest.fixture
+def probed_here(monkeypatch, capsys):
+    """Run the program of the probe here, on one thread: importing torch in another takes 9 s of CPU time."""
+    from toolkit.planning import probe
+
+    def run(command: list[str], *, input: str, **_) -> subprocess.CompletedProcess:
+        assert command == [sys.executable, "-m", probe.__name__]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        probe.main()
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
+
+    monkeypatch.setattr(hardware, "default_threads", lambda setting: 1)
+    monkeypatch.setattr(subprocess, "run", run)
+
 
 def test_the_table_of_a_probed_plan(capsys):
-    overrides = ["batch_tokens=512", "model.n_embd=48", "model.n_layer=1"]
-    assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *overrides, "--price", "1"]) == 0
+    """In a process of its own, as for a user."""
+    assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *SMALL, "threads=1", "--price", "1"]) == 0
     out, err = capsys.readouterr()
     assert out == "" and "timing a few training steps" in err and "money" in err
     assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
 
 
-def test_one_probe_times_the_other_stages_by_their_operations():
-    folder = RECIPES / "tiny"
-    rows, total = planned(folder, "model.n_embd=48", "batch_tokens=512", "model.n_layer=1")
+def test_one_probe_times_the_other_stages_by_their_operations(probed_here):
+    rows, total = planned(RECIPES / "tiny", *SMALL)
     pretrain, sft = rows["pretrain"], rows["sft"]
     assert (pretrain.basis, sft.basis, rows["corpus"].basis) == ("measured", "scaled", None)
     rate = pretrain.flops / pretrain.tokens * pretrain.tokens_per_second
@@ -166,7 +184,7 @@ def test_one_probe_times_the_other_stages_by_their_operations():
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_not_probed():
+def test_a_gpu_that_is_not_here_is_not_probed(probed_here):
     rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml")
     assert rows["pretrain"].basis == "assumed"
     assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"].note

@@ -103,7 +103,7 @@ def test_on_a_bandit_the_policy_becomes_the_closed_form(make_trainer, tiny_token
     beta = 0.5
     trainer = make_trainer(
         arms, [{"prompt": "a"}], bandit(tiny_tokenizer), processing_class=tiny_tokenizer,
-        max_prompt_tokens=4, max_new_tokens=1, episodes=256 * 60, rollout_examples=256, minibatches=1,
+        max_prompt_tokens=4, max_new_tokens=1, episodes=256 * 40, rollout_examples=256, minibatches=1,
         epochs=4, learning_rate=5e-3, kl_coefficient=beta, kl_in=kl_in, missing_end_penalty=0.0,
         normalize_scores=False, per_device_train_batch_size=256,
     )  # fmt: skip
