@@ -2,7 +2,8 @@
 
 `intervals` resamples units; `significance` tests, and computes power and sample sizes; `win_rates` compares
 two models, `rankings` more than two, `sequential` while the data come in; `agreement` compares judges;
-`calibration` compares probabilities with outcomes; `block_bootstrap` resamples blocks of one long text.
+`calibration` compares probabilities with outcomes; `frontier` compares policies with the best utility at
+their KL from the reference; `block_bootstrap` resamples blocks of one long text.
 """
 
 from toolkit.stats.intervals import (
