@@ -290,7 +290,7 @@ def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None
             f"stopped in {loaded.recipe.stage}; the same command continues with this stage", file=sys.stderr
         )
     else:
-        command = shlex.join(["toolkit", *launching.arguments(loaded, options)])
+        command = shlex.join(["toolkit", *launching.stage_arguments(loaded, options)])
         print(
             f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
             f"The same command continues with this stage; to run this stage alone:\n  {command}",
