@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from toolkit.api.run_view import RunView
-from toolkit.base import error_file
+from toolkit.base import console, error_file
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
@@ -175,8 +175,7 @@ def _run_process(
 
 def _on_terminal(quiet: bool) -> bool:
     """Say whether the process may write to this process's terminal itself, with bars that redraw."""
-    terminal = sys.__stderr__
-    return not quiet and terminal is not None and sys.stderr is terminal and terminal.isatty()
+    return not quiet and sys.stderr is sys.__stderr__ and console.on_terminal()
 
 
 def _wait(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
@@ -198,9 +197,9 @@ def _wait(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
 
 
 def _show(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
-    """Copy a process's output line by line to sys.stderr, which is a notebook's cell; return its status."""
+    """Copy a process's output line by line to where notices go (a notebook's cell), and return its status."""
     if process.stdout is not None:
         for line in process.stdout:
             if not quiet:
-                print(line.decode(errors="replace"), end="", file=sys.stderr, flush=True)
+                console.tell(line.decode(errors="replace"), end="")
     return process.wait()

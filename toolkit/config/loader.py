@@ -6,7 +6,6 @@ import functools
 import itertools
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from toolkit.base.console import tell
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import cross_checks, history, trl_checks
 from toolkit.config.messages import Mistake, explain, settings_of, shown, suggestion
@@ -148,7 +148,7 @@ def _read(path: Path) -> Tree:
 def _warn(warnings: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
 
 
 def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
