@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.api.language_model import load as load
     from toolkit.api.run_view import RunView as Run  # noqa: F401  (its public name)
     from toolkit.api.run_view import list_runs as list_runs
+    from toolkit.base.console import notices_to as notices_to
     from toolkit.base.errors import ToolkitError as ToolkitError
     from toolkit.config.schema import CorpusRecipe as CorpusRecipe
     from toolkit.config.schema import DataSource as DataSource
@@ -44,6 +45,7 @@ _MODULES = {
     "load": "toolkit.api.language_model",
     "Estimate": "toolkit.stats",
     "ToolkitError": "toolkit.base.errors",
+    "notices_to": "toolkit.base.console",
     "TokenizerRecipe": "toolkit.config.schema",
     "DataSource": "toolkit.config.schema",
     "CorpusRecipe": "toolkit.config.schema",

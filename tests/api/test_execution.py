@@ -129,7 +129,7 @@ def test_options_reach_the_command(recipe, runs, tmp_path, monkeypatch):
     program = f"import sys; open({str(record)!r}, 'w').write(' '.join(sys.argv[1:]))"
     monkeypatch.setattr(execution, "PROGRAM", ("-c", program))
     tk.run(recipe, {"seed": 1}, runs_dir=runs, fresh=True, launch=launch)
-    assert record.read_text() == f"run {recipe} seed=1 --runs-dir {runs} --fresh --launch {launch}"
+    assert record.read_text() == f"run {recipe} --set seed=1 --runs-dir {runs} --fresh --launch {launch}"
 
 
 def test_another_thread_may_run_it_and_this_process_stays_as_it_was(recipe, runs):

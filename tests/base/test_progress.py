@@ -1,3 +1,4 @@
+import io
 import os
 import pty
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from toolkit.base import progress
+from toolkit.base import console, progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +54,21 @@ def test_other_ranks_are_silent(clock, capsys, monkeypatch):
     with progress.Progress("x", 2) as shown:
         shown.update(2)
     assert capsys.readouterr().err == ""
+
+
+def test_notices_and_progress_go_where_the_caller_wants(clock, capsys):
+    written = io.StringIO()
+    with console.notices_to(written):
+        console.tell("first")
+        with console.notices_to(None), progress.Progress("x", 2) as shown:
+            console.tell("nobody reads this")
+            shown.update(2)
+        with progress.Progress("y", 2) as shown:
+            shown.update(2)
+        assert not console.on_terminal()
+    assert written.getvalue() == "first\ny: 2/2 steps\n" and capsys.readouterr().err == ""
+    console.tell("last")
+    assert capsys.readouterr().err == "last\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (125, "2m05s"), (12000, "3h20m")])

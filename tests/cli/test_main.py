@@ -188,9 +188,10 @@ def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
     ]
     main.main(["run", "recipes/tiny", *given, "--runs-dir", "/elsewhere"])
     main.main(["run", "recipes/tiny", *given, "--runs-dir", str(ROOT / "runs")])
+    main.main(["run", "recipes/tiny", *(f"--set={text}" for text in given), "--runs-dir", "/elsewhere"])
     literal = ["model=./runs/a", "win_rate.baseline=./runs/b", "models=[./runs/a, ./runs/b]", "run=runs/x",
                "data.name=runs/c"]  # fmt: skip
-    assert [call[0][1] for call in calls] == [literal, given]
+    assert [call[0][1] for call in calls] == [literal, given, given]
 
 
 # When something fails

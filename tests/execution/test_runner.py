@@ -174,7 +174,7 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     monkeypatch.setattr(
         launching,
         "start",
-        lambda loaded, options, _: started.append(launching.arguments(loaded, options)) or 0,
+        lambda loaded, options, _: started.append(launching.stage_arguments(loaded, options)) or 0,
     )
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         run_command("recipes/t", ["seed=7"], runs_dir="runs")
@@ -183,7 +183,7 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
     run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
-        ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs"],
+        ["run", "recipes/t/tokenizer.yaml", "--set", "seed=7", "--runs-dir", "runs"],
         ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
     ]
     # All runs were emptied at once: interrupted, the folder goes on without --fresh.

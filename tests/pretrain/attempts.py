@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -175,20 +176,27 @@ FAULTS = {
 }
 
 
-def main(words: list[str]) -> int:
-    FAULTS[words[0]]()
-    end = words.index("--runs-dir")
-    if len(words[1:end]) > 1:
+def run_recipes(
+    words: list[str], fault_of: Callable[[str], AbstractContextManager] = lambda recipe: nullcontext()
+) -> NoReturn:
+    """Call `toolkit run` for each recipe of `RECIPE ... --runs-dir DIR`, and end this process.
+
+    Args:
+        fault_of: the fault that is active while a recipe runs.
+    """
+    end, status = words.index("--runs-dir"), 0
+    if end > 1:
         rank_zero.leave = lambda: None  # the next recipe needs the process group, too
-    for recipe in words[1:end]:
-        status = main_module.main(["run", recipe, *words[end:]])
+    for recipe in words[:end]:
+        with fault_of(recipe):
+            status = main_module.main(["run", recipe, *words[end:]])
         if status:
-            return status
-    return 0
-
-
-if __name__ == "__main__":
-    status = main(sys.argv[1:])
+            break
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # as toolkit/__main__.py, for the same reason
+
+
+if __name__ == "__main__":
+    FAULTS[sys.argv[1]]()
+    run_recipes(sys.argv[2:])

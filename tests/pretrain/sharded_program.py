@@ -9,9 +9,8 @@ whose name is one of FAULTS is broken on purpose.
 from __future__ import annotations
 
 import json
-import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -20,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from tests.pretrain.attempts import run_recipes
 from toolkit.base import ranks
-from toolkit.cli import main as main_module
 from toolkit.pretrain import optimizer, sharding, stage, step, training_state
 from toolkit.pretrain.context import TrainingContext
-from toolkit.runtime import rank_zero
 
 NAN_STEP = 4
 """From 0; a checkpoint has just been written."""
@@ -87,22 +85,12 @@ def _look(context: TrainingContext) -> None:
     path.with_name(f"{path.name}.{ranks.rank()}.json").write_text(json.dumps(account))
 
 
-def main(words: list[str]) -> int:
-    finish = stage._finish
-    stage._finish = lambda context: (_look(context), finish(context))
-    rank_zero.leave = lambda: None  # the next recipe needs the process group, too
-    end = words.index("--runs-dir")
-    for recipe in words[:end]:
-        fault = FAULTS.get(Path(recipe).stem)
-        with mock.patch.object(*fault) if fault else nullcontext():
-            status = main_module.main(["run", recipe, *words[end:]])
-        if status:
-            return status
-    return 0
+def fault_of(recipe: str) -> AbstractContextManager:
+    fault = FAULTS.get(Path(recipe).stem)
+    return mock.patch.object(*fault) if fault else nullcontext()
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # as toolkit/__main__.py, for the same reason
+    finish = stage._finish
+    stage._finish = lambda context: (_look(context), finish(context))
+    run_recipes(sys.argv[1:], fault_of)

@@ -69,3 +69,24 @@ def test_evaluations_beside_a_run_are_found_under_any_name(tmp_path):
     (compare / "manifest.json").write_text(json.dumps(manifest))
     assert repository._evaluations(tmp_path / "s2" / "dpo") == [compare]
     assert repository._evaluations(tmp_path / "s1" / "dpo") == []
+
+
+def test_runs_of_one_name_are_told_apart_in_the_card(tmp_path):
+    """An evaluate run of a/ppo and b/ppo: both are named with their folder, the others by their last name."""
+    experiment = tmp_path / "experiment"
+    for folder in ("a", "b"):
+        shutil.copytree(OLD_RUNS, experiment / folder)
+    compare = (experiment / "a" / "evaluate").rename(experiment / "compare")
+    manifest = json.loads((compare / "manifest.json").read_text())
+    parents = manifest["inputs"]["parents"]
+    digest = repository.seal.digest
+    manifest["inputs"]["parents"] = {
+        f"models[{number}]": parents["models[0]"]
+        | {"path": f"../{folder}/ppo", "digest": digest(experiment / folder / "ppo")}
+        for number, folder in enumerate(("a", "b"))
+    }
+    (compare / "manifest.json").write_text(json.dumps(manifest))
+    names = [row["name"] for row in repository._chain(compare)]
+    assert {"a/ppo", "b/ppo", "a/sft", "b/sft"} < set(names) and names[-1] == "compare"
+    [*_, last] = [row["name"] for row in repository._chain(experiment / "b" / "ppo")]
+    assert last == "ppo"

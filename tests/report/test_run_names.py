@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,40 @@ def test_every_comparison_has_its_own_baseline(seeds):
     summary_tables.show(summary, console=Console(file=text, width=120))
     for words in ("win rate against s1/sft", "win rate against s2/sft", "s2/dpo", "75.0% [62.5, 87.5]"):
         assert words in text.getvalue()
+
+
+def test_every_evaluate_run_of_a_model_has_its_own_table(seeds):
+    """s1/again measured the models of s1/evaluate once more, against dpo."""
+    shutil.copytree(seeds / "s1" / "evaluate", seeds / "s1" / "again")
+
+    def against_dpo(numbers: dict) -> dict:
+        models = numbers["models"]
+        rate = models["dpo"].pop("win_rate") | {"estimate": 0.25, "low": 0.125, "high": 0.375}
+        models["sft"] |= {"win_rate": rate, "kl_to_baseline": 0.5, "bits_per_byte": 7.125}
+        del models["sft"]["is_baseline"], models["pretrain"]["kl_to_baseline"]
+        return numbers | {"baseline": "dpo"}
+
+    edit(seeds / "s1" / "again", against_dpo)
+    runs = [seeds / "s1" / stage for stage in (*STAGES, "again")]
+    summary = summarize(runs)
+    stages = summary["stages"]
+    assert (stages["dpo"]["evaluated_by"], stages["dpo"]["win_rate"]["estimate"]) == ("evaluate", 0.5)
+    first, second = comparisons(summary)
+    assert list(first.win_rates) == ["pretrain", "dpo"] and list(second.win_rates) == ["pretrain", "sft"]
+    assert stages["evaluate"]["models"]["dpo"]["win_rate"] == first.win_rates["dpo"]
+    assert stages["again"]["models"]["sft"]["win_rate"] == second.win_rates["sft"]
+    assert "samples" not in stages["again"]["models"]["sft"]
+    # A number that an evaluate run did not measure is not that of another one.
+    assert "kl_to_baseline" in first.rows["pretrain"] and "kl_to_baseline" not in second.rows["pretrain"]
+    text = io.StringIO()
+    summary_tables.show(summary, console=Console(file=text, width=120))
+    page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
+    for words in ("against sft on 8 unseen prompts (evaluate)", "against dpo on 8 unseen prompts (again)"):
+        assert words in text.getvalue()
+    assert "25.0% [12.5, 37.5]" in text.getvalue() and "7.125" in text.getvalue()
+    for words in ("Who gives the better answer? (again)", "dpo wins against sft (evaluate), 95%"):
+        assert words in page
+    assert "<td>25.0% [12.5, 37.5] (no verdict)</td>" in page
 
 
 def test_runs_three_levels_deep(seeds):

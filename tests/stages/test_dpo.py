@@ -12,41 +12,22 @@ import torch
 from tests.chat_world import (
     built_trainer,
     first_batch,
-    load_recipe,
     metrics,
     run_stage,
-    write_model,
-    write_preferences,
 )
 from toolkit.data.chat.pairs import Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
 
-RECIPE = """
-    stage: dpo
-    model: {folder}/base
-    data: {{name: {folder}/preferences.jsonl}}
-    batch_examples: 8
-    log_every_steps: 1
-    device: cpu
-    precision: fp32
-    threads: 1
-    trainer: {{max_steps: 10, learning_rate: 1.0e-3, beta: 0.5}}
-"""
+RECIPE = {
+    "stage": "dpo",
+    "log_every_steps": 1,
+    "trainer": {"max_steps": 10, "learning_rate": 1e-3, "beta": 0.5},
+}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("dpo")
-    write_model(path / "base")
-    write_preferences(path / "preferences.jsonl")
-    return path
-
-
-def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch):
-    trainer = built_trainer(
-        monkeypatch, dpo, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
-    )
+def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, load, monkeypatch):
+    trainer = built_trainer(monkeypatch, dpo, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     for place, ids in enumerate(batch["input_ids"]):
         mask, completion = batch["attention_mask"][place].bool(), batch["completion_mask"][place].bool()
@@ -57,10 +38,8 @@ def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
 
 
-def test_our_implicit_rewards_are_trls(folder, monkeypatch):
-    trainer = built_trainer(
-        monkeypatch, dpo, folder, load_recipe(folder, "same", RECIPE.format(folder=folder))
-    )
+def test_our_implicit_rewards_are_trls(folder, load, monkeypatch):
+    trainer = built_trainer(monkeypatch, dpo, folder, load("same"))
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -79,8 +58,8 @@ def test_our_implicit_rewards_are_trls(folder, monkeypatch):
     assert abs(ours) > 0.01
 
 
-def test_the_stage_starts_at_its_reference_and_learns(folder):
-    path = run_stage(dpo, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+def test_the_stage_starts_at_its_reference_and_learns(folder, load):
+    path = run_stage(dpo, folder, load("learn"))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
     assert rows[0] == {"step": 0, "held_out_accuracy": 0.5, "held_out_margin": 0.0,
                        "held_out_loss": pytest.approx(math.log(2))}  # fmt: skip
@@ -98,17 +77,17 @@ def test_the_stage_starts_at_its_reference_and_learns(folder):
     assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
 
 
-def test_lora_has_its_base_as_reference(folder):
-    text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
-    path = run_stage(dpo, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
+def test_lora_has_its_base_as_reference(folder, load):
+    trainer = RECIPE["trainer"] | {"learning_rate": 1e-2}
+    path = run_stage(dpo, folder, load("lora", lora={"r": 4}, trainer=trainer))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
     assert rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert rows[-1]["held_out_margin"] == pytest.approx(evaluation["margin"], rel=1e-3)
     assert evaluation["accuracy"] == 1.0
 
 
-def test_a_policy_that_did_not_move_is_at_no_distance(folder):
-    loaded = load_recipe(folder, "still", RECIPE.format(folder=folder)).recipe
+def test_a_policy_that_did_not_move_is_at_no_distance(folder, load):
+    loaded = load("still").recipe
     model, tokenizer = load_causal_lm((str(folder / "base"), None))
     preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)
     held_out = dpo.held_out_pairs(preferences, tokenizer, max_length=96)

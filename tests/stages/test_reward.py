@@ -11,35 +11,15 @@ from tests.chat_world import (
     built_trainer,
     byte_tokenizer,
     first_batch,
-    load_recipe,
     metrics,
     run_stage,
-    write_model,
-    write_preferences,
 )
 from toolkit.data.chat.pairs import encode
 from toolkit.inference.reward_scores import reward_scores, score_ids
 from toolkit.models.loading import load_reward_model
 from toolkit.stages import reward
 
-RECIPE = """
-    stage: reward
-    model: {folder}/base
-    data: {{name: {folder}/preferences.jsonl}}
-    batch_examples: 8
-    device: cpu
-    precision: fp32
-    threads: 1
-    trainer: {{max_steps: 20, learning_rate: 1.0e-3}}
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("reward")
-    write_model(path / "base")
-    write_preferences(path / "preferences.jsonl")
-    return path
+RECIPE = {"stage": "reward", "trainer": {"max_steps": 20, "learning_rate": 1e-3}}
 
 
 def preference(question, chosen, rejected):
@@ -48,10 +28,8 @@ def preference(question, chosen, rejected):
             **{key: [{"role": "assistant", "content": text}] for key, text in answers.items()}}  # fmt: skip
 
 
-def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkeypatch):
-    trainer = built_trainer(
-        monkeypatch, reward, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
-    )
+def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, load, monkeypatch):
+    trainer = built_trainer(monkeypatch, reward, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 16  # chosen, then rejected
     for place, (ids, mask) in enumerate(zip(batch["input_ids"], batch["attention_mask"], strict=True)):
@@ -86,8 +64,8 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
     assert abs(together[0] - reward_scores(model, tokenizer, asked, answers=["b"], ended=[False])[0]) > 1e-4
 
 
-def test_the_stage_learns_which_answer_is_preferred(folder):
-    path = run_stage(reward, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+def test_the_stage_learns_which_answer_is_preferred(folder, load):
+    path = run_stage(reward, folder, load("learn"))
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == 1.0
     assert evaluation["accuracy_interval"][0] < 0.9  # a handful of pairs proves little
@@ -104,9 +82,9 @@ def test_the_stage_learns_which_answer_is_preferred(folder):
     assert scores[0] > scores[1]
 
 
-def test_lora_trains_the_new_head_too_and_is_merged(folder):
-    text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
-    path = run_stage(reward, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
+def test_lora_trains_the_new_head_too_and_is_merged(folder, load):
+    trainer = RECIPE["trainer"] | {"learning_rate": 1e-2}
+    path = run_stage(reward, folder, load("lora", lora={"r": 4}, trainer=trainer))
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == 1.0
     assert metrics(path)[-1]["held_out_loss"] == pytest.approx(evaluation["held_out_loss"], rel=1e-4)

@@ -17,34 +17,14 @@ from tests.chat_world import (
     built_trainer,
     byte_tokenizer,
     first_batch,
-    load_recipe,
     run_stage,
-    write_conversations,
-    write_model,
 )
 from toolkit.data.chat import template
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.stages import sft
 from toolkit.stages.trainer_runner import quiet, scored_positions_only
 
-RECIPE = """
-    stage: sft
-    model: {folder}/base
-    data: {{name: {folder}/conversations.jsonl}}
-    batch_examples: 8
-    device: cpu
-    precision: fp32
-    threads: 1
-    trainer: {{max_steps: 40, learning_rate: 1.0e-2}}
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sft")
-    write_model(path / "base")
-    write_conversations(path / "conversations.jsonl")
-    return path
+RECIPE = {"stage": "sft", "trainer": {"max_steps": 40, "learning_rate": 1e-2}}
 
 
 def user(text):
@@ -60,10 +40,8 @@ def scored(tokenizer, row):
     return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
 
 
-def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, monkeypatch):
-    trainer = built_trainer(
-        monkeypatch, sft, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
-    )
+def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, load, monkeypatch):
+    trainer = built_trainer(monkeypatch, sft, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 8
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -81,8 +59,8 @@ def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, 
     assert rows == list(trainer.train_dataset["input_ids"]) and len(rows) == 40 * 8  # whole batches
 
 
-def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other(folder, monkeypatch):
-    loaded = load_recipe(folder, "same", RECIPE.format(folder=folder))
+def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other(folder, load, monkeypatch):
+    loaded = load("same")
     trainer = built_trainer(monkeypatch, sft, folder, loaded)
     tokenizer, prompt = trainer.processing_class, [user("is it?"), assistant("no"), user("sure?")]
     data = Dataset.from_list([{"prompt": prompt, "completion": [assistant("yes")]}])
@@ -133,12 +111,12 @@ def test_a_base_model_of_the_hub_learns_the_tokens_of_the_chat():
     assert larger.generation_config.suppress_tokens == list(range(len(tokenizer), states[0].shape[0]))
 
 
-def test_the_stage_learns_and_reports_the_exact_token_mean(folder):
-    path = run_stage(sft, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
+def test_the_stage_learns_and_reports_the_exact_token_mean(folder, load):
+    path = run_stage(sft, folder, load("learn"))
     evaluation = json.loads((path / "evaluation.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    recipe = load_recipe(folder, "learn", RECIPE.format(folder=folder)).recipe
+    recipe = load("learn").recipe
     nats, tokens = 0.0, 0
     for example in sft.sources.conversations(recipe.data, part="held_out", seed=0):
         row = labelled(tokenizer, example["prompt"], example["completion"][0]["content"], max_length=96)
@@ -169,8 +147,8 @@ def test_quiet_trainers_send_nothing_and_prepare_nothing(monkeypatch):
     trainer_class._send_telemetry(None)
 
 
-def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(folder, monkeypatch):
-    loaded = load_recipe(folder, "skip", RECIPE.format(folder=folder))
+def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(folder, load, monkeypatch):
+    loaded = load("skip")
     trainer = built_trainer(monkeypatch, sft, folder, loaded)
     found, batch = [], first_batch(trainer)
     for context in (nullcontext(), scored_positions_only()):

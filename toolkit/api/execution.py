@@ -20,14 +20,14 @@ from typing import Any
 import yaml
 
 from toolkit.api.run_view import RunView
-from toolkit.base import error_file
+from toolkit.base import console, error_file
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
 from toolkit.config.shipped_recipes import locate
 from toolkit.execution import dag
-from toolkit.execution.launching import INTERRUPTED, OVERRIDES_FROM_PYTHON, PARENT, PROGRAM
+from toolkit.execution.launching import INTERRUPTED, PARENT, PROGRAM, RunOptions, arguments
 from toolkit.runs import references
 
 PathOrText = str | os.PathLike[str]
@@ -100,14 +100,11 @@ def _view(loaded: LoadedRecipe, runs_dir: PathOrText) -> RunView:
 def _settings(overrides: Mapping[str, Any] | None, runs_dir: PathOrText) -> list[str]:
     """Return overrides as the command line takes them, `key=value`; JSON is YAML.
 
-    A Run or a Path that begins with `runs/` gets `./` before it, unless `runs_dir` is that folder: as a text
-    it would name a run below `runs_dir`.
+    A text `runs/x` names a run below `runs_dir`; a Run or a Path stands for its own directory.
     """
 
     def path_text(path: os.PathLike[str]) -> str:
-        text = os.fspath(path)
-        is_root = Path(runs_dir).absolute() == Path("runs").absolute()
-        return f"./{text}" if text.startswith("runs/") and not is_root else text
+        return references.of_path(os.fspath(path), Path(runs_dir))
 
     return [f"{key}={json.dumps(value, default=path_text)}" for key, value in (overrides or {}).items()]
 
@@ -145,17 +142,15 @@ def _run_process(
         ToolkitError: the error that it reported, or that it failed without one.
         KeyboardInterrupt: this process was interrupted; the other one has ended in order.
     """
-    options = ["--runs-dir", os.fspath(runs_dir), *(["--fresh"] if fresh else [])]
-    options += ["--launch", str(locate(os.fspath(launch)))] if launch is not None else []
+    options = RunOptions(Path(runs_dir), fresh, None if launch is None else locate(os.fspath(launch)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "error.json"
         # A process group of its own: Ctrl-C of a terminal reaches it once, from here.
         with subprocess.Popen(
-            [sys.executable, *PROGRAM, "run", str(path), *settings, *options],
+            [sys.executable, *PROGRAM, *arguments(path, settings, options)],
             env={
                 **os.environ,
                 PARENT: str(os.getpid()),
-                OVERRIDES_FROM_PYTHON: "1",
                 error_file.VARIABLE: str(file),
             },
             stdin=subprocess.DEVNULL,
@@ -180,8 +175,7 @@ def _run_process(
 
 def _on_terminal(quiet: bool) -> bool:
     """Say whether the process may write to this process's terminal itself, with bars that redraw."""
-    terminal = sys.__stderr__
-    return not quiet and terminal is not None and sys.stderr is terminal and terminal.isatty()
+    return not quiet and sys.stderr is sys.__stderr__ and console.on_terminal()
 
 
 def _wait(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
@@ -203,9 +197,9 @@ def _wait(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
 
 
 def _show(process: subprocess.Popen[bytes], *, quiet: bool) -> int:
-    """Copy a process's output line by line to sys.stderr, which is a notebook's cell; return its status."""
+    """Copy a process's output line by line to where notices go (a notebook's cell), and return its status."""
     if process.stdout is not None:
         for line in process.stdout:
             if not quiet:
-                print(line.decode(errors="replace"), end="", file=sys.stderr, flush=True)
+                console.tell(line.decode(errors="replace"), end="")
     return process.wait()

@@ -1,34 +1,41 @@
-"""Tables of numbers for a terminal, and stdout reserved for results."""
+"""Notices for the user on stderr, and stdout reserved for results."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
-from rich import box
-from rich.table import Table
+_redirections: list[TextIO | None] = []
+"""The streams of the active `notices_to`, the innermost one last."""
 
 
-def number_table(title: str, names: Sequence[str], columns: Sequence[str]) -> Table:
-    """Return an empty table: names on the left, which may wrap, and numbers on the right, never truncated.
+def tell(message: str, *, end: str = "\n") -> None:
+    """Print a notice for the user on stderr, or where `notices_to` sends it; stdout is for results."""
+    stream = _redirections[-1] if _redirections else sys.stderr
+    if stream is not None:
+        print(message, end=end, file=stream, flush=True)
 
-    Columns are one space apart, so that most tables fit into a terminal of 80 columns.
+
+def on_terminal() -> bool:
+    """Return whether notices go to stderr and that is a terminal."""
+    return not _redirections and sys.stderr.isatty()
+
+
+@contextmanager
+def notices_to(stream: TextIO | None) -> Iterator[None]:
+    """Send the notices and the progress of this process to `stream` instead of stderr; None silences them.
+
+    So is the output of the stages that `toolkit.run` starts.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def tell(message: str) -> None:
-    """Print a message for the user on stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    _redirections.append(stream)
+    try:
+        yield
+    finally:
+        _redirections.pop()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from types import TracebackType
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from toolkit.base import ranks
+from toolkit.base import console, ranks
 
 _LINE_SECONDS = 10.0
 # The time left is estimated from the last updates only, because the first step may be slow (compiling).
@@ -38,7 +37,7 @@ class Progress:
         self._last = ""
 
     def __enter__(self) -> Progress:
-        if self._active and sys.stderr.isatty():
+        if self._active and console.on_terminal():
             # Redirecting stdout would put a program's JSON on the terminal's stderr.
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -80,7 +79,7 @@ class Progress:
 
     def _line(self, now: float) -> None:
         if self._last:
-            print(f"{self._description}: {self._last}", file=sys.stderr, flush=True)
+            console.tell(f"{self._description}: {self._last}")
             self._last, self._last_line = "", now
 
     def __exit__(

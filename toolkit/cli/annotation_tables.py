@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.base.console import number_table
+from toolkit.cli.number_table import number_table
 from toolkit.stats import interval_text
 
 PAIRS_SHOWN = 10

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from toolkit.base.console import number_table
+from toolkit.cli.number_table import number_table
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.stages import reward_table
 from toolkit.stats import estimate_text, interval_text, kl_text

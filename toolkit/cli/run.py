@@ -29,6 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_recipe(parser)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="root of all runs")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="a setting to change, written as in a recipe: runs/... is below --runs-dir",
+    )
     parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
     parser.add_argument(
         "--launch",
@@ -39,8 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
     from toolkit.config.shipped_recipes import locate
+    from toolkit.runs import references
 
-    overrides = _literal(args.overrides, args.runs_dir)
+    # Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x.
+    overrides = [*references.of_overrides(args.overrides, args.runs_dir), *args.set]
     return run_command(
         locate(args.recipe),
         overrides,
@@ -67,22 +76,6 @@ class _ReplayIncident(argparse.Action):
             where="--replay-incident",
             fix=f"toolkit verify {shlex.quote(run)} --incident {number}",
         )
-
-
-def _literal(overrides: Sequence[str], runs_dir: Path) -> list[str]:
-    """Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x.
-
-    Overrides of `toolkit.run` in Python are references, as in a recipe, and stay as they are.
-    """
-    from toolkit.execution.launching import OVERRIDES_FROM_PYTHON
-
-    if OVERRIDES_FROM_PYTHON in os.environ or Path(runs_dir).absolute() == Path("runs").absolute():
-        return list(overrides)
-    references = r"(\w+\.)*(tokenizer|tokens|model|reward_model|models|baseline|judge)(\.\d+)?="
-    return [
-        re.sub(r"(?<![\w./-])runs/", "./runs/", text) if re.match(references, text) else text
-        for text in overrides
-    ]
 
 
 def run_command(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from toolkit.base.console import number_table, print_json
+from toolkit.base.console import print_json
 from toolkit.base.errors import RunError, UsageError
 from toolkit.base.progress import duration
+from toolkit.cli.number_table import number_table
 from toolkit.cli.parser import Parser, add_json
 
 

@@ -50,7 +50,8 @@ def _win_rate_table(comparison: BaselineComparison) -> Table:
     baseline = comparison.baseline
     counts = sorted({rate["n"] for rate in comparison.win_rates.values()})
     prompts = "/".join(str(count) for count in counts)
-    table = Table(title=f"win rate against {baseline} on {prompts} unseen prompts", title_justify="left")
+    title = f"win rate against {baseline} on {prompts} unseen prompts{comparison.label}"
+    table = Table(title=title, title_justify="left")
     columns = ("model", "win rate [95%]", f"KL to {baseline}", "length", "ended", "bits/byte")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)

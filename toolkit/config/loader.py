@@ -6,22 +6,22 @@ import functools
 import itertools
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
+from toolkit.base.console import tell
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import cross_checks, history, trl_checks
 from toolkit.config.messages import Mistake, explain, settings_of, shown, suggestion
+from toolkit.config.overrides import COMMAND_LINE, Override
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse, read_text
 
-COMMAND_LINE = "command line"
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -48,7 +48,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         RecipeError: the recipe has problems; the error lists all of them.
     """
     path = Path(path)
-    return _checked(path, _read(path), [_Override.read(text) for text in overrides])
+    return _checked(path, _read(path), [Override.read(text) for text in overrides])
 
 
 def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]:
@@ -76,7 +76,7 @@ def read_folder(
     """
     path = Path(path)
     files = recipe_files(path)
-    changes = [_Override.read(text) for text in overrides]
+    changes = [Override.read(text) for text in overrides]
     problems: dict[Path, list[Problem]] = {}
     trees: dict[Path, Tree] = {}
     for file in files:
@@ -148,7 +148,7 @@ def _read(path: Path) -> Tree:
 def _warn(warnings: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            tell(f"warning: {warning}")
 
 
 def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
@@ -186,84 +186,7 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
     return [*_layers(file, chain), tree]
 
 
-@dataclass(frozen=True)
-class _Override:
-    """An override `a.b=value` from the command line."""
-
-    text: str
-    key: Key
-    tree: Tree
-
-    @classmethod
-    def read(cls, text: str) -> _Override:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
-            message = f"{text!r} is not an override; write key=value, for instance trainer.learning_rate=5e-5"
-            raise RecipeError([Problem(COMMAND_LINE, "", message)])
-        if not value.strip():
-            raise RecipeError([Problem(COMMAND_LINE, name, f"no value; write {name}=null or {name}=\"''\"")])
-        key = tuple(int(part) if part.isdigit() else part for part in name.split("."))
-        # YAML's own marks are a glob or a name on a command line.
-        tree = Tree(value) if value[0] in "*&!%@`" else _read_value(name, value)
-        return cls(text, key, tree)
-
-    def with_current_key(self, tree: Tree) -> _Override:
-        """Return the override with the current name of its key, for the recipe in `tree`."""
-        stage = tree.value.get("stage")
-        return replace(self, key=history.renamed(stage, self.key)) if stage else self
-
-    def apply(self, tree: Tree) -> Problem | None:
-        """Set the key in `tree`; return a problem if a parent is neither a mapping nor a list."""
-        if self.key[0] == "base":
-            return Problem(COMMAND_LINE, "base", "cannot be overridden", ProblemKind.RESERVED)
-        node, parent = tree.value, self.key[:-1]
-        for i, part in enumerate(parent):
-            problem = _no_step(node, self.key, i)
-            if problem:
-                return problem
-            if isinstance(node, dict) and node.get(part) is None:
-                node[part] = {}
-                tree.positions[self.key[: i + 1]] = COMMAND_LINE
-            node = node[part]
-        problem = _no_step(node, self.key, len(parent))
-        if problem:
-            return problem
-        node[self.key[-1]] = self.tree.value
-        forget(tree.positions, self.key)
-        tree.positions[self.key] = COMMAND_LINE
-        tree.positions.update({(*self.key, *below): COMMAND_LINE for below in self.tree.positions})
-        return None
-
-
-def _read_value(name: str, value: str) -> Tree:
-    try:
-        return parse(value, COMMAND_LINE)
-    except RecipeError as error:
-        raise RecipeError(
-            [replace(problem, place=COMMAND_LINE, key=name) for problem in error.problems]
-        ) from None
-
-
-def _no_step(node: Any, key: Key, depth: int) -> Problem | None:
-    """Return a problem unless `node`, the value at the first `depth` parts, has the next part of the key."""
-    part, parent = key[depth], dotted(key[:depth])
-    if isinstance(node, list):
-        if not isinstance(part, int):
-            message = f"{parent} is a list; give the index of an entry, for instance {parent}.0.{part}"
-            return Problem(COMMAND_LINE, dotted(key), message, ProblemKind.TYPE)
-        if part >= len(node):
-            entries = f"{len(node)} entries, the last is {parent}.{len(node) - 1}"
-            return Problem(COMMAND_LINE, dotted(key), f"{parent} has {entries}", ProblemKind.VALUE)
-        return None
-    if isinstance(node, dict) and isinstance(part, str):
-        return None
-    expected = "not a list" if isinstance(part, int) else f"{shown(node)}, not a mapping"
-    message = f"{parent} is {expected}"
-    return Problem(COMMAND_LINE, dotted(key), message, ProblemKind.TYPE)
-
-
-def _unused(change: _Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
+def _unused(change: Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
     if any(change.with_current_key(tree).key in tree.positions for tree in trees.values()):
         return None
     name = dotted(change.key)
@@ -286,7 +209,7 @@ def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     return problems
 
 
-def _checked(path: Path, tree: Tree, changes: Sequence[_Override]) -> LoadedRecipe:
+def _checked(path: Path, tree: Tree, changes: Sequence[Override]) -> LoadedRecipe:
     current = [change.with_current_key(tree) for change in changes]
     problems = [problem for change in current if (problem := change.apply(tree))]
     if problems:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import resources
 from pathlib import Path
 
+from toolkit.base.console import tell
 from toolkit.base.errors import UsageError
 from toolkit.config.messages import suggestion
 
@@ -33,7 +33,7 @@ def locate(text: str) -> Path:
         recipe = shipped.joinpath(*path.parts[1:])
         if recipe.exists():
             if recipe.resolve() != path.absolute():
-                print(f"{text} does not exist; using the one in the package: {recipe}", file=sys.stderr)
+                tell(f"{text} does not exist; using the one in the package: {recipe}")
             return recipe
     raise UsageError(f"there is no such recipe or folder{_close(path, shipped)}", where=text)
 

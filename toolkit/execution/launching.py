@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -23,8 +23,6 @@ from toolkit.runtime import accelerate_config, hardware, signals
 
 PARENT = "TOOLKIT_PARENT"
 WAIT = "TOOLKIT_WAIT"
-OVERRIDES_FROM_PYTHON = "TOOLKIT_OVERRIDES_FROM_PYTHON"
-"""Set if the overrides come from Python: `runs/...` in them is below the runs directory, as in a recipe."""
 PROGRAM = ("-m", "toolkit")
 INTERRUPTED = signals.INTERRUPTED
 
@@ -38,10 +36,20 @@ class RunOptions:
     launch: Path | None = None
 
 
-def arguments(loaded: LoadedRecipe, options: RunOptions) -> list[str]:
-    """Return the arguments of the command line that runs one recipe of a folder."""
+def arguments(path: Path, overrides: Sequence[str], options: RunOptions) -> list[str]:
+    """Return the arguments of the command line that runs a recipe, or a folder of recipes.
+
+    The overrides are written as in a recipe: `runs/...` is below the runs directory.
+    """
+    changes = [word for override in overrides for word in ("--set", override)]
     fresh = ["--fresh"] if options.fresh else []
-    return ["run", str(loaded.path), *loaded.overrides, "--runs-dir", str(options.runs_dir), *fresh]
+    launch = ["--launch", str(options.launch)] if options.launch is not None else []
+    return ["run", str(path), *changes, "--runs-dir", str(options.runs_dir), *fresh, *launch]
+
+
+def stage_arguments(loaded: LoadedRecipe, options: RunOptions) -> list[str]:
+    """Return the arguments of the command line that runs one recipe of a folder without a launcher."""
+    return arguments(loaded.path, loaded.overrides, replace(options, launch=None))
 
 
 class PreloadedStage:
@@ -130,7 +138,7 @@ def _child(
 ) -> subprocess.Popen:
     """Start a stage that ends with this process; its stdout is stderr, as stdout is for JSON alone."""
     return subprocess.Popen(
-        [sys.executable, *PROGRAM, *arguments(loaded, options)],
+        [sys.executable, *PROGRAM, *stage_arguments(loaded, options)],
         env={**os.environ, PARENT: str(os.getpid()), **variables},
         stdout=sys.__stderr__,
         pass_fds=pass_fds,
@@ -147,7 +155,7 @@ def _launch(loaded: LoadedRecipe, options: RunOptions) -> int:
     with tempfile.TemporaryDirectory() as folder:
         status_file = Path(folder) / "status"
         child = subprocess.Popen(
-            [sys.executable, *launcher, *PROGRAM, *arguments(loaded, options)],
+            [sys.executable, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
             env={**os.environ, signals.STATUS: str(status_file)},
             stdout=sys.__stderr__,
             preexec_fn=signals.die_with_parent,

@@ -6,7 +6,6 @@ import functools
 import importlib
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -115,7 +114,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
     except KeyboardInterrupt:
         if ranks.rank() == 0:
             start = opening.resume_point(run_dir)
-            print(f"{run_dir}: interrupted; the same command goes on from {start}", file=sys.stderr)
+            console.tell(f"{run_dir}: interrupted; the same command goes on from {start}")
         return INTERRUPTED
 
 
@@ -212,7 +211,7 @@ def _seal(run: Run) -> None:
             raise files.full_error(run.path) from error
         raise
     seconds = files.read_json(run.path / layout.TIMING)["seconds"]
-    print(f"{run.path}: finished and sealed, {progress.duration(seconds)}", file=sys.stderr)
+    console.tell(f"{run.path}: finished and sealed, {progress.duration(seconds)}")
 
 
 def _end_with_parent() -> None:
@@ -251,9 +250,9 @@ def _run_folder(
         for number, (loaded, run_dir) in enumerate(zip(recipes, run_dirs, strict=True), 1):
             head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {run_dir}"
             if not fresh and _is_done(loaded, options):
-                print(f"{head}  finished already", file=sys.stderr, flush=True)
+                console.tell(f"{head}  finished already")
                 continue
-            print(head, file=sys.stderr, flush=True)
+            console.tell(head)
             if started == 0 and on_first_stage is not None:
                 on_first_stage()
             started += 1
@@ -262,7 +261,7 @@ def _run_folder(
                 _report_stop(loaded, status, options)
                 return RunOutcome(status, run_dirs, is_folder=True, started=started)
     if started == 0:
-        print(f"{folder}: everything is finished, nothing to do (--fresh starts over)", file=sys.stderr)
+        console.tell(f"{folder}: everything is finished, nothing to do (--fresh starts over)")
     return RunOutcome(0, run_dirs, is_folder=True, started=started)
 
 
@@ -286,13 +285,10 @@ def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:
 
 def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None:
     if status == INTERRUPTED:
-        print(
-            f"stopped in {loaded.recipe.stage}; the same command continues with this stage", file=sys.stderr
-        )
+        console.tell(f"stopped in {loaded.recipe.stage}; the same command continues with this stage")
     else:
-        command = shlex.join(["toolkit", *launching.arguments(loaded, options)])
-        print(
+        command = shlex.join(["toolkit", *launching.stage_arguments(loaded, options)])
+        console.tell(
             f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
-            f"The same command continues with this stage; to run this stage alone:\n  {command}",
-            file=sys.stderr,
+            f"The same command continues with this stage; to run this stage alone:\n  {command}"
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base import files
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder
@@ -232,7 +233,7 @@ def _answer(base: LoadedRecipe, vocab_size: int, question: Question) -> dict[str
     if not question.probe:
         return {}
     if base.name not in question.answers:
-        print(f"{base.name}: timing a few training steps on this machine", file=sys.stderr, flush=True)
+        tell(f"{base.name}: timing a few training steps on this machine")
         question.answers[base.name] = _ask(base, vocab_size, question.processes)
     return question.answers[base.name]
 

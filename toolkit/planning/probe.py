@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from toolkit.base.console import print_json
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PretrainRecipe
 from toolkit.execution import memory_shortage
@@ -49,7 +50,7 @@ def main() -> None:
         if not memory_shortage.is_shortage(error):
             raise
         answer = {"refused": "there is not enough memory for a step"}
-    print(json.dumps(answer))
+    print_json(answer)
 
 
 def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds: float) -> dict[str, Any]:

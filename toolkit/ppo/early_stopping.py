@@ -6,7 +6,6 @@ In a long training the reward model's score keeps rising while the quality of th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import TrainerCallback
 
 from toolkit import stats
 from toolkit.base import files
+from toolkit.base.console import tell
 from toolkit.config.schema import EarlyStoppingSettings
 from toolkit.ppo.episode import Episode, mean_outcome
 from toolkit.ppo.trainer import PPOTrainer
@@ -90,7 +90,7 @@ class EarlyStopping(TrainerCallback):
             return
         self.trainer.model.policy.load_state_dict(load_file(self._file(self.best)), strict=False)
         rollout = f"rollout {self.best['rollout']} of {self.trainer.num_rollouts}"
-        print(f"{self.run.name}: the judge scored {rollout} highest: its weights are kept", file=sys.stderr)
+        tell(f"{self.run.name}: the judge scored {rollout} highest: its weights are kept")
 
     def _measure(self, number: int) -> None:
         """Measure the policy after rollout `number`, and keep its weights if they are the best."""

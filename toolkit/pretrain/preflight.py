@@ -5,13 +5,13 @@ Shapes: rows, length = tokens of a row, width = of the hidden states.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
+from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.pretrain.loss import LONGEST_PLAIN, TrainingKernels, TrainingLoss
@@ -78,7 +78,7 @@ def check(
         )  # fmt: skip
     if verbose:
         graph = "a single graph, no dense mask, " if compiled and loss.end_id is None else ""
-        print(f"{run_name}: preflight: {graph}no token depends on one it must not see", file=sys.stderr)
+        tell(f"{run_name}: preflight: {graph}no token depends on one it must not see")
 
 
 def random_rows(length: int, vocab_size: int, end_id: int) -> Tensor:

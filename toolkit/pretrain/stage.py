@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.config.schema import PretrainRecipe
@@ -93,8 +93,8 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
     epochs = order.epoch(context.steps, context.batch_rows)
     run.decide("steps", context.steps)
     if run.is_main and epochs > 1:
-        print(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
-              "each time in another order", file=sys.stderr)  # fmt: skip
+        tell(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
+              "each time in another order")  # fmt: skip
     return context
 
 
@@ -102,7 +102,7 @@ def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are sharded; this may change when a run is resumed, as checkpoints are not."""
     sharded = run.describe("shard_weights", accelerate_config.spreads_weights(recipe))
     if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
-        print(f"{run.name}: weights are not sharded: there is only one process", file=sys.stderr)
+        tell(f"{run.name}: weights are not sharded: there is only one process")
     return sharded
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import torch
 import torch.distributed as dist
 
+from toolkit.base.console import tell
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
 from toolkit.runtime import signals
 
@@ -63,8 +63,7 @@ class StopCondition:
         signals.stopped_in_order()
         if self.writer.run.is_main and reason == TIME_LIMIT:
             assert self.limit_seconds is not None
-            print(
+            tell(
                 f"{self.writer.run.name}: the time limit of {self.limit_seconds / 60:g} minutes is near: "
-                f"saved after step {step}",
-                file=sys.stderr,
+                f"saved after step {step}"
             )

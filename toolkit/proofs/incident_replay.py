@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.base import files
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError, UsageError
 from toolkit.data.text import batch_order
 from toolkit.pretrain import incidents, step_log
@@ -83,7 +84,7 @@ def replay_incident(run: Path, step: int) -> IncidentReplay:
         _require_fit(context, folder, account)
         environment = environment_differences(run)
         promise = rebuild.promise(rebuild.tier(environment, exact=context.recipe.exact), environment)
-        print(f"{run}: incident at step {step}: {account['why']}\n  {promise}", file=sys.stderr)
+        tell(f"{run}: incident at step {step}: {account['why']}\n  {promise}")
         *before, last = _replay_steps(context, folder, account)
     return IncidentReplay(
         folder=folder,
@@ -151,7 +152,7 @@ def _replay_steps(context: TrainingContext, folder: Path, account: Account) -> l
     state = load_state(context, begin)
     if account["state"] is None:
         since = f"step {state.step}" if state.step else "the initial weights"
-        print(f"  no state was kept: replaying from {since} to step {account['step']}", file=sys.stderr)
+        tell(f"  no state was kept: replaying from {since} to step {account['step']}")
     return list(replay_steps(context, state, account["step"]))
 
 

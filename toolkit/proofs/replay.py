@@ -6,7 +6,6 @@ The run itself is only read: it may be sealed, or on a read-only disk.
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from toolkit.base import files, ranks
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError, UsageError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import PretrainRecipe
@@ -88,8 +88,8 @@ def replay_run(path: Path, steps: int) -> Replay:
         tier = rebuild.tier(environment, exact=context.recipe.exact)
         result = Replay(start, folder and folder.name, environment, tier, recorded)
         origin = folder.name if folder else "the initial weights"
-        print(f"{path}: replaying steps {start + 1} to {start + steps} from {origin}", file=sys.stderr)
-        print(f"  {rebuild.promise(tier, environment)}", file=sys.stderr)
+        tell(f"{path}: replaying steps {start + 1} to {start + steps} from {origin}")
+        tell(f"  {rebuild.promise(tier, environment)}")
         state = load_state(context, folder)
         checkpoints = dict(checkpoint.steps(path / layout.CHECKPOINTS))
         with Progress("replay", steps) as progress:
@@ -124,9 +124,7 @@ def _start_checkpoint(path: Path, *, last: int) -> tuple[int, Path | None]:
             problems = checkpoint.problems(folder)
             if not problems:
                 return step, folder
-            print(
-                f"{folder}: not used, it is not what was sealed ({'; '.join(problems[:3])})", file=sys.stderr
-            )
+            tell(f"{folder}: not used, it is not what was sealed ({'; '.join(problems[:3])})")
     return 0, None
 
 

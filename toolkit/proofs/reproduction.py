@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_format
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from toolkit.base import files
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.config import history, loader
 from toolkit.config.loader import LoadedRecipe
@@ -109,7 +109,7 @@ def reproduce(run: Path, *, output: Path | None = None, launch: Path | None = No
         _require_data(run, loaded)
         environment = _environment(run, launched=launch is not None)
         tier = rebuild.tier(environment, exact=getattr(loaded.recipe, "exact", False))
-        print(f"{run}: rerunning it\n  {rebuild.promise(tier, environment)}", file=sys.stderr)
+        tell(f"{run}: rerunning it\n  {rebuild.promise(tier, environment)}")
         status = launching.start(loaded, launching.RunOptions(runs_dir, launch=launch))
         if status != 0:
             raise RerunFailed(run, status)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.base.files import atomic_folder
 from toolkit.config.registry import STAGES, Product
-from toolkit.evaluate.naming import name_in_evaluation
+from toolkit.evaluate.naming import display_names, name_in_evaluation
 from toolkit.runs import layout, seal
 from toolkit.runtime.network import NETWORK_ERRORS
 from toolkit.stats import interval_of
@@ -168,10 +168,12 @@ def _win_rate(run: Path, evaluation: Path) -> dict:
 
 
 def _chain(run: Path) -> list[dict]:
-    """Return the run and all it was made from, each with stage and seal."""
+    """Return the run and all it was made from, each with name, stage and seal."""
+    links = seal.chain(run)
+    names = display_names([str(link.path) for link in links])
     return [
-        {"name": link.path.name, "stage": link.stage, "seal": seal.digest(link.path)[:16]}
-        for link in seal.chain(run)
+        {"name": names[str(link.path)], "stage": link.stage, "seal": seal.digest(link.path)[:16]}
+        for link in links
     ]
 
 

@@ -47,8 +47,8 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     named_runs = [(name, path, stages[name]) for path, name in names.runs.items()]
     sections = [
         *(_training_section(*run) for run in _with(named_runs, "title")),
-        *(_win_rate_section(comparison, is_only=len(compared) == 1) for comparison in compared),
-        *(_length_section(comparison, is_only=len(compared) == 1) for comparison in compared),
+        *(_win_rate_section(comparison) for comparison in compared),
+        *(_length_section(comparison) for comparison in compared),
         _samples_section(summary["samples"]),
         *(
             _browse_section(name, path, row.get("baseline"), names.models[name])
@@ -63,7 +63,7 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
         title=title if len(runs) > 1 else f"{folder}/{runs[0].name}",
         lead="A language model predicts the next word and draws it at random, again and again. This page "
         "shows what the model learned at each stage, with 95% intervals.",
-        cards=_cards(stages),
+        cards=_cards(stages, compared),
         sections=[_complete(section) for section in sections if section],
         provenance=_provenance(names.runs),
         environment=_environment(runs),
@@ -92,7 +92,7 @@ def _complete(section: dict) -> dict:
     } | section
 
 
-def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
+def _cards(stages: Mapping[str, Numbers], compared: Sequence[BaselineComparison]) -> list[dict]:
     cards = []
     kinds = [row.get("stage") for row in stages.values()]
     for name, row in stages.items():
@@ -103,13 +103,14 @@ def _cards(stages: Mapping[str, Numbers]) -> list[dict]:
             for card in (() if stage is None else stage.cards)
             if row.get(card.key) is not None
         ]
-    for name, row in stages.items():
-        rate = row.get("win_rate")
-        if rate and row.get("stage") in STAGES and STAGES[row["stage"]].aligned:
-            baseline = stages[row["evaluated_by"]]["baseline"]
-            label = f"{name} wins against {baseline}, 95% {rate['low']:.0%} to {rate['high']:.0%}"
-            label += ": no verdict" if rate.get("verdict") == "no verdict" else ""
-            cards.append({"value": f"{rate['estimate']:.0%}", "label": label})
+    for comparison in compared:
+        for name, rate in comparison.win_rates.items():
+            stage = STAGES.get(stages[name].get("stage"))
+            if stage is not None and stage.aligned:
+                label = f"{name} wins against {comparison.baseline}{comparison.label}, "
+                label += f"95% {rate['low']:.0%} to {rate['high']:.0%}"
+                label += ": no verdict" if rate.get("verdict") == "no verdict" else ""
+                cards.append({"value": f"{rate['estimate']:.0%}", "label": label})
     return cards
 
 
@@ -153,7 +154,7 @@ def _cell(row: Numbers, column: Column) -> str:
     return interval_text(row, column.key, percent=column.percent)
 
 
-def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:
+def _win_rate_section(comparison: BaselineComparison) -> dict:
     baseline, judge = comparison.baseline, comparison.judge
     table_rows = []
     for name, row in comparison.rows.items():
@@ -173,8 +174,8 @@ def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:
         (name, row["score_quantiles"]) for name, row in comparison.rows.items() if row.get("score_quantiles")
     ]
     return {
-        "id": _section_id("win-rates", comparison, is_only),
-        "title": "Who gives the better answer?" + ("" if is_only else f" ({comparison.evaluation})"),
+        "id": _section_id("win-rates", comparison),
+        "title": f"Who gives the better answer?{comparison.label}",
         "text": f"Each model and {baseline} answered the same held-out prompts; the "
         f"judge ({judge.get('name', 'unknown')}) chose the better answer. A tie counts half.",
         "figure": figures.win_rates(list(comparison.win_rates.items()), baseline),
@@ -188,7 +189,7 @@ def _win_rate_section(comparison: BaselineComparison, *, is_only: bool) -> dict:
     }
 
 
-def _length_section(comparison: BaselineComparison, *, is_only: bool) -> dict | None:
+def _length_section(comparison: BaselineComparison) -> dict | None:
     bins = [
         (name, comparison.rows[name]["wins_by_length"])
         for name in comparison.win_rates
@@ -198,16 +199,16 @@ def _length_section(comparison: BaselineComparison, *, is_only: bool) -> dict | 
     if figure is None:
         return None
     return {
-        "id": _section_id("lengths", comparison, is_only),
-        "title": "Do longer answers win?" + ("" if is_only else f" ({comparison.evaluation})"),
+        "id": _section_id("lengths", comparison),
+        "title": f"Do longer answers win?{comparison.label}",
         "text": "Win rates by how much longer the answer is; each point is a fifth of the prompts. A judge "
         "that only counts words gives a line from 0 to 100 %; without length bias the line is level.",
         "figure": figure,
     }
 
 
-def _section_id(section: str, comparison: BaselineComparison, is_only: bool) -> str:
-    return section if is_only else f"{section}-{comparison.evaluation}"
+def _section_id(section: str, comparison: BaselineComparison) -> str:
+    return section if comparison.is_only else f"{section}-{comparison.evaluation}"
 
 
 def _samples_section(samples: list[dict]) -> dict | None:

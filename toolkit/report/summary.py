@@ -36,13 +36,21 @@ class BaselineComparison:
     """The models that one evaluate run compared with a baseline.
 
     Attributes:
-        rows: the numbers of the baseline and of the models by name, in the order of the summary.
+        rows: what this evaluate run measured of the baseline and of the models, by name, in the order of the
+            summary.
+        is_only: no other evaluate run of the summary compared models, so it needs no label.
     """
 
     evaluation: str
     baseline: str
     judge: Mapping[str, object]
     rows: dict[str, Numbers]
+    is_only: bool
+
+    @property
+    def label(self) -> str:
+        """The name of the evaluate run in brackets after a space; empty if it is the only one."""
+        return "" if self.is_only else f" ({self.evaluation})"
 
     @property
     def win_rates(self) -> dict[str, Mapping[str, object]]:
@@ -79,9 +87,9 @@ def name_runs(runs: Sequence[Path]) -> RunNames:
 def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
     """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
 
-    A stage has the numbers of its own evaluation.json, `stage` and `seconds`. The numbers that an evaluate
-    run measured of a model are added to the stage of that model (`stages.dpo.win_rate`, `.kl_to_baseline`
-    ...); where several evaluate runs measured the same number, the first counts.
+    A stage has the numbers of its own evaluation.json, `stage` and `seconds`. What an evaluate run measured
+    of each model is below its `models`, and is added to the stage of that model (`stages.dpo.win_rate`,
+    `.kl_to_baseline` ...); where several evaluate runs measured the same number, that of the first is added.
 
     Args:
         names: as `name_runs` returns them, which is the default.
@@ -112,19 +120,29 @@ def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
 def comparisons(summary: Mapping) -> list[BaselineComparison]:
     """Return the comparison of every evaluate run that compared models with a baseline."""
     stages = summary["stages"]
-    result = []
-    for evaluation, about in stages.items():
-        if not measures_models(about.get("stage")) or not about.get("judge"):
-            continue
-        baseline = about["baseline"]
+    evaluations = {
+        name: row for name, row in stages.items() if measures_models(row.get("stage")) and row.get("judge")
+    }
+    rows_of: dict[str, dict[str, Numbers]] = {}
+    for evaluation, about in evaluations.items():
+        measured = about["models"]
         rows = {
-            name: row
-            for name, row in stages.items()
-            if name == baseline or row.get("evaluated_by") == evaluation
+            name: measured[name]
+            for name in stages
+            if name in measured and (name == about["baseline"] or "win_rate" in measured[name])
         }
         if len(rows) > 1:
-            result.append(BaselineComparison(evaluation, baseline, about["judge"], rows))
-    return result
+            rows_of[evaluation] = rows
+    return [
+        BaselineComparison(
+            evaluation,
+            evaluations[evaluation]["baseline"],
+            evaluations[evaluation]["judge"],
+            rows,
+            is_only=len(rows_of) == 1,
+        )
+        for evaluation, rows in rows_of.items()
+    ]
 
 
 def win_rate_text(row: Mapping, *, is_baseline: bool = False, doubt: str = " (no verdict)") -> str:
@@ -157,10 +175,12 @@ def _add_evaluation(summary: dict, evaluation: str, numbers: Numbers, names: Map
     stages = summary["stages"]
     if stages[evaluation].get("baseline") is not None:
         stages[evaluation]["baseline"] = names[stages[evaluation]["baseline"]]
+    models = stages[evaluation]["models"] = {}
     answers: dict[str, dict[str, str]] = {}
     for measured_name, measured in numbers.get("models", {}).items():
         name = names[measured_name]
         row = stages.setdefault(name, {})
+        models[name] = {key: value for key, value in measured.items() if key != "samples"}
         if "win_rate" in measured and "win_rate" not in row:
             row["evaluated_by"] = evaluation
         for key, value in measured.items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from toolkit.base import files
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError
 from toolkit.runs.layout import CHECKPOINT_SEAL
 from toolkit.runs.run import Run
@@ -113,5 +113,5 @@ def latest(run: Run) -> tuple[int, Path] | None:
             return step, path
         if run.is_main:
             shown = "; ".join(differing[:3])
-            print(f"{path}: not used, because it changed since it was sealed ({shown})", file=sys.stderr)
+            tell(f"{path}: not used, because it changed since it was sealed ({shown})")
     return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from toolkit.base import files, ranks
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
@@ -151,7 +151,7 @@ def open_run(
     """
     state = examine(loaded, runs_dir=runs_dir, fresh=fresh, data=data)
     if state.kind == "sealed":
-        print(f"{state.path}: finished already, nothing to do (--fresh starts over)", file=sys.stderr)
+        tell(f"{state.path}: finished already, nothing to do (--fresh starts over)")
         yield None
         return
     with ExitStack() as stack:
@@ -215,7 +215,7 @@ def _report_changes(path: Path, content: Manifest, recipe: StageRecipe) -> None:
     now = provenance.collect()
     changed = manifest.environment_differences(content, now)
     lines = changed + _threads_change(content, recipe)
-    print(f"{path}: not finished yet, resuming from {resume_point(path)}", file=sys.stderr)
+    tell(f"{path}: not finished yet, resuming from {resume_point(path)}")
     if lines:
         # Cores matter only through the threads, which have a line of their own.
         harmless = ["hardware.processor.cores:"]
@@ -227,10 +227,7 @@ def _report_changes(path: Path, content: Manifest, recipe: StageRecipe) -> None:
         else:
             bits = " and computes the same bits" + (" (exact: true)" if exact else "")
         shown = "\n    ".join(lines)
-        print(
-            f"  changed since the last attempt:\n    {shown}\n  each step still reads the same data{bits}",
-            file=sys.stderr,
-        )
+        tell(f"  changed since the last attempt:\n    {shown}\n  each step still reads the same data{bits}")
     if changed:
         content["resumed"].append(now)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from toolkit.base.errors import RunError
+from toolkit.base.errors import RecipeError, RunError
 from toolkit.config import inputs
 from toolkit.config.inputs import HUB_NAME, is_local
 from toolkit.config.messages import listed
+from toolkit.config.overrides import Override
 from toolkit.config.registry import STAGES, Product
 from toolkit.runs import layout, seal
 
@@ -45,6 +47,30 @@ def below(name: str, runs_dir: Path) -> Path:
             fix="write it like tiny/dpo",
         )
     return Path(runs_dir) / Path(*parts)
+
+
+def of_path(path: str, runs_dir: Path) -> str:
+    """Return the reference by which a recipe names a path.
+
+    That is the path itself, but `./runs/x` for `runs/x` where that is not below the runs directory.
+    """
+    is_root = Path(runs_dir).absolute() == Path("runs").absolute()
+    return f"./{path}" if path.startswith("runs/") and not is_root else path
+
+
+def of_overrides(overrides: Sequence[str], runs_dir: Path) -> list[str]:
+    """Return `key=value` texts whose runs and models are paths with references instead (see `of_path`).
+
+    A text that is not an override stays as it is: the loader reports it.
+    """
+    return [_of_override(text, runs_dir) for text in overrides]
+
+
+def _of_override(text: str, runs_dir: Path) -> str:
+    try:
+        return Override.read(text).map_references(lambda path: of_path(path, runs_dir))
+    except RecipeError:
+        return text
 
 
 def resolve(reference: str, *, runs_dir: Path) -> Path | str:

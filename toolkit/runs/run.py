@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from toolkit.base import files, ranks
+from toolkit.base.console import tell
 from toolkit.base.errors import RunError
 from toolkit.config.loader import LoadedRecipe
 from toolkit.runs import decisions, layout, manifest, metrics, references, seal
@@ -102,9 +102,8 @@ class Run:
             first = self.manifest["facts"][name]
             if self.is_main:
                 for line in manifest.settings_differences({name: _as_json(value)}, {name: first}):
-                    print(
-                        f"{self.path}: keeping what the run began with, not what it would choose now: {line}",
-                        file=sys.stderr,
+                    tell(
+                        f"{self.path}: keeping what the run began with, not what it would choose now: {line}"
                     )
             return first
         return self.describe(name, value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-try:
-    import httpx2 as client  # of huggingface_hub 2
-except ImportError:
-    import httpx as client  # of huggingface_hub 1
+import importlib
+from importlib.util import find_spec
 
-NETWORK_ERRORS: tuple[type[Exception], ...] = (client.HTTPError,)
+# huggingface_hub 1 uses httpx and huggingface_hub 2 httpx2; other packages may have installed the other one.
+_CLIENTS = [importlib.import_module(name) for name in ("httpx", "httpx2") if find_spec(name)]
+NETWORK_ERRORS: tuple[type[Exception], ...] = tuple(client.HTTPError for client in _CLIENTS)

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from toolkit.base.console import tell
+
 STATUS = "TOOLKIT_STATUS"
 """Environment variable: path of the file for the exit status of a launched stage, see `exit_status`."""
 INTERRUPTED = 130
@@ -120,7 +122,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _Interrupts.deferred and not _Interrupts.requested:
         _Interrupts.requested = True
         if os.environ.get("RANK", "0") == "0":
-            print("\nstopping after this step (once more: at once)", file=sys.stderr)
+            tell("\nstopping after this step (once more: at once)")
         return
     raise KeyboardInterrupt
 

@@ -7,7 +7,6 @@ another stage holds out. For documents of plain text see `toolkit.data.text.docu
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from toolkit.base import ranks
+from toolkit.base.console import tell
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
 from toolkit.config.schema import Data, DataSource
@@ -133,7 +133,7 @@ def _read(data: Data, convert: Convert, request: _Request, report: ReadingReport
     table = parts[0] if len(parts) == 1 else _mixed(parts, sources, request.seed)
     counts.kept = table.num_rows
     if report is None and counts.dropped and ranks.rank() == 0:
-        print(f"{', '.join(source.name for source in sources)}: {counts}", file=sys.stderr)
+        tell(f"{', '.join(source.name for source in sources)}: {counts}")
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=datasets.Features(request.columns)))
 
 
