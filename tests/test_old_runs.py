@@ -124,7 +124,7 @@ def differences(old: Any, new: Any, *, exact: bool, place: str = "") -> list[str
     return [f"{place}: {old!r} -> {new!r}"]
 
 
-def test_the_comparison_sees_a_difference():
+def test_comparison_detects_a_difference():
     value = {"a": [1, 1.0, "b", None], "environment": ["x"]}
     assert differences(value, {"a": [1, 1.0, "b", None], "environment": []}, exact=True) == []
     assert differences(value, {"a": [1, 1.0 + 1e-15, "b", None]}, exact=True) == [
@@ -145,12 +145,12 @@ def test_the_comparison_sees_a_difference():
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_an_old_chain_verifies(old, capfd, run):
+def test_old_chain_verifies(old, capfd, run):
     status, output = told(f"verify-{run}", capfd)
     assert status == 0 and output == report(f"verify-{run}")["output"]
 
 
-def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
+def test_changed_byte_of_an_old_run_is_detected(old, capfd):
     weights = old / "runs/pretrain/model/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -159,7 +159,7 @@ def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
     assert "model/model.safetensors" in capfd.readouterr().out
 
 
-def test_old_recipes_have_nothing_to_do(old, capfd):
+def test_old_recipes_report_nothing_to_do(old, capfd):
     before = {run: seal.digest(old / "runs" / run) for run in RUNS}
     assert main.main(["run", "recipes", "--runs-dir", "runs"]) == 0
     assert "everything is finished, nothing to do" in capfd.readouterr().err
@@ -179,12 +179,12 @@ def test_old_recipes_have_nothing_to_do(old, capfd):
         ("corpus", "data.examples=81", "data.examples: 80 -> 81"),
     ],
 )
-def test_other_settings_than_an_old_run_s_are_refused(old, capfd, recipe, change, said):
+def test_changed_settings_of_an_old_run_are_refused(old, capfd, recipe, change, said):
     assert main.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
     assert said in capfd.readouterr().err
 
 
-def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(old, capfd):
+def test_old_storyworld_digest_counts_as_the_same_data(old, capfd):
     file = old / "runs/corpus/manifest.json"
     content = files.read_json(file)
     recorded = content["inputs"]["data"]["data"]
@@ -199,13 +199,13 @@ def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(ol
 
 
 @pytest.mark.parametrize("step", [1, 12])
-def test_a_step_read_the_same_tokens(old, capfd, step):
+def test_old_step_reads_the_same_tokens(old, capfd, step):
     status, output = told(f"batch-{step}", capfd)
     assert status == 0 and output == report(f"batch-{step}")["output"] and output["same_as_recorded"]
 
 
 @pytest.mark.parametrize("steps", [6, 12])
-def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd, steps):
+def test_old_pretraining_replays_from_checkpoint_and_start(old, capfd, steps):
     status, output = told(f"replay-{steps}", capfd)
     before, now = report(f"replay-{steps}")["output"], output["replay"]
     assert [row["batch"] for row in now["losses"]] == [row["recorded_batch"] for row in now["losses"]]
@@ -230,7 +230,7 @@ def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd
         pytest.param("evaluate-reward", marks=pytest.mark.slow),
     ],
 )
-def test_old_models_give_the_same_numbers(old, capfd, name):
+def test_old_models_evaluate_to_the_same_numbers(old, capfd, name):
     status, output = told(name, capfd, process=True)
     assert status == 0 and differences(report(name)["output"], output, exact=same_bits()) == []
 
@@ -242,7 +242,7 @@ def test_old_models_give_the_same_numbers(old, capfd, name):
         *(pytest.param(one, marks=pytest.mark.slow) for one in ("tokenizer", "pretrain", "sft", "dpo")),
     ],
 )
-def test_an_old_run_is_made_again(old, capfd, name):
+def test_old_run_is_reproduced(old, capfd, name):
     status, output = told(f"reproduce-{name}", capfd, process=True)
     before = report(f"reproduce-{name}")["output"]
     assert [row["file"] for row in output["files"]] == [row["file"] for row in before["files"]]

@@ -20,7 +20,7 @@ def usual_allocator(monkeypatch):
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
+def test_arm_uses_the_configured_attention_and_gelu(monkeypatch, on):
     calls = {"attention": 0, "gelu": 0}
     attend, activate = loss.causal_attention, kernels.SigmoidGelu.forward
 
@@ -45,7 +45,7 @@ def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
     assert calls == {"attention": expected, "gelu": expected}
 
 
-def test_arms_begin_alike_and_learn():
+def test_arms_start_with_equal_loss_and_learn():
     def losses(name, levers):
         step = arms.make(name, SHAPE, levers, None)
         return [float(step(arms.tokens(SHAPE, number % 2))) for number in range(12)]
@@ -60,7 +60,7 @@ def test_arms_begin_alike_and_learn():
     assert ours[-1] < ours[0] - 0.01 and trainer[-1] < trainer[0] - 0.01
 
 
-def test_every_lever_that_is_on_has_an_arm_without_it():
+def test_every_enabled_option_has_an_ablation_arm():
     on = arms.Levers(compile=True, logistic_gelu=True)
     off = arms.without(on)
     changed = {key for lever in off.values() for key in vars(on) if getattr(lever, key) != getattr(on, key)}
@@ -68,6 +68,6 @@ def test_every_lever_that_is_on_has_an_arm_without_it():
     assert off["gelu_pytorch_tanh"].logistic_gelu is False  # else it would replace the other one as well
 
 
-def test_the_same_tokens_for_every_arm():
+def test_every_arm_trains_on_the_same_tokens():
     assert torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 3))
     assert not torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 4))

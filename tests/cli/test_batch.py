@@ -45,7 +45,7 @@ def told(run: Path, step: int, capsys, *more: str) -> tuple[int, dict, str]:
     return status, json.loads(captured.out), captured.err
 
 
-def test_rows_tokens_and_documents_are_those_of_the_training(run, seen, corpus, capsys):  # noqa: F811
+def test_rows_tokens_and_documents_match_the_training(run, seen, corpus, capsys):  # noqa: F811
     shards = TokenShards.open(corpus / "train")
     document_of = []
     for document, length in enumerate(shards.document_tokens.tolist()):
@@ -63,7 +63,7 @@ def test_rows_tokens_and_documents_are_those_of_the_training(run, seen, corpus, 
     assert "tokens" not in told(run, 1, capsys)[1]["rows"][0]
 
 
-def test_the_table_shows_the_words(run, seen, tiny_tokenizer, capsys):
+def test_table_shows_decoded_text(run, seen, tiny_tokenizer, capsys):
     capsys.readouterr()
     assert main.main(["batch", str(run), "--step", "4", "--rows", "2", "--text"]) == 0
     captured = capsys.readouterr()
@@ -72,7 +72,7 @@ def test_the_table_shows_the_words(run, seen, tiny_tokenizer, capsys):
     assert text.split("<|endoftext|>")[0].split()[0] in captured.err
 
 
-def test_another_batch_than_the_recorded_one_is_an_error(run, capsys):
+def test_digest_mismatch_is_an_error(run, capsys):
     capsys.readouterr()
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     lines[2]["batch"] = lines[1]["batch"]
@@ -83,7 +83,7 @@ def test_another_batch_than_the_recorded_one_is_an_error(run, capsys):
 
 
 @pytest.mark.parametrize("key,value", [("seed", 1), ("batch_tokens", 512), ("sequence_length", 16)])
-def test_a_manifest_that_says_something_else_is_an_error(run, capsys, key, value):
+def test_modified_manifest_is_an_error(run, capsys, key, value):
     capsys.readouterr()
     content = files.read_json(run / "manifest.json")
     content["inputs"]["settings"] |= {key: value, "length_warmup": []}
@@ -91,7 +91,7 @@ def test_a_manifest_that_says_something_else_is_an_error(run, capsys, key, value
     assert told(run, 1, capsys)[0] == 1
 
 
-def test_a_step_that_was_not_taken_yet_has_nothing_to_compare_with(run, capsys):
+def test_future_step_has_no_recorded_digest(run, capsys):
     capsys.readouterr()
     lines = (run / "steps.jsonl").read_text().splitlines(keepends=True)
     (run / "steps.jsonl").write_text("".join(lines[:2]))
@@ -99,7 +99,7 @@ def test_a_step_that_was_not_taken_yet_has_nothing_to_compare_with(run, capsys):
     assert status == 0 and found["same_as_recorded"] is None and "(its last is 2)" in said
 
 
-def test_what_cannot_be_told_is_refused(run, corpus, capsys, tmp_path):  # noqa: F811
+def test_unsupported_requests_are_refused(run, corpus, capsys, tmp_path):  # noqa: F811
     capsys.readouterr()
 
     def refused(place: Path, step: str, status: int, said: str, *more: str) -> None:
@@ -126,7 +126,7 @@ def test_what_cannot_be_told_is_refused(run, corpus, capsys, tmp_path):  # noqa:
     refused(run, "1", 2, "is a run of the stage sft")
 
 
-def test_no_torch_is_imported():
+def test_torch_is_not_imported():
     code = (
         "import sys, toolkit.proofs.batch; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     )

@@ -61,21 +61,21 @@ def talk(folder, lines, monkeypatch, capsys, **settings):
     return capsys.readouterr()
 
 
-def test_a_pipe_gets_the_answers_and_nothing_else(folder, monkeypatch, capsys):
+def test_piped_stdout_contains_only_answers(folder, monkeypatch, capsys):
     lines = ["the fox?", "and the bear?", "/quit", "never asked"]
     first, second = (talk(folder, lines, monkeypatch, capsys) for _ in range(2))
     assert first.out == second.out and first.out.count("\n") >= 2
     assert ">" not in first.out.replace("<|", "").replace("|>", "")
 
 
-def test_reset_repeats_and_another_seed_does_not(folder, monkeypatch, capsys):
+def test_reset_repeats_answers_and_another_seed_changes_them(folder, monkeypatch, capsys):
     out = talk(folder, ["the fox?", "/reset", "the fox?"], monkeypatch, capsys).out
     half = len(out) // 2
     assert out[:half] == out[half:]
     assert talk(folder, ["/seed 9", "the fox?"], monkeypatch, capsys).out != out[:half]
 
 
-def test_an_earlier_turn_changes_the_answer(folder, opened):
+def test_earlier_turns_affect_the_answer(folder, opened):
     one, two = (conversation_module.Conversation(opened, GenerationSettings()) for _ in range(2))
     one.messages = [{"role": "user", "content": "bear"}]
     two.messages = [{"role": "user", "content": "fox"}, {"role": "assistant", "content": "a"}, *one.messages]
@@ -85,14 +85,14 @@ def test_an_earlier_turn_changes_the_answer(folder, opened):
     assert opened.tokenizer.decode(two.fit()[0]) == text
 
 
-def test_a_full_context_forgets_the_oldest_turns_and_says_so(folder, monkeypatch, capsys):
+def test_full_context_drops_oldest_turns_with_a_notice(folder, monkeypatch, capsys):
     out = talk(
         folder, [f"the fox and the bear and the hare number {i}" for i in range(6)], monkeypatch, capsys
     )
     assert "forgotten" in out.err and "forgotten" not in out.out
 
 
-def test_the_system_message_survives_a_full_context(opened):
+def test_full_context_keeps_the_system_message(opened):
     conversation = conversation_module.Conversation(
         opened, GenerationSettings(max_new_tokens=8), system="be kind"
     )
@@ -108,7 +108,7 @@ def test_the_system_message_survives_a_full_context(opened):
     assert dropped and dropped % 2 == 0 and len(ids) + 8 <= opened.context_length
 
 
-def test_a_message_that_is_too_long_is_refused_and_taken_back(opened):
+def test_too_long_message_is_refused_and_removed(opened):
     conversation = conversation_module.Conversation(opened, GenerationSettings())
     with pytest.raises(ToolkitError, match="too long"):
         conversation_module.ask(conversation, "fox " * 200)
@@ -137,7 +137,7 @@ def test_undo_retry_and_settings(opened, capsys):
     assert "no command /dance" in capsys.readouterr().err
 
 
-def test_models_that_were_not_made_for_it_warn(plain_folder, monkeypatch, capsys):
+def test_non_chat_models_print_a_warning(plain_folder, monkeypatch, capsys):
     out = talk(plain_folder, ["the fox"], monkeypatch, capsys)
     assert "no chat template" in out.err
 
@@ -191,7 +191,7 @@ def terminal(folder):
     program.close()
 
 
-def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
+def test_terminal_ctrl_c_stops_the_answer_and_ctrl_d_exits(terminal):
     terminal.wait_for(r"/help.*> ")
     terminal.write("/temperature 5\n")  # such an answer hardly ends by itself
     terminal.wait_for(r"\[temperature 5.0\].*> ")
@@ -208,7 +208,7 @@ def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
     assert terminal.process.wait(timeout=20) == 0
 
 
-def test_a_control_c_that_readline_did_not_see_is_noticed_at_the_prompt(terminal):
+def test_ctrl_c_missed_by_readline_is_handled_at_the_prompt(terminal):
     """It comes between the prompt and readline's select(), which then waits for a key."""
     terminal.wait_for(r"/help.*> ")
     time.sleep(0.5)  # the program is in select() by now
@@ -216,7 +216,7 @@ def test_a_control_c_that_readline_did_not_see_is_noticed_at_the_prompt(terminal
     terminal.wait_for(r"Ctrl-D ends.*> ", seconds=20)
 
 
-def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(opened, monkeypatch, capsys):
+def test_ctrl_c_outside_an_answer_does_not_exit(opened, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 

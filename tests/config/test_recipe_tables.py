@@ -11,7 +11,7 @@ from tools import recipe_tables
 PAGE = Path(__file__).parent.parent.parent / "docs/RECIPES.md"
 
 
-def test_the_tables_are_fresh():
+def test_tables_are_up_to_date():
     text = PAGE.read_text(encoding="utf-8")
     assert recipe_tables.filled(text) == text, "write them: python -m tools.recipe_tables docs/RECIPES.md"
 
@@ -31,7 +31,7 @@ def test_every_setting_is_in_a_table():
     assert all(f"`{key}`" in page for key in trl_checks.OWNED)
 
 
-def test_the_examples_are_right():
+def test_examples_are_valid_yaml():
     for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
         lines = block.splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("data:")] or [0]

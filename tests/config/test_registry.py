@@ -73,7 +73,7 @@ def toy(tmp_path, monkeypatch):
     sys.modules.pop("toy_stage", None)
 
 
-def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
+def test_check_accepts_a_new_stage_and_its_children(toy, capsys):
     assert main.main(["check", str(toy)]) == 0, capsys.readouterr().err
     (toy / "dpo.yaml").write_text(
         RECIPES["dpo.yaml"].replace("stage: dpo", "stage: ppo\nreward_model: runs/t/toy")
@@ -83,7 +83,7 @@ def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
     assert problem["key"] == "reward_model" and "toy run; a reward run" in problem["what"]
 
 
-def test_check_knows_the_data_of_a_new_stage(toy, capsys):
+def test_check_validates_the_data_of_a_new_stage(toy, capsys):
     (toy / "_data.yaml").write_text("data: {name: storyworld, config: stories, examples: 4}\n")
     assert main.main(["check", str(toy / "toy.yaml"), "--json"]) == 2
     [problem] = json.loads(capsys.readouterr().out)["problems"]
@@ -106,11 +106,11 @@ def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
     assert "text-generation" in model_card(run, "owner/toy")
 
 
-def test_the_schema_for_editors_has_a_new_stage(toy):
+def test_json_schema_includes_a_new_stage(toy):
     assert json_schema.schema()["$defs"]["ToyRecipe"]["properties"]["scale"]["default"] == 1.0
 
 
-def test_the_entries_of_the_table_agree_with_their_recipe_classes():
+def test_registry_entries_match_their_recipe_classes():
     for name, stage in STAGES.items():
         assert stage.name == name
         assert stage.recipe.model_fields["stage"].annotation == Literal[name]
@@ -124,7 +124,7 @@ def test_the_entries_of_the_table_agree_with_their_recipe_classes():
         assert bool(stage.headline) == bool(stage.headline_title)
 
 
-def test_the_makers_of_a_product():
+def test_producers_of_a_product():
     assert registry.makers(Product.LANGUAGE_MODEL) == ("pretrain", "sft", "dpo", "ppo")
     assert registry.makers(Product.REWARD_MODEL) == ("reward",)
     assert registry.order("tokenizer") < registry.order("evaluate") < registry.order("unknown")
@@ -141,14 +141,14 @@ def stage_lists_of(path: Path) -> list[str]:
     return lists
 
 
-def test_no_module_lists_stages():
+def test_no_other_module_lists_stages():
     """Derive the list from `registry.STAGES` instead."""
     modules = [path for path in PACKAGE.rglob("*.py") if path.name != "registry.py"]
     assert [line for path in modules for line in stage_lists_of(path)] == []
 
 
 @pytest.mark.parametrize("code", ['X = ("sft", "dpo")', 'X = {"sft": 1, "corpus": 2}', 'X = {"sft", "dpo"}'])
-def test_a_list_of_stages_is_found(tmp_path, code):
+def test_planted_list_of_stages_is_detected(tmp_path, code):
     path = tmp_path / "module.py"
     path.write_text(f"{code}\n")
     assert len(stage_lists_of(path)) == 1

@@ -160,14 +160,14 @@ def toolkit(monkeypatch, capfd):
     return run
 
 
-def test_every_stage_ran_and_verifies(toy_runs, toolkit):
+def test_every_stage_is_sealed_and_verifies(toy_runs, toolkit):
     assert sorted(path.name for path in toy_runs.iterdir() if (path / "lock.json").exists()) == sorted(TOY)
     for last in ("dpo", "evaluate"):
         done = toolkit("verify", str(toy_runs / last), cwd=toy_runs.parent)
         assert done.returncode == 0, done.stderr
 
 
-def test_the_summary_has_its_stable_keys(toy_runs):
+def test_summary_has_stable_keys(toy_runs):
     stages = summarize([toy_runs / name for name in TOY])["stages"]
     assert all(row["seconds"] > 0 for row in stages.values())
     assert stages["pretrain"]["bits_per_byte"] > 0
@@ -181,7 +181,7 @@ def test_the_summary_has_its_stable_keys(toy_runs):
         assert 0 <= rate["low"] <= rate["estimate"] <= rate["high"] <= 1 and rate["n"] > 0
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
+def test_report_is_self_contained(toy_runs, tmp_path):
     page = write_report([toy_runs / name for name in TOY], tmp_path / "report.html").read_text(
         encoding="utf-8"
     )
@@ -193,7 +193,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
     assert page.count("%: no verdict") == undecided
 
 
-def test_a_report_calls_aligned_only_what_is(toy_runs, tmp_path):
+def test_report_labels_only_aligned_models_as_aligned(toy_runs, tmp_path):
     def title(*names):
         page = write_report([toy_runs / name for name in names], tmp_path / "report.html")
         return page.read_text(encoding="utf-8").split("<title>")[1].split("</title>")[0]
@@ -210,7 +210,7 @@ def test_verify_writes_nothing(toy_runs, toolkit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
-def test_two_processes_make_a_sealed_run(toy_runs, toolkit, stage):
+def test_two_processes_produce_a_sealed_run(toy_runs, toolkit, stage):
     folder = toy_runs.parent.parent
     files = {name: folder / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
     words = [*command(stage, files), f"run=two/{stage}"]

@@ -48,7 +48,7 @@ def naive(model, document, window, stride, *, prefix=True, end=True):
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 16), (16, 1), (7, 3)])
-def test_equals_token_by_token(model, documents, window, stride):
+def test_matches_token_by_token_scoring(model, documents, window, stride):
     got = logprobs_module.score_documents(
         model, documents, prefix_id=END, end_id=END, window=window, stride=stride, batch_tokens=100
     )
@@ -64,14 +64,14 @@ def test_without_prefix_and_end(model, documents):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 33, 10_000])
-def test_independent_of_batch(model, documents, batch_tokens):
+def test_scores_do_not_depend_on_the_batch(model, documents, batch_tokens):
     settings = {"prefix_id": END, "end_id": END, "window": 16, "stride": 8}
     reference = logprobs_module.score_documents(model, documents, batch_tokens=512, **settings)
     got = logprobs_module.score_documents(model, documents, batch_tokens=batch_tokens, **settings)
     np.testing.assert_allclose(got, reference, rtol=1e-5)
 
 
-def test_batches_hold_every_row_once_and_little_padding():
+def test_batches_contain_every_row_once_with_little_padding():
     generator = np.random.default_rng(0)
     rows = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in generator.integers(1, 200, 300)]
     batches = list(logprobs_module._batches(rows, 2048))
@@ -88,7 +88,7 @@ def test_batches_hold_every_row_once_and_little_padding():
     assert [len(batch) for batch in logprobs_module._batches(long, 100)] == [1, 1, 1]
 
 
-def test_uniform_model_gives_log_vocabulary(documents):
+def test_uniform_model_scores_log_vocabulary(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16)
     uniform = build(settings, vocab_size=100, seed=0, end_id=END)
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_small_blocks_of_logits_and_full_logits_agree(model, documents, monkeypa
     )
 
 
-def test_padding_changes_nothing(model, documents, monkeypatch):
+def test_padding_does_not_change_scores(model, documents, monkeypatch):
     settings = {"prefix_id": END, "end_id": END, "window": 16, "batch_tokens": 10_000}
     reference = logprobs_module.score_documents(model, documents, **settings)
     full = np.full
@@ -119,7 +119,7 @@ def test_padding_changes_nothing(model, documents, monkeypatch):
     assert (logprobs_module.score_documents(model, documents, **settings) == reference).all()
 
 
-def test_mode_is_restored_and_dropout_is_off(documents):
+def test_scoring_disables_dropout_and_restores_the_mode(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16, dropout=0.5)
     model = build(settings, vocab_size=100, seed=0, end_id=END).train()
     scores = [

@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
         (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 2048),
     ],
 )
-def test_parameters_are_those_of_the_built_model(settings, vocab_size):
+def test_parameters_match_the_built_model(settings, vocab_size):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -59,7 +59,7 @@ def planned(path, *overrides, **question) -> tuple[dict[str, StagePlan], Plan]:
     return {row.stage: row for row in whole.stages}, whole
 
 
-def test_the_large_recipes_are_planned():
+def test_large_recipes_can_be_planned():
     rows, _ = planned(RECIPES / "gpt2-124m", probe=False)
     assert rows["pretrain"].tokens == 10_000_000_000
     assert 100e6 < rows["pretrain"].parameters < 130e6
@@ -80,7 +80,7 @@ def test_doubling_the_tokens_doubles_the_work():
     assert twice.parameters == once.parameters
 
 
-def test_shorter_rows_at_first_cost_less():
+def test_length_warmup_reduces_flops():
     """Half of the tokens in rows of 64 instead of 256: 12 L w (256 - 64) operations less for each of them."""
     folder = load_folder(RECIPES / "tiny", ["train_tokens=200000"])
     place = next(index for index, loaded in enumerate(folder) if loaded.recipe.stage == "pretrain")
@@ -93,7 +93,7 @@ def test_shorter_rows_at_first_cost_less():
     assert usual.flops - warmed.flops == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
 
 
-def test_counting_needs_no_torch():
+def test_counting_does_not_import_torch():
     code = (
         "import sys; from toolkit.cli import main; "
         "assert main.main(['plan', 'recipes/tiny', '--no-probe']) == 0; "
@@ -126,14 +126,14 @@ def test_memory_follows_micro_batch_and_optimizer():
     assert small.state_bytes == sum(small.memory[key] for key in ("weights", "gradients", "optimizer"))
 
 
-def test_processes_must_share_the_batch():
+def test_batch_must_divide_by_processes():
     with pytest.raises(UsageError, match="batch_tokens 2048 is not a whole number of rows on each of 3"):
         planned(RECIPES / "tiny" / "pretrain.yaml", probe=False, processes=3)
     with pytest.raises(UsageError, match="no amount of money"):
         planned(RECIPES / "tiny", probe=False, price=-1.0)
 
 
-def test_the_json_of_a_plan(capsys):
+def test_plan_json_output(capsys):
     assert main.main(["plan", str(RECIPES / "gpt2-124m"), "--no-probe", "--price", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     rows, whole = planned(RECIPES / "gpt2-124m", probe=False, price=2.0)
@@ -146,7 +146,7 @@ def test_the_json_of_a_plan(capsys):
 # The probe: real training steps
 
 
-def test_the_table_of_a_probed_plan(capsys):
+def test_probed_plan_table(capsys):
     overrides = ["batch_tokens=512", "model.n_embd=48", "model.n_layer=1"]
     assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *overrides, "--price", "1"]) == 0
     out, err = capsys.readouterr()
@@ -154,7 +154,7 @@ def test_the_table_of_a_probed_plan(capsys):
     assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
 
 
-def test_one_probe_times_the_other_stages_by_their_operations():
+def test_other_stages_scale_the_probe_by_flops():
     folder = RECIPES / "tiny"
     rows, total = planned(folder, "model.n_embd=48", "batch_tokens=512", "model.n_layer=1")
     pretrain, sft = rows["pretrain"], rows["sft"]
@@ -166,7 +166,7 @@ def test_one_probe_times_the_other_stages_by_their_operations():
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_not_probed():
+def test_missing_gpu_is_not_probed():
     rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml")
     assert rows["pretrain"].basis == "assumed"
     assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"].note
@@ -174,7 +174,7 @@ def test_a_gpu_that_is_not_here_is_not_probed():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_real_run_takes_as_long_as_planned(tmp_path):
+def test_planned_time_matches_a_real_run(tmp_path):
     """Planned before and after it: the machine may have other work, and the time lies near one of the two."""
     runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
     small = ["data.examples=2000"]

@@ -24,7 +24,7 @@ def episodes(*answers):
     return [Episode(place, "", [1], list(ids), True, "") for place, ids in enumerate(answers)]
 
 
-def test_repetition_counts_what_the_same_answer_has_said_before():
+def test_repetition_is_measured_within_an_answer():
     once, again = list(range(8)), [1, 2, 3, 4] * 2
     assert collapse_monitor.diversity(episodes(once))["repetition"] == 0
     assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(
@@ -46,7 +46,7 @@ def test_repetition_counts_what_the_same_answer_has_said_before():
         ({"kl": 20.0}, "KL is at 0.50 nats a token"),
     ],
 )
-def test_a_score_that_rises_while_answers_degenerate_is_told_once(now, said):
+def test_rising_score_with_degenerating_answers_warns_once(now, said):
     told = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
     assert (
         len(told) == 1
@@ -56,14 +56,14 @@ def test_a_score_that_rises_while_answers_degenerate_is_told_once(now, said):
     assert looked({}, {"score": 0.9, **now}) == []  # less than half a standard deviation
 
 
-def test_nothing_is_said_of_what_is_as_at_first():
+def test_unchanged_statistics_give_no_warning():
     assert looked({}, {"score": 5.0, "repetition": 0.29, "distinct": 0.51, "length": 79.0, "kl": 19.0}) == []
 
 
 @pytest.mark.parametrize(
     ("now", "why"), [({"repetition": 0.9}, "90% of the"), ({"distinct": 0.1}, "only 10%")]
 )
-def test_three_collapsed_rollouts_in_a_row_stop_a_training(now, why):
+def test_three_consecutive_collapsed_rollouts_stop_training(now, why):
     with pytest.raises(ToolkitError, match=f"collapsed: for 3 rollouts {why}") as caught:
         looked({}, now, now, now)
     assert caught.value.where == "ppo, rollout 4"
@@ -71,7 +71,7 @@ def test_three_collapsed_rollouts_in_a_row_stop_a_training(now, why):
     assert len(looked({}, now, now, now, now, stop=False)) == 1
 
 
-def test_answers_that_were_alike_at_first_are_no_collapse():
+def test_initially_similar_answers_are_no_collapse():
     alike = {"distinct": 0.1, "repetition": 0.85}
     assert looked(alike, alike, alike, alike, alike) == []
 
@@ -81,7 +81,7 @@ def often_a(prompts, completions, completion_ids, **columns):
 
 
 @pytest.mark.slow
-def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, caplog):
+def test_policy_repeating_one_letter_is_stopped(make_trainer, caplog):
     """A real collapse: nothing but a letter is paid for, the learning rate is far too high."""
     settings = {"episodes": 640, "learning_rate": 0.02, "kl_coefficient": 0.0, "missing_end_penalty": 0.0}
     with pytest.raises(ToolkitError, match="of the answers' text was repetition"):
@@ -97,14 +97,14 @@ def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, ca
     assert trainer.finished and trainer.state.log_history[-2]["repetition"] > 0.8
 
 
-def test_off_looks_at_nothing(make_trainer):
+def test_guard_off_computes_nothing(make_trainer):
     trainer = make_trainer(guard="off")
     trainer.train()
     assert trainer.progression.guard == {} and "repetition" not in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize("answers", [2, 4, 8, 64])
-def test_answers_that_are_all_the_same_are_a_collapse_in_a_rollout_of_any_size(answers):
+def test_identical_answers_are_a_collapse_for_any_rollout_size(answers):
     alike = collapse_monitor.diversity(episodes(*[list(range(8))] * answers))
     assert (
         collapse_monitor._collapse({**FIRST, **alike}, FIRST)

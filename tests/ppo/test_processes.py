@@ -33,7 +33,7 @@ def launch(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(opened, recipe, judge, tmp_path):
+def test_two_processes_match_one_process(opened, recipe, judge, tmp_path):
     looked = {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 5}
     settings = recipe(
         rollout_examples=16, entropy_coefficient=0.01, kl_target=3.0, threads=1, early_stopping=looked
@@ -54,7 +54,7 @@ def test_two_processes_train_as_one(opened, recipe, judge, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
-def test_trl_on_two_processes_has_one_scale_and_starts_at_the_reference(recipe, tmp_path, algorithm):
+def test_trl_algorithms_on_two_processes_share_scale_and_start_at_reference(recipe, tmp_path, algorithm):
     settings = recipe(algorithm=algorithm, answers_per_prompt=2, threads=1, learning_rate=3e-3)
     two = launch(settings, tmp_path)
     rows = metrics.read(two / "metrics.jsonl")

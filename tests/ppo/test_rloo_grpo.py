@@ -28,7 +28,7 @@ def grouped(recipe):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
+def test_run_outputs(opened, grouped, world, algorithm):
     path = run_stage(opened, grouped(algorithm))
     rows = metrics.read(path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
@@ -47,7 +47,7 @@ def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_resumed_run_is_bitwise_the_same(opened, grouped, world, monkeypatch, algorithm):
+def test_resumed_run_is_bitwise_identical(opened, grouped, world, monkeypatch, algorithm):
     """It goes on in the second pass over six prompts, of which a rollout answers four."""
     data = {"name": str(world / "prompts.jsonl"), "examples": 6}
     settings = grouped(algorithm, checkpoint_every_steps=2, data=data)
@@ -84,7 +84,7 @@ def test_a_resumed_run_is_bitwise_the_same(opened, grouped, world, monkeypatch, 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monkeypatch, algorithm):
+def test_left_padded_rows_get_position_ids(opened, grouped, monkeypatch, algorithm):
     """TRL reads the answers of short prompts as if the padding were text; here they are read as sampled."""
     read = []
     base = rloo_grpo.CLASSES[algorithm][1]
@@ -119,7 +119,7 @@ def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monke
         torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
+def test_objective_matches_the_ppo_reward(opened, grouped, monkeypatch):
     """Normalised by the first rollout, one less without an end."""
     seen = []
     reward = rloo_grpo._reward
@@ -149,7 +149,7 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_numbers_of_two_rollouts_in_one_row_are_their_means(opened, grouped, algorithm):
+def test_metrics_of_two_rollouts_are_averaged(opened, grouped, algorithm):
     one, two = (
         run_stage(
             opened, grouped(algorithm, log_every_steps=every, checkpoint_every_steps=4), f"every-{every}"
@@ -168,9 +168,7 @@ def test_numbers_of_two_rollouts_in_one_row_are_their_means(opened, grouped, alg
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_prompt_is_answered_once_before_one_is_answered_again(
-    opened, grouped, world, monkeypatch, algorithm
-):
+def test_every_prompt_is_used_once_per_pass(opened, grouped, world, monkeypatch, algorithm):
     seen = []
     reward = rloo_grpo._reward
 
@@ -192,14 +190,14 @@ def test_every_prompt_is_answered_once_before_one_is_answered_again(
     assert len(set(first)) == 6 and sorted(first) == sorted(second) and first != second
 
 
-def test_fewer_prompts_than_a_rollout_has_are_answered_again_in_it(opened, grouped, world):
+def test_prompts_repeat_if_fewer_than_a_rollout(opened, grouped, world):
     data = {"name": str(world / "prompts.jsonl"), "examples": 2}
     path = run_stage(opened, grouped("rloo", data=data, episodes=8))
     assert json.loads((path / "evaluation.json").read_text())["n"] == 8
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reference_is_the_policy_that_was_loaded(opened, grouped, world, monkeypatch, algorithm):
+def test_reference_is_the_initial_policy(opened, grouped, world, monkeypatch, algorithm):
     """Not what the folder holds when TRL reads it once more: of a hub id that would be another revision."""
     base, noticed = rloo_grpo.CLASSES[algorithm][1], []
     begin = base.train
@@ -223,14 +221,14 @@ def test_the_reference_is_the_policy_that_was_loaded(opened, grouped, world, mon
     assert noticed and all(noticed)
 
 
-def test_answers_that_the_context_cannot_hold_are_refused_first(opened, grouped):
+def test_answers_exceeding_the_context_are_refused_before_training(opened, grouped):
     with pytest.raises(
         ToolkitError, match="16 prompt tokens and 60 new ones exceed the policy's context of 64"
     ):
         run_stage(opened, grouped("rloo", max_new_tokens=60))
 
 
-def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):
+def test_stop_request_waits_for_the_end_of_the_rollout(opened, grouped, monkeypatch, tmp_path):
     steps = []
     monkeypatch.setattr(trainer_runner.signals, "stop_requested", lambda: steps.append(1) or len(steps) >= 5)
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base.errors import ToolkitError
 from toolkit.config import loader
@@ -100,7 +100,7 @@ def account(run: Path, number: int = SPIKE) -> dict:
 @pytest.mark.parametrize(
     ("disturbed", "what"), [(corrupted, "loss"), (jumping, "loss"), (steep, "gradient norm")]
 )
-def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, disturbed, what):
+def test_loss_spike_stops_the_run(pretrain, monkeypatch, tmp_path, disturbed, what):
     monkeypatch.setattr(loop, "train_step", disturbed)
     words = rf"the {what} [\d.e+]+ is [\d.]+ standard deviations above [\d.]+ at step 42 of 48"
     with pytest.raises(ToolkitError, match=words) as caught:
@@ -114,13 +114,13 @@ def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, dist
     assert [row.step for row in rows if row.skipped] == [42]
     assert float(kept["loss"]) == rows[-1].loss and float(kept["gradient_norm"]) == rows[-1].norm
     # what came before is as it was, and the same command meets the same spike
-    assert attempts.newest(run) == 40 and not (run / "model").exists()
+    assert trainings.newest(run) == 40 and not (run / "model").exists()
     with pytest.raises(ToolkitError, match=words):
         pretrain(**SETTINGS)
     assert account(run) == kept
 
 
-def test_an_ordinary_run_triggers_nothing(pretrain):
+def test_normal_run_has_no_incident(pretrain):
     """The same settings undisturbed, and twice as long; a guard of one deviation would."""
     run = pretrain(**SETTINGS | {"train_tokens": 256 * 96})
     assert not (run / "incidents").exists()
@@ -130,9 +130,7 @@ def test_an_ordinary_run_triggers_nothing(pretrain):
 
 
 @pytest.mark.parametrize(("disturbed", "holds"), [(corrupted, True), (steep, True), (too_late, False)])
-def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
-    pretrain, monkeypatch, disturbed, holds
-):
+def test_skipped_step_leaves_weights_and_optimizer_unchanged(pretrain, monkeypatch, disturbed, holds):
     """The incident's state is bitwise that before the step, and so is what training goes on with."""
     seen = {}
 
@@ -159,7 +157,7 @@ def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch, tmp_path, corpus, seed):
+def test_incident_contains_all_inputs_of_the_step(pretrain, monkeypatch, tmp_path, corpus, seed):
     """The step made again from the folder: the same loss and norm, bit for bit; another stream: others."""
     monkeypatch.setattr(loop, "train_step", jumping)
     with pytest.raises(ToolkitError):
@@ -197,7 +195,7 @@ def crashing(context, number, rows, monitor):
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-def test_the_memory_survives_a_resume(pretrain, monkeypatch, tmp_path, forgets):
+def test_anomaly_statistics_survive_a_resume(pretrain, monkeypatch, tmp_path, forgets):
     """Interrupted right before the spike, the run triggers as the undisturbed one; without memory not."""
     monkeypatch.setattr(loop, "train_step", corrupted)
     with pytest.raises(ToolkitError):
@@ -231,7 +229,7 @@ def spoil(monkeypatch, *calls):
     )
 
 
-def test_no_number_is_skipped_without_a_z_score_too_and_skips_are_counted(pretrain, monkeypatch, tmp_path):
+def test_nan_is_skipped_without_z_score_and_skips_are_counted(pretrain, monkeypatch, tmp_path):
     spoil(monkeypatch, 3, 6)
     guard = {"action": "skip", "max_skips": 2}
     run = pretrain("two", guard=guard)
@@ -266,7 +264,7 @@ def _crash_at(crash_step):
     return crash
 
 
-def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, tmp_path):
+def test_late_detection_on_an_asynchronous_device(pretrain, monkeypatch, tmp_path):
     """As on a GPU: the weights did change; the next log line stops it, and names the checkpoint before."""
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 7)
@@ -283,7 +281,7 @@ def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, 
     assert len(rows) == 8 and not rows[5].skipped and math.isfinite(rows[5].loss)
 
 
-def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
+def test_late_detection_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 2)
     with pytest.raises(ToolkitError, match="step 2 of 12"):
@@ -291,13 +289,13 @@ def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_pat
     assert account(tmp_path / "runs" / "t" / "first", 1)["checkpoint"] is None
 
 
-def test_watching_changes_no_bits(pretrain, monkeypatch):
+def test_anomaly_detection_changes_no_bits(pretrain, monkeypatch):
     watched = pretrain("watched", log_every_steps=5)
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
-    assert attempts.differing(watched, pretrain("lazy", log_every_steps=5)) == []
+    assert trainings.differing(watched, pretrain("lazy", log_every_steps=5)) == []
 
 
-def test_z_scores_by_hand():
+def test_z_scores_match_hand_computed_values():
     """Mean 2, deviation 1 over 1, 3, 1, 3 ...: 5.5 is 3.5 deviations above; below never counts."""
     before = {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
     monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), {})
@@ -316,7 +314,7 @@ def test_z_scores_by_hand():
     assert monitor.check(loss=2.0, grad_norm=math.inf) == Anomaly("gradient norm", math.inf)
 
 
-def test_without_a_z_score_only_what_is_no_number_triggers():
+def test_only_non_finite_values_trigger_without_z_score():
     monitor = AnomalyMonitor(GuardSettings(), {})
     assert all(monitor.check(loss=10.0**number, grad_norm=10.0**number) is None for number in range(30))
     assert monitor.check(loss=math.nan, grad_norm=1.0).quantity == "loss" and monitor.state_dict() == {}
@@ -324,10 +322,10 @@ def test_without_a_z_score_only_what_is_no_number_triggers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["last loss alone", "last loss alone, not shared"])
-def test_two_processes_decide_alike(tmp_path, corpus, fault):
+def test_two_processes_make_the_same_decision(tmp_path, corpus, fault):
     """A loss that only the last process sees is skipped by both; if each looked at its own it would not."""
     recipe = write_recipe(tmp_path, corpus, **SKIP)
-    run = attempts.finish(recipe, folder=tmp_path, processes=2, fault=fault)
+    run = trainings.finish(recipe, folder=tmp_path, processes=2, fault=fault)
     skipped = [row.step for row in step_log.read(run / "steps.jsonl") if row.skipped]
     if fault == "last loss alone":
         assert skipped == [SPIKE + 1] and account(run)["what"] == "loss"

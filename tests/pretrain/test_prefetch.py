@@ -34,7 +34,7 @@ def gone(seconds: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
-def test_reading_ahead_changes_nothing(make, ahead):
+def test_prefetch_does_not_change_rows(make, ahead):
     reader = make(prefetch_batches=ahead)
     given = list(reader.batches(5, 40))
     assert [step for step, _ in given] == list(range(5, 40))
@@ -46,7 +46,7 @@ def test_reading_ahead_changes_nothing(make, ahead):
     assert gone() and list(reader.batches(7, 7)) == []
 
 
-def test_it_reads_ahead_and_not_further(make, monkeypatch):
+def test_prefetch_is_bounded(make, monkeypatch):
     """While the consumer holds one batch, `ahead` wait in the queue and one more is in the reader's hand."""
     reader, read = make(prefetch_batches=2), []
     rows = reader.rows
@@ -63,7 +63,7 @@ def test_it_reads_ahead_and_not_further(make, monkeypatch):
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
+def test_reader_error_is_raised_at_its_step(make, monkeypatch, ahead):
     reader = make(prefetch_batches=ahead)
     rows = reader.rows
 
@@ -80,7 +80,7 @@ def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
     assert got == [0, 1, 2] and gone()
 
 
-def test_the_thread_ends_when_the_consumer_stops(make):
+def test_prefetch_thread_ends_with_its_consumer(make):
     steps = make(prefetch_batches=2).batches(0, 10_000)
     next(steps)
     assert len(readers()) == 1
@@ -92,7 +92,7 @@ def test_the_thread_ends_when_the_consumer_stops(make):
     assert gone()
 
 
-def test_a_thread_that_does_not_listen_would_be_seen(make, monkeypatch):
+def test_unresponsive_thread_is_detected(make, monkeypatch):
     """The check above can fail: a stop flag that nobody sets leaves the thread behind."""
     flags = []
 
@@ -115,7 +115,7 @@ def predicted(rows: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 32])
-def test_split_rows_keeps_every_target_once_with_the_token_before_it(length):
+def test_split_rows_keeps_every_target_with_its_input(length):
     rows = torch.arange(4 * 33).view(4, 33)
     short = split_rows(rows, length)
     assert short.shape == (4 * 32 // length, length + 1)

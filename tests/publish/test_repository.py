@@ -21,7 +21,7 @@ def chain(tmp_path: Path) -> Path:
     return Path(shutil.copytree(OLD_RUNS, tmp_path / "chain"))
 
 
-def test_the_repository_can_be_loaded_without_network(chain, tmp_path, capsys):
+def test_repository_loads_offline(chain, tmp_path, capsys):
     output = tmp_path / "repository"
     arguments = ["publish", str(chain / "dpo"), "someone/toy-dpo", "--dry-run", "--output", str(output)]
     assert main.main(arguments) == 0
@@ -35,7 +35,7 @@ def test_the_repository_can_be_loaded_without_network(chain, tmp_path, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_what_cannot_be_published_is_refused(chain, tmp_path, capsys):
+def test_unpublishable_runs_are_refused(chain, tmp_path, capsys):
     def refusal(*arguments: str) -> tuple[int, str]:
         status = main.main(["publish", *arguments])
         return status, capsys.readouterr().err
@@ -51,7 +51,7 @@ def test_what_cannot_be_published_is_refused(chain, tmp_path, capsys):
     assert not (chain / "dpo-publish").exists()
 
 
-def test_evaluations_beside_a_run_are_found_under_any_name(tmp_path):
+def test_evaluations_of_a_run_are_found_under_any_name(tmp_path):
     """The evaluate run has models of one name; a checkpoint of a run is not the run."""
     for seed in ("s1", "s2"):
         shutil.copytree(OLD_RUNS, tmp_path / seed)

@@ -31,7 +31,7 @@ def test_no_other_module_repeats_a_file_name():
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.json", "lock.json", "seal.json"])
-def test_a_repeated_file_name_is_found(tmp_path, name):
+def test_repeated_file_name_is_detected(tmp_path, name):
     path = tmp_path / "module.py"
     path.write_text(f"rows = read(run / '{name}')\n")
     assert literals_of(path) == [f"module.py:1: write layout.{FILES[name]}"]

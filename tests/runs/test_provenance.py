@@ -22,7 +22,7 @@ def checkout(tmp_path: Path, monkeypatch) -> Path:
     return package
 
 
-def test_the_commit_and_every_change_to_the_package_are_noticed(checkout):
+def test_commit_and_local_changes_are_recorded(checkout):
     root = checkout.parent
     git(root, "init", "-q")
     git(root, "add", ".")
@@ -41,7 +41,7 @@ def test_the_commit_and_every_change_to_the_package_are_noticed(checkout):
     assert len({str(one) for one in (clean, changed, added, provenance.code())}) == 4
 
 
-def test_a_checkout_that_does_not_track_the_package_is_not_its_commit(checkout):
+def test_unrelated_checkout_is_not_recorded_as_commit(checkout):
     root = checkout.parent
     git(root, "init", "-q")
     (root / "a").write_text("a")

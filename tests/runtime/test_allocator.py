@@ -37,7 +37,7 @@ print(statistics.median(steps))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
-def test_the_same_again_costs_no_page_faults():
+def test_repeated_allocation_causes_no_page_faults():
     def faults(keep: bool) -> float:
         return float(subprocess.check_output([sys.executable, "-c", PROGRAM, str(keep)]))
 

@@ -56,7 +56,7 @@ def test_attention_implementation_follows_the_public_setter(tiny_model):
     assert upstream_private.attention_implementation(tiny_model) == before == "sdpa"
 
 
-def test_a_graph_break_raises_the_error_of_dynamo():
+def test_graph_break_raises_the_dynamo_error():
     def broken(values):
         torch._dynamo.graph_break()
         return values + 1
@@ -116,7 +116,7 @@ def test_trainer_hooks_have_the_signatures_of_trainer():
 
 
 @pytest.mark.parametrize("private", TRAINER_HOOKS)
-def test_a_public_hook_reaches_trainer_and_an_override_replaces_it(private, monkeypatch):
+def test_public_hook_calls_trainer_and_override_replaces_it(private, monkeypatch):
     public, _ = TRAINER_HOOKS[private]
     calls = []
     arguments = {"_clip_grad_norm": ("model",), "_save_optimizer_and_scheduler": ("folder",),
@@ -188,7 +188,7 @@ def test_no_other_module_uses_private_names_of_upstream():
     assert used == {}
 
 
-def test_a_private_name_in_another_module_is_found(tmp_path):
+def test_private_name_in_another_module_is_detected(tmp_path):
     module = tmp_path / "module.py"
     module.write_text(
         "class Loud(Trainer):\n"
@@ -200,7 +200,7 @@ def test_a_private_name_in_another_module_is_found(tmp_path):
     assert overridden_methods(module) == ["_save"]
 
 
-def test_the_module_starts_without_torch():
+def test_module_imports_without_torch():
     code = "import sys, toolkit.runtime.upstream_private; print('torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert output == "False\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.chat_world import (
+from tests.chat_fixtures import (
     built_trainer,
     first_batch,
     load_recipe,
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch):
+def test_loss_covers_completions_with_one_end_token(folder, monkeypatch):
     trainer = built_trainer(
         monkeypatch, dpo, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
     )
@@ -57,7 +57,7 @@ def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, monkeypatch
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
 
 
-def test_our_implicit_rewards_are_trls(folder, monkeypatch):
+def test_implicit_rewards_match_trl(folder, monkeypatch):
     trainer = built_trainer(
         monkeypatch, dpo, folder, load_recipe(folder, "same", RECIPE.format(folder=folder))
     )
@@ -79,7 +79,7 @@ def test_our_implicit_rewards_are_trls(folder, monkeypatch):
     assert abs(ours) > 0.01
 
 
-def test_the_stage_starts_at_its_reference_and_learns(folder):
+def test_training_starts_at_the_reference_and_learns(folder):
     path = run_stage(dpo, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
     assert rows[0] == {"step": 0, "held_out_accuracy": 0.5, "held_out_margin": 0.0,
@@ -98,7 +98,7 @@ def test_the_stage_starts_at_its_reference_and_learns(folder):
     assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
 
 
-def test_lora_has_its_base_as_reference(folder):
+def test_lora_reference_is_the_base(folder):
     text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
     path = run_stage(dpo, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
@@ -107,7 +107,7 @@ def test_lora_has_its_base_as_reference(folder):
     assert evaluation["accuracy"] == 1.0
 
 
-def test_a_policy_that_did_not_move_is_at_no_distance(folder):
+def test_unchanged_policy_has_zero_rewards(folder):
     loaded = load_recipe(folder, "still", RECIPE.format(folder=folder)).recipe
     model, tokenizer = load_causal_lm((str(folder / "base"), None))
     preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tests.chat_world import (
+from tests.chat_fixtures import (
     built_trainer,
     byte_tokenizer,
     first_batch,
@@ -48,7 +48,7 @@ def preference(question, chosen, rejected):
             **{key: [{"role": "assistant", "content": text}] for key, text in answers.items()}}  # fmt: skip
 
 
-def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkeypatch):
+def test_each_answer_has_exactly_one_end_of_text(folder, monkeypatch):
     trainer = built_trainer(
         monkeypatch, reward, folder, load_recipe(folder, "batch", RECIPE.format(folder=folder))
     )
@@ -64,7 +64,7 @@ def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, monkey
     assert trainer.model.config.num_labels == 1
 
 
-def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder):
+def test_score_is_read_at_end_of_text_regardless_of_padding(folder):
     model, tokenizer = load_reward_model((str(folder / "base"), None), new_head_seed=0)
     short, long = (
         pair.prompt + pair.chosen
@@ -86,7 +86,7 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
     assert abs(together[0] - reward_scores(model, tokenizer, asked, answers=["b"], ended=[False])[0]) > 1e-4
 
 
-def test_the_stage_learns_which_answer_is_preferred(folder):
+def test_training_learns_the_preferred_answer(folder):
     path = run_stage(reward, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == 1.0
@@ -104,7 +104,7 @@ def test_the_stage_learns_which_answer_is_preferred(folder):
     assert scores[0] > scores[1]
 
 
-def test_lora_trains_the_new_head_too_and_is_merged(folder):
+def test_lora_trains_the_new_head_and_is_merged(folder):
     text = RECIPE.format(folder=folder).replace("threads: 1", "threads: 1\n    lora: {r: 4}")
     path = run_stage(reward, folder, load_recipe(folder, "lora", text.replace("1.0e-3", "1.0e-2")))
     evaluation = json.loads((path / "evaluation.json").read_text())
@@ -117,7 +117,7 @@ def test_lora_trains_the_new_head_too_and_is_merged(folder):
     assert torch.equal(before.transformer.wte.weight, after.transformer.wte.weight)
 
 
-def test_a_pair_keeps_whole_answers_and_one_prompt_or_is_left_out():
+def test_pair_keeps_complete_answers_and_one_prompt_or_is_skipped():
     tokenizer = byte_tokenizer()
     rows = [
         preference("q" * 30, "a" * 5, "b" * 12),

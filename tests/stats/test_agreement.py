@@ -20,7 +20,7 @@ def raters(n=150, seed=0):
     return [np.where(generator.random(n) < 0.7, truth, generator.integers(0, 3, n)) for _ in range(3)]
 
 
-def test_kappa_is_that_of_scikit_learn_and_statsmodels():
+def test_kappa_matches_scikit_learn_and_statsmodels():
     first, second, _ = raters()
     found = agreement.cohen_kappa(first.tolist(), second.tolist(), seed=0)
     table = cohens_kappa(to_table(np.stack([first, second], axis=1))[0])
@@ -32,7 +32,7 @@ def test_kappa_is_that_of_scikit_learn_and_statsmodels():
     assert same.estimate == pytest.approx(np.mean(first == second))
 
 
-def test_alpha_is_that_of_krippendorff_with_missing_ratings():
+def test_alpha_matches_krippendorff_with_missing_ratings():
     ratings = np.array(raters(), dtype=float)
     ratings[np.random.default_rng(1).random(ratings.shape) < 0.3] = np.nan
     rows = [[None if math.isnan(value) else value for value in row] for row in ratings]
@@ -41,7 +41,7 @@ def test_alpha_is_that_of_krippendorff_with_missing_ratings():
     assert found.n == ((~np.isnan(ratings)).sum(0) >= 2).sum()
 
 
-def test_alpha_of_krippendorffs_own_example():
+def test_alpha_matches_krippendorffs_published_example():
     # Krippendorff (2011), table of observers A to D, nominal: 0.743
     text = ("1 2 3 3 2 1 4 1 2 - - -", "1 2 3 3 2 2 4 1 2 5 - 3",
             "- 3 3 3 2 3 4 2 2 5 1 -", "1 2 3 3 2 4 4 1 2 5 1 -")  # fmt: skip
@@ -49,7 +49,7 @@ def test_alpha_of_krippendorffs_own_example():
     assert agreement.krippendorff_alpha(rows, seed=0).estimate == pytest.approx(0.743, abs=5e-4)
 
 
-def test_the_interval_of_alpha_is_about_krippendorffs_resampled_over_items():
+def test_alpha_interval_is_close_to_item_bootstrap():
     ratings = np.array(raters(60), dtype=float)
     generator = np.random.default_rng(3)
     draws = [ratings[:, generator.integers(60, size=60)] for _ in range(400)]
@@ -83,7 +83,7 @@ def test_items_of_one_prompt_are_one_unit():
             assert thrice[key] == pytest.approx(once[key])
 
 
-def test_chance_alone_leaves_nothing_to_measure():
+def test_agreement_is_undefined_without_variation():
     found = agreement.cohen_kappa(["a"] * 5, ["a"] * 5, seed=0)
     assert math.isnan(found.estimate) and found.interval == [None, None]
     assert found.as_json("kappa") == {"kappa": None, "kappa_interval": [None, None]}
@@ -91,7 +91,7 @@ def test_chance_alone_leaves_nothing_to_measure():
 
 
 @pytest.mark.parametrize("wrong", [[], [[1, 2], [1]], [[], []], [[1, None], [None, 2]]])
-def test_ratings_that_cannot_be_compared_are_refused(wrong):
+def test_incomparable_ratings_are_refused(wrong):
     with pytest.raises(ValueError):
         agreement.krippendorff_alpha(wrong, seed=0)
     if len(wrong) == 2:
@@ -99,7 +99,7 @@ def test_ratings_that_cannot_be_compared_are_refused(wrong):
             agreement.cohen_kappa(*wrong, seed=0)
 
 
-def test_position_bias_by_hand():
+def test_position_bias_matches_hand_computed_values():
     """Of ten items two follow the answer, six the first place; two are ties once."""
     first = [1, 0] + [1] * 6 + [0.5, 1]
     second = [1, 0] + [0] * 6 + [0, 0.5]
@@ -111,7 +111,7 @@ def test_position_bias_by_hand():
     json.dumps(found, allow_nan=False)
 
 
-def test_length_bias_by_hand():
+def test_length_bias_matches_hand_computed_values():
     found = agreement.length_bias([1, 0, 0, 0.2, 1], [5, -3, -2, 9, 0], seed=0)
     assert found["longer_wins"] == pytest.approx((1 + 1 + 1 + 0.2) / 4) and found["n"] == 4
     assert agreement.length_bias([1.0], [0], seed=0) is None

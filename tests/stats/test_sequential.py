@@ -17,7 +17,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_false_alarms_stay_below_five_percent_however_often_one_looks(name):
+def test_false_alarm_rate_stays_below_five_percent_with_continuous_looks(name):
     draws = [DRAWS[name](np.random.default_rng(seed), 1000) for seed in range(400)]
     alarms = np.mean([sequential.log_capital(outcomes, 0.5).max() >= np.log(20) for outcomes in draws])
     assert alarms < 0.05
@@ -28,14 +28,14 @@ def test_false_alarms_stay_below_five_percent_however_often_one_looks(name):
         assert np.mean(seen) > 0.12
 
 
-def test_it_stops_early_where_one_side_is_better():
+def test_sequential_test_stops_early_for_a_clear_difference():
     runs = [(np.random.default_rng(seed).random(1000) < 0.6).astype(float) for seed in range(100)]
     found = [sequential.anytime(outcomes) for outcomes in runs]
     assert all(each.decided_at for each in found)
     assert np.median([each.decided_at for each in found]) < 400
 
 
-def test_the_interval_is_where_the_capital_is_below_twenty():
+def test_interval_contains_values_with_capital_below_twenty():
     outcomes = np.random.default_rng(1).choice([0, 0.5, 1], p=[0.2, 0.2, 0.6], size=300)
     found = sequential.anytime(outcomes)
     low, high = found.rate.interval
@@ -52,7 +52,7 @@ def test_the_interval_is_where_the_capital_is_below_twenty():
     json.dumps(found.as_json(), allow_nan=False)
 
 
-def test_a_few_outcomes_decide_nothing():
+def test_few_outcomes_are_undecided():
     assert sequential.anytime([1.0, 1.0, 1.0]).decided_at is None
     with pytest.raises(ValueError):
         sequential.anytime([2.0])

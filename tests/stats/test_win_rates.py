@@ -14,7 +14,7 @@ from toolkit import stats
 from toolkit.stats import intervals, win_rates
 
 
-def test_a_tie_counts_half_and_is_shown_apart():
+def test_tie_counts_half_and_is_reported():
     found = win_rates.win_rate([1, 0.5, 0, 1], seed=0)
     assert found.bootstrap.estimate == 0.625 and found.wilson.estimate == 0.625
     assert (found.wins, found.ties, found.losses, found.comparisons) == (2, 1, 1, 4)
@@ -31,7 +31,7 @@ def test_samples_of_one_prompt_are_one_unit():
     assert found.p_value == 1.0  # one prompt won, two tied
 
 
-def test_asking_the_same_twice_makes_nothing_surer():
+def test_repeated_samples_do_not_narrow_the_interval():
     outcomes = np.random.default_rng(0).integers(0, 2, size=100).astype(float)
     once = win_rates.win_rate(outcomes, seed=1)
     twice = win_rates.win_rate(np.repeat(outcomes, 2), np.repeat(np.arange(100), 2).tolist(), seed=1)
@@ -39,19 +39,19 @@ def test_asking_the_same_twice_makes_nothing_surer():
     assert twice.p_value == once.p_value
 
 
-def test_votes_that_cancel_out_are_a_tie():
+def test_cancelling_votes_are_a_tie():
     found = win_rates.win_rate([0.2, 0.8], ["a", "a"], seed=0)
     assert found.p_value == 1.0 and found.bootstrap.estimate == 0.5
 
 
-def test_wilson_of_wins_and_losses_is_that_of_statsmodels():
+def test_wilson_matches_statsmodels_without_ties():
     outcomes = [1] * 37 + [0] * 63
     found = intervals.wilson_of_units(outcomes)
     assert found.interval == pytest.approx(proportion_confint(37, 100, method="wilson"))
     assert found == stats.wilson(37, 100)
 
 
-def test_wilson_of_ties_is_as_narrow_as_the_outcomes_vary():
+def test_wilson_with_ties_follows_the_outcome_variance():
     outcomes = [1] * 150 + [0.5] * 700 + [0] * 150
     found = intervals.wilson_of_units(outcomes)
     half = 1.96 * np.std(outcomes) / np.sqrt(1000)
@@ -72,7 +72,7 @@ def lengths_and_wins(n=300, intercept=0.3, slope=0.8, seed=0):
     return (generator.random(n) < chance).astype(float), longer
 
 
-def test_length_controlled_is_the_logistic_regression_of_statsmodels(monkeypatch):
+def test_length_controlled_matches_statsmodels_logistic_regression(monkeypatch):
     outcomes, longer = lengths_and_wins()
     outcomes[::7] = 0.5
     monkeypatch.setattr(win_rates, "RIDGE", 0.0)
@@ -83,7 +83,7 @@ def test_length_controlled_is_the_logistic_regression_of_statsmodels(monkeypatch
     assert effect.estimate == pytest.approx(slope, abs=1e-6)
 
 
-def test_the_ridge_is_what_it_says():
+def test_ridge_matches_the_normal_prior():
     outcomes, longer = lengths_and_wins(60)
     rate, effect = win_rates.length_controlled(outcomes, longer, seed=0, samples=10)
     x = np.tanh(longer / longer.std())
@@ -97,7 +97,7 @@ def test_the_ridge_is_what_it_says():
     assert effect.estimate == pytest.approx(slope, abs=1e-4)
 
 
-def test_its_interval_is_about_that_of_the_regression():
+def test_length_controlled_interval_is_close_to_the_regression_interval():
     outcomes, longer = lengths_and_wins(600)
     rate, _ = win_rates.length_controlled(outcomes, longer, seed=0)
     design = sm.add_constant(np.tanh(longer / longer.std()))
@@ -105,7 +105,7 @@ def test_its_interval_is_about_that_of_the_regression():
     assert rate.interval == pytest.approx([1 / (1 + np.exp(-low)), 1 / (1 + np.exp(-high))], abs=0.006)
 
 
-def test_what_length_alone_has_won_is_taken_away():
+def test_length_control_removes_wins_due_to_length():
     outcomes, longer = lengths_and_wins(2000, intercept=0.0, slope=2.0)
     raw = win_rates.win_rate(outcomes, seed=0).bootstrap
     controlled, effect = win_rates.length_controlled(outcomes, longer, seed=0, samples=400)
@@ -115,7 +115,7 @@ def test_what_length_alone_has_won_is_taken_away():
     assert plain.estimate == pytest.approx(raw.estimate, abs=1e-4)  # one length throughout explains nothing
 
 
-def test_separated_outcomes_do_not_explode():
+def test_separated_outcomes_give_finite_estimates():
     longer = np.concatenate([np.arange(1, 51), -np.arange(1, 51)]).astype(float)
     controlled, effect = win_rates.length_controlled((longer > 0).astype(float), longer, seed=0, samples=200)
     assert controlled.estimate == pytest.approx(0.5, abs=1e-6) and 3 < effect.estimate < 30
@@ -124,7 +124,7 @@ def test_separated_outcomes_do_not_explode():
     assert always.estimate == 1.0 and always.low == pytest.approx(0.025 ** (1 / 20))
 
 
-def test_controlled_prompts_are_nested_too():
+def test_length_control_resamples_prompts():
     outcomes, longer = lengths_and_wins(80)
     prompts = np.repeat(np.arange(80), 3).tolist()
     once = win_rates.length_controlled(outcomes, longer, seed=0, samples=100)

@@ -75,7 +75,7 @@ def two_processes(patch):
         (more_cores, {"threads": None}, "hardware.processor.cores: 4 -> 8", BITS_KEPT + "\n"),
     ],
 )  # fmt: skip
-def test_a_resumed_run_reports_what_changed_and_its_effect(attempt, change, settings, line, promise):
+def test_resume_reports_changes_and_their_effect(attempt, change, settings, line, promise):
     attempt(**settings)
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
@@ -86,13 +86,13 @@ def test_a_resumed_run_reports_what_changed_and_its_effect(attempt, change, sett
         assert "changed since the last attempt" not in attempt(**settings)
 
 
-def test_nothing_is_reported_when_nothing_changed(attempt):
+def test_resume_without_changes_reports_nothing(attempt):
     attempt()
     message = attempt()
     assert "resuming from" in message and "each step" not in message and "changed since" not in message
 
 
-def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
+def test_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
     """Tier A would be lost: one other document, and the words say which setting it came by."""
     own = tmp_path / "corpus"
     shutil.copytree(corpus, own)
@@ -112,7 +112,7 @@ def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
     assert caught.value.fix == "put them back, give another `run:`, or start over with --fresh"
 
 
-def test_limits_and_what_is_kept_may_change_and_other_settings_not(tmp_path, corpus):
+def test_only_settings_without_effect_on_results_may_change(tmp_path, corpus):
     """time_limit_minutes and which checkpoints stay are no inputs; the learning rate is one."""
     for settings in (
         {"time_limit_minutes": 5.0},

@@ -1,7 +1,7 @@
-"""Pretrainings in processes of their own: started, killed, started again, on any number of processes.
+"""Start, kill and resume pretraining runs in subprocesses.
 
-As a program it is `toolkit run` for each of the recipes, with a fault planted first:
-    attempts.py FAULT RECIPE ... --runs-dir DIR
+As a program, it plants a fault and then executes `toolkit run` for each recipe:
+    trainings.py FAULT RECIPE ... --runs-dir DIR
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def command(*recipes: Path, folder: Path, processes: int = 1, fault: str = "") -
     """Return the command line: plain `toolkit run` for one recipe without a fault."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     plain = len(recipes) == 1 and not fault
-    words = ["-m", "toolkit", "run"] if plain else [str(ROOT / "tests/pretrain/attempts.py"), fault or "none"]
+    words = (
+        ["-m", "toolkit", "run"] if plain else [str(ROOT / "tests/pretrain/trainings.py"), fault or "none"]
+    )
     return [
         sys.executable, *(launcher if processes > 1 else []), *words, *map(str, recipes),
         "--runs-dir", str(folder / "runs"),
