@@ -1,4 +1,4 @@
-"""Which package may import which: read from the source of every module, nothing is run."""
+"""Import rules between packages, checked on the source of every module."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PACKAGES = (
 
 
 def modules_of(package: Path) -> dict[str, Path]:
-    """Return {dotted name: file} of every module of a package folder."""
+    """Return {dotted name: file} of every module in a package folder."""
     paths = [path for path in sorted(package.rglob("*.py")) if "_recipes" not in path.parts]
     names = (".".join(path.relative_to(package.parent).with_suffix("").parts) for path in paths)
     return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
 def imports_of(module: Path, modules: dict[str, Path]) -> set[str]:
-    """Return the modules that a file imports, at its top, inside of functions and under TYPE_CHECKING."""
+    """Return the modules that a file imports, including imports in functions and under TYPE_CHECKING."""
     imported = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def import_graph(package: Path) -> dict[str, set[str]]:
 
 
 def circular(graph: dict[str, set[str]]) -> list[str]:
-    """Return the modules that lie on a circle of imports, or between two circles."""
+    """Return the modules that are part of an import cycle or between two cycles."""
     graph = dict(graph)
     while leaves := {module for module, imported in graph.items() if not imported & graph.keys()}:
         graph = {module: imported for module, imported in graph.items() if module not in leaves}

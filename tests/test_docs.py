@@ -1,4 +1,4 @@
-"""What the documentation names exists: paths, modules, links, make targets, recipes."""
+"""Names in the documentation exist: paths, modules, links, make targets, recipes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def names_of(file: Path) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)  # a lazy package lists its names as strings
+            names.add(node.value)  # lazy packages list their names as strings
     return names
 
 
 def resolves(dotted: str) -> bool:
-    """Say whether a dotted name is a package, a module, or a name that its module defines."""
+    """Return whether a dotted name is a package, a module, or a name that its module defines."""
     place = ROOT
     for part in dotted.split("."):
         if (place / part).is_dir():

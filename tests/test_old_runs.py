@@ -1,4 +1,4 @@
-"""Runs that an older version made are still valid: a chain of them, against what that version printed of it.
+"""Runs of an older version are still valid and give the output that the old version printed.
 
 `fixtures/old_run` holds recipes, the sealed runs that `toolkit run recipes --runs-dir runs` of commit 4a212c1
 made of them, and in `reports/` what its verbs then printed (`command`, `exit_status`, `output`).
@@ -53,7 +53,7 @@ def report(name: str) -> dict[str, Any]:
 
 
 def processor() -> dict[str, Any]:
-    """What the kernels are chosen by; the name alone hides it in a virtual machine."""
+    """Return the CPU features that select kernels; a virtual machine may hide the model name."""
     found: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
@@ -64,7 +64,7 @@ def processor() -> dict[str, Any]:
 
 
 def same_bits() -> bool:
-    """Say whether this machine computes the bits that the fixture's did."""
+    """Return whether this machine computes the same bits as the machine of the fixture."""
     made = files.read_json(FIXTURE / "runs" / "pretrain" / "manifest.json")
     now = provenance.collect()
     return (
@@ -77,7 +77,7 @@ def same_bits() -> bool:
 
 @pytest.fixture
 def old(tmp_path, monkeypatch) -> Path:
-    """A copy of the fixture, which is the current folder."""
+    """Copy the fixture and change into it."""
     place = tmp_path / "old"
     shutil.copytree(FIXTURE, place)
     monkeypatch.chdir(place)
@@ -85,7 +85,7 @@ def old(tmp_path, monkeypatch) -> Path:
 
 
 def told(name: str, capfd, *, process: bool = False) -> tuple[int, Any]:
-    """Call the verb of a report again; return its status and its JSON.
+    """Run the verb of a report again and return its status and JSON.
 
     Args:
         process: in a process of its own, where the number of threads is not what other tests left behind.
@@ -188,7 +188,7 @@ def test_old_storyworld_digest_counts_as_the_same_data(old, capfd):
     file = old / "runs/corpus/manifest.json"
     content = files.read_json(file)
     recorded = content["inputs"]["data"]["data"]
-    assert recorded != f"storyworld:{storyworld.digest()}"  # and yet nothing to do, see above
+    assert recorded != f"storyworld:{storyworld.digest()}"  # nevertheless there is nothing to do, see above
     content["inputs"]["data"]["data"] = f"storyworld:{'0' * 64}"
     files.write_json(file, content)
     assert main.main(["run", "recipes/corpus.yaml", "--runs-dir", "runs"]) == 1

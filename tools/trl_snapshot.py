@@ -18,7 +18,7 @@ def write_snapshot() -> None:
 
 
 def _compact(described: Mapping[str, Any]) -> str:
-    """One line for each key; what the three classes share only once."""
+    """Format one line per key; keys shared by the three classes occur once."""
     stages = described["stages"]
     common = {
         key: value

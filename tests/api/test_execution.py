@@ -1,4 +1,4 @@
-"""`toolkit.run`: stages in processes of their own, their errors, and interrupts."""
+"""Tests of `toolkit.run`: stages in subprocesses, errors and interrupts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_finished_run_is_returned_unchanged(finished, capsys):
     before = (run.path / "lock.json").read_bytes()
     assert tk.run(path, {"data.examples": 20}, runs_dir=path.parents[2] / "runs") == run
     assert (run.path / "lock.json").read_bytes() == before
-    assert "nothing to do" in capsys.readouterr().err  # the process's own words are shown here
+    assert "nothing to do" in capsys.readouterr().err  # shows the output of the process
 
 
 def test_recipe_object_produces_the_same_run_as_its_file(finished, runs, capsys):
@@ -71,7 +71,7 @@ def test_recipe_object_produces_the_same_run_as_its_file(finished, runs, capsys)
     "stage", ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
 )
 def test_recipe_of_a_run_round_trips(old_runs, tmp_path, stage):
-    """`tk.run(run.recipe.model_copy(update={"run": ..., "seed": 1}))` is a run with another seed."""
+    """`tk.run(run.recipe.model_copy(update={"run": ..., "seed": 1}))` runs with another seed."""
     recipe = tk.Run(old_runs / stage).recipe
     changed = recipe.model_copy(update={"run": "other/run", "seed": 1})
     loaded = loader.load(execution._write(changed, tmp_path))

@@ -1,4 +1,4 @@
-"""`import toolkit`: what it offers, and that it loads nothing before it is used."""
+"""Tests of `import toolkit`: public names and lazy imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "pydantic", "ma
 
 
 def modules_after(code: str) -> list[str]:
-    """Return which of the heavy modules a program has loaded at its end."""
+    """Return the large libraries that a program has imported when it exits."""
     program = f"{code}\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1].split()

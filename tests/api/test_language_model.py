@@ -1,4 +1,4 @@
-"""`toolkit.load`: generating, scoring, and the next token, against the command line's numbers."""
+"""Tests of `toolkit.load`: generation, scoring and next token match the command line."""
 
 from __future__ import annotations
 

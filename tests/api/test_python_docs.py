@@ -1,4 +1,4 @@
-"""The code of docs/PYTHON.md runs, in order, on a copy of the old runs."""
+"""The code blocks of docs/PYTHON.md run in order on a copy of the old runs."""
 
 from __future__ import annotations
 

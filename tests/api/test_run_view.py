@@ -1,4 +1,4 @@
-"""`toolkit.Run` and `toolkit.list_runs`: a run directory seen from Python."""
+"""Tests of `toolkit.Run` and `toolkit.list_runs`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_baseline_and_uncompared_runs_have_no_win_rate(old_runs):
 
 
 def test_evaluation_of_changed_weights_is_ignored(old_runs, tmp_path):
-    """After the run was made again, the comparison with the old one is not shown as the new one's."""
+    """If a run is recreated, a comparison of the old weights does not apply to it."""
     place = tmp_path / "runs"
     shutil.copytree(old_runs, place)
     assert tk.Run(place / "dpo").evaluation.compared is not None
@@ -125,7 +125,7 @@ def test_verify_reports_a_changed_file(old_runs, tmp_path):
 
 
 class Tags(html.parser.HTMLParser):
-    """The tags of a page, and whether they are closed in order."""
+    """Collects the tags of a page and checks that they are properly nested."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every 95% interval holds the truth in 93 to 97 % of simulated experiments."""
+"""Every 95% interval covers the true value in 93 to 97 % of simulated experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arms of the benchmark of pretraining train as their levers say, in every step."""
+"""The arms of the pretraining benchmark apply their options in every step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_arm_uses_the_configured_attention_and_gelu(monkeypatch, on):
     loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, counted_attention)
     try:
         step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))
-        gc.collect()  # what only the function that made the step held would be gone
+        gc.collect()  # objects held only by the function that built the step are gone
         for number in range(2):
             step(arms.tokens(SHAPE, number))
     finally:
@@ -52,7 +52,7 @@ def test_arms_start_with_equal_loss_and_learn():
 
     on = arms.Levers(logistic_gelu=True)
     ours, trainer = losses("ours", on), losses("Trainer", on)
-    assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target a row fewer
+    assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target fewer per row
     for name, levers in arms.without(on).items():
         found = losses("ours", levers)
         assert found[0] == pytest.approx(ours[0], rel=1e-3), name
@@ -65,7 +65,8 @@ def test_every_enabled_option_has_an_ablation_arm():
     off = arms.without(on)
     changed = {key for lever in off.values() for key in vars(on) if getattr(lever, key) != getattr(on, key)}
     assert changed == set(vars(on))
-    assert off["gelu_pytorch_tanh"].logistic_gelu is False  # else it would replace the other one as well
+    # Otherwise logistic_gelu would also replace gelu_new.
+    assert off["gelu_pytorch_tanh"].logistic_gelu is False
 
 
 def test_every_arm_trains_on_the_same_tokens():

@@ -1,4 +1,4 @@
-"""The score of a model of characters is exact, and the command line says what is missing."""
+"""Tests of the character-level score, the timing and the command line of the benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step read, told from manifest and corpus alone, against what the training really read."""
+"""`toolkit batch`: the rows computed from manifest and corpus match those of the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = [{"tokens": 256 * 2, "sequence_length": 8}]
 
 @pytest.fixture
 def seen(monkeypatch) -> dict[int, list[list[int]]]:
-    """{step from 1: the rows that the model was given}, filled while a training runs."""
+    """Return {step, starting at 1: input rows of the model}, filled during training."""
     rows_of: dict[int, list[list[int]]] = {}
     train_step = loop.train_step
 

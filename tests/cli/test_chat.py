@@ -1,4 +1,4 @@
-"""A conversation: through a pipe, in a real terminal, and what the model is shown of it."""
+"""`toolkit chat` through a pipe and in a terminal, and the context that the model receives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toolkit.inference.generation import GenerationSettings
 
 def slowly(*arguments, stream=sampling.stream, **settings):
     for token in stream(*arguments, **settings):
-        time.sleep(0.05)  # the model is so small that an answer would end before it is stopped
+        time.sleep(0.05)  # answers of the tiny model would end before they are stopped
         yield token
 
 def interrupt_beside():
@@ -143,7 +143,7 @@ def test_non_chat_models_print_a_warning(plain_folder, monkeypatch, capsys):
 
 
 class Terminal:
-    """A program in a terminal of its own."""
+    """A program in a pseudo-terminal."""
 
     def __init__(self, *arguments: str):
         self.master, slave = pty.openpty()
@@ -160,14 +160,14 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def wait_for(self, pattern: str, *, seconds: float = 60) -> str:
-        """Read until the new text matches; returns it."""
+        """Read until the new text matches a pattern, and return it."""
         deadline, new = time.monotonic() + seconds, ""
         while not re.search(pattern, new, re.DOTALL):
             assert time.monotonic() < deadline, f"{pattern!r} did not come in {new!r}"
             if select.select([self.master], [], [], 0.2)[0]:
                 try:
                     new += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:  # the other end is closed
+                except OSError:  # the other end was closed
                     break
         assert re.search(pattern, new, re.DOTALL), new
         return new
@@ -193,10 +193,10 @@ def terminal(folder):
 
 def test_terminal_ctrl_c_stops_the_answer_and_ctrl_d_exits(terminal):
     terminal.wait_for(r"/help.*> ")
-    terminal.write("/temperature 5\n")  # such an answer hardly ends by itself
+    terminal.write("/temperature 5\n")  # such an answer is unlikely to end before it is stopped
     terminal.wait_for(r"\[temperature 5.0\].*> ")
     terminal.write("the fox?\n")
-    # readline switches bracketed paste off after the line: the answer has begun with what is printed then
+    # readline disables bracketed paste after the line; output after that belongs to the answer
     terminal.wait_for(r"the fox\?\s+(\x1b\[\?2004l)?\s*[^\x1b\s]")
     terminal.write("\x03")
     terminal.wait_for(r"\[stopped\].*> ")
@@ -209,9 +209,9 @@ def test_terminal_ctrl_c_stops_the_answer_and_ctrl_d_exits(terminal):
 
 
 def test_ctrl_c_missed_by_readline_is_handled_at_the_prompt(terminal):
-    """It comes between the prompt and readline's select(), which then waits for a key."""
+    """The signal arrives between the prompt and readline's select(), which then waits for a key."""
     terminal.wait_for(r"/help.*> ")
-    time.sleep(0.5)  # the program is in select() by now
+    time.sleep(0.5)  # the program is in select() now
     terminal.process.send_signal(signal.SIGUSR1)
     terminal.wait_for(r"Ctrl-D ends.*> ", seconds=20)
 
@@ -230,7 +230,7 @@ def test_ctrl_c_outside_an_answer_does_not_exit(opened, monkeypatch, capsys):
         patch.setattr(conversation_module, "respond", interrupt)
         assert conversation_module.turn(conversation, interactive=True)
         monkeypatch.setattr(sys, "stdin", io.StringIO("the fox?\n"))
-        with pytest.raises(KeyboardInterrupt):  # a script that is interrupted ends
+        with pytest.raises(KeyboardInterrupt):  # an interrupted script exits
             conversation_module.turn(conversation, interactive=False)
     assert "Ctrl-D ends" in capsys.readouterr().err
     assert conversation_module.turn(conversation, interactive=True)

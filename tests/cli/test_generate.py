@@ -1,4 +1,4 @@
-"""Answers on stdout, everything else on stderr."""
+"""`toolkit generate`: answers on stdout, everything else on stderr."""
 
 from __future__ import annotations
 

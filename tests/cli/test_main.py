@@ -1,4 +1,4 @@
-"""The command line: verbs, exit statuses, what is said when something fails, and how fast it answers."""
+"""The command line: verbs, exit statuses, error messages and startup time."""
 
 import errno
 import importlib
@@ -28,7 +28,7 @@ def toolkit(*arguments, cwd=ROOT, **environment):
 
 @pytest.fixture
 def carried_out(monkeypatch):
-    """Replace the modules that carry out verbs; returns what they were called with."""
+    """Replace the modules that implement verbs and record the calls."""
     calls = []
 
     def replace(module, name, result=0):
@@ -44,7 +44,7 @@ def carried_out(monkeypatch):
     return replace
 
 
-# Fast, and nothing that needs it is there before it is needed
+# Startup time and lazy imports
 
 
 def test_help_is_fast_and_imports_no_large_library(worked):
@@ -101,7 +101,7 @@ def test_missing_verb_prints_the_overview(capsys):
     assert capsys.readouterr().err == main.OVERVIEW
 
 
-# What each verb is carried out with
+# Arguments passed to the implementation of each verb
 
 
 def test_run(carried_out, monkeypatch):
@@ -130,7 +130,7 @@ def test_plan(carried_out, monkeypatch, capsys):
 
 
 def test_report(carried_out, tmp_path, capsys):
-    """A folder's finished runs, in the order of the stages, and what is left out."""
+    """The report lists the finished runs of a folder in stage order."""
     for name in ("ppo", "corpus", "sft"):
         (tmp_path / name).mkdir()
         manifest = {"format": seal.FORMAT, "stage": name}
@@ -193,7 +193,7 @@ def test_command_line_paths_are_literal(carried_out, monkeypatch):
     assert [call[0][1] for call in calls] == [literal, given]
 
 
-# When something fails
+# Failures
 
 
 @pytest.mark.parametrize("error,status,said", [
@@ -324,7 +324,7 @@ def test_check_detects_cycles_and_accepts_checkpoints(tmp_path, capsys):
     assert "not checked" not in said
 
 
-# The recipes of the package
+# Shipped recipes
 
 
 def test_shipped_recipes_are_found_from_any_folder(tmp_path):
@@ -334,7 +334,7 @@ def test_shipped_recipes_are_found_from_any_folder(tmp_path):
 
 
 def test_shipped_recipes_are_in_the_installed_package(tmp_path, monkeypatch):
-    """As hatchling puts them there: toolkit/_recipes; the run keeps its name."""
+    """hatchling installs recipes in toolkit/_recipes; the run name does not change."""
     from toolkit.config import loader, shipped_recipes
 
     (tmp_path / "toolkit/_recipes/tiny").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The next-token table against the model's own logits."""
+"""The table of `toolkit next` matches the logits of the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_json_matches_the_model(folder, opened, capsys):
     ids = [opened.tokenizer.eos_token_id, *opened.tokenizer("the fox")["input_ids"]]
     logits = opened.model(torch.tensor([ids])).logits[0, -1].detach().double()
     allowed = [i for i in range(len(opened.tokenizer)) if i != opened.tokenizer.pad_token_id]
-    expected = torch.softmax(logits, 0)  # as in scoring: rows without a token and the padding count
+    expected = torch.softmax(logits, 0)  # as in scoring, the vocabulary padding counts
     top = expected[allowed].topk(5)
     assert [one["id"] for one in result["candidates"]] == [allowed[i] for i in top.indices.tolist()]
     np.testing.assert_allclose([one["probability"] for one in result["candidates"]], top.values, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""`toolkit runs`: the list, and what --clean removes."""
+"""`toolkit runs`: the list of runs and `--clean`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.runs import checkpoint, run_lock
 
 @pytest.fixture
 def two(runs):
-    """A sealed and an unfinished run."""
+    """Create a sealed and an unfinished run."""
     small_runs.make(small_runs.tokenizer("a/tokenizer"), runs)
     return unfinished(runs, name="b/tokenizer")
 

@@ -1,4 +1,4 @@
-"""Every mistake is reported at once, with its line, its key, its kind and a suggestion."""
+"""All errors of a recipe are reported together, with line, key, kind and suggestion."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from toolkit.config.loader import load
 
 
 def read_blocks(name):
-    """Return {case: text} of a file of cases, each below a line `== case`."""
+    """Parse a file of cases, each after a line `== case`, into {case: text}."""
     blocks = Path(__file__).with_name(name).read_text().split("\n== ")[1:]
     return dict(block.split("\n", 1) for block in blocks)
 
@@ -31,7 +31,7 @@ def problems_of(path, overrides=()):
 
 
 def outline(problem: Problem) -> str:
-    """Return line, key and kind of a problem, and what its message suggests."""
+    """Return line, key and kind of a problem, and the suggestion of its message."""
     suggested = re.search(r"did you mean (.+?)\?$", problem.what)
     parts = [problem.place.rpartition(":")[2], problem.key, problem.kind]
     return ": ".join(filter(None, parts)) + (f" -> {suggested[1]}" if suggested else "")

@@ -1,4 +1,4 @@
-"""Settings of another time: manifests and recipes are read through one table, here with planted entries."""
+"""Migration of added, renamed and removed settings, tested with planted history entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plant(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Make a sealed run whose manifest holds other settings than this version would write."""
+    """Create a sealed run whose manifest has settings of another version."""
 
     def make_with(loaded: LoadedRecipe, change: Callable[[dict[str, Any]], Any]) -> Path:
         write = manifest.settings
@@ -52,7 +52,7 @@ def made(tmp_path, monkeypatch):
 
 
 def state(loaded: LoadedRecipe, runs_dir: Path) -> str:
-    """`sealed`, or why the run is another one."""
+    """Return `sealed`, or the reason why the run differs."""
     try:
         kind = examine(loaded, runs_dir=runs_dir).kind
     except RunError as error:
@@ -116,7 +116,7 @@ def test_renamed_setting_is_migrated(plant, made, tmp_path):
         settings["merges"] = {"entries": settings.pop("vocab_size")}
 
     path = made(tokenizer(), before)
-    # renamed twice, and moved out of a mapping that is gone
+    # renamed twice, and moved out of a removed mapping
     plant(
         Renamed("tokenizer", "minimum", "least"),
         Renamed("tokenizer", "least", "min_frequency"),
@@ -142,7 +142,7 @@ def test_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
     said = str(caught.value)
     assert "lowercase: true (this setting was removed: text is read as it is)" in said
     assert "use the version of the toolkit that made the run" in said
-    assert seal.verify(path) == []  # its bytes are what they were
+    assert seal.verify(path) == []  # its bytes are unchanged
 
 
 def test_integer_one_differs_from_true(plant, made, tmp_path):
@@ -309,11 +309,11 @@ def test_removed_setting_on_the_command_line(plant, tmp_path, capsys):
         loader.load(file, ["lowercase=true"])
 
 
-# The table itself
+# The history table
 
 
 def settings_of(model: Any, prefix: str = "") -> dict[str, Any]:
-    """{key: default} of a recipe class, those of nested classes and of the entries of lists included."""
+    """Return {key: default} of a recipe class, including nested classes and list entries."""
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         default = "<required>" if info.is_required() else info.get_default(call_default_factory=True)
@@ -336,7 +336,7 @@ def test_every_changed_setting_is_in_the_history(stage):
     gone = {change.key for change in changes if isinstance(change, Removed | Renamed)}
 
     def above(key: str, known: set[str]) -> bool:
-        """Say whether an entry is about this key or about a mapping that holds it."""
+        """Return whether a history entry concerns this key or a mapping that contains it."""
         return any(key == one or key.startswith(f"{one}.") for one in known)
 
     if before:

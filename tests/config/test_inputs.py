@@ -1,4 +1,4 @@
-"""What a recipe names: local or on the Hub, data sources, references and files."""
+"""The inputs of a recipe: local or Hub names, data sources, references and files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The schema for editors: fresh, valid, and of one mind with the reader."""
+"""The JSON schema for editors is up to date, valid, and consistent with the recipe loader."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bases, overrides, folders, names."""
+"""The recipe loader: bases, overrides, folders and run names."""
 
 from pathlib import Path
 

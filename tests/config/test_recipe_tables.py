@@ -1,4 +1,4 @@
-"""docs/RECIPES.md: its tables are fresh, and every setting of the schema is in one of them."""
+"""The tables of docs/RECIPES.md are up to date and contain every setting."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every recipe that ships is read, checked and complete."""
+"""Every shipped recipe is valid and every shipped folder is complete."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A new stage is its own files and one entry of the table: nothing else names the stages."""
+"""Adding a stage needs only its own files and one registry entry."""
 
 import ast
 import json
@@ -34,7 +34,7 @@ RECIPES = {
 
 
 class ToyRecipe(schema.StageRecipe):
-    """A stage that this toolkit does not have."""
+    """The recipe of a toy stage."""
 
     stage: Literal["toy"]
     model: str
@@ -44,7 +44,7 @@ class ToyRecipe(schema.StageRecipe):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The table with a toy stage, and a folder with its recipes and its module."""
+    """Register a toy stage and create a folder with its recipes and module."""
     stage = Stage(
         "toy",
         ToyRecipe,
@@ -131,7 +131,7 @@ def test_producers_of_a_product():
 
 
 def stage_lists_of(path: Path) -> list[str]:
-    """Return every literal set, dict, list or tuple of a module with two or more names of stages."""
+    """Return every literal collection in a module that contains two or more stage names."""
     lists = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
@@ -142,7 +142,7 @@ def stage_lists_of(path: Path) -> list[str]:
 
 
 def test_no_other_module_lists_stages():
-    """Derive the list from `registry.STAGES` instead."""
+    """Modules must derive such lists from `registry.STAGES`."""
     modules = [path for path in PACKAGE.rglob("*.py") if path.name != "registry.py"]
     assert [line for path in modules for line in stage_lists_of(path)] == []
 

@@ -1,4 +1,4 @@
-"""The scalars are those of YAML 1.2's core schema, whatever PyYAML thinks."""
+"""Scalars follow the core schema of YAML 1.2 instead of PyYAML's YAML 1.1."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`trainer:` against the installed TRL, from the snapshot and without importing TRL."""
+"""`trainer:` settings are checked against the installed TRL without importing it."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ def read_cases():
 
 
 def outline(mistake: Mistake) -> str:
-    """Return key and kind of a mistake, and what its message suggests."""
+    """Return key and kind of an error, and the suggestion of its message."""
     suggested = re.search(r"did you mean (.+?)\?$", mistake.what)
     return f"{dotted(mistake.key)}: {mistake.kind}" + (f" -> {suggested[1]}" if suggested else "")
 
@@ -93,7 +93,7 @@ def test_all_errors_are_reported_together():
 
 
 def test_snapshot_matches_the_installed_trl():
-    """Also that a version without a snapshot is read from trl itself, with the same answer."""
+    """Reading the fields from an imported TRL gives the same result as the snapshot."""
     from toolkit.config import trl_fields
 
     described = trl_fields.describe()
@@ -126,7 +126,7 @@ def test_defaults_match_trl():
 
 
 def test_reserved_and_settable_keys_are_disjoint():
-    """What trainer_runner.py refuses or sets by itself must be refused here already."""
+    """Keys that trainer_runner.py refuses or sets must be refused by the recipe check."""
     source = ast.parse((PACKAGE / "stages/trainer_runner.py").read_text())
     owned = next(node.value for node in ast.walk(source) if isinstance(node, ast.Assign)
                  and getattr(node.targets[0], "id", "") == "owned")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reading annotation files: both layouts, several annotators, and what is wrong with a file by its line."""
+"""Reading annotation files: both layouts, several annotators, and errors with line numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of training rows: a pure function that visits every row once an epoch."""
+"""The order of training rows is a pure function that visits every row once per epoch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_each_row_occurs_once_per_epoch():
         assert len(set(starts.tolist())) == rows
         assert starts.min() >= 0 and starts.max() + 16 + 1 <= 1000
         assert len(set((starts % 16).tolist())) == 1
-    assert set(order.starts(0, rows)) != set(order.starts(1, rows))  # the cuts fall elsewhere
+    assert set(order.starts(0, rows)) != set(order.starts(1, rows))  # other batch boundaries
 
 
 def test_order_does_not_depend_on_batch_size():

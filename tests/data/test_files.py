@@ -1,4 +1,4 @@
-"""Local sources: which files a name means, and errors that say where and what to do."""
+"""Local data sources: name resolution, file formats and error messages."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Token shards: what goes in comes out, across files, after a kill, and not when damaged."""
+"""Token shards: round trips across files, resuming after a kill, and detection of damage."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_killed_writer_resumes_from_its_state(tmp_path):
         for number in range(stop):
             writer.add(DOCUMENT_IDS[number], num_bytes=10 * number, logprob=-1.5 * number)
         state = json.loads(json.dumps(writer.state()))
-        writer.add([9] * 30, num_bytes=5)  # what a kill leaves behind the last state
+        writer.add([9] * 30, num_bytes=5)  # data after the last state, left by a kill
         writer.state()
         again = TokenWriter(folder, vocab_size=300, end_id=0, shard_tokens=7, state=state)
         for number in range(stop, len(DOCUMENT_IDS)):

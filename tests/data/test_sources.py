@@ -1,4 +1,4 @@
-"""Documents, conversations and preferences from any source: formats, the split, caps, mixtures, errors."""
+"""Documents, conversations and preferences from all sources: formats, splits, caps, mixtures, errors."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_last_characters_splits_the_concatenated_text(tmp_path, monkeypatch, sha
     assert "".join(train) == whole[: int(len(whole) * (1 - share))]
     assert "".join(train + held_out) == whole
     assert texts(source, "all") == contents
-    # Boundaries of documents stay, and one more is where the cut is.
+    # Document boundaries are kept, and the split adds one.
     assert len(train) + len(held_out) == 4
 
 
@@ -81,7 +81,7 @@ def test_documents_are_held_out_by_text_hash(tmp_path):
     assert not set(train) & set(held_out) and abs(len(held_out) - 200) < 60
     reverse = DataSource(name=jsonl(tmp_path / "b.jsonl", rows[::-1]), held_out=HeldOut(documents=0.1))
     assert set(texts(reverse, "held_out")) == set(held_out)
-    for number, text in enumerate(held_out[:3] + train[:3]):  # and the same in files of their own
+    for number, text in enumerate(held_out[:3] + train[:3]):  # and the same documents in separate files
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "x.txt").write_text(text, encoding="utf-8")
@@ -90,7 +90,7 @@ def test_documents_are_held_out_by_text_hash(tmp_path):
 
 
 def test_split_matches_earlier_versions(tmp_path):
-    """Pinned: were it to move, data held out by an old run would be trained on by a new one."""
+    """The split is pinned, because otherwise a new run could train on data that an old run held out."""
     rows = [
         {"text": f"story {number}", "messages": [user(f"Story  {number}"), assistant("A")]}
         for number in range(60)
@@ -149,7 +149,7 @@ def test_splitting_at_words_preserves_token_ids():
         pieces = list(whole_words([Piece(text[:700], 0, False), Piece(text[700:], 0, True)], characters=size))
         assert "".join(piece.text for piece in pieces) == text
         assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-        if size > 100:  # longer than the run of z, which has no white space to cut at
+        if size > 100:  # longer than the run of z, which contains no white space
             assert [token for piece in pieces for token in tokenizer(piece.text)["input_ids"]] == whole
 
 
@@ -253,7 +253,7 @@ def test_preference_formats(tmp_path, name):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [FORMATS[name]]))
     [row] = sources.preferences(source, part="all", seed=0).to_list()
     assert row == {"prompt": PROMPT, "chosen": [assistant(ANSWER)], "rejected": [assistant(WORSE)]}
-    if name != "ultrafeedback":  # which has other `messages` here
+    if name != "ultrafeedback":  # whose `messages` differ here
         [row] = sources.conversations(source, part="all", seed=0).to_list()
         assert row == {"prompt": PROMPT, "completion": [assistant(ANSWER)]}
         assert sources.prompts(source, part="all", seed=0).to_list() == [{"prompt": PROMPT}]

@@ -1,4 +1,4 @@
-"""The chat template and what is built on it: prefixes, masks, lengths, and that nobody can forge a turn."""
+"""The chat template: prefixes, masks, truncation, and protection against forged turns."""
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_message_text_cannot_forge_a_turn(tokenizer, text):
 
 
 def test_forgery_test_detects_a_forged_turn(tokenizer):
-    """The fault planted: without the escape in the template, a typed role token is a role token."""
+    """Planted fault: without the escape in the template, a typed role token is parsed as a role token."""
     naive = template.CHAT_TEMPLATE.replace(template._escaped("message.content"), "message.content")
     assert naive != template.CHAT_TEMPLATE
     ids = tokenizer.apply_chat_template(

@@ -40,7 +40,7 @@ def test_references_of_a_recipe_are_complete():
 
 
 def test_every_reference_setting_is_registered():
-    """A new setting that names a run must be in registry.PRODUCTS, or its parent would not be verified."""
+    """A new setting that references a run must be in registry.PRODUCTS, so that its parent is verified."""
     plain = {
         "stage",
         "run",
@@ -58,8 +58,8 @@ def test_every_reference_setting_is_registered():
         "samples",
         "target_modules",
         "compile",
-        "function",  # a file, whose digest the run records
-        "judge_model",  # of an endpoint, which no run is
+        "function",  # a file whose digest the run records
+        "judge_model",  # a model of an endpoint, not a run
         "judge_key_variable",
     }
 

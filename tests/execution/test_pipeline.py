@@ -1,4 +1,4 @@
-"""The recipes for 124M parameters, run whole at toy size by overrides alone; then the verbs on the runs."""
+"""The recipes for 124M parameters run at toy size with overrides, followed by the verbs on the runs."""
 
 import json
 import os
@@ -110,7 +110,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Start Python in a process of its own, with the toolkit of this checkout."""
+    """Start Python in a subprocess with the toolkit of this checkout."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -123,7 +123,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def command(stage: str, files: dict[str, Path]) -> list[str]:
-    """The arguments that run a recipe of recipes/gpt2-124m at toy size."""
+    """Return the arguments that run a recipe of recipes/gpt2-124m at toy size."""
     sources = {"tokenizer": "web", "corpus": "web", "sft": "chats"}
     words = ["run", str(ROOT / "recipes" / "gpt2-124m" / f"{stage}.yaml"), *TOY[stage], "threads=1"]
     if stage not in ("tokenizer", "corpus"):
@@ -137,7 +137,7 @@ def command(stage: str, files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def toy_runs(tmp_path_factory) -> Path:
-    """All stages, one after the other in a single process: importing torch and TRL takes 8 s of CPU time."""
+    """Run all stages in a single process, because importing torch and TRL takes 8 s of CPU time."""
     folder = tmp_path_factory.mktemp("toy")
     files = write_hub_like_files(folder)
     commands = [command(stage, files) for stage in TOY]
@@ -148,7 +148,7 @@ def toy_runs(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def toolkit(monkeypatch, capfd):
-    """Run the command line in this process; returns exit status, stdout and stderr."""
+    """Run the command line in this process and return exit status, stdout and stderr."""
 
     def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         monkeypatch.chdir(cwd)
@@ -224,9 +224,8 @@ def test_two_processes_produce_a_sealed_run(toy_runs, toolkit, stage):
     run = folder / "runs" / "two" / stage
     assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
     assert toolkit("verify", str(run), cwd=folder).returncode == 0
-    ours, alone = (
-        json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage)
-    )  # the same batches: the same numbers but for rounding
+    # The same batches give the same numbers up to rounding.
+    ours, alone = (json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage))
     for key in ("bits_per_byte", "held_out_loss"):
         if key in alone:
             assert ours[key] == pytest.approx(alone[key], rel=2e-3)

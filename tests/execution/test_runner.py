@@ -26,7 +26,7 @@ ORDER = ["tokenizer", "corpus", "pretrain"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of recipes whose alphabetical order is not their order."""
+    """Create a folder of recipes whose alphabetical order differs from their reference order."""
     recipes = tmp_path / "recipes" / "t"
     recipes.mkdir(parents=True)
     (tmp_path / "data.txt").write_text("hello\n")
@@ -46,7 +46,7 @@ def start(folder: Path, recipe: str, *words: str, launcher: tuple[str, ...] = ()
 
 
 def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
-    """Return what it printed when it ends, or end it; its stages end with it."""
+    """Wait for the process and return its output; kill it and its stages on failure."""
     try:
         out, err = process.communicate(timeout=150)
     finally:
@@ -109,7 +109,7 @@ def test_killing_the_folder_runner_kills_its_stage_and_frees_the_lock(folder):
     process = start(folder, "recipes/t", TOY_STOP_AT="1")
     wait_for_step(process, 1)
     process.kill()
-    finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
+    finish(process, -signal.SIGKILL)  # returns only after the stage has also closed the pipe
     _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "resuming from step 1" in err and seal.verify(folder / "runs/t/tokenizer") == []
 
@@ -130,7 +130,7 @@ def test_full_disk_prints_one_message(folder):
 
 @pytest.fixture
 def here(folder, monkeypatch):
-    """In this process, with the toy of the corpus stage for both."""
+    """Runs in this process, with the toy corpus stage for both recipes."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(runner, "_prepare", lambda recipe: None)
 
@@ -179,14 +179,14 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
-    # Each stage is given the overrides that its recipe took.
+    # Each stage gets the overrides that apply to its recipe.
     monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
     run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
         ["run", "recipes/t/tokenizer.yaml", "seed=7", "--runs-dir", "runs"],
         ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
     ]
-    # All runs were emptied at once: interrupted, the folder goes on without --fresh.
+    # All runs were cleared first, so an interrupted folder resumes without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
 
 
@@ -301,7 +301,7 @@ def test_threads_are_kept_unless_the_process_count_changed(here, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("needed", [True, False])
 def test_prestarted_process_waits_for_its_stage(here, needed):
-    """It has loaded the stage and written nothing; then it is an ordinary run, or gone."""
+    """A prestarted process has imported the stage and written nothing; it then runs or exits."""
     loaded = loader.load("recipes/t/tokenizer.yaml", [])
     options = launching.RunOptions(Path("runs"))
     preloaded = launching.PreloadedStage(loaded, options)
@@ -320,7 +320,7 @@ LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
 
 @pytest.fixture
 def tokens(here) -> Path:
-    """A sealed corpus, and a recipe that trains on it."""
+    """Create a sealed corpus and a recipe that trains on it."""
     (here / "recipes" / "t" / "pretrain.yaml").write_text(
         "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n"
     )
@@ -342,12 +342,12 @@ def test_two_processes_print_one_refusal(tokens):
 def test_invalid_recipe_is_reported_once_by_two_processes(tokens):
     (tokens / "recipes" / "t" / "pretrain.yaml").write_text("stage: pretrain\n")
     process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
-    _, err = finish(process, 1)  # torchrun's own status is 1
+    _, err = finish(process, 1)  # torchrun exits with 1
     assert err.count("train_tokens: is required") == 1
 
 
 def test_two_processes_run_one_stage(tokens):
-    """That both take part, and one opens, seals and speaks."""
+    """Both processes take part; only one opens and seals the run and prints."""
     folder = tokens
     process = start(folder, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
     out, err = finish(process, 0)

@@ -1,4 +1,4 @@
-"""Scoring against a naive reference: each token once, any window, any batch."""
+"""Scoring matches a naive reference for any window and batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ END = 3
 def model():
     settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16)
     model = build(settings, vocab_size=100, seed=5, end_id=END, pad_id=0).eval()
-    with torch.no_grad():  # an untrained model is nearly uniform, whatever it sees
+    with torch.no_grad():  # an untrained model is nearly uniform for any input
         for parameter in model.parameters():
             parameter.mul_(8)
     return model
@@ -34,7 +34,7 @@ def documents():
 
 @torch.no_grad()
 def naive(model, document, window, stride, *, prefix=True, end=True):
-    """One token at a time, by the window that first reaches it; the last window ends with the document."""
+    """Score one token at a time in the first window that contains it; the last window is full."""
     sequence = ([END] if prefix else []) + list(document) + ([END] if end else [])
     total = 0.0
     for place in range(1, len(sequence)):
@@ -79,11 +79,12 @@ def test_batches_contain_every_row_once_with_little_padding():
     padded = [len(batch) * max(len(rows[index].inputs) for index in batch) for batch in batches]
     assert max(padded) <= 2048 and sum(padded) < 1.15 * sum(len(row.inputs) for row in rows)
     dozen = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in range(80, 200, 10)]
+    # A single batch would have a third of padding.
     assert [len(batch) for batch in logprobs_module._batches(dozen, 2048)] == [
         4,
         4,
         4,
-    ]  # one would be a third padding
+    ]
     long = [logprobs_module._Row(np.zeros(500), np.ones(1))] * 3
     assert [len(batch) for batch in logprobs_module._batches(long, 100)] == [1, 1, 1]
 
@@ -94,7 +95,7 @@ def test_uniform_model_scores_log_vocabulary(documents):
     with torch.no_grad():
         uniform.transformer.wte.weight.zero_()
     got = logprobs_module.score_documents(uniform, documents, prefix_id=END, end_id=END, window=16)
-    # 100 entries are padded to 128, and the padded ones count against the model
+    # 100 entries are padded to 128, and the padding counts against the model
     np.testing.assert_allclose(got, [(len(document) + 1) * np.log(128) for document in documents], rtol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Sampling: rows are independent of their batch, streams are seeded, forbidden entries never appear."""
+"""Sampling: rows are independent of their batch, seeded, and never contain forbidden tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model() -> GPT2LMHeadModel:
 
 
 def reference_answer(model, prompt, *, seed, steps, temperature):
-    """One row, no cache, no padding: the plainest loop."""
+    """Sample one row without cache and padding."""
     ids, nats = list(prompt), []
     numbers = np.random.Generator(np.random.Philox(key=seed)).random(steps)
     for number in numbers:
@@ -67,7 +67,7 @@ def test_sampling_matches_a_per_row_loop(model, temperature):
 
 
 def test_some_answers_end_early_and_some_do_not(model):
-    """Or the tests above would not exercise the dropping of rows."""
+    """The tests above must exercise rows that finish early."""
     answers = generate(model, PROMPTS * 4, seed=0, max_new_tokens=20, **IDS)
     assert 0 < sum(answers.ended) < len(answers.ended)
     assert len({len(ids) for ids in answers.ids}) > 5
@@ -118,7 +118,7 @@ def test_sample_frequencies_match_model_probabilities(model):
 def test_padding_and_entries_beyond_the_vocabulary_are_never_sampled(model):
     model_with_bias = GPT2LMHeadModel(model.config).eval()
     model_with_bias.generation_config.suppress_tokens = list(range(VOCAB, 64))
-    with torch.no_grad():  # all rows alike: a forbidden token would come in 17 of 64 draws
+    with torch.no_grad():  # with equal rows a forbidden token would occur in 17 of 64 draws
         model_with_bias.lm_head.weight.copy_(torch.ones(64, 32) * 1e-3)
     answers = generate(model_with_bias, [[3]] * 200, seed=2, max_new_tokens=5, end_id=None, pad_id=PAD)
     drawn = {token for ids in answers.ids for token in ids}
@@ -142,7 +142,7 @@ def test_restrict_matches_hand_computed_values():
     assert kept(top_k=0, top_p=0.6) == [[True, False, True, False], [False, False, True, True]]
     assert kept(top_k=0, top_p=0.5) == [[True, False, False, False], [False, False, True, True]]
     assert kept(top_k=1, top_p=0.9) == [[True, False, False, False], [False, False, False, True]]
-    # after top_k=2 the second row's largest is 4/7 = 0.571: alone it reaches 0.55
+    # after top_k=2 the largest of the second row is 4/7 = 0.571, which exceeds 0.55
     assert kept(top_k=2, top_p=0.55)[1] == [False, False, False, True]
 
 

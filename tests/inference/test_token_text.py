@@ -1,4 +1,4 @@
-"""Streaming text: nothing is lost, nothing is shown by half."""
+"""Streaming text: no text is lost and no partial character is emitted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEXTS = ["the fox and the bear", "きつねと熊🦊🦊! é", "  two  spaces\n
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tokenizer that cuts characters in two."""
+    """Return a tokenizer that splits multi-byte characters."""
     return learn(["the fox and the bear, the fox and the hare. " * 5], vocab_size=280)
 
 

@@ -1,4 +1,4 @@
-"""The model that pretraining starts from: reproducible, counted exactly, padded honestly."""
+"""The initial GPT-2: reproducible weights, parameter counts and vocabulary padding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_initialization_depends_only_on_the_seed():
     torch.set_rng_state(state)
     before = torch.get_rng_state()
     build(SMALL, vocab_size=100, seed=7, end_id=0)
-    assert torch.equal(before, torch.get_rng_state())  # the global generator is not touched
+    assert torch.equal(before, torch.get_rng_state())  # the global generator is unchanged
 
 
 def test_initial_weights():
@@ -82,7 +82,7 @@ def test_sinusoidal_position_shift_is_linear():
     sines, cosines = table[:, :16] / (0.02 * 2**0.5), table[:, 16:] / (0.02 * 2**0.5)
     assert sines[0].abs().max() == 0 and sines[1, 0].item() == pytest.approx(0.8414709848, rel=1e-6)  # sin 1
     steps = 64.0 ** -(torch.arange(16).double() / 16)  # radians from one position to the next
-    turned = sines[:-1] * steps.cos() + cosines[:-1] * steps.sin()  # a rotation: the same at every position
+    turned = sines[:-1] * steps.cos() + cosines[:-1] * steps.sin()  # the same rotation at every position
     assert (turned - sines[1:]).abs().max() < 1e-5
     plain = build(settings.model_copy(update={"position_init": "normal"}), vocab_size=100, seed=0, end_id=0)
     assert torch.equal(plain.transformer.wte.weight, model.transformer.wte.weight)

@@ -1,4 +1,4 @@
-"""Model folders: what is written is what is read, and every broken one is refused with words."""
+"""Model folders round-trip, and damaged folders are refused with clear messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimate of memory against what processes really take."""
+"""The memory estimate matches the measured memory of processes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ print(host_memory.process_memory("VmHWM") - before)
         {"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False,
         marks=pytest.mark.slow,
     ),
-    pytest.param(  # logits one block at a time
+    pytest.param(  # blocks of logits
         {"width": 64, "batch_tokens": 8192}, 32768, False, marks=pytest.mark.slow
     ),
 ])  # fmt: skip
@@ -86,7 +86,7 @@ def test_memory_estimate_is_close_to_measured_growth(settings, vocab_size, bf16)
 
 
 def test_optimizer_state_memory():
-    """AdamW keeps two moments of every weight; Muon one of the 12 w^2 weights in a block's matrices."""
+    """AdamW keeps two moments per weight; Muon keeps one for the 12 w^2 matrix weights of a block."""
     adamw, muon = (
         memory.estimate(recipe(optimizer={"name": name}), vocab_size=4096, bf16=False)
         for name in ("adamw", "muon")
@@ -103,7 +103,7 @@ def peak(tokens, **settings):
 
 
 def test_largest_micro_batch_that_fits():
-    """256 rows; half as many or fewer would fit too. Measuring needs as much as some 16 rows."""
+    """256 rows fit; evaluation needs the memory of about 16 rows."""
     batch = {"batch_tokens": 2**16}
     for tokens in (2**14, 2**15, 2**16):
         assert memory.fitting_micro_batch(recipe(**batch), peak(tokens, **batch), **FOUND) == tokens
@@ -112,13 +112,13 @@ def test_largest_micro_batch_that_fits():
 
 def test_suggested_micro_batch_divides_the_share_and_suits_exact():
     row = 2**8
-    # logits whole: in blocks a larger micro batch can need less
+    # all logits at once: with blocks a larger micro-batch can need less memory
     batch = {"batch_tokens": 384 * row, "speed": {"background_saves": False, "head_block_tokens": 0}}
     most = peak(192 * row, **batch) - 1
     assert memory.fitting_micro_batch(recipe(**batch), most, **FOUND) == 128 * row  # a third
     exact = {"exact": True, "threads": 1, **batch}
     most = peak(192 * row, **exact) - 1
-    # three parts are no tree
+    # three parts do not form a binary tree
     whole = recipe(micro_batch_tokens=384 * row, **exact)
     assert memory.fitting_micro_batch(whole, most, **FOUND) == 96 * row
 
@@ -152,7 +152,7 @@ def test_memory_errors_are_recognized():
     )
 
 
-# PyTorch 2.13's words (c10/cuda/CUDACachingAllocator.cpp)
+# message of PyTorch 2.13 (c10/cuda/CUDACachingAllocator.cpp)
 CUDA = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
     "9.50 GiB is free. Including non-PyTorch memory, this process has 69.50 GiB memory in use. Of the "

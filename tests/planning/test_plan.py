@@ -1,4 +1,4 @@
-"""`toolkit plan` counts what the built models really have."""
+"""`toolkit plan` matches the parameters and operations of the models."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def test_flops_are_six_per_weight_and_attention():
 
 
 def planned(path, *overrides, **question) -> tuple[dict[str, StagePlan], Plan]:
-    """Return {stage: row} and the whole plan."""
+    """Return {stage: row} and the complete plan."""
     whole = plan_recipes(path, overrides, question=Question(**question))
     return {row.stage: row for row in whole.stages}, whole
 
@@ -81,7 +81,7 @@ def test_doubling_the_tokens_doubles_the_work():
 
 
 def test_length_warmup_reduces_flops():
-    """Half of the tokens in rows of 64 instead of 256: 12 L w (256 - 64) operations less for each of them."""
+    """Half of the tokens are in rows of 64 instead of 256, each with 12 L w (256 - 64) fewer operations."""
     folder = load_folder(RECIPES / "tiny", ["train_tokens=200000"])
     place = next(index for index, loaded in enumerate(folder) if loaded.recipe.stage == "pretrain")
     usual = plan(folder, neighbours=folder)[place]
@@ -104,7 +104,7 @@ def test_counting_does_not_import_torch():
 
 
 def test_money_is_price_times_processes_times_hours():
-    """Without a probe a recipe for a GPU is timed at an assumed speed, and says so."""
+    """Without a probe, the time of a recipe for a GPU uses an assumed speed, with a note."""
     rows, total = planned(RECIPES / "gpt2-124m", probe=False, price=2.5, processes=8)
     row = rows["pretrain"]
     assert row.basis == "assumed" and "assumed 40%" in row.note and "each GPU" in row.note
@@ -175,12 +175,12 @@ def test_missing_gpu_is_not_probed():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_planned_time_matches_a_real_run(tmp_path):
-    """Planned before and after it: the machine may have other work, and the time lies near one of the two."""
+    """Plans are made before and after the run, because the load may change; one must be close."""
     runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
     small = ["data.examples=2000"]
     call("run", RECIPES / "tiny/tokenizer.yaml", *small, "vocab_size=1024", "--runs-dir", runs)
     call("run", RECIPES / "tiny/corpus.yaml", *small, "data.held_out_examples=100", "--runs-dir", runs)
-    # two threads that wait for each other on cores with other work took 100 times as long, and so did a probe
+    # with other load on the cores, two threads took 100 times as long, and so did a probe
     overrides = ["train_tokens=204800", "threads=1"]
     before = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
     call("run", path, *overrides, "--runs-dir", runs)

@@ -1,4 +1,4 @@
-"""`PPOTrainer` as a user of TRL's trainers meets it: rewards, data, callbacks, evaluation, refusals."""
+"""The public interface of `PPOTrainer`: rewards, data, callbacks, evaluation, validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def early_letters(prompts, completions, completion_ids, **columns):
-    """How many of the 12 characters lie from a to m: 13 of the 256 bytes."""
+    """Return the number of characters from a to m (13 of the 256 bytes)."""
     return [sum("a" <= letter <= "m" for letter in each[0]["content"]) for each in completions]
 
 
@@ -114,7 +114,7 @@ def test_critic_options(make_trainer, world):
 
 
 def test_evaluation_and_stopping_are_deferred_to_the_end_of_a_rollout(make_trainer, world):
-    """Trainer's own callbacks work; what they ask for in the middle of a rollout is done at its end."""
+    """Trainer callbacks work; requests during a rollout take effect at its end."""
     steps: dict[str, list[int]] = {"save": [], "evaluate": [], "log": []}
 
     class Look(TrainerCallback):
@@ -140,7 +140,7 @@ def test_evaluation_and_stopping_are_deferred_to_the_end_of_a_rollout(make_train
 
 
 def test_best_checkpoint_by_held_out_judge_is_loaded_at_the_end(make_trainer):
-    """transformers' own setting, with a judge that likes the first of five rollouts best."""
+    """Uses the transformers setting with a judge that prefers the first of five rollouts."""
     said = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
 
     def judge(prompts, completions, completion_ids, **columns):

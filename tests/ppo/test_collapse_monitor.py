@@ -1,4 +1,4 @@
-"""When a training is stopped, and what is said before."""
+"""The collapse monitor: warnings and stopping."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def episodes(*answers):
 def test_repetition_is_measured_within_an_answer():
     once, again = list(range(8)), [1, 2, 3, 4] * 2
     assert collapse_monitor.diversity(episodes(once))["repetition"] == 0
-    assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(
-        1 / 5
-    )  # of 5 grams the last is the first
+    # The last of 5 n-grams equals the first.
+    assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(1 / 5)
     assert collapse_monitor.diversity(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
     assert collapse_monitor.diversity(episodes([7], [7, 7, 7]))["repetition"] == 0
     assert collapse_monitor.diversity(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
@@ -82,7 +81,7 @@ def often_a(prompts, completions, completion_ids, **columns):
 
 @pytest.mark.slow
 def test_policy_repeating_one_letter_is_stopped(make_trainer, caplog):
-    """A real collapse: nothing but a letter is paid for, the learning rate is far too high."""
+    """A real collapse: only one letter is rewarded, and the learning rate is far too high."""
     settings = {"episodes": 640, "learning_rate": 0.02, "kl_coefficient": 0.0, "missing_end_penalty": 0.0}
     with pytest.raises(ToolkitError, match="of the answers' text was repetition"):
         make_trainer(reward_funcs=often_a, **settings).train()

@@ -1,4 +1,4 @@
-"""A held-out judge between rollouts: what it sees, when it stops a training, which weights are kept."""
+"""Early stopping by a held-out judge: its evaluations, stopping and the kept weights."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_run_killed_between_model_and_seal_finishes(opened, recipe, judge):
 
 
 def test_best_weights_referenced_by_the_last_checkpoint_are_kept(opened, recipe, judge, monkeypatch):
-    """Until that is sealed: a run that was resumed must be able to go back there once more."""
+    """They are kept until the next checkpoint is sealed, because a resumed run may need them again."""
     settings = recipe(early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, **SETTINGS)
     needed = []
     begin = EarlyStopping.on_train_begin
@@ -112,4 +112,4 @@ def test_best_weights_referenced_by_the_last_checkpoint_are_kept(opened, recipe,
 
     monkeypatch.setattr(EarlyStopping, "on_train_begin", noted)
     run_twice(opened, settings, monkeypatch)
-    assert [kept == best for kept, best in needed] == [False, False, True]  # whole, cut, resumed
+    assert [kept == best for kept, best in needed] == [False, False, True]  # uninterrupted, killed, resumed

@@ -1,6 +1,6 @@
-"""The tests of PPO's properties fail where the property does not hold: a fault is planted for each.
+"""Mutation tests: for each property of PPO, a planted fault makes the test of the property fail.
 
-Every fault is one replacement in a copy of the package, which has to be found there exactly once.
+Every fault is one replacement in a copy of the package; the original text must occur exactly once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each equation against numbers worked out by hand, and its gradient where clipping matters."""
+"""Each equation and the clipped gradients match hand-computed values."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ RATIOS = [0.5, 0.9, 1.0, 1.1, 1.5]
     ],
 )
 def test_policy_loss_and_its_gradient(advantage, loss, gradient):
-    """d/dlogprob = -A ratio; but 0 above 1 + eps where A > 0, and below 1 - eps where A < 0."""
+    """d/dlogprob = -A ratio, but 0 above 1 + eps if A > 0 and below 1 - eps if A < 0."""
     old = torch.full((5,), -1.5)
     logprobs = (old + torch.log(torch.tensor(RATIOS))).requires_grad_()
     actual, clipped = losses.policy_losses(logprobs, old, torch.full((5,), advantage), clip_range=0.2)

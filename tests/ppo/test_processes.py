@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same tokens, and the same numbers and weights beyond rounding."""
+"""Two processes train like one: the same tokens, and equal numbers and weights up to rounding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.runs import metrics
 
 
 def launch(settings, tmp_path):
-    """The folder of a run on two processes."""
+    """Return the folder of a run on two processes."""
     content = settings.model_dump(exclude_none=True, exclude_defaults=True, mode="json")
     path = tmp_path / "ppo.yaml"
     path.write_text(yaml.safe_dump({"stage": "ppo", "run": "t/ppo", **content}))

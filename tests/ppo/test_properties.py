@@ -1,7 +1,7 @@
-"""What makes PPO right, one property a test; tests/ppo/test_faults.py plants a fault for each of them.
+"""The properties of PPO, one per test; tests/ppo/test_faults.py plants a fault for each of them.
 
-The equations alone (2, 9, 10: advantages, clipping, value clipping) are in test_losses.py, 16 to 19 in
-test_training.py, and two processes (7, 11, 20) in test_processes.py. Numbers as in docs/PPO.md.
+The equations (2, 9, 10: advantages, clipping, value clipping) are in test_losses.py, 16 to 19 in
+test_training.py, and two processes (7, 11, 20) in test_processes.py. The numbers are those of docs/PPO.md.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def test_gradient_does_not_depend_on_micro_batches(make_trainer, kl_in):
     trainer = make_trainer(rollout_examples=32, minibatches=1, entropy_coefficient=0.1, kl_in=kl_in)
     episodes = trainer.collect_rollout()
     assert len({len(episode.answer_ids) for episode in episodes}) > 4
-    for episode in episodes:  # away from ratio 1, where the loss is plain
+    for episode in episodes:  # away from ratio 1, where clipping has no effect
         episode.arrays["logprobs"] = episode.arrays["logprobs"] + np.float32(0.15)
     whole = gradient(trainer, episodes, 32)
     for size in (1, 5, 16):
@@ -173,7 +173,7 @@ def test_gradient_does_not_depend_on_micro_batches(make_trainer, kl_in):
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_gradient_is_the_token_mean_gradient(make_trainer, critic):
-    """Against a loop over single episodes with the model's own logits."""
+    """Compares with a loop over single episodes that uses the logits of the model."""
     trainer = make_trainer(value_coefficient=0.3, critic=critic)
     episodes = trainer.collect_rollout()
     actual = gradient(trainer, episodes, 8)
@@ -213,7 +213,8 @@ def test_steps_are_epochs_times_minibatches_and_each_epoch_reads_all_answers(mak
 def test_remaining_updates_are_skipped_above_target_kl(make_trainer):
     trainer = make_trainer(target_kl=1e-12)
     rows = train(trainer)
-    assert trainer.progression.rollouts == 4 and trainer.state.global_step == 4 * 2  # the first moves nothing
+    # KL is 0 before the first update of a rollout.
+    assert trainer.progression.rollouts == 4 and trainer.state.global_step == 4 * 2
     assert [row["episodes"] for row in rows] == [8, 16, 24, 32]
     assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(0)
     assert make_trainer(target_kl=1e9).train().global_step == 16
@@ -263,7 +264,7 @@ def test_dropout_is_disabled_everywhere(make_trainer):
     "changes", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.8, "temperature": 1.3}]
 )
 def test_policy_and_reference_use_the_full_tempered_distribution(make_trainer, changes):
-    """Top-k and top-p choose what is sampled; ratio and KL are of softmax(logits / T) before them."""
+    """Top-k and top-p restrict sampling; ratio and KL use the full softmax(logits / T)."""
     trainer = make_trainer(**changes)
     policy, tokenizer = trainer.model.policy, trainer.processing_class
     for episode in trainer.collect_rollout():

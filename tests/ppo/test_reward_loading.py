@@ -1,4 +1,4 @@
-"""Rewards that a recipe names."""
+"""Loading the rewards of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RLOO and GRPO from the ppo stage: TRL's trainers, with what TRL gets wrong for GPT-2 put right."""
+"""RLOO and GRPO in the ppo stage: TRL's trainers with fixes for left-padded GPT-2 inputs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_run_outputs(opened, grouped, world, algorithm):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_resumed_run_is_bitwise_identical(opened, grouped, world, monkeypatch, algorithm):
-    """It goes on in the second pass over six prompts, of which a rollout answers four."""
+    """The run resumes in the second pass over six prompts, with four prompts per rollout."""
     data = {"name": str(world / "prompts.jsonl"), "examples": 6}
     settings = grouped(algorithm, checkpoint_every_steps=2, data=data)
     whole = run_stage(opened, settings, "whole")
@@ -85,7 +85,7 @@ def test_resumed_run_is_bitwise_identical(opened, grouped, world, monkeypatch, a
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_left_padded_rows_get_position_ids(opened, grouped, monkeypatch, algorithm):
-    """TRL reads the answers of short prompts as if the padding were text; here they are read as sampled."""
+    """TRL counts padding as positions for short prompts; the toolkit uses the positions of sampling."""
     read = []
     base = rloo_grpo.CLASSES[algorithm][1]
     inside = base._generate_and_score_completions
@@ -109,7 +109,7 @@ def test_left_padded_rows_get_position_ids(opened, grouped, monkeypatch, algorit
     settings = grouped(algorithm, minibatches=1)
     run_stage(opened, settings)
     rows, state = read[-1]
-    assert len({len(prompt) for prompt, _, _ in rows}) > 1  # else there is no padding
+    assert len({len(prompt) for prompt, _, _ in rows}) > 1  # otherwise there is no padding
     policy, _ = load_causal_lm((settings.model, None))
     policy.load_state_dict(state, strict=False)
     for prompt, answer, logprobs in rows:
@@ -120,7 +120,7 @@ def test_left_padded_rows_get_position_ids(opened, grouped, monkeypatch, algorit
 
 
 def test_objective_matches_the_ppo_reward(opened, grouped, monkeypatch):
-    """Normalised by the first rollout, one less without an end."""
+    """Rewards are normalized by the first rollout, with a penalty of one for a missing end."""
     seen = []
     reward = rloo_grpo._reward
 
@@ -157,11 +157,12 @@ def test_metrics_of_two_rollouts_are_averaged(opened, grouped, algorithm):
         for every in (1, 2)
     )
     each, pairs = (metrics.read(path / "metrics.jsonl") for path in (one, two))
-    assert [row["step"] for row in pairs] == [4, 8, 16]  # the first rollout always has a row of its own
+    assert [row["step"] for row in pairs] == [4, 8, 16]  # the first rollout always has its own row
     for name in ("score", "length", "ended", "kl"):
         mean = (each[2][name] + each[3][name]) / 2
         assert pairs[-1][name] == pytest.approx(mean, rel=1e-5), name
-    assert each[2]["length"] != each[3]["length"]  # else the mean of products is the product of means
+    # With different lengths, the mean of products is not the product of means.
+    assert each[2]["length"] != each[3]["length"]
     written = [json.loads((path / "evaluation.json").read_text()) for path in (one, two)]
     assert [evaluation["n"] for evaluation in written] == [8, 16]
     assert written[0]["reference"] == written[1]["reference"]
@@ -185,7 +186,7 @@ def test_every_prompt_is_used_once_per_pass(opened, grouped, world, monkeypatch,
     data = {"name": str(world / "prompts.jsonl"), "examples": 6}
     run_stage(opened, grouped(algorithm, data=data, episodes=24))
     answered = [prompt for rollout in seen for prompt in rollout]
-    assert answered[::2] == answered[1::2] and len(answered) == 24  # two answers to each
+    assert answered[::2] == answered[1::2] and len(answered) == 24  # two answers per prompt
     first, second = answered[:12:2], answered[12::2]
     assert len(set(first)) == 6 and sorted(first) == sorted(second) and first != second
 
@@ -198,7 +199,7 @@ def test_prompts_repeat_if_fewer_than_a_rollout(opened, grouped, world):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_reference_is_the_initial_policy(opened, grouped, world, monkeypatch, algorithm):
-    """Not what the folder holds when TRL reads it once more: of a hub id that would be another revision."""
+    """The reference is not reloaded by name, because a Hub id could have changed its revision."""
     base, noticed = rloo_grpo.CLASSES[algorithm][1], []
     begin = base.train
 

@@ -1,4 +1,4 @@
-"""The stage as a whole: what it writes, and that a resumed run ends bitwise as one that was not cut off."""
+"""The complete ppo stage: its outputs and bitwise resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole trainings: resumed, with adapters, on a bandit with a known answer; settings that verifiably act."""
+"""Complete trainings: resumption, adapters, a bandit with a known optimum, and effective settings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_resumed_training_is_bitwise_identical(make_trainer, changes):
     cut.observers.append(kill)
     with pytest.raises(Killed):
         cut.train()
-    torch.manual_seed(99)  # no global state matters
+    torch.manual_seed(99)  # global random state has no effect
     resumed = make_trainer(**changes)
     (folder,) = Path(cut.args.output_dir).glob("checkpoint-*")
     resumed.train(resume_from_checkpoint=str(folder))
@@ -99,7 +99,7 @@ def arms(prompts, completions, completion_ids, **columns):
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
 def test_policy_on_a_bandit_converges_to_the_closed_form(make_trainer, tiny_tokenizer, kl_in):
-    """pi* = pi_ref exp(r / beta) / Z, of the tokens by their reward; k3 in the loss ends elsewhere."""
+    """The optimum is pi* = pi_ref exp(r / beta) / Z; k3 in the loss converges to another policy."""
     beta = 0.5
     trainer = make_trainer(
         arms, [{"prompt": "a"}], bandit(tiny_tokenizer), processing_class=tiny_tokenizer,

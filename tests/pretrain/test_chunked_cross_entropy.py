@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against `functional.cross_entropy`: values and gradients, compiled or not."""
+"""The chunked cross-entropy matches `functional.cross_entropy`, eager and compiled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def tensors():
     hidden = torch.randn(POSITIONS, WIDTH, generator=generator)
     weight = torch.randn(VOCABULARY, WIDTH, generator=generator)
     targets = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator)
-    targets[3:9] = targets[3]  # a target that comes more than once in a block
+    targets[3:9] = targets[3]  # a target that occurs more than once in a block
     return hidden.requires_grad_(), weight.requires_grad_(), targets
 
 
 def with_gradients(loss, hidden, weight):
-    """Return (loss, d hidden, d weight) of three times the loss: the slope from above must count."""
+    """Return (loss, d hidden, d weight) of three times the loss, so that the incoming gradient is not 1."""
     return loss.detach(), *torch.autograd.grad(3.0 * loss, (hidden, weight))
 
 
@@ -59,7 +59,7 @@ def test_gradients_against_finite_differences(tensors):
 
 @pytest.mark.parametrize("block", [7, 50])
 def test_bf16_error_is_no_larger_than_that_of_the_plain_head(tensors, block):
-    """Products in bf16 (8 bits): 1 part in 100 of the largest gradient, as autocast gives it."""
+    """In bf16 (8 bits) the error is 1 % of the largest gradient, as with autocast."""
     hidden, weight, targets = tensors
     exactly = with_gradients(plain(*tensors), hidden, weight)
     loss = chunked_cross_entropy(hidden, weight, targets, block=block, bf16=True)
@@ -71,7 +71,7 @@ def test_bf16_error_is_no_larger_than_that_of_the_plain_head(tensors, block):
             (value - true).abs().max() / true.abs().max() for value in (ours_grad, usual_grad)
         )
         assert error < max(0.01, 1.5 * usual_error)
-    # and it really is bf16
+    # the products are computed in bf16
     assert not torch.allclose(ours[1], exactly[1], atol=1e-6, rtol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_compiled_matches_eager(tensors, backend, bf16):
 
 
 def test_wrong_gradient_is_detected(tensors, monkeypatch):
-    """The check can fail: without the minus one at the target the loss is right and the gradient is not."""
+    """Planted fault: without the minus one at the target the loss is correct but the gradient is wrong."""
     hidden, weight, targets = tensors
     expected = with_gradients(plain(*tensors), hidden, weight)
     monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda self, *words: self)

@@ -1,4 +1,4 @@
-"""`exact: true`: bitwise the same weights on 1, 2, 4 processes (tier C), and what a plain sum gives."""
+"""`exact: true` gives bitwise identical weights on 1, 2, 4 processes (tier C); a plain sum does not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def leaves(count: int, seed: int = 0) -> list[deterministic_reduce.Leaf]:
 
 
 def linear_sum(parts) -> deterministic_reduce.Leaf:
-    """The obvious order, one after the other: what a gradient accumulates to."""
+    """Sum in sequence, as gradient accumulation does."""
     total, *rest = [[tensor.clone() for tensor in leaf] for leaf in parts]
     for leaf in rest:
         total = [a + b for a, b in zip(total, leaf, strict=True)]
@@ -46,7 +46,7 @@ def linear_sum(parts) -> deterministic_reduce.Leaf:
 
 
 class Processes:
-    """Point-to-point messages between threads, as torch.distributed sends them between processes."""
+    """Point-to-point messages between threads that replace torch.distributed."""
 
     isend, irecv = "isend", "irecv"
 
@@ -68,7 +68,7 @@ class Processes:
         requests = []
         for kind, tensor, peer in operations:
             if kind == self.isend:
-                # delivered late: a sum that overwrites what it still sends would be seen
+                # delivered late, which reveals a sum that overwrites a buffer before it is sent
                 self.sent += tensor.numel()
                 self.wires[self.here.rank, peer].put(tensor)
             else:
@@ -102,13 +102,13 @@ def same(first: deterministic_reduce.Leaf, second: deterministic_reduce.Leaf) ->
 
 @pytest.mark.parametrize(("within", "holds"), [(deterministic_reduce.tree_sum, True), (linear_sum, False)])
 def test_sum_is_bitwise_independent_of_the_number_of_processes(monkeypatch, within, holds):
-    """Sixteen leaves on 1, 2, 4, 8, 16 processes; with each process's part in plain order it fails."""
+    """Sums sixteen leaves on 1, 2, 4, 8, 16 processes; sequential sums within a process fail this test."""
     results = []
     for number in (1, 2, 4, 8, 16):
         group = Processes(number)
         monkeypatch.setattr(deterministic_reduce, "dist", group)
         totals = group.all_reduce([[t.clone() for t in leaf] for leaf in leaves(16)], within)
-        assert all(same(totals[0], total) for total in totals)  # the processes agree in any case
+        assert all(same(totals[0], total) for total in totals)  # the processes always agree
         assert group.sent == number * (number.bit_length() - 1) * 34
         results.append(totals[0])
     assert all(same(results[0], total) for total in results) is holds
@@ -116,7 +116,7 @@ def test_sum_is_bitwise_independent_of_the_number_of_processes(monkeypatch, with
 
 
 def test_tree_sum_is_balanced_and_keeps_few_leaves():
-    """((a+b)+(c+d)) by hand; in fp32 1e8 + 1 - 1e8 - 1 tells the orders apart."""
+    """The sum is ((a+b)+(c+d)); in fp32, 1e8 + 1 - 1e8 - 1 distinguishes the orders."""
     values = [1e8, 1.0, -1e8, -1.0]
     parts = lambda: [[torch.tensor(value)] for value in values]  # noqa: E731
     assert deterministic_reduce.tree_sum(parts())[0].item() == 0.0
@@ -135,7 +135,7 @@ def test_tree_sum_is_balanced_and_keeps_few_leaves():
     held.clear()
     made.clear()
     deterministic_reduce.tree_sum(list(watched()))
-    assert max(held) > 60  # a list of all leaves would be seen
+    assert max(held) > 60  # keeping a list of all leaves would fail
     for count in (3, 6, 0):
         with pytest.raises(ValueError, match="power of two"):
             deterministic_reduce.tree_sum(leaves(count))
@@ -169,7 +169,7 @@ def test_process_counts_incompatible_with_exact_are_refused(tmp_path, corpus):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus):
-    """{(name, processes): run} of all recipes on 1, 2 and 4 processes."""
+    """Return {(name, processes): run} of all recipes on 1, 2 and 4 processes."""
     runs = {}
     for number in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"on-{number}")
@@ -183,7 +183,7 @@ def trained(tmp_path_factory, corpus):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["adamw", "muon", "guarded"])
 def test_exact_weights_are_identical_on_1_2_and_4_processes(trained, name):
-    """Tier C: weights, optimizer state, and every step's loss and norm, with dropout."""
+    """Tier C: weights, optimizer state, and loss and norm of every step, with dropout."""
     for number in (2, 4):
         differing = trainings.differing(trained[name, 1], trained[name, number])
         assert not {"weights", "optimizer", "steps"} & set(differing), (number, differing)
@@ -192,7 +192,7 @@ def test_exact_weights_are_identical_on_1_2_and_4_processes(trained, name):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_plain_sum_differs_between_process_counts(trained):
-    """The control: the same micro-batches, dropout and tokens, added up as DDP does."""
+    """Control: the same micro-batches, dropout and tokens, summed as in DDP."""
     different = [trainings.differing(trained["plain", 1], trained["plain", number]) for number in (2, 4)]
     assert any({"weights", "optimizer", "steps"} <= set(names) for names in different)
 

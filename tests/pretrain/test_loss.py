@@ -1,4 +1,4 @@
-"""The training loss is GPT-2's own, without a mask."""
+"""The training loss equals that of transformers' GPT-2, without an attention mask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_bf16_keeps_the_loss_in_fp32(tiny_model):
     assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
 
 
-@pytest.mark.parametrize("length", [40, 127, 128, 256])  # from 128 in halves
+@pytest.mark.parametrize("length", [40, 127, 128, 256])  # rows of 128 or more are split in halves
 def test_plain_attention_in_bf16_matches_reference(monkeypatch, length):
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 3, length, 16, generator=generator).bfloat16()
@@ -50,7 +50,7 @@ def test_plain_attention_in_bf16_matches_reference(monkeypatch, length):
 def test_half_rows_separate_documents():
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 128, 16, generator=generator).bfloat16()
-    document = torch.arange(128) // 50  # one of them lies across the middle
+    document = torch.arange(128) // 50  # one document crosses the middle
     same = (document[:, None] == document[None, :])[None, None]
     both, _ = loss_module.causal_attention(None, query, key, value, None, same_document=same, scaling=0.25)
     for start, end in ((0, 50), (50, 100), (100, 128)):

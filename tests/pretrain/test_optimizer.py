@@ -1,4 +1,4 @@
-"""Muon on GPT-2's transposed and fused matrices, and optimizer states that come back bitwise."""
+"""Muon on GPT-2's transposed and fused matrices, and bitwise round trips of optimizer states."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_muon_matches_torch_on_the_transposed_matrix(sides, dtype):
         theirs.grad = ours.grad.T.clone()
         mine.step()
         reference.step()
-    # torch iterates in bf16, which costs 0.0021 here; the sides mixed up would cost 0.05
+    # torch iterates in bf16, an error of 0.0021 here; swapped sides would give 0.05
     torch.testing.assert_close(ours.detach(), theirs.detach().T, atol=5e-3, rtol=0)
 
 

@@ -47,7 +47,7 @@ def test_prefetch_does_not_change_rows(make, ahead):
 
 
 def test_prefetch_is_bounded(make, monkeypatch):
-    """While the consumer holds one batch, `ahead` wait in the queue and one more is in the reader's hand."""
+    """While the consumer holds one batch, `ahead` batches are queued and the reader holds one more."""
     reader, read = make(prefetch_batches=2), []
     rows = reader.rows
     monkeypatch.setattr(reader, "rows", lambda step: read.append(step) or rows(step))
@@ -93,7 +93,7 @@ def test_prefetch_thread_ends_with_its_consumer(make):
 
 
 def test_unresponsive_thread_is_detected(make, monkeypatch):
-    """The check above can fail: a stop flag that nobody sets leaves the thread behind."""
+    """Planted fault: without the stop flag the thread keeps running."""
     flags = []
 
     class Deaf(threading.Event):
@@ -121,13 +121,13 @@ def test_split_rows_keeps_every_target_with_its_input(length):
     assert short.shape == (4 * 32 // length, length + 1)
     assert predicted(short) == predicted(rows)
     assert torch.equal(short[:, 1:], short[:, :-1] + 1)
-    # chopping the 33 tokens up instead loses a target at each cut
+    # splitting the 33 tokens instead would lose one target per split
     chopped = rows[:, : 33 // (length + 1) * (length + 1)].reshape(-1, length + 1)
     assert (predicted(chopped) == predicted(rows)) is (length == 32)
 
 
 def test_length_warmup_reads_the_same_tokens(pretrain, monkeypatch):
-    """Tier A with shorter rows: each step reads the same tokens and predicts each of them once."""
+    """Tier A with shorter rows: each step reads the same tokens and predicts each token once."""
     seen = []
     short = [{"tokens": 256 * 4, "sequence_length": 8}, {"tokens": 256 * 7, "sequence_length": 16}]
     whole = pretrain("whole", samples={"prompts": []})

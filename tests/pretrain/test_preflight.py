@@ -1,4 +1,4 @@
-"""The preflight passes what is right, and names each fault that is put in."""
+"""The preflight passes a correct setup and reports each planted fault."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def look(tiny_model):
 def test_preflight_passes_a_correct_setup(look, capsys, apart, bf16):
     model = look(apart=apart, bf16=bf16)
     assert "no token depends on one it must not see" in capsys.readouterr().err
-    assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # all is as it was
+    assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # nothing changed
 
 
 def test_dense_mask_is_detected(look):

@@ -1,4 +1,4 @@
-"""Pretraining in processes of its own: killed at any time and started again, and on two processes."""
+"""Pretraining in subprocesses: resuming after kills, and two processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 def half_written(run) -> bool:
-    """Whether a checkpoint is being written just now, or was when the writer was killed."""
+    """Return whether a checkpoint write is in progress or was interrupted."""
     folder = run / "checkpoints"
     return folder.is_dir() and any(files.is_temporary(entry.name) for entry in folder.iterdir())
 
@@ -43,7 +43,7 @@ def whole(tmp_path_factory, corpus):
 
 
 def test_resume_after_kills_during_steps_and_saves_is_identical(tmp_path, corpus, whole):
-    """Tier B: SIGKILL five times within one epoch, the same command again: the same bytes as undisturbed."""
+    """Tier B: after five SIGKILLs within one epoch, the final files equal those of an uninterrupted run."""
     recipe = write_recipe(tmp_path, corpus, "killed", **SETTINGS)
     run = trainings.run_dir(recipe, tmp_path)
     generator = random.Random(0)
@@ -62,7 +62,7 @@ def test_resume_after_kills_during_steps_and_saves_is_identical(tmp_path, corpus
         checkpoints = checkpoint.steps(run / "checkpoints")
         assert all(checkpoint.is_whole(path) for _, path in checkpoints)
         assert trainings.newest(run) >= before
-        # the journal reaches as far as the checkpoint that the run will go on from
+        # the log reaches the checkpoint from which the run resumes
         rows = metrics.read(run / "steps.jsonl")
         assert not checkpoints or rows[-1]["step"] >= checkpoints[-1][0]
     assert in_the_middle >= 1
@@ -72,9 +72,7 @@ def test_resume_after_kills_during_steps_and_saves_is_identical(tmp_path, corpus
 
 
 def test_unsealed_checkpoint_write_is_detected(tmp_path, corpus, whole):
-    """Broken on purpose: written where it is read, and believed. Killed half-way it goes on wrong or not at
-    all.
-    """
+    """Planted fault: without the seal, a run killed during a checkpoint write cannot resume correctly."""
     recipe = write_recipe(tmp_path, corpus, "broken", **SETTINGS)
     run = trainings.run_dir(recipe, tmp_path)
 
@@ -85,7 +83,7 @@ def test_unsealed_checkpoint_write_is_detected(tmp_path, corpus, whole):
     assert trainings.kill_when(process, middle) and middle()
     status, _ = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path, fault="write in place"))
     assert status != 0 or trainings.differing(whole, run) != []
-    # what is there now is refused by a run as it should be, which starts from what is whole
+    # a run without the fault ignores the damaged checkpoint and starts from a complete one
     status, err = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path))
     assert status == 0 and "not used, because it changed since it was sealed" in err
     assert trainings.differing(whole, run) == []

@@ -1,4 +1,4 @@
-"""Replayed steps are compared with the recorded ones: equal bits pass, a single different bit does not."""
+"""Replays compare steps bitwise with the recorded ones and detect a single different bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_of(folder: Path, corpus: Path, name: str, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus) -> Path:
-    """12 steps, checkpoints after 4, 8 and 12; chance in dropout, short rows at first."""
+    """A run of 12 steps with checkpoints after 4, 8 and 12, dropout, and a length warm-up."""
     return run_of(
         tmp_path_factory.mktemp("finished"), corpus, "whole", keep_checkpoints=9, optimizer={"name": "muon"},
         model={"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
@@ -42,7 +42,7 @@ def finished(tmp_path_factory, corpus) -> Path:
 
 @pytest.fixture
 def copy(finished, request) -> Path:
-    """A copy beside the run: its parents are where they were, seen from it."""
+    """Copy the run next to itself, so that its parents resolve."""
     path = finished.parent / request.node.name.replace("/", "_")
     shutil.copytree(finished, path)
     return path
@@ -91,7 +91,7 @@ def spoil_batch(run: Path) -> None:
 
 
 def flip(file: Path) -> None:
-    """Turn the last bit of one number of one tensor over."""
+    """Flip the last bit of one number of one tensor."""
     tensors = load_file(file)
     name = sorted(tensors)[3]
     tensors[name].view(torch.int32).view(-1)[7] ^= 1
@@ -111,7 +111,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_replay_detects_one_changed_bit(copy, capfd, fault):
-    (copy / "lock.json").unlink()  # or the hashes would tell
+    (copy / "lock.json").unlink()  # otherwise the hashes would reveal it
     spoil, message = FAULTS[fault]
     spoil(copy)
     status, output, shown = verify(copy, 4, capfd)
@@ -133,7 +133,7 @@ def test_replay_detects_a_changed_batch_order(finished, capfd, monkeypatch):
 
 
 def test_replay_detects_other_random_numbers(finished, capfd, monkeypatch):
-    """The same batch, and another dropout: only loss and norm can tell."""
+    """The batch is the same and dropout differs, so only loss and norm can differ."""
     monkeypatch.setattr("toolkit.pretrain.step.derive", lambda *names: 1)
     status, output, _ = verify(finished, 2, capfd)
     assert status == 1 and output["replay"]["first_difference"].startswith("step 9: loss was ")
@@ -212,8 +212,8 @@ def test_replay_uses_the_recorded_threads(copy):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, corpus) -> tuple[Path, str]:
-    """(the incident, what was printed): a loss above the mean of those before is enough to stop."""
-    folder = tmp_path_factory.mktemp("held up")  # a command that is printed must quote it
+    """Return (incident, output) of a run that stops at the first loss above the mean."""
+    folder = tmp_path_factory.mktemp("held up")  # the printed command must quote this path
     with pytest.raises(Exception, match="standard deviations above") as error:
         run_of(
             folder, corpus, "nervous", guard={"z_score": 1e-6, "window": 10}, keep_checkpoints=9,
@@ -289,7 +289,7 @@ def test_incident_without_stored_state_starts_from_the_checkpoint(incident, capf
     rewrite(incident, state=None, checkpoint=f"../../checkpoints/step-{newest:08d}")
     status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - newest - 1
-    rewrite(incident, checkpoint=None)  # and from the initial weights where there was none yet
+    rewrite(incident, checkpoint=None)  # and from the initial weights if there was no checkpoint yet
     status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - 1
     rewrite(incident, checkpoint="../../checkpoints/step-99999999")

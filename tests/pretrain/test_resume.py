@@ -1,4 +1,4 @@
-"""Resuming in this process: incomplete resumes are noticed; which checkpoints are kept; failing writes."""
+"""Resuming in this process: incomplete resumes are detected; kept checkpoints; failing writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def forget_optimizer(monkeypatch):
 
 
 def forget_step(monkeypatch):
-    """The weights go on from step 8 while rows, rates and dropout are those of step 9."""
+    """Planted fault: weights resume from step 8 with the rows, rates and dropout of step 9."""
     load = training_state.load_checkpoint
 
     def wrong(*words, **more):
@@ -61,7 +61,7 @@ def keep_later_metrics(monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, corpus) -> Path:
-    """A run of SETTINGS that keeps all checkpoints: which ones are kept changes no result."""
+    """Return a run of SETTINGS that keeps all checkpoints."""
     return train(tmp_path_factory.mktemp("uninterrupted"), corpus, keep_checkpoints=3, **SETTINGS)
 
 
@@ -76,7 +76,7 @@ def uninterrupted(tmp_path_factory, corpus) -> Path:
     ],
 )
 def test_resume_after_two_crashes_in_one_epoch(uninterrupted, pretrain, monkeypatch, broken, noticed):
-    """Tier B: before the first checkpoint and between two; a resume that forgets anything is noticed."""
+    """Tier B: crashes before the first and between two checkpoints; an incomplete resume is detected."""
     monkeypatch.setattr(loop, "train_step", crash_at(3, 10))
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
@@ -104,7 +104,7 @@ def test_newest_and_periodic_checkpoints_are_kept(pretrain):
 def test_failed_write_ends_the_run_and_keeps_the_previous_checkpoint(
     pretrain, monkeypatch, tmp_path, background
 ):
-    """The error of the writer's thread arrives; nothing of the checkpoint that failed is there."""
+    """The error of the writer thread is raised, and the failed checkpoint leaves no files."""
     write = training_state.Snapshot.write
 
     def full(self, folder, template):
@@ -124,7 +124,7 @@ def test_failed_write_ends_the_run_and_keeps_the_previous_checkpoint(
 
 @pytest.mark.parametrize("copied", [True, False])
 def test_background_write_saves_the_state_of_its_step(uninterrupted, pretrain, monkeypatch, copied):
-    """Training goes on while a checkpoint is written: it holds the weights of its step all the same."""
+    """Training continues during a checkpoint write, and the checkpoint has the weights of its step."""
     write = training_state.Snapshot.write
     threads = set()
 
@@ -134,7 +134,7 @@ def test_background_write_saves_the_state_of_its_step(uninterrupted, pretrain, m
         write(self, folder, template)
 
     monkeypatch.setattr(training_state.Snapshot, "write", slow)
-    if not copied:  # broken: what is written is what is being trained
+    if not copied:  # planted fault: the writer sees the weights that are being trained
         monkeypatch.setattr(training_state, "_copy_to_cpu", lambda tensor, *more: tensor.detach())
     run = pretrain("slow", keep_checkpoints=3, **SETTINGS)
     assert threads and threading.main_thread() not in threads
@@ -143,7 +143,7 @@ def test_background_write_saves_the_state_of_its_step(uninterrupted, pretrain, m
 
 
 class Watch:
-    """A clock that a test turns."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -166,7 +166,7 @@ def test_time_limit_reserves_time_for_the_slowest_save_and_step(monkeypatch):
     assert after(4) is None and after(2) == "time limit"
     stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
     writer.slowest_seconds = 20.0
-    assert after(50) is None and after(1) == "time limit"  # never more than half of it is kept in reserve
+    assert after(50) is None and after(1) == "time limit"  # at most half of the limit is reserved
     stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
     assert [after(6) for _ in range(8)] == [None] * 8 and after(3) == "time limit"
 

@@ -23,7 +23,7 @@ EXACT = {"exact": True, "micro_batch_tokens": 32}
 
 @pytest.fixture
 def attempt(tmp_path, corpus, capsys, monkeypatch):
-    """Open the run as the process would, with a machine of 4 cores, and return what it says."""
+    """Open the run as on a machine with 4 cores and return the messages."""
     monkeypatch.setattr(hardware, "cores", lambda: 4)
     hardware.processor.cache_clear()
 
@@ -82,7 +82,7 @@ def test_resume_reports_changes_and_their_effect(attempt, change, settings, line
         message = attempt(**settings)
         assert "resuming from the beginning" in message and "changed since the last attempt:" in message
         assert line in message and promise in message
-        # it is compared with the last attempt, and said once
+        # compared with the last attempt and reported once
         assert "changed since the last attempt" not in attempt(**settings)
 
 
@@ -93,7 +93,7 @@ def test_resume_without_changes_reports_nothing(attempt):
 
 
 def test_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
-    """Tier A would be lost: one other document, and the words say which setting it came by."""
+    """One changed document would break tier A; the message names the data setting."""
     own = tmp_path / "corpus"
     shutil.copytree(corpus, own)
     loaded = loader.load(write_recipe(tmp_path, own))
@@ -113,7 +113,7 @@ def test_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
 
 
 def test_only_settings_without_effect_on_results_may_change(tmp_path, corpus):
-    """time_limit_minutes and which checkpoints stay are no inputs; the learning rate is one."""
+    """time_limit_minutes and the number of kept checkpoints are not inputs; the learning rate is."""
     for settings in (
         {"time_limit_minutes": 5.0},
         {"time_limit_minutes": 7.5, "keep_checkpoints": 3},

@@ -1,4 +1,4 @@
-"""Learning rates by tokens."""
+"""Learning rates as functions of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the time limit: all processes stop at one step, saved, and go on to the same bits."""
+"""SIGTERM, Ctrl-C and the time limit: all processes save and stop at the same step and resume bitwise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = {
     "samples": {"prompts": []}, "log_every_steps": 1, "evaluate_every_tokens": 256 * 120,
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
 }  # fmt: skip
-# MULTI_GPU on a machine without one: the recipe's device: cpu makes them processes of the CPU
+# MULTI_GPU without a GPU: `device: cpu` in the recipe makes them CPU processes
 LAUNCH = """
 compute_environment: LOCAL_MACHINE
 distributed_type: MULTI_GPU
@@ -35,7 +35,7 @@ main_process_port: 0
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, corpus):
-    """{processes: the undisturbed run}"""
+    """Return {number of processes: uninterrupted run}."""
     runs = {}
     for number in (1, 2):
         folder = tmp_path_factory.mktemp(f"whole-{number}")
@@ -52,7 +52,7 @@ def stopped_by(process: subprocess.Popen, run, number: int, *, group: bool) -> t
 
 
 def saved_where_it_stopped(run) -> int:
-    """Return the step; the checkpoint is whole and is the last step that the run has seen."""
+    """Return the step of the newest checkpoint, after checking that it is complete and the last step."""
     step, path = checkpoint.steps(run / "checkpoints")[-1]
     assert checkpoint.is_whole(path) and not seal.is_sealed(run)
     assert trainings.steps_done(run) == step == metrics.read(run / "steps.jsonl")[-1]["step"]
@@ -77,7 +77,7 @@ def test_signal_saves_at_the_end_of_the_step(tmp_path, corpus, whole, processes,
     step = saved_where_it_stopped(run)
     assert f"interrupted; the same command goes on from step {step}" in err
     assert err.count("stopping after this step") == 1
-    # torchrun ends with a status and a traceback of its own, of the launcher alone
+    # torchrun exits with its own status and a traceback of the launcher
     assert status == (130 if processes == 1 else 1)
     assert err.count("Traceback") == (0 if processes == 1 else 1) and "toolkit/pretrain" not in err
     trainings.finish(recipe, folder=tmp_path, processes=processes)
@@ -108,7 +108,7 @@ def test_signal_under_launch_exits_130_without_traceback(tmp_path, corpus, whole
 
 @pytest.mark.parametrize("how", ["alone", "launched"])
 def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
-    """The limit may change between attempts; at the end the bits are those of a run without one."""
+    """The limit may change between attempts; the result equals that of a run without a limit."""
     settings = SETTINGS | {"train_tokens": 256 * 40, "checkpoint_every_tokens": 256 * 40}
     recipe = write_recipe(tmp_path, corpus, "limited", time_limit_minutes=0.01, **settings)
     run = trainings.run_dir(recipe, tmp_path)
@@ -116,7 +116,7 @@ def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
     status, err = trainings.wait_for_end(process)
     assert status == 130, err
     step, path = checkpoint.steps(run / "checkpoints")[-1]
-    assert step == 1 and checkpoint.is_whole(path)  # the limit was over before the first step was done
+    assert step == 1 and checkpoint.is_whole(path)  # the limit expired before the first step finished
     assert err.count("the time limit of 0.01 minutes is near: saved after step 1") == 1
     assert "goes on from step 1" in err and "Traceback" not in err
     if how == "launched":
@@ -128,7 +128,7 @@ def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
 
 
 def test_launcher_reports_other_exit_statuses(tmp_path):
-    """Only a stop that all agreed on becomes 0: after anything else the launcher must end the rest."""
+    """Only an agreed stop exits with 0; after other exits the launcher must end the remaining processes."""
     program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
     status_file = tmp_path / "status"
     for before, status, expected in (

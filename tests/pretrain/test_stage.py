@@ -1,4 +1,4 @@
-"""A whole pretraining on a small corpus: its files, its numbers, and going on after a crash."""
+"""A complete pretraining on a small corpus: outputs, measurements, and resuming after a crash."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_training_reduces_loss_and_writes_evaluation(pretrain, corpus):
         and numbers["n"] == 30
         and numbers["interval_over"] == "documents"
     )
-    # 261 entries padded to 320, and an end for each document
+    # 261 entries padded to 320, and one end-of-text per document
     tokens = held_out.bytes + 30
     assert numbers["untrained_bits_per_byte"] == pytest.approx(
         math.log2(320) * tokens / held_out.bytes, rel=0.01
@@ -72,7 +72,7 @@ def test_training_reduces_loss_and_writes_evaluation(pretrain, corpus):
     losses = [row["loss"] for row in rows_with(run, "loss")]
     assert len(losses) == 30 and losses[-1] < 0.7 * losses[0]
     curve = [row["bits_per_byte"] for row in rows_with(run, "bits_per_byte")]
-    assert len(curve) == 11 and curve[0] > 1.5 * curve[-1]  # at the start, and ten times
+    assert len(curve) == 11 and curve[0] > 1.5 * curve[-1]  # at the start and ten times during training
     assert [row["tokens"] for row in rows_with(run, "tokens")][-1] == 256 * 60
 
 
@@ -119,7 +119,7 @@ def test_resume_after_crash_is_bitwise_identical(pretrain, monkeypatch, name, pr
         ]
         for run in (whole, broken)
     ]
-    assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
+    assert lines[0] == lines[1]  # including the mean loss of a line interrupted by the crash
     assert (whole / "steps.jsonl").read_bytes() == (broken / "steps.jsonl").read_bytes()
 
 
@@ -145,7 +145,7 @@ def test_micro_batches_change_only_rounding(pretrain):
 
 
 def test_token_order_does_not_depend_on_processes(corpus):
-    """Tier A: what the processes read together at a step does not depend on their number."""
+    """Tier A: the tokens of a step do not depend on the number of processes."""
     shards = TokenShards.open(corpus / "train")
     order = Order(shards.tokens, 32, seed=0, digest=shards.digest)
     whole = batch(shards, order, step=3, batch_rows=8)

@@ -1,4 +1,4 @@
-"""steps.jsonl: every bit of a number is restored; an incomplete last line is left out."""
+"""steps.jsonl restores every bit of a number and ignores an incomplete last line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_collection_interval_does_not_change_the_file(tmp_path):
     contents = {path.read_bytes() for path in tmp_path.iterdir()}
     assert len(contents) == 1
     for row, (loss, norm) in zip(step_log.read(tmp_path / "1.jsonl"), numbers(12), strict=True):
-        # fp32 as the shortest text of the same number in float64: every bit comes back
+        # fp32 is written as the shortest text of the float64 value, which preserves every bit
         assert torch.equal(torch.tensor(row.loss, dtype=torch.float32), loss)
         assert torch.equal(torch.tensor(row.norm, dtype=torch.float32), norm)
         assert row.skipped is (row.step == 5)
@@ -62,7 +62,7 @@ def test_losses_of_processes_are_averaged_once(tmp_path, whole):
 
     def reduce(values, reduction):
         calls.append(values.clone())
-        return values + 1.0  # another process has a loss that is 2 higher
+        return values + 1.0  # the loss of another process is higher by 2
 
     two = SimpleNamespace(num_processes=2, reduce=reduce)
     log = StepLog(tmp_path / "steps.jsonl", two, active=True, losses_reduced=whole)

@@ -1,4 +1,4 @@
-"""A run's settings, parents and environment, told from its manifest for a place elsewhere."""
+"""Rebuilding settings, parents and environment of a run from its manifest in another directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.runs import layout, manifest, provenance, references, seal
 
 
 def a_run(path: Path, recipe, parents: dict[str, Path] | None = None, **recorded) -> Path:
-    """A run directory of nothing but a manifest and a lock."""
+    """Create a run directory with only a manifest and a lock."""
     path.mkdir(parents=True)
     given = {
         key: {"kind": "run", "path": Path("..", "..", parent.relative_to(path.parents[1])).as_posix(),
@@ -44,7 +44,7 @@ def corpus(tmp_path) -> Path:
 
 
 def test_settings_round_trip_through_the_manifest(tmp_path, corpus):
-    """Also those that may only be given together with others: a whole dump would be refused."""
+    """Includes settings that are valid only in combination; a full dump would be refused."""
     given = pretraining(guard={"action": "skip", "max_skips": 3}, threads=2, precision="fp32", compile=False)
     for number, recipe in enumerate((given, pretraining(threads=1, precision="bf16", compile=True))):
         assert rebuild.recipe(a_run(tmp_path / "runs" / "t" / str(number), recipe)) == recipe

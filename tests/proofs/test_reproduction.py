@@ -1,4 +1,4 @@
-"""A finished run made again in a process of its own, every file compared; planted differences are found."""
+"""Reproducing a finished run in a subprocess compares every file and detects planted differences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.runs import seal
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus) -> Path:  # noqa: F811
-    """Made with a setting of the command line, from a recipe with a base that is gone afterwards."""
+    """A run with a command line override, from a recipe whose base is deleted afterwards."""
     folder = tmp_path_factory.mktemp("reproduce")
     recipe = write_recipe(folder, corpus, "whole", train_tokens=256 * 4, checkpoint_every_tokens=256 * 2)
     recipe.rename(recipe.with_name("_base.yaml"))
@@ -126,7 +126,7 @@ def test_tokenizer_written_offline_is_equal(finished, again, tmp_path):
 
 
 def test_difference_exits_with_status_1(finished, again, monkeypatch, capsys, tmp_path):
-    """What comes out is taken from the run made before, with one weight changed: no second training."""
+    """The rerun is replaced by the earlier output with one changed weight, to avoid a second training."""
 
     def start(loaded, options):
         place = options.runs_dir / loaded.name

@@ -1,4 +1,4 @@
-"""Pairs to browse: which answer stands where, and under what."""
+"""The answer browser: placement and grouping of pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of one name side by side: in the summary, in the tables of the terminal and on the page."""
+"""Runs with the same name in the summary, the terminal tables and the report page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_runs_with_the_same_name_keep_separate_numbers(seeds):
     assert stages["s1/dpo"]["win_rate"]["estimate"] == 0.5
     assert stages["s2/dpo"]["win_rate"]["estimate"] == 0.75
     assert stages["s2/evaluate"]["baseline"] == "s2/sft"
-    # The evaluate runs measured these, too, but they are not among the runs.
+    # The evaluate runs also measured these, but they are not in the list of runs.
     assert list(stages)[9:] == ["s1/pretrain", "s2/pretrain"]
 
 
@@ -59,7 +59,7 @@ def test_runs_with_three_path_levels(seeds):
 
 
 def test_one_evaluation_of_two_runs_with_the_same_name(seeds):
-    """Its names are those of evaluation.json; a checkpoint of a run is not the run."""
+    """Names follow evaluation.json; a checkpoint of a run is a different model."""
 
     def join(numbers: dict) -> dict:
         first, second = numbers["models"]["sft"], numbers["models"]["dpo"]

@@ -50,7 +50,7 @@ def test_kill_during_save_leaves_old_or_new_checkpoint(run, capsys):
         outcomes.append(found[0])
         if not killed:
             break
-        # Again from the same place.
+        # Repeat from the same state.
         for _, path in checkpoint.steps(run.checkpoints):
             if path.name != "step-00000001":
                 files.remove(path)

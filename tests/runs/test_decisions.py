@@ -1,4 +1,4 @@
-"""What a run decided: typed, recorded once, and kept when the run resumes."""
+"""Decisions of a run are typed, recorded once, and kept when the run resumes."""
 
 import json
 

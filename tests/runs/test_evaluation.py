@@ -1,4 +1,4 @@
-"""evaluation.json of every stage is read into dataclasses and written back unchanged."""
+"""evaluation.json of every stage round-trips through dataclasses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_evaluation_round_trips(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_headline_numbers_are_fields(stage):
-    """Few keys are left to `extra`: none with an interval, but for those of nested objects."""
+    """`extra` contains few keys, and none with an interval except in nested objects."""
     result = evaluation.read(FIXTURE / "runs" / stage, stage)
     assert not [key for key in result.extra if key.endswith("_interval")]
 

@@ -1,4 +1,4 @@
-"""Which runs there are, and which of their files nothing needs."""
+"""Listing runs and finding files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.runs.opening import open_run
 
 
 def unfinished(runs: Path, steps: tuple[int, ...] = (1, 2, 3), name: str = "t/tokenizer") -> Path:
-    """Make an unfinished run with whole checkpoints."""
+    """Create an unfinished run with complete checkpoints."""
     with open_run(small_runs.tokenizer(name), runs_dir=runs) as run:
         for step in steps:
             checkpoint.save(run, step, lambda folder: (folder / "weights").write_text("w" * 100), keep=10)
@@ -86,7 +86,7 @@ def test_state_follows_the_run_lifecycle(runs):
 def test_unfinished_run_keeps_its_newest_complete_checkpoint(runs):
     path = unfinished(runs)
     assert names(index.removable(path)) == ["step-00000001", "step-00000002"]
-    assert len(checkpoint.steps(path / "checkpoints")) == 3  # nothing is removed by asking
+    assert len(checkpoint.steps(path / "checkpoints")) == 3  # listing removes nothing
     removed = index.remove(path)
     assert names(removed) == ["step-00000001", "step-00000002"]
     assert removed[0].bytes > 100

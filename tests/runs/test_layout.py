@@ -1,4 +1,4 @@
-"""The file names of a run directory stand in one module."""
+"""The file names of a run directory are defined in one module."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ FILES = {
 
 
 def literals_of(path: Path) -> list[str]:
-    """Return each file name of a run directory that a module writes as a literal, with its line."""
+    """Return each literal file name of a run directory in a module, with its line."""
     return [
         f"{path.name}:{node.lineno}: write layout.{FILES[node.value]}"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -101,7 +101,7 @@ def test_changed_data_and_parents_are_refused(runs):
 
 
 def test_manifest_with_single_source_list_matches(runs, monkeypatch):
-    """Older versions recorded `data: [{..}]` as a list and its digest under `data[0]`."""
+    """Older versions recorded `data: [{..}]` as a list with the digest under `data[0]`."""
     write = manifest.inputs
 
     def as_list(*arguments, **options):
@@ -144,7 +144,7 @@ def test_flipped_byte_in_a_parent_is_refused_with_equal_size_and_time(runs):
         make(corpus(), runs)
     assert not (runs / "t" / "corpus").exists()
     with pytest.raises(RunError, match="model/weights.txt: changed"):
-        make(tokenizer(), runs)  # nor is there nothing to do
+        make(tokenizer(), runs)  # and it does not report nothing to do
     weights.write_text("weights")
     make(corpus(), runs)
 
@@ -224,7 +224,7 @@ def test_fresh_does_not_follow_links(runs, tmp_path):
     with pytest.raises(RunError, match="link"):
         make(tokenizer("linked/elsewhere"), runs, fresh=True)
     assert seal.verify(elsewhere) == []
-    # A link inside a run goes, what it points to stays.
+    # A link inside a run is removed; its target is kept.
     (runs / "t" / "tokenizer").unlink()
     path = make(tokenizer(), runs)
     (path / "model" / "link").symlink_to(elsewhere)
@@ -275,7 +275,7 @@ def test_two_processes_cannot_use_one_run(runs):
     finally:
         process.kill()
         process.wait()
-    make(tokenizer(), runs)  # the lock went with the process, though it was killed
+    make(tokenizer(), runs)  # the lock was released although the process was killed
 
 
 def test_parent_in_use_by_a_child_cannot_be_started_over(runs):

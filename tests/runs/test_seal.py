@@ -40,7 +40,7 @@ def test_changed_bytes_are_reported_by_file(chain, name):
     path.write_bytes(content)
     problems = seal.verify(chain[1])
     assert len(problems) == 1 and problems[0].startswith(f"{chain[0]}: ")
-    # A manifest that is no JSON any more makes the directory no run.
+    # A directory whose manifest is not JSON is not a run.
     assert name in problems[0] or name == "manifest.json"
 
 
@@ -91,7 +91,7 @@ def test_moved_runs_verify_and_contain_no_absolute_path(chain, runs, tmp_path, m
             assert run is None
         monkeypatch.chdir(place / "t")
         assert seal.verify(Path("corpus")) == []
-        # It is its own parent that is checked, not the one at the old place.
+        # The copied parent is checked, not the one at the old location.
         (place / "t" / "tokenizer" / "model" / "weights.txt").write_text("changed")
         assert len(seal.verify(Path("corpus"))) == 1
 
@@ -123,7 +123,7 @@ def test_kill_during_sealing_leaves_run_unsealed_or_sealed(runs):
         sealed_after.append(seal.is_sealed(path))
         if not killed:
             break
-        if number % 7 == 0:  # and the same command goes on from there, whatever was left
+        if number % 7 == 0:  # and the same command recovers from any remaining files
             finish()
             assert seal.verify(path) == [] and seal.is_sealed(path), number
             assert not [file for file in path.rglob("*") if ".tmp-" in file.name]

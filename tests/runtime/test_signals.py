@@ -65,7 +65,7 @@ def test_first_signal_requests_a_stop_and_second_ends_the_stage(monkeypatch, cap
         assert not signals.stop_requested()
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.stop_requested()
-        os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
+        os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C through another path
         still_there = True
         time.sleep(0.06)
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The contract with upstream: the private names exist and behave as `upstream_private` expects.
+"""Upstream's private names exist and behave as `upstream_private` expects.
 
 A failure after an update of transformers, TRL or torch shows which function of `upstream_private` to adapt.
 """
@@ -110,7 +110,7 @@ def test_trainer_hooks_have_the_signatures_of_trainer():
     assert accepts(Trainer._save_optimizer_and_scheduler, output_dir="")
     assert accepts(Trainer._load_best_model)
     assert accepts(Trainer._load_from_checkpoint, resume_from_checkpoint="", model=None)
-    for private in TRAINER_HOOKS.keys() - {"_maybe_log_save_evaluate"}:  # its arguments are passed through
+    for private in TRAINER_HOOKS.keys() - {"_maybe_log_save_evaluate"}:  # forwards its arguments
         ours, theirs = (inspect.signature(getattr(cls, private)) for cls in (TrainerHooks, Trainer))
         assert list(ours.parameters) == list(theirs.parameters), private
 
@@ -142,7 +142,7 @@ def test_upstream_has_no_method_with_the_public_name_of_a_hook(trainer_class):
 
 
 def private_attributes(path: Path) -> list[str]:
-    """Return the private names that a module reads of objects that are not its own: neither `self` nor `cls`,
+    """Return the private names that a module reads on other objects than `self` and `cls`,
     except for attributes that upstream's trainers give to `self`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [
@@ -179,7 +179,7 @@ def test_no_other_module_uses_private_names_of_upstream():
         for source in sources.values()
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef)
-    } | {"_exit"}  # os._exit, which is documented
+    } | {"_exit"}  # os._exit is a documented name
     used = {
         str(path.relative_to(PACKAGE)): names
         for path in modules

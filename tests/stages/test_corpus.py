@@ -1,4 +1,4 @@
-"""The corpus stage: the same shards for any number of workers and any kill, exact floor, clear refusals."""
+"""The corpus stage: deterministic shards, resuming, exact entropy floor, and refused inputs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""DPO: completions with one end each, the reference is where it starts, and held-out implicit rewards."""
+"""DPO: end tokens of completions, the reference, and held-out implicit rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward model: one end-of-text at the end of each answer, the score read there, honest numbers."""
+"""The reward stage: end-of-text in answers, the score position, and measurements."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_training_learns_the_preferred_answer(folder):
     path = run_stage(reward, folder, load_recipe(folder, "learn", RECIPE.format(folder=folder)))
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == 1.0
-    assert evaluation["accuracy_interval"][0] < 0.9  # a handful of pairs proves little
+    assert evaluation["accuracy_interval"][0] < 0.9  # few pairs
     assert evaluation["bayes_accuracy"] is None and evaluation["gold_accuracy"] is None
     assert evaluation["n"] >= 2 and evaluation["base"] == f"{folder}/base"
     assert evaluation["score_std"] > 0

@@ -1,4 +1,4 @@
-"""What is said of a reward model: against hand-computed numbers, and on a real one."""
+"""Measurements of reward models, against hand-computed values and on a real model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_accuracy_is_reported_with_the_bayes_accuracy(model, monkeypatch):
     numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
     assert numbers["accuracy"] == pytest.approx(2.5 / 4) and numbers["ties"] == 1
     assert numbers["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
-    assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility says nothing
+    assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility is ignored
     assert numbers["n"] == 4
     assert numbers["score_mean"] == pytest.approx(2.0 / 8)
     assert numbers["held_out_loss"] == pytest.approx(np.log1p(np.exp([-1, 1, 0, -2])).mean())
@@ -79,9 +79,7 @@ def test_accuracy_by_annotator_agreement():
 def test_overconfident_model_has_a_slope_below_one():
     generator = np.random.default_rng(0)
     odds = generator.normal(0, 1.5, 4000)
-    label = np.where(
-        generator.random(4000) < 1 / (1 + np.exp(-np.abs(odds))), 1, -1
-    )  # right as often as it says
+    label = np.where(generator.random(4000) < 1 / (1 + np.exp(-np.abs(odds))), 1, -1)  # calibrated
     honest = reward_quality.confidence(np.abs(odds) * label, seed=0)
     assert honest["slope_interval"][0] < 1 < honest["slope_interval"][1] and honest["p_value"] > 0.01
     loud = reward_quality.confidence(3 * np.abs(odds) * label, seed=0)
@@ -132,7 +130,7 @@ def test_padding_token_inside_a_row_is_scored(model):
 
 
 def test_model_that_attends_to_padding_is_detected(model):
-    """With another padding token than the data's, the score is read after the padding."""
+    """If the padding token differs from that of the data, the score is read after the padding."""
     model.config.pad_token_id = 15
     assert reward_quality.measure(model, preferences(), pad_id=PAD, seed=0)["padding"] > 0.01
 

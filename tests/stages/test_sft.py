@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: what the loss is on, looked at in the collated batch, and what is measured."""
+"""Supervised fine-tuning: the loss mask of collated batches, and measurements."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def assistant(text):
 
 
 def scored(tokenizer, row):
-    """The text that has a loss."""
+    """Return the text that has a loss."""
     return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
 
 
@@ -117,14 +117,14 @@ def test_long_conversation_drops_oldest_turns_then_truncates_the_answer():
 
 
 def test_hub_base_model_learns_the_chat_tokens():
-    """GPT-2's own tokenizer has end-of-text alone: no pad, no roles, no template."""
+    """GPT-2's tokenizer has only end-of-text: no padding token, no roles and no template."""
     tokenizer = byte_tokenizer()
     config = GPT2Config(vocab_size=len(tokenizer) - 4, n_layer=1, n_head=1, n_embd=8, n_positions=16,
                         bos_token_id=0, eos_token_id=0)  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     states = []
     for _ in range(2):
-        torch.rand(3)  # the global generator has no say
+        torch.rand(3)  # the global generator has no effect
         larger = copy.deepcopy(model)
         sft.make_conversational(larger, tokenizer, seed=1)
         states.append(larger.get_input_embeddings().weight)

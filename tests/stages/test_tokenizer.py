@@ -1,4 +1,4 @@
-"""The tokenizer stage: lossless on any text, the same each time, learned from the training part alone."""
+"""The tokenizer stage: lossless, deterministic, and trained only on the training part."""
 
 import json
 import subprocess
@@ -73,7 +73,7 @@ def test_any_text_round_trips(tmp_path):
 
 
 def test_training_is_deterministic_across_processes():
-    # Many pairs occur equally often here: ties must not be broken by a process's hash seed.
+    # Many pairs occur equally often; ties must not depend on the hash seed of the process.
     text = " ".join(f"{a}{b}{c}" for a in "abcdef" for b in "aeiou" for c in "xyz") * 3
     code = (
         "import sys; from toolkit.stages.tokenizer import learn;"

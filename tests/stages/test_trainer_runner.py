@@ -1,4 +1,4 @@
-"""fit(): the order of rows, batches, a killed run that goes on to the same bits, NaN, sealed saves, LoRA."""
+"""fit(): row order, batches, bitwise resumption, NaN, sealed checkpoints, LoRA."""
 
 from __future__ import annotations
 
@@ -83,9 +83,8 @@ def test_group_by_length_uses_the_same_rows_with_less_padding():
     assert sorted(plain[:400]) == sorted(grouped[:400]) == list(range(400))
     assert padding(grouped) < 0.1 * padding(plain)
     means = lengths[grouped].reshape(-1, 8).mean(axis=1)
-    assert (
-        abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5
-    )  # batches of like length do not come in a row
+    # Batches of similar length are not consecutive.
+    assert abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5
 
 
 def test_row_table_round_trips():
@@ -185,7 +184,7 @@ def test_run_killed_during_save_resumes_bitwise(folder):
         whole / "model/model.safetensors"
     ).read_bytes()
     assert metrics(killed) == metrics(whole)
-    assert [row["step"] for row in metrics(killed)] == [0, 1, 3, 4, 6, 8, 9, 12]  # and where it saves
+    assert [row["step"] for row in metrics(killed)] == [0, 1, 3, 4, 6, 8, 9, 12]  # and while it saves
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000012"]
     assert not list(killed.glob(".trainer*"))
 
@@ -241,7 +240,7 @@ def test_lora_is_merged_into_a_plain_model(folder):
     rank = torch.linalg.matrix_rank(after["transformer.h.0.attn.c_attn.weight"]
                                     - before["transformer.h.0.attn.c_attn.weight"], rtol=1e-3)  # fmt: skip
     assert int(rank) == 4
-    # measured inside of the trainer with adapters, and again on the sealed folder: the merge changed nothing
+    # the loss with adapters equals the loss of the sealed merged model
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert metrics(path)[-1]["held_out_loss"] == pytest.approx(evaluation["held_out_loss"], rel=1e-5)
     assert evaluation["held_out_loss"] < evaluation["held_out_loss_before"] - 0.01
@@ -273,9 +272,9 @@ runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_two_processes_use_the_same_rows_and_resume_bitwise(folder):
-    """Rows do not depend on the number of processes; a killed run of two goes on to the bits of two."""
+    """Rows do not depend on the number of processes, and a killed run of two processes resumes bitwise."""
     (folder / "program.py").write_text(KILL_MAIN_WHILE_SAVING)
-    write_model(folder / "base")  # without dropout, whose random numbers belong to a process
+    write_model(folder / "base")  # without dropout, whose random numbers depend on the process
     write_model(folder / "noisy", dropout=0.1)
     text = RECIPE.format(folder=folder)
     load_recipe(folder, "plain", text.replace("micro_batch_examples: 4", "micro_batch_examples: 2"))
@@ -298,7 +297,7 @@ def test_two_processes_use_the_same_rows_and_resume_bitwise(folder):
     assert (done := toolkit("one", "plain")).returncode == 0, done.stderr
     assert (done := toolkit("two", "plain", *two)).returncode == 0, done.stderr
     for alone, together in zip(metrics(folder / "one/plain"), metrics(folder / "two/plain"), strict=True):
-        for name in {"loss", "grad_norm", "held_out_loss"} & alone.keys():  # other rows: 1 % away and more
+        for name in {"loss", "grad_norm", "held_out_loss"} & alone.keys():  # other rows differ by 1 % or more
             assert together[name] == pytest.approx(alone[name], rel=1e-4), (name, alone["step"])
     assert (done := toolkit("two", "noisy", *two)).returncode == 0, done.stderr
     assert toolkit("killed", "noisy", *two, KILL="1").returncode != 0

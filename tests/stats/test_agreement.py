@@ -1,4 +1,4 @@
-"""Agreement against scikit-learn, statsmodels and krippendorff; biases by hand."""
+"""Agreement matches scikit-learn, statsmodels and krippendorff; biases match hand-computed values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def test_kappa_matches_scikit_learn_and_statsmodels():
     table = cohens_kappa(to_table(np.stack([first, second], axis=1))[0])
     assert found.estimate == pytest.approx(cohen_kappa_score(first, second))
     assert found.estimate == pytest.approx(table.kappa)
-    assert found.interval == pytest.approx([table.kappa_low, table.kappa_upp], abs=0.02)  # its delta method
+    # statsmodels uses the delta method.
+    assert found.interval == pytest.approx([table.kappa_low, table.kappa_upp], abs=0.02)
     assert found.n == 150
     same = agreement.accuracy(first.tolist(), second.tolist(), seed=0)
     assert same.estimate == pytest.approx(np.mean(first == second))
@@ -59,7 +60,7 @@ def test_alpha_interval_is_close_to_item_bootstrap():
 
 
 def test_items_of_one_prompt_are_one_unit():
-    """Everything three times over says no more, with groups; without, it looks surer than it is."""
+    """With groups, triplicated items do not narrow the interval; without groups they do."""
     first, second, third = (each.tolist() for each in raters(80))
     groups = list(range(80)) * 3
     wins, longer = [float(one == two) for one, two in zip(first, second, strict=True)], third
@@ -100,7 +101,7 @@ def test_incomparable_ratings_are_refused(wrong):
 
 
 def test_position_bias_matches_hand_computed_values():
-    """Of ten items two follow the answer, six the first place; two are ties once."""
+    """Of ten items, two follow the answer, six follow the first position, and two are ties in one order."""
     first = [1, 0] + [1] * 6 + [0.5, 1]
     second = [1, 0] + [0] * 6 + [0, 0.5]
     found = agreement.position_bias(first, second, seed=0)

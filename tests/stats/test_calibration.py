@@ -1,4 +1,4 @@
-"""Calibration of probabilities that are right, and of ones that are too sure."""
+"""Calibration of calibrated and overconfident probabilities."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_certain_and_invalid_probabilities():
 
 
 def test_slope_of_a_very_confident_model_converges():
-    """Where all probabilities are near 1 the curvature vanishes: the slope is still that of a search."""
+    """With all probabilities near 1 the curvature vanishes; the slope still matches a search."""
     random = np.random.default_rng(5)
     odds = 6 * np.abs(random.normal(0, 1.5, 600))
     happened = (random.random(600) < 1 / (1 + np.exp(-odds / 6))).astype(float)

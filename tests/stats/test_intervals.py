@@ -1,4 +1,4 @@
-"""Intervals against hand-computed values and, by simulation, against the coverage that they promise."""
+"""Intervals match hand-computed values and have their nominal coverage in simulations."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_block_ratio_samples_ring_positions_uniformly():
 
 def test_all_wins_use_the_exact_interval():
     four = stats.bootstrap_share([1, 1, 1, 1], seed=0)
-    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0  # 0.398: four of four proves nothing
+    # The lower bound is 0.398: four wins of four are not significant.
+    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0
     assert not four.excludes(0.5)
     assert stats.bootstrap_share([1] * 6, seed=0).excludes(0.5)
     assert not stats.bootstrap_share([0.5] * 50, seed=0).excludes(0.5)

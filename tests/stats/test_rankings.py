@@ -1,4 +1,4 @@
-"""Bradley-Terry against choix, and with ties against a direct optimization."""
+"""Bradley-Terry matches choix; with ties it matches a direct optimization."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_ranking_without_ties_matches_choix():
 
 
 def davidson_loss(parameters, rows):
-    """Minus the logarithm of the likelihood, as Davidson wrote it, in strengths pi and nu."""
+    """Return the negative log-likelihood of Davidson's model with strengths pi and tie parameter nu."""
     strengths, nu = np.exp(parameters[:-1]), np.exp(parameters[-1])
     loss = rankings.RIDGE / 2 * (parameters**2).sum()
     for one in rows:

@@ -1,4 +1,4 @@
-"""Intervals that may be looked at all the time: false alarms counted in simulated experiments."""
+"""Anytime-valid intervals: false alarm rates in simulated experiments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_false_alarm_rate_stays_below_five_percent_with_continuous_looks(name):
     draws = [DRAWS[name](np.random.default_rng(seed), 1000) for seed in range(400)]
     alarms = np.mean([sequential.log_capital(outcomes, 0.5).max() >= np.log(20) for outcomes in draws])
     assert alarms < 0.05
-    if name == "coin":  # what looking at an interval of one n does instead
+    if name == "coin":  # repeated looks at a fixed-n interval
         peeks = [range(100, 1001, 100) for _ in draws]
         seen = [any(wilson(outcomes[:n].sum(), n).excludes(0.5) for n in each)
                 for outcomes, each in zip(draws, peeks, strict=True)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tests and power: against statsmodels, and by simulation."""
+"""Significance tests and power, against statsmodels and simulations."""
 
 from __future__ import annotations
 

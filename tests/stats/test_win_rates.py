@@ -1,4 +1,4 @@
-"""Win rates of prompts, by hand and against other libraries."""
+"""Win rates match hand-computed values and other libraries."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def test_length_control_removes_wins_due_to_length():
     assert raw.low > 0.52 and not controlled.excludes(0.5)
     assert effect.low > 1.5
     plain, _ = win_rates.length_controlled(outcomes, np.full(2000, 40.0), seed=0, samples=10)
-    assert plain.estimate == pytest.approx(raw.estimate, abs=1e-4)  # one length throughout explains nothing
+    # A constant length difference explains nothing.
+    assert plain.estimate == pytest.approx(raw.estimate, abs=1e-4)
 
 
 def test_separated_outcomes_give_finite_estimates():
