@@ -53,7 +53,7 @@ PRODUCTS = "only the products"
 def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str, list[str]]:
     """The texts to be scored by name: documents, their sentences as documents, and one long text."""
     stories = [row["text"] for row in storyworld.rows("stories", 0, "held_out", documents)]
-    sentences = [one for story in stories for one in re.split(r"(?<=[.!?])\s+", story)]
+    sentences = [item for story in stories for item in re.split(r"(?<=[.!?])\s+", story)]
     long = data.read_text(encoding="utf-8") if data else "\n\n".join(stories)
     parts = {
         "documents": stories,
@@ -76,7 +76,7 @@ def arms_of(
 
     def theirs(batch: int) -> Callable[[], float]:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
-        requests = [Instance("loglikelihood_rolling", {}, (one,), index) for index, one in enumerate(texts)]
+        requests = [Instance("loglikelihood_rolling", {}, (item,), index) for index, item in enumerate(texts)]
         return lambda: -sum(harness.loglikelihood_rolling(requests, disable_tqdm=True))
 
     lm_eval = {f"lm-eval, batches of {batch}": theirs(batch) for batch in BATCHES}
@@ -85,9 +85,9 @@ def arms_of(
 
 def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
     """Multiply so many tokens, 2048 at once, with every matrix of the model; without attention."""
-    matrices = [one.weight for one in model.modules() if isinstance(one, Conv1D)]
+    matrices = [item.weight for item in model.modules() if isinstance(item, Conv1D)]
     matrices.append(model.get_output_embeddings().weight.T)
-    factors = {len(one): torch.randn(2048, len(one)) for one in matrices}
+    factors = {len(item): torch.randn(2048, len(item)) for item in matrices}
 
     @torch.no_grad()
     def multiply() -> float:
@@ -126,8 +126,8 @@ def report(
         median = statistics.median(times)
         ratios = np.array(times) / np.array(seconds["ours"])
         ratio = "1" if name == "ours" else f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
-        each = "-" if math.isnan(nats[name]) else f"{nats[name] / tokens:.7f}"
-        print(f"| {name} | {median:.2f} | {tokens / median:,.0f} | {ratio} | {each} |")
+        nats_per_token = "-" if math.isnan(nats[name]) else f"{nats[name] / tokens:.7f}"
+        print(f"| {name} | {median:.2f} | {tokens / median:,.0f} | {ratio} | {nats_per_token} |")
         rows[name] = {"seconds": times, "nats": nats[name], "ratio": float(np.median(ratios))}
     worst = max(abs(value / nats["ours"] - 1) for value in nats.values() if not math.isnan(value))
     print(f"\nlargest relative difference of the sums: {worst:.1e}", flush=True)
@@ -152,7 +152,7 @@ def main() -> None:
         f"{hardware.processor()['name']}, {args.threads} thread(s), {args.rounds} rounds, "
         f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
     )
-    found = []
+    results = []
     for size in args.sizes:
         settings, rows = SIZES[size]
         texts = texts_of(args.data, documents=args.documents, characters=args.characters)
@@ -161,11 +161,11 @@ def main() -> None:
         model = gpt2.build(settings, vocab_size=rows, seed=0, **ids).eval()
         for name, part in texts.items():
             seconds, nats = measure(arms_of(model, tokenizer, part), args.rounds)
-            tokens = sum(len(one) for one in HeldOutText(name, texts=part).ids(tokenizer))
-            found.append(report(f"{size}: {name}", tokens, seconds, nats))
+            tokens = sum(len(item) for item in HeldOutText(name, texts=part).ids(tokenizer))
+            results.append(report(f"{size}: {name}", tokens, seconds, nats))
     if args.json:
         args.json.write_text(
-            json.dumps({"threads": args.threads, "versions": provenance.versions(), "found": found})
+            json.dumps({"threads": args.threads, "versions": provenance.versions(), "found": results})
         )
 
 

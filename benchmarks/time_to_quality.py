@@ -80,7 +80,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--text {args.text}: there is no such file")
     if args.repeat < 1:
         parser.error(f"--repeat {args.repeat}: give at least 1")
-    places = [Path(one) for one in args.folders] or [ROOT / one for one in FOLDERS]
+    places = [Path(item) for item in args.folders] or [ROOT / item for item in FOLDERS]
     args.places = [place.resolve() for place in places if any(place.glob("*.yaml"))]
     for place in places:
         if place.resolve() not in args.places:
@@ -121,8 +121,8 @@ def score_characters(
     sequence = torch.from_numpy(np.concatenate([[prefix], ids]).astype(np.int64))
     bits = np.full(len(sequence), np.nan)
     by_length: dict[int, list[tuple[int, int, int]]] = {}
-    for one in windows(len(sequence), window, max(1, window // 2)):
-        by_length.setdefault(one[1] - one[0], []).append(one)
+    for item in windows(len(sequence), window, max(1, window // 2)):
+        by_length.setdefault(item[1] - item[0], []).append(item)
     for group in by_length.values():
         for at in range(0, len(group), rows):
             batch = group[at : at + rows]
@@ -157,16 +157,16 @@ def score_peer(copy: Path) -> dict:
         np.fromfile(copy / PEER_DATA / name, dtype=np.uint16) for name in ("train.bin", "val.bin")
     )
     characters = pickle.loads((copy / PEER_DATA / "meta.pkl").read_bytes())["itos"]
-    num_bytes = np.array([len(characters[one].encode()) for one in held_out], dtype=np.float64)
+    num_bytes = np.array([len(characters[item].encode()) for item in held_out], dtype=np.float64)
     window = saved["model_args"]["block_size"]
     bits = score_characters(
         lambda inputs: model(inputs, targets=inputs)[0],  # without targets it gives the last position alone
         held_out, prefix=int(train[-1]), window=window,
     )  # fmt: skip
-    found = stats.block_ratio(bits, num_bytes, block=BLOCK_CHARACTERS, seed=0)
+    result = stats.block_ratio(bits, num_bytes, block=BLOCK_CHARACTERS, seed=0)
     return {
-        "parameters": sum(one.numel() for one in model.parameters()),
-        "bits_per_byte": found.estimate, "bits_per_byte_interval": [found.low, found.high],
+        "parameters": sum(item.numel() for item in model.parameters()),
+        "bits_per_byte": result.estimate, "bits_per_byte_interval": [result.low, result.high],
         "held_out_bytes": int(num_bytes.sum()), "window": window, "iteration": saved["iter_num"],
     }  # fmt: skip
 
@@ -192,7 +192,7 @@ def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str
 def busy_seconds() -> float | None:
     """Return the seconds that all cores together have worked; None where the system does not tell."""
     try:
-        ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        ticks = [int(item) for item in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     except FileNotFoundError:
         return None
     idle = ticks[3] + ticks[4]  # idle, and waiting for a disk
@@ -205,8 +205,8 @@ def run_peer(args: argparse.Namespace, scratch: Path) -> dict:
     shutil.copytree(args.nanogpt, copy, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "meta.pkl"))
     shutil.copyfile(args.text, copy / PEER_DATA / "input.txt")  # or prepare.py downloads it
     commands = [[str(PEER_DATA / "prepare.py")], list(PEER_COMMAND)]
-    found = timed(commands, folder=copy, environment={"PYTHONUTF8": "1"})
-    return {**found, **score_peer(copy)}
+    result = timed(commands, folder=copy, environment={"PYTHONUTF8": "1"})
+    return {**result, **score_peer(copy)}
 
 
 def run_folder(place: Path, args: argparse.Namespace, scratch: Path) -> dict:
@@ -214,13 +214,13 @@ def run_folder(place: Path, args: argparse.Namespace, scratch: Path) -> dict:
     command = ["-m", "toolkit", "run", str(place), f"data.name={args.text}"]
     command += ["--runs-dir", str(scratch / "runs"), "--json"]
     environment = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
-    found = timed([command], folder=ROOT, environment=environment)
-    stages = json.loads(found["stdout"])["stages"].values()
+    result = timed([command], folder=ROOT, environment=environment)
+    stages = json.loads(result["stdout"])["stages"].values()
     measured = [stage for stage in stages if stage.get("bits_per_byte") is not None and "parameters" in stage]
     if not measured:
         raise SystemExit(f"{place}: none of its stages measured bits_per_byte")
     names = ("parameters", "bits_per_byte", "bits_per_byte_interval", "held_out_bytes", "window", "tokens")
-    return {**found, **{name: measured[-1].get(name) for name in names}}
+    return {**result, **{name: measured[-1].get(name) for name in names}}
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -234,13 +234,13 @@ def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
             say(f"round {number + 1} of {args.repeat}: {name} ...")
             load = os.getloadavg()[0]
             with tempfile.TemporaryDirectory(prefix="time-to-quality-") as scratch:
-                found = {"load_before": load, **run(Path(scratch)), "load_after": os.getloadavg()[0]}
-            del found["stdout"]
-            rounds[name].append(found)
-            say(f"    {found['seconds']:.1f} s, {found['bits_per_byte']:.4f} bits per byte, "
-                f"load {found['load_before']:.1f} to {found['load_after']:.1f}")  # fmt: skip
-            if found["held_out_bytes"] != rounds[PEER][0]["held_out_bytes"]:
-                raise SystemExit(f"{name} holds out {found['held_out_bytes']} bytes, {PEER} "
+                result = {"load_before": load, **run(Path(scratch)), "load_after": os.getloadavg()[0]}
+            del result["stdout"]
+            rounds[name].append(result)
+            say(f"    {result['seconds']:.1f} s, {result['bits_per_byte']:.4f} bits per byte, "
+                f"load {result['load_before']:.1f} to {result['load_after']:.1f}")  # fmt: skip
+            if result["held_out_bytes"] != rounds[PEER][0]["held_out_bytes"]:
+                raise SystemExit(f"{name} holds out {result['held_out_bytes']} bytes, {PEER} "
                                  f"{rounds[PEER][0]['held_out_bytes']}: not comparable")  # fmt: skip
     return rounds
 
@@ -253,18 +253,18 @@ def label(place: Path) -> str:
 def results(rounds: dict[str, list[dict]]) -> list[dict]:
     """Return a row a system: medians over the rounds, and of the ratios of time within them."""
     rows = []
-    for name, found in rounds.items():
-        middle = statistics.median_low([one["bits_per_byte"] for one in found])
-        best = next(one for one in found if one["bits_per_byte"] == middle)  # its interval belongs to it
-        pairs = list(zip(found, rounds[PEER], strict=True))
+    for name, result in rounds.items():
+        middle = statistics.median_low([item["bits_per_byte"] for item in result])
+        best = next(item for item in result if item["bits_per_byte"] == middle)  # its interval belongs to it
+        pairs = list(zip(result, rounds[PEER], strict=True))
         row = {"system": name, "parameters": best["parameters"]}
         for key in ("seconds", "cpu_seconds"):
-            row[key] = statistics.median(one[key] for one in found)
-            row[f"{key}_ratio"] = statistics.median(one[key] / peer[key] for one, peer in pairs)
-        others = [one["other_cores"] for one in found]
+            row[key] = statistics.median(item[key] for item in result)
+            row[f"{key}_ratio"] = statistics.median(item[key] / peer[key] for item, peer in pairs)
+        others = [item["other_cores"] for item in result]
         row["other_cores"] = None if None in others else statistics.median(others)
         row |= {key: best[key] for key in ("bits_per_byte", "bits_per_byte_interval", "window")}
-        rows.append({**row, "rounds": found})
+        rows.append({**row, "rounds": result})
     return rows
 
 
@@ -281,7 +281,7 @@ def show(rows: list[dict], about: dict) -> None:
         print(f"{row['system']:28s} {row['parameters']:11,} {row['seconds']:8.1f} {row['cpu_seconds']:8.1f} "
               f"{interval_text(row, 'bits_per_byte', digits=4):>24s} {row['seconds_ratio']:6.2f}x "
               f"{row['cpu_seconds_ratio']:6.2f}x {others:>7s}")  # fmt: skip
-    loads = [one[key] for row in rows for one in row["rounds"] for key in ("load_before", "load_after")]
+    loads = [item[key] for row in rows for item in row["rounds"] for key in ("load_before", "load_after")]
     print(f"time, CPU: beside {PEER}'s; others: cores that other work kept busy; "
           f"load average between runs {min(loads):.1f} to {max(loads):.1f}")  # fmt: skip
 

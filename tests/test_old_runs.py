@@ -171,7 +171,7 @@ def test_old_recipes_report_nothing_to_do(old, capfd):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "change", "said"),
+    ("recipe", "change", "message"),
     [
         ("pretrain", "seed=1", "seed: 0 -> 1"),
         ("ppo", "trainer.kl_in=loss", 'trainer.kl_in: "reward" -> "loss"'),
@@ -179,9 +179,9 @@ def test_old_recipes_report_nothing_to_do(old, capfd):
         ("corpus", "data.examples=81", "data.examples: 80 -> 81"),
     ],
 )
-def test_changed_settings_of_an_old_run_are_refused(old, capfd, recipe, change, said):
+def test_changed_settings_of_an_old_run_are_refused(old, capfd, recipe, change, message):
     assert main.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
 def test_old_storyworld_digest_counts_as_the_same_data(old, capfd):
@@ -215,8 +215,8 @@ def test_old_pretraining_replays_from_checkpoint_and_start(old, capfd, steps):
     else:  # the weights differ in their last bits: what is compared are losses and gradient norms
         assert output["whole"]
         assert differences(before["replay"]["losses"], now["losses"], exact=False) == []
-        assert [(one["what"], one["tensors"]) for one in now["states"]] == [
-            (one["what"], one["tensors"]) for one in before["replay"]["states"]
+        assert [(entry["what"], entry["tensors"]) for entry in now["states"]] == [
+            (entry["what"], entry["tensors"]) for entry in before["replay"]["states"]
         ]
 
 
@@ -239,7 +239,7 @@ def test_old_models_evaluate_to_the_same_numbers(old, capfd, name):
     "name",
     [
         "corpus",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("tokenizer", "pretrain", "sft", "dpo")),
+        *(pytest.param(entry, marks=pytest.mark.slow) for entry in ("tokenizer", "pretrain", "sft", "dpo")),
     ],
 )
 def test_old_run_is_reproduced(old, capfd, name):

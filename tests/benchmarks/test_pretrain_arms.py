@@ -54,9 +54,9 @@ def test_arms_start_with_equal_loss_and_learn():
     ours, trainer = losses("ours", on), losses("Trainer", on)
     assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target fewer per row
     for name, levers in arms.without(on).items():
-        found = losses("ours", levers)
-        assert found[0] == pytest.approx(ours[0], rel=1e-3), name
-        assert found[-1] < found[0] - 0.01, name
+        actual = losses("ours", levers)
+        assert actual[0] == pytest.approx(ours[0], rel=1e-3), name
+        assert actual[-1] < actual[0] - 0.01, name
     assert ours[-1] < ours[0] - 0.01 and trainer[-1] < trainer[0] - 0.01
 
 

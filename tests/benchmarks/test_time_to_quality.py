@@ -64,13 +64,13 @@ def test_cpu_time_of_other_processes_is_separated(tmp_path):
     count = "x = 0\nwhile __import__('time').process_time() < 1.5: x += 1"
     other = subprocess.Popen([sys.executable, "-c", count.replace("1.5", "60")])
     try:
-        found = benchmark.timed([["-c", count], ["-c", "print(5)"]], folder=tmp_path, environment={})
+        result = benchmark.timed([["-c", count], ["-c", "print(5)"]], folder=tmp_path, environment={})
     finally:
         other.kill()
         other.wait()
-    assert found["stdout"] == "5\n" and 1.4 < found["cpu_seconds"] < found["seconds"] + 0.1
-    if found["other_cores"] is not None:  # /proc/stat
-        assert found["other_cores"] > 0.2
+    assert result["stdout"] == "5\n" and 1.4 < result["cpu_seconds"] < result["seconds"] + 0.1
+    if result["other_cores"] is not None:  # /proc/stat
+        assert result["other_cores"] > 0.2
     with pytest.raises(SystemExit, match="status 3:\nno luck"):
         failing = "import sys; print('no luck'); sys.exit(3)"
         benchmark.timed([["-c", failing]], folder=tmp_path, environment={})

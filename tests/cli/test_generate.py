@@ -30,8 +30,8 @@ def test_json_output_is_one_object(folder, capsys):
     )
     result = json.loads(capsys.readouterr().out)
     assert len(result["answers"]) == 3 and result["settings"]["seed"] == 3
-    assert len({tuple(one["ids"]) for one in result["answers"]}) > 1
-    assert all(len(one["ids"]) <= 5 for one in result["answers"])
+    assert len({tuple(answer["ids"]) for answer in result["answers"]}) > 1
+    assert all(len(answer["ids"]) <= 5 for answer in result["answers"])
 
 
 def test_raw_and_chat_format_the_prompt_differently(folder, tokenizer):

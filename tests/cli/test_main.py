@@ -72,7 +72,7 @@ def test_every_verb_has_a_module():
 # Usage
 
 
-@pytest.mark.parametrize("arguments,said", [
+@pytest.mark.parametrize("arguments,message", [
     (["rnu"], "error: there is no verb 'rnu'; did you mean run?\n  fix: `toolkit --help` lists the verbs\n"),
     (["zzz"], "error: there is no verb 'zzz'\n"), (["Check"], "did you mean check?"),
     (["recipes/tiny"], "did you mean `toolkit run recipes/tiny`?"),
@@ -89,11 +89,11 @@ def test_every_verb_has_a_module():
     (["publish", "runs/x"], "the following arguments are required: REPO_ID"),
     (["run", "recipes/tiny", "--fre"], "unrecognized arguments: --fre; did you mean --fresh?"),
 ])  # fmt: skip
-def test_usage_error_exits_with_status_2(arguments, said, capsys, monkeypatch):
+def test_usage_error_exits_with_status_2(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main.main(arguments) == 2
     captured = capsys.readouterr()
-    assert said in captured.err and captured.out == "" and "Traceback" not in captured.err
+    assert message in captured.err and captured.out == "" and "Traceback" not in captured.err
 
 
 def test_missing_verb_prints_the_overview(capsys):
@@ -196,7 +196,7 @@ def test_command_line_paths_are_literal(carried_out, monkeypatch):
 # Failures
 
 
-@pytest.mark.parametrize("error,status,said", [
+@pytest.mark.parametrize("error,status,message", [
     (RunError("is not sealed", where="runs/x", fix="finish it"), 1,
      "error: runs/x: is not sealed\n  fix: finish it\n"),
     (ToolkitError("no"), 1, "error: no\n"), (KeyboardInterrupt(), 130, "\ninterrupted\n"),
@@ -206,11 +206,11 @@ def test_command_line_paths_are_literal(carried_out, monkeypatch):
      "error: runs/x: the disk is full\n  fix: free some"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full\n"),
 ])  # fmt: skip
-def test_failure_message_is_one_paragraph(carried_out, capsys, error, status, said):
+def test_failure_message_is_one_paragraph(carried_out, capsys, error, status, message):
     carried_out("toolkit.cli.verify", "verify_command", error)
     assert main.main(["verify", "runs/x"]) == status
     captured = capsys.readouterr()
-    assert captured.err.startswith(said) and captured.out == ""
+    assert captured.err.startswith(message) and captured.out == ""
 
 
 def test_unexpected_exception_prints_a_traceback(carried_out):
@@ -238,8 +238,8 @@ def test_sigterm_is_handled_as_interrupt(tmp_path):
                              text=True)  # fmt: skip
     assert child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == 130 and said == "\ninterrupted\n"
+    _, message = child.communicate(timeout=30)
+    assert child.returncode == 130 and message == "\ninterrupted\n"
 
 
 def test_closed_pipe_prints_nothing():
@@ -282,11 +282,11 @@ def test_check_as_json(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text(RECIPE)
     (tmp_path / "b.yaml").write_text(RECIPE + "sed: 3\n")
     assert main.main(["check", str(tmp_path), "--json"]) == 2
-    found = json.loads(capsys.readouterr().out)
-    assert not found["ok"] and found["problems"] == [
+    output = json.loads(capsys.readouterr().out)
+    assert not output["ok"] and output["problems"] == [
         {"place": f"{tmp_path}/b.yaml:5", "key": "sed",
         "what": "unknown key; did you mean seed?", "kind": "unknown"}]  # fmt: skip
-    [row] = found["recipes"]
+    [row] = output["recipes"]
     assert row["ok"] and row["stage"] == "dpo"
     assert row["not_checked"] == ["model: runs/x/sft is not there, and no recipe here makes it"]
 
@@ -298,15 +298,16 @@ def test_check_reports_references_to_the_wrong_stage(tmp_path, capsys):
     (folder / "dpo.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/corpus"))
     (folder / "tokenizer.yaml").write_text("stage: tokenizer\ndata: {name: b.txt}\n")
     assert main.main(["check", str(folder)]) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         f"{folder}/dpo.yaml:2: model: runs/t/corpus is a corpus run; a pretrain or sft or dpo or ppo run"
-        in said
+        in message
     )
     assert (
-        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?" in said
+        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?"
+        in message
     )
-    assert "data: there is no file b.txt here" in said
+    assert "data: there is no file b.txt here" in message
 
 
 def test_check_detects_cycles_and_accepts_checkpoints(tmp_path, capsys):
@@ -319,9 +320,9 @@ def test_check_detects_cycles_and_accepts_checkpoints(tmp_path, capsys):
     assert f"{folder}/c.yaml:2: model: refers to this recipe's own run" in capsys.readouterr().err
     (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/a"))
     assert main.main(["check", str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a cycle)" in said
-    assert "not checked" not in said
+    message = capsys.readouterr().err
+    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a cycle)" in message
+    assert "not checked" not in message
 
 
 # Shipped recipes

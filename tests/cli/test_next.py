@@ -33,8 +33,12 @@ def test_json_matches_the_model(folder, opened, capsys):
     allowed = [i for i in range(len(opened.tokenizer)) if i != opened.tokenizer.pad_token_id]
     expected = torch.softmax(logits, 0)  # as in scoring, the vocabulary padding counts
     top = expected[allowed].topk(5)
-    assert [one["id"] for one in result["candidates"]] == [allowed[i] for i in top.indices.tolist()]
-    np.testing.assert_allclose([one["probability"] for one in result["candidates"]], top.values, rtol=1e-4)
+    assert [candidate["id"] for candidate in result["candidates"]] == [
+        allowed[i] for i in top.indices.tolist()
+    ]
+    np.testing.assert_allclose(
+        [candidate["probability"] for candidate in result["candidates"]], top.values, rtol=1e-4
+    )
     assert result["entropy_bits"] == pytest.approx(-(expected * expected.log2()).sum().item(), rel=1e-4)
     assert result["rest"] == pytest.approx(1 - top.values.sum().item(), abs=1e-5)
     assert result["chosen"]["rank"] == 1
@@ -109,7 +113,9 @@ def test_table_shows_spaces_and_remaining_probability(folder, capsys, monkeypatc
 def test_empty_text_starts_a_document(folder, opened, capsys):
     next.next_command(str(folder), "", json=True)
     result, _ = read(capsys)
-    assert math.isclose(sum(one["probability"] for one in result["candidates"]) + result["rest"], 1)
+    assert math.isclose(
+        sum(candidate["probability"] for candidate in result["candidates"]) + result["rest"], 1
+    )
 
 
 def test_long_text_is_truncated_at_the_beginning(opened):

@@ -105,9 +105,9 @@ def test_added_setting_inside_list_entries(plant, made, tmp_path):
     assert rebuild.recipe(path).data == sources
     heavy = [sources[0], sources[1].model_copy(update={"weight": 2.0, "examples": 4})]
     other = LoadedRecipe(Path("a.yaml"), "t/a", schema.TokenizerRecipe(stage="tokenizer", data=heavy), "", {})
-    said = state(other, tmp_path)
-    assert "data[1].weight: 1.0 -> 2.0 (runs before this setting was added had 1.0)" in said
-    assert "data[1].examples: 3 -> 4" in said and "data[0]" not in said
+    message = state(other, tmp_path)
+    assert "data[1].weight: 1.0 -> 2.0 (runs before this setting was added had 1.0)" in message
+    assert "data[1].examples: 3 -> 4" in message and "data[0]" not in message
 
 
 def test_renamed_setting_is_migrated(plant, made, tmp_path):
@@ -139,9 +139,9 @@ def test_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
     )
     with pytest.raises(RunError) as caught:
         rebuild.recipe(path)
-    said = str(caught.value)
-    assert "lowercase: true (this setting was removed: text is read as it is)" in said
-    assert "use the version of the toolkit that made the run" in said
+    message = str(caught.value)
+    assert "lowercase: true (this setting was removed: text is read as it is)" in message
+    assert "use the version of the toolkit that made the run" in message
     assert seal.verify(path) == []  # its bytes are unchanged
 
 
@@ -288,15 +288,15 @@ def test_override_of_list_entry_and_moved_setting(plant, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("lowercase: true", "8: lowercase: true is no longer possible: text is read as it is; leave it out"),
         ("min_frequency: 5", r"6: minimum: given under two names, also as min_frequency \(.*a.yaml:8\)"),
     ],
 )
-def test_unsupported_old_settings_are_refused(plant, tmp_path, line, said):
+def test_unsupported_old_settings_are_refused(plant, tmp_path, line, message):
     plant(*PLANTED)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         loader.load(recipe(tmp_path, OLD.replace("lowercase: false", line)))
 
 

@@ -20,10 +20,12 @@ def test_every_setting_is_in_a_table():
     listed = {model for section in recipe_tables.SECTIONS.values() for _, model in section}
     for cls in (stage.recipe for stage in STAGES.values()):
         for name, info in cls.model_fields.items():
-            owner = next(one for one in reversed(cls.__mro__) if name in getattr(one, "model_fields", {}))
+            owner = next(base for base in reversed(cls.__mro__) if name in getattr(base, "model_fields", {}))
             assert owner in listed, f"{owner.__name__}.{name}"
             nested = [
-                one for one in recipe_tables.alternatives(info.annotation) if recipe_tables.is_model(one)
+                option
+                for option in recipe_tables.alternatives(info.annotation)
+                if recipe_tables.is_model(option)
             ]
             assert set(nested) <= listed
     page = PAGE.read_text(encoding="utf-8")

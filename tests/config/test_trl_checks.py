@@ -97,7 +97,10 @@ def test_snapshot_matches_the_installed_trl():
     from toolkit.config import trl_fields
 
     described = trl_fields.describe()
-    stored = next((one for one in trl_checks.read_snapshots() if trl_checks.matches(one, described)), None)
+    stored = next(
+        (snapshot for snapshot in trl_checks.read_snapshots() if trl_checks.matches(snapshot, described)),
+        None,
+    )
     assert stored, "write it: python -m tools.trl_snapshot"
     assert stored["stages"] == described["stages"] and stored["schedulers"] == described["schedulers"]
 

@@ -174,10 +174,10 @@ def test_text_mixture_has_exact_shares_and_ends_with_the_first_exhausted_source(
     first = jsonl(tmp_path / "a.jsonl", [{"text": f"a{number}"} for number in range(300)])
     second = jsonl(tmp_path / "b.jsonl", [{"text": f"b{number}"} for number in range(1000)])
     mixture = [DataSource(name=first, weight=3.0), DataSource(name=second)]
-    found = texts(mixture, "all")
-    counts = Counter(text[0] for text in found)
+    documents_read = texts(mixture, "all")
+    counts = Counter(text[0] for text in documents_read)
     assert counts["a"] == 300 and abs(counts["b"] - 100) <= 1
-    assert found == texts(mixture, "all")
+    assert documents_read == texts(mixture, "all")
     both = set(texts(mixture, "train")), set(texts(mixture, "held_out"))
     assert not both[0] & both[1]
 
@@ -440,10 +440,14 @@ def test_hh_rlhf_held_out_requests_are_never_trained_on():
 @real_data
 def test_hh_rlhf_text_and_pairs_hold_out_the_same_requests():
     source = DataSource(name=str(HH))
-    found = list(documents.texts(source, part="train", seed=0))
-    assert len(found) == 2049 and all(document.text.startswith("Human: ") for document in found)
+    documents_read = list(documents.texts(source, part="train", seed=0))
+    assert len(documents_read) == 2049 and all(
+        document.text.startswith("Human: ") for document in documents_read
+    )
     held_out = {row["prompt"][0]["content"] for row in sources.conversations(source, part="held_out", seed=0)}
-    assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in found}
+    assert not held_out & {
+        document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in documents_read
+    }
 
 
 @real_data

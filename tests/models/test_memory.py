@@ -163,11 +163,11 @@ CUDA = (
 def test_gpu_shortage_in_another_stage():
     settings = SftRecipe(stage="sft", model="runs/x", data={"name": "storyworld"})
     error = type("OutOfMemoryError", (RuntimeError,), {})(CUDA)
-    told = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
-    assert told.startswith(
+    message = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
+    assert message.startswith(
         "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were available to this process\n"
     )
-    assert "micro_batch_examples" in told
+    assert "micro_batch_examples" in message
 
 
 def test_no_row_fits_on_the_gpu(tmp_path):
@@ -177,8 +177,8 @@ def test_no_row_fits_on_the_gpu(tmp_path):
         path="runs/t/p", decisions=Decisions.of({"precision": "bf16"}), reference=lambda _: tmp_path
     )
     large = recipe(layers=96, width=12288)
-    told = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
+    message = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
     smaller = re.search(
-        r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", told
+        r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", message
     )
-    assert smaller and 1 <= int(smaller[1]) < 96, told
+    assert smaller and 1 <= int(smaller[1]) < 96, message

@@ -135,12 +135,12 @@ def test_batch_must_divide_by_processes():
 
 def test_plan_json_output(capsys):
     assert main.main(["plan", str(RECIPES / "gpt2-124m"), "--no-probe", "--price", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     rows, whole = planned(RECIPES / "gpt2-124m", probe=False, price=2.0)
-    assert {row["stage"]: row for row in told["plan"]} == {
+    assert {row["stage"]: row for row in output["plan"]} == {
         name: dataclasses.asdict(row) for name, row in rows.items()
     }
-    assert told["total"] == {"flops": whole.flops, "seconds": whole.seconds, "money": whole.money}
+    assert output["total"] == {"flops": whole.flops, "seconds": whole.seconds, "money": whole.money}
 
 
 # The probe: real training steps

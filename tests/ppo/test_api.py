@@ -141,10 +141,10 @@ def test_evaluation_and_stopping_are_deferred_to_the_end_of_a_rollout(make_train
 
 def test_best_checkpoint_by_held_out_judge_is_loaded_at_the_end(make_trainer):
     """Uses the transformers setting with a judge that prefers the first of five rollouts."""
-    said = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
+    scores = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
 
     def judge(prompts, completions, completion_ids, **columns):
-        return next(said)
+        return next(scores)
 
     def four(prompts, completions, completion_ids, **columns):
         return [float(len(ids)) for ids in completion_ids]
@@ -155,7 +155,7 @@ def test_best_checkpoint_by_held_out_judge_is_loaded_at_the_end(make_trainer):
         metric_for_best_model="eval_score", greater_is_better=True,
     )  # fmt: skip
     trainer.train()
-    assert next(said, None) is None and trainer.state.best_metric == 3.0
+    assert next(scores, None) is None and trainer.state.best_metric == 3.0
     best = trainer.state.best_model_checkpoint
     assert best.endswith("checkpoint-4")
     kept, after = load_file(f"{best}/model.safetensors"), trainer.model.policy.state_dict()

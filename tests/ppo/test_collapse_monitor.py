@@ -14,10 +14,10 @@ FIRST = {"repetition": 0.1, "distinct": 1.0, "score": 0.0, "length": 40.0, "kl":
 
 
 def looked(*rows, stop=True):
-    seen, told = {}, []
+    seen, warnings = {}, []
     for number, row in enumerate(rows, 1):
-        told += collapse_monitor.check(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
-    return told
+        warnings += collapse_monitor.check(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
+    return warnings
 
 
 def episodes(*answers):
@@ -36,7 +36,7 @@ def test_repetition_is_measured_within_an_answer():
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "expected"),
     [
         ({"repetition": 0.4}, "answers repeat themselves (10% of their text at first, now 40%)"),
         ({"distinct": 0.4}, "answers become alike (40% differ)"),
@@ -45,12 +45,12 @@ def test_repetition_is_measured_within_an_answer():
         ({"kl": 20.0}, "KL is at 0.50 nats a token"),
     ],
 )
-def test_rising_score_with_degenerating_answers_warns_once(now, said):
-    told = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
+def test_rising_score_with_degenerating_answers_warns_once(now, expected):
+    warnings = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
     assert (
-        len(told) == 1
-        and told[0].startswith("rollout 2: the score rose from 0 to 1.1, but")
-        and said in told[0]
+        len(warnings) == 1
+        and warnings[0].startswith("rollout 2: the score rose from 0 to 1.1, but")
+        and expected in warnings[0]
     )
     assert looked({}, {"score": 0.9, **now}) == []  # less than half a standard deviation
 

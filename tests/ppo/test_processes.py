@@ -59,7 +59,7 @@ def test_trl_algorithms_on_two_processes_share_scale_and_start_at_reference(reci
     two = launch(settings, tmp_path)
     rows = metrics.read(two / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
-    known = json.loads((two / "manifest.json").read_text())["facts"]["first_rollout"]["scale"]
-    assert known["mean"] == pytest.approx(rows[0]["score"], rel=1e-4)  # the mean over both processes
+    scale = json.loads((two / "manifest.json").read_text())["facts"]["first_rollout"]["scale"]
+    assert scale["mean"] == pytest.approx(rows[0]["score"], rel=1e-4)  # the mean over both processes
     if algorithm == "rloo":
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)

@@ -8,9 +8,9 @@ from toolkit.report import answers
 
 
 def row(model, number, text, *, outcome=None, score=None, ended=True):
-    found = {"model": model, "number": number, "prompt": [{"role": "user", "content": f"p{number}"}],
+    answer = {"model": model, "number": number, "prompt": [{"role": "user", "content": f"p{number}"}],
              "answer": text, "ended": ended}  # fmt: skip
-    return found | {
+    return answer | {
         key: value for key, value in (("outcome", outcome), ("score", score)) if value is not None
     }
 

@@ -26,8 +26,8 @@ def writer(text: str):
 
 
 def state(run) -> tuple[int, str] | None:
-    found = checkpoint.latest(run)
-    return (found[0], (found[1] / "state").read_text()) if found else None
+    newest = checkpoint.latest(run)
+    return (newest[0], (newest[1] / "state").read_text()) if newest else None
 
 
 def test_newest_checkpoint_is_found_and_older_ones_are_removed(run):
@@ -43,11 +43,11 @@ def test_kill_during_save_leaves_old_or_new_checkpoint(run, capsys):
     outcomes = []
     for number in range(200):
         killed = killed_at(number, lambda: checkpoint.save(run, 2, writer("two"), keep=1))
-        found = state(run)
-        assert found in ((1, "one"), (2, "two")), (number, found)
+        newest = state(run)
+        assert newest in ((1, "one"), (2, "two")), (number, newest)
         assert "not what was sealed" not in capsys.readouterr().err, "a cut-off save has a checkpoint's name"
         assert not [path for path in run.checkpoints.iterdir() if files.is_temporary(path.name)]
-        outcomes.append(found[0])
+        outcomes.append(newest[0])
         if not killed:
             break
         # Repeat from the same state.

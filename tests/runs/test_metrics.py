@@ -31,8 +31,8 @@ def test_truncate_drops_rows_after_the_resumed_step(tmp_path):
         metrics.log(step)
     metrics.truncate(2)
     metrics.log(3, again=True)
-    found = [(row["step"], row.get("again")) for row in read(metrics.path)]
-    assert found == [(1, None), (2, None), (3, True)]
+    rows = [(row["step"], row.get("again")) for row in read(metrics.path)]
+    assert rows == [(1, None), (2, None), (3, True)]
 
 
 def test_only_the_main_process_writes(tmp_path):

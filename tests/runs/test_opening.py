@@ -52,8 +52,8 @@ def test_unfinished_run_resumes_with_its_records(runs, capsys):
         run.metrics.truncate(1)
         run.metrics.log(2, loss=1.5)
         run.seal()
-    said = capsys.readouterr().err
-    assert "resuming from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
+    stderr = capsys.readouterr().err
+    assert "resuming from the beginning" in stderr and 'precision: "fp32" -> "bf16"' in stderr
     path = runs / "t" / "tokenizer"
     assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
     content = json.loads((path / "manifest.json").read_text())
@@ -340,8 +340,8 @@ def test_environment_changes_are_reported_before_resuming(runs, monkeypatch, cap
     monkeypatch.setattr("toolkit.runs.provenance.versions", lambda: {"torch": "9.9"})
     with open_run(tokenizer(), runs_dir=runs) as run:
         pass
-    said = capsys.readouterr().err
-    assert "world_size: 1 -> 2" in said and "versions.torch:" in said and '"9.9"' in said
+    stderr = capsys.readouterr().err
+    assert "world_size: 1 -> 2" in stderr and "versions.torch:" in stderr and '"9.9"' in stderr
     assert run.manifest["resumed"][0]["world_size"] == 2
 
 

@@ -38,7 +38,7 @@ def test_commit_and_local_changes_are_recorded(checkout):
     (checkout / "new.py").write_text("1")
     added = provenance.code()
     (checkout / "new.py").write_text("2")
-    assert len({str(one) for one in (clean, changed, added, provenance.code())}) == 4
+    assert len({str(state) for state in (clean, changed, added, provenance.code())}) == 4
 
 
 def test_unrelated_checkout_is_not_recorded_as_commit(checkout):
@@ -59,6 +59,6 @@ def test_this_checkout_records_its_commit():
 
 
 def test_versions_and_hardware():
-    found = provenance.collect()
-    assert found["versions"]["torch"] and found["world_size"] == 1
-    assert found["hardware"]["processor"]["cores"] >= 1
+    facts = provenance.collect()
+    assert facts["versions"]["torch"] and facts["world_size"] == 1
+    assert facts["hardware"]["processor"]["cores"] >= 1

@@ -45,8 +45,8 @@ def tokenizer(recipe, run):
     """Count to STEPS with a sealed checkpoint per step; the model is the sum."""
     if os.environ.get("TOY_DATA_ERROR"):
         raise DataError("a toy's complaint", where="toy.txt", fix="none")
-    found = checkpoint.latest(run)
-    step, total = (found[0], int((found[1] / "state").read_text())) if found else (0, 0)
+    newest = checkpoint.latest(run)
+    step, total = (newest[0], int((newest[1] / "state").read_text())) if newest else (0, 0)
     run.metrics.truncate(step)
     while step < STEPS:
         step, total = step + 1, total + recipe.seed + step
@@ -60,7 +60,7 @@ def tokenizer(recipe, run):
             raise OSError(28, "No space left on device")
     print("a library that prints on stdout")
     run.write_text("model/weights.txt", f"{total}\n")
-    run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (found[0] if found else 0)})
+    run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (newest[0] if newest else 0)})
 
 
 def corpus(recipe, run):

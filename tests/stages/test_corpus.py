@@ -68,7 +68,7 @@ def test_documents_round_trip_with_byte_counts(tmp_path, vocabulary, lines):
     folder, measured = made(tmp_path, vocabulary, DataSource(name=lines), shard_tokens=1000)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     texts = [json.loads(line)["text"] for line in Path(lines).read_text(encoding="utf-8").splitlines()]
-    found = []
+    documents_read = []
     for part in ("train", "held_out"):
         shards = TokenShards.open(folder / part)
         assert shards.verify() == [] and shards.tokens > 1000
@@ -78,8 +78,8 @@ def test_documents_round_trip_with_byte_counts(tmp_path, vocabulary, lines):
             assert 0 not in ids, "what is spelled <|endoftext|> is text"
             assert shards.document_bytes[number] == len(text.encode())
             assert ids.tolist() == template.encode_text(tokenizer, text)
-            found.append(text)
-    assert sorted(found) == sorted(texts)
+            documents_read.append(text)
+    assert sorted(documents_read) == sorted(texts)
     assert measured["documents"] + measured["held_out_documents"] == len(texts)
     assert measured["bytes"] + measured["held_out_bytes"] == sum(len(text.encode()) for text in texts)
     assert measured["tokens"] == TokenShards.open(folder / "train").tokens

@@ -59,7 +59,7 @@ def test_each_epoch_uses_each_row_once_and_longer_training_shares_its_start():
     assert len(order) == 20
     assert sorted(np.bincount(order)) == [2] * 10
     assert len(set(order[:8])) == 8 and set(order[:8]) != set(order[12:])  # two shuffles
-    assert all((np.diff(lengths[each]) < 0).all() for each in order.reshape(5, 4)[:2])  # the longest first
+    assert all((np.diff(lengths[group]) < 0).all() for group in order.reshape(5, 4)[:2])  # the longest first
     assert list(training_order(lengths, steps=7, batch=4, seed=1)[:20]) == list(order)
     assert list(training_order(lengths, steps=5, batch=4, seed=2)) != list(order)
     assert list(training_order(lengths, steps=3, batch=4, seed=1, strategy="sequential")) == [

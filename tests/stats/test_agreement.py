@@ -22,13 +22,13 @@ def raters(n=150, seed=0):
 
 def test_kappa_matches_scikit_learn_and_statsmodels():
     first, second, _ = raters()
-    found = agreement.cohen_kappa(first.tolist(), second.tolist(), seed=0)
+    result = agreement.cohen_kappa(first.tolist(), second.tolist(), seed=0)
     table = cohens_kappa(to_table(np.stack([first, second], axis=1))[0])
-    assert found.estimate == pytest.approx(cohen_kappa_score(first, second))
-    assert found.estimate == pytest.approx(table.kappa)
+    assert result.estimate == pytest.approx(cohen_kappa_score(first, second))
+    assert result.estimate == pytest.approx(table.kappa)
     # statsmodels uses the delta method.
-    assert found.interval == pytest.approx([table.kappa_low, table.kappa_upp], abs=0.02)
-    assert found.n == 150
+    assert result.interval == pytest.approx([table.kappa_low, table.kappa_upp], abs=0.02)
+    assert result.n == 150
     same = agreement.accuracy(first.tolist(), second.tolist(), seed=0)
     assert same.estimate == pytest.approx(np.mean(first == second))
 
@@ -37,9 +37,9 @@ def test_alpha_matches_krippendorff_with_missing_ratings():
     ratings = np.array(raters(), dtype=float)
     ratings[np.random.default_rng(1).random(ratings.shape) < 0.3] = np.nan
     rows = [[None if math.isnan(value) else value for value in row] for row in ratings]
-    found = agreement.krippendorff_alpha(rows, seed=0)
-    assert found.estimate == pytest.approx(krippendorff.alpha(ratings, level_of_measurement="nominal"))
-    assert found.n == ((~np.isnan(ratings)).sum(0) >= 2).sum()
+    result = agreement.krippendorff_alpha(rows, seed=0)
+    assert result.estimate == pytest.approx(krippendorff.alpha(ratings, level_of_measurement="nominal"))
+    assert result.n == ((~np.isnan(ratings)).sum(0) >= 2).sum()
 
 
 def test_alpha_matches_krippendorffs_published_example():
@@ -55,8 +55,8 @@ def test_alpha_interval_is_close_to_item_bootstrap():
     generator = np.random.default_rng(3)
     draws = [ratings[:, generator.integers(60, size=60)] for _ in range(400)]
     values = [krippendorff.alpha(each, level_of_measurement="nominal") for each in draws]
-    found = agreement.krippendorff_alpha(ratings.tolist(), seed=0)
-    assert found.interval == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.03)
+    result = agreement.krippendorff_alpha(ratings.tolist(), seed=0)
+    assert result.interval == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.03)
 
 
 def test_items_of_one_prompt_are_one_unit():
@@ -85,9 +85,9 @@ def test_items_of_one_prompt_are_one_unit():
 
 
 def test_agreement_is_undefined_without_variation():
-    found = agreement.cohen_kappa(["a"] * 5, ["a"] * 5, seed=0)
-    assert math.isnan(found.estimate) and found.interval == [None, None]
-    assert found.as_json("kappa") == {"kappa": None, "kappa_interval": [None, None]}
+    result = agreement.cohen_kappa(["a"] * 5, ["a"] * 5, seed=0)
+    assert math.isnan(result.estimate) and result.interval == [None, None]
+    assert result.as_json("kappa") == {"kappa": None, "kappa_interval": [None, None]}
     assert agreement.cohen_kappa([1, 2] * 20, [1, 2] * 20, seed=0).estimate == 1.0
 
 
@@ -104,15 +104,15 @@ def test_position_bias_matches_hand_computed_values():
     """Of ten items, two follow the answer, six follow the first position, and two are ties in one order."""
     first = [1, 0] + [1] * 6 + [0.5, 1]
     second = [1, 0] + [0] * 6 + [0, 0.5]
-    found = agreement.position_bias(first, second, seed=0)
-    assert found["bias"] == pytest.approx((6 + 0.5 + 0.5) / 10) and found["inconsistent"] == pytest.approx(
+    result = agreement.position_bias(first, second, seed=0)
+    assert result["bias"] == pytest.approx((6 + 0.5 + 0.5) / 10) and result["inconsistent"] == pytest.approx(
         0.8
     )
-    assert found["bias_interval"][0] > 0.3 and found["n"] == 10
-    json.dumps(found, allow_nan=False)
+    assert result["bias_interval"][0] > 0.3 and result["n"] == 10
+    json.dumps(result, allow_nan=False)
 
 
 def test_length_bias_matches_hand_computed_values():
-    found = agreement.length_bias([1, 0, 0, 0.2, 1], [5, -3, -2, 9, 0], seed=0)
-    assert found["longer_wins"] == pytest.approx((1 + 1 + 1 + 0.2) / 4) and found["n"] == 4
+    result = agreement.length_bias([1, 0, 0, 0.2, 1], [5, -3, -2, 9, 0], seed=0)
+    assert result["longer_wins"] == pytest.approx((1 + 1 + 1 + 0.2) / 4) and result["n"] == 4
     assert agreement.length_bias([1.0], [0], seed=0) is None

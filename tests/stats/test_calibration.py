@@ -22,39 +22,39 @@ def stated_and_happened(n, sharpness=1.0, seed=0):
 def test_calibration_error_matches_hand_computed_value():
     stated = np.repeat([0.2, 0.7], 10)
     happened = np.array([1] * 4 + [0] * 6 + [1] * 6 + [0] * 4)
-    found = calibration(stated, happened, seed=0)
-    assert found.error == pytest.approx(0.5 * 0.2 + 0.5 * 0.1)
-    assert [(row["stated"], row["happened"], row["n"]) for row in found.bins] == [
+    result = calibration(stated, happened, seed=0)
+    assert result.error == pytest.approx(0.5 * 0.2 + 0.5 * 0.1)
+    assert [(row["stated"], row["happened"], row["n"]) for row in result.bins] == [
         (pytest.approx(0.2), 0.4, 10),
         (pytest.approx(0.7), 0.6, 10),
     ]
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(result.as_json(), allow_nan=False)
 
 
 def test_bins_have_equal_counts():
-    found = calibration(*stated_and_happened(205), seed=0)
-    assert {row["n"] for row in found.bins} <= {20, 21} and len(found.bins) == 10
+    result = calibration(*stated_and_happened(205), seed=0)
+    assert {row["n"] for row in result.bins} <= {20, 21} and len(result.bins) == 10
     assert len(calibration(*stated_and_happened(15), seed=0).bins) == 1
 
 
 def test_calibrated_predictions_are_rejected_at_the_nominal_rate():
-    found = [calibration(*stated_and_happened(200, seed=seed), seed=0, samples=2) for seed in range(80)]
-    assert np.mean([each.p_value < 0.1 for each in found]) == pytest.approx(0.1, abs=0.09)
-    assert np.mean([each.error for each in found]) == pytest.approx(found[0].expected, abs=0.005)
+    result = [calibration(*stated_and_happened(200, seed=seed), seed=0, samples=2) for seed in range(80)]
+    assert np.mean([each.p_value < 0.1 for each in result]) == pytest.approx(0.1, abs=0.09)
+    assert np.mean([each.error for each in result]) == pytest.approx(result[0].expected, abs=0.005)
 
 
 def test_overconfident_predictions_have_a_slope_below_one():
-    found = calibration(*stated_and_happened(1000, sharpness=0.5), seed=0)
-    assert found.p_value < 0.01 and found.error > found.usual > found.expected
-    assert found.slope.high < 1 and found.slope.low < 0.5 < found.slope.high
+    result = calibration(*stated_and_happened(1000, sharpness=0.5), seed=0)
+    assert result.p_value < 0.01 and result.error > result.usual > result.expected
+    assert result.slope.high < 1 and result.slope.low < 0.5 < result.slope.high
 
 
 def test_slope_matches_statsmodels():
     stated, happened = stated_and_happened(800)
-    found = calibration(stated, happened, seed=0, samples=2)
+    result = calibration(stated, happened, seed=0, samples=2)
     odds = np.log(stated / (1 - stated))
     expected = sm.GLM(happened, odds, family=sm.families.Binomial()).fit().params[0]
-    assert found.slope.estimate == pytest.approx(expected, abs=1e-3)
+    assert result.slope.estimate == pytest.approx(expected, abs=1e-3)
 
 
 def test_certain_and_invalid_probabilities():

@@ -32,7 +32,7 @@ def fitted(ranking, models=4):
 
 def test_ranking_without_ties_matches_choix():
     rows = contests()
-    data = [(int(one.first[1]), int(one.second[1]))[:: 1 if one.outcome else -1] for one in rows]
+    data = [(int(row.first[1]), int(row.second[1]))[:: 1 if row.outcome else -1] for row in rows]
     found = rankings.bradley_terry(rows, seed=0, samples=50)
     expected = choix.opt_pairwise(4, data, alpha=rankings.RIDGE / 2)
     assert fitted(found) == pytest.approx(expected - expected.mean(), abs=1e-5)
@@ -45,10 +45,10 @@ def davidson_loss(parameters, rows):
     """Return the negative log-likelihood of Davidson's model with strengths pi and tie parameter nu."""
     strengths, nu = np.exp(parameters[:-1]), np.exp(parameters[-1])
     loss = rankings.RIDGE / 2 * (parameters**2).sum()
-    for one in rows:
-        a, b = strengths[int(one.first[1])], strengths[int(one.second[1])]
+    for row in rows:
+        a, b = strengths[int(row.first[1])], strengths[int(row.second[1])]
         total = a + b + nu * np.sqrt(a * b)
-        loss -= np.log({1.0: a, 0.5: nu * np.sqrt(a * b), 0.0: b}[one.outcome] / total)
+        loss -= np.log({1.0: a, 0.5: nu * np.sqrt(a * b), 0.0: b}[row.outcome] / total)
     return loss
 
 
@@ -76,7 +76,7 @@ def test_two_model_ranking_matches_win_and_tie_odds():
 
 def test_ranking_ignores_order_and_repeated_prompts():
     rows = contests(tie=0.5)
-    turned = [PairedComparison(one.second, one.first, 1 - one.outcome, one.prompt) for one in rows]
+    turned = [PairedComparison(row.second, row.first, 1 - row.outcome, row.prompt) for row in rows]
     once = rankings.bradley_terry(rows, seed=0, samples=100)
     both = rankings.bradley_terry(rows + turned, seed=0, samples=100)
     for name, strength in once.strengths.items():

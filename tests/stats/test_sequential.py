@@ -30,26 +30,26 @@ def test_false_alarm_rate_stays_below_five_percent_with_continuous_looks(name):
 
 def test_sequential_test_stops_early_for_a_clear_difference():
     runs = [(np.random.default_rng(seed).random(1000) < 0.6).astype(float) for seed in range(100)]
-    found = [sequential.anytime(outcomes) for outcomes in runs]
-    assert all(each.decided_at for each in found)
-    assert np.median([each.decided_at for each in found]) < 400
+    result = [sequential.anytime(outcomes) for outcomes in runs]
+    assert all(each.decided_at for each in result)
+    assert np.median([each.decided_at for each in result]) < 400
 
 
 def test_interval_contains_values_with_capital_below_twenty():
     outcomes = np.random.default_rng(1).choice([0, 0.5, 1], p=[0.2, 0.2, 0.6], size=300)
-    found = sequential.anytime(outcomes)
-    low, high = found.rate.interval
-    assert low < outcomes.mean() < high and found.rate.n == 300
+    result = sequential.anytime(outcomes)
+    low, high = result.rate.interval
+    assert low < outcomes.mean() < high and result.rate.n == 300
     for share, side in ((low, 1), (high, -1)):
         capital = np.mean([np.prod(1 + side * stake * (outcomes - share)) for stake in sequential.STAKES]) / 2
         assert capital == pytest.approx(20, rel=1e-3)
     both = np.concatenate([sequential.STAKES, -sequential.STAKES])
     expected = np.mean([np.prod(1 + stake * (outcomes - 0.5)) for stake in both])
-    assert found.e_value == pytest.approx(expected, rel=1e-9)
-    before = found.decided_at - 1
-    assert sequential.anytime(outcomes[: found.decided_at]).e_value >= 20
+    assert result.e_value == pytest.approx(expected, rel=1e-9)
+    before = result.decided_at - 1
+    assert sequential.anytime(outcomes[: result.decided_at]).e_value >= 20
     assert sequential.anytime(outcomes[:before]).e_value < 20
-    json.dumps(found.as_json(), allow_nan=False)
+    json.dumps(result.as_json(), allow_nan=False)
 
 
 def test_few_outcomes_are_undecided():

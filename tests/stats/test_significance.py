@@ -21,12 +21,12 @@ def test_holm_matches_hand_computed_values():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p_value", "said"),
+    ("low", "high", "p_value", "expected"),
     [(0.51, 0.6, 0.01, "better"), (0.3, 0.49, 0.01, "worse"), (0.51, 0.6, 0.06, "no verdict"),
      (0.49, 0.6, 0.01, "no verdict"), (None, None, 0.01, "no verdict")],
 )  # fmt: skip
-def test_verdict_requires_interval_and_test(low, high, p_value, said):
-    assert significance.verdict(low, high, p_value) == said
+def test_verdict_requires_interval_and_test(low, high, p_value, expected):
+    assert significance.verdict(low, high, p_value) == expected
 
 
 def test_power_message():
@@ -41,6 +41,6 @@ def test_power_message():
 @pytest.mark.parametrize(("n", "share"), [(200, 0.599), (2180, 0.53)])
 def test_power_matches_simulated_experiments(n, share):
     wins = np.random.default_rng(0).binomial(n, share, size=4000)
-    told = np.mean([intervals.wilson(int(count), n).low > 0.5 for count in wins])
-    assert told == pytest.approx(0.80, abs=0.025)  # standard error 0.006; wins come in whole numbers
+    observed = np.mean([intervals.wilson(int(count), n).low > 0.5 for count in wins])
+    assert observed == pytest.approx(0.80, abs=0.025)  # standard error 0.006; wins come in whole numbers
     assert significance.prompts_needed(share) == pytest.approx(n, rel=0.02)

@@ -15,20 +15,20 @@ from toolkit.stats import intervals, win_rates
 
 
 def test_tie_counts_half_and_is_reported():
-    found = win_rates.win_rate([1, 0.5, 0, 1], seed=0)
-    assert found.bootstrap.estimate == 0.625 and found.wilson.estimate == 0.625
-    assert (found.wins, found.ties, found.losses, found.comparisons) == (2, 1, 1, 4)
-    row = found.as_dict()
+    result = win_rates.win_rate([1, 0.5, 0, 1], seed=0)
+    assert result.bootstrap.estimate == 0.625 and result.wilson.estimate == 0.625
+    assert (result.wins, result.ties, result.losses, result.comparisons) == (2, 1, 1, 4)
+    row = result.as_dict()
     assert row["tie_share"] == 0.25 and row["n"] == 4 and row["p_value"] == 1.0
     json.dumps(row, allow_nan=False)
 
 
 def test_samples_of_one_prompt_are_one_unit():
     outcomes, prompts = [1, 1, 0, 0.5, 1, 0], ["a", "a", "a", "b", "c", "c"]
-    found = win_rates.win_rate(outcomes, prompts, seed=0)
-    assert found.bootstrap.n == 3 and found.comparisons == 6
-    assert found.bootstrap.estimate == pytest.approx((2 / 3 + 0.5 + 0.5) / 3)
-    assert found.p_value == 1.0  # one prompt won, two tied
+    result = win_rates.win_rate(outcomes, prompts, seed=0)
+    assert result.bootstrap.n == 3 and result.comparisons == 6
+    assert result.bootstrap.estimate == pytest.approx((2 / 3 + 0.5 + 0.5) / 3)
+    assert result.p_value == 1.0  # one prompt won, two tied
 
 
 def test_repeated_samples_do_not_narrow_the_interval():
@@ -40,22 +40,22 @@ def test_repeated_samples_do_not_narrow_the_interval():
 
 
 def test_cancelling_votes_are_a_tie():
-    found = win_rates.win_rate([0.2, 0.8], ["a", "a"], seed=0)
-    assert found.p_value == 1.0 and found.bootstrap.estimate == 0.5
+    result = win_rates.win_rate([0.2, 0.8], ["a", "a"], seed=0)
+    assert result.p_value == 1.0 and result.bootstrap.estimate == 0.5
 
 
 def test_wilson_matches_statsmodels_without_ties():
     outcomes = [1] * 37 + [0] * 63
-    found = intervals.wilson_of_units(outcomes)
-    assert found.interval == pytest.approx(proportion_confint(37, 100, method="wilson"))
-    assert found == stats.wilson(37, 100)
+    result = intervals.wilson_of_units(outcomes)
+    assert result.interval == pytest.approx(proportion_confint(37, 100, method="wilson"))
+    assert result == stats.wilson(37, 100)
 
 
 def test_wilson_with_ties_follows_the_outcome_variance():
     outcomes = [1] * 150 + [0.5] * 700 + [0] * 150
-    found = intervals.wilson_of_units(outcomes)
+    result = intervals.wilson_of_units(outcomes)
     half = 1.96 * np.std(outcomes) / np.sqrt(1000)
-    assert found.interval == pytest.approx([0.5 - half, 0.5 + half], abs=2e-4)
+    assert result.interval == pytest.approx([0.5 - half, 0.5 + half], abs=2e-4)
     assert intervals.wilson_of_units([1.0] * 10).low == stats.wilson(10, 10).low
 
 
@@ -88,9 +88,9 @@ def test_ridge_matches_the_normal_prior():
     rate, effect = win_rates.length_controlled(outcomes, longer, seed=0, samples=10)
     x = np.tanh(longer / longer.std())
 
-    def loss(found):
-        logits = found[0] + found[1] * x
-        return (np.logaddexp(0, logits) - outcomes * logits).sum() + 0.05 * (found**2).sum()
+    def loss(result):
+        logits = result[0] + result[1] * x
+        return (np.logaddexp(0, logits) - outcomes * logits).sum() + 0.05 * (result**2).sum()
 
     intercept, slope = optimize.minimize(loss, [0, 0], tol=1e-12).x
     assert rate.estimate == pytest.approx(1 / (1 + np.exp(-intercept)), abs=1e-5)
