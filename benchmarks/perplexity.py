@@ -1,12 +1,12 @@
-"""Our perplexity beside lm-evaluation-harness's rolling one: the same model, text, machine and number.
+"""Speed of perplexity compared with lm-evaluation-harness, for the same model, text, machine and result.
 
     python benchmarks/perplexity.py [--data FILE.txt] [--sizes small gpt2] [--threads N] [--rounds N]
 
-Every arm scores the same documents in turn, several rounds; from loaded model and text to the sum of nats,
-tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with
-batches; "only the products" are the matrix products of the model alone, which no arm can do without. The
-weights are random: no time depends on them. With one thread times are the processor's, which other programs
-disturb less.
+The arms score the same documents in alternation for several rounds. The time covers everything from the
+loaded model and the text to the sum of nats, including tokenization. lm-eval runs without its evaluator,
+one document at a time (its default) and in batches. "only the products" computes only the matrix products
+of the model, a lower bound for every arm. The weights are random, which does not affect the time. With one
+thread the times are CPU times, which are less sensitive to other load.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PRODUCTS = "only the products"
 
 
 def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str, list[str]]:
-    """The texts to be scored by name: documents, their sentences as documents, and one long text."""
+    """Return the texts by name: documents, their sentences as documents, and one long text."""
     stories = [row["text"] for row in storyworld.rows("stories", 0, "held_out", documents)]
     sentences = [item for story in stories for item in re.split(r"(?<=[.!?])\s+", story)]
     long = data.read_text(encoding="utf-8") if data else "\n\n".join(stories)
@@ -66,7 +66,7 @@ def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str,
 def arms_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> dict[str, Callable[[], float]]:
-    """Functions that return the sum of nats, by the arm's name."""
+    """Return, by name of the arm, the functions that compute the sum of nats."""
     window = model.config.max_position_embeddings
     settings = ScoringSettings(window=window, stride=window, score_end=False)
     text = HeldOutText("benchmark", texts=texts)
@@ -84,7 +84,7 @@ def arms_of(
 
 
 def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
-    """Multiply so many tokens, 2048 at once, with every matrix of the model; without attention."""
+    """Multiply this number of tokens, 2048 at once, with every matrix of the model, without attention."""
     matrices = [item.weight for item in model.modules() if isinstance(item, Conv1D)]
     matrices.append(model.get_output_embeddings().weight.T)
     factors = {len(item): torch.randn(2048, len(item)) for item in matrices}
@@ -102,7 +102,7 @@ def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
 def measure(
     arms: dict[str, Callable[[], float]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each round, and the sum of nats, by arm; in turn, after a round that does not count."""
+    """Return seconds per round and the sum of nats by arm, alternating, after a warm-up round."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     nats: dict[str, float] = {}
@@ -118,9 +118,9 @@ def measure(
 def report(
     title: str, tokens: int, seconds: dict[str, list[float]], nats: dict[str, float]
 ) -> dict[str, object]:
-    """Print one table; the ratio is the median of the ratios within a round."""
+    """Print one table; the speedup is the median of the ratios within a round."""
     print(f"\n{title}, {tokens:,} tokens\n")
-    print("| arm | seconds | tokens/s | ours is (range) | nats a token |\n|---|---|---|---|---|")
+    print("| arm | seconds | tokens/s | speedup of ours (range) | nats per token |\n|---|---|---|---|---|")
     rows = {}
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -138,13 +138,15 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="FILE", help="the long text; default: storyworld's")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="the long text; default: storyworld stories"
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--characters", type=int, default=60_000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

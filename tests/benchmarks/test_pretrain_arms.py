@@ -35,7 +35,7 @@ def test_arm_uses_the_configured_attention_and_gelu(monkeypatch, on):
     monkeypatch.setattr(kernels.SigmoidGelu, "forward", counted_gelu)
     loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, counted_attention)
     try:
-        step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))
+        step = arms.ours(SHAPE, arms.Options(causal_attention=on, logistic_gelu=on))
         gc.collect()  # objects held only by the function that built the step are gone
         for number in range(2):
             step(arms.tokens(SHAPE, number))
@@ -46,24 +46,24 @@ def test_arm_uses_the_configured_attention_and_gelu(monkeypatch, on):
 
 
 def test_arms_start_with_equal_loss_and_learn():
-    def losses(name, levers):
-        step = arms.make(name, SHAPE, levers, None)
+    def losses(name, options):
+        step = arms.make(name, SHAPE, options, None)
         return [float(step(arms.tokens(SHAPE, number % 2))) for number in range(12)]
 
-    on = arms.Levers(logistic_gelu=True)
+    on = arms.Options(logistic_gelu=True)
     ours, trainer = losses("ours", on), losses("Trainer", on)
     assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target fewer per row
-    for name, levers in arms.without(on).items():
-        actual = losses("ours", levers)
+    for name, options in arms.without(on).items():
+        actual = losses("ours", options)
         assert actual[0] == pytest.approx(ours[0], rel=1e-3), name
         assert actual[-1] < actual[0] - 0.01, name
     assert ours[-1] < ours[0] - 0.01 and trainer[-1] < trainer[0] - 0.01
 
 
 def test_every_enabled_option_has_an_ablation_arm():
-    on = arms.Levers(compile=True, logistic_gelu=True)
+    on = arms.Options(compile=True, logistic_gelu=True)
     off = arms.without(on)
-    changed = {key for lever in off.values() for key in vars(on) if getattr(lever, key) != getattr(on, key)}
+    changed = {key for option in off.values() for key in vars(on) if getattr(option, key) != getattr(on, key)}
     assert changed == set(vars(on))
     # Otherwise logistic_gelu would also replace gelu_new.
     assert off["gelu_pytorch_tanh"].logistic_gelu is False

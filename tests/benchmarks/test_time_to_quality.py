@@ -90,11 +90,11 @@ def test_missing_inputs_are_reported(checkout, tmp_path, capsys):
     text.write_text("to be\n")
     good = ["--nanogpt", str(checkout), "--text", str(text)]
     cases = [
-        (["--nanogpt", str(tmp_path / "nowhere"), "--text", str(text)], "there is no train.py"),
-        (["--nanogpt", str(checkout), "--text", str(tmp_path / "none.txt")], "there is no such file"),
+        (["--nanogpt", str(tmp_path / "nowhere"), "--text", str(text)], "this folder has no train.py"),
+        (["--nanogpt", str(checkout), "--text", str(tmp_path / "none.txt")], "the file does not exist"),
         (["--text", str(text)], "required: --nanogpt"),
         ([*good, "--repeat", "0"], "at least 1"),
-        ([*good, str(tmp_path / "gone")], "nothing to compare"),
+        ([*good, str(tmp_path / "gone")], "give at least one folder with recipes"),
     ]
     for given, complaint in cases:
         with pytest.raises(SystemExit) as ended:
