@@ -103,7 +103,7 @@ def test_missing_inputs_are_reported(checkout, tmp_path, capsys):
     (checkout / "pretrain.yaml").touch()
     args = benchmark.arguments([*good, str(tmp_path / "gone"), str(tmp_path), str(checkout)])
     skipped = capsys.readouterr().err
-    assert args.places == [checkout.resolve()] and skipped.count("no recipes: skipped") == 2
+    assert args.places == [checkout.resolve()] and skipped.count("contains no recipes") == 2
 
 
 def test_help_does_not_import_torch():

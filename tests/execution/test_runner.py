@@ -97,7 +97,7 @@ def test_interrupted_folder_resumes(folder, number):
     wait_for_step(process, 2)
     process.send_signal(number)
     _, err = finish(process, 130)
-    assert "goes on from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
+    assert "resumes from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
     _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "resuming from step 2" in err
     numbers = json.loads((folder / "runs/t/tokenizer/evaluation.json").read_text())

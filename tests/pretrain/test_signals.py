@@ -75,7 +75,7 @@ def test_signal_saves_at_the_end_of_the_step(tmp_path, corpus, whole, processes,
     process = trainings.start(recipe, folder=tmp_path, processes=processes, fault="slow steps")
     status, err = stopped_by(process, run, number, group=group)
     step = saved_where_it_stopped(run)
-    assert f"interrupted; the same command goes on from step {step}" in err
+    assert f"interrupted; the same command resumes from step {step}" in err
     assert err.count("stopping after this step") == 1
     # torchrun exits with its own status and a traceback of the launcher
     assert status == (130 if processes == 1 else 1)
@@ -103,7 +103,7 @@ def test_signal_under_launch_exits_130_without_traceback(tmp_path, corpus, whole
     assert checkpoint.is_whole(path) and trainings.steps_done(run) == step
     assert status == 130 and "Traceback" not in err and "Failed" not in err and "FAILED" not in err
     assert err.count("stopping after this step") == 1
-    assert f"interrupted; the same command goes on from step {step}" in err
+    assert f"interrupted; the same command resumes from step {step}" in err
 
 
 @pytest.mark.parametrize("how", ["alone", "launched"])
@@ -118,7 +118,7 @@ def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
     step, path = checkpoint.steps(run / "checkpoints")[-1]
     assert step == 1 and checkpoint.is_whole(path)  # the limit expired before the first step finished
     assert err.count("the time limit of 0.01 minutes is near: saved after step 1") == 1
-    assert "goes on from step 1" in err and "Traceback" not in err
+    assert "resumes from step 1" in err and "Traceback" not in err
     if how == "launched":
         return
     write_recipe(tmp_path, corpus, "limited", time_limit_minutes=60.0, **settings)

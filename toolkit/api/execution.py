@@ -1,4 +1,4 @@
-"""Running recipes from Python, each in a process of its own.
+"""Run recipes from Python, each in a subprocess.
 
 A stage sets environment variables, threads, deterministic kernels and signal handlers. In a process of its
 own it leaves none of them behind in a notebook, needs no main thread, frees all its memory, and computes the
@@ -42,10 +42,10 @@ def run(
     launch: PathOrText | None = None,
     quiet: bool = False,
 ) -> RunView:
-    """Run one recipe in a process of its own, and return its sealed run.
+    """Run one recipe in a subprocess and return its sealed run.
 
-    A finished run is returned at once; an interrupted one continues from its newest checkpoint. An interrupt
-    (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and the same
+    A finished run is returned immediately; an interrupted one continues from its newest checkpoint. An
+    interrupt (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and the same
     call continues.
 
     Args:
@@ -139,7 +139,7 @@ def _run_process(
     launch: PathOrText | None,
     quiet: bool,
 ) -> None:
-    """Run `toolkit run` in a process of its own.
+    """Run `toolkit run` in a subprocess.
 
     Raises:
         ToolkitError: the error that it reported, or that it failed without one.
@@ -149,7 +149,7 @@ def _run_process(
     options += ["--launch", str(locate(os.fspath(launch)))] if launch is not None else []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "error.json"
-        # A process group of its own: Ctrl-C of a terminal reaches it once, from here.
+        # A new process group, so that Ctrl-C of a terminal reaches it once, from here.
         with subprocess.Popen(
             [sys.executable, *PROGRAM, "run", str(path), *settings, *options],
             env={

@@ -90,7 +90,7 @@ def answer(
     """Answer the prompts and return lists `ids`, `texts`, `ended` and `prompt_ids` in their order.
 
     Raises:
-        ToolkitError: there is no chat template, or no room for an answer beside a prompt.
+        ToolkitError: there is no chat template, or a prompt leaves no room for an answer.
     """
     tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)

@@ -214,7 +214,7 @@ def _sequence_length(recipe: schema.StageRecipe, model: schema.ModelSettings) ->
 def _work(recipe: schema.StageRecipe, model: schema.ModelSettings) -> tuple[int | None, float, str]:
     """Return (tokens, training passes that one token costs, note).
 
-    A training pass is forward and backward (6 N); a forward pass alone is a third of one.
+    A training pass is forward and backward (6 N); a forward pass is a third of one.
     """
     length = _sequence_length(recipe, model)
     if isinstance(recipe, schema.PretrainRecipe):
