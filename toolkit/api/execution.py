@@ -45,8 +45,8 @@ def run(
     """Run one recipe in a subprocess and return its sealed run.
 
     A finished run is returned immediately; an interrupted one continues from its newest checkpoint. An
-    interrupt (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and the same
-    call continues.
+    interrupt (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and
+    the same call continues.
 
     Args:
         recipe: a recipe's file, or a recipe object with its `run` set, such as
