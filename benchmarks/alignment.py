@@ -1,15 +1,16 @@
-"""PPO, RLOO, GRPO, DPO and best-of-n from one fine-tuned model: win rates over it, of several seeds.
+"""Win rates of PPO, RLOO, GRPO, DPO and best-of-n over the same fine-tuned model, for several seeds.
 
     make demo && python benchmarks/alignment.py recipes/tiny
-    python benchmarks/alignment.py FOLDER --runs-dir DIR --judge runs/NAME    # another reward model judges
+    python benchmarks/alignment.py FOLDER --runs-dir DIR --judge runs/NAME    # another judge
 
-FOLDER holds recipes with the stages ppo, dpo and evaluate, whose `model` and `reward_model` are sealed below
-`--runs-dir`. Each method is trained once a seed with the recipe's settings, RLOO and GRPO with those of
-ppo.yaml (kl_coefficient included, which in GRPO has another unit), and all are evaluated on the same prompts.
-Best-of-n is the fine-tuned model's own answers, the one of n that the reward model likes best, as an evaluate
-recipe's `win_rate.best_of` has it. What is finished is not trained again.
+FOLDER contains recipes for the stages ppo, dpo and evaluate, whose `model` and `reward_model` are sealed runs
+in `--runs-dir`. Each method is trained once per seed with the settings of its recipe. RLOO and GRPO use those
+of ppo.yaml, including kl_coefficient, which has another unit in GRPO. All models are evaluated on the same
+prompts. Best-of-n selects one of n answers of the fine-tuned model with the reward model, as
+`win_rate.best_of` of an evaluate recipe does. Finished runs are not trained again.
 
-The interval of a method is Student's over its seeds; of best-of-n, over prompts. The table is Markdown.
+The interval of a method is Student's over its seeds; that of best-of-n is over prompts. The output is a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BEST_OF = (2, 4, 16)
 
 
 def train(options: argparse.Namespace, method: str, seed: int) -> str:
-    """The name of the run, which is trained unless it is there."""
+    """Train the run unless it exists, and return its name."""
     stage = "dpo" if method == "dpo" else "ppo"
     name = f"{options.folder.name}/{method}-seed{seed}"
     if evaluation(options.runs_dir, name) is None:
@@ -40,7 +41,7 @@ def train(options: argparse.Namespace, method: str, seed: int) -> str:
 
 
 def seeds_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean, and Student's 95 % interval of it."""
+    """Return the mean and its 95 % Student interval."""
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
     reach = float(student.ppf(0.975, len(values) - 1)) * spread
     return mean, mean - reach, mean + reach
@@ -50,15 +51,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="recipes, such as recipes/tiny")
-    parser.add_argument("overrides", nargs="*", help="for every recipe, such as data.name=FILE")
+    parser.add_argument("folder", type=Path, help="folder of recipes, such as recipes/tiny")
+    parser.add_argument("overrides", nargs="*", help="overrides for every recipe, such as data.name=FILE")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--judge", help="runs/NAME of a reward model; default gold")
+    parser.add_argument("--judge", help="a reward model, runs/NAME; default: gold")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
     if options.seeds < 2:
-        parser.error("an interval over seeds needs at least 2")
+        parser.error("--seeds: give at least 2 for an interval over seeds")
     names = {method: [train(options, method, seed) for seed in range(1, options.seeds + 1)]
              for method in options.methods}  # fmt: skip
     reward_model = yaml.safe_load((options.folder / "ppo.yaml").read_text())["reward_model"]
@@ -68,9 +69,7 @@ def main() -> None:
         name=f"{options.folder.name}/alignment", runs_dir=options.runs_dir, judge=options.judge,
         overrides=[best_of, *filter(lambda text: text.startswith(("data.", "threads=")), options.overrides)],
     )  # fmt: skip
-    print(
-        header("method", "win rate over sft [95 %]", "of each seed", "KL, nats an answer", "length, tokens")
-    )
+    print(header("method", "win rate over sft [95 %]", "per seed", "KL, nats per answer", "length, tokens"))
     for method, several in names.items():
         rows = [models[name.rpartition("/")[2]] for name in several]
         rates = [row["win_rate"]["estimate"] for row in rows]

@@ -1,4 +1,4 @@
-"""What the benchmarks of alignment share: the toolkit's commands, finished runs, and TRL's last PPO."""
+"""Helpers of the alignment benchmarks: toolkit commands, finished runs, and the last PPO trainer of TRL."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import yaml
 
 
 def toolkit(*arguments: str, runs_dir: Path) -> None:
-    """One command of the toolkit; its messages go on to stderr."""
+    """Run a toolkit command; its messages go to stderr."""
     command = [sys.executable, "-m", "toolkit", *arguments, "--runs-dir", str(runs_dir)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
 def evaluation(runs_dir: Path, name: str) -> dict | None:
-    """evaluation.json of a run, None where it has none yet."""
+    """Return evaluation.json of a run, or None if it does not exist yet."""
     path = runs_dir / name / "evaluation.json"
     return json.loads(path.read_text()) if path.is_file() else None
 
 
 def header(*columns: str) -> str:
-    """The first two lines of a table in Markdown."""
+    """Return the header lines of a Markdown table."""
     return f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
 
 
@@ -39,11 +39,11 @@ def compare(
     judge: str | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, dict]:
-    """What the evaluate recipe of a folder measures of these models against its baseline, by model.
+    """Run the evaluate recipe of a folder on these models and return the results by model.
 
     Args:
-        name: of the run, which is made anew.
-        judge: instead of the recipe's.
+        name: name of the run, which is started over.
+        judge: replaces the judge of the recipe.
     """
     recipe = yaml.safe_load((folder / "evaluate.yaml").read_text())
     recipe |= {"run": name, "perplexity": None, "samples": []}
@@ -57,9 +57,9 @@ def compare(
 
 
 def environment(parser: argparse.ArgumentParser, *, trl: Path | None = None) -> dict[str, str]:
-    """The environment of a process that imports this checkout, and TRL 1.9.2 from its folder."""
+    """Return the environment of a process that imports this checkout and TRL 1.9.2 from its folder."""
     if trl is not None and not (trl / "trl").is_dir():
-        parser.error(f"{trl} holds no trl; pip install --no-deps --target {trl} trl==1.9.2")
+        parser.error(f"{trl} does not contain trl; run pip install --no-deps --target {trl} trl==1.9.2")
     path = os.pathsep.join(str(entry) for entry in (trl, Path(__file__).resolve().parents[1]) if entry)
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     return {**os.environ, **quiet, "PYTHONPATH": path}

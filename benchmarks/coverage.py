@@ -1,9 +1,9 @@
-"""How often 95% intervals hold what is true, in simulated experiments: python -m benchmarks.coverage
+"""Coverage of 95% intervals in simulated experiments: python -m benchmarks.coverage
 
-Each case draws data whose true value is known, and asks one function of toolkit.stats for its interval. The
-table goes into docs/EVALUATION.md; tests/benchmarks/test_coverage.py holds every case to 93 to 97 %.
+Each case draws data with a known true value and computes its interval with one function of toolkit.stats. The
+table is in docs/EVALUATION.md; tests/benchmarks/test_coverage.py requires 93 to 97 % for every case.
 
-Legend: n = units of an experiment; samples = bootstrap samples of each.
+Legend: n = units of an experiment; samples = bootstrap samples per interval.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Case:
-    """One interval in one world.
+    """One interval for one data distribution.
 
     Attributes:
         experiment: (stream, seed of the bootstrap) -> the interval.
-        truth: what it should hold.
-        experiments: fewer where one takes long.
-        at_least: it may cover more: its promise is for all n at once.
+        truth: the true value.
+        experiments: number of experiments, smaller for slow cases.
+        at_least: whether the coverage may be higher, because the interval is valid for all n.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Case:
     at_least: bool = False
 
     def coverage(self, experiments: int | None = None) -> float:
-        """The share of experiments whose interval holds the truth; experiment i draws from stream i."""
+        """Return the share of experiments whose interval contains the truth; experiment i uses stream i."""
         held = 0
         count = experiments or self.experiments
         for seed in range(count):
@@ -63,12 +63,12 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def ties_and_wins(generator: Generator, n: int) -> np.ndarray:
-    """A win rate of 0.6: half wins, a fifth ties."""
+    """A win rate of 0.6 with 50 % wins and 20 % ties."""
     return generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=n)
 
 
 def several_samples(generator: Generator) -> tuple[np.ndarray, list[int]]:
-    """Prompts with one to four samples, which mostly agree: a mean of 0.5475."""
+    """Prompts with one to four correlated samples; the mean is 0.5475."""
     easy = generator.beta(0.73, 0.6033333333, size=UNITS)
     counts = generator.integers(1, 5, size=UNITS)
     prompts = np.repeat(np.arange(UNITS), counts)
@@ -76,14 +76,14 @@ def several_samples(generator: Generator) -> tuple[np.ndarray, list[int]]:
 
 
 def lengths(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Answers that are 40 tokens longer, which has won them something: 57.4 % at equal lengths."""
+    """Answers that are 40 tokens longer, with a length effect; the win rate at equal lengths is 57.4 %."""
     longer = generator.normal(40, 80, size=UNITS)
     chance = sigmoid(0.3 + 0.8 * np.tanh(longer / 80))
     return (generator.random(UNITS) < chance).astype(float), longer
 
 
 def three_models(generator: Generator) -> list[PairedComparison]:
-    """All pairs of a, b and c on every prompt, ties among them; what one prompt gives hangs together."""
+    """All pairs of a, b and c on every prompt, with ties and dependence within a prompt."""
     strengths, rows = {"a": 0.5, "b": 0.0, "c": -0.5}, []
     shared = generator.normal(size=UNITS)
     for first, second in (("a", "b"), ("b", "c"), ("a", "c")):
@@ -99,7 +99,7 @@ def three_models(generator: Generator) -> list[PairedComparison]:
 
 
 def ratings(generator: Generator, raters: int) -> np.ndarray:
-    """Raters who know the answer in 70 % of cases, and else guess by the same habits: alpha is 0.49."""
+    """Raters who know the answer in 70 % of cases and otherwise guess with equal rates; alpha is 0.49."""
     truth = generator.choice(3, p=HABITS, size=UNITS)
     guesses = generator.choice(3, p=HABITS, size=(raters, UNITS))
     return np.where(generator.random((raters, UNITS)) < 0.7, truth, guesses)
@@ -110,7 +110,7 @@ def kappa(generator: Generator, seed: int) -> stats.Estimate:
 
 
 def kappa_of_groups(generator: Generator, seed: int) -> stats.Estimate:
-    """Three items a prompt; who knows the answer to one of them knows them all."""
+    """Three items per prompt; a rater knows the answers to all of them or to none."""
     truth = generator.choice(3, p=HABITS, size=(UNITS, 3))
     knows = generator.random((2, UNITS, 1)) < 0.7
     labels = np.where(knows, truth, generator.choice(3, p=HABITS, size=(2, UNITS, 3)))
@@ -128,21 +128,21 @@ def alpha(generator: Generator, seed: int) -> stats.Estimate:
 
 
 def documents(generator: Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Bits and bytes of documents whose lengths differ much; long ones have fewer bits a byte."""
+    """Bits and bytes of documents with very different lengths; long ones have fewer bits per byte."""
     size = np.exp(generator.normal(6, 0.8, size=UNITS))
     bits = size * (1.2 - 0.1 * (np.log(size) - 6) + 0.3 * generator.normal(size=UNITS))
     return bits, size
 
 
 def paired(generator: Generator, seed: int) -> stats.Estimate:
-    """Two models whose losses a byte hang on the same difficulty: the difference is 0.02."""
+    """Two models whose losses per byte share the difficulty of a document; the difference is 0.02."""
     bits, size = documents(generator)
     other = bits - size * (0.02 + 0.05 * generator.normal(size=UNITS))
     return stats.ratio_bootstrap(bits - other, size, seed=seed, samples=SAMPLES)
 
 
 def one_text(blocks: int) -> Callable[[Generator, int], stats.Estimate]:
-    """Bits of tokens that hang on those before them, 0.9 as much as on the last one, in blocks of 256."""
+    """Bits of tokens with autocorrelation 0.9, in blocks of 256."""
 
     def experiment(generator: Generator, seed: int) -> stats.Estimate:
         noise = generator.normal(size=256 * blocks + 500)
@@ -153,7 +153,7 @@ def one_text(blocks: int) -> Callable[[Generator, int], stats.Estimate]:
 
 
 def positions(generator: Generator, seed: int) -> stats.Estimate:
-    """Two orders of each item; one in four follows the place."""
+    """Two orders of each item; a quarter of the verdicts follow the position."""
     biased = generator.random(UNITS) < 0.25
     better = generator.choice([0, 0.5, 1], p=[0.3, 0.2, 0.5], size=UNITS)
     orders = np.where(biased, 1, better), np.where(biased, 0, better)
@@ -168,14 +168,14 @@ def slope(generator: Generator, seed: int) -> stats.Estimate:
 
 
 def looked_at_all_the_time(generator: Generator, seed: int) -> stats.Estimate:
-    """The interval after that of 1,000 prompts which is farthest from holding the truth, 0.6."""
+    """Return the worst of the intervals after each of 1,000 prompts; the true value is 0.6."""
     outcomes = ties_and_wins(generator, 1000)
     worst = int(np.argmax(sequential.log_capital(outcomes, 0.6)))
     return sequential.anytime(outcomes[: worst + 1]).rate
 
 
 def win_rate_of(which: str, draw: Callable[[Generator], tuple]) -> Callable[[Generator, int], stats.Estimate]:
-    """The `wilson` or the `bootstrap` interval of a win rate."""
+    """Return the `wilson` or `bootstrap` interval of a win rate."""
     samples = SAMPLES if which == "bootstrap" else 1
     return lambda generator, seed: getattr(
         win_rates.win_rate(*draw(generator), seed=seed, samples=samples), which
@@ -240,12 +240,12 @@ CASES = [
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table as Markdown."""
+    """Print the table in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.split(":")[0])
-    parser.add_argument("--experiments", type=int, help="of each case; default as in the tests")
+    parser.add_argument("--experiments", type=int, help="experiments per case; default: as in the tests")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
-    print("| interval | n | covers | standard error | experiments |\n|---|---|---|---|---|")
+    print("| interval | n | coverage | standard error | experiments |\n|---|---|---|---|---|")
     for case in CASES:
         count = options.experiments or case.experiments
         share = case.coverage(count)

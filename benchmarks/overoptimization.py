@@ -1,12 +1,11 @@
-"""Over-optimization: PPO for long, against reward models of more or less data.
+"""Over-optimization: long PPO trainings against reward models trained on different amounts of data.
 
     make demo && python benchmarks/overoptimization.py --picture docs/overoptimization.svg
 
-After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/tiny is trained for long
-without a KL penalty, or with a small one (`--kl-coefficient`). Every few rollouts the judge, who knows the
-rules of the storyworld, scores answers to held-out prompts, and so does the reward model; both are drawn
-against the square root of KL, and the point where the gold score is highest is marked. What is finished is
-not trained again.
+After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/tiny is trained for many
+rollouts without a KL penalty, or with a small one (`--kl-coefficient`). Every few rollouts the gold judge and
+the reward model score answers to held-out prompts. The figure shows both scores against the square root of KL
+and marks the highest gold score. Finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
 
 
 def train(options: argparse.Namespace, pairs: int) -> dict:
-    """evaluation.json of PPO against a reward model of so many pairs, and the reward model's accuracy."""
+    """Return evaluation.json of PPO against a reward model of `pairs` pairs, and that model's accuracy."""
     reward = f"tiny/overoptimization-reward-{pairs}-{options.epochs}"
     how = (options.kl_coefficient, options.rollouts, options.every, options.prompts, options.epochs)
     policy = f"tiny/overoptimization-ppo-{pairs}-" + "-".join(map(str, how))
@@ -64,7 +63,7 @@ def draw(curves: list[dict], path: Path) -> None:
         gold.set_title("Gold utility of held-out answers, and its peak")
         proxy.set_title("What the reward model says of them")
         for axes in (gold, proxy):
-            axes.set_xlabel("square root of KL, nats an answer")
+            axes.set_xlabel("square root of KL, nats per answer")
         gold.legend()
         figure.tight_layout()
         figure.savefig(path, metadata={"Date": None})
@@ -77,18 +76,18 @@ def main() -> None:
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--pairs", type=int, nargs="+", default=[90, 360, 2880])
-    parser.add_argument("--epochs", type=int, default=1, help="of the reward models")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of the reward models")
     parser.add_argument("--rollouts", type=int, default=80)
-    parser.add_argument("--every", type=int, default=4, help="rollouts between two looks of the judge")
+    parser.add_argument("--every", type=int, default=4, help="rollouts between two evaluations by the judge")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--kl-coefficient", type=float, default=0.0)
-    parser.add_argument("--threads", type=int, help="of each training; default all cores")
+    parser.add_argument("--threads", type=int, help="threads of each training; default: all cores")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     curves = [train(options, pairs) for pairs in options.pairs]
     print(header(
-        "pairs", "reward model right", "gold at first", "at its peak [95 %]", "rollout, KL of the peak",
-        "gold at the end [95 %]", "KL", "reward model's score at first, peak, end",
+        "pairs", "reward model accuracy", "initial gold", "peak gold [95 %]", "rollout, KL at the peak",
+        "final gold [95 %]", "final KL", "reward model's score: initial, peak, final",
     ))  # fmt: skip
     for curve in curves:
         first, last = curve["looks"][0], curve["looks"][-1]

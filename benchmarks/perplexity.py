@@ -1,12 +1,12 @@
-"""Our perplexity beside lm-evaluation-harness's rolling one: the same model, text, machine and number.
+"""Speed of perplexity compared with lm-evaluation-harness, for the same model, text, machine and result.
 
     python benchmarks/perplexity.py [--data FILE.txt] [--sizes small gpt2] [--threads N] [--rounds N]
 
-Every arm scores the same documents in turn, several rounds; from loaded model and text to the sum of nats,
-tokenizing included. lm-eval runs without its evaluator, with one document at a time (its default) and with
-batches; "only the products" are the matrix products of the model alone, which no arm can do without. The
-weights are random: no time depends on them. With one thread times are the processor's, which other programs
-disturb less.
+The arms score the same documents in alternation for several rounds. The time covers everything from the
+loaded model and the text to the sum of nats, including tokenization. lm-eval runs without its evaluator,
+one document at a time (its default) and in batches. "only the products" computes only the matrix products
+of the model, a lower bound for every arm. The weights are random, which does not affect the time. With one
+thread the times are CPU times, which are less sensitive to other load.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ PRODUCTS = "only the products"
 
 
 def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str, list[str]]:
-    """The texts to be scored by name: documents, their sentences as documents, and one long text."""
+    """Return the texts by name: documents, their sentences as documents, and one long text."""
     stories = [row["text"] for row in storyworld.rows("stories", 0, "held_out", documents)]
-    sentences = [one for story in stories for one in re.split(r"(?<=[.!?])\s+", story)]
+    sentences = [item for story in stories for item in re.split(r"(?<=[.!?])\s+", story)]
     long = data.read_text(encoding="utf-8") if data else "\n\n".join(stories)
     parts = {
         "documents": stories,
@@ -66,7 +66,7 @@ def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str,
 def arms_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> dict[str, Callable[[], float]]:
-    """Functions that return the sum of nats, by the arm's name."""
+    """Return, by name of the arm, the functions that compute the sum of nats."""
     window = model.config.max_position_embeddings
     settings = ScoringSettings(window=window, stride=window, score_end=False)
     text = HeldOutText("benchmark", texts=texts)
@@ -76,7 +76,7 @@ def arms_of(
 
     def theirs(batch: int) -> Callable[[], float]:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
-        requests = [Instance("loglikelihood_rolling", {}, (one,), index) for index, one in enumerate(texts)]
+        requests = [Instance("loglikelihood_rolling", {}, (item,), index) for index, item in enumerate(texts)]
         return lambda: -sum(harness.loglikelihood_rolling(requests, disable_tqdm=True))
 
     lm_eval = {f"lm-eval, batches of {batch}": theirs(batch) for batch in BATCHES}
@@ -84,10 +84,10 @@ def arms_of(
 
 
 def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
-    """Multiply so many tokens, 2048 at once, with every matrix of the model; without attention."""
-    matrices = [one.weight for one in model.modules() if isinstance(one, Conv1D)]
+    """Multiply this number of tokens, 2048 at once, with every matrix of the model, without attention."""
+    matrices = [item.weight for item in model.modules() if isinstance(item, Conv1D)]
     matrices.append(model.get_output_embeddings().weight.T)
-    factors = {len(one): torch.randn(2048, len(one)) for one in matrices}
+    factors = {len(item): torch.randn(2048, len(item)) for item in matrices}
 
     @torch.no_grad()
     def multiply() -> float:
@@ -102,7 +102,7 @@ def products(model: PreTrainedModel, tokens: int) -> Callable[[], float]:
 def measure(
     arms: dict[str, Callable[[], float]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each round, and the sum of nats, by arm; in turn, after a round that does not count."""
+    """Return seconds per round and the sum of nats by arm, alternating, after a warm-up round."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     nats: dict[str, float] = {}
@@ -118,16 +118,16 @@ def measure(
 def report(
     title: str, tokens: int, seconds: dict[str, list[float]], nats: dict[str, float]
 ) -> dict[str, object]:
-    """Print one table; the ratio is the median of the ratios within a round."""
+    """Print one table; the speedup is the median of the ratios within a round."""
     print(f"\n{title}, {tokens:,} tokens\n")
-    print("| arm | seconds | tokens/s | ours is (range) | nats a token |\n|---|---|---|---|---|")
+    print("| arm | seconds | tokens/s | speedup of ours (range) | nats per token |\n|---|---|---|---|---|")
     rows = {}
     for name, times in seconds.items():
         median = statistics.median(times)
         ratios = np.array(times) / np.array(seconds["ours"])
         ratio = "1" if name == "ours" else f"{np.median(ratios):.2f}x ({ratios.min():.2f}-{ratios.max():.2f})"
-        each = "-" if math.isnan(nats[name]) else f"{nats[name] / tokens:.7f}"
-        print(f"| {name} | {median:.2f} | {tokens / median:,.0f} | {ratio} | {each} |")
+        nats_per_token = "-" if math.isnan(nats[name]) else f"{nats[name] / tokens:.7f}"
+        print(f"| {name} | {median:.2f} | {tokens / median:,.0f} | {ratio} | {nats_per_token} |")
         rows[name] = {"seconds": times, "nats": nats[name], "ratio": float(np.median(ratios))}
     worst = max(abs(value / nats["ours"] - 1) for value in nats.values() if not math.isnan(value))
     print(f"\nlargest relative difference of the sums: {worst:.1e}", flush=True)
@@ -138,13 +138,15 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, metavar="FILE", help="the long text; default: storyworld's")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="the long text; default: storyworld stories"
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--characters", type=int, default=60_000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -152,7 +154,7 @@ def main() -> None:
         f"{hardware.processor()['name']}, {args.threads} thread(s), {args.rounds} rounds, "
         f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
     )
-    found = []
+    results = []
     for size in args.sizes:
         settings, rows = SIZES[size]
         texts = texts_of(args.data, documents=args.documents, characters=args.characters)
@@ -161,11 +163,11 @@ def main() -> None:
         model = gpt2.build(settings, vocab_size=rows, seed=0, **ids).eval()
         for name, part in texts.items():
             seconds, nats = measure(arms_of(model, tokenizer, part), args.rounds)
-            tokens = sum(len(one) for one in HeldOutText(name, texts=part).ids(tokenizer))
-            found.append(report(f"{size}: {name}", tokens, seconds, nats))
+            tokens = sum(len(item) for item in HeldOutText(name, texts=part).ids(tokenizer))
+            results.append(report(f"{size}: {name}", tokens, seconds, nats))
     if args.json:
         args.json.write_text(
-            json.dumps({"threads": args.threads, "versions": provenance.versions(), "found": found})
+            json.dumps({"threads": args.threads, "versions": provenance.versions(), "found": results})
         )
 
 

@@ -1,15 +1,15 @@
-"""PPO here against TRL's last PPOTrainer: answers a second, side by side, each arm in a process of its own.
+"""Speed of PPO compared with the last PPOTrainer of TRL; each arm runs in its own process.
 
     pip install --no-deps --target DIR trl==1.9.2
     python benchmarks/ppo.py --trl DIR
 
-Policy, critic and reward model have 2 million parameters, with random weights, so that nearly all answers
-are as long as they may be: `--prompts` prompts of 12 to 20 tokens, 96 new ones, 64 answers a rollout, 4
-epochs of one minibatch, forward passes of 16 answers (of 32 in bf16, as a recipe takes them). The first
-rollout is warm-up. "times" is the median over rounds of the ratio to the first arm within a round.
+Policy, critic and reward model have 2 million random parameters, so that nearly all answers have the maximum
+length: `--prompts` prompts of 12 to 20 tokens, 96 new tokens, 64 answers per rollout, 4 epochs of one
+minibatch, and forward passes of 16 answers (32 in bf16, as in a recipe). The first rollout is a warm-up.
+"speedup" is the median over rounds of the ratio to the first arm within a round.
 
-Arms: `trl`; `equal`: the same work (separate critic, fp32); `shared`: critic on the policy's transformer;
-`fast`: shared, and bf16.
+Arms: `trl`; `equal`: the same work (separate critic, fp32); `shared`: a critic on the transformer of the
+policy; `fast`: shared and bf16.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ARMS = ("trl", "equal", "shared", "fast")
 
 
 def models():
-    """Policy, reward model and a word tokenizer that covers the vocabulary."""
+    """Create policy, reward model and a word tokenizer that covers the vocabulary."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
@@ -55,13 +55,13 @@ def models():
 
 
 def prompts(count: int) -> list[list[int]]:
-    """Token ids: 12 to 20 of each."""
+    """Return prompts of 12 to 20 token ids."""
     generator = np.random.default_rng(0)
     return [generator.integers(3, 1000, size=generator.integers(12, 21)).tolist() for _ in range(count)]
 
 
 def clock():
-    """A callback that notes when each rollout was done."""
+    """Return a callback that records when each rollout finished."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -122,13 +122,13 @@ def run_trl(rollouts: int, count: int):
 
 
 def peak_mib() -> float:
-    """The most memory this process had; getrusage would begin with that of its parent."""
+    """Return the peak memory of this process; getrusage would start with that of its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
 
 
 def arm(name: str, rollouts: int, count: int) -> None:
-    """In a process of its own: one JSON object on stdout."""
+    """Run one arm in this process and print one JSON object on stdout."""
     output, sys.stdout = sys.stdout, sys.stderr
     times, length = run_trl(rollouts, count) if name == "trl" else run_ours(name, rollouts, count)
     seconds = (times[-1] - times[0]) / (len(times) - 1)
@@ -141,9 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trl", type=Path, help="the folder with TRL 1.9.2")
+    parser.add_argument("--trl", type=Path, help="folder with TRL 1.9.2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rollouts", type=int, default=4, help="of each arm in a round, warm-up included")
+    parser.add_argument(
+        "--rollouts", type=int, default=4, help="rollouts of each arm in a round, including warm-up"
+    )
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,7 +164,7 @@ def main() -> None:
             if done.returncode:
                 sys.exit(f"arm {name} failed:\n{done.stderr[-3000:]}")
             rows[name].append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{'arm':10}{'answers/s':>11}{'times':>8}{'(range)':>14}{'memory':>11}{'tokens':>8}")
+    print(f"{'arm':10}{'answers/s':>11}{'speedup':>8}{'(range)':>14}{'memory':>11}{'tokens':>8}")
     for name in names:
         speeds = [row["episodes_per_second"] for row in rows[name]]
         ratios = [

@@ -1,13 +1,13 @@
-"""How long PPO takes to a gold win rate: TRL 1.9.2's trainer, and this one on the same models and prompts.
+"""Time of PPO to a gold win rate: TRL 1.9.2 and the toolkit with the same models and prompts.
 
     pip install --no-deps --target DIR trl==1.9.2
     make demo && python benchmarks/ppo_quality.py --trl DIR
 
-The fine-tuned model and the reward model are those of `make demo`; prompts, episodes, epochs, learning rate,
-KL coefficient and the penalty of an answer without its end are those of recipes/tiny/ppo.yaml. There the last
-two are of normalised scores; TRL, which takes scores as they are, gets them times the standard deviation that
-the reward run has measured. Seconds are those of whole commands, imports included. All models answer the
-same unseen prompts, which the gold judge compares with the answers of the fine-tuned model.
+The fine-tuned model and the reward model come from `make demo`. Prompts, episodes, epochs, learning rate, KL
+coefficient and missing-end penalty are those of recipes/tiny/ppo.yaml. The recipe applies the last two to
+normalized scores; TRL uses raw scores, so they are multiplied by the standard deviation that the reward run
+measured. Seconds are those of whole commands, including imports. All models answer the same unseen prompts,
+and the gold judge compares their answers with those of the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ARMS = {
 
 
 def run_trl(runs_dir: Path, output: Path) -> None:
-    """TRL's trainer with the recipe's settings; the policy goes to `output`."""
+    """Train with TRL and the settings of the recipe, and save the policy in `output`."""
     from copy import deepcopy
 
     from datasets import Dataset
@@ -84,8 +84,10 @@ def main() -> None:
     )
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--prompts", type=int, default=1600)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="of ours")
-    parser.add_argument("--trl", type=Path, required=True, help="the folder with TRL 1.9.2")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM", help="arms of the toolkit"
+    )
+    parser.add_argument("--trl", type=Path, required=True, help="folder with TRL 1.9.2")
     parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only_trl:
@@ -105,7 +107,7 @@ def main() -> None:
         RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir,
         overrides=[f"data.held_out_examples={options.prompts}"],
     )  # fmt: skip
-    print(header("arm", "seconds", "of TRL's", "gold win rate over sft [95 %]", "KL", "length"))
+    print(header("arm", "seconds", "relative to TRL", "gold win rate over sft [95 %]", "KL", "length"))
     for name, row in zip(models, list(results.values())[1:], strict=True):
         rate = row["win_rate"]
         won = f"{rate['estimate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"

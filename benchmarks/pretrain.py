@@ -1,16 +1,16 @@
-"""How fast pretraining is, side by side: ours, ours without each lever, transformers.Trainer, nanoGPT.
+"""Pretraining speed of the toolkit, the toolkit without each optimization, transformers.Trainer and nanoGPT.
 
-    python benchmarks/pretrain.py --nanogpt DIR          12.2 million parameters, as the machine does best
+    python benchmarks/pretrain.py --nanogpt DIR          12.2 million parameters, best settings of the machine
     python benchmarks/pretrain.py --shape gpt2 --rows 32 --nanogpt DIR        GPT-2's size on a GPU
-    python benchmarks/pretrain.py --curves 100           losses of the fast path beside plain fp32
+    python benchmarks/pretrain.py --curves 100           losses of the fast path and of plain fp32
 
-Every arm is a process of its own. On a CPU they take steps in turn, round after round, and a ratio is the
-median of the ratios within the rounds: what else the machine does hits all arms alike. On a GPU one arm runs
-after the other.
+Every arm runs in its own process. On a CPU the arms take steps in alternation for several rounds, and a ratio
+is the median of the ratios within a round, so that other load affects all arms alike. On a GPU the arms run
+one after another.
 
 MFU = tokens/s * FLOPs per token / peak, with 6 N + 12 L H Q T FLOPs per token (toolkit/models/shape.py: the
-whole square of attention counts). The peak is the GPU's data sheet; on a CPU it is what the step's own matrix
-products reach in the same rounds (arm `products`), so that there MFU is the share of the limit.
+full square of attention counts). The peak is that of the GPU's data sheet. On a CPU it is the rate of the
+matrix products of the step in the same rounds (arm `products`), so that MFU is the share of the upper limit.
 """
 
 from __future__ import annotations
@@ -37,31 +37,35 @@ PRODUCTS = "products"
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line; a mistake ends with status 2 and a word."""
+    """Parse the command line; usage errors exit with status 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=[*SHAPES], default="cpu", help="default cpu: 12.2M parameters")
-    parser.add_argument("--rows", type=int, help="sequences of a batch; default the shape's")
+    parser.add_argument(
+        "--shape", choices=[*SHAPES], default="cpu", help="model and batch; default: cpu, 12.2M parameters"
+    )
+    parser.add_argument("--rows", type=int, help="sequences per batch; default: that of the shape")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--compile", choices=["auto", "yes", "no"], default="auto", help="for `ours`")
+    parser.add_argument(
+        "--compile", choices=["auto", "yes", "no"], default="auto", help="compile the arm `ours`"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--nanogpt", metavar="DIR", help="a checkout of karpathy/nanoGPT")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=2, help="of each arm in a round")
-    parser.add_argument("--warmup", type=int, default=3, help="steps of each arm that are not counted")
-    parser.add_argument("--arms", nargs="*", help="only arms whose name holds one of these words")
+    parser.add_argument("--steps", type=int, default=2, help="steps of each arm in a round")
+    parser.add_argument("--warmup", type=int, default=3, help="warm-up steps of each arm")
+    parser.add_argument("--arms", nargs="*", help="only arms whose name contains one of these words")
     parser.add_argument("--curves", type=int, metavar="N", help="compare losses over N steps instead")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args()
     if args.nanogpt and not (Path(args.nanogpt) / "model.py").is_file():
-        parser.error(f"--nanogpt {args.nanogpt}: there is no model.py in it")
+        parser.error(f"--nanogpt {args.nanogpt}: this folder has no model.py")
     return args
 
 
 class Arm:
-    """One arm's process, and what it measured."""
+    """The process of an arm and its measurements."""
 
     def __init__(self, name: str, order: str):
         self.name, self.order = name, order
@@ -71,7 +75,7 @@ class Arm:
         self.first_seconds = self.peak_bytes = 0.0
 
     def start(self, warmup: int) -> None:
-        """Start the process and take the steps that do not count."""
+        """Start the process and take the warm-up steps."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "pretrain_arms.py")], env=environment, text=True,
@@ -83,12 +87,12 @@ class Arm:
         self.take(max(0, warmup - 1))
 
     def take(self, steps: int) -> dict:
-        """Have it take some steps."""
+        """Let the process take some steps."""
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name}: the process ended; VERBOSE=1 shows what it said")
+            raise SystemExit(f"{self.name}: the process ended; set VERBOSE=1 to see its output")
         answer = json.loads(line)
         self.peak_bytes = answer["peak_bytes"]
         self.losses += answer["losses"]
@@ -105,7 +109,7 @@ class Arm:
 
 
 def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
-    """Return the arms in the order in which they take turns, and the shape's facts."""
+    """Return the arms in running order, and the shape."""
     import torch
 
     from benchmarks import pretrain_arms as arms
@@ -117,20 +121,20 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
     shape = replace(shape, rows=args.rows or shape.rows)
     compiled = args.compile == "yes" or (args.compile == "auto" and (device == "cuda" or precision == "bf16"))
     on_cpu = device == "cpu"
-    levers = arms.Levers(compile=compiled, logistic_gelu=compiled and on_cpu, keep_memory=on_cpu)
-    named = {"ours": levers}
-    named |= {f"ours without {name}": change for name, change in arms.without(levers).items()}
+    options = arms.Options(compile=compiled, logistic_gelu=compiled and on_cpu, keep_memory=on_cpu)
+    named = {"ours": options}
+    named |= {f"ours without {name}": change for name, change in arms.without(options).items()}
     if args.curves:
         shape32 = replace(shape, precision="fp32")
-        plain = arms.Levers(causal_attention=False, fused=False, activation="gelu_new", keep_memory=False)
-        selected = [Arm("ours", arms.order_for("ours", shape, levers, None)),
+        plain = arms.Options(causal_attention=False, fused=False, activation="gelu_new", keep_memory=False)
+        selected = [Arm("ours", arms.order_for("ours", shape, options, None)),
                  Arm("plain fp32", arms.order_for("ours", shape32, plain, None))]  # fmt: skip
         return selected, facts(shape)
-    selected = [Arm(name, arms.order_for(name, shape, lever, None)) for name, lever in named.items()]
+    selected = [Arm(name, arms.order_for(name, shape, option, None)) for name, option in named.items()]
     others = [PRODUCTS, "Trainer"]
     if args.nanogpt:
         others += ["nanoGPT", "nanoGPT compiled"]
-    selected[1:1] = [Arm(name, arms.order_for(name, shape, levers, args.nanogpt)) for name in others]
+    selected[1:1] = [Arm(name, arms.order_for(name, shape, options, args.nanogpt)) for name in others]
     if args.arms:
         selected = [
             arm for arm in selected if arm.name == "ours" or any(word in arm.name for word in args.arms)
@@ -139,7 +143,7 @@ def make_arms(args: argparse.Namespace) -> tuple[list[Arm], dict]:
 
 
 def facts(shape) -> dict:
-    """Return what the numbers are of."""
+    """Return the description of the measured configuration."""
     import torch
 
     from toolkit.models.shape import flops_per_token, num_parameters
@@ -184,7 +188,7 @@ def measure(arms: list[Arm], args: argparse.Namespace, *, in_turn: bool) -> None
 
 
 def results(arms: list[Arm], about: dict) -> list[dict]:
-    """Return a row an arm: tokens/s, the ratio of `ours` to it (median over the rounds), MFU, memory."""
+    """Return one row per arm: tokens/s, speedup of `ours` (median over the rounds), MFU, memory."""
     by_name = {arm.name: arm for arm in arms}
     ours, products = by_name["ours"], by_name.get(PRODUCTS)
     peak = about["peak_flops"]
@@ -208,9 +212,9 @@ def results(arms: list[Arm], about: dict) -> list[dict]:
 
 def show(rows: list[dict], about: dict) -> None:
     """Print the table."""
-    print(f"{about['parameters']:,} parameters, {about['tokens_per_step']:,} tokens a step, "
+    print(f"{about['parameters']:,} parameters, {about['tokens_per_step']:,} tokens per step, "
           f"{about['precision']}, {about['hardware']}, torch {about['torch']}")  # fmt: skip
-    heads = f"{'arm':36s} {'tokens/s':>9s} {'ours is':>8s} {'(range)':>13s}"
+    heads = f"{'arm':36s} {'tokens/s':>9s} {'speedup':>8s} {'(range)':>13s}"
     print(f"{heads} {'MFU':>6s} {'memory':>9s} {'first step':>10s}")
     for row in rows:
         low, high = row["ratio_range"]

@@ -1,6 +1,6 @@
-"""The arms of benchmarks/pretrain.py: each is one way to train the same model on the same tokens.
+"""The arms of benchmarks/pretrain.py: different ways to train the same model on the same tokens.
 
-An arm is a process of its own that takes steps when it is told to.
+Each arm runs in its own process and takes steps on request.
 
 Legend: rows = sequences of a batch, length = tokens of a row.
 """
@@ -32,7 +32,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained, on what."""
+    """Model and batch of the benchmark."""
 
     n_layer: int = 6
     n_head: int = 6
@@ -46,18 +46,18 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Of one step."""
+        """Tokens per step."""
         return self.rows * self.length
 
     def model(self, **changes: object) -> ModelSettings:
-        """Return the model as a recipe describes it."""
+        """Return the model settings of a recipe."""
         shape = {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd}
         return ModelSettings(**{**shape, "n_positions": self.length, **changes})
 
 
 @dataclass(frozen=True)
-class Levers:
-    """The recipe's keys of speed, as this benchmark turns them."""
+class Options:
+    """The speed settings of a recipe that the benchmark varies."""
 
     compile: bool = False
     causal_attention: bool = True
@@ -76,36 +76,36 @@ Step = Callable[[Tensor], Tensor]
 
 
 def tokens(shape: Shape, step: int) -> Tensor:
-    """Return the rows of a step, (rows, length + 1): the same for every arm."""
+    """Return the rows of a step, (rows, length + 1), which are the same for every arm."""
     generator = torch.Generator().manual_seed(step)
     size = (shape.rows, shape.length + 1)
-    # squaring makes some tokens frequent: there is something to learn, as in text
+    # squaring makes some tokens frequent, so that there is something to learn
     draws = torch.rand(size, generator=generator).square() * shape.vocab_size
     return draws.long().to(shape.device)
 
 
-def ours(shape: Shape, levers: Levers) -> Step:
-    """Our loop's step: the toolkit's own model, loss and optimizers, with the levers as given."""
-    allocator.configure(torch.device(shape.device), keep=levers.keep_memory)
+def ours(shape: Shape, options: Options) -> Step:
+    """Return the training step of the toolkit with the given options."""
+    allocator.configure(torch.device(shape.device), keep=options.keep_memory)
     bf16 = shape.precision == "bf16"
-    settings = shape.model(activation=levers.activation, vocabulary_multiple=levers.vocabulary_multiple)
+    settings = shape.model(activation=options.activation, vocabulary_multiple=options.vocabulary_multiple)
     model = build(settings, vocab_size=shape.vocab_size, seed=0, end_id=0).to(shape.device)
     rows = model.lm_head.weight.shape[0]
-    block = head_block(levers.head_block_tokens, positions=shape.tokens, vocabulary=rows)
+    block = head_block(options.head_block_tokens, positions=shape.tokens, vocabulary=rows)
     loss_of = TrainingLoss(model, bf16=bf16, head_block=block)
-    if levers.compile:
-        loss_of.enable_compilation(whole_loss=levers.loss_in_module)
+    if options.compile:
+        loss_of.enable_compilation(whole_loss=options.loss_in_module)
     rules = OptimizerSettings(
-        name=levers.optimizer, fused=levers.fused,
-        learning_rate=0.02 if levers.optimizer == "muon" else LEARNING_RATE,
+        name=options.optimizer, fused=options.fused,
+        learning_rate=0.02 if options.optimizer == "muon" else LEARNING_RATE,
     )  # fmt: skip
     optimizers = optimizer.build(model, rules, bf16=bf16)
     model.train()
     forms = ExitStack()
     forms.enter_context(
-        use_training_kernels(model, causal=levers.causal_attention, logistic=levers.logistic_gelu)
+        use_training_kernels(model, causal=options.causal_attention, logistic=options.logistic_gelu)
     )
-    atexit.register(forms.close)  # holds them meanwhile: let go, a generator's block ends at once
+    atexit.register(forms.close)  # keeps the context open: a garbage-collected generator would exit it
 
     def step(rows: Tensor) -> Tensor:
         loss = loss_of(rows)
@@ -120,7 +120,7 @@ def ours(shape: Shape, levers: Levers) -> Step:
 
 
 def nanogpt(shape: Shape, folder: Path, *, compiled: bool) -> Step:
-    """The model and the loop's body of a checkout of nanoGPT, in the same precision."""
+    """Return the training step of a checkout of nanoGPT, in the same precision."""
     sys.path.insert(0, str(folder))
     from model import GPT, GPTConfig
 
@@ -149,7 +149,7 @@ def nanogpt(shape: Shape, folder: Path, *, compiled: bool) -> Step:
 
 
 def trainer(shape: Shape) -> Step:
-    """`transformers.Trainer` on the same model: its own training step, clipping and optimizer."""
+    """Return the step of `transformers.Trainer` on the same model, with its clipping and optimizer."""
     from transformers import Trainer, TrainingArguments
 
     model = build(shape.model(), vocab_size=shape.vocab_size, seed=0, end_id=0).to(shape.device)
@@ -164,7 +164,7 @@ def trainer(shape: Shape) -> Step:
     wrapped.train()
 
     def step(rows: Tensor) -> Tensor:
-        inputs = rows[:, :-1].contiguous()  # it shifts the labels itself: one target a row fewer
+        inputs = rows[:, :-1].contiguous()  # the model shifts the labels itself: one target fewer per row
         content = {"input_ids": inputs, "labels": inputs}
         loss = made.training_step(wrapped, content, inputs[:, 1:].numel())
         made.accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
@@ -177,10 +177,10 @@ def trainer(shape: Shape) -> Step:
 
 
 def products(shape: Shape) -> Step:
-    """Only the matrix products of a step, at full size and in the same precision: what no step can beat.
+    """Return only the matrix products of a step, in full size and the same precision: the upper limit.
 
-    Each matrix of the model three times (forward, for its input's gradient, for its own), attention's square
-    as products of the same size.
+    Each matrix of the model is used three times (forward, gradient of the input, gradient of the weights);
+    attention counts as products of the same size.
     """
     dtype = torch.bfloat16 if shape.precision == "bf16" else torch.float32
     width, positions = shape.n_embd, shape.tokens
@@ -209,8 +209,8 @@ def products(shape: Shape) -> Step:
     return step
 
 
-def make(name: str, shape: Shape, levers: Levers, nanogpt_folder: str | None) -> Step:
-    """Return the step of an arm by its name."""
+def make(name: str, shape: Shape, options: Options, nanogpt_folder: str | None) -> Step:
+    """Return the step of an arm by name."""
     if name.startswith("nanoGPT"):
         assert nanogpt_folder is not None
         return nanogpt(shape, Path(nanogpt_folder), compiled="compiled" in name)
@@ -218,25 +218,25 @@ def make(name: str, shape: Shape, levers: Levers, nanogpt_folder: str | None) ->
         return trainer(shape)
     if name.startswith("products"):
         return products(shape)
-    return ours(shape, levers)
+    return ours(shape, options)
 
 
 def peak_bytes(device: str) -> int:
-    """Return the most memory that this process held: of the GPU, or resident."""
+    """Return the peak memory of this process: GPU memory, or resident memory."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def serve() -> None:
-    """Make an arm from the first line of stdin; then take as many steps as each further line says."""
+    """Build an arm from the first line of stdin; each further line gives a number of steps to take."""
     answers, sys.stdout = sys.stdout, sys.stderr
     order = json.loads(sys.stdin.readline())
-    shape, levers = Shape(**order["shape"]), Levers(**order["levers"])
+    shape, options = Shape(**order["shape"]), Options(**order["options"])
     torch.set_num_threads(shape.threads)
     before = peak_bytes("cpu")
     began = time.perf_counter()
-    step = make(order["name"], shape, levers, order["nanogpt"])
+    step = make(order["name"], shape, options, order["nanogpt"])
     done = 0
     for line in sys.stdin:
         seconds, losses = [], []
@@ -254,28 +254,28 @@ def serve() -> None:
         print(json.dumps({**content, "since_start": time.perf_counter() - began}), file=answers, flush=True)
 
 
-def order_for(name: str, shape: Shape, levers: Levers, nanogpt_folder: str | None) -> str:
-    """Return the line that `serve` makes an arm from."""
-    content = {"name": name, "shape": asdict(shape), "levers": asdict(levers), "nanogpt": nanogpt_folder}
+def order_for(name: str, shape: Shape, options: Options, nanogpt_folder: str | None) -> str:
+    """Return the line from which `serve` builds an arm."""
+    content = {"name": name, "shape": asdict(shape), "options": asdict(options), "nanogpt": nanogpt_folder}
     return json.dumps(content) + "\n"
 
 
-def without(levers: Levers) -> dict[str, Levers]:
-    """Return {what is turned off: the levers} for each lever that is on."""
-    off: dict[str, Levers] = {}
-    if levers.compile:
-        off["compile"] = replace(levers, compile=False, logistic_gelu=False)
-        off["loss_in_module"] = replace(levers, loss_in_module=False)
-    off["causal_attention"] = replace(levers, causal_attention=False)
-    off["fused optimizer"] = replace(levers, fused=False)
-    off["gelu_pytorch_tanh"] = replace(levers, activation="gelu_new", logistic_gelu=False)
-    off["vocabulary padding"] = replace(levers, vocabulary_multiple=1)
-    if levers.logistic_gelu:
-        off["logistic_gelu"] = replace(levers, logistic_gelu=False)
-    if levers.keep_memory:
-        off["keep_memory"] = replace(levers, keep_memory=False)
-    off["whole head (blocks of 512)"] = replace(levers, head_block_tokens=512)
-    off["AdamW (Muon)"] = replace(levers, optimizer="muon")
+def without(options: Options) -> dict[str, Options]:
+    """Return {disabled option: options} for each enabled option."""
+    off: dict[str, Options] = {}
+    if options.compile:
+        off["compile"] = replace(options, compile=False, logistic_gelu=False)
+        off["loss_in_module"] = replace(options, loss_in_module=False)
+    off["causal_attention"] = replace(options, causal_attention=False)
+    off["fused optimizer"] = replace(options, fused=False)
+    off["gelu_pytorch_tanh"] = replace(options, activation="gelu_new", logistic_gelu=False)
+    off["vocabulary padding"] = replace(options, vocabulary_multiple=1)
+    if options.logistic_gelu:
+        off["logistic_gelu"] = replace(options, logistic_gelu=False)
+    if options.keep_memory:
+        off["keep_memory"] = replace(options, keep_memory=False)
+    off["whole head (blocks of 512)"] = replace(options, head_block_tokens=512)
+    off["AdamW (Muon)"] = replace(options, optimizer="muon")
     return off
 
 

@@ -1,24 +1,25 @@
-"""How long until how good: recipes of the toolkit beside nanoGPT's own CPU recipe, same text, same machine.
+"""Time to quality: recipes of the toolkit compared with nanoGPT's CPU recipe on the same text and machine.
 
     python benchmarks/time_to_quality.py --nanogpt DIR --text tinyshakespeare.txt
     python benchmarks/time_to_quality.py --nanogpt DIR --text FILE --repeat 3 recipes/shakespeare
 
-DIR is a checkout of https://github.com/karpathy/nanoGPT; it is copied, never written to. nanoGPT trains
-as its README says for a CPU ("I only have a macbook"): a model of characters. Seconds are the wall time of
-whole commands from nothing: data preparation or tokenizer and corpus, imports, compiling, training,
+DIR is a checkout of https://github.com/karpathy/nanoGPT, which is copied and not modified. nanoGPT trains a
+character model as its README describes for a CPU ("I only have a macbook"). Seconds are the wall time of
+whole commands from a cold start: data preparation or tokenizer and corpus, imports, compilation, training,
 evaluations.
 
-`others` is how many cores other work kept busy meanwhile: ratios are worth something where it is near 0 in
-every row. CPU seconds (of all threads) do not save them: a thread spins while it waits for one that lost its
-core. nanoGPT beside other work on 2 cores took 1.05 CPU s an iteration, and 0.11 s with one thread; on a busy
-machine compare CPU seconds of one thread: taskset -c 0 python benchmarks/time_to_quality.py ...
+`others` is the number of cores that other processes kept busy. Ratios are reliable only if it is near 0 in
+every row. CPU seconds (of all threads) do not help on a busy machine, because a thread spins while it waits
+for another one that lost its core: with other load on 2 cores nanoGPT took 1.05 CPU s per iteration, and
+0.11 s with one thread. On a busy machine compare CPU seconds of one thread:
+taskset -c 0 python benchmarks/time_to_quality.py ...
 
-Quality is bits per byte of the last 10% of the text, which neither side trains on: every character once, in
-windows as long as the model's context that move on by half of it. toolkit/inference/logprobs.py does the
-same over tokens, and counts the end of the text in.
+Quality is bits per byte of the last 10% of the text, which is held out: every character is scored once, in
+windows as long as the model's context that advance by half a window. toolkit/inference/logprobs.py does the
+same over tokens, and also scores the end of the text.
 
-Each round runs everything once, one after another; with --repeat the numbers are medians over the rounds,
-ratios those within a round.
+Each round runs every system once, one after another. With --repeat the numbers are medians over the rounds,
+and ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -59,43 +60,43 @@ BLOCK_CHARACTERS = 256
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; a mistake ends with status 2 and a word."""
+    """Parse the command line; usage errors exit with status 2."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "folders", nargs="*", metavar="FOLDER",
-        help=f"recipe folders that take data.name=FILE, missing ones skipped; default {' '.join(FOLDERS)}",
+        help=f"recipe folders that accept data.name=FILE, missing ones skipped; default: {' '.join(FOLDERS)}",
     )  # fmt: skip
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, required=True, help="a checkout of nanoGPT")
-    parser.add_argument("--text", metavar="FILE", type=Path, required=True, help="the text, UTF-8")
-    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="rounds; default 1")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, not a table")
+    parser.add_argument("--text", metavar="FILE", type=Path, required=True, help="the text file, UTF-8")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="number of rounds; default: 1")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(given)
     for name in ("train.py", "model.py", PEER_DATA / "prepare.py"):
         if not (args.nanogpt / name).is_file():
-            parser.error(f"--nanogpt {args.nanogpt}: there is no {name} in it; "
+            parser.error(f"--nanogpt {args.nanogpt}: this folder has no {name}; "
                          "git clone https://github.com/karpathy/nanoGPT")  # fmt: skip
     if not args.text.is_file():
-        parser.error(f"--text {args.text}: there is no such file")
+        parser.error(f"--text {args.text}: the file does not exist")
     if args.repeat < 1:
         parser.error(f"--repeat {args.repeat}: give at least 1")
-    places = [Path(one) for one in args.folders] or [ROOT / one for one in FOLDERS]
+    places = [Path(item) for item in args.folders] or [ROOT / item for item in FOLDERS]
     args.places = [place.resolve() for place in places if any(place.glob("*.yaml"))]
     for place in places:
         if place.resolve() not in args.places:
-            say(f"{place}: there are no recipes: skipped")
+            say(f"{place}: skipped, because it contains no recipes")
     if not args.places:
-        parser.error("no folder with recipes is given: nothing to compare")
+        parser.error("give at least one folder with recipes")
     args.nanogpt, args.text = args.nanogpt.resolve(), args.text.resolve()
     return args
 
 
 def windows(count: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, end, first scored) over a sequence of `count` ids: [start, end) is what the model sees.
+    """Yield (start, end, first scored) over a sequence of `count` ids; [start, end) is the model input.
 
-    Its predictions of the ids from `first scored` to `end`, that included, count; id 0 is context alone.
-    The policy of toolkit/inference/logprobs.py.
+    The predictions of the ids from `first scored` through `end` count; id 0 is only context. This is the
+    policy of toolkit/inference/logprobs.py.
     """
     scored, last = 1, count - 1
     while scored <= last:
@@ -112,17 +113,17 @@ def score_characters(
     Args:
         logits_of: int64 tensor (rows, length) to logits (rows, length, vocabulary) of a causal model.
         ids: the held-out characters.
-        prefix: what stands before them.
-        window: characters that the model sees at once; it moves on by half of it.
-        rows: windows of one forward pass.
+        prefix: context before the first character.
+        window: characters per model input; windows advance by half of it.
+        rows: windows per forward pass.
     """
     import torch
 
     sequence = torch.from_numpy(np.concatenate([[prefix], ids]).astype(np.int64))
     bits = np.full(len(sequence), np.nan)
     by_length: dict[int, list[tuple[int, int, int]]] = {}
-    for one in windows(len(sequence), window, max(1, window // 2)):
-        by_length.setdefault(one[1] - one[0], []).append(one)
+    for item in windows(len(sequence), window, max(1, window // 2)):
+        by_length.setdefault(item[1] - item[0], []).append(item)
     for group in by_length.values():
         for at in range(0, len(group), rows):
             batch = group[at : at + rows]
@@ -139,17 +140,17 @@ def score_characters(
 
 
 def score_peer(copy: Path) -> dict:
-    """Return parameters and bits per byte of the checkpoint in a copy of nanoGPT that was trained."""
+    """Return parameters and bits per byte of the checkpoint in a trained copy of nanoGPT."""
     import torch
 
     from toolkit import stats
 
     described = importlib.util.spec_from_file_location("nanogpt_model", copy / "model.py")
     module = importlib.util.module_from_spec(described)
-    sys.modules[described.name] = module  # its dataclass looks itself up there
+    sys.modules[described.name] = module  # required by its dataclass
     described.loader.exec_module(module)
     saved = torch.load(copy / "out-shakespeare-char" / "ckpt.pt", map_location="cpu", weights_only=True)
-    with redirect_stdout(sys.stderr):  # it says its size on stdout, which is for the result
+    with redirect_stdout(sys.stderr):  # stdout is reserved for the result
         model = module.GPT(module.GPTConfig(**saved["model_args"]))
     model.load_state_dict(saved["model"])
     model.eval()
@@ -157,22 +158,22 @@ def score_peer(copy: Path) -> dict:
         np.fromfile(copy / PEER_DATA / name, dtype=np.uint16) for name in ("train.bin", "val.bin")
     )
     characters = pickle.loads((copy / PEER_DATA / "meta.pkl").read_bytes())["itos"]
-    num_bytes = np.array([len(characters[one].encode()) for one in held_out], dtype=np.float64)
+    num_bytes = np.array([len(characters[item].encode()) for item in held_out], dtype=np.float64)
     window = saved["model_args"]["block_size"]
     bits = score_characters(
-        lambda inputs: model(inputs, targets=inputs)[0],  # without targets it gives the last position alone
+        lambda inputs: model(inputs, targets=inputs)[0],  # without targets it returns only the last position
         held_out, prefix=int(train[-1]), window=window,
     )  # fmt: skip
-    found = stats.block_ratio(bits, num_bytes, block=BLOCK_CHARACTERS, seed=0)
+    result = stats.block_ratio(bits, num_bytes, block=BLOCK_CHARACTERS, seed=0)
     return {
-        "parameters": sum(one.numel() for one in model.parameters()),
-        "bits_per_byte": found.estimate, "bits_per_byte_interval": [found.low, found.high],
+        "parameters": sum(item.numel() for item in model.parameters()),
+        "bits_per_byte": result.estimate, "bits_per_byte_interval": [result.low, result.high],
         "held_out_bytes": int(num_bytes.sum()), "window": window, "iteration": saved["iter_num"],
     }  # fmt: skip
 
 
 def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str]) -> dict:
-    """Run commands one after another; return what they took, what others did, and the last one's stdout."""
+    """Run commands in sequence; return their times, the load of others, and the stdout of the last."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     busy_before = busy_seconds()
     for command in commands:
@@ -182,7 +183,7 @@ def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str
         )  # fmt: skip
         if ended.returncode:
             last = "\n".join((ended.stdout + ended.stderr).splitlines()[-20:])
-            raise SystemExit(f"{' '.join(command)}: ended with status {ended.returncode}:\n{last}")
+            raise SystemExit(f"{' '.join(command)}: exited with status {ended.returncode}:\n{last}")
     seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     others = None if busy_before is None else max(0.0, busy_seconds() - busy_before - used) / seconds
@@ -190,9 +191,9 @@ def timed(commands: list[list[str]], *, folder: Path, environment: dict[str, str
 
 
 def busy_seconds() -> float | None:
-    """Return the seconds that all cores together have worked; None where the system does not tell."""
+    """Return the busy seconds summed over all cores, or None if the system does not report them."""
     try:
-        ticks = [int(one) for one in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        ticks = [int(item) for item in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     except FileNotFoundError:
         return None
     idle = ticks[3] + ticks[4]  # idle, and waiting for a disk
@@ -200,31 +201,31 @@ def busy_seconds() -> float | None:
 
 
 def run_peer(args: argparse.Namespace, scratch: Path) -> dict:
-    """Run nanoGPT's recipe in a copy of its checkout and score what it saved."""
+    """Run nanoGPT's recipe in a copy of its checkout and score the saved model."""
     copy = scratch / "nanogpt"
     shutil.copytree(args.nanogpt, copy, ignore=shutil.ignore_patterns(".git", "out*", "*.bin", "meta.pkl"))
-    shutil.copyfile(args.text, copy / PEER_DATA / "input.txt")  # or prepare.py downloads it
+    shutil.copyfile(args.text, copy / PEER_DATA / "input.txt")  # otherwise prepare.py downloads it
     commands = [[str(PEER_DATA / "prepare.py")], list(PEER_COMMAND)]
-    found = timed(commands, folder=copy, environment={"PYTHONUTF8": "1"})
-    return {**found, **score_peer(copy)}
+    result = timed(commands, folder=copy, environment={"PYTHONUTF8": "1"})
+    return {**result, **score_peer(copy)}
 
 
 def run_folder(place: Path, args: argparse.Namespace, scratch: Path) -> dict:
-    """Run a recipe folder of the toolkit from nothing, compiled code included, and read what it measured."""
+    """Run a recipe folder from a cold start, including compilation, and return its measurements."""
     command = ["-m", "toolkit", "run", str(place), f"data.name={args.text}"]
     command += ["--runs-dir", str(scratch / "runs"), "--json"]
     environment = {"PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
-    found = timed([command], folder=ROOT, environment=environment)
-    stages = json.loads(found["stdout"])["stages"].values()
+    result = timed([command], folder=ROOT, environment=environment)
+    stages = json.loads(result["stdout"])["stages"].values()
     measured = [stage for stage in stages if stage.get("bits_per_byte") is not None and "parameters" in stage]
     if not measured:
-        raise SystemExit(f"{place}: none of its stages measured bits_per_byte")
+        raise SystemExit(f"{place}: no stage measured bits_per_byte")
     names = ("parameters", "bits_per_byte", "bits_per_byte_interval", "held_out_bytes", "window", "tokens")
-    return {**found, **{name: measured[-1].get(name) for name in names}}
+    return {**result, **{name: measured[-1].get(name) for name in names}}
 
 
 def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Run the rounds; return what each system gave in each of them."""
+    """Run the rounds and return the results of each system per round."""
     systems: dict[str, Callable[[Path], dict]] = {PEER: lambda scratch: run_peer(args, scratch)}
     for place in args.places:
         systems[label(place)] = lambda scratch, place=place: run_folder(place, args, scratch)
@@ -234,37 +235,37 @@ def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
             say(f"round {number + 1} of {args.repeat}: {name} ...")
             load = os.getloadavg()[0]
             with tempfile.TemporaryDirectory(prefix="time-to-quality-") as scratch:
-                found = {"load_before": load, **run(Path(scratch)), "load_after": os.getloadavg()[0]}
-            del found["stdout"]
-            rounds[name].append(found)
-            say(f"    {found['seconds']:.1f} s, {found['bits_per_byte']:.4f} bits per byte, "
-                f"load {found['load_before']:.1f} to {found['load_after']:.1f}")  # fmt: skip
-            if found["held_out_bytes"] != rounds[PEER][0]["held_out_bytes"]:
-                raise SystemExit(f"{name} holds out {found['held_out_bytes']} bytes, {PEER} "
+                result = {"load_before": load, **run(Path(scratch)), "load_after": os.getloadavg()[0]}
+            del result["stdout"]
+            rounds[name].append(result)
+            say(f"    {result['seconds']:.1f} s, {result['bits_per_byte']:.4f} bits per byte, "
+                f"load {result['load_before']:.1f} to {result['load_after']:.1f}")  # fmt: skip
+            if result["held_out_bytes"] != rounds[PEER][0]["held_out_bytes"]:
+                raise SystemExit(f"{name} holds out {result['held_out_bytes']} bytes, {PEER} "
                                  f"{rounds[PEER][0]['held_out_bytes']}: not comparable")  # fmt: skip
     return rounds
 
 
 def label(place: Path) -> str:
-    """Return a folder's name as one would type it."""
+    """Return the path of a folder relative to the current directory."""
     return str(place.relative_to(ROOT)) if place.is_relative_to(ROOT) else str(place)
 
 
 def results(rounds: dict[str, list[dict]]) -> list[dict]:
-    """Return a row a system: medians over the rounds, and of the ratios of time within them."""
+    """Return one row per system: medians over the rounds, and medians of the time ratios within rounds."""
     rows = []
-    for name, found in rounds.items():
-        middle = statistics.median_low([one["bits_per_byte"] for one in found])
-        best = next(one for one in found if one["bits_per_byte"] == middle)  # its interval belongs to it
-        pairs = list(zip(found, rounds[PEER], strict=True))
+    for name, result in rounds.items():
+        middle = statistics.median_low([item["bits_per_byte"] for item in result])
+        best = next(item for item in result if item["bits_per_byte"] == middle)
+        pairs = list(zip(result, rounds[PEER], strict=True))
         row = {"system": name, "parameters": best["parameters"]}
         for key in ("seconds", "cpu_seconds"):
-            row[key] = statistics.median(one[key] for one in found)
-            row[f"{key}_ratio"] = statistics.median(one[key] / peer[key] for one, peer in pairs)
-        others = [one["other_cores"] for one in found]
+            row[key] = statistics.median(item[key] for item in result)
+            row[f"{key}_ratio"] = statistics.median(item[key] / peer[key] for item, peer in pairs)
+        others = [item["other_cores"] for item in result]
         row["other_cores"] = None if None in others else statistics.median(others)
         row |= {key: best[key] for key in ("bits_per_byte", "bits_per_byte_interval", "window")}
-        rows.append({**row, "rounds": found})
+        rows.append({**row, "rounds": result})
     return rows
 
 
@@ -281,13 +282,13 @@ def show(rows: list[dict], about: dict) -> None:
         print(f"{row['system']:28s} {row['parameters']:11,} {row['seconds']:8.1f} {row['cpu_seconds']:8.1f} "
               f"{interval_text(row, 'bits_per_byte', digits=4):>24s} {row['seconds_ratio']:6.2f}x "
               f"{row['cpu_seconds_ratio']:6.2f}x {others:>7s}")  # fmt: skip
-    loads = [one[key] for row in rows for one in row["rounds"] for key in ("load_before", "load_after")]
-    print(f"time, CPU: beside {PEER}'s; others: cores that other work kept busy; "
+    loads = [item[key] for row in rows for item in row["rounds"] for key in ("load_before", "load_after")]
+    print(f"time, CPU: relative to {PEER}; others: cores that other processes kept busy; "
           f"load average between runs {min(loads):.1f} to {max(loads):.1f}")  # fmt: skip
 
 
 def about(args: argparse.Namespace, rows: list[dict]) -> dict:
-    """Return what the numbers are of."""
+    """Return the description of the measured configuration."""
     from importlib.metadata import version
 
     from toolkit.runtime.hardware import processor

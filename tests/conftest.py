@@ -1,4 +1,4 @@
-"""Offline and without telemetry before anything is imported; a tokenizer and a model made in a moment."""
+"""Sets offline mode and disables telemetry before other imports; provides a tiny tokenizer and model."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ def pytest_collection():
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
-    """Bytes and our special tokens, no merges: 261 entries, with the chat template."""
+    """Return a byte tokenizer without merges: 261 entries, with the special tokens and chat template."""
     from toolkit.stages.tokenizer import learn
 
     return learn([""], vocab_size=261)
@@ -37,7 +37,7 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer):
-    """An untrained GPT-2 of 2 layers, 32 wide, over `tiny_tokenizer`; copy it before training."""
+    """Return an untrained GPT-2 with 2 layers of width 32 for `tiny_tokenizer`; copy it before training."""
     from toolkit.config.schema import ModelSettings
     from toolkit.models.gpt2 import build
 
@@ -48,7 +48,7 @@ def tiny_model(tiny_tokenizer):
 
 @pytest.fixture
 def worked():
-    """Seconds of work of the processes that ended since the last call; a clock's grow with what else runs."""
+    """Return the CPU seconds of child processes that ended since the last call."""
     last = 0.0
 
     def since_last() -> float:
@@ -63,7 +63,7 @@ def worked():
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """A folder in memory where there is one: fsync on a busy disk takes 5 ms, and these tests sync a lot."""
+    """Return a folder in memory if possible, because fsync on a busy disk takes 5 ms."""
     folder = tempfile.mkdtemp(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
     yield Path(folder)
     shutil.rmtree(folder)

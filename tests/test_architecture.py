@@ -1,4 +1,4 @@
-"""Which package may import which: read from the source of every module, nothing is run."""
+"""Import rules between packages, checked on the source of every module."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PACKAGES = (
 
 
 def modules_of(package: Path) -> dict[str, Path]:
-    """Return {dotted name: file} of every module of a package folder."""
+    """Return {dotted name: file} of every module in a package folder."""
     paths = [path for path in sorted(package.rglob("*.py")) if "_recipes" not in path.parts]
     names = (".".join(path.relative_to(package.parent).with_suffix("").parts) for path in paths)
     return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
 
 
 def imports_of(module: Path, modules: dict[str, Path]) -> set[str]:
-    """Return the modules that a file imports, at its top, inside of functions and under TYPE_CHECKING."""
+    """Return the modules that a file imports, including imports in functions and under TYPE_CHECKING."""
     imported = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def import_graph(package: Path) -> dict[str, set[str]]:
 
 
 def circular(graph: dict[str, set[str]]) -> list[str]:
-    """Return the modules that lie on a circle of imports, or between two circles."""
+    """Return the modules that are part of an import cycle or between two cycles."""
     graph = dict(graph)
     while leaves := {module for module, imported in graph.items() if not imported & graph.keys()}:
         graph = {module: imported for module, imported in graph.items() if module not in leaves}
@@ -55,13 +55,13 @@ MODULES = modules_of(PACKAGE)
 GRAPH = import_graph(PACKAGE)
 
 
-def test_every_module_belongs_to_a_package_of_the_order():
+def test_every_module_belongs_to_an_ordered_package():
     assert {name.split(".")[1] for name in MODULES if name.count(".")} == {*PACKAGES, "__main__"}
     assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py", "__main__.py"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_only_from_packages_below_it(package):
+def test_packages_import_only_from_lower_packages(package):
     allowed = {*PACKAGES[: PACKAGES.index(package) + 1]}
     upward = [
         f"{module} imports {imported}"
@@ -73,13 +73,13 @@ def test_a_package_imports_only_from_packages_below_it(package):
     assert not upward
 
 
-def test_no_package_imports_the_root_which_may_import_them_all():
+def test_no_package_imports_the_root():
     """`toolkit/__init__.py` is above all packages; `from toolkit import runs` does not import it."""
     assert [module for module, imported in GRAPH.items() if "toolkit" in imported] == []
     assert {name.split(".")[1] for name in GRAPH["toolkit"]} <= {*PACKAGES}
 
 
-def test_no_modules_import_each_other_in_a_circle():
+def test_there_are_no_import_cycles():
     assert circular(GRAPH) == []
 
 
@@ -92,7 +92,7 @@ def test_no_modules_import_each_other_in_a_circle():
         "from world import a\n",
     ],
 )
-def test_a_circle_is_found_wherever_its_import_stands(tmp_path, late):
+def test_import_cycle_is_detected_for_any_import_location(tmp_path, late):
     world = tmp_path / "world"
     world.mkdir()
     (world / "__init__.py").write_text("")
@@ -103,7 +103,7 @@ def test_a_circle_is_found_wherever_its_import_stands(tmp_path, late):
     assert circular(import_graph(world)) == ["world.a", "world.b"]
 
 
-def test_no_module_has_the_name_of_a_standard_module_or_says_nothing():
+def test_module_names_are_specific_and_not_in_the_standard_library():
     names = {part for module in MODULES for part in module.split(".")}
     assert not names & ({*sys.stdlib_module_names, "utils", "common", "helpers", "manager"} - {"__main__"})
 
@@ -118,11 +118,11 @@ def classes_of_one_name(modules: dict[str, Path]) -> dict[str, list[str]]:
     return {name: defining for name, defining in owners.items() if len(defining) > 1}
 
 
-def test_no_two_classes_have_one_name():
+def test_class_names_are_unique():
     assert classes_of_one_name(MODULES) == {}
 
 
-def test_two_classes_of_one_name_are_found(tmp_path):
+def test_duplicate_class_names_are_detected(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.py").write_text("class Batch:\n    class Row: ...\n\n\nclass _Private: ...\n")
     modules = {name: tmp_path / f"{name}.py" for name in ("a", "b")}
@@ -135,7 +135,7 @@ def imported_by(module: str, *heavy: str) -> str:
 
 
 @pytest.mark.parametrize("module", ["toolkit.stages.tokenizer", "toolkit.stages.corpus"])
-def test_stages_that_read_text_start_without_torch(module):
+def test_text_stages_do_not_import_torch(module):
     assert imported_by(module, "torch", "datasets") == "[]\n"
 
 
@@ -149,5 +149,5 @@ def test_stages_that_read_text_start_without_torch(module):
         "toolkit.config.registry",
     ],
 )
-def test_reading_recipes_imports_nothing_heavy(module):
+def test_reading_recipes_imports_no_large_library(module):
     assert imported_by(module, "torch", "transformers", "datasets", "trl", "numpy") == "[]\n"

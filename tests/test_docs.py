@@ -1,4 +1,4 @@
-"""What the documentation names exists: paths, modules, links, make targets, recipes."""
+"""Names in the documentation exist: paths, modules, links, make targets, recipes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def names_of(file: Path) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)  # a lazy package lists its names as strings
+            names.add(node.value)  # lazy packages list their names as strings
     return names
 
 
 def resolves(dotted: str) -> bool:
-    """Say whether a dotted name is a package, a module, or a name that its module defines."""
+    """Return whether a dotted name is a package, a module, or a name that its module defines."""
     place = ROOT
     for part in dotted.split("."):
         if (place / part).is_dir():
@@ -56,20 +56,20 @@ def unresolved(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_names_exists(page):
+def test_names_in_documentation_exist(page):
     text = page.read_text(encoding="utf-8")
     assert missing_paths(text) == []
     assert unresolved(text) == []
     assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
 
 
-def test_wrong_names_are_found():
+def test_wrong_names_are_detected():
     assert missing_paths("`toolkit/ppo/loss.py`, `toolkit/ppo/losses.py`") == ["toolkit/ppo/loss.py"]
     names = "toolkit.ppo.losses.nothing toolkit.ppo.losses.masked_mean toolkit.recipe toolkit.ppo.PPOTrainer"
     assert unresolved(names) == ["toolkit.ppo.losses.nothing", "toolkit.recipe"]
 
 
-def test_the_make_targets_that_are_named_exist():
+def test_documented_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     named = set()
     for page in PAGES:
@@ -78,19 +78,19 @@ def test_the_make_targets_that_are_named_exist():
     assert {"demo", "test"} <= named <= targets
 
 
-def test_the_architecture_lists_every_package_and_every_module_of_pretraining():
+def test_architecture_lists_all_packages_and_pretraining_modules():
     text = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in (ROOT / "toolkit").glob("*/__init__.py")}
     rows = text[text.index("| package |") : text.index("## The path of one run")]
     assert set(re.findall(r"^\| `(\w+)` \|", rows, re.M)) == packages
     picture = text[text.index("## Packages") : text.index("| package |")]
     assert packages <= set(re.findall(r"\w+", picture))
-    section = text[text.index("## Pretraining") : text.index("## The numbers")]
+    section = text[text.index("## Pretraining") : text.index("## JSON output")]
     modules = {path.name for path in (ROOT / "toolkit/pretrain").glob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"`(\w+\.py)`", section)) == modules
 
 
-def test_the_changelog_sends_importers_to_modules_that_exist():
+def test_changelog_module_table_names_existing_modules():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`toolkit\.[\w.]+`) \| (.+) \|$", text, re.M)
     assert len(rows) > 80

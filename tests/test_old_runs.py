@@ -1,4 +1,4 @@
-"""Runs that an older version made are still valid: a chain of them, against what that version printed of it.
+"""Runs of an older version are still valid and give the output that the old version printed.
 
 `fixtures/old_run` holds recipes, the sealed runs that `toolkit run recipes --runs-dir runs` of commit 4a212c1
 made of them, and in `reports/` what its verbs then printed (`command`, `exit_status`, `output`).
@@ -55,7 +55,7 @@ def report(name: str) -> dict[str, Any]:
 
 
 def processor() -> dict[str, Any]:
-    """What the kernels are chosen by; the name alone hides it in a virtual machine."""
+    """Return the CPU features that select kernels; a virtual machine may hide the model name."""
     found: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
@@ -66,7 +66,7 @@ def processor() -> dict[str, Any]:
 
 
 def same_bits() -> bool:
-    """Say whether this machine computes the bits that the fixture's did."""
+    """Return whether this machine computes the same bits as the machine of the fixture."""
     made = files.read_json(FIXTURE / "runs" / "pretrain" / "manifest.json")
     now = provenance.collect()
     return (
@@ -79,7 +79,7 @@ def same_bits() -> bool:
 
 @pytest.fixture
 def old(tmp_path, monkeypatch) -> Path:
-    """A copy of the fixture, which is the current folder."""
+    """Copy the fixture and change into it."""
     place = tmp_path / "old"
     shutil.copytree(FIXTURE, place)
     monkeypatch.chdir(place)
@@ -87,7 +87,7 @@ def old(tmp_path, monkeypatch) -> Path:
 
 
 def told(name: str, capfd, *, process: bool = False) -> tuple[int, Any]:
-    """Call the verb of a report again; return its status and its JSON.
+    """Run the verb of a report again and return its status and JSON.
 
     Args:
         process: in a process of its own, as for a user.
@@ -126,7 +126,7 @@ def differences(old: Any, new: Any, *, exact: bool, place: str = "") -> list[str
     return [f"{place}: {old!r} -> {new!r}"]
 
 
-def test_the_comparison_sees_a_difference():
+def test_comparison_detects_a_difference():
     value = {"a": [1, 1.0, "b", None], "environment": ["x"]}
     assert differences(value, {"a": [1, 1.0, "b", None], "environment": []}, exact=True) == []
     assert differences(value, {"a": [1, 1.0 + 1e-15, "b", None]}, exact=True) == [
@@ -147,12 +147,12 @@ def test_the_comparison_sees_a_difference():
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_an_old_chain_verifies(old, capfd, run):
+def test_old_chain_verifies(old, capfd, run):
     status, output = told(f"verify-{run}", capfd)
     assert status == 0 and output == report(f"verify-{run}")["output"]
 
 
-def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
+def test_changed_byte_of_an_old_run_is_detected(old, capfd):
     weights = old / "runs/pretrain/model/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -161,7 +161,7 @@ def test_a_changed_byte_of_an_old_run_is_found(old, capfd):
     assert "model/model.safetensors" in capfd.readouterr().out
 
 
-def test_old_recipes_have_nothing_to_do(old, capfd):
+def test_old_recipes_report_nothing_to_do(old, capfd):
     before = {run: seal.digest(old / "runs" / run) for run in RUNS}
     assert main.main(["run", "recipes", "--runs-dir", "runs"]) == 0
     assert "everything is finished, nothing to do" in capfd.readouterr().err
@@ -173,7 +173,7 @@ def test_old_recipes_have_nothing_to_do(old, capfd):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "change", "said"),
+    ("recipe", "change", "message"),
     [
         ("pretrain", "seed=1", "seed: 0 -> 1"),
         ("ppo", "trainer.kl_in=loss", 'trainer.kl_in: "reward" -> "loss"'),
@@ -181,16 +181,16 @@ def test_old_recipes_have_nothing_to_do(old, capfd):
         ("corpus", "data.examples=81", "data.examples: 80 -> 81"),
     ],
 )
-def test_other_settings_than_an_old_run_s_are_refused(old, capfd, recipe, change, said):
+def test_changed_settings_of_an_old_run_are_refused(old, capfd, recipe, change, message):
     assert main.main(["run", f"recipes/{recipe}.yaml", change, "--runs-dir", "runs"]) != 0
-    assert said in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
-def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(old, capfd):
+def test_old_storyworld_digest_counts_as_the_same_data(old, capfd):
     file = old / "runs/corpus/manifest.json"
     content = files.read_json(file)
     recorded = content["inputs"]["data"]["data"]
-    assert recorded != f"storyworld:{storyworld.digest()}"  # and yet nothing to do, see above
+    assert recorded != f"storyworld:{storyworld.digest()}"  # nevertheless there is nothing to do, see above
     content["inputs"]["data"]["data"] = f"storyworld:{'0' * 64}"
     files.write_json(file, content)
     assert main.main(["run", "recipes/corpus.yaml", "--runs-dir", "runs"]) == 1
@@ -201,13 +201,13 @@ def test_the_old_digest_of_the_storyworld_is_the_same_data_and_another_is_not(ol
 
 
 @pytest.mark.parametrize("step", [1, 12])
-def test_a_step_read_the_same_tokens(old, capfd, step):
+def test_old_step_reads_the_same_tokens(old, capfd, step):
     status, output = told(f"batch-{step}", capfd)
     assert status == 0 and output == report(f"batch-{step}")["output"] and output["same_as_recorded"]
 
 
 @pytest.mark.parametrize("steps", [6, 12])
-def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd, steps):
+def test_old_pretraining_replays_from_checkpoint_and_start(old, capfd, steps):
     status, output = told(f"replay-{steps}", capfd)
     before, now = report(f"replay-{steps}")["output"], output["replay"]
     assert [row["batch"] for row in now["losses"]] == [row["recorded_batch"] for row in now["losses"]]
@@ -217,8 +217,8 @@ def test_a_pretraining_replays_from_its_checkpoint_and_from_the_start(old, capfd
     else:  # the weights differ in their last bits: what is compared are losses and gradient norms
         assert output["whole"]
         assert differences(before["replay"]["losses"], now["losses"], exact=False) == []
-        assert [(one["what"], one["tensors"]) for one in now["states"]] == [
-            (one["what"], one["tensors"]) for one in before["replay"]["states"]
+        assert [(entry["what"], entry["tensors"]) for entry in now["states"]] == [
+            (entry["what"], entry["tensors"]) for entry in before["replay"]["states"]
         ]
 
 
@@ -243,7 +243,7 @@ def as_started():
         pytest.param("evaluate-reward", marks=pytest.mark.slow),
     ],
 )
-def test_old_models_give_the_same_numbers(old, capfd, as_started, name):
+def test_old_models_evaluate_to_the_same_numbers(old, capfd, as_started, name):
     status, output = told(name, capfd)
     assert status == 0 and differences(report(name)["output"], output, exact=same_bits()) == []
 
@@ -252,10 +252,10 @@ def test_old_models_give_the_same_numbers(old, capfd, as_started, name):
     "name",
     [
         "corpus",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("tokenizer", "pretrain", "sft", "dpo")),
+        *(pytest.param(entry, marks=pytest.mark.slow) for entry in ("tokenizer", "pretrain", "sft", "dpo")),
     ],
 )
-def test_an_old_run_is_made_again(old, capfd, name):
+def test_old_run_is_reproduced(old, capfd, name):
     status, output = told(f"reproduce-{name}", capfd, process=True)
     before = report(f"reproduce-{name}")["output"]
     assert [row["file"] for row in output["files"]] == [row["file"] for row in before["files"]]

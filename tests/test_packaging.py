@@ -1,4 +1,4 @@
-"""The lock file, the content of the wheel, and a run from an installed wheel."""
+"""The lock file, the contents of the wheel, and a run from an installed wheel."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SMALL = (
 """Overrides with which each stage of recipes/tiny trains a few steps."""
 
 
-def test_the_lock_pins_releases_that_every_package_index_has():
+def test_lock_pins_releases_available_on_every_index():
     pins = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
     assert "torch==2.13.0" in pins
-    # A local version such as 2.13.0+cpu exists on PyTorch's own index only.
+    # A local version such as 2.13.0+cpu exists only on PyTorch's index.
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin)] == []
 
 
-def test_the_lock_pins_every_dependency():
+def test_lock_pins_every_dependency():
     names = {
         re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
         for pin in (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
@@ -47,7 +47,7 @@ def test_the_lock_pins_every_dependency():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout; the build needs no network."""
+    """Build the wheel of this checkout offline."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
@@ -56,7 +56,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("toolkit-*.whl"))
 
 
-def test_the_wheel_contains_what_the_package_reads_and_nothing_else(wheel):
+def test_wheel_contains_exactly_the_package_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {
@@ -76,7 +76,7 @@ def test_the_wheel_contains_what_the_package_reads_and_nothing_else(wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a virtual environment that has the wheel, and the dependencies of this environment."""
+    """Install the wheel in a virtual environment that shares the dependencies of this one."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
@@ -101,7 +101,7 @@ def in_folder(folder: Path, *command: str | Path) -> subprocess.CompletedProcess
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_runs_the_shipped_recipes_outside_of_the_checkout(installed, tmp_path):
+def test_installed_wheel_runs_shipped_recipes_outside_the_checkout(installed, tmp_path):
     place = in_folder(tmp_path, installed / "python", "-c", "import toolkit; print(toolkit.__file__)")
     assert place.stdout.startswith(str(installed.parent)), place.stderr
     ran = in_folder(tmp_path, installed / "toolkit", "run", "recipes/tiny", *SMALL, "--json")

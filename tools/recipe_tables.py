@@ -1,4 +1,4 @@
-"""The tables of docs/RECIPES.md, from the schema: `python -m tools.recipe_tables docs/RECIPES.md`."""
+"""Generate the tables of docs/RECIPES.md from the schema: `python -m tools.recipe_tables docs/RECIPES.md`."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from pydantic_core import PydanticUndefined
 from toolkit.config import schema, trl_checks
 from toolkit.config.messages import alternatives, is_model, shown
 
-# What the schema's own docstrings leave to the name, said for people who do not know the name.
-MEANINGS = {
-    "stage": "Which stage this is.",
-    "TokenizerRecipe.data": "The text to learn from.",
+# Descriptions of the settings that have no docstring in the schema.
+DESCRIPTIONS = {
+    "stage": "Name of the stage.",
+    "TokenizerRecipe.data": "Text to train the tokenizer on.",
     "CorpusRecipe.tokenizer": "A sealed tokenizer run, a folder, or `hub-id@revision`.",
     "CorpusRecipe.data": "The text to tokenize.",
-    "PretrainRecipe.train_tokens": "Tokens of the whole training.",
-    "PretrainRecipe.keep_checkpoints": "So many of the newest checkpoints are kept.",
-    "log_every_steps": "Steps between two lines of metrics.jsonl.",
-    "precision": "`auto`: bf16 where the machine computes it natively.",
-    "ModelSettings.architecture": "GPT-2.",
-    "ModelSettings.n_layer": "Blocks.",
-    "ModelSettings.n_head": "Attention heads of a block; `n_embd` must be a multiple.",
-    "ModelSettings.n_embd": "Width: numbers that stand for one token.",
-    "ModelSettings.n_positions": "Tokens that the model can see at once.",
-    "dropout": "Share of activations that are dropped while training.",
-    "OptimizerSettings.name": "AdamW for all weights, or Muon for the matrices of the blocks.",
+    "PretrainRecipe.train_tokens": "Total number of training tokens.",
+    "PretrainRecipe.keep_checkpoints": "Number of newest checkpoints to keep.",
+    "log_every_steps": "Interval of the lines in metrics.jsonl, in steps.",
+    "precision": "`auto`: bf16 if the hardware supports it natively.",
+    "ModelSettings.architecture": "Architecture of the model.",
+    "ModelSettings.n_layer": "Number of transformer blocks.",
+    "ModelSettings.n_head": "Number of attention heads; must divide `n_embd`.",
+    "ModelSettings.n_embd": "Embedding size.",
+    "ModelSettings.n_positions": "Maximum context length in tokens.",
+    "dropout": "Dropout probability during training.",
+    "OptimizerSettings.name": "`adamw`, or `muon` for the matrices of the blocks and AdamW for the rest.",
     "OptimizerSettings.weight_decay": "Decoupled weight decay, of matrices only.",
-    "OptimizerSettings.beta1": "AdamW: decay of the mean of gradients.",
-    "OptimizerSettings.beta2": "AdamW: decay of the mean of squared gradients.",
-    "ScheduleSettings.name": "Shape of the decay; `wsd` is flat until `decay_tokens` before the end.",
+    "OptimizerSettings.beta1": "AdamW: decay rate of the first moment.",
+    "OptimizerSettings.beta2": "AdamW: decay rate of the second moment.",
+    "ScheduleSettings.name": "Shape of the decay; `wsd` is constant until `decay_tokens` before the end.",
     "ScheduleSettings.warmup_tokens": "Tokens over which the learning rate rises from 0 to its peak.",
-    "ScheduleSettings.final_fraction": "Share of the peak at the end.",
-    "SampleSettings.prompts": "Texts to continue.",
-    "max_new_tokens": "Longest continuation or answer.",
-    "max_prompt_tokens": "Longest prompt; a longer one loses its oldest turns, then its beginning.",
-    "SampleSettings.temperature": "0 takes the most probable token.",
-    "TrainerRecipe.data": "What is learned from: conversations for sft, preferences for reward and dpo.",
+    "ScheduleSettings.final_fraction": "Final learning rate as a fraction of the peak.",
+    "SampleSettings.prompts": "Prompts to continue.",
+    "max_new_tokens": "Maximum number of generated tokens.",
+    "max_prompt_tokens": "Maximum prompt length; a longer prompt loses its oldest turns, then its beginning.",
+    "SampleSettings.temperature": "Sampling temperature; 0 is greedy.",
+    "TrainerRecipe.data": "Training data: conversations for sft, preferences for reward and dpo.",
     "LoraSettings.r": "Rank of the adapters.",
     "LoraSettings.alpha": "Adapters are scaled by alpha / r.",
-    "LoraSettings.target_modules": "Layers that get adapters, by the last part of their names.",
-    "PpoRecipe.rewards": "More rewards, added to the reward model's score with their weights.",
-    "PpoRecipe.early_stopping": "A held-out judge, asked while it trains.",
-    "PpoTrainerSettings.learning_rate": "Of the policy.",
-    "PpoTrainerSettings.gamma": "Discount per token.",
-    "PpoTrainerSettings.gae_lambda": "Of generalized advantage estimation (Schulman et al., 2016).",
-    "PpoTrainerSettings.clip_range": "Probability ratios beyond 1 +- this have no gradient.",
-    "PpoTrainerSettings.value_clip_range": "The same for the change of a value.",
+    "LoraSettings.target_modules": "Layers with adapters, by the last part of their names.",
+    "PpoRecipe.rewards": "Additional rewards, added to the reward model's score with their weights.",
+    "PpoRecipe.early_stopping": "Evaluation by a held-out judge during training.",
+    "PpoTrainerSettings.learning_rate": "Learning rate of the policy.",
+    "PpoTrainerSettings.gamma": "Discount factor per token.",
+    "PpoTrainerSettings.gae_lambda": "Lambda of generalized advantage estimation (Schulman et al., 2016).",
+    "PpoTrainerSettings.clip_range": "Clip range of the probability ratio: 1 +- this value.",
+    "PpoTrainerSettings.value_clip_range": "Clip range of the change of a value.",
     "PpoTrainerSettings.value_coefficient": "Weight of the value loss.",
     "PpoTrainerSettings.entropy_coefficient": "Weight of the entropy bonus.",
     "PpoTrainerSettings.max_grad_norm": "Gradients are clipped to this global L2 norm.",
-    "PpoTrainerSettings.whiten_advantages": "Advantages get mean 0 and variance 1.",
-    "WinRateSettings.baseline": "The one of `models` that the others are compared with.",
+    "PpoTrainerSettings.whiten_advantages": "Normalize advantages to mean 0 and variance 1.",
+    "WinRateSettings.baseline": "The model in `models` that the others are compared with.",
     "WinRateSettings.batch_examples": "Answers generated at once.",
-    "WinRateSettings.bootstrap_samples": "Resamples of the interval.",
+    "WinRateSettings.bootstrap_samples": "Number of bootstrap resamples per interval.",
 }
 SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
     "every stage": [("", schema.StageRecipe)],
@@ -81,56 +81,60 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
 }  # fmt: skip
 
 
-def meaning(model: type[BaseModel], name: str) -> str:
-    """What a setting means, in one or two sentences."""
+def description(model: type[BaseModel], name: str) -> str:
+    """Return the description of a setting in one or two sentences."""
     info = model.model_fields[name]
-    nested = [one for one in alternatives(info.annotation) if is_model(one) and one is not schema.DataSource]
-    described = info.description or MEANINGS.get(f"{model.__name__}.{name}") or MEANINGS.get(name)
-    described = described or (nested[0].__doc__ if nested else None)
-    if not described:
-        raise KeyError(f"say in MEANINGS what {model.__name__}.{name} is")
-    return " ".join(described.split()) + (" See below." if nested else "")
+    nested = [
+        option
+        for option in alternatives(info.annotation)
+        if is_model(option) and option is not schema.DataSource
+    ]
+    text = info.description or DESCRIPTIONS.get(f"{model.__name__}.{name}") or DESCRIPTIONS.get(name)
+    text = text or (nested[0].__doc__ if nested else None)
+    if not text:
+        raise KeyError(f"{model.__name__}.{name} has no description; add one to DESCRIPTIONS")
+    return " ".join(text.split()) + (" See below." if nested else "")
 
 
 def table(model: type[BaseModel], prefix: str) -> str:
-    """A Markdown table of the settings of a model, inherited ones left out."""
+    """Return a Markdown table of the settings of a model without inherited ones."""
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     inherited = model.__mro__[1].model_fields if model.__mro__[1] is not schema.Settings else {}
     for name, info in model.model_fields.items():
         if name in inherited or (name == "stage" and model is not schema.StageRecipe):
             continue
         key = f"{prefix}.{name}" if prefix else name
-        rows.append(f"| `{key}` | {_kind(model, name)} | {_default(info)} | {meaning(model, name)} |")
+        rows.append(f"| `{key}` | {_kind(model, name)} | {_default(info)} | {description(model, name)} |")
     return "\n".join(rows)
 
 
 def _kind(model: type[BaseModel], name: str) -> str:
     words: list[str] = []
-    for one in alternatives(model.model_fields[name].annotation):
-        origin = typing.get_origin(one)
+    for option in alternatives(model.model_fields[name].annotation):
+        origin = typing.get_origin(option)
         if origin is typing.Literal:
-            words += [f"`{item}`" for item in typing.get_args(one)]
-        elif is_model(one) or origin is dict:
+            words += [f"`{item}`" for item in typing.get_args(option)]
+        elif is_model(option) or origin is dict:
             words.append("mapping")
         elif origin is list:
             words.append("list")
         else:
-            words.append({bool: "true, false", int: "integer", float: "number", str: "string"}[one])
+            words.append({bool: "true, false", int: "integer", float: "number", str: "string"}[option])
     info = model.model_fields[name]
-    within = [bound for one in typing.get_args(info.annotation) for bound in _bounds_within(one)]
+    within = [bound for argument in typing.get_args(info.annotation) for bound in _bounds_within(argument)]
     return ", ".join([*words, *_bounds(info.metadata), *within])
 
 
 def _bounds_within(annotation: Any) -> list[str]:
-    """The bounds of `Annotated[int, Field(gt=0)]` where it is one of several types."""
-    fields = [one for one in typing.get_args(annotation) if hasattr(one, "metadata")]
-    return [bound for one in fields for bound in _bounds(one.metadata)]
+    """Return the bounds of each `Annotated[int, Field(gt=0)]` in a union."""
+    fields = [argument for argument in typing.get_args(annotation) if hasattr(argument, "metadata")]
+    return [bound for field in fields for bound in _bounds(field.metadata)]
 
 
 def _bounds(metadata: Any) -> list[str]:
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    known = [(one, name) for one in metadata for name in signs if hasattr(one, name)]
-    return [f"{signs[name]} {getattr(one, name)}" for one, name in known]
+    constraints = [(item, name) for item in metadata for name in signs if hasattr(item, name)]
+    return [f"{signs[name]} {getattr(item, name)}" for item, name in constraints]
 
 
 def _default(info: Any) -> str:
@@ -142,7 +146,7 @@ def _default(info: Any) -> str:
 
 
 def owned_table() -> str:
-    """Upstream keys that `trainer:` refuses, by what to write instead."""
+    """Return the table of upstream keys that `trainer:` refuses, grouped by replacement."""
     by_reason: dict[str, list[str]] = {}
     for key, reason in trl_checks.OWNED.items():
         by_reason.setdefault(reason, []).append(f"`{key}`")
@@ -156,10 +160,10 @@ def owned_table() -> str:
 
 
 def filled(text: str) -> str:
-    """The page with every table between `<!-- settings: x -->` and `<!-- end -->` written anew."""
+    """Return the page with every table between `<!-- settings: x -->` and `<!-- end -->` regenerated."""
 
-    def replace(found: re.Match[str]) -> str:
-        name = found[1]
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
         body = (
             owned_table()
             if name == "owned"

@@ -13,17 +13,19 @@ from toolkit.config.trl_fields import describe
 def write_snapshot() -> None:
     """Store the description of the installed TRL beside those of other versions."""
     new = describe()
-    others = [one for one in trl_checks.read_snapshots() if not trl_checks.matches(one, new)]
-    trl_checks.SNAPSHOT.write_text("[\n" + ",\n".join(_compact(one) for one in [new, *others]) + "\n]\n")
+    others = [snapshot for snapshot in trl_checks.read_snapshots() if not trl_checks.matches(snapshot, new)]
+    trl_checks.SNAPSHOT.write_text(
+        "[\n" + ",\n".join(_compact(snapshot) for snapshot in [new, *others]) + "\n]\n"
+    )
 
 
 def _compact(described: Mapping[str, Any]) -> str:
-    """One line for each key; what the three classes share only once."""
+    """Format one line per key; keys shared by the three classes occur once."""
     stages = described["stages"]
     common = {
         key: value
         for key, value in stages["sft"].items()
-        if all(one.get(key) == value for one in stages.values())
+        if all(fields.get(key) == value for fields in stages.values())
     }
     own = {
         stage: {key: value for key, value in one.items() if key not in common}

@@ -1,4 +1,4 @@
-"""The sealed runs of `fixtures/old_run` for Python."""
+"""Fixtures: the sealed runs of `fixtures/old_run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`toolkit.run`: stages in processes of their own, their errors, and interrupts."""
+"""Tests of `toolkit.run`: stages in subprocesses, errors and interrupts."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def finished(tmp_path_factory) -> tuple[Path, tk.Run]:
     return path, tk.run(path, {"data.examples": 20}, runs_dir=folder / "runs", quiet=True)
 
 
-def test_a_recipe_file_becomes_a_sealed_run(finished):
+def test_run_of_a_recipe_file_is_sealed(finished):
     path, run = finished
     assert run == tk.Run(path.parents[2] / "runs" / "t" / "tokenizer")
     assert run.state == "sealed" and run.verify() == []
     assert run.evaluation.vocab_size == run.recipe.vocab_size == 300 and run.recipe.data[0].examples == 20
 
 
-def test_a_finished_run_is_returned_as_it_is(finished, capsys):
+def test_finished_run_is_returned_unchanged(finished, capsys):
     path, run = finished
     before = (run.path / "lock.json").read_bytes()
     assert tk.run(path, {"data.examples": 20}, runs_dir=path.parents[2] / "runs") == run
     assert (run.path / "lock.json").read_bytes() == before
-    assert "nothing to do" in capsys.readouterr().err  # the process's own words are shown here
+    assert "nothing to do" in capsys.readouterr().err  # shows the output of the process
 
 
-def test_a_recipe_object_becomes_the_same_run_as_its_file(finished, runs, capsys):
+def test_recipe_object_produces_the_same_run_as_its_file(finished, runs, capsys):
     _, from_file = finished
     source = {"name": "storyworld", "config": "stories", "examples": 20}
     recipe = tk.TokenizerRecipe(stage="tokenizer", run="u/tokenizer", data=source, vocab_size=300)
@@ -70,20 +70,20 @@ def test_a_recipe_object_becomes_the_same_run_as_its_file(finished, runs, capsys
 @pytest.mark.parametrize(
     "stage", ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
 )
-def test_the_recipe_of_a_run_can_be_written_and_read_again(old_runs, tmp_path, stage):
-    """`tk.run(run.recipe.model_copy(update={"run": ..., "seed": 1}))` is a run with another seed."""
+def test_recipe_of_a_run_round_trips(old_runs, tmp_path, stage):
+    """`tk.run(run.recipe.model_copy(update={"run": ..., "seed": 1}))` runs with another seed."""
     recipe = tk.Run(old_runs / stage).recipe
     changed = recipe.model_copy(update={"run": "other/run", "seed": 1})
     loaded = loader.load(execution._write(changed, tmp_path))
     assert loaded.recipe == changed and loaded.name == "other/run"
 
 
-def test_a_recipe_object_needs_the_name_of_its_run(finished, runs):
+def test_recipe_object_requires_a_run_name(finished, runs):
     with pytest.raises(UsageError, match="does not name its run"):
         tk.run(finished[1].recipe, runs_dir=runs)
 
 
-def test_overrides_are_values_of_python_and_runs_are_their_directories(finished):
+def test_overrides_accept_python_values_and_runs(finished):
     _, run = finished
     values = {"a.b": 0.00001, "c": None, "d": "x: y", "e": [True, run]}
     assert execution._settings(values, "runs") == [
@@ -91,13 +91,13 @@ def test_overrides_are_values_of_python_and_runs_are_their_directories(finished)
     ]  # fmt: skip
 
 
-def test_a_path_that_begins_with_runs_is_not_a_run_below_another_runs_directory():
+def test_path_starting_with_runs_ignores_another_runs_directory():
     values = {"model": tk.Run("runs/x"), "models": [Path("runs/y"), "runs/z"]}
     assert execution._settings(values, "runs") == ['model="runs/x"', 'models=["runs/y", "runs/z"]']
     assert execution._settings(values, "other") == ['model="./runs/x"', 'models=["./runs/y", "runs/z"]']
 
 
-def test_a_run_in_the_settings_is_below_the_runs_directory(finished, tmp_path):
+def test_run_reference_in_settings_is_relative_to_the_runs_directory(finished, tmp_path):
     path, tokenizer = finished
     recipe = tmp_path / "recipes" / "t" / "corpus.yaml"
     recipe.parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_a_run_in_the_settings_is_below_the_runs_directory(finished, tmp_path):
     assert corpus.recipe.tokenizer == "runs/t/tokenizer"
 
 
-def test_a_folder_runs_in_the_order_of_its_references(recipe, runs):
+def test_folder_runs_in_reference_order(recipe, runs):
     recipe.with_name("a_corpus.yaml").write_text(
         "stage: corpus\nrun: t/corpus\ntokenizer: runs/t/tokenizer\nworkers: 1\n"
         "data: {name: storyworld, config: stories, examples: 20, held_out_examples: 5}\n"
@@ -123,7 +123,7 @@ def test_a_folder_runs_in_the_order_of_its_references(recipe, runs):
         tk.run(recipe.parent, runs_dir=runs)
 
 
-def test_options_reach_the_command(recipe, runs, tmp_path, monkeypatch):
+def test_options_are_passed_to_the_command(recipe, runs, tmp_path, monkeypatch):
     launch, record = tmp_path / "launch.yaml", tmp_path / "arguments"
     launch.write_text("{}")
     program = f"import sys; open({str(record)!r}, 'w').write(' '.join(sys.argv[1:]))"
@@ -132,7 +132,7 @@ def test_options_reach_the_command(recipe, runs, tmp_path, monkeypatch):
     assert record.read_text() == f"run {recipe} --set seed=1 --runs-dir {runs} --fresh --launch {launch}"
 
 
-def test_another_thread_may_run_it_and_this_process_stays_as_it_was(recipe, runs):
+def test_run_from_another_thread_leaves_the_process_unchanged(recipe, runs):
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = dict(os.environ), [signal.getsignal(number) for number in numbers]
     results = []
@@ -148,27 +148,27 @@ def test_another_thread_may_run_it_and_this_process_stays_as_it_was(recipe, runs
 # Errors
 
 
-def test_a_wrong_recipe_is_refused_before_anything_starts(recipe, runs):
+def test_invalid_recipe_is_refused_before_any_process_starts(recipe, runs):
     with pytest.raises(RecipeError) as error:
         tk.run(recipe, {"vocab_sise": 310}, runs_dir=runs)
     assert error.value.problems[0].key == "vocab_sise" and not runs.exists()
 
 
-def test_the_stage_s_error_is_raised_with_its_kind_place_and_fix(recipe, runs, tmp_path):
+def test_stage_error_is_raised_with_kind_location_and_fix(recipe, runs, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError) as error:
         tk.run(recipe, {"data": {"name": str(tmp_path / "empty.txt")}}, runs_dir=runs, quiet=True)
     assert "empty.txt" in str(error.value)
 
 
-def test_other_inputs_than_the_run_s_are_an_error(finished):
+def test_changed_inputs_raise_an_error(finished):
     path, run = finished
     with pytest.raises(RunError, match="vocab_size: 300 -> 290") as error:
         tk.run(path, {"vocab_size": 290, "data.examples": 20}, runs_dir=path.parents[2] / "runs", quiet=True)
     assert error.value.where == str(run.path) and "--fresh" in error.value.fix
 
 
-def test_the_error_of_a_stage_of_a_folder_is_the_stage_s_own(recipe, runs, tmp_path):
+def test_error_in_a_folder_is_the_error_of_its_stage(recipe, runs, tmp_path):
     recipe.write_text(
         TOKENIZER.replace("{name: storyworld, config: stories, examples: 30}", "{name: absent.txt}")
     )
@@ -176,7 +176,7 @@ def test_the_error_of_a_stage_of_a_folder_is_the_stage_s_own(recipe, runs, tmp_p
         tk.run_folder(recipe.parent, runs_dir=runs, quiet=True)
 
 
-def test_a_process_that_ends_without_a_message_is_an_error(recipe, runs, monkeypatch):
+def test_process_that_exits_without_a_message_raises_an_error(recipe, runs, monkeypatch):
     monkeypatch.setattr(execution, "PROGRAM", ("-c", "import sys; sys.exit(9)"))
     with pytest.raises(RunError, match="exit status 9"):
         tk.run(recipe, runs_dir=runs, quiet=True)
@@ -190,7 +190,7 @@ def test_a_process_that_ends_without_a_message_is_an_error(recipe, runs, monkeyp
         RecipeError([Problem("a.yaml:1", "key", "what"), Problem("b.yaml:2", "", "else")]),
     ],
 )
-def test_an_error_survives_the_way_through_a_file(tmp_path, monkeypatch, error):
+def test_error_round_trips_through_a_file(tmp_path, monkeypatch, error):
     file = tmp_path / "error.json"
     assert error_file.read(file) is None
     monkeypatch.setenv(error_file.VARIABLE, str(file))
@@ -232,7 +232,7 @@ while True:
 """
 
 
-def test_an_interrupt_is_passed_on_once_and_waited_for(recipe, runs, tmp_path, monkeypatch):
+def test_interrupt_is_forwarded_once_and_awaited(recipe, runs, tmp_path, monkeypatch):
     program = PATIENT.format(folder=str(tmp_path), obeys=True)
     monkeypatch.setattr(execution, "PROGRAM", ("-c", program))
     interrupt_when((tmp_path / "started").exists)
@@ -241,7 +241,7 @@ def test_an_interrupt_is_passed_on_once_and_waited_for(recipe, runs, tmp_path, m
     assert (tmp_path / "saved").exists()
 
 
-def test_a_second_interrupt_kills_the_process(recipe, runs, tmp_path, monkeypatch):
+def test_second_interrupt_kills_the_process(recipe, runs, tmp_path, monkeypatch):
     processes = []
 
     class Recorded(subprocess.Popen):
@@ -260,7 +260,7 @@ def test_a_second_interrupt_kills_the_process(recipe, runs, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_is_resumable(old_runs, tmp_path, runs):
+def test_interrupted_training_can_be_resumed(old_runs, tmp_path, runs):
     path = tmp_path / "recipes" / "pretrain.yaml"
     path.parent.mkdir()
     text = (old_runs.parent / "recipes" / "pretrain.yaml").read_text()

@@ -1,4 +1,4 @@
-"""`toolkit.load`: generating, scoring, and the next token, against the command line's numbers."""
+"""Tests of `toolkit.load`: generation, scoring and next token match the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lm(old_runs):
     return tk.load(old_runs / "dpo")
 
 
-def test_a_run_its_path_and_its_model_folder_are_the_same_model(lm, dpo):
+def test_run_path_and_model_folder_load_the_same_model(lm, dpo):
     for model in (dpo, str(dpo.path), dpo.model_dir):
         other = tk.load(model)
         same = zip(lm.model.parameters(), other.model.parameters(), strict=True)
@@ -26,7 +26,7 @@ def test_a_run_its_path_and_its_model_folder_are_the_same_model(lm, dpo):
     assert dpo.load().name == str(dpo.path)
 
 
-def test_answers_are_those_of_the_command_line(lm, dpo, capfd):
+def test_answers_match_the_command_line(lm, dpo, capfd):
     command = [
         "generate",
         str(dpo.path),
@@ -48,7 +48,7 @@ def test_answers_are_those_of_the_command_line(lm, dpo, capfd):
     assert lm.generate("Once", max_new_tokens=8, seed=3) == printed[0]["text"]
 
 
-def test_a_text_to_a_model_of_conversations_is_a_message(lm):
+def test_text_for_a_chat_model_becomes_a_message(lm):
     settings = {"max_new_tokens": 8, "seed": 1}
     asked = lm.generate([{"role": "user", "content": "Once"}], **settings)
     assert lm.generate("Once", **settings) == asked
@@ -63,14 +63,14 @@ def test_a_text_to_a_model_of_conversations_is_a_message(lm):
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}])
-def test_a_setting_out_of_range_is_refused(lm, settings):
+def test_out_of_range_setting_is_refused(lm, settings):
     with pytest.raises(ToolkitError):
         lm.generate("Once", **settings)
     with pytest.raises(TypeError):
         lm.generate("Once", temprature=1.0)
 
 
-def test_logprobs_are_the_model_s_own(lm):
+def test_logprobs_match_the_model(lm):
     text = "Once there was a fox"
     (scored,) = lm.logprobs([text])
     ids = lm.opened.text_ids(text)
@@ -83,7 +83,7 @@ def test_logprobs_are_the_model_s_own(lm):
     assert "".join(scored.tokens) == text and len(scored.tokens) == len(scored.logprobs)
 
 
-def test_logprobs_of_several_texts_do_not_depend_on_each_other(lm):
+def test_logprobs_of_texts_are_independent(lm):
     texts = ["a fox", "", "Once there was a bear who lived in a house. " * 60]
     together = lm.logprobs(texts)
     assert [len(scored.logprobs) for scored in together][1] == 0
@@ -92,12 +92,12 @@ def test_logprobs_of_several_texts_do_not_depend_on_each_other(lm):
     assert len(together[2].logprobs) > lm.opened.context_length  # longer than the context
 
 
-def test_one_string_in_place_of_a_list_is_refused(lm):
+def test_string_instead_of_list_is_refused(lm):
     with pytest.raises(UsageError, match="one string"):
         lm.logprobs("Once")
 
 
-def test_the_next_token_is_the_command_line_s(lm, dpo, capfd):
+def test_next_token_matches_the_command_line(lm, dpo, capfd):
     assert main(["next", str(dpo.path), "Once there was a", "--top", "4", "--json"]) == 0
     printed = json.loads(capfd.readouterr().out)
     expected = lm.next("Once there was a", top=4)
@@ -108,20 +108,20 @@ def test_the_next_token_is_the_command_line_s(lm, dpo, capfd):
     assert sum(entry.probability for entry in expected.top) + expected.rest == pytest.approx(1)
 
 
-def test_the_next_token_is_shown_with_a_bar_for_each(lm):
+def test_next_token_html_has_one_bar_per_token(lm):
     shown = lm.next("Once <b>", top=3)._repr_html_()
     assert shown.count("<tr>") == 4 and shown.count("width:200px") == 4
     assert "<b>" not in shown  # escaped
 
 
-def test_a_model_without_a_chat_template_is_not_asked(lm, monkeypatch):
+def test_chat_requires_a_chat_template(lm, monkeypatch):
     monkeypatch.setattr(lm.tokenizer, "chat_template", None)
     for prompt, chat in (([{"role": "user", "content": "Once"}], None), ("Once", True)):
         with pytest.raises(UsageError, match="chat template"):
             lm.generate(prompt, chat=chat)
 
 
-def test_what_is_no_language_model_is_refused(old_runs, tmp_path):
+def test_non_language_model_is_refused(old_runs, tmp_path):
     for name in (old_runs / "tokenizer", tmp_path):
         with pytest.raises(ToolkitError):
             tk.load(name)

@@ -1,4 +1,4 @@
-"""The code of docs/PYTHON.md runs, in order, on a copy of the old runs."""
+"""The code blocks of docs/PYTHON.md run in order on a copy of the old runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_the_blocks_are_found():
+def test_code_blocks_are_extracted():
     assert len(blocks()) == 5 and all("tk." in block for block in blocks())
 
 
@@ -35,7 +35,7 @@ def execute(numbers: range, names: dict[str, object]) -> None:
         exec(compile(blocks()[number], f"{DOCS.name}, block {number + 1}", "exec"), names)
 
 
-def test_the_code_that_trains_nothing_runs(folder):
+def test_code_without_training_runs(folder):
     names: dict[str, object] = {"tk": tk, "again": tk.Run("runs/pretrain")}
     execute(range(2, 5), names)
     assert names["result"].baseline == "sft" and [*names["result"].models] == ["sft", "dpo", "pretrain"]
@@ -43,7 +43,7 @@ def test_the_code_that_trains_nothing_runs(folder):
 
 
 @pytest.mark.slow
-def test_all_of_the_code_runs(folder):
+def test_all_code_blocks_run(folder):
     names: dict[str, object] = {}
     execute(range(5), names)
     assert [*names["result"].models] == ["sft", "dpo", "dpo-seed-1"]

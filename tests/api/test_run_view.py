@@ -1,4 +1,4 @@
-"""`toolkit.Run` and `toolkit.list_runs`: a run directory seen from Python."""
+"""Tests of `toolkit.Run` and `toolkit.list_runs`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import shutil
 import pytest
 
 import toolkit as tk
-from tests.runs import small
+from tests.runs import small_runs
 from tests.runs.test_index import unfinished
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.runs.evaluation import DpoEvaluation, ModelComparison
 
 
-def test_what_a_sealed_run_is(dpo, old_runs):
+def test_sealed_run_attributes(dpo, old_runs):
     assert (dpo.stage, dpo.state, dpo.reference, dpo.exists) == ("dpo", "sealed", "dpo", True)
     assert dpo.recipe.trainer["beta"] == 0.5 and isinstance(dpo.recipe, tk.DpoRecipe)
     assert dpo.parents == {"model": tk.Run(old_runs / "sft")}
@@ -28,7 +28,7 @@ def test_what_a_sealed_run_is(dpo, old_runs):
     assert os.fspath(dpo) == str(old_runs / "dpo")
 
 
-def test_parents_lead_back_to_the_tokenizer(old_runs):
+def test_parents_trace_back_to_the_tokenizer(old_runs):
     run, stages = tk.Run(old_runs / "ppo"), set()
     waiting = [run]
     while waiting:
@@ -38,7 +38,7 @@ def test_parents_lead_back_to_the_tokenizer(old_runs):
     assert stages == {"ppo", "reward", "sft", "pretrain", "corpus", "tokenizer"}
 
 
-def test_the_states_of_a_run(runs):
+def test_run_states(runs):
     run = tk.Run(runs / "t" / "tokenizer")
     assert run.state == "new" and not run.exists and "new" in repr(run)
     with pytest.raises(RunError, match="no such run"):
@@ -54,7 +54,7 @@ def test_the_states_of_a_run(runs):
 # Numbers
 
 
-def test_the_evaluation_has_the_stage_s_numbers_and_those_of_the_evaluate_run(dpo):
+def test_evaluation_merges_stage_and_evaluate_run(dpo):
     evaluation = dpo.evaluation
     assert isinstance(evaluation, DpoEvaluation) and evaluation.accuracy.high == 0.975
     assert (evaluation.win_rate.low, evaluation.win_rate.high, evaluation.win_rate.n) == (0.0, 1.0, 8)
@@ -62,21 +62,21 @@ def test_the_evaluation_has_the_stage_s_numbers_and_those_of_the_evaluate_run(dp
     assert evaluation.to_json() == json.loads((dpo.path / "evaluation.json").read_text())
 
 
-def test_the_numbers_are_those_of_this_run_and_not_of_another(old_runs):
+def test_evaluation_ignores_other_runs(old_runs):
     recorded = json.loads((old_runs / "evaluate" / "evaluation.json").read_text())["models"]
     for name in ("pretrain", "sft", "dpo"):
         compared = tk.Run(old_runs / name).evaluation.compared
         assert compared.to_json() == recorded[name]
 
 
-def test_the_baseline_and_a_run_that_nobody_compared_have_no_win_rate(old_runs):
+def test_baseline_and_uncompared_runs_have_no_win_rate(old_runs):
     for name in ("sft", "ppo"):
         with pytest.raises(RunError, match="win rate"):
             tk.Run(old_runs / name).evaluation.win_rate  # noqa: B018
 
 
-def test_an_evaluation_of_other_bytes_does_not_count(old_runs, tmp_path):
-    """After the run was made again, the comparison with the old one is not shown as the new one's."""
+def test_evaluation_of_changed_weights_is_ignored(old_runs, tmp_path):
+    """If a run is recreated, a comparison of the old weights does not apply to it."""
     place = tmp_path / "runs"
     shutil.copytree(old_runs, place)
     assert tk.Run(place / "dpo").evaluation.compared is not None
@@ -85,21 +85,21 @@ def test_an_evaluation_of_other_bytes_does_not_count(old_runs, tmp_path):
     assert tk.Run(place / "dpo").evaluation.compared is None
 
 
-def test_the_evaluation_of_an_evaluate_run_is_a_comparison(old_runs):
+def test_evaluate_run_returns_a_comparison(old_runs):
     comparison = tk.Run(old_runs / "evaluate").evaluation
     assert isinstance(comparison, ModelComparison)
     assert [*comparison.models] == ["pretrain", "sft", "dpo"] and comparison.baseline == "sft"
 
 
-def test_metrics_are_a_data_frame_of_the_logged_rows(dpo):
+def test_metrics_are_a_data_frame(dpo):
     frame = dpo.metrics()
     rows = [json.loads(line) for line in (dpo.path / "metrics.jsonl").read_text().splitlines()]
     assert len(frame) == len(rows) and {*frame.columns} == {key for row in rows for key in row}
     assert frame.loc[1, "loss"] == rows[1]["loss"] and math.isnan(frame.loc[0, "loss"])
 
 
-def test_a_metric_that_is_no_number_is_nan_in_a_column_of_floats(runs):
-    path = small.make(small.tokenizer(), runs)
+def test_null_metric_is_nan_in_a_float_column(runs):
+    path = small_runs.make(small_runs.tokenizer(), runs)
     (path / "metrics.jsonl").write_text(
         '{"step": 1, "loss": 1.5}\n{"step": 2, "loss": "nan"}\n{"step": 3, "loss": "inf"}\n'
     )
@@ -107,12 +107,12 @@ def test_a_metric_that_is_no_number_is_nan_in_a_column_of_floats(runs):
     assert loss.dtype == float and math.isnan(loss[1]) and loss[2] == math.inf
 
 
-def test_steps_of_a_pretraining(old_runs):
+def test_pretraining_steps(old_runs):
     assert len(tk.Run(old_runs / "pretrain").steps()) == 12
     assert len(tk.Run(old_runs / "tokenizer").steps()) == 0
 
 
-def test_verify_names_a_changed_file(old_runs, tmp_path):
+def test_verify_reports_a_changed_file(old_runs, tmp_path):
     place = tmp_path / "runs"
     shutil.copytree(old_runs, place)
     run = tk.Run(place / "sft")
@@ -125,7 +125,7 @@ def test_verify_names_a_changed_file(old_runs, tmp_path):
 
 
 class Tags(html.parser.HTMLParser):
-    """The tags of a page, and whether they are closed in order."""
+    """Collects the tags of a page and checks that they are properly nested."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -151,32 +151,32 @@ class Tags(html.parser.HTMLParser):
 @pytest.mark.parametrize(
     "stage", ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
 )
-def test_every_run_is_shown_as_a_table_and_its_curves(old_runs, stage):
+def test_html_view_has_table_and_curves(old_runs, stage):
     tags = Tags(tk.Run(old_runs / stage)._repr_html_())
     assert tags.seen.count("table") == 1
     assert ("svg" in tags.seen) == (stage in ("pretrain", "sft", "reward", "dpo", "ppo"))
     assert stage in tags.texts and "sealed" in tags.texts
 
 
-def test_the_table_shows_numbers_with_their_intervals(dpo):
+def test_table_shows_intervals(dpo):
     texts = Tags(dpo._repr_html_()).texts
     assert texts[texts.index("accuracy") + 1] == "0.000 [0.000, 0.975]"
     assert texts[texts.index("win rate") + 1] == "0.500 [0.000, 1.000], no verdict"
 
 
-def test_unfinished_and_missing_runs_are_shown_too(runs):
+def test_html_view_of_unfinished_and_missing_runs(runs):
     assert "unfinished" in Tags(tk.Run(unfinished(runs))._repr_html_()).texts
     assert "new" in tk.Run(runs / "absent")._repr_html_()
 
 
-def test_names_are_escaped(runs):
+def test_names_are_html_escaped(runs):
     path = unfinished(runs)
     content = files.read_json(path / "manifest.json")
     files.write_json(path / "manifest.json", {**content, "name": "<script>x</script>"})
     assert "script" not in Tags(tk.Run(path)._repr_html_()).seen
 
 
-def test_showing_a_run_leaves_the_backend_of_matplotlib_alone(dpo):
+def test_html_view_does_not_change_the_matplotlib_backend(dpo):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
@@ -187,9 +187,9 @@ def test_showing_a_run_leaves_the_backend_of_matplotlib_alone(dpo):
 # Lists
 
 
-def test_runs_are_listed_by_stage_and_state(old_runs, runs):
+def test_list_runs_filters_by_stage_and_state(old_runs, runs):
     assert [run.stage for run in tk.list_runs(old_runs, stage="dpo")] == ["dpo"]
     assert len(tk.list_runs(old_runs)) == 8
-    small.make(small.tokenizer("a/tokenizer"), runs)
+    small_runs.make(small_runs.tokenizer("a/tokenizer"), runs)
     unfinished(runs, name="b/tokenizer")
     assert tk.list_runs(runs, state="unfinished") == [tk.Run(runs / "b" / "tokenizer")]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.small import killed_at, tokenizer
+from tests.runs.small_runs import killed_at, tokenizer
 from toolkit.base import files
 from toolkit.runs import seal
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
+def test_kill_during_write_leaves_old_or_new_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     seen = set()
@@ -29,7 +29,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_folder_write_is_atomic(tmp_path):
     place = tmp_path / "model"
     with pytest.raises(ValueError), files.atomic_folder(place) as folder:
         (folder / "half").write_text("x")
@@ -43,13 +43,13 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (place / "state").read_text() == "two"
 
 
-def test_json_has_no_nan(tmp_path):
+def test_json_contains_no_nan(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_full_disk_looks_like():
+def test_disk_full_errors_are_recognized():
     assert files.disk_full(OSError(errno.ENOSPC, "x"))
     assert files.disk_full(OSError(errno.EDQUOT, "x"))
     assert files.disk_full(RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
@@ -68,7 +68,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 import numpy, safetensors.numpy
-from tests.runs.small import tokenizer
+from tests.runs.small_runs import tokenizer
 from toolkit.base import files
 from toolkit.runs import checkpoint
 from toolkit.runs.opening import open_run
@@ -98,7 +98,7 @@ def write_until_full(runs: Path, limit: str = "") -> None:
     assert not [entry for entry in (path / "checkpoints").iterdir() if files.is_temporary(entry.name)]
 
 
-def test_a_full_disk(tmp_path):
+def test_full_disk_raises_a_clear_error(tmp_path):
     place = tmp_path / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
@@ -110,6 +110,6 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_limit_on_the_size_of_files(runs):
+def test_file_size_limit_raises_a_clear_error(runs):
     assert resource.RLIMIT_FSIZE is not None and os.name == "posix"
     write_until_full(runs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))")

@@ -20,7 +20,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_lines_are_few_and_say_what_is_left(clock, capsys):
+def test_progress_prints_few_lines_with_time_left(clock, capsys):
     with progress.Progress("tiny/dpo", 100) as shown:
         for step in range(1, 101):
             clock[0] += 1.0
@@ -32,7 +32,7 @@ def test_lines_are_few_and_say_what_is_left(clock, capsys):
     assert lines[-1] == "tiny/dpo: 100/100 steps, loss 2.25"
 
 
-def test_the_time_left_counts_from_where_a_run_goes_on(clock):
+def test_time_left_after_resume(clock):
     with progress.Progress("x", 1000) as shown:
         shown.update(900)
         clock[0] = 10.0
@@ -40,7 +40,7 @@ def test_the_time_left_counts_from_where_a_run_goes_on(clock):
         assert shown.seconds_left() == pytest.approx(90.0)
 
 
-def test_the_time_left_forgets_a_slow_first_step(clock):
+def test_time_left_ignores_a_slow_first_step(clock):
     with progress.Progress("x", 200) as shown:
         clock[0] = 500.0
         for step in range(1, 101):
@@ -49,7 +49,7 @@ def test_the_time_left_forgets_a_slow_first_step(clock):
         assert shown.seconds_left() == pytest.approx(100.0)
 
 
-def test_other_ranks_are_silent(clock, capsys, monkeypatch):
+def test_other_ranks_print_nothing(clock, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with progress.Progress("x", 2) as shown:
         shown.update(2)
@@ -72,11 +72,11 @@ def test_notices_and_progress_go_where_the_caller_wants(clock, capsys):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (59, "59s"), (125, "2m05s"), (12000, "3h20m")])
-def test_durations(seconds, text):
+def test_duration_formatting(seconds, text):
     assert progress.duration(seconds) == text
 
 
-def test_a_terminal_gets_a_bar_and_stdout_stays_clean(tmp_path):
+def test_terminal_shows_a_bar_on_stderr_only(tmp_path):
     code = (
         "from toolkit.base.progress import Progress\n"
         "with Progress('tiny/dpo', 3) as p:\n"

@@ -1,4 +1,4 @@
-"""Every 95% interval holds the truth in 93 to 97 % of simulated experiments."""
+"""Every 95% interval covers the true value in 93 to 97 % of simulated experiments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from toolkit import stats
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", coverage.CASES, ids=lambda case: f"{case.name}, {case.n}")
-def test_intervals_cover_what_is_true(case):
+def test_interval_coverage(case):
     assert 0.93 <= case.coverage() <= (1.0 if case.at_least else 0.97)  # standard error at most 0.007
 
 
-def test_a_narrow_interval_is_found_out():
+def test_narrow_interval_fails_the_coverage_check():
     def half_as_wide(generator, seed):
         found = stats.bootstrap_mean(generator.normal(size=50), seed=seed, samples=200)
         middle, half = (found.low + found.high) / 2, (found.high - found.low) / 4
@@ -23,7 +23,7 @@ def test_a_narrow_interval_is_found_out():
     assert coverage.Case("", "", half_as_wide, 0.0, 200).coverage() < 0.8
 
 
-def test_the_table_has_a_row_a_case(capsys, monkeypatch):
+def test_table_has_one_row_per_case(capsys, monkeypatch):
     monkeypatch.setattr(coverage, "CASES", coverage.CASES[:2])
     assert coverage.main(["--experiments", "5"]) == 0
     rows = capsys.readouterr().out.splitlines()

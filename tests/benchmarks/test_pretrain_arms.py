@@ -1,4 +1,4 @@
-"""The arms of the benchmark of pretraining train as their levers say, in every step."""
+"""The arms of the pretraining benchmark apply their options in every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def usual_allocator(monkeypatch):
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
+def test_arm_uses_the_configured_attention_and_gelu(monkeypatch, on):
     calls = {"attention": 0, "gelu": 0}
     attend, activate = loss.causal_attention, kernels.SigmoidGelu.forward
 
@@ -35,8 +35,8 @@ def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
     monkeypatch.setattr(kernels.SigmoidGelu, "forward", counted_gelu)
     loss.AttentionInterface.register(loss.CAUSAL_ATTENTION, counted_attention)
     try:
-        step = arms.ours(SHAPE, arms.Levers(causal_attention=on, logistic_gelu=on))
-        gc.collect()  # what only the function that made the step held would be gone
+        step = arms.ours(SHAPE, arms.Options(causal_attention=on, logistic_gelu=on))
+        gc.collect()  # objects held only by the function that built the step are gone
         for number in range(2):
             step(arms.tokens(SHAPE, number))
     finally:
@@ -45,29 +45,30 @@ def test_attention_and_gelu_are_those_of_the_levers(monkeypatch, on):
     assert calls == {"attention": expected, "gelu": expected}
 
 
-def test_arms_begin_alike_and_learn():
-    def losses(name, levers):
-        step = arms.make(name, SHAPE, levers, None)
+def test_arms_start_with_equal_loss_and_learn():
+    def losses(name, options):
+        step = arms.make(name, SHAPE, options, None)
         return [float(step(arms.tokens(SHAPE, number % 2))) for number in range(12)]
 
-    on = arms.Levers(logistic_gelu=True)
+    on = arms.Options(logistic_gelu=True)
     ours, trainer = losses("ours", on), losses("Trainer", on)
-    assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target a row fewer
-    for name, levers in arms.without(on).items():
-        found = losses("ours", levers)
-        assert found[0] == pytest.approx(ours[0], rel=1e-3), name
-        assert found[-1] < found[0] - 0.01, name
+    assert trainer[0] == pytest.approx(ours[0], rel=0.01)  # one target fewer per row
+    for name, options in arms.without(on).items():
+        actual = losses("ours", options)
+        assert actual[0] == pytest.approx(ours[0], rel=1e-3), name
+        assert actual[-1] < actual[0] - 0.01, name
     assert ours[-1] < ours[0] - 0.01 and trainer[-1] < trainer[0] - 0.01
 
 
-def test_every_lever_that_is_on_has_an_arm_without_it():
-    on = arms.Levers(compile=True, logistic_gelu=True)
+def test_every_enabled_option_has_an_ablation_arm():
+    on = arms.Options(compile=True, logistic_gelu=True)
     off = arms.without(on)
-    changed = {key for lever in off.values() for key in vars(on) if getattr(lever, key) != getattr(on, key)}
+    changed = {key for option in off.values() for key in vars(on) if getattr(option, key) != getattr(on, key)}
     assert changed == set(vars(on))
-    assert off["gelu_pytorch_tanh"].logistic_gelu is False  # else it would replace the other one as well
+    # Otherwise logistic_gelu would also replace gelu_new.
+    assert off["gelu_pytorch_tanh"].logistic_gelu is False
 
 
-def test_the_same_tokens_for_every_arm():
+def test_every_arm_trains_on_the_same_tokens():
     assert torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 3))
     assert not torch.equal(arms.tokens(SHAPE, 3), arms.tokens(SHAPE, 4))

@@ -1,4 +1,4 @@
-"""The score of a model of characters is exact, and the command line says what is missing."""
+"""Tests of the character-level score, the timing and the command line of the benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.inference import logprobs
 
 
 @pytest.mark.parametrize(("count", "window"), [(1, 8), (7, 8), (8, 8), (9, 8), (100, 8), (101, 7), (5, 1)])
-def test_a_uniform_model_pays_log2_of_the_vocabulary_for_each_character(count, window):
+def test_uniform_model_costs_log2_vocabulary_per_character(count, window):
     shapes = []
 
     def uniform(inputs):
@@ -27,7 +27,7 @@ def test_a_uniform_model_pays_log2_of_the_vocabulary_for_each_character(count, w
 
 
 @pytest.mark.parametrize(("count", "window"), [(2, 8), (9, 8), (10, 8), (100, 8), (100, 7), (6, 1)])
-def test_each_character_counts_once_and_has_half_a_window_before_it(count, window):
+def test_each_character_is_scored_once_with_half_a_window_of_context(count, window):
     scored = []
     for start, end, first in benchmark.windows(count, window, max(1, window // 2)):
         scored += range(first, end + 1)
@@ -36,7 +36,7 @@ def test_each_character_counts_once_and_has_half_a_window_before_it(count, windo
     assert scored == list(range(1, count))
 
 
-def test_the_bits_are_those_of_the_toolkits_own_scoring(tiny_model):
+def test_bits_match_the_toolkit_scorer(tiny_model):
     ids = np.random.default_rng(0).integers(0, 256, 333)
     bits = benchmark.score_characters(
         lambda inputs: tiny_model(input_ids=inputs).logits, ids, prefix=5, window=16, rows=3
@@ -45,7 +45,7 @@ def test_the_bits_are_those_of_the_toolkits_own_scoring(tiny_model):
     assert bits == pytest.approx(nats / np.log(2), rel=1e-4)
 
 
-def test_medians_and_ratios_are_within_rounds():
+def test_ratios_are_computed_within_rounds():
     def one(seconds, bits):
         return {"seconds": seconds, "cpu_seconds": 2 * seconds, "other_cores": seconds / 100,
                 "parameters": 7, "window": 8, "bits_per_byte": bits,
@@ -60,17 +60,17 @@ def test_medians_and_ratios_are_within_rounds():
     assert ours["seconds_ratio"] == pytest.approx(0.15)  # of 0.1, 0.2 and 0.15
 
 
-def test_the_work_of_others_is_told_from_ones_own(tmp_path):
+def test_cpu_time_of_other_processes_is_separated(tmp_path):
     count = "x = 0\nwhile __import__('time').process_time() < 1.5: x += 1"
     other = subprocess.Popen([sys.executable, "-c", count.replace("1.5", "60")])
     try:
-        found = benchmark.timed([["-c", count], ["-c", "print(5)"]], folder=tmp_path, environment={})
+        result = benchmark.timed([["-c", count], ["-c", "print(5)"]], folder=tmp_path, environment={})
     finally:
         other.kill()
         other.wait()
-    assert found["stdout"] == "5\n" and 1.4 < found["cpu_seconds"] < found["seconds"] + 0.1
-    if found["other_cores"] is not None:  # /proc/stat
-        assert found["other_cores"] > 0.2
+    assert result["stdout"] == "5\n" and 1.4 < result["cpu_seconds"] < result["seconds"] + 0.1
+    if result["other_cores"] is not None:  # /proc/stat
+        assert result["other_cores"] > 0.2
     with pytest.raises(SystemExit, match="status 3:\nno luck"):
         failing = "import sys; print('no luck'); sys.exit(3)"
         benchmark.timed([["-c", failing]], folder=tmp_path, environment={})
@@ -85,16 +85,16 @@ def checkout(tmp_path):
     return folder
 
 
-def test_what_is_missing_is_named(checkout, tmp_path, capsys):
+def test_missing_inputs_are_reported(checkout, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("to be\n")
     good = ["--nanogpt", str(checkout), "--text", str(text)]
     cases = [
-        (["--nanogpt", str(tmp_path / "nowhere"), "--text", str(text)], "there is no train.py"),
-        (["--nanogpt", str(checkout), "--text", str(tmp_path / "none.txt")], "there is no such file"),
+        (["--nanogpt", str(tmp_path / "nowhere"), "--text", str(text)], "this folder has no train.py"),
+        (["--nanogpt", str(checkout), "--text", str(tmp_path / "none.txt")], "the file does not exist"),
         (["--text", str(text)], "required: --nanogpt"),
         ([*good, "--repeat", "0"], "at least 1"),
-        ([*good, str(tmp_path / "gone")], "nothing to compare"),
+        ([*good, str(tmp_path / "gone")], "give at least one folder with recipes"),
     ]
     for given, complaint in cases:
         with pytest.raises(SystemExit) as ended:
@@ -103,7 +103,7 @@ def test_what_is_missing_is_named(checkout, tmp_path, capsys):
     (checkout / "pretrain.yaml").touch()
     args = benchmark.arguments([*good, str(tmp_path / "gone"), str(tmp_path), str(checkout)])
     skipped = capsys.readouterr().err
-    assert args.places == [checkout.resolve()] and skipped.count("no recipes: skipped") == 2
+    assert args.places == [checkout.resolve()] and skipped.count("contains no recipes") == 2
 
 
 def test_help_does_not_import_torch():

@@ -1,4 +1,4 @@
-"""A model that is small enough to be made in a moment, with a tokenizer that cuts characters in two."""
+"""A tiny model whose tokenizer splits multi-byte characters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tokenizer):
         end_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
     )
-    with torch.no_grad():  # far enough from uniform that answers depend on what was asked
+    with torch.no_grad():  # far enough from uniform that answers depend on the prompt
         for parameter in model.transformer.parameters():
             parameter.mul_(4)
     return model
@@ -44,7 +44,7 @@ def folder(model, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plain_folder(model, tokenizer, tmp_path_factory):
-    """The same model without a chat template."""
+    """Return the same model without a chat template."""
     path = tmp_path_factory.mktemp("models") / "plain"
     loading.save_model(model, tokenizer, path)
     (path / "chat_template.jinja").unlink()

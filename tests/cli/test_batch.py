@@ -1,4 +1,4 @@
-"""What a step read, told from manifest and corpus alone, against what the training really read."""
+"""`toolkit batch`: the rows computed from manifest and corpus match those of the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = [{"tokens": 256 * 2, "sequence_length": 8}]
 
 @pytest.fixture
 def seen(monkeypatch) -> dict[int, list[list[int]]]:
-    """{step from 1: the rows that the model was given}, filled while a training runs."""
+    """Return {step, starting at 1: input rows of the model}, filled during training."""
     rows_of: dict[int, list[list[int]]] = {}
     train_step = loop.train_step
 
@@ -39,31 +39,31 @@ def run(pretrain, seen) -> Path:  # noqa: F811
     return pretrain(train_tokens=256 * 4, length_warmup=SHORT, samples={"prompts": []})
 
 
-def told(run: Path, step: int, capsys, *more: str) -> tuple[int, dict, str]:
+def run_batch(run: Path, step: int, capsys, *more: str) -> tuple[int, dict, str]:
     status = main.main(["batch", str(run), "--step", str(step), "--json", *more])
     captured = capsys.readouterr()
     return status, json.loads(captured.out), captured.err
 
 
-def test_rows_tokens_and_documents_are_those_of_the_training(run, seen, corpus, capsys):  # noqa: F811
+def test_rows_tokens_and_documents_match_the_training(run, seen, corpus, capsys):  # noqa: F811
     shards = TokenShards.open(corpus / "train")
     document_of = []
     for document, length in enumerate(shards.document_tokens.tolist()):
         document_of += [document] * (length + 1)
     capsys.readouterr()
     for step in (1, 2, 3, 4):
-        status, found, said = told(run, step, capsys, "--tokens")
-        assert status == 0 and found["same_as_recorded"] and "the same batch" in said
-        assert [row["tokens"] for row in found["rows"]] == seen[step]
-        assert found["length"] == (8 if step <= 2 else 32) and len(found["rows"]) == 256 // found["length"]
-        assert len(found["row_starts"]) == 8 and found["row_tokens"] == 32
-        for row in found["rows"]:
+        status, output, stderr = run_batch(run, step, capsys, "--tokens")
+        assert status == 0 and output["same_as_recorded"] and "the same batch" in stderr
+        assert [row["tokens"] for row in output["rows"]] == seen[step]
+        assert output["length"] == (8 if step <= 2 else 32) and len(output["rows"]) == 256 // output["length"]
+        assert len(output["row_starts"]) == 8 and output["row_tokens"] == 32
+        for row in output["rows"]:
             assert row["documents"] == [document_of[row["start"]], document_of[row["end"] - 1]]
-            assert row["end"] - row["start"] == len(row["tokens"]) == found["length"] + 1
-    assert "tokens" not in told(run, 1, capsys)[1]["rows"][0]
+            assert row["end"] - row["start"] == len(row["tokens"]) == output["length"] + 1
+    assert "tokens" not in run_batch(run, 1, capsys)[1]["rows"][0]
 
 
-def test_the_table_shows_the_words(run, seen, tiny_tokenizer, capsys):
+def test_table_shows_decoded_text(run, seen, tiny_tokenizer, capsys):
     capsys.readouterr()
     assert main.main(["batch", str(run), "--step", "4", "--rows", "2", "--text"]) == 0
     captured = capsys.readouterr()
@@ -72,40 +72,40 @@ def test_the_table_shows_the_words(run, seen, tiny_tokenizer, capsys):
     assert text.split("<|endoftext|>")[0].split()[0] in captured.err
 
 
-def test_another_batch_than_the_recorded_one_is_an_error(run, capsys):
+def test_digest_mismatch_is_an_error(run, capsys):
     capsys.readouterr()
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     lines[2]["batch"] = lines[1]["batch"]
     (run / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    status, found, said = told(run, 3, capsys)
-    assert status == 1 and found["same_as_recorded"] is False and "error: the run recorded another" in said
-    assert told(run, 4, capsys)[0] == 0
+    status, output, stderr = run_batch(run, 3, capsys)
+    assert status == 1 and output["same_as_recorded"] is False and "error: the run recorded another" in stderr
+    assert run_batch(run, 4, capsys)[0] == 0
 
 
 @pytest.mark.parametrize("key,value", [("seed", 1), ("batch_tokens", 512), ("sequence_length", 16)])
-def test_a_manifest_that_says_something_else_is_an_error(run, capsys, key, value):
+def test_modified_manifest_is_an_error(run, capsys, key, value):
     capsys.readouterr()
     content = files.read_json(run / "manifest.json")
     content["inputs"]["settings"] |= {key: value, "length_warmup": []}
     files.write_json(run / "manifest.json", content)
-    assert told(run, 1, capsys)[0] == 1
+    assert run_batch(run, 1, capsys)[0] == 1
 
 
-def test_a_step_that_was_not_taken_yet_has_nothing_to_compare_with(run, capsys):
+def test_future_step_has_no_recorded_digest(run, capsys):
     capsys.readouterr()
     lines = (run / "steps.jsonl").read_text().splitlines(keepends=True)
     (run / "steps.jsonl").write_text("".join(lines[:2]))
-    status, found, said = told(run, 4, capsys)
-    assert status == 0 and found["same_as_recorded"] is None and "(its last is 2)" in said
+    status, output, stderr = run_batch(run, 4, capsys)
+    assert status == 0 and output["same_as_recorded"] is None and "(its last is 2)" in stderr
 
 
-def test_what_cannot_be_told_is_refused(run, corpus, capsys, tmp_path):  # noqa: F811
+def test_unsupported_requests_are_refused(run, corpus, capsys, tmp_path):  # noqa: F811
     capsys.readouterr()
 
-    def refused(place: Path, step: str, status: int, said: str, *more: str) -> None:
+    def refused(place: Path, step: str, status: int, stderr: str, *more: str) -> None:
         assert main.main(["batch", str(place), "--step", step, *more]) == status
         captured = capsys.readouterr()
-        assert said in captured.err and captured.out == ""
+        assert stderr in captured.err and captured.out == ""
 
     refused(run, "5", 2, "there is no step 5: this training has 4 steps")
     refused(run, "0", 2, "must be a positive integer")
@@ -126,7 +126,7 @@ def test_what_cannot_be_told_is_refused(run, corpus, capsys, tmp_path):  # noqa:
     refused(run, "1", 2, "is a run of the stage sft")
 
 
-def test_no_torch_is_imported():
+def test_torch_is_not_imported():
     code = (
         "import sys, toolkit.proofs.batch; print([n for n in ('torch', 'transformers') if n in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""A conversation: through a pipe, in a real terminal, and what the model is shown of it."""
+"""`toolkit chat` through a pipe and in a terminal, and the context that the model receives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toolkit.inference.generation import GenerationSettings
 
 def slowly(*arguments, stream=sampling.stream, **settings):
     for token in stream(*arguments, **settings):
-        time.sleep(0.05)  # the model is so small that an answer would end before it is stopped
+        time.sleep(0.05)  # answers of the tiny model would end before they are stopped
         yield token
 
 def interrupt_beside():
@@ -61,21 +61,21 @@ def talk(folder, lines, monkeypatch, capsys, **settings):
     return capsys.readouterr()
 
 
-def test_a_pipe_gets_the_answers_and_nothing_else(folder, monkeypatch, capsys):
+def test_piped_stdout_contains_only_answers(folder, monkeypatch, capsys):
     lines = ["the fox?", "and the bear?", "/quit", "never asked"]
     first, second = (talk(folder, lines, monkeypatch, capsys) for _ in range(2))
     assert first.out == second.out and first.out.count("\n") >= 2
     assert ">" not in first.out.replace("<|", "").replace("|>", "")
 
 
-def test_reset_repeats_and_another_seed_does_not(folder, monkeypatch, capsys):
+def test_reset_repeats_answers_and_another_seed_changes_them(folder, monkeypatch, capsys):
     out = talk(folder, ["the fox?", "/reset", "the fox?"], monkeypatch, capsys).out
     half = len(out) // 2
     assert out[:half] == out[half:]
     assert talk(folder, ["/seed 9", "the fox?"], monkeypatch, capsys).out != out[:half]
 
 
-def test_an_earlier_turn_changes_the_answer(folder, opened):
+def test_earlier_turns_affect_the_answer(folder, opened):
     one, two = (conversation_module.Conversation(opened, GenerationSettings()) for _ in range(2))
     one.messages = [{"role": "user", "content": "bear"}]
     two.messages = [{"role": "user", "content": "fox"}, {"role": "assistant", "content": "a"}, *one.messages]
@@ -85,14 +85,14 @@ def test_an_earlier_turn_changes_the_answer(folder, opened):
     assert opened.tokenizer.decode(two.fit()[0]) == text
 
 
-def test_a_full_context_forgets_the_oldest_turns_and_says_so(folder, monkeypatch, capsys):
+def test_full_context_drops_oldest_turns_with_a_notice(folder, monkeypatch, capsys):
     out = talk(
         folder, [f"the fox and the bear and the hare number {i}" for i in range(6)], monkeypatch, capsys
     )
     assert "forgotten" in out.err and "forgotten" not in out.out
 
 
-def test_the_system_message_survives_a_full_context(opened):
+def test_full_context_keeps_the_system_message(opened):
     conversation = conversation_module.Conversation(
         opened, GenerationSettings(max_new_tokens=8), system="be kind"
     )
@@ -108,7 +108,7 @@ def test_the_system_message_survives_a_full_context(opened):
     assert dropped and dropped % 2 == 0 and len(ids) + 8 <= opened.context_length
 
 
-def test_a_message_that_is_too_long_is_refused_and_taken_back(opened):
+def test_too_long_message_is_refused_and_removed(opened):
     conversation = conversation_module.Conversation(opened, GenerationSettings())
     with pytest.raises(ToolkitError, match="too long"):
         conversation_module.ask(conversation, "fox " * 200)
@@ -137,13 +137,13 @@ def test_undo_retry_and_settings(opened, capsys):
     assert "no command /dance" in capsys.readouterr().err
 
 
-def test_models_that_were_not_made_for_it_warn(plain_folder, monkeypatch, capsys):
+def test_non_chat_models_print_a_warning(plain_folder, monkeypatch, capsys):
     out = talk(plain_folder, ["the fox"], monkeypatch, capsys)
     assert "no chat template" in out.err
 
 
 class Terminal:
-    """A program in a terminal of its own."""
+    """A program in a pseudo-terminal."""
 
     def __init__(self, *arguments: str):
         self.master, slave = pty.openpty()
@@ -160,14 +160,14 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def wait_for(self, pattern: str, *, seconds: float = 60) -> str:
-        """Read until the new text matches; returns it."""
+        """Read until the new text matches a pattern, and return it."""
         deadline, new = time.monotonic() + seconds, ""
         while not re.search(pattern, new, re.DOTALL):
             assert time.monotonic() < deadline, f"{pattern!r} did not come in {new!r}"
             if select.select([self.master], [], [], 0.2)[0]:
                 try:
                     new += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:  # the other end is closed
+                except OSError:  # the other end was closed
                     break
         assert re.search(pattern, new, re.DOTALL), new
         return new
@@ -191,7 +191,7 @@ def terminal(folder):
     program.close()
 
 
-def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
+def test_terminal_ctrl_c_stops_the_answer_and_ctrl_d_exits(terminal):
     """Also a Ctrl-C that readline did not see is noticed at the prompt: one that comes between the prompt and
     readline's select(), which then waits for a key."""
     terminal.wait_for(r"/help.*> ")
@@ -201,7 +201,7 @@ def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
     terminal.write("/temperature 5\n")  # such an answer hardly ends by itself
     terminal.wait_for(r"\[temperature 5.0\].*> ")
     terminal.write("the fox?\n")
-    # readline switches bracketed paste off after the line: the answer has begun with what is printed then
+    # readline disables bracketed paste after the line; output after that belongs to the answer
     terminal.wait_for(r"the fox\?\s+(\x1b\[\?2004l)?\s*[^\x1b\s]")
     terminal.write("\x03")
     terminal.wait_for(r"\[stopped\].*> ")
@@ -213,7 +213,7 @@ def test_in_a_terminal_control_c_stops_the_answer_and_control_d_ends(terminal):
     assert terminal.process.wait(timeout=20) == 0
 
 
-def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(opened, monkeypatch, capsys):
+def test_ctrl_c_outside_an_answer_does_not_exit(opened, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -227,7 +227,7 @@ def test_control_c_before_and_after_an_answer_does_not_end_the_conversation(open
         patch.setattr(conversation_module, "respond", interrupt)
         assert conversation_module.turn(conversation, interactive=True)
         monkeypatch.setattr(sys, "stdin", io.StringIO("the fox?\n"))
-        with pytest.raises(KeyboardInterrupt):  # a script that is interrupted ends
+        with pytest.raises(KeyboardInterrupt):  # an interrupted script exits
             conversation_module.turn(conversation, interactive=False)
     assert "Ctrl-D ends" in capsys.readouterr().err
     assert conversation_module.turn(conversation, interactive=True)

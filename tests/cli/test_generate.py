@@ -1,4 +1,4 @@
-"""Answers on stdout, everything else on stderr."""
+"""`toolkit generate`: answers on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.inference.opening import open_model
 from toolkit.runs import seal
 
 
-def test_stdout_holds_the_answer_alone_and_the_seed_repeats_it(folder, capsys):
+def test_stdout_contains_only_the_answer_and_seed_is_deterministic(folder, capsys):
     outputs = []
     for seed in (1, 1, 2):
         generate.generate_command(
@@ -24,38 +24,38 @@ def test_stdout_holds_the_answer_alone_and_the_seed_repeats_it(folder, capsys):
     assert "template" in outputs[0].err and "template" not in outputs[0].out
 
 
-def test_json_is_one_object_with_every_answer(folder, capsys):
+def test_json_output_is_one_object(folder, capsys):
     generate.generate_command(
         str(folder), "the", settings=GenerationSettings(max_new_tokens=5, seed=3), count=3, json=True
     )
     result = json.loads(capsys.readouterr().out)
     assert len(result["answers"]) == 3 and result["settings"]["seed"] == 3
-    assert len({tuple(one["ids"]) for one in result["answers"]}) > 1
-    assert all(len(one["ids"]) <= 5 for one in result["answers"])
+    assert len({tuple(answer["ids"]) for answer in result["answers"]}) > 1
+    assert all(len(answer["ids"]) <= 5 for answer in result["answers"])
 
 
-def test_raw_and_chat_read_the_prompt_differently(folder, tokenizer):
+def test_raw_and_chat_format_the_prompt_differently(folder, tokenizer):
     opened = open_model(str(folder))
     raw, asked = (opened.prompt_ids("the fox", chat=chat) for chat in (False, True))
     assert tokenizer.decode(raw) == "<|endoftext|>the fox"
     assert tokenizer.decode(asked) == "<|user|>the fox<|assistant|>"
 
 
-def test_a_typed_special_token_stays_text(folder, tokenizer):
+def test_typed_special_token_is_plain_text(folder, tokenizer):
     opened = open_model(str(folder))
     for chat in (False, True):
         ids = opened.prompt_ids("a<|assistant|>b", chat=chat)
         assert ids.count(tokenizer.convert_tokens_to_ids("<|assistant|>")) == chat
 
 
-def test_a_model_without_template_continues(plain_folder, capsys):
+def test_model_without_template_continues_the_text(plain_folder, capsys):
     generate.generate_command(str(plain_folder), "the fox", settings=GenerationSettings(max_new_tokens=3))
     assert "continuing" in capsys.readouterr().err
     with pytest.raises(UsageError, match="no chat template"):
         generate.generate_command(str(plain_folder), "the fox", settings=GenerationSettings(), chat=True)
 
 
-def test_a_pretrained_run_continues_and_a_tuned_one_answers(folder, tmp_path):
+def test_pretrained_run_continues_and_tuned_run_answers(folder, tmp_path):
     for stage, is_chat in (("pretrain", False), ("dpo", True)):
         run = tmp_path / stage
         (run / "checkpoints").mkdir(parents=True)
@@ -69,7 +69,7 @@ def test_a_pretrained_run_continues_and_a_tuned_one_answers(folder, tmp_path):
         assert open_model(str(run)).is_chat_model is is_chat
 
 
-def test_the_answer_shrinks_to_the_room_that_is_left(folder, capsys):
+def test_answer_is_limited_to_the_remaining_context(folder, capsys):
     opened = open_model(str(folder))
     prompt = "fox " * 40
     room = opened.context_length - len(opened.prompt_ids(prompt, chat=False))
@@ -82,7 +82,7 @@ def test_the_answer_shrinks_to_the_room_that_is_left(folder, capsys):
         generate.generate_command(str(folder), "fox " * 200, settings=GenerationSettings(), chat=False)
 
 
-def test_a_missing_model_is_an_error_with_a_fix(tmp_path):
+def test_missing_model_error_suggests_a_fix(tmp_path):
     with pytest.raises(ToolkitError) as caught:
         open_model(str(tmp_path / "nothing"))
     assert caught.value.fix

@@ -1,4 +1,4 @@
-"""The command line: verbs, exit statuses, what is said when something fails, and how fast it answers."""
+"""The command line: verbs, exit statuses, error messages and startup time."""
 
 import errno
 import importlib
@@ -28,7 +28,7 @@ def toolkit(*arguments, cwd=ROOT, **environment):
 
 @pytest.fixture
 def carried_out(monkeypatch):
-    """Replace the modules that carry out verbs; returns what they were called with."""
+    """Replace the modules that implement verbs and record the calls."""
     calls = []
 
     def replace(module, name, result=0):
@@ -44,10 +44,10 @@ def carried_out(monkeypatch):
     return replace
 
 
-# Fast, and nothing that needs it is there before it is needed
+# Startup time and lazy imports
 
 
-def test_help_is_fast_and_imports_nothing_heavy(worked):
+def test_help_is_fast_and_imports_no_large_library(worked):
     code = (
         "import sys; from toolkit.cli.main import main; main(['--help']); heavy = ('torch', 'pydantic', "
         "'yaml', 'numpy', 'rich', 'transformers'); assert not [one for one in heavy if one in sys.modules]"
@@ -57,7 +57,7 @@ def test_help_is_fast_and_imports_nothing_heavy(worked):
     assert done.stdout == main.OVERVIEW and worked() < 0.5  # 0.06 measured
 
 
-def test_every_verb_is_in_the_overview_and_has_examples(capsys):
+def test_every_verb_is_listed_and_has_examples(capsys):
     for verb in main.VERBS:
         assert f"  toolkit {verb} " in main.OVERVIEW
         assert main.main([verb, "--help"]) == 0
@@ -65,14 +65,14 @@ def test_every_verb_is_in_the_overview_and_has_examples(capsys):
         assert f"usage: toolkit {verb} " in text and f"examples:\n  toolkit {verb}" in text
 
 
-def test_every_verb_has_a_module_of_its_name():
+def test_every_verb_has_a_module():
     assert {path.stem for path in (ROOT / "toolkit/cli").glob("*.py")} >= set(main.VERBS)
 
 
 # Usage
 
 
-@pytest.mark.parametrize("arguments,said", [
+@pytest.mark.parametrize("arguments,message", [
     (["rnu"], "error: there is no verb 'rnu'; did you mean run?\n  fix: `toolkit --help` lists the verbs\n"),
     (["zzz"], "error: there is no verb 'zzz'\n"), (["Check"], "did you mean check?"),
     (["recipes/tiny"], "did you mean `toolkit run recipes/tiny`?"),
@@ -89,19 +89,19 @@ def test_every_verb_has_a_module_of_its_name():
     (["publish", "runs/x"], "the following arguments are required: REPO_ID"),
     (["run", "recipes/tiny", "--fre"], "unrecognized arguments: --fre; did you mean --fresh?"),
 ])  # fmt: skip
-def test_wrong_usage_is_told_with_status_2(arguments, said, capsys, monkeypatch):
+def test_usage_error_exits_with_status_2(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main.main(arguments) == 2
     captured = capsys.readouterr()
-    assert said in captured.err and captured.out == "" and "Traceback" not in captured.err
+    assert message in captured.err and captured.out == "" and "Traceback" not in captured.err
 
 
-def test_no_verb_shows_the_overview(capsys):
+def test_missing_verb_prints_the_overview(capsys):
     assert main.main([]) == 2
     assert capsys.readouterr().err == main.OVERVIEW
 
 
-# What each verb is carried out with
+# Arguments passed to the implementation of each verb
 
 
 def test_run(carried_out, monkeypatch):
@@ -114,7 +114,7 @@ def test_run(carried_out, monkeypatch):
                       {"runs_dir": Path("/r"), "fresh": True, "launch": None, "json": False})]  # fmt: skip
 
 
-def test_the_exit_status_is_that_of_the_verb(carried_out):
+def test_exit_status_is_returned_by_the_verb(carried_out):
     carried_out("toolkit.cli.verify", "verify_command", 1)
     assert main.main(["verify", "runs/x"]) == 1
 
@@ -130,7 +130,7 @@ def test_plan(carried_out, monkeypatch, capsys):
 
 
 def test_report(carried_out, tmp_path, capsys):
-    """A folder's finished runs, in the order of the stages, and what is left out."""
+    """The report lists the finished runs of a folder in stage order."""
     for name in ("ppo", "corpus", "sft"):
         (tmp_path / name).mkdir()
         manifest = {"format": seal.FORMAT, "stage": name}
@@ -159,14 +159,14 @@ def test_publish(carried_out, capsys):
     assert capsys.readouterr().out == "x\n"
 
 
-def test_verify_hands_the_run_to_its_command(carried_out):
+def test_verify_passes_the_run_to_its_command(carried_out):
     calls = carried_out("toolkit.cli.verify", "verify_command")
     assert main.main(["verify", "r"]) == 0
     assert calls == [((Path("r"),), {"json": False})]
 
 
 @pytest.mark.parametrize("verb", [*main.VERBS, "evaluate --tasks x", "evaluate --annotations x"])
-def test_help_of_a_verb_loads_no_library(verb):
+def test_verb_help_imports_no_library(verb):
     heavy = ("torch", "transformers", "datasets", "numpy", "pydantic", "matplotlib", "lm_eval")
     code = (
         f"import sys; from toolkit.cli.main import main; main({[*verb.split(), '--help']}); "
@@ -176,7 +176,7 @@ def test_help_of_a_verb_loads_no_library(verb):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
+def test_command_line_paths_are_literal(carried_out, monkeypatch):
     monkeypatch.chdir(ROOT)
     calls = carried_out("toolkit.cli.run", "run_command")
     given = [
@@ -194,10 +194,10 @@ def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
     assert [call[0][1] for call in calls] == [literal, given, given]
 
 
-# When something fails
+# Failures
 
 
-@pytest.mark.parametrize("error,status,said", [
+@pytest.mark.parametrize("error,status,message", [
     (RunError("is not sealed", where="runs/x", fix="finish it"), 1,
      "error: runs/x: is not sealed\n  fix: finish it\n"),
     (ToolkitError("no"), 1, "error: no\n"), (KeyboardInterrupt(), 130, "\ninterrupted\n"),
@@ -207,27 +207,27 @@ def test_paths_on_the_command_line_are_literal(carried_out, monkeypatch):
      "error: runs/x: the disk is full\n  fix: free some"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "error: the disk is full\n"),
 ])  # fmt: skip
-def test_failures_are_one_paragraph(carried_out, capsys, error, status, said):
+def test_failure_message_is_one_paragraph(carried_out, capsys, error, status, message):
     carried_out("toolkit.cli.verify", "verify_command", error)
     assert main.main(["verify", "runs/x"]) == status
     captured = capsys.readouterr()
-    assert captured.err.startswith(said) and captured.out == ""
+    assert captured.err.startswith(message) and captured.out == ""
 
 
-def test_a_bug_keeps_its_traceback(carried_out):
+def test_unexpected_exception_prints_a_traceback(carried_out):
     carried_out("toolkit.cli.verify", "verify_command", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         main.main(["verify", "runs/x"])
 
 
-def test_only_the_first_process_tells_what_all_of_them_see(carried_out, capsys, monkeypatch):
+def test_only_rank_zero_reports_a_shared_error(carried_out, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert main.main(["rnu"]) == 2 and capsys.readouterr().err == ""
     carried_out("toolkit.cli.verify", "verify_command", RunError("only here"))
     assert main.main(["verify", "runs/x"]) == 1 and "only here" in capsys.readouterr().err
 
 
-def test_sigterm_is_an_interrupt(tmp_path):
+def test_sigterm_is_handled_as_interrupt(tmp_path):
     code = (
         "import sys, time, types; fake = types.ModuleType('toolkit.cli.run')\n"
         "def main(*a, **k): print('ready', flush=True); time.sleep(60)\n"
@@ -239,11 +239,11 @@ def test_sigterm_is_an_interrupt(tmp_path):
                              text=True)  # fmt: skip
     assert child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == 130 and said == "\ninterrupted\n"
+    _, message = child.communicate(timeout=30)
+    assert child.returncode == 130 and message == "\ninterrupted\n"
 
 
-def test_a_closed_pipe_is_quiet():
+def test_closed_pipe_prints_nothing():
     command = f"{sys.executable} -m toolkit schema --output - | head -c 10"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert len(done.stdout) == 10 and done.stderr == ""
@@ -252,7 +252,7 @@ def test_a_closed_pipe_is_quiet():
 # check
 
 
-def test_check_says_what_is_right_and_what_cannot_be_known(capsys, monkeypatch):
+def test_check_reports_valid_and_unknown_references(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main.main(["check", "recipes/shakespeare"]) == 0
     captured = capsys.readouterr()
@@ -268,7 +268,7 @@ def test_check_is_fast(worked):
     assert worked() < 3  # 0.8 s measured
 
 
-def test_check_tells_every_problem_of_a_folder_and_writes_nothing(tmp_path):
+def test_check_reports_every_problem_and_writes_nothing(tmp_path):
     (tmp_path / "dpo.yaml").write_text(RECIPE + "sed: 3\n")
     (tmp_path / "good.yaml").write_text(RECIPE)
     (tmp_path / "tokenizer.yaml").write_text("stage: tokenizer\n")
@@ -283,34 +283,35 @@ def test_check_as_json(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text(RECIPE)
     (tmp_path / "b.yaml").write_text(RECIPE + "sed: 3\n")
     assert main.main(["check", str(tmp_path), "--json"]) == 2
-    found = json.loads(capsys.readouterr().out)
-    assert not found["ok"] and found["problems"] == [
+    output = json.loads(capsys.readouterr().out)
+    assert not output["ok"] and output["problems"] == [
         {"place": f"{tmp_path}/b.yaml:5", "key": "sed",
         "what": "unknown key; did you mean seed?", "kind": "unknown"}]  # fmt: skip
-    [row] = found["recipes"]
+    [row] = output["recipes"]
     assert row["ok"] and row["stage"] == "dpo"
     assert row["not_checked"] == ["model: runs/x/sft is not there, and no recipe here makes it"]
 
 
-def test_check_finds_references_to_the_wrong_kind_of_run(tmp_path, capsys):
+def test_check_reports_references_to_the_wrong_stage(tmp_path, capsys):
     folder = tmp_path / "recipes" / "t"
     folder.mkdir(parents=True)
     (folder / "corpus.yaml").write_text("stage: corpus\ntokenizer: runs/t/tokeniser\ndata: {name: b.txt}\n")
     (folder / "dpo.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/corpus"))
     (folder / "tokenizer.yaml").write_text("stage: tokenizer\ndata: {name: b.txt}\n")
     assert main.main(["check", str(folder)]) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
         f"{folder}/dpo.yaml:2: model: runs/t/corpus is a corpus run; a pretrain or sft or dpo or ppo run"
-        in said
+        in message
     )
     assert (
-        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?" in said
+        "runs/t/tokeniser is not there, and no recipe here makes it; did you mean runs/t/tokenizer?"
+        in message
     )
-    assert "data: there is no file b.txt here" in said
+    assert "data: there is no file b.txt here" in message
 
 
-def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
+def test_check_detects_cycles_and_accepts_checkpoints(tmp_path, capsys):
     folder = tmp_path / "recipes" / "t"
     folder.mkdir(parents=True)
     (folder / "a.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/b/checkpoints/step-00000010"))
@@ -320,22 +321,22 @@ def test_check_finds_a_circle_and_knows_checkpoints(tmp_path, capsys):
     assert f"{folder}/c.yaml:2: model: refers to this recipe's own run" in capsys.readouterr().err
     (folder / "c.yaml").write_text(RECIPE.replace("runs/x/sft", "runs/t/a"))
     assert main.main(["check", str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a cycle)" in said
-    assert "not checked" not in said
+    message = capsys.readouterr().err
+    assert f"{folder}/a.yaml:2: model: refers to runs/t/b, which needs runs/t/a first (a cycle)" in message
+    assert "not checked" not in message
 
 
-# The recipes of the package
+# Shipped recipes
 
 
-def test_shipped_recipes_are_found_from_anywhere(tmp_path):
+def test_shipped_recipes_are_found_from_any_folder(tmp_path):
     done = toolkit("check", "recipes/tiny/dpo.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.startswith("recipes/tiny/dpo.yaml does not exist; using the one in the package: ")
 
 
-def test_shipped_recipes_lie_in_the_installed_package(tmp_path, monkeypatch):
-    """As hatchling puts them there: toolkit/_recipes; the run keeps its name."""
+def test_shipped_recipes_are_in_the_installed_package(tmp_path, monkeypatch):
+    """hatchling installs recipes in toolkit/_recipes; the run name does not change."""
     from toolkit.config import loader, shipped_recipes
 
     (tmp_path / "toolkit/_recipes/tiny").mkdir(parents=True)
@@ -346,7 +347,7 @@ def test_shipped_recipes_lie_in_the_installed_package(tmp_path, monkeypatch):
     assert shipped_recipes.locate("recipes/tiny").is_dir()
 
 
-def test_what_lies_here_comes_first(tmp_path, monkeypatch, capsys):
+def test_local_recipes_take_precedence(tmp_path, monkeypatch, capsys):
     from toolkit.config import shipped_recipes
 
     (tmp_path / "recipes/tiny").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The next-token table against the model's own logits."""
+"""The table of `toolkit next` matches the logits of the model."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ def read(capsys):
     return json.loads(out.out), out.err
 
 
-def test_json_agrees_with_the_model(folder, opened, capsys):
+def test_json_matches_the_model(folder, opened, capsys):
     assert next.next_command(str(folder), "the fox", top=5, json=True) == 0
     result, _ = read(capsys)
     ids = [opened.tokenizer.eos_token_id, *opened.tokenizer("the fox")["input_ids"]]
     logits = opened.model(torch.tensor([ids])).logits[0, -1].detach().double()
     allowed = [i for i in range(len(opened.tokenizer)) if i != opened.tokenizer.pad_token_id]
-    expected = torch.softmax(logits, 0)  # as in scoring: rows without a token and the padding count
+    expected = torch.softmax(logits, 0)  # as in scoring, the vocabulary padding counts
     top = expected[allowed].topk(5)
-    assert [one["id"] for one in result["candidates"]] == [allowed[i] for i in top.indices.tolist()]
-    np.testing.assert_allclose([one["probability"] for one in result["candidates"]], top.values, rtol=1e-4)
+    assert [candidate["id"] for candidate in result["candidates"]] == [
+        allowed[i] for i in top.indices.tolist()
+    ]
+    np.testing.assert_allclose(
+        [candidate["probability"] for candidate in result["candidates"]], top.values, rtol=1e-4
+    )
     assert result["entropy_bits"] == pytest.approx(-(expected * expected.log2()).sum().item(), rel=1e-4)
     assert result["rest"] == pytest.approx(1 - top.values.sum().item(), abs=1e-5)
     assert result["chosen"]["rank"] == 1
 
 
-def test_steps_follow_what_was_chosen(folder, opened, capsys):
+def test_steps_continue_from_the_chosen_token(folder, opened, capsys):
     next.next_command(str(folder), "the fox", steps=4, json=True)
     result, _ = read(capsys)
     text = "the fox"
@@ -53,7 +57,7 @@ def test_steps_follow_what_was_chosen(folder, opened, capsys):
             break
 
 
-def test_a_temperature_draws_by_chance_and_the_seed_repeats_it(opened):
+def test_temperature_sampling_is_seeded(opened):
     ids = opened.text_ids("the")
 
     def path(seed, temperature=3.0):
@@ -64,7 +68,7 @@ def test_a_temperature_draws_by_chance_and_the_seed_repeats_it(opened):
     assert path(1, 0.0) == path(2, 0.0)
 
 
-def test_choose_by_hand():
+def test_choose_matches_hand_computed_values():
     generator = np.random.default_rng(0)
     result = next_token.choose(np.array([0.25, 0.5, 0.125, 0.125]), top=2, temperature=0, generator=generator)
     assert (result.tokens, result.probabilities) == ([1, 0], [0.5, 0.25])
@@ -76,7 +80,7 @@ def test_choose_by_hand():
     assert np.mean(draws) == pytest.approx(0.64 / 0.68, abs=0.02)  # squared, and scaled to sum to one
 
 
-def test_padding_has_a_probability_but_is_never_chosen():
+def test_padding_is_listed_but_never_chosen():
     allowed = np.array([True, False, True])
     for temperature in (0, 1):
         result = next_token.choose(
@@ -87,18 +91,18 @@ def test_padding_has_a_probability_but_is_never_chosen():
         assert result.rest == pytest.approx(0.6)
 
 
-def test_a_certain_model_has_no_entropy():
+def test_deterministic_model_has_zero_entropy():
     result = next_token.choose(np.array([0.0, 1.0]), top=5, temperature=1, generator=np.random.default_rng(0))
     assert result.entropy_bits == 0 and result.rest == 0 and result.chosen == 1
 
 
-def test_bars():
+def test_probability_bars():
     assert next.bar(1.0, 4) == "████" and next.bar(0.5, 4) == "██"
     assert next.bar(0.0) == "" and next.bar(1e-9) == "▏"
     assert next.bar(0.375, 1) == "▍"
 
 
-def test_the_table_shows_spaces_and_the_rest(folder, capsys, monkeypatch):
+def test_table_shows_spaces_and_remaining_probability(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     next.next_command(str(folder), "the fox\n", top=280, steps=2)
     text = capsys.readouterr().out
@@ -106,18 +110,20 @@ def test_the_table_shows_spaces_and_the_rest(folder, capsys, monkeypatch):
         assert sign in text
 
 
-def test_an_empty_text_begins_a_document(folder, opened, capsys):
+def test_empty_text_starts_a_document(folder, opened, capsys):
     next.next_command(str(folder), "", json=True)
     result, _ = read(capsys)
-    assert math.isclose(sum(one["probability"] for one in result["candidates"]) + result["rest"], 1)
+    assert math.isclose(
+        sum(candidate["probability"] for candidate in result["candidates"]) + result["rest"], 1
+    )
 
 
-def test_a_long_text_keeps_its_end(opened):
+def test_long_text_is_truncated_at_the_beginning(opened):
     ids = opened.text_ids("the fox and the bear " * 40)
     assert len(ids) > opened.context_length
     assert len(next_token.follow(opened, ids, top=1, steps=3, temperature=0, seed=0)) >= 1
 
 
-def test_bad_numbers_are_refused(folder):
+def test_invalid_numbers_are_refused(folder):
     with pytest.raises(UsageError):
         next.next_command(str(folder), "the", top=0)

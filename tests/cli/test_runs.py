@@ -1,4 +1,4 @@
-"""`toolkit runs`: the list, and what --clean removes."""
+"""`toolkit runs`: the list of runs and `--clean`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.runs import small
+from tests.runs import small_runs
 from tests.runs.test_index import unfinished
 from toolkit.base.errors import UsageError
 from toolkit.cli import runs as verb
@@ -17,8 +17,8 @@ from toolkit.runs import checkpoint, run_lock
 
 @pytest.fixture
 def two(runs):
-    """A sealed and an unfinished run."""
-    small.make(small.tokenizer("a/tokenizer"), runs)
+    """Create a sealed and an unfinished run."""
+    small_runs.make(small_runs.tokenizer("a/tokenizer"), runs)
     return unfinished(runs, name="b/tokenizer")
 
 
@@ -26,7 +26,7 @@ def steps(path):
     return [step for step, _ in checkpoint.steps(path / "checkpoints")]
 
 
-def test_the_table_and_the_json_list_both_runs(two, runs, capsys):
+def test_table_and_json_list_both_runs(two, runs, capsys):
     assert main(["runs", str(runs)]) == 0
     table = capsys.readouterr().out
     for text in ("a/tokenizer", "sealed", "b/tokenizer", "unfinished"):
@@ -40,14 +40,14 @@ def test_the_table_and_the_json_list_both_runs(two, runs, capsys):
     assert listed[0].keys() >= {"path", "bytes", "changed", "seconds"}
 
 
-def test_a_stage_selects_and_a_wrong_one_is_refused(two, runs, capsys):
+def test_stage_filter_selects_and_unknown_stage_is_refused(two, runs, capsys):
     assert main(["runs", str(runs), "--stage", "ppo", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == []
     assert main(["runs", str(runs), "--stage", "tokeniser"]) == 2
     assert "tokenizer" in capsys.readouterr().err
 
 
-def test_a_dry_run_lists_and_removes_nothing(two, runs, capsys):
+def test_dry_run_removes_nothing(two, runs, capsys):
     assert main(["runs", str(runs), "--clean", "--dry-run", "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)
@@ -56,7 +56,7 @@ def test_a_dry_run_lists_and_removes_nothing(two, runs, capsys):
     assert "step-00000001" in captured.err and "step-00000003" not in captured.err.replace("from step 3", "")
 
 
-def test_yes_removes_all_but_the_newest_without_asking(two, runs, capsys):
+def test_yes_removes_old_checkpoints_without_prompt(two, runs, capsys):
     assert main(["runs", str(runs), "--clean", "--yes", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["removed"]) == 2
     assert steps(two) == [3]
@@ -67,7 +67,7 @@ def test_yes_removes_all_but_the_newest_without_asking(two, runs, capsys):
 @pytest.mark.parametrize(
     ("answer", "status", "left"), [("y\n", 0, [3]), ("n\n", 1, [1, 2, 3]), ("", 1, [1, 2, 3])]
 )
-def test_it_lists_before_it_asks_and_removes_on_yes_only(
+def test_clean_lists_before_prompting_and_requires_confirmation(
     two, runs, capsys, monkeypatch, answer, status, left
 ):
     shown = []
@@ -86,12 +86,12 @@ def test_it_lists_before_it_asks_and_removes_on_yes_only(
     assert steps(two) == left
 
 
-def test_without_a_terminal_yes_must_be_given(two, runs, capsys):
+def test_clean_without_terminal_requires_yes(two, runs, capsys):
     assert main(["runs", str(runs), "--clean"]) == 2
     assert "--yes" in capsys.readouterr().err and steps(two) == [1, 2, 3]
 
 
-def test_a_run_in_use_is_skipped(two, runs, capsys):
+def test_run_in_use_is_skipped(two, runs, capsys):
     held = run_lock.hold(two)
     try:
         assert main(["runs", str(runs), "--clean", "--yes", "--json"]) == 0
@@ -102,18 +102,18 @@ def test_a_run_in_use_is_skipped(two, runs, capsys):
     assert steps(two) == [1, 2, 3]
 
 
-def test_options_of_clean_need_clean(capsys):
+def test_clean_options_require_clean(capsys):
     assert main(["runs", "--yes"]) == 2
     assert "--clean" in capsys.readouterr().err
 
 
-def test_ages_are_written_in_the_largest_unit_that_says_enough():
+def test_age_formatting():
     assert [verb.age_text(seconds) for seconds in (5, 7300, 86400, 5 * 86400)] == [
         "5s", "2h01m", "24h00m", "5 days",
     ]  # fmt: skip
 
 
-def test_sizes_are_written_with_a_unit():
+def test_size_formatting():
     assert [verb.size(count) for count in (0, 999, 1000, 2_345_678, 3 * 10**12)] == [
         "0 B", "999 B", "1.0 kB", "2.3 MB", "3.0 TB",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Every mistake is reported at once, with its line, its key, its kind and a suggestion."""
+"""All errors of a recipe are reported together, with line, key, kind and suggestion."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from toolkit.config.loader import load
 
 
 def read_blocks(name):
-    """Return {case: text} of a file of cases, each below a line `== case`."""
+    """Parse a file of cases, each after a line `== case`, into {case: text}."""
     blocks = Path(__file__).with_name(name).read_text().split("\n== ")[1:]
     return dict(block.split("\n", 1) for block in blocks)
 
@@ -31,14 +31,14 @@ def problems_of(path, overrides=()):
 
 
 def outline(problem: Problem) -> str:
-    """Return line, key and kind of a problem, and what its message suggests."""
+    """Return line, key and kind of a problem, and the suggestion of its message."""
     suggested = re.search(r"did you mean (.+?)\?$", problem.what)
     parts = [problem.place.rpartition(":")[2], problem.key, problem.kind]
     return ": ".join(filter(None, parts)) + (f" -> {suggested[1]}" if suggested else "")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_mistake_has_its_line_key_and_kind(tmp_path, name):
+def test_every_error_has_line_key_and_kind(tmp_path, name):
     recipe, expected = CASES[name]
     path = tmp_path / "r.yaml"
     path.write_text(recipe + "\n")
@@ -48,13 +48,13 @@ def test_every_mistake_has_its_line_key_and_kind(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_the_exact_message(tmp_path, name):
+def test_golden_messages(tmp_path, name):
     path = tmp_path / "r.yaml"
     path.write_text(CASES[name][0] + "\n")
     assert problems_of(path).replace(f"{path}:", "") == GOLDEN[name].strip()
 
 
-def test_the_cases_cover_every_kind():
+def test_cases_cover_every_error_kind():
     text = "\n".join(expected for _, expected in CASES.values())
     assert [kind for kind in ProblemKind if f": {kind}" not in text] == []
 
@@ -71,12 +71,12 @@ def test_the_cases_cover_every_kind():
     (b"stage: sft\n" + b"a: {" * 3000, "r.yaml:2: a.a.a: nested more than 32 levels deep"),
 ], ids=["empty", "comment", "tab", "control", "latin-1", "utf-16", "deep", "long number",
 "very deep"])  # fmt: skip
-def test_what_is_not_a_recipe_file(tmp_path, content, message):
+def test_unreadable_recipe_files_are_reported(tmp_path, content, message):
     path = tmp_path / "r.yaml"
     path.write_bytes(content)
     assert problems_of(path).replace(f"{tmp_path}/", "").startswith(message)
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
+def test_missing_file_and_folder_are_reported(tmp_path):
     assert problems_of(tmp_path / "r.yaml") == f"{tmp_path / 'r.yaml'}: there is no such file"
     assert problems_of(tmp_path) == f"{tmp_path}: this is a folder, not a recipe"

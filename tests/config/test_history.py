@@ -1,4 +1,4 @@
-"""Settings of another time: manifests and recipes are read through one table, here with planted entries."""
+"""Migration of added, renamed and removed settings, tested with planted history entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs.small import SOURCE, corpus, make, tokenizer
+from tests.runs.small_runs import SOURCE, corpus, make, tokenizer
 from toolkit.base.errors import RecipeError, RunError
 from toolkit.config import history, loader, schema
 from toolkit.config.history import ANY, Added, Change, Removed, Renamed
@@ -34,7 +34,7 @@ def plant(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Make a sealed run whose manifest holds other settings than this version would write."""
+    """Create a sealed run whose manifest has settings of another version."""
 
     def make_with(loaded: LoadedRecipe, change: Callable[[dict[str, Any]], Any]) -> Path:
         write = manifest.settings
@@ -52,7 +52,7 @@ def made(tmp_path, monkeypatch):
 
 
 def state(loaded: LoadedRecipe, runs_dir: Path) -> str:
-    """`sealed`, or why the run is another one."""
+    """Return `sealed`, or the reason why the run differs."""
     try:
         kind = examine(loaded, runs_dir=runs_dir).kind
     except RunError as error:
@@ -76,20 +76,20 @@ def state(loaded: LoadedRecipe, runs_dir: Path) -> str:
         ([], "min_frequency: (not set) -> 2"),
     ],
 )  # fmt: skip
-def test_an_added_setting_has_the_value_that_runs_before_it_had(plant, made, tmp_path, changes, expected):
+def test_added_setting_gets_its_former_implicit_value(plant, made, tmp_path, changes, expected):
     made(tokenizer(), lambda settings: settings.pop("min_frequency"))
     plant(*changes)
     assert expected in state(tokenizer(), tmp_path)
 
 
-def test_the_recipe_s_value_counts_and_not_the_default(plant, made, tmp_path):
+def test_recipe_value_overrides_the_former_value(plant, made, tmp_path):
     path = made(tokenizer(), lambda settings: settings.pop("min_frequency"))
     plant(Added("tokenizer", "min_frequency", 3))
     assert state(tokenizer(min_frequency=3), tmp_path) == "sealed"
     assert rebuild.recipe(path).min_frequency == 3
 
 
-def test_a_setting_of_each_entry_of_a_list(plant, made, tmp_path):
+def test_added_setting_inside_list_entries(plant, made, tmp_path):
     def before(settings):
         for source in settings["data"]:
             del source["weight"]
@@ -105,18 +105,18 @@ def test_a_setting_of_each_entry_of_a_list(plant, made, tmp_path):
     assert rebuild.recipe(path).data == sources
     heavy = [sources[0], sources[1].model_copy(update={"weight": 2.0, "examples": 4})]
     other = LoadedRecipe(Path("a.yaml"), "t/a", schema.TokenizerRecipe(stage="tokenizer", data=heavy), "", {})
-    said = state(other, tmp_path)
-    assert "data[1].weight: 1.0 -> 2.0 (runs before this setting was added had 1.0)" in said
-    assert "data[1].examples: 3 -> 4" in said and "data[0]" not in said
+    message = state(other, tmp_path)
+    assert "data[1].weight: 1.0 -> 2.0 (runs before this setting was added had 1.0)" in message
+    assert "data[1].examples: 3 -> 4" in message and "data[0]" not in message
 
 
-def test_a_renamed_setting_is_read_under_its_new_name(plant, made, tmp_path):
+def test_renamed_setting_is_migrated(plant, made, tmp_path):
     def before(settings):
         settings["minimum"] = settings.pop("min_frequency")
         settings["merges"] = {"entries": settings.pop("vocab_size")}
 
     path = made(tokenizer(), before)
-    # renamed twice, and moved out of a mapping that is gone
+    # renamed twice, and moved out of a removed mapping
     plant(
         Renamed("tokenizer", "minimum", "least"),
         Renamed("tokenizer", "least", "min_frequency"),
@@ -128,7 +128,7 @@ def test_a_renamed_setting_is_read_under_its_new_name(plant, made, tmp_path):
     assert "min_frequency: 2 -> 5" in state(tokenizer(min_frequency=5), tmp_path)
 
 
-def test_a_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
+def test_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
     path = made(tokenizer(), lambda settings: settings.update(lowercase=False))
     plant(Removed("tokenizer", "lowercase", (False,), "text is read as it is"))
     assert state(tokenizer(), tmp_path) == "sealed"
@@ -139,13 +139,13 @@ def test_a_removed_setting_is_ignored_or_refused(plant, made, tmp_path):
     )
     with pytest.raises(RunError) as caught:
         rebuild.recipe(path)
-    said = str(caught.value)
-    assert "lowercase: true (this setting was removed: text is read as it is)" in said
-    assert "use the version of the toolkit that made the run" in said
-    assert seal.verify(path) == []  # its bytes are what they were
+    message = str(caught.value)
+    assert "lowercase: true (this setting was removed: text is read as it is)" in message
+    assert "use the version of the toolkit that made the run" in message
+    assert seal.verify(path) == []  # its bytes are unchanged
 
 
-def test_one_is_not_true(plant, made, tmp_path):
+def test_integer_one_differs_from_true(plant, made, tmp_path):
     made(tokenizer(), lambda settings: settings.update(lowercase=0))
     plant(Removed("tokenizer", "lowercase", (False,), "text is read as it is"))
     assert "lowercase: 0 -> (not set)" in state(tokenizer(), tmp_path)
@@ -155,7 +155,7 @@ class ChangedDefault(schema.TokenizerRecipe):
     min_frequency: Count = 3
 
 
-def test_a_default_that_changed_is_another_setting_unless_the_recipe_says_it(made, tmp_path, monkeypatch):
+def test_changed_default_differs_unless_the_recipe_sets_it(made, tmp_path, monkeypatch):
     path = made(tokenizer(), lambda settings: None)
 
     def now(**settings):
@@ -168,7 +168,7 @@ def test_a_default_that_changed_is_another_setting_unless_the_recipe_says_it(mad
     assert rebuild.recipe(path).min_frequency == 2
 
 
-def test_parents_are_compared_under_the_new_name_of_their_setting(plant, tmp_path, monkeypatch):
+def test_parents_are_compared_under_the_new_setting_name(plant, tmp_path, monkeypatch):
     make(tokenizer(), tmp_path)
     write = manifest.inputs
 
@@ -194,7 +194,7 @@ def test_parents_are_compared_under_the_new_name_of_their_setting(plant, tmp_pat
         examine(corpus(), runs_dir=tmp_path, data={"data": "a" * 64})
 
 
-def test_data_that_is_known_under_another_digest_is_the_same(tmp_path, monkeypatch):
+def test_alias_digest_counts_as_the_same_data(tmp_path, monkeypatch):
     make(tokenizer(), tmp_path, data={"data": "storyworld:old"})
     monkeypatch.setattr(history, "DATA", {"storyworld:old": "storyworld:new"})
     assert examine(tokenizer(), runs_dir=tmp_path, data={"data": "storyworld:new"}).kind == "sealed"
@@ -232,7 +232,7 @@ lowercase: false
 """
 
 
-def test_old_names_in_a_recipe_are_read_with_a_warning(plant, tmp_path, capsys):
+def test_old_names_in_a_recipe_give_a_warning(plant, tmp_path, capsys):
     plant(*PLANTED)
     file = recipe(tmp_path, OLD)
     read = loader.load(file).recipe
@@ -250,14 +250,14 @@ def test_old_names_in_a_recipe_are_read_with_a_warning(plant, tmp_path, capsys):
     assert shown.out == ""
 
 
-def test_a_mistake_under_an_old_name_is_named_with_its_line(plant, tmp_path):
+def test_error_under_an_old_name_has_its_line(plant, tmp_path):
     plant(*PLANTED)
     file = recipe(tmp_path, OLD.replace("minimum: 5", "minimum: five"))
     with pytest.raises(RecipeError, match=f"{file}:6: min_frequency: must be an integer"):
         loader.load(file)
 
 
-def test_a_base_and_its_recipe_may_be_of_two_times(plant, tmp_path):
+def test_base_and_recipe_may_use_different_names(plant, tmp_path):
     plant(*PLANTED)
     base = recipe(tmp_path, "minimum: 5\ndata: {name: storyworld, limit: 3}\n", "_base")
     file = recipe(tmp_path, "base: _base.yaml\nstage: tokenizer\nmin_frequency: 6\ndata: {examples: 7}\n")
@@ -270,7 +270,7 @@ def test_a_base_and_its_recipe_may_be_of_two_times(plant, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["minimum=9", "min_frequency=9"])
-def test_an_override_reaches_a_recipe_under_either_name(plant, tmp_path, capsys, change):
+def test_override_works_with_old_and_new_name(plant, tmp_path, capsys, change):
     plant(*PLANTED)
     for text in (OLD, OLD.replace("minimum", "min_frequency")):
         file = recipe(tmp_path, text)
@@ -281,26 +281,26 @@ def test_an_override_reaches_a_recipe_under_either_name(plant, tmp_path, capsys,
     assert warned == (change == "minimum=9")
 
 
-def test_an_override_of_an_entry_of_a_list_and_of_a_moved_setting(plant, tmp_path):
+def test_override_of_list_entry_and_moved_setting(plant, tmp_path):
     plant(*PLANTED)
     read = loader.load(recipe(tmp_path, OLD), ["data.1.limit=8", "merges.entries=301"]).recipe
     assert [source.examples for source in read.data] == [3, 8] and read.vocab_size == 301
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("lowercase: true", "8: lowercase: true is no longer possible: text is read as it is; leave it out"),
         ("min_frequency: 5", r"6: minimum: given under two names, also as min_frequency \(.*a.yaml:8\)"),
     ],
 )
-def test_what_an_old_recipe_cannot_say_any_more(plant, tmp_path, line, said):
+def test_unsupported_old_settings_are_refused(plant, tmp_path, line, message):
     plant(*PLANTED)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         loader.load(recipe(tmp_path, OLD.replace("lowercase: false", line)))
 
 
-def test_a_removed_setting_on_the_command_line(plant, tmp_path, capsys):
+def test_removed_setting_on_the_command_line(plant, tmp_path, capsys):
     plant(*PLANTED)
     file = recipe(tmp_path, "stage: tokenizer\ndata: {name: storyworld, examples: 3}\n")
     loader.load(file, ["lowercase=false"])
@@ -309,11 +309,11 @@ def test_a_removed_setting_on_the_command_line(plant, tmp_path, capsys):
         loader.load(file, ["lowercase=true"])
 
 
-# The table itself
+# The history table
 
 
 def settings_of(model: Any, prefix: str = "") -> dict[str, Any]:
-    """{key: default} of a recipe class, those of nested classes and of the entries of lists included."""
+    """Return {key: default} of a recipe class, including nested classes and list entries."""
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         default = "<required>" if info.is_required() else info.get_default(call_default_factory=True)
@@ -326,7 +326,7 @@ def settings_of(model: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_setting_that_is_new_or_gone_is_in_the_table(stage):
+def test_every_changed_setting_is_in_the_history(stage):
     """Fails for a setting that was added, renamed or removed without an entry in `history.CHANGES`."""
     before = json.loads(OLD_SETTINGS.read_text()).get(stage, {})
     now = settings_of(STAGES[stage].recipe)
@@ -336,7 +336,7 @@ def test_every_setting_that_is_new_or_gone_is_in_the_table(stage):
     gone = {change.key for change in changes if isinstance(change, Removed | Renamed)}
 
     def above(key: str, known: set[str]) -> bool:
-        """Say whether an entry is about this key or about a mapping that holds it."""
+        """Return whether a history entry concerns this key or a mapping that contains it."""
         return any(key == one or key.startswith(f"{one}.") for one in known)
 
     if before:
@@ -347,7 +347,7 @@ def test_every_setting_that_is_new_or_gone_is_in_the_table(stage):
     assert [key for key in gone if key in now and "." in key] == []
 
 
-def test_a_pretraining_of_the_first_versions_is_understood():
+def test_first_version_pretraining_manifest_is_read():
     old = {"stage": "pretrain", "model": {"n_layer": 2}, "optimizer": {"name": "adamw"},
            "speed": {"transposed_weights": "auto"}}  # fmt: skip
     found = history.recorded("pretrain", old)
@@ -362,7 +362,7 @@ def test_a_pretraining_of_the_first_versions_is_understood():
     )
 
 
-def test_an_evaluation_of_the_first_versions_is_understood():
+def test_first_version_evaluation_manifest_is_read():
     old = {"stage": "evaluate", "win_rate": {"baseline": "a", "data": {"name": "storyworld"}},
            "perplexity": None}  # fmt: skip
     found = history.recorded("evaluate", old)
@@ -372,7 +372,7 @@ def test_an_evaluation_of_the_first_versions_is_understood():
     assert list(history.recorded_keys("evaluate", keys)) == ["data", "models[0]", "win_rate.baseline"]
 
 
-def test_the_table_changes_nothing_in_a_manifest_of_this_version():
+def test_history_leaves_current_manifests_unchanged():
     for stage in STAGES:
         cls = STAGES[stage].recipe
         needed = {"data": {"name": "storyworld"}, "tokenizer": "a", "tokens": "a", "train_tokens": 8192,

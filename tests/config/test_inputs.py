@@ -1,4 +1,4 @@
-"""What a recipe names: local or on the Hub, data sources, references and files."""
+"""The inputs of a recipe: local or Hub names, data sources, references and files."""
 
 import pytest
 
@@ -36,13 +36,13 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name,as_data,as_model", NAMES)
-def test_local_or_hub(name, as_data, as_model):
+def test_names_are_classified_as_local_or_hub(name, as_data, as_model):
     assert inputs.is_local(name) is as_data
     assert inputs.is_local(name, kind="model") is as_model
 
 
 @pytest.mark.parametrize("name,as_data,as_model", NAMES)
-def test_every_caller_agrees(name, as_data, as_model, tmp_path, monkeypatch, capsys):
+def test_every_caller_classifies_names_alike(name, as_data, as_model, tmp_path, monkeypatch, capsys):
     """`check`, the reader of data, the loader of models and references decide alike."""
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "recipe.yaml"
@@ -63,7 +63,7 @@ def test_every_caller_agrees(name, as_data, as_model, tmp_path, monkeypatch, cap
         assert local_folder(name) is None and references.resolve(name, runs_dir=tmp_path) == name
 
 
-def test_a_name_that_exists_is_local(tmp_path, monkeypatch):
+def test_existing_path_is_local(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     assert inputs.is_local("owner/name") and inputs.is_local("owner/name", kind="model")
@@ -80,7 +80,7 @@ win_rate:
 """
 
 
-def test_everything_that_a_recipe_names(tmp_path, monkeypatch):
+def test_recipe_references_are_collected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(EVALUATE.replace("DATA", "[{name: a.jsonl}, {name: b.jsonl}]"))
     recipe = load(tmp_path / "r.yaml").recipe
@@ -100,7 +100,7 @@ def test_everything_that_a_recipe_names(tmp_path, monkeypatch):
     ]
 
 
-def test_the_file_of_a_reward_function(tmp_path):
+def test_reward_function_file_is_an_input(tmp_path):
     function = f"{tmp_path / 'rewards.py'}:short"
     recipe = schema.PpoRecipe(
         stage="ppo",
@@ -117,7 +117,7 @@ def test_the_file_of_a_reward_function(tmp_path):
 
 
 @pytest.mark.parametrize("data", ["{name: a.txt}", "[{name: a.txt}]"])
-def test_one_source_is_the_same_as_a_mapping_and_as_a_list(tmp_path, data):
+def test_single_source_as_mapping_equals_list(tmp_path, data):
     path = tmp_path / "r.yaml"
     path.write_text(f"stage: tokenizer\ndata: {data}\n")
     recipe = load(path).recipe
@@ -126,14 +126,14 @@ def test_one_source_is_the_same_as_a_mapping_and_as_a_list(tmp_path, data):
     assert [key for key, _ in inputs.data_sources(recipe)] == [("data",)]
 
 
-def test_several_sources_stay_a_list(tmp_path):
+def test_several_sources_remain_a_list(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("stage: tokenizer\ndata: [{name: a.txt}, {name: b.txt}]\n")
     dumped = load(path).recipe.model_dump(mode="json")["data"]
     assert [source["name"] for source in dumped] == ["a.txt", "b.txt"]
 
 
-def test_the_canonical_form_of_what_older_versions_recorded():
+def test_canonical_form_of_older_records():
     source = {"name": "a"}
     settings = {"data": [source], "models": ["m"], "win_rate": {"judge_data": [source]}, "rewards": [source]}
     assert inputs.canonical_settings(settings) == {

@@ -1,4 +1,4 @@
-"""The schema for editors: fresh, valid, and of one mind with the reader."""
+"""The JSON schema for editors is up to date, valid, and consistent with the recipe loader."""
 
 import json
 from pathlib import Path
@@ -22,16 +22,16 @@ def validator():
     return jsonschema.Draft202012Validator(json.loads(STORED.read_text(encoding="utf-8")))
 
 
-def test_the_stored_schema_is_fresh():
+def test_stored_schema_is_up_to_date():
     assert STORED.read_text(encoding="utf-8") == json_schema.text(), "write it: toolkit schema"
 
 
-def test_it_is_a_schema(validator):
+def test_schema_is_valid_json_schema(validator):
     jsonschema.Draft202012Validator.check_schema(validator.schema)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_shipped_recipe_agrees(validator, path):
+def test_shipped_recipes_satisfy_the_schema(validator, path):
     validator.validate(parse(path.read_text(encoding="utf-8"), str(path)).value)
 
 
@@ -42,9 +42,9 @@ def test_every_shipped_recipe_agrees(validator, path):
     "stage: sft\ndata: storyworld",
     "stage: pretrain\ntrain_tokens: -1", "model: x",
 ])  # fmt: skip
-def test_mistakes_are_underlined(validator, text):
+def test_schema_rejects_invalid_recipes(validator, text):
     assert not validator.is_valid(yaml.safe_load(text))
 
 
-def test_a_recipe_over_a_base_may_be_short(validator):
+def test_recipe_with_base_may_omit_required_keys(validator):
     validator.validate({"base": "_base.yaml", "stage": "dpo", "trainer": {"beta": 0.2}})

@@ -1,4 +1,4 @@
-"""Bases, overrides, folders, names."""
+"""The recipe loader: bases, overrides, folders and run names."""
 
 from pathlib import Path
 
@@ -30,12 +30,12 @@ def said(function, *arguments):
     return str(caught.value)
 
 
-def test_an_integer_is_a_number(write):
+def test_integer_is_accepted_as_number(write):
     recipe = load(write("r.yaml", PRETRAIN + "optimizer: {learning_rate: 1}\n")).recipe
     assert recipe.optimizer.learning_rate == 1.0 and isinstance(recipe.optimizer.learning_rate, float)
 
 
-def test_a_recipe_is_frozen_and_keeps_its_text(write):
+def test_recipe_is_frozen_and_keeps_its_text(write):
     loaded = load(write("recipes/a/b.yaml", TOKENIZER))
     assert (
         loaded.text == TOKENIZER
@@ -51,18 +51,18 @@ def test_a_recipe_is_frozen_and_keeps_its_text(write):
     ("/site/toolkit/_recipes/hh/sft.yaml", "hh/sft"), ("/x/recipes/a/b/c.yaml", "a/b/c"),
     ("/x/recipes/v1.5.yaml", "v1.5"),
 ])  # fmt: skip
-def test_a_run_is_named_after_its_place(path, name):
+def test_run_name_follows_the_recipe_path(path, name):
     assert run_name(Path(path)) == name
 
 
-def test_run_names_the_run(write):
+def test_run_key_sets_the_run_name(write):
     assert load(write("recipes/a/b.yaml", TOKENIZER + "run: other/place\n")).name == "other/place"
 
 
 # base
 
 
-def test_a_base_is_merged_deeply_and_lists_replace(write):
+def test_base_merges_mappings_and_replaces_lists(write):
     write("_base.yaml", "stage: pretrain\ntokens: runs/x\ntrain_tokens: 100000\n"
           "model: {n_layer: 2, n_embd: 64}\nsamples: {prompts: [a, b], temperature: 0.5}\n")  # fmt: skip
     loaded = load(write("r.yaml", "base: _base.yaml\nmodel: {n_layer: 6}\nsamples:\n  prompts: [c]\n"))
@@ -75,20 +75,20 @@ def test_a_base_is_merged_deeply_and_lists_replace(write):
     )
 
 
-def test_null_takes_away_what_the_base_sets(write):
+def test_null_removes_a_base_setting(write):
     write("_base.yaml", DPO + "lora: {r: 4}\n")
     loaded = load(write("r.yaml", "base: _base.yaml\nlora: null\n"))
     assert loaded.recipe.lora is None and ("lora", "r") not in loaded.positions
 
 
-def test_a_base_of_a_base_in_another_folder(write):
+def test_nested_base_in_another_folder(write):
     write("common/all.yaml", "seed: 7\nvocab_size: 400\n")
     write("_base.yaml", "base: common/all.yaml\nstage: tokenizer\nvocab_size: 500\n")
     recipe = load(write("sub/r.yaml", "base: ../_base.yaml\ndata: {name: a.txt}\n")).recipe
     assert recipe.seed == 7 and recipe.vocab_size == 500
 
 
-def test_a_mistake_in_the_base_is_told_there(write):
+def test_error_in_base_is_reported_in_the_base(write):
     base = write("_base.yaml", "stage: tokenizer\n\nvocab_sise: 400\n")
     recipe = write("r.yaml", "base: _base.yaml\ndata: {nam: a.txt}\n")
     assert said(load, recipe).splitlines() == [
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_base_is_told_there(write):
     ]
 
 
-def test_wrong_bases(write, tmp_path):
+def test_invalid_bases_are_refused(write, tmp_path):
     write("_base.yaml", TOKENIZER)
     recipe = write("r.yaml", "stage: tokenizer\nbase: _bas.yaml\n")
     assert (
@@ -133,12 +133,12 @@ def test_merge_replaces_a_mapping_by_a_scalar_and_back():
     ("trainer.loss_type=[sigmoid, sft]", "trainer", {"beta": 0.1, "max_steps": 5, "loss_type": ["sigmoid",
      "sft"]}),
 ])  # fmt: skip
-def test_an_override(write, override, key, value):
+def test_override_sets_a_value(write, override, key, value):
     loaded = load(write("r.yaml", DPO), [override])
     assert getattr(loaded.recipe, key) == value and loaded.overrides == (override,)
 
 
-def test_an_override_reaches_into_lists_and_makes_mappings(write):
+def test_override_indexes_lists_and_creates_mappings(write):
     path = write("r.yaml", "stage: dpo\nmodel: m\ndata: [{name: a.jsonl}, {name: b.jsonl}]\n")
     recipe = load(path, ["data.1.weight=3", "lora.r=2", "trainer.beta=1"]).recipe
     assert recipe.data[1].weight == 3 and recipe.lora.r == 2 and recipe.trainer == {"beta": 1}
@@ -164,12 +164,12 @@ def test_an_override_reaches_into_lists_and_makes_mappings(write):
     ("trainer.beta=.inf", "trainer.beta: must be a finite number, not .inf"),
     ("batch_examples=10\nmicro", None),
 ])  # fmt: skip
-def test_a_wrong_override(write, override, problem):
+def test_invalid_override_is_refused(write, override, problem):
     text = said(load, write("r.yaml", DPO), [override])
     assert text == f"command line: {problem}" if problem else text.startswith("command line: ")
 
 
-def test_a_list_has_so_many_entries(write):
+def test_override_list_index_out_of_range(write):
     path = write("r.yaml", "stage: evaluate\nmodels: [a, b]\nsamples: [x]\n")
     assert (
         said(load, path, ["models.2=c"])
@@ -185,7 +185,7 @@ def test_a_list_has_so_many_entries(write):
 # folders
 
 
-def test_an_override_of_a_folder_changes_the_recipes_that_set_the_key(write, tmp_path):
+def test_folder_override_applies_where_the_key_is_set(write, tmp_path):
     write("a.yaml", DPO), write("b.yaml", DPO.replace("beta: 0.1, ", "")), write("t.yaml", TOKENIZER)
     first, second, tokenizer = load_folder(tmp_path, ["trainer.beta=0.5", "data.examples=7"])
     assert first.recipe.trainer["beta"] == 0.5 and "beta" not in second.recipe.trainer
@@ -197,7 +197,7 @@ def test_an_override_of_a_folder_changes_the_recipes_that_set_the_key(write, tmp
     ("trainer.betta=1", "; did you mean trainer.beta?"), ("lora.r=3", ""),
     ("seed=3", "; on a folder an override changes only keys that a recipe sets"),
 ])  # fmt: skip
-def test_an_override_that_no_recipe_sets(write, tmp_path, override, end):
+def test_folder_override_of_an_unused_key_is_refused(write, tmp_path, override, end):
     write("a.yaml", DPO)
     key = override.partition("=")[0]
     hint = end or "; on a folder an override changes only keys that a recipe sets"
@@ -207,14 +207,14 @@ def test_an_override_that_no_recipe_sets(write, tmp_path, override, end):
     )
 
 
-def test_all_the_problems_of_all_the_files(write, tmp_path):
+def test_all_problems_of_all_files_are_reported(write, tmp_path):
     write("a.yaml", DPO + "sed: 1\n"), write("b.yaml", "stage: [\n"), write("c.yml", "stage: tokenizer\n")
     write("_base.yaml", "not: a recipe\n"), write(".hidden.yaml", "["), write("notes.txt", "[")
     assert [line.split(":")[0].rpartition("/")[2] for line in said(load_folder, tmp_path).splitlines()] == [
         "a.yaml", "b.yaml", "c.yml"]  # fmt: skip
 
 
-def test_folders_without_recipes(write, tmp_path):
+def test_folders_without_recipes_are_refused(write, tmp_path):
     assert said(load_folder, tmp_path) == f"{tmp_path}: no recipes (*.yaml) in this folder"
     write("tiny/a.yaml", DPO)
     expected = f"{tmp_path}: no recipes (*.yaml) in this folder; subfolders with recipes: {tmp_path / 'tiny'}"
@@ -222,20 +222,20 @@ def test_folders_without_recipes(write, tmp_path):
     assert said(load_folder, tmp_path / "x") == f"{tmp_path / 'x'}: there is no such folder"
 
 
-def test_two_recipes_cannot_make_one_run(write, tmp_path):
+def test_two_recipes_with_the_same_run_are_refused(write, tmp_path):
     write("recipes/a.yaml", DPO + "run: x/y\n"), write("recipes/b.yaml", DPO + "run: x/y\n")
     text = said(load_folder, tmp_path / "recipes")
     assert text == f"{tmp_path}/recipes/b.yaml:5: run: 'x/y' is already the run of {tmp_path}/recipes/a.yaml"
 
 
-def test_paths_stay_as_they_are_written(write, tmp_path, monkeypatch):
+def test_paths_are_kept_verbatim(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
     recipe = load(write("recipes/x/r.yaml", DPO.replace("runs/x/sft", "./model"))).recipe
     assert recipe.model == "./model" and recipe.data[0].name == "a.jsonl"
 
 
-def test_preset_fast_is_a_shared_critic(tmp_path):
+def test_preset_fast_uses_a_shared_critic(tmp_path):
     lines = ["stage: ppo", "model: a", "reward_model: b", "data: {name: a.jsonl}"]
     for more, critic in (
         (["preset: fast"], "shared"),

@@ -1,4 +1,4 @@
-"""docs/RECIPES.md: its tables are fresh, and every setting of the schema is in one of them."""
+"""The tables of docs/RECIPES.md are up to date and contain every setting."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from tools import recipe_tables
 PAGE = Path(__file__).parent.parent.parent / "docs/RECIPES.md"
 
 
-def test_the_tables_are_fresh():
+def test_tables_are_up_to_date():
     text = PAGE.read_text(encoding="utf-8")
     assert recipe_tables.filled(text) == text, "write them: python -m tools.recipe_tables docs/RECIPES.md"
 
@@ -20,10 +20,12 @@ def test_every_setting_is_in_a_table():
     listed = {model for section in recipe_tables.SECTIONS.values() for _, model in section}
     for cls in (stage.recipe for stage in STAGES.values()):
         for name, info in cls.model_fields.items():
-            owner = next(one for one in reversed(cls.__mro__) if name in getattr(one, "model_fields", {}))
+            owner = next(base for base in reversed(cls.__mro__) if name in getattr(base, "model_fields", {}))
             assert owner in listed, f"{owner.__name__}.{name}"
             nested = [
-                one for one in recipe_tables.alternatives(info.annotation) if recipe_tables.is_model(one)
+                option
+                for option in recipe_tables.alternatives(info.annotation)
+                if recipe_tables.is_model(option)
             ]
             assert set(nested) <= listed
     page = PAGE.read_text(encoding="utf-8")
@@ -31,7 +33,7 @@ def test_every_setting_is_in_a_table():
     assert all(f"`{key}`" in page for key in trl_checks.OWNED)
 
 
-def test_the_examples_are_right():
+def test_examples_are_valid_yaml():
     for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
         lines = block.splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("data:")] or [0]

@@ -1,4 +1,4 @@
-"""Every recipe that ships is read, checked and complete."""
+"""Every shipped recipe is valid and every shipped folder is complete."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ FILES = sorted(
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_it_reads(path):
+def test_shipped_recipe_is_valid(path):
     loaded = load(path)
     assert loaded.name == f"{path.parent.name}/{path.stem}"
     assert loaded.recipe.stage in STAGES
 
 
 @pytest.mark.parametrize("folder,stages", [("tiny", STAGES), ("hh", STAGES), ("gpt2-124m", STAGES)])
-def test_a_folder_is_in_order_and_whole(folder, stages):
+def test_shipped_folder_is_ordered_and_complete(folder, stages):
     order = [loaded.recipe.stage for loaded in dag.order(load_folder(RECIPES / folder, []))]
     assert sorted(order) == sorted(stages)
     for earlier, later in (
@@ -40,6 +40,6 @@ def test_a_folder_is_in_order_and_whole(folder, stages):
         assert order.index(earlier) < order.index(later)
 
 
-def test_the_launcher_files_default_to_what_works_everywhere():
+def test_launcher_files_have_portable_defaults():
     root = yaml.safe_load((RECIPES.parent / "accelerate_config.yaml").read_text())
     assert root["num_processes"] == 1 and root["distributed_type"] == "NO"

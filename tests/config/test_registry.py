@@ -1,4 +1,4 @@
-"""A new stage is its own files and one entry of the table: nothing else names the stages."""
+"""Adding a stage needs only its own files and one registry entry."""
 
 import ast
 import json
@@ -35,7 +35,7 @@ RECIPES = {
 
 
 class ToyRecipe(schema.StageRecipe):
-    """A stage that this toolkit does not have."""
+    """The recipe of a toy stage."""
 
     stage: Literal["toy"]
     model: str
@@ -45,7 +45,7 @@ class ToyRecipe(schema.StageRecipe):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The table with a toy stage, and a folder with its recipes and its module."""
+    """Register a toy stage and create a folder with its recipes and module."""
     stage = Stage(
         "toy",
         ToyRecipe,
@@ -78,7 +78,7 @@ def toy(tmp_path, monkeypatch):
     sys.modules.pop("toy_stage", None)
 
 
-def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
+def test_check_accepts_a_new_stage_and_its_children(toy, capsys):
     assert main.main(["check", str(toy)]) == 0, capsys.readouterr().err
     (toy / "dpo.yaml").write_text(
         RECIPES["dpo.yaml"].replace("stage: dpo", "stage: ppo\nreward_model: runs/t/toy")
@@ -88,7 +88,7 @@ def test_check_accepts_a_new_stage_and_what_may_follow_it(toy, capsys):
     assert problem["key"] == "reward_model" and "toy run; a reward run" in problem["what"]
 
 
-def test_check_knows_the_data_of_a_new_stage(toy, capsys):
+def test_check_validates_the_data_of_a_new_stage(toy, capsys):
     (toy / "_data.yaml").write_text("data: {name: storyworld, config: stories, examples: 4}\n")
     assert main.main(["check", str(toy / "toy.yaml"), "--json"]) == 2
     [problem] = json.loads(capsys.readouterr().out)["problems"]
@@ -129,7 +129,7 @@ def test_the_schema_for_editors_has_a_new_stage(toy):
     assert json_schema.schema()["$defs"]["ToyRecipe"]["properties"]["scale"]["default"] == 1.0
 
 
-def test_the_entries_of_the_table_agree_with_their_recipe_classes():
+def test_registry_entries_match_their_recipe_classes():
     for name, stage in STAGES.items():
         assert stage.name == name
         assert stage.recipe.model_fields["stage"].annotation == Literal[name]
@@ -143,14 +143,14 @@ def test_the_entries_of_the_table_agree_with_their_recipe_classes():
         assert bool(stage.headline) == bool(stage.headline_title)
 
 
-def test_the_makers_of_a_product():
+def test_producers_of_a_product():
     assert registry.makers(Product.LANGUAGE_MODEL) == ("pretrain", "sft", "dpo", "ppo")
     assert registry.makers(Product.REWARD_MODEL) == ("reward",)
     assert registry.order("tokenizer") < registry.order("evaluate") < registry.order("unknown")
 
 
 def stage_lists_of(path: Path) -> list[str]:
-    """Return every literal set, dict, list or tuple of a module with two or more names of stages."""
+    """Return every literal collection in a module that contains two or more stage names."""
     lists = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
@@ -160,8 +160,8 @@ def stage_lists_of(path: Path) -> list[str]:
     return lists
 
 
-def test_no_module_lists_stages():
-    """Derive the list from `registry.STAGES` instead."""
+def test_no_other_module_lists_stages():
+    """Modules must derive such lists from `registry.STAGES`."""
     modules = [path for path in PACKAGE.rglob("*.py") if path.name != "registry.py"]
     assert [line for path in modules for line in stage_lists_of(path)] == []
 
@@ -193,7 +193,7 @@ def test_a_branch_on_a_single_stage_is_found(tmp_path, code):
 
 
 @pytest.mark.parametrize("code", ['X = ("sft", "dpo")', 'X = {"sft": 1, "corpus": 2}', 'X = {"sft", "dpo"}'])
-def test_a_list_of_stages_is_found(tmp_path, code):
+def test_planted_list_of_stages_is_detected(tmp_path, code):
     path = tmp_path / "module.py"
     path.write_text(f"{code}\n")
     assert len(stage_lists_of(path)) == 1

@@ -1,4 +1,4 @@
-"""`trainer:` against the installed TRL, from the snapshot and without importing TRL."""
+"""`trainer:` settings are checked against the installed TRL without importing it."""
 
 import ast
 import re
@@ -27,13 +27,13 @@ def read_cases():
 
 
 def outline(mistake: Mistake) -> str:
-    """Return key and kind of a mistake, and what its message suggests."""
+    """Return key and kind of an error, and the suggestion of its message."""
     suggested = re.search(r"did you mean (.+?)\?$", mistake.what)
     return f"{dotted(mistake.key)}: {mistake.kind}" + (f" -> {suggested[1]}" if suggested else "")
 
 
 @pytest.mark.parametrize("stage,trainer,expected", list(read_cases()))
-def test_what_trl_would_refuse_or_ignore(stage, trainer, expected):
+def test_invalid_or_ignored_trl_settings_are_refused(stage, trainer, expected):
     assert [outline(mistake) for mistake in trl_checks.check(stage, trainer)] == [expected]
 
 
@@ -44,7 +44,7 @@ def test_what_trl_would_refuse_or_ignore(stage, trainer, expected):
     ("dpo", {"loss_type": "exo_pair"}, "exo_pair needs label_smoothing above 0, for instance 1e-3"),
     ("sft", {"seed": 1}, "cannot be set here: set seed at the top of the recipe"),
 ])  # fmt: skip
-def test_the_exact_message(stage, trainer, message):
+def test_golden_messages(stage, trainer, message):
     assert [mistake.what for mistake in trl_checks.check(stage, trainer)] == [message]
 
 
@@ -63,7 +63,7 @@ def test_the_exact_message(stage, trainer, message):
     ("trust_remote_code", "model"), ("model_init_kwargs", "model"), ("truncation_mode", "prompt"),
     ("average_tokens_across_devices", "number of processes"),
 ])  # fmt: skip
-def test_what_the_toolkit_owns_is_refused_with_what_to_write_instead(key, instead):
+def test_reserved_settings_are_refused_with_an_alternative(key, instead):
     [mistake] = trl_checks.check("sft", {key: 1})
     assert mistake.key == (key,) and mistake.kind == ProblemKind.RESERVED and instead in mistake.what
 
@@ -81,28 +81,31 @@ def test_what_the_toolkit_owns_is_refused_with_what_to_write_instead(key, instea
      "neftune_noise_alpha": 5}),
     ("reward", {"center_rewards_coefficient": 0.01, "max_length": 256, "disable_dropout": False}),
 ])  # fmt: skip
-def test_what_is_right(stage, trainer):
+def test_valid_trainer_settings_pass(stage, trainer):
     assert trl_checks.check(stage, trainer) == []
 
 
-def test_all_mistakes_at_once():
+def test_all_errors_are_reported_together():
     mistakes = trl_checks.check("dpo", {"seed": 1, "betta": 1, "learning_rate": 0, "max_steps": "3"})
     assert [mistake.key for mistake in mistakes] == [
         ("seed",), ("betta",), ("learning_rate",), ("max_steps",)
     ]  # fmt: skip
 
 
-def test_the_snapshot_is_that_of_the_installed_trl():
-    """Also that a version without a snapshot is read from trl itself, with the same answer."""
+def test_snapshot_matches_the_installed_trl():
+    """Reading the fields from an imported TRL gives the same result as the snapshot."""
     from toolkit.config import trl_fields
 
     described = trl_fields.describe()
-    stored = next((one for one in trl_checks.read_snapshots() if trl_checks.matches(one, described)), None)
+    stored = next(
+        (snapshot for snapshot in trl_checks.read_snapshots() if trl_checks.matches(snapshot, described)),
+        None,
+    )
     assert stored, "write it: python -m tools.trl_snapshot"
     assert stored["stages"] == described["stages"] and stored["schedulers"] == described["schedulers"]
 
 
-def test_another_version_is_read_from_trl_itself(monkeypatch):
+def test_other_trl_versions_are_introspected(monkeypatch):
     described = {
         **trl_checks.read_snapshots()[0],
         "stages": {"sft": {"new_key": {"types": ["int"], "default": 3}}},
@@ -117,7 +120,7 @@ def test_another_version_is_read_from_trl_itself(monkeypatch):
         trl_checks._description.cache_clear()
 
 
-def test_defaults_are_upstreams():
+def test_defaults_match_trl():
     assert (
         trl_checks.defaults("dpo")["learning_rate"] == 1e-6
         and trl_checks.defaults("sft")["learning_rate"] == 2e-5
@@ -125,8 +128,8 @@ def test_defaults_are_upstreams():
     assert trl_checks.defaults("dpo")["loss_type"] == ["sigmoid"]
 
 
-def test_no_key_is_both_settable_and_set_by_the_toolkit():
-    """What trainer_runner.py refuses or sets by itself must be refused here already."""
+def test_reserved_and_settable_keys_are_disjoint():
+    """Keys that trainer_runner.py refuses or sets must be refused by the recipe check."""
     source = ast.parse((PACKAGE / "stages/trainer_runner.py").read_text())
     owned = next(node.value for node in ast.walk(source) if isinstance(node, ast.Assign)
                  and getattr(node.targets[0], "id", "") == "owned")  # fmt: skip
@@ -142,7 +145,7 @@ def test_no_key_is_both_settable_and_set_by_the_toolkit():
     assert not sets["OURS"] & trl_checks.OWNED.keys()
 
 
-def test_nothing_heavy_is_imported_to_check():
+def test_check_imports_no_large_library():
     code = (
         "import sys; from toolkit.config import trl_checks as checks; "
         "checks.check('dpo', {'beta': 0.1, 'optim': 'adam'}); "

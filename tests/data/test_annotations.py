@@ -1,4 +1,4 @@
-"""Reading annotation files: both layouts, several annotators, and what is wrong with a file by its line."""
+"""Reading annotation files: both layouts, several annotators, and errors with line numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read(tmp_path, rows, name="annotations.json"):
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "lines.jsonl", "lines.jsonl.gz"])
-def test_alpacaevals_layout(tmp_path, name):
+def test_alpacaeval_layout(tmp_path, name):
     found = read(tmp_path, [ROW, {**ROW, "preference": 1.25, "input": "In French."}], name)
     first, second = found.rows
     assert (first.first, first.second) == (AnnotatedAnswer("Hello.", "old"), AnnotatedAnswer("Hi!", "new"))
@@ -32,19 +32,19 @@ def test_alpacaevals_layout(tmp_path, name):
 
 
 @pytest.mark.parametrize(("preference", "outcome"), [(1, 1.0), (2.0, 0.0), (1.5, 0.5), (0, 0.5), (1.9, 0.1)])
-def test_preference_is_from_one_to_two(tmp_path, preference, outcome):
+def test_preference_ranges_from_one_to_two(tmp_path, preference, outcome):
     [row] = read(tmp_path, [{**ROW, "preference": preference}]).rows
     assert row.outcome == pytest.approx(outcome)
 
 
 @pytest.mark.parametrize("preference", [3, 0.5, -1, "1", True, float("nan"), [1, 7]])
-def test_what_is_no_preference_is_named_by_its_line(tmp_path, preference):
+def test_invalid_preference_is_reported_with_its_line(tmp_path, preference):
     with pytest.raises(DataError, match="is not a number from 1 to 2") as error:
         read(tmp_path, [ROW, {**ROW, "preference": preference}])
     assert error.value.where.endswith("annotations.json:11")  # "[", nine lines of the first row, "{"
 
 
-def test_several_annotators_of_one_row(tmp_path):
+def test_several_annotators_per_row(tmp_path):
     rows = [{**ROW, "preference": [1, 2, None]}, {**ROW, "preference": {"ann": 1, "bob": 1.5, "cat": None}}]
     found = read(tmp_path, rows).rows
     assert [(one.annotator, one.outcome) for one in found] == [
@@ -52,7 +52,7 @@ def test_several_annotators_of_one_row(tmp_path):
     ]  # fmt: skip
 
 
-def test_annotators_with_a_number_and_without_a_name(tmp_path):
+def test_numbered_and_unnamed_annotators(tmp_path):
     plain = {
         key: value for key, value in ROW.items() if key not in ("annotator", "generator_1", "generator_2")
     }
@@ -61,7 +61,7 @@ def test_annotators_with_a_number_and_without_a_name(tmp_path):
     assert found[0].first.model is None
 
 
-def test_rows_without_a_preference_are_counted(tmp_path):
+def test_null_preferences_are_counted(tmp_path):
     found = read(tmp_path, [ROW, {**ROW, "preference": None}])
     assert len(found.rows) == 1 and found.left_out == {"without a preference": 1}
     with pytest.raises(DataError, match="no annotation: without a preference \\(1 rows\\)"):
@@ -98,7 +98,7 @@ def test_chosen_and_rejected(tmp_path):
         (json.dumps([{"chosen": "a", "output_1": "b"}]), "there is no column 'instruction'", ":1"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(tmp_path, text, what, line):
+def test_invalid_rows_are_reported_with_location(tmp_path, text, what, line):
     path = tmp_path / "wrong.json"
     path.write_text(text)
     with pytest.raises(DataError) as error:
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path, text, what, line):
     assert what in error.value.what and error.value.where == f"{path}{line}" and error.value.fix
 
 
-def test_files_that_are_not_there_or_of_another_kind(tmp_path):
+def test_missing_and_unsupported_files_are_refused(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(DataError, match="does not exist") as error:
         annotations.read(str(tmp_path / "b.json"))

@@ -1,4 +1,4 @@
-"""The order of training rows: a pure function that visits every row once an epoch."""
+"""The order of training rows is a pure function that visits every row once per epoch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_permutation_mixes():
     assert abs(np.corrcoef(sent[:-1], sent[1:])[0, 1]) < 0.1
 
 
-def test_never_changes():
+def test_order_is_stable_across_versions():
     order = Order(total_tokens=1000, sequence_length=16, seed=3, digest="abc")
     assert order.starts(5, 4).tolist() == PINNED
 
@@ -33,7 +33,7 @@ def test_never_changes():
 PINNED = [930, 962, 338, 98]
 
 
-def test_each_row_once_an_epoch():
+def test_each_row_occurs_once_per_epoch():
     order = Order(total_tokens=1000, sequence_length=16, seed=0, digest="x")
     rows = order.rows_per_epoch
     assert rows == 61
@@ -42,10 +42,10 @@ def test_each_row_once_an_epoch():
         assert len(set(starts.tolist())) == rows
         assert starts.min() >= 0 and starts.max() + 16 + 1 <= 1000
         assert len(set((starts % 16).tolist())) == 1
-    assert set(order.starts(0, rows)) != set(order.starts(1, rows))  # the cuts fall elsewhere
+    assert set(order.starts(0, rows)) != set(order.starts(1, rows))  # other batch boundaries
 
 
-def test_batches_do_not_depend_on_their_size():
+def test_order_does_not_depend_on_batch_size():
     order = Order(total_tokens=5000, sequence_length=8, seed=1, digest="x")
     whole = np.concatenate([order.starts(step, 64) for step in range(3)])
     parts = np.concatenate([order.starts(step, 16) for step in range(12)])

@@ -1,4 +1,4 @@
-"""Local sources: which files a name means, and errors that say where and what to do."""
+"""Local data sources: name resolution, file formats and error messages."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def write(path, content):
 
 
 @pytest.mark.parametrize("name", ["x.txt", "./x", "/x", "~/x", "*.txt", "a/b/c", "a/b.jsonl.gz", "a/x.csv"])
-def test_what_looks_like_a_path_is_local(name):
+def test_path_like_names_are_local(name):
     assert files.is_local(name)
 
 
@@ -52,14 +52,14 @@ def test_hub_names_are_not_local(name):
     assert resolve(name) is None
 
 
-def test_a_name_that_exists_is_local(tmp_path, monkeypatch):
+def test_existing_path_is_local(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
     write(tmp_path / "owner" / "name", "text")
     assert files.is_local("owner/name")
 
 
-def test_a_missing_file_names_a_similar_one(tmp_path):
+def test_missing_file_suggests_a_similar_name(tmp_path):
     write(tmp_path / "stories.txt", "a")
     refused(
         lambda: resolve(tmp_path / "storys.txt"),
@@ -68,18 +68,18 @@ def test_a_missing_file_names_a_similar_one(tmp_path):
     )
 
 
-def test_a_missing_folder_is_said(tmp_path):
+def test_missing_folder_is_reported(tmp_path):
     refused(lambda: resolve(tmp_path / "no" / "a.txt"), "the folder", "does not exist either")
 
 
-def test_a_glob_is_sorted_and_one_without_match_says_what_is_there(tmp_path):
+def test_glob_is_sorted_and_empty_match_lists_files(tmp_path):
     for name in ("b.txt", "a.txt", "c.jsonl"):
         write(tmp_path / name, "x")
     assert [path.name for path in resolve(tmp_path / "*.txt")] == ["a.txt", "b.txt"]
     refused(lambda: resolve(tmp_path / "*.parquet"), "no file matches", "a.txt, b.txt, c.jsonl")
 
 
-def test_a_folder_an_empty_file_and_another_suffix_are_refused(tmp_path):
+def test_folder_empty_file_and_unknown_suffix_are_refused(tmp_path):
     refused(lambda: resolve(tmp_path), "folder", "/*.txt")
     refused(lambda: resolve(write(tmp_path / "e.txt", "")), "e.txt: this file is empty")
     refused(lambda: resolve(write(tmp_path / "a.pdf", "x")), ".pdf", ".jsonl.gz")
@@ -97,11 +97,11 @@ def test_settings_without_effect_on_storyworld_and_hub_are_refused():
     refused(lambda: resolve("owner/name", flawed_share=0.5), "flawed_share")
 
 
-def test_names_that_are_nothing_are_refused():
+def test_unresolvable_names_are_refused():
     refused(lambda: resolve("what is this"), "neither a file nor the name of a hub dataset")
 
 
-def test_text_is_read_as_it_is_with_a_character_across_pieces(tmp_path, monkeypatch):
+def test_text_is_read_unchanged_across_chunk_boundaries(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE_BYTES", 5)
     text = "aé\r\nあいう😀\n\n"
     seen = []
@@ -119,13 +119,13 @@ def test_text_is_read_as_it_is_with_a_character_across_pieces(tmp_path, monkeypa
         (b"abcd\xe3\x81(", 4),
     ],
 )
-def test_bytes_that_are_not_utf8_are_named(tmp_path, monkeypatch, content, offset):
+def test_invalid_utf8_is_reported_with_location(tmp_path, monkeypatch, content, offset):
     monkeypatch.setattr(files, "PIECE_BYTES", 5)
     path = write(tmp_path / "a.txt", content)
     refused(lambda: list(files.text_pieces(path)), "not UTF-8", f"byte {offset} ", "iconv")
 
 
-def test_a_nul_byte_is_named(tmp_path, monkeypatch):
+def test_nul_byte_is_reported_with_location(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PIECE_BYTES", 4)
     path = write(tmp_path / "a.txt", b"abcdef\0")
     refused(lambda: list(files.text_pieces(path)), "NUL byte at byte 6")
@@ -140,12 +140,12 @@ def test_a_nul_byte_is_named(tmp_path, monkeypatch):
         ('{"text": "\\ud800"}', ["surrogate"]),
     ],
 )
-def test_a_wrong_line_is_named_by_its_number(tmp_path, line, words):
+def test_invalid_line_is_reported_with_its_number(tmp_path, line, words):
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n' + line + "\n")
     refused(lambda: list(files.rows(path)), f"{path}:3:", *words)
 
 
-def test_rows_of_the_three_kinds_of_tables_are_the_same(tmp_path):
+def test_three_table_formats_give_the_same_rows(tmp_path):
     wanted = [{"text": "あ", "n": 1}, {"text": "\\ud83d", "n": 2}]
     lines = "".join(json.dumps(row) + "\n" for row in wanted).encode()
     plain, packed = write(tmp_path / "a.jsonl", lines), write(tmp_path / "a.jsonl.gz", gzip.compress(lines))
@@ -158,7 +158,7 @@ def test_rows_of_the_three_kinds_of_tables_are_the_same(tmp_path):
     assert [row for _, row in files.rows(table, only="text")] == [{"text": row["text"]} for row in wanted]
 
 
-def test_a_damaged_archive_or_table_is_said(tmp_path):
+def test_damaged_archive_or_table_is_reported(tmp_path):
     whole = gzip.compress(b'{"text": "a"}\n' * 100)
     path = write(tmp_path / "a.jsonl.gz", whole[:-12])
     refused(lambda: list(files.rows(path)), "corrupt")
@@ -168,7 +168,7 @@ def test_a_damaged_archive_or_table_is_said(tmp_path):
     refused(lambda: list(files.rows(path)), "Parquet")
 
 
-def test_a_missing_or_wrong_column_is_said():
+def test_missing_or_invalid_column_is_reported():
     refused(
         lambda: files.column({"texts": "a", "id": 1}, "text", location="f:1"),
         "f:1:",
@@ -179,7 +179,7 @@ def test_a_missing_or_wrong_column_is_said():
     refused(lambda: files.column({"text": 3}, "text", location="f:1"), "a number")
 
 
-def test_the_digest_is_of_the_bytes(tmp_path):
+def test_digest_is_computed_from_bytes(tmp_path):
     path = write(tmp_path / "a.txt", "one")
     first = files.digest(DataSource(name=str(path)))
     assert first == files.digest(DataSource(name=str(tmp_path / "*.txt")))
@@ -189,7 +189,7 @@ def test_the_digest_is_of_the_bytes(tmp_path):
     assert files.digest(DataSource(name="storyworld")).startswith("storyworld:")
 
 
-def test_the_light_modules_do_not_import_datasets_or_transformers():
+def test_file_reading_does_not_import_datasets_or_transformers():
     code = (
         "import sys, toolkit.data.files, toolkit.data.text.shards, toolkit.data.chat.template;"
         "import toolkit.data.text.encoding;"

@@ -1,4 +1,4 @@
-"""Token shards: what goes in comes out, across files, after a kill, and not when damaged."""
+"""Token shards: round trips across files, resuming after a kill, and detection of damage."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def written(folder, *, shard_tokens=7, vocab_size=300, **settings):
 
 
 @pytest.mark.parametrize("shard_tokens", [1, 5, 7, 31, 1000])
-def test_the_stream_and_the_documents_come_back(tmp_path, shard_tokens):
+def test_stream_and_documents_round_trip(tmp_path, shard_tokens):
     shards = written(tmp_path, shard_tokens=shard_tokens)
     assert shards.tokens == len(STREAM) and shards.documents == len(DOCUMENT_IDS)
     for start in range(len(STREAM)):
@@ -35,7 +35,7 @@ def test_the_stream_and_the_documents_come_back(tmp_path, shard_tokens):
     assert shards.verify() == []
 
 
-def test_reading_beyond_the_end_is_an_error(tmp_path):
+def test_read_beyond_the_end_raises(tmp_path):
     shards = written(tmp_path)
     for call in (
         lambda: shards.read(shards.tokens - 1, 2),
@@ -56,12 +56,12 @@ def test_the_dtype_follows_the_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize("ids", [[300], [-1]])
-def test_ids_outside_the_vocabulary_are_refused(tmp_path, ids):
+def test_out_of_vocabulary_ids_are_refused(tmp_path, ids):
     with pytest.raises(DataError, match="outside the vocabulary"):
         TokenWriter(tmp_path, vocab_size=300, end_id=0).add(ids, num_bytes=1)
 
 
-def test_a_document_in_pieces_is_the_same(tmp_path):
+def test_document_written_in_pieces_is_identical(tmp_path):
     whole = written(tmp_path / "whole")
     writer = TokenWriter(tmp_path / "pieces", vocab_size=300, end_id=0, shard_tokens=7)
     for number, ids in enumerate(DOCUMENT_IDS):
@@ -72,7 +72,7 @@ def test_a_document_in_pieces_is_the_same(tmp_path):
     assert writer.finish()["digest"] == whole.digest
 
 
-def test_a_killed_writer_goes_on_where_its_state_says(tmp_path):
+def test_killed_writer_resumes_from_its_state(tmp_path):
     whole = written(tmp_path / "whole")
     for stop in range(len(DOCUMENT_IDS)):
         folder = tmp_path / str(stop)
@@ -80,7 +80,7 @@ def test_a_killed_writer_goes_on_where_its_state_says(tmp_path):
         for number in range(stop):
             writer.add(DOCUMENT_IDS[number], num_bytes=10 * number, logprob=-1.5 * number)
         state = json.loads(json.dumps(writer.state()))
-        writer.add([9] * 30, num_bytes=5)  # what a kill leaves behind the last state
+        writer.add([9] * 30, num_bytes=5)  # data after the last state, left by a kill
         writer.state()
         again = TokenWriter(folder, vocab_size=300, end_id=0, shard_tokens=7, state=state)
         for number in range(stop, len(DOCUMENT_IDS)):
@@ -92,7 +92,7 @@ def test_a_killed_writer_goes_on_where_its_state_says(tmp_path):
         )
 
 
-def test_a_changed_finished_file_is_found_when_going_on(tmp_path):
+def test_resume_detects_a_changed_finished_shard(tmp_path):
     writer = TokenWriter(tmp_path, vocab_size=300, end_id=0, shard_tokens=7)
     writer.add([4] * 20, num_bytes=1)
     state = writer.state()
@@ -101,7 +101,7 @@ def test_a_changed_finished_file_is_found_when_going_on(tmp_path):
         TokenWriter(tmp_path, vocab_size=300, end_id=0, shard_tokens=7, state=state)
 
 
-def test_without_an_index_or_with_a_cut_file_the_folder_is_not_whole(tmp_path):
+def test_missing_index_or_truncated_shard_is_detected(tmp_path):
     with pytest.raises(RunError, match="no index.json"):
         TokenShards.open(tmp_path)
     shards = written(tmp_path)
@@ -114,7 +114,7 @@ def test_without_an_index_or_with_a_cut_file_the_folder_is_not_whole(tmp_path):
     assert shards.index["digest"] == json.loads((tmp_path / INDEX).read_text())["digest"]
 
 
-def test_verify_finds_one_changed_token(tmp_path):
+def test_verify_detects_one_changed_token(tmp_path):
     shards = written(tmp_path)
     path = tmp_path / "tokens-00001.bin"
     content = bytearray(path.read_bytes())
@@ -123,7 +123,7 @@ def test_verify_finds_one_changed_token(tmp_path):
     assert shards.verify() == ["tokens-00001.bin"]
 
 
-def test_the_entropy_floor_is_bits_over_bytes(tmp_path):
+def test_entropy_floor_is_bits_divided_by_bytes(tmp_path):
     shards = written(tmp_path)
     assert shards.entropy_floor() == pytest.approx(15.0 / math.log(2) / 100)
     writer = TokenWriter(tmp_path / "unknown", vocab_size=300, end_id=0)
@@ -133,7 +133,7 @@ def test_the_entropy_floor_is_bits_over_bytes(tmp_path):
     assert TokenShards.open(tmp_path / "unknown").entropy_floor() is None
 
 
-def test_random_streams_come_back(tmp_path):
+def test_random_streams_round_trip(tmp_path):
     generator = np.random.default_rng(0)
     documents = [generator.integers(0, 500, generator.integers(0, 50)) for _ in range(300)]
     writer = TokenWriter(tmp_path, vocab_size=500, end_id=0, shard_tokens=97)

@@ -1,4 +1,4 @@
-"""Documents, conversations and preferences from any source: formats, the split, caps, mixtures, errors."""
+"""Documents, conversations and preferences from all sources: formats, splits, caps, mixtures, errors."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def refused(call, *words):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_last_characters_cuts_the_concatenation_at_one_place(tmp_path, monkeypatch, share):
+def test_last_characters_splits_the_concatenated_text(tmp_path, monkeypatch, share):
     monkeypatch.setattr("toolkit.data.files.PIECE_BYTES", 7)
     contents = ["猫はねる。\n" * 3, "dogs bark. " * 5, "x"]
     for name, content in zip("abc", contents, strict=True):
@@ -63,17 +63,17 @@ def test_last_characters_cuts_the_concatenation_at_one_place(tmp_path, monkeypat
     assert "".join(train) == whole[: int(len(whole) * (1 - share))]
     assert "".join(train + held_out) == whole
     assert texts(source, "all") == contents
-    # Boundaries of documents stay, and one more is where the cut is.
+    # Document boundaries are kept, and the split adds one.
     assert len(train) + len(held_out) == 4
 
 
-def test_one_file_is_one_document_and_the_usual_split_of_one_text(tmp_path):
+def test_single_text_file_is_one_document_split_at_the_end(tmp_path):
     (tmp_path / "a.txt").write_text("0123456789" * 10 + "rest", encoding="utf-8")
     source = DataSource(name=str(tmp_path / "a.txt"), held_out=HeldOut(last_characters=0.1))
     assert [len(text) for text in texts(source, "train") + texts(source, "held_out")] == [93, 11]
 
 
-def test_documents_are_held_out_by_their_text_whatever_file_or_seed(tmp_path):
+def test_documents_are_held_out_by_text_hash(tmp_path):
     rows = [{"text": f"document {number}"} for number in range(2000)]
     one = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
     train, held_out = texts(one, "train"), texts(one, "held_out", seed=5)
@@ -81,7 +81,7 @@ def test_documents_are_held_out_by_their_text_whatever_file_or_seed(tmp_path):
     assert not set(train) & set(held_out) and abs(len(held_out) - 200) < 60
     reverse = DataSource(name=jsonl(tmp_path / "b.jsonl", rows[::-1]), held_out=HeldOut(documents=0.1))
     assert set(texts(reverse, "held_out")) == set(held_out)
-    for number, text in enumerate(held_out[:3] + train[:3]):  # and the same in files of their own
+    for number, text in enumerate(held_out[:3] + train[:3]):  # and the same documents in separate files
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "x.txt").write_text(text, encoding="utf-8")
@@ -89,8 +89,8 @@ def test_documents_are_held_out_by_their_text_whatever_file_or_seed(tmp_path):
         assert texts(DataSource(name=str(folder / "x.txt")), part) == [text]
 
 
-def test_the_split_is_the_one_of_earlier_versions(tmp_path):
-    """Pinned: were it to move, data held out by an old run would be trained on by a new one."""
+def test_split_matches_earlier_versions(tmp_path):
+    """The split is pinned, because otherwise a new run could train on data that an old run held out."""
     rows = [
         {"text": f"story {number}", "messages": [user(f"Story  {number}"), assistant("A")]}
         for number in range(60)
@@ -102,7 +102,7 @@ def test_the_split_is_the_one_of_earlier_versions(tmp_path):
     assert [" ".join(text.lower().split()) for text in requests] == held_out
 
 
-def test_conversations_as_text_are_split_by_their_first_request(tmp_path):
+def test_text_conversations_are_split_by_first_request(tmp_path):
     rows = [
         {"messages": [user(f"story {number}"), assistant("A"), user("and?"), assistant(f"B{number}")]}
         for number in range(60)
@@ -116,14 +116,14 @@ def test_conversations_as_text_are_split_by_their_first_request(tmp_path):
     assert all(text.startswith("Human: ") for text in texts(world, "train"))
 
 
-def test_a_larger_share_holds_out_more_of_the_same(tmp_path):
+def test_larger_held_out_fraction_is_a_superset(tmp_path):
     name = jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(500)])
     small = set(texts(DataSource(name=name, held_out=HeldOut(documents=0.1)), "held_out"))
     large = set(texts(DataSource(name=name, held_out=HeldOut(documents=0.4)), "held_out"))
     assert small < large
 
 
-def test_caps_are_a_sample_by_the_seed_and_never_cross_the_split(tmp_path):
+def test_capped_documents_are_a_seeded_sample_within_each_split(tmp_path):
     name = jsonl(tmp_path / "a.jsonl", [{"text": f"{number}"} for number in range(1000)])
     source = DataSource(name=name, examples=50, held_out_examples=20)
     free = DataSource(name=name)
@@ -134,14 +134,14 @@ def test_caps_are_a_sample_by_the_seed_and_never_cross_the_split(tmp_path):
         assert [text for text in texts(free, part) if text in set(first)] == first, "in their order"
 
 
-def test_empty_texts_are_counted_and_the_field_is_used(tmp_path):
+def test_empty_texts_are_counted_and_field_is_used(tmp_path):
     name = jsonl(tmp_path / "a.jsonl", [{"story": "a"}, {"story": ""}, {"story": "b"}])
     stream = Stream(DataSource(name=name, field="story"), part="all", seed=0)
     assert [piece.text for piece in stream] == ["a", "b"] and stream.dropped == {"empty": 1}
     refused(lambda: texts(DataSource(name=name), "all"), "a.jsonl:1", "no column 'text'", "story")
 
 
-def test_whole_words_keep_the_ids_of_the_whole():
+def test_splitting_at_words_preserves_token_ids():
     text = "The cat's  mat\n\n\n and it's 123 dogs...  猫は寝た。\n\u3000犬\u00a0x \t y" * 40 + "z" * 90
     tokenizer = learn([text], vocab_size=400)
     whole = tokenizer(text)["input_ids"]
@@ -149,18 +149,18 @@ def test_whole_words_keep_the_ids_of_the_whole():
         pieces = list(whole_words([Piece(text[:700], 0, False), Piece(text[700:], 0, True)], characters=size))
         assert "".join(piece.text for piece in pieces) == text
         assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-        if size > 100:  # longer than the run of z, which has no white space to cut at
+        if size > 100:  # longer than the run of z, which contains no white space
             assert [token for piece in pieces for token in tokenizer(piece.text)["input_ids"]] == whole
 
 
-def test_pieces_of_a_large_file_are_bounded(tmp_path):
+def test_large_file_is_read_in_bounded_pieces(tmp_path):
     (tmp_path / "a.txt").write_text("word " * 1_000_000, encoding="utf-8")
     stream = Stream(DataSource(name=str(tmp_path / "a.txt")), part="all", seed=0)
     assert max(len(piece.text) for piece in stream) <= 1 << 20
     assert stream.progress() == (5_000_000, 5_000_000, "byte")
 
 
-def test_turns_keep_the_shares_exact_at_every_moment():
+def test_mixture_turns_keep_exact_shares():
     for weights in ([1, 1], [3, 1], [0.7, 0.2, 0.1], [5, 1, 1, 1]):
         shares = [weight / sum(weights) for weight in weights]
         counts = Counter()
@@ -170,19 +170,19 @@ def test_turns_keep_the_shares_exact_at_every_moment():
         assert all(counts[i] == round(1000 * share) for i, share in enumerate(shares))
 
 
-def test_a_mixture_of_texts_has_the_shares_and_ends_with_the_first_source(tmp_path):
+def test_text_mixture_has_exact_shares_and_ends_with_the_first_exhausted_source(tmp_path):
     first = jsonl(tmp_path / "a.jsonl", [{"text": f"a{number}"} for number in range(300)])
     second = jsonl(tmp_path / "b.jsonl", [{"text": f"b{number}"} for number in range(1000)])
     mixture = [DataSource(name=first, weight=3.0), DataSource(name=second)]
-    found = texts(mixture, "all")
-    counts = Counter(text[0] for text in found)
+    documents_read = texts(mixture, "all")
+    counts = Counter(text[0] for text in documents_read)
     assert counts["a"] == 300 and abs(counts["b"] - 100) <= 1
-    assert found == texts(mixture, "all")
+    assert documents_read == texts(mixture, "all")
     both = set(texts(mixture, "train")), set(texts(mixture, "held_out"))
     assert not both[0] & both[1]
 
 
-def test_a_weight_alone_and_a_source_without_a_turn_are_refused(tmp_path):
+def test_weight_without_mixture_and_unused_source_are_refused(tmp_path):
     one = jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
     refused(lambda: texts(DataSource(name=one, weight=2.0), "all"), "weight")
     two = jsonl(tmp_path / "b.jsonl", [{"text": "b"}])
@@ -190,7 +190,7 @@ def test_a_weight_alone_and_a_source_without_a_turn_are_refused(tmp_path):
     refused(lambda: texts(mixture, "all"), "mixture", "b.jsonl")
 
 
-def test_stories_carry_their_logprob_and_are_on_their_side():
+def test_stories_have_logprobs_and_the_right_split():
     source = DataSource(name="storyworld", examples=60, held_out_examples=10)
     train = list(documents.texts(source, part="train", seed=3))
     held_out = list(documents.texts(source, part="held_out", seed=3))
@@ -203,7 +203,7 @@ def test_stories_carry_their_logprob_and_are_on_their_side():
     assert len(texts(source, "all")) == 70
 
 
-def test_a_mixture_of_one_world_is_that_world_and_one_with_files_is_unknown(tmp_path):
+def test_entropy_is_known_only_for_pure_storyworld_mixtures(tmp_path):
     world = DataSource(name="storyworld", examples=20, held_out_examples=5)
     twice = list(documents.texts([world, world], part="train", seed=3))
     assert len({document.text for document in twice}) == len(twice) == 40, "each source has its own stories"
@@ -224,7 +224,7 @@ def test_a_mixture_of_one_world_is_that_world_and_one_with_files_is_unknown(tmp_
         ({"examples": 5, "held_out": HeldOut(last_characters=0.1)}, ["characters"]),
     ],
 )
-def test_what_storyworld_does_not_know_is_refused(settings, words):
+def test_unknown_storyworld_config_is_refused(settings, words):
     refused(lambda: texts(DataSource(name="storyworld", **settings), "train"), *words)
 
 
@@ -249,11 +249,11 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_formats_of_preferences(tmp_path, name):
+def test_preference_formats(tmp_path, name):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [FORMATS[name]]))
     [row] = sources.preferences(source, part="all", seed=0).to_list()
     assert row == {"prompt": PROMPT, "chosen": [assistant(ANSWER)], "rejected": [assistant(WORSE)]}
-    if name != "ultrafeedback":  # which has other `messages` here
+    if name != "ultrafeedback":  # whose `messages` differ here
         [row] = sources.conversations(source, part="all", seed=0).to_list()
         assert row == {"prompt": PROMPT, "completion": [assistant(ANSWER)]}
         assert sources.prompts(source, part="all", seed=0).to_list() == [{"prompt": PROMPT}]
@@ -282,7 +282,7 @@ def test_trl_text_preferences(tmp_path):
         },
     ],
 )
-def test_formats_of_conversations(tmp_path, row):
+def test_conversation_formats(tmp_path, row):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [row]))
     assert sources.conversations(source, part="all", seed=0).to_list() == [
         {"prompt": PROMPT, "completion": [assistant(ANSWER)]}
@@ -290,7 +290,7 @@ def test_formats_of_conversations(tmp_path, row):
     assert sources.prompts(source, part="all", seed=0).to_list() == [{"prompt": PROMPT}]
 
 
-def test_prompts_alone_and_a_named_field(tmp_path):
+def test_prompt_only_rows_and_named_field(tmp_path):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [{"prompt": "Q"}]))
     assert sources.prompts(source, part="all", seed=0).to_list() == [{"prompt": [user("Q")]}]
     row = {"chat": [user("Q"), assistant("A")], "messages": []}
@@ -298,7 +298,7 @@ def test_prompts_alone_and_a_named_field(tmp_path):
     assert sources.conversations(source, part="all", seed=0)[0]["completion"] == [assistant("A")]
 
 
-def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path, capsys):
+def test_unusable_rows_are_counted_by_reason(tmp_path, capsys):
     good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
     rows = [
         good,
@@ -341,12 +341,12 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path, capsys):
         ),
     ],
 )
-def test_columns_that_are_missing_or_wrong_are_named(tmp_path, row, read, words):
+def test_missing_or_invalid_columns_are_reported(tmp_path, row, read, words):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", [row]))
     refused(lambda: read(source, part="all", seed=0), "a.jsonl", *words)
 
 
-def test_plain_text_and_last_characters_are_no_conversations(tmp_path):
+def test_plain_text_and_last_characters_are_refused_for_conversations(tmp_path):
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     source = DataSource(name=str(tmp_path / "a.txt"))
     refused(lambda: sources.prompts(source, part="all", seed=0), "plain text")
@@ -356,14 +356,14 @@ def test_plain_text_and_last_characters_are_no_conversations(tmp_path):
     refused(lambda: sources.prompts(source, part="train", seed=0), "last_characters")
 
 
-def test_an_empty_part_is_an_error(tmp_path):
+def test_empty_split_is_an_error(tmp_path):
     source = DataSource(
         name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]), held_out=HeldOut(documents=1e-9)
     )
     refused(lambda: sources.preferences(source, part="held_out", seed=0), "held-out part has no usable row")
 
 
-def test_the_split_does_not_see_case_space_or_what_follows_the_first_request(tmp_path):
+def test_split_ignores_case_space_and_later_turns(tmp_path):
     variants = ["Tell me a STORY ", "tell  me a story", "Ｔell me\na story"]  # noqa: RUF001
     rows = [
         {"messages": [user(text), assistant(f"A{number}"), user(f"more {number}"), assistant("end")]}
@@ -379,7 +379,7 @@ def test_the_split_does_not_see_case_space_or_what_follows_the_first_request(tmp
     assert sorted(sizes) == [0, 3]
 
 
-def test_caps_of_rows_are_a_sample_by_the_seed(tmp_path):
+def test_capped_rows_are_a_seeded_sample(tmp_path):
     rows = [{"prompt": f"Q{number}", "completion": "A"} for number in range(300)]
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows), examples=40, held_out_examples=5)
     first = sources.conversations(source, part="train", seed=1).to_list()
@@ -388,7 +388,7 @@ def test_caps_of_rows_are_a_sample_by_the_seed(tmp_path):
     assert len(sources.conversations(source, part="held_out", seed=1)) == 5
 
 
-def test_a_mixture_of_rows_has_exact_shares(tmp_path):
+def test_row_mixture_has_exact_shares(tmp_path):
     first = jsonl(tmp_path / "a.jsonl", [{"prompt": f"a{n}", "completion": "A"} for n in range(40)])
     second = jsonl(tmp_path / "b.jsonl", [{"prompt": f"b{n}", "completion": "B"} for n in range(400)])
     mixture = [DataSource(name=first), DataSource(name=second, weight=3.0)]
@@ -398,7 +398,7 @@ def test_a_mixture_of_rows_has_exact_shares(tmp_path):
     assert Counter(row["prompt"][0]["content"][0] for row in rows[:40]) == {"a": 10, "b": 30}
 
 
-def test_storyworld_preferences_know_their_utilities_also_beside_others(tmp_path):
+def test_storyworld_preferences_keep_utilities_in_mixtures(tmp_path):
     world = DataSource(name="storyworld", examples=12, held_out_examples=4, flawed_share=0.9, temperature=0.5)
     rows = sources.preferences(world, part="train", seed=0).to_list()
     assert len(rows) == 12 and {"utility_chosen", "utility_rejected", "probability"} <= set(rows[0])
@@ -416,7 +416,7 @@ def test_storyworld_preferences_know_their_utilities_also_beside_others(tmp_path
     assert sources.prompts(world, part="train", seed=0).column_names == ["prompt"]
 
 
-def test_no_request_is_on_both_sides_in_any_stage_of_storyworld():
+def test_storyworld_requests_never_cross_the_split():
     world = DataSource(name="storyworld", examples=150, held_out_examples=50)
     sides = {"train": set(), "held_out": set()}
     for read in (sources.conversations, sources.preferences, sources.prompts):
@@ -426,7 +426,7 @@ def test_no_request_is_on_both_sides_in_any_stage_of_storyworld():
 
 
 @real_data
-def test_no_held_out_request_of_hh_rlhf_is_trained_on_in_any_stage():
+def test_hh_rlhf_held_out_requests_are_never_trained_on():
     source = DataSource(name=str(HH))
     sides = {"train": set(), "held_out": set()}
     for read in (sources.conversations, sources.preferences, sources.prompts):
@@ -438,16 +438,20 @@ def test_no_held_out_request_of_hh_rlhf_is_trained_on_in_any_stage():
 
 
 @real_data
-def test_text_of_hh_rlhf_holds_out_what_the_later_stages_hold_out():
+def test_hh_rlhf_text_and_pairs_hold_out_the_same_requests():
     source = DataSource(name=str(HH))
-    found = list(documents.texts(source, part="train", seed=0))
-    assert len(found) == 2049 and all(document.text.startswith("Human: ") for document in found)
+    documents_read = list(documents.texts(source, part="train", seed=0))
+    assert len(documents_read) == 2049 and all(
+        document.text.startswith("Human: ") for document in documents_read
+    )
     held_out = {row["prompt"][0]["content"] for row in sources.conversations(source, part="held_out", seed=0)}
-    assert not held_out & {document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in found}
+    assert not held_out & {
+        document.text.split("\n\nAssistant:")[0][len("Human: ") :] for document in documents_read
+    }
 
 
 @real_data
-def test_hh_rlhf_is_read_whole():
+def test_hh_rlhf_is_read_completely():
     report = sources.ReadingReport()
     rows = sources.preferences(DataSource(name=str(HH)), part="all", seed=0, report=report)
     assert report.read == 2312 and len(rows) == report.kept == 2303
@@ -458,7 +462,7 @@ def test_hh_rlhf_is_read_whole():
 
 
 @real_data
-def test_the_usual_split_of_tinyshakespeare():
+def test_tinyshakespeare_split():
     source = DataSource(name=str(REAL / "tinyshakespeare.txt"), held_out=HeldOut(last_characters=0.1))
     [train], [held_out] = texts(source, "train"), texts(source, "held_out")
     assert (len(train), len(held_out)) == (1003854, 111540)
@@ -473,7 +477,7 @@ class Offline:
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled)")
 
 
-def test_without_network_it_is_said_what_to_pass(monkeypatch):
+def test_offline_error_says_what_to_pass(monkeypatch):
     monkeypatch.setattr(hub.datasets, "load_dataset", Offline.load)
     for read in (
         lambda: texts(DataSource(name="owner/name@v1"), "train"),
@@ -504,7 +508,7 @@ def fake_hub(monkeypatch):
     return calls
 
 
-def test_a_hub_dataset_with_several_splits_needs_one_named(fake_hub):
+def test_hub_dataset_with_several_splits_requires_split(fake_hub):
     refused(lambda: texts(DataSource(name="owner/name"), "all"), "several splits: train, test", "`all`")
     refused(lambda: texts(DataSource(name="owner/name", split="dev"), "all"), "'dev'", "train, test")
     assert texts(DataSource(name="owner/name", split="test"), "all")[0] == "test 0"
@@ -513,7 +517,7 @@ def test_a_hub_dataset_with_several_splits_needs_one_named(fake_hub):
     assert fake_hub[-1] == ("owner/name", "en", "v1", True)
 
 
-def test_a_hub_dataset_is_split_and_capped(fake_hub):
+def test_hub_dataset_is_split_and_capped(fake_hub):
     source = DataSource(name="owner/name", split="all", examples=30, held_out_examples=5)
     train, held_out = texts(source, "train"), texts(source, "held_out")
     assert (len(train), len(held_out)) == (30, 5) and not set(train) & set(held_out)
@@ -521,7 +525,7 @@ def test_a_hub_dataset_is_split_and_capped(fake_hub):
     assert len(rows) == 30 and fake_hub[-1][-1] is False, "conversations are cached, not streamed"
 
 
-def test_the_fraction_of_a_mixture_is_of_the_source_that_ends_first(tmp_path):
+def test_mixture_progress_follows_the_first_exhausted_source(tmp_path):
     world = DataSource(name="storyworld", examples=10)
     stream = documents.Stream([world, world], part="train", seed=0)
     assert stream.fraction() == 0.0

@@ -1,4 +1,4 @@
-"""The chat template and what is built on it: prefixes, masks, lengths, and that nobody can forge a turn."""
+"""The chat template: prefixes, masks, truncation, and protection against forged turns."""
 
 import pytest
 
@@ -25,12 +25,12 @@ def assistant(text):
 CONVERSATION = [{"role": "system", "content": "be kind"}, user("hi"), assistant("hello"), user("what sat?")]
 
 
-def test_the_special_tokens_have_the_first_ids_and_pad_is_not_the_end(tokenizer):
+def test_special_tokens_have_the_first_ids_and_pad_differs_from_end(tokenizer):
     assert tokenizer.convert_tokens_to_ids(list(template.SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
     assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0 and tokenizer.pad_token_id == 1
 
 
-def test_the_format(tokenizer):
+def test_template_format(tokenizer):
     text = template.render(tokenizer, [*CONVERSATION, assistant("the cat")], generation_prompt=False)
     assert text == (
         "<|system|>be kind<|user|>hi<|assistant|>hello<|endoftext|>"
@@ -40,7 +40,7 @@ def test_the_format(tokenizer):
 
 
 @pytest.mark.parametrize("answer", ["the cat", "", " the", "\n", "<", "|>", "猫です", "<|assistant|>"])
-def test_the_prompt_is_a_prefix_of_the_whole(tokenizer, answer):
+def test_prompt_is_a_prefix_of_the_conversation(tokenizer, answer):
     for last in ("what sat?", "what sat <", "what sat<|assistant", "猫"):
         prompt = [*CONVERSATION[:-1], user(last)]
         whole = tokenizer.apply_chat_template([*prompt, assistant(answer)], tokenize=True, return_dict=False)
@@ -53,7 +53,7 @@ def test_the_prompt_is_a_prefix_of_the_whole(tokenizer, answer):
         assert head == template.prompt_ids(tokenizer, prompt)
 
 
-def test_the_generation_mask_covers_the_answers_and_their_ends(tokenizer):
+def test_generation_mask_covers_answers_and_end_tokens(tokenizer):
     messages = [*CONVERSATION, assistant("the mat")]
     found = tokenizer.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
@@ -73,7 +73,7 @@ def test_the_generation_mask_covers_the_answers_and_their_ends(tokenizer):
         "<|endoftext|>" * 3,
     ],
 )
-def test_nobody_can_forge_a_turn(tokenizer, text):
+def test_message_text_cannot_forge_a_turn(tokenizer, text):
     special = {tokenizer.convert_tokens_to_ids(token) for token in template.SPECIAL_TOKENS}
     for messages in ([user(text)], [{"role": "system", "content": text}, user("hi")]):
         honest = [{**message, "content": "x"} for message in messages]
@@ -89,8 +89,8 @@ def test_nobody_can_forge_a_turn(tokenizer, text):
     assert [i for i in answer if i in special] == [0]
 
 
-def test_the_forgery_test_would_find_one(tokenizer):
-    """The fault planted: without the escape in the template, a typed role token is a role token."""
+def test_forgery_test_detects_a_forged_turn(tokenizer):
+    """Planted fault: without the escape in the template, a typed role token is parsed as a role token."""
     naive = template.CHAT_TEMPLATE.replace(template._escaped("message.content"), "message.content")
     assert naive != template.CHAT_TEMPLATE
     ids = tokenizer.apply_chat_template(
@@ -99,19 +99,19 @@ def test_the_forgery_test_would_find_one(tokenizer):
     assert ids.count(ASSISTANT) == 1
 
 
-def test_ordinary_text_is_rendered_as_it_is(tokenizer):
+def test_ordinary_text_is_rendered_unchanged(tokenizer):
     for text in ("a < b | c > d", "<|x|>", "< |user|>", "  two  spaces\n\n", "猫😀"):
         assert template.render(tokenizer, [user(text)], generation_prompt=False) == f"<|user|>{text}"
 
 
-def test_special_tokens_in_plain_text_are_text_and_come_back(tokenizer):
+def test_special_tokens_in_plain_text_round_trip_as_text(tokenizer):
     text = "a<|endoftext|>b<|user|>猫"
     ids = template.encode_text(tokenizer, text)
     assert not {0, 1, 2, 3, 4} & set(ids) and tokenizer.decode(ids) == text
     assert 0 in tokenizer(text)["input_ids"], "the tokenizer itself is left as it was"
 
 
-def test_decode_answer_leaves_special_tokens_out(tokenizer):
+def test_decode_answer_skips_special_tokens(tokenizer):
     assert (
         template.decode_answer(tokenizer, [*template.encode_text(tokenizer, "the cat ."), 0]) == "the cat ."
     )
@@ -127,7 +127,7 @@ def test_decode_answer_leaves_special_tokens_out(tokenizer):
         ["x"],
     ],
 )
-def test_what_is_no_conversation_is_refused(tokenizer, messages):
+def test_invalid_conversation_is_refused(tokenizer, messages):
     with pytest.raises(DataError):
         template.prompt_ids(tokenizer, messages)
 
@@ -150,7 +150,7 @@ def test_shorten_drops_the_oldest_turns_first(tokenizer):
     assert template.shorten(tokenizer, messages, max_tokens=len(only)) == [messages[5]]
 
 
-def test_shorten_cuts_the_beginning_of_a_turn_that_is_too_long(tokenizer):
+def test_shorten_truncates_the_beginning_of_a_too_long_turn(tokenizer):
     text = "猫 and the cat sat on the mat"
     whole = template.prompt_ids(tokenizer, [user(text)])
     for room in range(2, len(whole)):
@@ -162,7 +162,7 @@ def test_shorten_cuts_the_beginning_of_a_turn_that_is_too_long(tokenizer):
         template.shorten(tokenizer, [user(text)], max_tokens=1)
 
 
-def test_an_example_keeps_its_answer_and_cuts_its_prompt(tokenizer):
+def test_example_keeps_its_answer_and_truncates_its_prompt(tokenizer):
     prompt = [user("one two three four five six seven"), assistant("eight"), user("nine")]
     head, tail = template.example_ids(tokenizer, prompt, "the cat sat")
     for room in range(len(tail) + 5, len(head) + len(tail)):
@@ -172,7 +172,7 @@ def test_an_example_keeps_its_answer_and_cuts_its_prompt(tokenizer):
     assert len(short) + len(cut) == 20 and cut[-1] != 0
 
 
-def test_configure_gives_a_foreign_tokenizer_what_it_lacks(tokenizer):
+def test_configure_adds_missing_tokens_to_a_third_party_tokenizer(tokenizer):
     bare = learn(["the cat sat. " * 20], vocab_size=280)
     bare.chat_template = None
     bare.pad_token = bare.eos_token
@@ -182,7 +182,7 @@ def test_configure_gives_a_foreign_tokenizer_what_it_lacks(tokenizer):
     assert template.configure(bare) == 0 and bare.chat_template == "{{ messages }}"
 
 
-def test_a_template_without_prefixes_is_refused(tokenizer):
+def test_non_prefix_template_is_refused(tokenizer):
     odd = learn(["the cat sat. " * 20], vocab_size=280)
     odd.chat_template = "{{ messages|length }}{{ messages[-1].content }}"
     with pytest.raises(ToolkitError, match="differently once the answer follows"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.small import SOURCE, corpus, tokenizer
+from tests.runs.small_runs import SOURCE, corpus, tokenizer
 from toolkit.base.errors import RecipeError
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe
@@ -17,7 +17,7 @@ def loaded(name: str, recipe: schema.StageRecipe) -> LoadedRecipe:
     return LoadedRecipe(Path(f"{name}.yaml"), name, recipe, "", {("tokenizer",): f"{name}.yaml:2"})
 
 
-def test_all_references_of_a_recipe_are_found_and_nothing_else():
+def test_references_of_a_recipe_are_complete():
     evaluate = schema.EvaluateRecipe(
         stage="evaluate",
         models=["runs/t/sft", "gpt2@main"],
@@ -39,8 +39,8 @@ def test_all_references_of_a_recipe_are_found_and_nothing_else():
     assert references.find(pretrain) == {"tokens": "runs/t/corpus"}
 
 
-def test_every_reference_of_the_schema_is_known():
-    """A new setting that names a run must be in registry.PRODUCTS, or its parent would not be verified."""
+def test_every_reference_setting_is_registered():
+    """A new setting that references a run must be in registry.PRODUCTS, so that its parent is verified."""
     plain = {
         "stage",
         "run",
@@ -58,8 +58,8 @@ def test_every_reference_of_the_schema_is_known():
         "samples",
         "target_modules",
         "compile",
-        "function",  # a file, whose digest the run records
-        "judge_model",  # of an endpoint, which no run is
+        "function",  # a file whose digest the run records
+        "judge_model",  # a model of an endpoint, not a run
         "judge_key_variable",
     }
 
@@ -84,7 +84,7 @@ def test_every_reference_of_the_schema_is_known():
     assert unknown == set()
 
 
-def test_the_order_follows_the_references():
+def test_order_follows_references():
     pretrain = loaded("t/a", schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=10))
     ordered = dag.order([pretrain, corpus(), tokenizer()])
     assert [loaded.name for loaded in ordered] == ["t/tokenizer", "t/corpus", "t/a"]
@@ -95,7 +95,7 @@ def test_the_order_follows_the_references():
     assert [loaded.name for loaded in dag.order([checkpoint, corpus()])] == ["t/corpus", "t/b"]
 
 
-def test_a_circle_is_named_with_its_places():
+def test_cycle_is_reported_with_locations():
     first, second = corpus("t/a", "runs/t/b"), corpus("t/b", "runs/t/a")
     first, second = (
         dataclasses.replace(loaded, positions={("tokenizer",): f"{loaded.name}.yaml:2"})
@@ -111,6 +111,6 @@ def test_a_circle_is_named_with_its_places():
         dag.order([corpus("t/a", "runs/t/a")])
 
 
-def test_two_recipes_of_one_run_are_refused():
+def test_duplicate_run_is_refused():
     with pytest.raises(RecipeError, match="same run"):
         dag.order([tokenizer("t/a"), corpus("t//a", "runs/t/b")])

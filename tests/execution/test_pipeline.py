@@ -1,4 +1,4 @@
-"""The recipes for 124M parameters, run whole at toy size by overrides alone; then the verbs on the runs."""
+"""The recipes for 124M parameters run at toy size with overrides, followed by the verbs on the runs."""
 
 import json
 import os
@@ -110,7 +110,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Start Python in a process of its own, with the toolkit of this checkout."""
+    """Start Python in a subprocess with the toolkit of this checkout."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *arguments],
@@ -123,7 +123,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def command(stage: str, files: dict[str, Path]) -> list[str]:
-    """The arguments that run a recipe of recipes/gpt2-124m at toy size."""
+    """Return the arguments that run a recipe of recipes/gpt2-124m at toy size."""
     sources = {"tokenizer": "web", "corpus": "web", "sft": "chats"}
     words = ["run", str(ROOT / "recipes" / "gpt2-124m" / f"{stage}.yaml"), *TOY[stage], "threads=1"]
     if stage not in ("tokenizer", "corpus"):
@@ -137,7 +137,7 @@ def command(stage: str, files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def toy_runs(tmp_path_factory) -> Path:
-    """All stages, one after the other in a single process: importing torch and TRL takes 8 s of CPU time."""
+    """Run all stages in a single process, because importing torch and TRL takes 8 s of CPU time."""
     folder = tmp_path_factory.mktemp("toy")
     files = write_hub_like_files(folder)
     commands = [command(stage, files) for stage in TOY]
@@ -148,7 +148,7 @@ def toy_runs(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def toolkit(monkeypatch, capfd):
-    """Run the command line in this process; returns exit status, stdout and stderr."""
+    """Run the command line in this process and return exit status, stdout and stderr."""
 
     def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         monkeypatch.chdir(cwd)
@@ -160,14 +160,14 @@ def toolkit(monkeypatch, capfd):
     return run
 
 
-def test_every_stage_ran_and_verifies(toy_runs, toolkit):
+def test_every_stage_is_sealed_and_verifies(toy_runs, toolkit):
     assert sorted(path.name for path in toy_runs.iterdir() if (path / "lock.json").exists()) == sorted(TOY)
     for last in ("dpo", "evaluate"):
         done = toolkit("verify", str(toy_runs / last), cwd=toy_runs.parent)
         assert done.returncode == 0, done.stderr
 
 
-def test_the_summary_has_its_stable_keys(toy_runs):
+def test_summary_has_stable_keys(toy_runs):
     stages = summarize([toy_runs / name for name in TOY])["stages"]
     assert all(row["seconds"] > 0 for row in stages.values())
     assert stages["pretrain"]["bits_per_byte"] > 0
@@ -181,7 +181,7 @@ def test_the_summary_has_its_stable_keys(toy_runs):
         assert 0 <= rate["low"] <= rate["estimate"] <= rate["high"] <= 1 and rate["n"] > 0
 
 
-def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
+def test_report_is_self_contained(toy_runs, tmp_path):
     page = write_report([toy_runs / name for name in TOY], tmp_path / "report.html").read_text(
         encoding="utf-8"
     )
@@ -193,7 +193,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(toy_runs, tmp_path):
     assert page.count("%: no verdict") == undecided
 
 
-def test_a_report_calls_aligned_only_what_is(toy_runs, tmp_path):
+def test_report_labels_only_aligned_models_as_aligned(toy_runs, tmp_path):
     def title(*names):
         page = write_report([toy_runs / name for name in names], tmp_path / "report.html")
         return page.read_text(encoding="utf-8").split("<title>")[1].split("</title>")[0]
@@ -210,7 +210,7 @@ def test_verify_writes_nothing(toy_runs, toolkit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "ppo"])
-def test_two_processes_make_a_sealed_run(toy_runs, toolkit, stage):
+def test_two_processes_produce_a_sealed_run(toy_runs, toolkit, stage):
     folder = toy_runs.parent.parent
     files = {name: folder / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
     words = [*command(stage, files), f"run=two/{stage}"]
@@ -224,9 +224,8 @@ def test_two_processes_make_a_sealed_run(toy_runs, toolkit, stage):
     run = folder / "runs" / "two" / stage
     assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
     assert toolkit("verify", str(run), cwd=folder).returncode == 0
-    ours, alone = (
-        json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage)
-    )  # the same batches: the same numbers but for rounding
+    # The same batches give the same numbers up to rounding.
+    ours, alone = (json.loads((path / "evaluation.json").read_text()) for path in (run, toy_runs / stage))
     for key in ("bits_per_byte", "held_out_loss"):
         if key in alone:
             assert ours[key] == pytest.approx(alone[key], rel=2e-3)

@@ -26,7 +26,7 @@ ORDER = ["tokenizer", "corpus", "pretrain"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of recipes whose alphabetical order is not their order."""
+    """Create a folder of recipes whose alphabetical order differs from their reference order."""
     recipes = tmp_path / "recipes" / "t"
     recipes.mkdir(parents=True)
     (tmp_path / "data.txt").write_text("hello\n")
@@ -46,7 +46,7 @@ def start(folder: Path, recipe: str, *words: str, launcher: tuple[str, ...] = ()
 
 
 def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
-    """Return what it printed when it ends, or end it; its stages end with it."""
+    """Wait for the process and return its output; kill it and its stages on failure."""
     try:
         out, err = process.communicate(timeout=150)
     finally:
@@ -69,7 +69,7 @@ def wait_for_step(process: subprocess.Popen, step: int) -> str:
     raise AssertionError(text)
 
 
-def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(folder, worked):
+def test_folder_runs_in_order_and_reruns_only_missing_runs(folder, worked):
     out, err = run(folder, "recipes/t", "--json")
     assert re.findall(r"^\[(\d/2)\] (\w+)  recipes/t/(\w+).yaml -> runs/t/\3$", err, re.M) == [
         ("1/2", "tokenizer", "tokenizer"),
@@ -92,12 +92,12 @@ def test_a_folder_runs_in_order_then_does_nothing_then_only_what_is_missing(fold
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_folder_says_where_it_goes_on_and_does(folder, number):
+def test_interrupted_folder_resumes(folder, number):
     process = start(folder, "recipes/t", TOY_STOP_AT="2")
     wait_for_step(process, 2)
     process.send_signal(number)
     _, err = finish(process, 130)
-    assert "goes on from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
+    assert "resumes from step 2" in err and "Traceback" not in err and not (folder / "runs/t/corpus").exists()
     _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "resuming from step 2" in err
     numbers = json.loads((folder / "runs/t/tokenizer/evaluation.json").read_text())
@@ -105,22 +105,22 @@ def test_an_interrupted_folder_says_where_it_goes_on_and_does(folder, number):
     assert [row["step"] for row in metrics.read(folder / "runs/t/tokenizer/metrics.jsonl")] == [1, 2, 3]
 
 
-def test_a_stage_dies_with_the_killed_folder_runner_and_its_run_is_free(folder):
+def test_killing_the_folder_runner_kills_its_stage_and_frees_the_lock(folder):
     process = start(folder, "recipes/t", TOY_STOP_AT="1")
     wait_for_step(process, 1)
     process.kill()
-    finish(process, -signal.SIGKILL)  # returns only when the stage has closed the pipe, too
+    finish(process, -signal.SIGKILL)  # returns only after the stage has also closed the pipe
     _, err = run(folder, "recipes/t/tokenizer.yaml")
     assert "resuming from step 1" in err and seal.verify(folder / "runs/t/tokenizer") == []
 
 
-def test_a_failing_stage_stops_the_folder_with_its_status(folder):
+def test_failing_stage_stops_the_folder_with_its_status(folder):
     _, err = run(folder, "recipes/t", status=1, TOY_DATA_ERROR="1")
     assert "toy.txt: a toy's complaint" in err and "tokenizer failed (exit status 1)" in err
     assert "toolkit run recipes/t/tokenizer.yaml" in err and "[2/2]" not in err and "Traceback" not in err
 
 
-def test_a_full_disk_is_one_clear_message(folder):
+def test_full_disk_prints_one_message(folder):
     _, err = run(folder, "recipes/t/tokenizer.yaml", status=1, TOY_FULL_AT="2")
     assert "runs/t/tokenizer: the disk is full" in err and "Traceback" not in err
     assert not seal.is_sealed(folder / "runs/t/tokenizer")
@@ -130,7 +130,7 @@ def test_a_full_disk_is_one_clear_message(folder):
 
 @pytest.fixture
 def here(folder, monkeypatch):
-    """In this process, with the toy of the corpus stage for both."""
+    """Runs in this process, with the toy corpus stage for both recipes."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(runner, "_prepare", lambda recipe: None)
 
@@ -142,7 +142,7 @@ def here(folder, monkeypatch):
     return folder
 
 
-def test_verify_names_the_file_and_gives_1(here, capfd):
+def test_verify_names_the_changed_file_and_exits_1(here, capfd):
     for stage in ORDER[:2]:
         assert run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
     assert verify_command("runs/t/corpus") == 0
@@ -159,13 +159,13 @@ def test_verify_names_the_file_and_gives_1(here, capfd):
     assert seal.is_sealed(here / "runs/t/corpus")
 
 
-def test_json_of_one_recipe_is_the_only_thing_on_stdout(here, capfd):
+def test_json_is_the_only_output_on_stdout(here, capfd):
     assert run_command("recipes/t/tokenizer.yaml", runs_dir="runs", json=True) == 0
     out, err = capfd.readouterr()
     assert list(json.loads(out)["stages"]) == ["tokenizer"] and "on stdout" in err
 
 
-def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
+def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatch):
     for stage in ORDER[:2]:
         run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
@@ -179,18 +179,18 @@ def test_changed_settings_are_refused_before_anything_starts(here, monkeypatch):
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
-    # Each stage is given the overrides that its recipe took.
+    # Each stage gets the overrides that apply to its recipe.
     monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
     run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
     assert started == [
         ["run", "recipes/t/tokenizer.yaml", "--set", "seed=7", "--runs-dir", "runs"],
         ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
     ]
-    # All runs were emptied at once: interrupted, the folder goes on without --fresh.
+    # All runs were cleared first, so an interrupted folder resumes without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
 
 
-def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_work(here, monkeypatch):
+def test_folder_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch):
     run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     started = []
@@ -201,7 +201,7 @@ def test_a_folder_goes_on_with_a_corrected_recipe_where_a_run_failed_before_any_
     assert started == ["tokenizer"]
 
 
-def test_a_run_that_failed_before_any_work_takes_a_corrected_recipe(here, monkeypatch):
+def test_run_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch):
     def work(recipe, run):
         raise RunError("too long", where="trainer.max_length")
 
@@ -222,7 +222,7 @@ def test_changed_data_are_refused(here):
         run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
 
 
-def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
+def test_folder_under_a_launcher_is_refused(here, monkeypatch):
     monkeypatch.setattr(runner.signals, "die_with_parent", lambda parent=None: None)
     for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("ACCELERATE_MIXED_PRECISION", "no")):
         with monkeypatch.context() as context:
@@ -233,7 +233,7 @@ def test_a_folder_under_a_launcher_is_refused(here, monkeypatch):
     assert not (here / "runs").exists()
 
 
-def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypatch, capfd):
+def test_other_ranks_exit_silently_with_the_status_of_rank_0(here, monkeypatch, capfd):
     waited = []
     monkeypatch.setattr(runner.signals.time, "sleep", waited.append)
     (here / "recipes" / "t" / "tokenizer.yaml").write_text("stage: tokenizer\n")
@@ -255,7 +255,7 @@ def test_another_rank_lets_rank_0_speak_and_ends_with_its_status(here, monkeypat
         (None, "cannot be read"),
     ],
 )
-def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
+def test_invalid_launch_file_is_refused(here, content, message):
     if content is not None:
         (here / "launch.yaml").write_text(content)
     with pytest.raises(UsageError, match=message):
@@ -263,7 +263,7 @@ def test_a_launch_file_that_cannot_work_is_refused(here, content, message):
     assert not (here / "runs").exists()
 
 
-def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
+def test_every_data_source_has_a_digest(here, monkeypatch):
     monkeypatch.setattr(runner.data_files, "digest", lambda source: source.name)
     one = schema.DataSource(name="a")
     two = schema.DataSource(name="b")
@@ -282,7 +282,7 @@ def test_every_source_of_a_recipe_has_a_digest(here, monkeypatch):
     }
 
 
-def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
+def test_threads_are_kept_unless_the_process_count_changed(here, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(here)
     from toolkit.runtime import devices
@@ -300,8 +300,8 @@ def test_threads_are_kept_unless_the_processes_changed(here, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("needed", [True, False])
-def test_a_process_that_was_started_ahead_begins_when_it_is_told(here, needed):
-    """It has loaded the stage and written nothing; then it is an ordinary run, or gone."""
+def test_prestarted_process_waits_for_its_stage(here, needed):
+    """A prestarted process has imported the stage and written nothing; it then runs or exits."""
     loaded = loader.load("recipes/t/tokenizer.yaml", [])
     options = launching.RunOptions(Path("runs"))
     preloaded = launching.PreloadedStage(loaded, options)
@@ -320,7 +320,7 @@ LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
 
 @pytest.fixture
 def tokens(here) -> Path:
-    """A sealed corpus, and a recipe that trains on it."""
+    """Create a sealed corpus and a recipe that trains on it."""
     (here / "recipes" / "t" / "pretrain.yaml").write_text(
         "stage: pretrain\ntokens: runs/t/corpus\ntrain_tokens: 8192\n"
     )
@@ -330,7 +330,7 @@ def tokens(here) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_refuse_with_one_message(tokens):
+def test_two_processes_print_one_refusal(tokens):
     (tokens / "runs/t/corpus/lock.json").unlink()
     process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
     _, err = finish(process, 1)
@@ -339,15 +339,15 @@ def test_two_processes_refuse_with_one_message(tokens):
 
 
 @pytest.mark.slow
-def test_a_recipe_that_is_wrong_is_said_once_by_two_processes(tokens):
+def test_invalid_recipe_is_reported_once_by_two_processes(tokens):
     (tokens / "recipes" / "t" / "pretrain.yaml").write_text("stage: pretrain\n")
     process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
-    _, err = finish(process, 1)  # torchrun's own status is 1
+    _, err = finish(process, 1)  # torchrun exits with 1
     assert err.count("train_tokens: is required") == 1
 
 
-def test_two_processes_work_as_one(tokens):
-    """That both take part, and one opens, seals and speaks."""
+def test_two_processes_run_one_stage(tokens):
+    """Both processes take part; only one opens and seals the run and prints."""
     folder = tokens
     process = start(folder, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
     out, err = finish(process, 0)

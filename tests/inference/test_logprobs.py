@@ -1,4 +1,4 @@
-"""Scoring against a naive reference: each token once, any window, any batch."""
+"""Scoring matches a naive reference for any window and batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ END = 3
 def model():
     settings = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16)
     model = build(settings, vocab_size=100, seed=5, end_id=END, pad_id=0).eval()
-    with torch.no_grad():  # an untrained model is nearly uniform, whatever it sees
+    with torch.no_grad():  # an untrained model is nearly uniform for any input
         for parameter in model.parameters():
             parameter.mul_(8)
     return model
@@ -34,7 +34,7 @@ def documents():
 
 @torch.no_grad()
 def naive(model, document, window, stride, *, prefix=True, end=True):
-    """One token at a time, by the window that first reaches it; the last window ends with the document."""
+    """Score one token at a time in the first window that contains it; the last window is full."""
     sequence = ([END] if prefix else []) + list(document) + ([END] if end else [])
     total = 0.0
     for place in range(1, len(sequence)):
@@ -48,7 +48,7 @@ def naive(model, document, window, stride, *, prefix=True, end=True):
 
 
 @pytest.mark.parametrize(("window", "stride"), [(16, 8), (16, 16), (16, 1), (7, 3)])
-def test_equals_token_by_token(model, documents, window, stride):
+def test_matches_token_by_token_scoring(model, documents, window, stride):
     got = logprobs_module.score_documents(
         model, documents, prefix_id=END, end_id=END, window=window, stride=stride, batch_tokens=100
     )
@@ -64,14 +64,14 @@ def test_without_prefix_and_end(model, documents):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 33, 10_000])
-def test_independent_of_batch(model, documents, batch_tokens):
+def test_scores_do_not_depend_on_the_batch(model, documents, batch_tokens):
     settings = {"prefix_id": END, "end_id": END, "window": 16, "stride": 8}
     reference = logprobs_module.score_documents(model, documents, batch_tokens=512, **settings)
     got = logprobs_module.score_documents(model, documents, batch_tokens=batch_tokens, **settings)
     np.testing.assert_allclose(got, reference, rtol=1e-5)
 
 
-def test_batches_hold_every_row_once_and_little_padding():
+def test_batches_contain_every_row_once_with_little_padding():
     generator = np.random.default_rng(0)
     rows = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in generator.integers(1, 200, 300)]
     batches = list(logprobs_module._batches(rows, 2048))
@@ -79,22 +79,23 @@ def test_batches_hold_every_row_once_and_little_padding():
     padded = [len(batch) * max(len(rows[index].inputs) for index in batch) for batch in batches]
     assert max(padded) <= 2048 and sum(padded) < 1.15 * sum(len(row.inputs) for row in rows)
     dozen = [logprobs_module._Row(np.zeros(size), np.ones(1)) for size in range(80, 200, 10)]
+    # A single batch would have a third of padding.
     assert [len(batch) for batch in logprobs_module._batches(dozen, 2048)] == [
         4,
         4,
         4,
-    ]  # one would be a third padding
+    ]
     long = [logprobs_module._Row(np.zeros(500), np.ones(1))] * 3
     assert [len(batch) for batch in logprobs_module._batches(long, 100)] == [1, 1, 1]
 
 
-def test_uniform_model_gives_log_vocabulary(documents):
+def test_uniform_model_scores_log_vocabulary(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16)
     uniform = build(settings, vocab_size=100, seed=0, end_id=END)
     with torch.no_grad():
         uniform.transformer.wte.weight.zero_()
     got = logprobs_module.score_documents(uniform, documents, prefix_id=END, end_id=END, window=16)
-    # 100 entries are padded to 128, and the padded ones count against the model
+    # 100 entries are padded to 128, and the padding counts against the model
     np.testing.assert_allclose(got, [(len(document) + 1) * np.log(128) for document in documents], rtol=1e-6)
 
 
@@ -111,7 +112,7 @@ def test_small_blocks_of_logits_and_full_logits_agree(model, documents, monkeypa
     )
 
 
-def test_padding_changes_nothing(model, documents, monkeypatch):
+def test_padding_does_not_change_scores(model, documents, monkeypatch):
     settings = {"prefix_id": END, "end_id": END, "window": 16, "batch_tokens": 10_000}
     reference = logprobs_module.score_documents(model, documents, **settings)
     full = np.full
@@ -119,7 +120,7 @@ def test_padding_changes_nothing(model, documents, monkeypatch):
     assert (logprobs_module.score_documents(model, documents, **settings) == reference).all()
 
 
-def test_mode_is_restored_and_dropout_is_off(documents):
+def test_scoring_disables_dropout_and_restores_the_mode(documents):
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16, dropout=0.5)
     model = build(settings, vocab_size=100, seed=0, end_id=END).train()
     scores = [

@@ -1,4 +1,4 @@
-"""Sampling: rows are independent of their batch, streams are seeded, forbidden entries never appear."""
+"""Sampling: rows are independent of their batch, seeded, and never contain forbidden tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model() -> GPT2LMHeadModel:
 
 
 def reference_answer(model, prompt, *, seed, steps, temperature):
-    """One row, no cache, no padding: the plainest loop."""
+    """Sample one row without cache and padding."""
     ids, nats = list(prompt), []
     numbers = np.random.Generator(np.random.Philox(key=seed)).random(steps)
     for number in numbers:
@@ -55,7 +55,7 @@ def reference_answer(model, prompt, *, seed, steps, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0, 0.7, 1.0, 1.5])
-def test_equals_the_plain_loop_row_by_row(model, temperature):
+def test_sampling_matches_a_per_row_loop(model, temperature):
     seeds = [11, 22, 33, 44, 55]
     answers = generate(model, PROMPTS, seed=seeds, max_new_tokens=30, temperature=temperature, **IDS)
     for row, prompt in enumerate(PROMPTS):
@@ -67,26 +67,26 @@ def test_equals_the_plain_loop_row_by_row(model, temperature):
 
 
 def test_some_answers_end_early_and_some_do_not(model):
-    """Or the tests above would not exercise the dropping of rows."""
+    """The tests above must exercise rows that finish early."""
     answers = generate(model, PROMPTS * 4, seed=0, max_new_tokens=20, **IDS)
     assert 0 < sum(answers.ended) < len(answers.ended)
     assert len({len(ids) for ids in answers.ids}) > 5
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 64])
-def test_the_batch_does_not_matter(model, batch_rows):
+def test_samples_do_not_depend_on_the_batch(model, batch_rows):
     whole = generate(model, PROMPTS * 3, seed=5, max_new_tokens=25, **IDS)
     parts = generate(model, PROMPTS * 3, seed=5, max_new_tokens=25, **IDS, batch_rows=batch_rows)
     assert whole.ids == parts.ids and whole.ended == parts.ended
 
 
-def test_a_shorter_request_is_a_prefix(model):
+def test_fewer_new_tokens_give_a_prefix(model):
     long = generate(model, PROMPTS, seed=5, max_new_tokens=25, **IDS)
     short = generate(model, PROMPTS, seed=5, max_new_tokens=10, **IDS)
     assert short.ids == [ids[:10] for ids in long.ids]
 
 
-def test_stream_is_generate_one_token_at_a_time(model):
+def test_stream_matches_generate(model):
     for temperature in (0, 1.0):
         answers = generate(model, PROMPTS, seed=[9] * 5, max_new_tokens=25, temperature=temperature, **IDS)
         for prompt, ids in zip(PROMPTS, answers.ids, strict=True):
@@ -94,7 +94,7 @@ def test_stream_is_generate_one_token_at_a_time(model):
             assert list(streamed) == ids
 
 
-def test_frequencies_are_the_models_probabilities(model):
+def test_sample_frequencies_match_model_probabilities(model):
     prompt, draws = [5, 6], 4000
     answers = generate(
         model,
@@ -118,7 +118,7 @@ def test_frequencies_are_the_models_probabilities(model):
 def test_padding_and_entries_beyond_the_vocabulary_are_never_sampled(model):
     model_with_bias = GPT2LMHeadModel(model.config).eval()
     model_with_bias.generation_config.suppress_tokens = list(range(VOCAB, 64))
-    with torch.no_grad():  # all rows alike: a forbidden token would come in 17 of 64 draws
+    with torch.no_grad():  # with equal rows a forbidden token would occur in 17 of 64 draws
         model_with_bias.lm_head.weight.copy_(torch.ones(64, 32) * 1e-3)
     answers = generate(model_with_bias, [[3]] * 200, seed=2, max_new_tokens=5, end_id=None, pad_id=PAD)
     drawn = {token for ids in answers.ids for token in ids}
@@ -126,12 +126,12 @@ def test_padding_and_entries_beyond_the_vocabulary_are_never_sampled(model):
     np.testing.assert_allclose(np.concatenate(answers.logprobs), -np.log(VOCAB - 1), atol=1e-5)
 
 
-def test_padding_that_is_the_end_of_text_may_be_sampled(model):
+def test_padding_equal_to_end_of_text_may_be_sampled(model):
     assert forbidden_bias(model, pad_id=END, end_id=END)[END] == 0
     assert forbidden_bias(model, pad_id=PAD, end_id=END)[PAD] < -1e8
 
 
-def test_restrict_by_hand():
+def test_restrict_matches_hand_computed_values():
     logprobs = torch.log(torch.tensor([[0.5, 0.1, 0.25, 0.15], [0.1, 0.2, 0.3, 0.4]]))
 
     def kept(**rules):
@@ -142,11 +142,11 @@ def test_restrict_by_hand():
     assert kept(top_k=0, top_p=0.6) == [[True, False, True, False], [False, False, True, True]]
     assert kept(top_k=0, top_p=0.5) == [[True, False, False, False], [False, False, True, True]]
     assert kept(top_k=1, top_p=0.9) == [[True, False, False, False], [False, False, False, True]]
-    # after top_k=2 the second row's largest is 4/7 = 0.571: alone it reaches 0.55
+    # after top_k=2 the largest of the second row is 4/7 = 0.571, which exceeds 0.55
     assert kept(top_k=2, top_p=0.55)[1] == [False, False, False, True]
 
 
-def test_choose_at_the_borders():
+def test_choose_boundary_cases():
     logprobs = torch.log(torch.tensor([[0.25, 0.0, 0.5, 0.25]]))
     sampling = SamplingSettings(max_new_tokens=1)
     numbers = [0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 1e-12]
@@ -156,14 +156,14 @@ def test_choose_at_the_borders():
     assert int(choose(nothing_last, torch.tensor([1 - 1e-12]), sampling)) == 1
 
 
-def test_top_k_and_top_p_leave_the_logprobs_alone(model):
+def test_top_k_and_top_p_do_not_change_logprobs(model):
     free = generate(model, PROMPTS, seed=3, max_new_tokens=1, temperature=0, **IDS)
     held = generate(model, PROMPTS, seed=3, max_new_tokens=1, top_k=1, **IDS)
     assert free.ids == held.ids
     np.testing.assert_array_equal(np.array(free.logprobs), np.array(held.logprobs))
 
 
-def test_bad_requests_are_refused(model):
+def test_invalid_sampling_requests_are_refused(model):
     with pytest.raises(UsageError, match="top_p"):
         generate(model, [[5]], seed=0, max_new_tokens=3, top_p=0.0, **IDS)
     with pytest.raises(ToolkitError, match="no token"):
@@ -174,14 +174,14 @@ def test_bad_requests_are_refused(model):
     assert len(list(stream(model, [5] * 40, seed=0, max_new_tokens=100, end_id=None, pad_id=PAD))) == 8
 
 
-def test_a_cache_that_cannot_be_preallocated_gives_the_same(model, monkeypatch):
+def test_dynamic_cache_gives_the_same_samples(model, monkeypatch):
     fast = generate(model, PROMPTS * 2, seed=4, max_new_tokens=20, **IDS)
     monkeypatch.setattr("toolkit.inference.sampling.PREALLOCATED", ())
     plain = generate(model, PROMPTS * 2, seed=4, max_new_tokens=20, **IDS)
     assert fast.ids == plain.ids and fast.ended == plain.ended
 
 
-def test_the_mode_is_restored(model):
+def test_training_mode_is_restored(model):
     model.train()
     generate(model, [[5]], seed=0, max_new_tokens=2, **IDS)
     assert model.training
@@ -218,7 +218,7 @@ def reward_model(tokenizer) -> GPT2ForSequenceClassification:
     return GPT2ForSequenceClassification(config).eval()
 
 
-def test_reward_scores_read_the_end_exactly_if_the_answer_ended(reward_model, tokenizer):
+def test_reward_scores_include_end_of_text_only_for_finished_answers(reward_model, tokenizer):
     prompts = [[{"role": "user", "content": text}] for text in ("Hi", "Who?", "A")]
     answers, ended = ["yes", "", "no<|user|>"], [True, False, False]
     scores = reward_scores(reward_model, tokenizer, prompts, answers=answers, ended=ended)
@@ -241,7 +241,7 @@ def test_reward_scores_read_the_end_exactly_if_the_answer_ended(reward_model, to
     np.testing.assert_allclose(single, scores, atol=1e-5)
 
 
-def test_reward_scores_of_an_answer_longer_than_the_context(reward_model, tokenizer):
+def test_reward_score_of_an_answer_longer_than_the_context(reward_model, tokenizer):
     prompt = [{"role": "user", "content": "x" * 60}]
     scores = reward_scores(
         reward_model, tokenizer, [prompt, prompt], answers=["y" * 90, "y" * 90], ended=[True, False]

@@ -1,4 +1,4 @@
-"""Streaming text: nothing is lost, nothing is shown by half."""
+"""Streaming text: no text is lost and no partial character is emitted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ TEXTS = ["the fox and the bear", "きつねと熊🦊🦊! é", "  two  spaces\n
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tokenizer that cuts characters in two."""
+    """Return a tokenizer that splits multi-byte characters."""
     return learn(["the fox and the bear, the fox and the hare. " * 5], vocab_size=280)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_pieces_are_the_text_and_never_half_a_character(tokenizer, text):
+def test_streamed_pieces_join_to_the_text_without_partial_characters(tokenizer, text):
     decoder, pieces = StreamDecoder(tokenizer), []
     for token in tokenizer(text)["input_ids"]:
         pieces.append(decoder.add(token))
@@ -25,27 +25,27 @@ def test_the_pieces_are_the_text_and_never_half_a_character(tokenizer, text):
     assert "".join(pieces) + decoder.finish() == text
 
 
-def test_a_character_that_was_cut_off_shows_at_the_end(tokenizer):
+def test_incomplete_character_is_emitted_at_the_end(tokenizer):
     decoder = StreamDecoder(tokenizer)
     ids = tokenizer("a🦊")["input_ids"][:-1]
     assert "".join(decoder.add(token) for token in ids) == "a"
     assert decoder.finish() == "\ufffd" and decoder.finish() == ""
 
 
-def test_a_broken_character_in_the_middle_does_not_hold_back_the_rest(tokenizer):
+def test_invalid_bytes_do_not_block_streaming(tokenizer):
     ids = tokenizer("🦊")["input_ids"][:2] + tokenizer("the fox")["input_ids"]
     decoder = StreamDecoder(tokenizer)
     text = "".join(decoder.add(token) for token in ids) + decoder.finish()
     assert text.endswith("the fox") and "\ufffd" in text
 
 
-def test_token_text_shows_the_bytes_of_a_part(tokenizer):
+def test_token_text_shows_bytes_of_partial_characters(tokenizer):
     ids = tokenizer("き")["input_ids"]
     assert [token_text(tokenizer, token) for token in ids] == ["<E3>", "<81>", "<8D>"]
     assert token_text(tokenizer, tokenizer(" the")["input_ids"][0]) == " the"
     assert token_text(tokenizer, tokenizer.eos_token_id) == "<|endoftext|>"
 
 
-def test_visible_and_harmless():
+def test_token_text_escapes_control_characters():
     assert visible(" a\n\tb\x1b") == "·a↵→b\\x1b"
     assert harmless("a\n\x1b[2Jb\tき") == "a\n\ufffd[2Jb\tき"

@@ -1,4 +1,4 @@
-"""The model that pretraining starts from: reproducible, counted exactly, padded honestly."""
+"""The initial GPT-2: reproducible weights, parameter counts and vocabulary padding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.models.shape import flops_per_token, num_parameters, padded_vocabul
 SMALL = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16)
 
 
-def test_same_seed_same_weights_whatever_was_drawn_before():
+def test_initialization_depends_only_on_the_seed():
     torch.manual_seed(1)
     first = build(SMALL, vocab_size=100, seed=7, end_id=0)
     state = torch.get_rng_state()
@@ -25,7 +25,7 @@ def test_same_seed_same_weights_whatever_was_drawn_before():
     torch.set_rng_state(state)
     before = torch.get_rng_state()
     build(SMALL, vocab_size=100, seed=7, end_id=0)
-    assert torch.equal(before, torch.get_rng_state())  # the global generator is not touched
+    assert torch.equal(before, torch.get_rng_state())  # the global generator is unchanged
 
 
 def test_initial_weights():
@@ -48,7 +48,7 @@ def test_vocabulary_is_padded():
     assert build(SMALL, vocab_size=128, seed=0, end_id=0).generation_config.suppress_tokens is None
 
 
-def test_counts():
+def test_parameter_counts():
     model = build(SMALL, vocab_size=100, seed=0, end_id=0)
     assert parameters(model) == num_parameters(SMALL, vocab_size=100)
     published = ModelSettings(n_layer=12, n_head=12, n_embd=768, n_positions=1024)
@@ -66,14 +66,14 @@ def test_dropout_and_activation_reach_the_model():
     assert config.activation_function == "relu"
 
 
-def test_saved_model_is_plain_gpt2(tmp_path):
+def test_saved_model_loads_as_gpt2(tmp_path):
     model = build(SMALL, vocab_size=100, seed=0, end_id=0)
     model.save_pretrained(tmp_path)
     again = GPT2LMHeadModel.from_pretrained(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_sinusoidal_positions_shift_by_one_linear_map():
+def test_sinusoidal_position_shift_is_linear():
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=32, n_positions=64, position_init="sinusoidal")
     model = build(settings, vocab_size=100, seed=0, end_id=0)
     table = model.transformer.wpe.weight.detach().double()
@@ -82,7 +82,7 @@ def test_sinusoidal_positions_shift_by_one_linear_map():
     sines, cosines = table[:, :16] / (0.02 * 2**0.5), table[:, 16:] / (0.02 * 2**0.5)
     assert sines[0].abs().max() == 0 and sines[1, 0].item() == pytest.approx(0.8414709848, rel=1e-6)  # sin 1
     steps = 64.0 ** -(torch.arange(16).double() / 16)  # radians from one position to the next
-    turned = sines[:-1] * steps.cos() + cosines[:-1] * steps.sin()  # a rotation: the same at every position
+    turned = sines[:-1] * steps.cos() + cosines[:-1] * steps.sin()  # the same rotation at every position
     assert (turned - sines[1:]).abs().max() < 1e-5
     plain = build(settings.model_copy(update={"position_init": "normal"}), vocab_size=100, seed=0, end_id=0)
     assert torch.equal(plain.transformer.wte.weight, model.transformer.wte.weight)

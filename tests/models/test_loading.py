@@ -1,4 +1,4 @@
-"""Model folders: what is written is what is read, and every broken one is refused with words."""
+"""Model folders round-trip, and damaged folders are refused with clear messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_round_trip(folder, tiny_model, tiny_tokenizer):
     assert load_causal_lm((str(folder), None), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
-def test_save_is_whole_or_nothing(folder, tiny_model, tiny_tokenizer, monkeypatch):
+def test_save_is_atomic(folder, tiny_model, tiny_tokenizer, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(*args, **kwargs):
@@ -59,7 +59,7 @@ def test_other_architectures_load(tmp_path, tiny_tokenizer):
     assert model.config.model_type == "llama"
 
 
-def test_reward_head(folder):
+def test_reward_model_has_a_scalar_head(folder):
     with pytest.raises(ToolkitError, match="no score head"):
         load_reward_model((str(folder), None))
     torch.manual_seed(1)
@@ -156,7 +156,7 @@ def test_broken_folders(folder, damage, words):
     assert caught.value.where == str(folder) and caught.value.fix
 
 
-def test_places_that_are_no_folder(tmp_path):
+def test_non_folder_paths_are_refused(tmp_path):
     for name in (str(tmp_path / "no"), "./no", "runs/no", "a/b/c"):
         with pytest.raises(ToolkitError, match="no such folder"):
             load_causal_lm((name, None))
@@ -170,7 +170,7 @@ def test_places_that_are_no_folder(tmp_path):
         load_reward_model(("nobody/nothing", None))
 
 
-def test_run_directory_instead_of_its_model(tmp_path, folder):
+def test_run_directory_instead_of_model_folder(tmp_path, folder):
     with pytest.raises(ToolkitError, match="not a model folder") as caught:
         load_causal_lm((str(folder.parent), None))
     assert caught.value.fix == f"give {folder}"

@@ -1,4 +1,4 @@
-"""The estimate of memory against what processes really take."""
+"""The memory estimate matches the measured memory of processes."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ print(host_memory.process_memory("VmHWM") - before)
         {"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False,
         marks=pytest.mark.slow,
     ),
-    pytest.param(  # logits one block at a time
+    pytest.param(  # blocks of logits
         {"width": 64, "batch_tokens": 8192}, 32768, False, marks=pytest.mark.slow
     ),
 ])  # fmt: skip
-def test_the_estimate_is_near_the_measured_growth(settings, vocab_size, bf16):
+def test_memory_estimate_is_close_to_measured_growth(settings, vocab_size, bf16):
     chosen = recipe(**settings)
     need = memory.estimate(chosen, vocab_size=vocab_size, bf16=bf16)
     question = {"recipe": chosen.model_dump(exclude_unset=True), "vocab_size": vocab_size, "bf16": bf16}
@@ -85,8 +85,8 @@ def test_the_estimate_is_near_the_measured_growth(settings, vocab_size, bf16):
     assert need.peak - need.libraries == pytest.approx(measured, rel=TOLERANCE)
 
 
-def test_state_by_optimizer():
-    """AdamW keeps two moments of every weight; Muon one of the 12 w^2 weights in a block's matrices."""
+def test_optimizer_state_memory():
+    """AdamW keeps two moments per weight; Muon keeps one for the 12 w^2 matrix weights of a block."""
     adamw, muon = (
         memory.estimate(recipe(optimizer={"name": name}), vocab_size=4096, bf16=False)
         for name in ("adamw", "muon")
@@ -102,23 +102,23 @@ def peak(tokens, **settings):
     return memory.estimate(recipe(micro_batch_tokens=tokens, **settings), **FOUND).peak
 
 
-def test_the_largest_micro_batch_that_fits():
-    """256 rows; half as many or fewer would fit too. Measuring needs as much as some 16 rows."""
+def test_largest_micro_batch_that_fits():
+    """256 rows fit; evaluation needs the memory of about 16 rows."""
     batch = {"batch_tokens": 2**16}
     for tokens in (2**14, 2**15, 2**16):
         assert memory.fitting_micro_batch(recipe(**batch), peak(tokens, **batch), **FOUND) == tokens
         assert memory.fitting_micro_batch(recipe(**batch), peak(tokens, **batch) - 1, **FOUND) == tokens // 2
 
 
-def test_it_divides_the_share_and_suits_exact():
+def test_suggested_micro_batch_divides_the_share_and_suits_exact():
     row = 2**8
-    # logits whole: in blocks a larger micro batch can need less
+    # all logits at once: with blocks a larger micro-batch can need less memory
     batch = {"batch_tokens": 384 * row, "speed": {"background_saves": False, "head_block_tokens": 0}}
     most = peak(192 * row, **batch) - 1
     assert memory.fitting_micro_batch(recipe(**batch), most, **FOUND) == 128 * row  # a third
     exact = {"exact": True, "threads": 1, **batch}
     most = peak(192 * row, **exact) - 1
-    # three parts are no tree
+    # three parts do not form a binary tree
     whole = recipe(micro_batch_tokens=384 * row, **exact)
     assert memory.fitting_micro_batch(whole, most, **FOUND) == 96 * row
 
@@ -127,7 +127,7 @@ def test_two_processes_share_the_batch():
     assert memory.fitting_micro_batch(recipe(), 2**40, **FOUND, processes=2) == 2048
 
 
-def test_a_smaller_model_where_no_row_fits():
+def test_smaller_model_is_suggested_if_no_row_fits():
     large = recipe(layers=8, width=1024)
     most = memory.estimate(recipe(layers=3, width=1024, micro_batch_tokens=256), **FOUND).peak
     assert memory.fitting_micro_batch(large, most, **FOUND) is None
@@ -135,7 +135,7 @@ def test_a_smaller_model_where_no_row_fits():
     assert memory.fitting_model(large, 2**20, **FOUND) is None
 
 
-def test_what_counts_as_a_shortage():
+def test_memory_errors_are_recognized():
     for error in (
         MemoryError(),
         RuntimeError(
@@ -152,7 +152,7 @@ def test_what_counts_as_a_shortage():
     )
 
 
-# PyTorch 2.13's words (c10/cuda/CUDACachingAllocator.cpp)
+# message of PyTorch 2.13 (c10/cuda/CUDACachingAllocator.cpp)
 CUDA = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
     "9.50 GiB is free. Including non-PyTorch memory, this process has 69.50 GiB memory in use. Of the "
@@ -160,25 +160,25 @@ CUDA = (
 )
 
 
-def test_the_gpu_of_another_stage():
+def test_gpu_shortage_in_another_stage():
     settings = SftRecipe(stage="sft", model="runs/x", data={"name": "storyworld"})
     error = type("OutOfMemoryError", (RuntimeError,), {})(CUDA)
-    told = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
-    assert told.startswith(
+    message = str(memory_shortage.shortage(error, settings, SimpleNamespace(path="runs/t/sft")))
+    assert message.startswith(
         "runs/t/sft: the GPU's memory is not enough: 79.0 GiB were available to this process\n"
     )
-    assert "micro_batch_examples" in told
+    assert "micro_batch_examples" in message
 
 
-def test_no_row_of_it_fits_on_the_gpu(tmp_path):
+def test_no_row_fits_on_the_gpu(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text('{"vocab_size": 50000}')
     place = SimpleNamespace(
         path="runs/t/p", decisions=Decisions.of({"precision": "bf16"}), reference=lambda _: tmp_path
     )
     large = recipe(layers=96, width=12288)
-    told = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
+    message = str(memory_shortage.shortage(type("OutOfMemoryError", (RuntimeError,), {})(CUDA), large, place))
     smaller = re.search(
-        r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", told
+        r"not even one row of 256 tokens fits; a smaller model would: model.n_layer=(\d+) ", message
     )
-    assert smaller and 1 <= int(smaller[1]) < 96, told
+    assert smaller and 1 <= int(smaller[1]) < 96, message

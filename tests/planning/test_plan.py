@@ -1,4 +1,4 @@
-"""`toolkit plan` counts what the built models really have."""
+"""`toolkit plan` matches the parameters and operations of the models."""
 
 import dataclasses
 import io
@@ -29,7 +29,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
         (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 2048),
     ],
 )
-def test_parameters_are_those_of_the_built_model(settings, vocab_size):
+def test_parameters_match_the_built_model(settings, vocab_size):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -56,12 +56,12 @@ def test_flops_are_six_per_weight_and_attention():
 
 
 def planned(path, *overrides, **question) -> tuple[dict[str, StagePlan], Plan]:
-    """Return {stage: row} and the whole plan."""
+    """Return {stage: row} and the complete plan."""
     whole = plan_recipes(path, overrides, question=Question(**question))
     return {row.stage: row for row in whole.stages}, whole
 
 
-def test_the_large_recipes_are_planned():
+def test_large_recipes_can_be_planned():
     rows, _ = planned(RECIPES / "gpt2-124m", probe=False)
     assert rows["pretrain"].tokens == 10_000_000_000
     assert 100e6 < rows["pretrain"].parameters < 130e6
@@ -82,8 +82,8 @@ def test_doubling_the_tokens_doubles_the_work():
     assert twice.parameters == once.parameters
 
 
-def test_shorter_rows_at_first_cost_less():
-    """Half of the tokens in rows of 64 instead of 256: 12 L w (256 - 64) operations less for each of them."""
+def test_length_warmup_reduces_flops():
+    """Half of the tokens are in rows of 64 instead of 256, each with 12 L w (256 - 64) fewer operations."""
     folder = load_folder(RECIPES / "tiny", ["train_tokens=200000"])
     place = next(index for index, loaded in enumerate(folder) if loaded.recipe.stage == "pretrain")
     usual = plan(folder, neighbours=folder)[place]
@@ -95,7 +95,7 @@ def test_shorter_rows_at_first_cost_less():
     assert usual.flops - warmed.flops == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
 
 
-def test_counting_needs_no_torch():
+def test_counting_does_not_import_torch():
     code = (
         "import sys; from toolkit.cli import main; "
         "assert main.main(['plan', 'recipes/tiny', '--no-probe']) == 0; "
@@ -106,7 +106,7 @@ def test_counting_needs_no_torch():
 
 
 def test_money_is_price_times_processes_times_hours():
-    """Without a probe a recipe for a GPU is timed at an assumed speed, and says so."""
+    """Without a probe, the time of a recipe for a GPU uses an assumed speed, with a note."""
     rows, total = planned(RECIPES / "gpt2-124m", probe=False, price=2.5, processes=8)
     row = rows["pretrain"]
     assert row.basis == "assumed" and "assumed 40%" in row.note and "each GPU" in row.note
@@ -128,21 +128,21 @@ def test_memory_follows_micro_batch_and_optimizer():
     assert small.state_bytes == sum(small.memory[key] for key in ("weights", "gradients", "optimizer"))
 
 
-def test_processes_must_share_the_batch():
+def test_batch_must_divide_by_processes():
     with pytest.raises(UsageError, match="batch_tokens 2048 is not a whole number of rows on each of 3"):
         planned(RECIPES / "tiny" / "pretrain.yaml", probe=False, processes=3)
     with pytest.raises(UsageError, match="no amount of money"):
         planned(RECIPES / "tiny", probe=False, price=-1.0)
 
 
-def test_the_json_of_a_plan(capsys):
+def test_plan_json_output(capsys):
     assert main.main(["plan", str(RECIPES / "gpt2-124m"), "--no-probe", "--price", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     rows, whole = planned(RECIPES / "gpt2-124m", probe=False, price=2.0)
-    assert {row["stage"]: row for row in told["plan"]} == {
+    assert {row["stage"]: row for row in output["plan"]} == {
         name: dataclasses.asdict(row) for name, row in rows.items()
     }
-    assert told["total"] == {"flops": whole.flops, "seconds": whole.seconds, "money": whole.money}
+    assert output["total"] == {"flops": whole.flops, "seconds": whole.seconds, "money": whole.money}
 
 
 # The probe: real training steps
@@ -165,7 +165,7 @@ def probed_here(monkeypatch, capsys):
     monkeypatch.setattr(subprocess, "run", run)
 
 
-def test_the_table_of_a_probed_plan(capsys):
+def test_probed_plan_table(capsys):
     """In a process of its own, as for a user."""
     assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *SMALL, "threads=1", "--price", "1"]) == 0
     out, err = capsys.readouterr()
@@ -173,7 +173,7 @@ def test_the_table_of_a_probed_plan(capsys):
     assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
 
 
-def test_one_probe_times_the_other_stages_by_their_operations(probed_here):
+def test_other_stages_scale_the_probe_by_flops(probed_here):
     rows, total = planned(RECIPES / "tiny", *SMALL)
     pretrain, sft = rows["pretrain"], rows["sft"]
     assert (pretrain.basis, sft.basis, rows["corpus"].basis) == ("measured", "scaled", None)
@@ -184,7 +184,7 @@ def test_one_probe_times_the_other_stages_by_their_operations(probed_here):
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_here_is_not_probed(probed_here):
+def test_missing_gpu_is_not_probed(probed_here):
     rows, _ = planned(RECIPES / "gpt2-124m" / "pretrain.yaml")
     assert rows["pretrain"].basis == "assumed"
     assert "no probe here: device: cuda, but PyTorch sees no GPU here" in rows["pretrain"].note
@@ -192,13 +192,13 @@ def test_a_gpu_that_is_not_here_is_not_probed(probed_here):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_real_run_takes_as_long_as_planned(tmp_path):
-    """Planned before and after it: the machine may have other work, and the time lies near one of the two."""
+def test_planned_time_matches_a_real_run(tmp_path):
+    """Plans are made before and after the run, because the load may change; one must be close."""
     runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
     small = ["data.examples=2000"]
     call("run", RECIPES / "tiny/tokenizer.yaml", *small, "vocab_size=1024", "--runs-dir", runs)
     call("run", RECIPES / "tiny/corpus.yaml", *small, "data.held_out_examples=100", "--runs-dir", runs)
-    # two threads that wait for each other on cores with other work took 100 times as long, and so did a probe
+    # with other load on the cores, two threads took 100 times as long, and so did a probe
     overrides = ["train_tokens=204800", "threads=1"]
     before = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
     call("run", path, *overrides, "--runs-dir", runs)

@@ -1,4 +1,4 @@
-"""A byte-level policy and reward model on disk, prompts in a file, and runs of the stage on them."""
+"""Fixtures: a byte-level policy and reward model, a file of prompts, and runs of the ppo stage."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, tiny_tokenizer) -> Path:
-    """policy/, reward/ and prompts.jsonl; the policy ends about one answer in three within 24 tokens."""
+    """Create policy/, reward/ and prompts.jsonl; the policy ends a third of its answers within 24 tokens."""
     folder = tmp_path_factory.mktemp("ppo")
     shape = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=64, dropout=0.1)
     end_id, pad_id = tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id
     policy = build(shape, vocab_size=len(tiny_tokenizer), seed=1, end_id=end_id, pad_id=pad_id)
-    with torch.no_grad():  # a constant last feature of the hidden state, which only end-of-text reads
+    with torch.no_grad():  # the last feature of the hidden state is constant, and only end-of-text uses it
         policy.transformer.ln_f.weight[-1] = 0
         policy.transformer.ln_f.bias[-1] = 1
         policy.transformer.wte.weight[:, -1] = 0
@@ -66,13 +66,13 @@ def _save_reward_model(folder: Path, tokenizer, *, seed: int) -> None:
 
 @pytest.fixture
 def judge(world) -> str:
-    """A reward model that nothing is trained on."""
+    """Return a reward model that is not used for training."""
     return str(world / "judge")
 
 
 @pytest.fixture
 def recipe(world) -> Callable[..., PpoRecipe]:
-    """A small recipe; keywords of the recipe, or of `trainer`."""
+    """Return a small recipe; keywords set recipe keys or `trainer` keys."""
 
     def make(**changes) -> PpoRecipe:
         own = {key: changes.pop(key) for key in list(changes) if key in PpoRecipe.model_fields}
@@ -91,7 +91,7 @@ def recipe(world) -> Callable[..., PpoRecipe]:
 
 @pytest.fixture
 def opened(tmp_path):
-    """Open a run of a recipe below tmp_path/<place>."""
+    """Open a run of a recipe in tmp_path/<place>."""
 
     @contextmanager
     def open_it(recipe: PpoRecipe, place: str = "runs"):
@@ -104,7 +104,7 @@ def opened(tmp_path):
 
 @pytest.fixture
 def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
-    """A trainer on the world's models; keywords of PPOConfig, and of the trainer where it has them."""
+    """Create a trainer; keywords go to PPOConfig or to the trainer."""
     made = []
 
     def make(reward_funcs=None, dataset=None, policy=None, **changes) -> PPOTrainer:
@@ -138,7 +138,7 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Two test processes on two cores: with two threads each they wait for each other (15 s instead of 1)."""
+    """Use one thread: with two threads each, two test processes on two cores take 15 s instead of 1 s."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""`PPOTrainer` as a user of TRL's trainers meets it: rewards, data, callbacks, evaluation, refusals."""
+"""The public interface of `PPOTrainer`: rewards, data, callbacks, evaluation, validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def early_letters(prompts, completions, completion_ids, **columns):
-    """How many of the 12 characters lie from a to m: 13 of the 256 bytes."""
+    """Return the number of characters from a to m (13 of the 256 bytes)."""
     return [sum("a" <= letter <= "m" for letter in each[0]["content"]) for each in completions]
 
 
@@ -31,19 +31,19 @@ LEARNING = {"episodes": 384, "rollout_examples": 32, "minibatches": 1, "epochs":
             "missing_end_penalty": 0.0, "max_new_tokens": 12}  # fmt: skip
 
 
-def test_it_learns_what_a_function_rewards_while_the_kl_stays_bounded(make_trainer):
+def test_training_increases_the_function_reward_with_bounded_kl(make_trainer):
     rows = train(make_trainer(early_letters, **LEARNING))
     assert rows[0]["score"] < 1 and np.mean([row["score"] for row in rows[-3:]]) > 4
     assert 1 < np.mean([row["kl"] for row in rows[-3:]]) < 20
 
 
-def test_a_larger_kl_coefficient_stays_closer(make_trainer):
+def test_larger_kl_coefficient_gives_smaller_kl(make_trainer):
     options = {**LEARNING, "episodes": 192}
     free, held = (train(make_trainer(early_letters, **options, kl_coefficient=each)) for each in (0.0, 1.0))
     assert held[-1]["kl"] < 0.6 * free[-1]["kl"]
 
 
-def test_functions_see_prompts_completions_ids_and_columns(make_trainer):
+def test_reward_functions_receive_prompts_completions_ids_and_columns(make_trainer):
     seen = []
 
     def reward(prompts, completions, completion_ids, **columns):
@@ -60,7 +60,7 @@ def test_functions_see_prompts_completions_ids_and_columns(make_trainer):
     assert any(each[-1] == end_id for each in ids)
 
 
-def test_rewards_add_up_with_their_weights(make_trainer, world):
+def test_rewards_are_summed_with_weights(make_trainer, world):
     def length(prompts, completions, completion_ids, **columns):
         return [len(ids) for ids in completion_ids]
 
@@ -77,7 +77,7 @@ def test_rewards_add_up_with_their_weights(make_trainer, world):
     assert row["score_length"] == pytest.approx(row["length"])
 
 
-def test_a_reward_model_reads_a_text_as_it_stands(world):
+def test_reward_model_reads_plain_text_unchanged(world):
     model, tokenizer = load_reward_model((str(world / "reward"), None))
     for ended in (True, False):
         score = reward_scores(model, tokenizer, ["One "], answers=["two"], ended=[ended])[0]
@@ -88,7 +88,7 @@ def test_a_reward_model_reads_a_text_as_it_stands(world):
     assert long == pytest.approx(model(torch.tensor([ids])).logits.item(), abs=1e-5)
 
 
-def test_the_critic_begins_as_the_reward_model_in_normalised_scores(make_trainer, world):
+def test_critic_starts_as_the_reward_model_in_normalized_scores(make_trainer, world):
     trainer = make_trainer()
     trainer.collect_rollout()
     scale = trainer.progression.scale
@@ -100,7 +100,7 @@ def test_the_critic_begins_as_the_reward_model_in_normalised_scores(make_trainer
     assert value == pytest.approx((score - scale.mean) / scale.std, abs=1e-4)
 
 
-def test_other_critics(make_trainer, world):
+def test_critic_options(make_trainer, world):
     policy, _ = load_causal_lm((str(world / "policy"), None))
     batch = make_batch([[5, 6]], [[7, 8]], filler=1, device=CPU)
     assert critic_from_policy(policy)(batch).tolist() == [0, 0]
@@ -113,8 +113,8 @@ def test_other_critics(make_trainer, world):
     assert torch.equal(given.model.critic.head.weight, model.score.weight)
 
 
-def test_evaluation_early_stopping_and_the_deferral_to_whole_rollouts(make_trainer, world):
-    """Trainer's own callbacks work; what they ask for in the middle of a rollout is done at its end."""
+def test_evaluation_and_stopping_are_deferred_to_the_end_of_a_rollout(make_trainer, world):
+    """Trainer callbacks work; requests during a rollout take effect at its end."""
     steps: dict[str, list[int]] = {"save": [], "evaluate": [], "log": []}
 
     class Look(TrainerCallback):
@@ -139,12 +139,12 @@ def test_evaluation_early_stopping_and_the_deferral_to_whole_rollouts(make_train
     AutoModelForCausalLM.from_pretrained(f"{trainer.args.output_dir}/checkpoint-4")
 
 
-def test_the_best_checkpoint_of_a_held_out_judge_is_loaded_at_the_end(make_trainer):
-    """transformers' own setting, with a judge that likes the first of five rollouts best."""
-    said = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
+def test_best_checkpoint_by_held_out_judge_is_loaded_at_the_end(make_trainer):
+    """Uses the transformers setting with a judge that prefers the first of five rollouts."""
+    scores = iter([[3.0], [1.0], [2.0], [0.0], [1.0]])
 
     def judge(prompts, completions, completion_ids, **columns):
-        return next(said)
+        return next(scores)
 
     def four(prompts, completions, completion_ids, **columns):
         return [float(len(ids)) for ids in completion_ids]
@@ -155,7 +155,7 @@ def test_the_best_checkpoint_of_a_held_out_judge_is_loaded_at_the_end(make_train
         metric_for_best_model="eval_score", greater_is_better=True,
     )  # fmt: skip
     trainer.train()
-    assert next(said, None) is None and trainer.state.best_metric == 3.0
+    assert next(scores, None) is None and trainer.state.best_metric == 3.0
     best = trainer.state.best_model_checkpoint
     assert best.endswith("checkpoint-4")
     kept, after = load_file(f"{best}/model.safetensors"), trainer.model.policy.state_dict()
@@ -163,7 +163,7 @@ def test_the_best_checkpoint_of_a_held_out_judge_is_loaded_at_the_end(make_train
     assert [row["eval_score"] for row in trainer.state.log_history if "eval_score" in row][-1] == 1.0
 
 
-def test_the_scale_of_scores_may_come_from_the_reward_models_config(make_trainer, world):
+def test_score_scale_can_come_from_the_reward_model_config(make_trainer, world):
     model, tokenizer = load_reward_model((str(world / "reward"), None))
     model.config.score_mean, model.config.score_std = 2.0, 4.0
     trainer = make_trainer(rewards.build(model, tokenizer, device="cpu"), score_scale="reward_model")
@@ -175,14 +175,14 @@ def test_the_scale_of_scores_may_come_from_the_reward_models_config(make_trainer
         make_trainer(score_scale="reward_model")
 
 
-def test_a_value_model_that_does_not_fit_is_refused(make_trainer, world):
+def test_incompatible_value_model_is_refused(make_trainer, world):
     model, _ = load_reward_model((str(world / "reward"), None))
     model.config.max_position_embeddings = 32
     with pytest.raises(ToolkitError, match="a context as long as the policy's \\(64\\)"):
         make_trainer(early_letters, value_model=model)
 
 
-def test_a_recipes_settings_are_those_of_the_configuration_with_the_same_defaults():
+def test_recipe_settings_match_ppo_config_and_its_defaults():
     defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
     shared = PpoTrainerSettings().model_dump(exclude={"schedule", "episodes", "answers_per_prompt"})
     assert shared == {name: defaults[name] for name in shared}
@@ -205,7 +205,7 @@ def test_sizes_from_epochs_and_steps(make_trainer):
         ({"gamma": 1.5}, "out of its range"),
     ],
 )
-def test_settings_that_are_refused(tmp_path, changes, message):
+def test_unsupported_settings_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, **changes)
 
@@ -219,13 +219,13 @@ def test_settings_that_are_refused(tmp_path, changes, message):
         ({"reward_weights": [1.0, 2.0]}, "1 rewards, 1 tokenizers and 2 weights"),
     ],
 )
-def test_what_does_not_go_together_is_refused(make_trainer, options, message):
+def test_incompatible_arguments_are_refused(make_trainer, options, message):
     with pytest.raises(ToolkitError) as caught:
         make_trainer(**options)
     assert message in f"{caught.value} {caught.value.fix}"
 
 
-def test_a_function_that_returns_too_few_rewards_is_named(make_trainer):
+def test_reward_function_returning_too_few_rewards_is_named(make_trainer):
     def short(prompts, **columns):
         return [1.0]
 
@@ -234,7 +234,7 @@ def test_a_function_that_returns_too_few_rewards_is_named(make_trainer):
     assert caught.value.where == "reward function short"
 
 
-def test_a_policy_as_a_model_needs_its_tokenizer(tmp_path, world):
+def test_model_instance_requires_a_tokenizer(tmp_path, world):
     policy, _ = load_causal_lm((str(world / "policy"), None))
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(ToolkitError, match="tokenizer"):

@@ -1,4 +1,4 @@
-"""When a training is stopped, and what is said before."""
+"""The collapse monitor: warnings and stopping."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ FIRST = {"repetition": 0.1, "distinct": 1.0, "score": 0.0, "length": 40.0, "kl":
 
 
 def looked(*rows, stop=True):
-    seen, told = {}, []
+    seen, warnings = {}, []
     for number, row in enumerate(rows, 1):
-        told += collapse_monitor.check(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
-    return told
+        warnings += collapse_monitor.check(seen, {**FIRST, **row}, spread=2.0, rollout=number, stop=stop)
+    return warnings
 
 
 def episodes(*answers):
     return [Episode(place, "", [1], list(ids), True, "") for place, ids in enumerate(answers)]
 
 
-def test_repetition_counts_what_the_same_answer_has_said_before():
+def test_repetition_is_measured_within_an_answer():
     once, again = list(range(8)), [1, 2, 3, 4] * 2
     assert collapse_monitor.diversity(episodes(once))["repetition"] == 0
-    assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(
-        1 / 5
-    )  # of 5 grams the last is the first
+    # The last of 5 n-grams equals the first.
+    assert collapse_monitor.diversity(episodes(again))["repetition"] == pytest.approx(1 / 5)
     assert collapse_monitor.diversity(episodes(once, again))["repetition"] == pytest.approx(1 / 10)
     assert collapse_monitor.diversity(episodes([7], [7, 7, 7]))["repetition"] == 0
     assert collapse_monitor.diversity(episodes([7] * 103))["repetition"] == pytest.approx(0.99)
@@ -37,7 +36,7 @@ def test_repetition_counts_what_the_same_answer_has_said_before():
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "expected"),
     [
         ({"repetition": 0.4}, "answers repeat themselves (10% of their text at first, now 40%)"),
         ({"distinct": 0.4}, "answers become alike (40% differ)"),
@@ -46,24 +45,24 @@ def test_repetition_counts_what_the_same_answer_has_said_before():
         ({"kl": 20.0}, "KL is at 0.50 nats a token"),
     ],
 )
-def test_a_score_that_rises_while_answers_degenerate_is_told_once(now, said):
-    told = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
+def test_rising_score_with_degenerating_answers_warns_once(now, expected):
+    warnings = looked({}, {"score": 1.1, **now}, {"score": 1.2, **now})
     assert (
-        len(told) == 1
-        and told[0].startswith("rollout 2: the score rose from 0 to 1.1, but")
-        and said in told[0]
+        len(warnings) == 1
+        and warnings[0].startswith("rollout 2: the score rose from 0 to 1.1, but")
+        and expected in warnings[0]
     )
     assert looked({}, {"score": 0.9, **now}) == []  # less than half a standard deviation
 
 
-def test_nothing_is_said_of_what_is_as_at_first():
+def test_unchanged_statistics_give_no_warning():
     assert looked({}, {"score": 5.0, "repetition": 0.29, "distinct": 0.51, "length": 79.0, "kl": 19.0}) == []
 
 
 @pytest.mark.parametrize(
     ("now", "why"), [({"repetition": 0.9}, "90% of the"), ({"distinct": 0.1}, "only 10%")]
 )
-def test_three_collapsed_rollouts_in_a_row_stop_a_training(now, why):
+def test_three_consecutive_collapsed_rollouts_stop_training(now, why):
     with pytest.raises(ToolkitError, match=f"collapsed: for 3 rollouts {why}") as caught:
         looked({}, now, now, now)
     assert caught.value.where == "ppo, rollout 4"
@@ -71,7 +70,7 @@ def test_three_collapsed_rollouts_in_a_row_stop_a_training(now, why):
     assert len(looked({}, now, now, now, now, stop=False)) == 1
 
 
-def test_answers_that_were_alike_at_first_are_no_collapse():
+def test_initially_similar_answers_are_no_collapse():
     alike = {"distinct": 0.1, "repetition": 0.85}
     assert looked(alike, alike, alike, alike, alike) == []
 
@@ -81,8 +80,8 @@ def often_a(prompts, completions, completion_ids, **columns):
 
 
 @pytest.mark.slow
-def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, caplog):
-    """A real collapse: nothing but a letter is paid for, the learning rate is far too high."""
+def test_policy_repeating_one_letter_is_stopped(make_trainer, caplog):
+    """A real collapse: only one letter is rewarded, and the learning rate is far too high."""
     settings = {"episodes": 640, "learning_rate": 0.02, "kl_coefficient": 0.0, "missing_end_penalty": 0.0}
     with pytest.raises(ToolkitError, match="of the answers' text was repetition"):
         make_trainer(reward_funcs=often_a, **settings).train()
@@ -97,14 +96,14 @@ def test_a_policy_that_says_the_same_letter_for_ever_is_stopped(make_trainer, ca
     assert trainer.finished and trainer.state.log_history[-2]["repetition"] > 0.8
 
 
-def test_off_looks_at_nothing(make_trainer):
+def test_guard_off_computes_nothing(make_trainer):
     trainer = make_trainer(guard="off")
     trainer.train()
     assert trainer.progression.guard == {} and "repetition" not in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize("answers", [2, 4, 8, 64])
-def test_answers_that_are_all_the_same_are_a_collapse_in_a_rollout_of_any_size(answers):
+def test_identical_answers_are_a_collapse_for_any_rollout_size(answers):
     alike = collapse_monitor.diversity(episodes(*[list(range(8))] * answers))
     assert (
         collapse_monitor._collapse({**FIRST, **alike}, FIRST)

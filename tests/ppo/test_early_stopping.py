@@ -1,4 +1,4 @@
-"""A held-out judge between rollouts: what it sees, when it stops a training, which weights are kept."""
+"""Early stopping by a held-out judge: its evaluations, stopping and the kept weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def stopping(judge, **changes):
     return {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 1, **changes}
 
 
-def test_in_bf16_the_first_look_is_at_the_reference_too(opened, recipe, judge):
+def test_first_evaluation_in_bf16_uses_the_reference(opened, recipe, judge):
     settings = recipe(early_stopping=stopping(judge), **{**SETTINGS, "episodes": 8})
     path = run_stage(opened, settings.model_copy(update={"precision": "bf16"}), "bf16")
     assert json.loads((path / "evaluation.json").read_text())["looks"][0]["kl"] == 0
 
 
-def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
+def test_evaluation_changes_no_weight_and_is_recorded(opened, recipe, judge):
     plain = run_stage(opened, recipe(**SETTINGS), "plain")
     looked = recipe(early_stopping=stopping(judge, every_rollouts=2, patience=None), **SETTINGS)
     path = run_stage(opened, looked, "looked")
@@ -49,7 +49,7 @@ def test_looking_changes_no_weight_and_is_written_down(opened, recipe, judge):
     assert evaluation["episodes"] == 48 and evaluation["n"] == 8  # the last rollout's, whose weights are kept
 
 
-def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recipe, judge, monkeypatch):
+def test_early_stopping_keeps_the_best_weights(opened, recipe, judge, monkeypatch):
     scores = iter([0.0, 3.0, 2.0])
     measure = EarlyStopping._measure
 
@@ -80,7 +80,7 @@ def test_it_stops_after_the_peak_and_keeps_the_weights_of_the_peak(opened, recip
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": ["c_attn"]}])
-def test_a_resumed_run_decides_as_one_that_was_not_cut_off(opened, recipe, judge, monkeypatch, lora):
+def test_resumed_run_makes_the_same_early_stopping_decisions(opened, recipe, judge, monkeypatch, lora):
     settings = recipe(
         early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, lora=lora, **SETTINGS
     )
@@ -89,7 +89,7 @@ def test_a_resumed_run_decides_as_one_that_was_not_cut_off(opened, recipe, judge
     assert same(weights(whole), weights(resumed))
 
 
-def test_a_run_that_is_killed_between_its_model_and_the_seal_finishes(opened, recipe, judge):
+def test_run_killed_between_model_and_seal_finishes(opened, recipe, judge):
     settings = recipe(early_stopping=stopping(judge), **SETTINGS)
     path = run_stage(opened, settings)
     before = weights(path)
@@ -100,8 +100,8 @@ def test_a_run_that_is_killed_between_its_model_and_the_seal_finishes(opened, re
     assert not run.scratch.exists() and seal.verify(path) == []
 
 
-def test_weights_that_the_last_checkpoint_needs_outlive_the_next_one(opened, recipe, judge, monkeypatch):
-    """Until that is sealed: a run that was resumed must be able to go back there once more."""
+def test_best_weights_referenced_by_the_last_checkpoint_are_kept(opened, recipe, judge, monkeypatch):
+    """They are kept until the next checkpoint is sealed, because a resumed run may need them again."""
     settings = recipe(early_stopping=stopping(judge, patience=9), checkpoint_every_steps=2, **SETTINGS)
     needed = []
     begin = EarlyStopping.on_train_begin
@@ -112,4 +112,4 @@ def test_weights_that_the_last_checkpoint_needs_outlive_the_next_one(opened, rec
 
     monkeypatch.setattr(EarlyStopping, "on_train_begin", noted)
     run_twice(opened, settings, monkeypatch)
-    assert [kept == best for kept, best in needed] == [False, False, True]  # whole, cut, resumed
+    assert [kept == best for kept, best in needed] == [False, False, True]  # uninterrupted, killed, resumed

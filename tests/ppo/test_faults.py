@@ -1,6 +1,6 @@
-"""The tests of PPO's properties fail where the property does not hold: a fault is planted for each.
+"""Mutation tests: for each property of PPO, a planted fault makes the test of the property fail.
 
-Every fault is one replacement in a copy of the package, which has to be found there exactly once.
+Every fault is one replacement in a copy of the package; the original text must occur exactly once.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ FAULTS = {
         "for episode in truncated]) - 1",
         "for episode in truncated]) - 2",
         "test_properties.py",
-        "bootstrapping",
+        "bootstrap_adds",
     ),
     "5 padding is read: wrong positions": (
         "actor_critic.py",
         "row * width + len(prompt) - 1",
         "row * width + len(prompt)",
         "test_properties.py",
-        "garbage",
+        "padding_content",
     ),
     "6 positions count the padding": (
         "../inference/sampling.py",
@@ -132,21 +132,21 @@ FAULTS = {
         "self.policy, self.critic, self.temperature = policy, critic, temperature",
         "self.policy, self.critic, self.temperature = policy, critic, 1",
         "test_properties.py",
-        "whole_distribution",
+        "full_tempered_distribution",
     ),
     "14 a reward model that pads with end-of-text": (
         "rewards.py",
         "in (None, tokenizer.eos_token_id)",
         "in (None,)",
         "test_properties.py",
-        "padding_that_is",
+        "end_of_text_as_padding",
     ),
     "15 every answer is scored as ended": (
         "rewards.py",
         "[episode.ended for episode in episodes]",
         "[True for episode in episodes]",
         "test_properties.py",
-        "exactly_if",
+        "only_for_finished_answers",
     ),
     "16 the critic is not saved": (
         "state.py",
@@ -167,14 +167,14 @@ FAULTS = {
         "if self._rollout_open and self._steps_left and",
         "if False and self._steps_left and",
         "test_api.py",
-        "deferral",
+        "deferred",
     ),
     "17 the reference with its adapters": (
         "rollout.py",
         "policy.disable_adapter() if self.reference is None else nullcontext()",
         "nullcontext()",
         "test_training.py",
-        "adapters_off",
+        "adapters_disabled",
     ),
     "18 the KL with the wrong sign": (
         "losses.py",
@@ -195,7 +195,7 @@ FAULTS = {
         "norm = super().clip_gradient_norm(model)",
         "norm = self.accelerator.clip_grad_norm_(model.parameters(), 1e9)",
         "test_training.py",
-        "norm_of",
+        "gradient_norm",
     ),
     "19 fp32 where bf16 was asked for": (
         "rollout.py",
@@ -209,7 +209,7 @@ FAULTS = {
         'mode and getattr(module, "gradient_checkpointing", False)',
         "False",
         "test_training.py",
-        "recomputes",
+        "gradient_checkpointing",
     ),
     "19 one learning rate for both": (
         "trainer_base.py",
@@ -244,14 +244,14 @@ FAULTS = {
         "self.trainer.model.policy.load_state_dict(load_file(self._file(self.best)), strict=False)",
         "load_file(self._file(self.best))",
         "test_early_stopping.py",
-        "keeps_the_weights",
+        "keeps_the_best_weights",
     ),
     "early stopping: a look that moves the policy": (
         "trainer.py",
         "rewards.score(self.eval_rewards, own)",
         "self.model.policy.lm_head.weight.data.mul_(1.001)",
         "test_early_stopping.py",
-        "looking_changes",
+        "evaluation_changes",
     ),
     "rloo, grpo: padding counts as text": (
         "rloo_grpo.py",
@@ -265,14 +265,14 @@ FAULTS = {
         "if micro_steps(self) % in_rollout:",
         "if False:",
         "test_rloo_grpo.py",
-        "waits_for_its_end",
+        "waits_for_the_end",
     ),
     "rewards: weights without effect": (
         "rewards.py",
         "np.array([reward.weight for reward in rewards]) @ values",
         "values.sum(axis=0)",
         "test_reward_loading.py",
-        "add_up",
+        "summed_with_weights",
     ),
 }
 
@@ -295,7 +295,7 @@ def copied(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(copied, name):
+def test_planted_fault_makes_the_test_fail(copied, name):
     file, right, wrong, test, selected = FAULTS[name]
     path = copied / "toolkit/ppo" / file
     text = path.read_text(encoding="utf-8")
@@ -309,7 +309,7 @@ def test_a_planted_fault_is_found(copied, name):
 
 
 @pytest.mark.slow
-def test_without_a_fault_the_copy_passes(copied):
+def test_unmodified_copy_passes(copied):
     done = run(copied, copied / "tests/ppo/test_properties.py", "ratio_is_one or dropout")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     where = run(copied, copied / "tests/ppo/test_losses.py", "whiten")

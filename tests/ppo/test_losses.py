@@ -1,4 +1,4 @@
-"""Each equation against numbers worked out by hand, and its gradient where clipping matters."""
+"""Each equation and the clipped gradients match hand-computed values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def close(actual, expected, tolerance=1e-6):
     torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), atol=tolerance, rtol=0)
 
 
-def test_masked_mean_leaves_padding_out():
+def test_masked_mean_ignores_padding():
     values = torch.tensor([[1.0, 2.0, 6.0], [7.0, 100.0, float("nan")]])
     close(losses.masked_mean(values, MASK), 4.0)
 
@@ -35,13 +35,13 @@ def test_token_kl_is_k1():
     close(losses.token_kl(torch.tensor([-1.0, -3.0]), torch.tensor([-2.5, -2.0])), [1.5, -1.0])
 
 
-def test_rewards_put_the_score_on_the_last_real_token():
+def test_score_is_added_to_the_last_real_token():
     kl = torch.tensor([[1.0, -2.0, 0.5], [4.0, 9.0, 9.0]])
     rewards = losses.token_rewards(torch.tensor([3.0, -1.0]), kl, MASK, kl_coefficient=0.1)
     close(rewards, [[-0.1, 0.2, 2.95], [-1.4, 0.0, 0.0]])
 
 
-def test_advantages_by_hand():
+def test_advantages_match_hand_computed_values():
     rewards = torch.tensor([[1.0, 0.0, 2.0], [3.0, 9.0, 9.0]])
     values = torch.tensor([[0.5, 1.0, -1.0], [2.0, 7.0, 7.0]])
     # row 0, gamma 0.9, lambda 0.5: delta = 1+0.9-0.5 = 1.4; 0-0.9-1 = -1.9; 2-(-1) = 3
@@ -69,7 +69,7 @@ def test_advantages_equal_the_definition_for_ragged_lengths(gamma, gae_lambda):
         assert not advantages[row, length:].any()
 
 
-def test_lambda_one_makes_the_returns_the_discounted_rewards():
+def test_returns_with_lambda_one_are_discounted_rewards():
     rewards, values = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[9.0, -3.0, 0.3]])
     mask = torch.ones(1, 3, dtype=torch.bool)
     advantages = losses.generalized_advantages(rewards, values, mask, gamma=0.5, gae_lambda=1.0)
@@ -87,7 +87,7 @@ RATIOS = [0.5, 0.9, 1.0, 1.1, 1.5]
     ],
 )
 def test_policy_loss_and_its_gradient(advantage, loss, gradient):
-    """d/dlogprob = -A ratio; but 0 above 1 + eps where A > 0, and below 1 - eps where A < 0."""
+    """d/dlogprob = -A ratio, but 0 above 1 + eps if A > 0 and below 1 - eps if A < 0."""
     old = torch.full((5,), -1.5)
     logprobs = (old + torch.log(torch.tensor(RATIOS))).requires_grad_()
     actual, clipped = losses.policy_losses(logprobs, old, torch.full((5,), advantage), clip_range=0.2)
@@ -114,7 +114,7 @@ def test_target_logprobs_and_entropies():
     close(losses.entropies(logits), [1.5 * math.log(2), 2 * math.log(2)])
 
 
-def test_entropy_with_a_forbidden_entry_is_finite_and_has_a_gradient():
+def test_entropy_with_masked_entry_is_finite_with_gradient():
     logits = torch.tensor([[0.3, 1.2, -1e9]], requires_grad=True)
     entropy = losses.entropies(logits)
     entropy.sum().backward()

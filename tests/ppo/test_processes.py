@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same tokens, and the same numbers and weights beyond rounding."""
+"""Two processes train like one: the same tokens, and equal numbers and weights up to rounding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.runs import metrics
 
 
 def launch(settings, tmp_path):
-    """The folder of a run on two processes."""
+    """Return the folder of a run on two processes."""
     content = settings.model_dump(exclude_none=True, exclude_defaults=True, mode="json")
     path = tmp_path / "ppo.yaml"
     path.write_text(yaml.safe_dump({"stage": "ppo", "run": "t/ppo", **content}))
@@ -33,7 +33,7 @@ def launch(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(opened, recipe, judge, tmp_path):
+def test_two_processes_match_one_process(opened, recipe, judge, tmp_path):
     looked = {"judge": judge, "every_rollouts": 1, "prompts": 3, "patience": 5}
     settings = recipe(
         rollout_examples=16, entropy_coefficient=0.01, kl_target=3.0, threads=1, early_stopping=looked
@@ -54,12 +54,12 @@ def test_two_processes_train_as_one(opened, recipe, judge, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
-def test_trl_on_two_processes_has_one_scale_and_starts_at_the_reference(recipe, tmp_path, algorithm):
+def test_trl_algorithms_on_two_processes_share_scale_and_start_at_reference(recipe, tmp_path, algorithm):
     settings = recipe(algorithm=algorithm, answers_per_prompt=2, threads=1, learning_rate=3e-3)
     two = launch(settings, tmp_path)
     rows = metrics.read(two / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
-    known = json.loads((two / "manifest.json").read_text())["facts"]["first_rollout"]["scale"]
-    assert known["mean"] == pytest.approx(rows[0]["score"], rel=1e-4)  # the mean over both processes
+    scale = json.loads((two / "manifest.json").read_text())["facts"]["first_rollout"]["scale"]
+    assert scale["mean"] == pytest.approx(rows[0]["score"], rel=1e-4)  # the mean over both processes
     if algorithm == "rloo":
         assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)

@@ -1,7 +1,7 @@
-"""What makes PPO right, one property a test; tests/ppo/test_faults.py plants a fault for each of them.
+"""The properties of PPO, one per test; tests/ppo/test_faults.py plants a fault for each of them.
 
-The equations alone (2, 9, 10: advantages, clipping, value clipping) are in test_losses.py, 16 to 19 in
-test_training.py, and two processes (7, 11, 20) in test_processes.py. Numbers as in docs/PPO.md.
+The equations (2, 9, 10: advantages, clipping, value clipping) are in test_losses.py, 16 to 19 in
+test_training.py, and two processes (7, 11, 20) in test_processes.py. The numbers are those of docs/PPO.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("changes", [{}, {"per_device_train_batch_size": 1}, {"critic": "shared"},
                                      {"temperature": 0.7}, {"bf16": True}])  # fmt: skip
-def test_the_ratio_is_one_on_the_first_micro_batch_and_the_kl_zero(make_trainer, changes, monkeypatch):
+def test_initial_ratio_is_one_and_kl_is_zero(make_trainer, changes, monkeypatch):
     ratios, policy_losses = [], losses.policy_losses
 
     def spy(logprobs, old_logprobs, advantages, *, clip_range):
@@ -68,7 +68,7 @@ def settings(**changes):
     return SimpleNamespace(**{**plain, **changes})
 
 
-def test_the_rewards_of_an_answer_sum_to_score_less_kl_with_the_score_at_the_last_token():
+def test_token_rewards_sum_to_score_minus_kl():
     episodes = episodes_by_hand()
     set_rewards(episodes, ScoreScale(), missing_end_penalty=0.0)
     numbers = set_advantages(episodes, settings(), kl_coefficient=0.3)
@@ -80,7 +80,7 @@ def test_the_rewards_of_an_answer_sum_to_score_less_kl_with_the_score_at_the_las
     assert numbers["reward"] == pytest.approx(np.mean([2.0 - 0.3 * each.kl for each in episodes]), abs=1e-5)
 
 
-def test_cut_off_and_ended_answers_differ_only_by_the_penalty():
+def test_truncated_and_finished_answers_differ_only_by_the_penalty():
     results = []
     for ended in (True, False):
         episodes = episodes_by_hand((ended,))
@@ -90,7 +90,7 @@ def test_cut_off_and_ended_answers_differ_only_by_the_penalty():
     np.testing.assert_allclose(results[0] - results[1], 0.5, atol=1e-6)
 
 
-def test_bootstrapping_adds_what_the_critic_expects_after_a_cut_off_answer(make_trainer):
+def test_bootstrap_adds_the_critic_value_after_truncation(make_trainer):
     returns = {}
     for truncation in ("terminal", "bootstrap"):
         trainer = make_trainer(truncation=truncation, whiten_advantages=False, gae_lambda=1.0, gamma=0.9,
@@ -112,7 +112,7 @@ def test_bootstrapping_adds_what_the_critic_expects_after_a_cut_off_answer(make_
 # 5, 6
 
 
-def test_garbage_in_padding_changes_nothing(make_trainer):
+def test_padding_content_has_no_effect(make_trainer):
     trainer = make_trainer(rollout_examples=16, minibatches=1)
     episodes = trainer.collect_rollout()
     assert len({len(episode.answer_ids) for episode in episodes}) > 3
@@ -131,7 +131,7 @@ def test_garbage_in_padding_changes_nothing(make_trainer):
     np.testing.assert_allclose(expected.detach(), row.arrays["logprobs"], atol=1e-5)
 
 
-def test_left_padding_and_the_order_of_the_batch_change_no_sample_and_no_log_probability(world):
+def test_left_padding_and_batch_order_do_not_change_samples_or_logprobs(world):
     policy, tokenizer = load_causal_lm((str(world / "policy"), None))
     prompts = [[5, 6, 7], [8], [9] * 12, [10, 11]]
     options = {"end_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id, "max_new_tokens": 20}
@@ -158,11 +158,11 @@ def gradient(trainer, episodes, size) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
-def test_the_gradient_does_not_depend_on_the_micro_batches(make_trainer, kl_in):
+def test_gradient_does_not_depend_on_micro_batches(make_trainer, kl_in):
     trainer = make_trainer(rollout_examples=32, minibatches=1, entropy_coefficient=0.1, kl_in=kl_in)
     episodes = trainer.collect_rollout()
     assert len({len(episode.answer_ids) for episode in episodes}) > 4
-    for episode in episodes:  # away from ratio 1, where the loss is plain
+    for episode in episodes:  # away from ratio 1, where clipping has no effect
         episode.arrays["logprobs"] = episode.arrays["logprobs"] + np.float32(0.15)
     whole = gradient(trainer, episodes, 32)
     for size in (1, 5, 16):
@@ -172,8 +172,8 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(make_trainer, kl_in):
 
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
-def test_the_gradient_is_that_of_the_mean_over_tokens(make_trainer, critic):
-    """Against a loop over single episodes with the model's own logits."""
+def test_gradient_is_the_token_mean_gradient(make_trainer, critic):
+    """Compares with a loop over single episodes that uses the logits of the model."""
     trainer = make_trainer(value_coefficient=0.3, critic=critic)
     episodes = trainer.collect_rollout()
     actual = gradient(trainer, episodes, 8)
@@ -199,7 +199,7 @@ def test_the_gradient_is_that_of_the_mean_over_tokens(make_trainer, critic):
 # 8
 
 
-def test_steps_are_epochs_times_minibatches_and_all_answers_are_read_in_each_epoch(make_trainer):
+def test_steps_are_epochs_times_minibatches_and_each_epoch_reads_all_answers(make_trainer):
     seen: list[int] = []
     trainer = make_trainer(epochs=3, per_device_train_batch_size=2)
     rows = train(trainer, lambda inputs: seen.append(len(inputs["ids"])))
@@ -210,10 +210,11 @@ def test_steps_are_epochs_times_minibatches_and_all_answers_are_read_in_each_epo
     assert {int(entry["step"]) for entry in moments} == {24}
 
 
-def test_what_is_left_of_a_rollout_is_skipped_above_the_target_kl(make_trainer):
+def test_remaining_updates_are_skipped_above_target_kl(make_trainer):
     trainer = make_trainer(target_kl=1e-12)
     rows = train(trainer)
-    assert trainer.progression.rollouts == 4 and trainer.state.global_step == 4 * 2  # the first moves nothing
+    # KL is 0 before the first update of a rollout.
+    assert trainer.progression.rollouts == 4 and trainer.state.global_step == 4 * 2
     assert [row["episodes"] for row in rows] == [8, 16, 24, 32]
     assert trainer.lr_scheduler.get_last_lr()[0] == pytest.approx(0)
     assert make_trainer(target_kl=1e9).train().global_step == 16
@@ -222,7 +223,7 @@ def test_what_is_left_of_a_rollout_is_skipped_above_the_target_kl(make_trainer):
 # 11
 
 
-def test_whitening_is_over_the_answer_tokens_of_the_rollout(make_trainer):
+def test_whitening_uses_all_answer_tokens_of_the_rollout(make_trainer):
     trainer = make_trainer(rollout_examples=16, minibatches=2, per_device_train_batch_size=2)
     advantages = np.concatenate([each.arrays["advantages"] for each in trainer.collect_rollout()])
     assert advantages.mean() == pytest.approx(0, abs=1e-5) and advantages.std() == pytest.approx(1, abs=1e-4)
@@ -240,7 +241,7 @@ def test_whitening_is_over_the_answer_tokens_of_the_rollout(make_trainer):
 # 12
 
 
-def test_dropout_is_off_everywhere(make_trainer):
+def test_dropout_is_disabled_everywhere(make_trainer):
     trainer = make_trainer(rollout_examples=8)
     assert trainer.model.policy.config.resid_pdrop == 0.1
     training = set()
@@ -262,8 +263,8 @@ def test_dropout_is_off_everywhere(make_trainer):
 @pytest.mark.parametrize(
     "changes", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.8, "temperature": 1.3}]
 )
-def test_policy_and_reference_read_the_whole_distribution_at_the_temperature(make_trainer, changes):
-    """Top-k and top-p choose what is sampled; ratio and KL are of softmax(logits / T) before them."""
+def test_policy_and_reference_use_the_full_tempered_distribution(make_trainer, changes):
+    """Top-k and top-p restrict sampling; ratio and KL use the full softmax(logits / T)."""
     trainer = make_trainer(**changes)
     policy, tokenizer = trainer.model.policy, trainer.processing_class
     for episode in trainer.collect_rollout():
@@ -291,7 +292,7 @@ def test_policy_and_reference_read_the_whole_distribution_at_the_temperature(mak
 # 14, 15
 
 
-def test_padding_that_is_also_end_of_text(make_trainer, world):
+def test_end_of_text_as_padding_token(make_trainer, world):
     policy, tokenizer = load_causal_lm((str(world / "policy"), None))
     tokenizer.pad_token = tokenizer.eos_token
     policy.config.pad_token_id = tokenizer.eos_token_id
@@ -306,7 +307,7 @@ def test_padding_that_is_also_end_of_text(make_trainer, world):
         rewards.build(reward, reward_tokenizer, device=CPU)
 
 
-def test_the_reward_model_reads_an_end_exactly_if_the_answer_ended(make_trainer, monkeypatch):
+def test_reward_model_sees_end_of_text_only_for_finished_answers(make_trainer, monkeypatch):
     trainer = make_trainer(rollout_examples=32, minibatches=1)
     end_id, judge = trainer.processing_class.eos_token_id, trainer.rewards[0].judge
     read: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Rewards that a recipe names."""
+"""Loading the rewards of a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path):
     return path
 
 
-def test_rewards_of_a_recipe_add_up_with_their_weights(opened, recipe, world, file):
+def test_recipe_rewards_are_summed_with_weights(opened, recipe, world, file):
     rewards = [
         {"function": f"{file}:length", "weight": -0.5},
         {"reward_model": str(world / "reward"), "weight": 2},
@@ -51,7 +51,7 @@ def test_rewards_of_a_recipe_add_up_with_their_weights(opened, recipe, world, fi
         ("length", "there is no file ''"),
     ],
 )
-def test_functions_that_cannot_be_had(opened, recipe, file, tmp_path, reference, message):
+def test_invalid_reward_functions_are_refused(opened, recipe, file, tmp_path, reference, message):
     file.write_text(LENGTH + "PI = 3.14\n")
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0\n")
@@ -60,7 +60,7 @@ def test_functions_that_cannot_be_had(opened, recipe, file, tmp_path, reference,
         run_stage(opened, recipe(rewards=[{"function": reference}]))
 
 
-def test_a_training_does_not_go_on_with_another_function(opened, recipe, file):
+def test_resume_with_a_changed_function_is_refused(opened, recipe, file):
     settings = recipe(rewards=[{"function": f"{file}:length"}])
     run_stage(opened, settings)
     file.write_text(LENGTH.replace("len(ids)", "-len(ids)"))
@@ -68,7 +68,7 @@ def test_a_training_does_not_go_on_with_another_function(opened, recipe, file):
         pass
 
 
-def test_a_file_that_failed_can_be_mended_and_the_run_goes_on(tmp_path):
+def test_run_continues_after_fixing_a_failing_function_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("1 / 0")
     with pytest.raises(ToolkitError, match="ZeroDivisionError"):
@@ -77,7 +77,7 @@ def test_a_file_that_failed_can_be_mended_and_the_run_goes_on(tmp_path):
     assert reward_loading.load_function(f"{path}:length")([], [], [[1, 2]]) == [2]
 
 
-def test_a_file_may_hold_dataclasses_and_partial_functions(opened, recipe, tmp_path):
+def test_function_file_may_use_dataclasses_and_partial(opened, recipe, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from __future__ import annotations\nimport dataclasses, functools\n"
@@ -92,7 +92,7 @@ def test_a_file_may_hold_dataclasses_and_partial_functions(opened, recipe, tmp_p
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
-def test_a_reward_that_is_not_a_number_is_named(opened, recipe, tmp_path, algorithm):
+def test_nan_reward_is_reported_by_name(opened, recipe, tmp_path, algorithm):
     path = tmp_path / "mine.py"
     path.write_text(LENGTH.replace("len(ids) for", "float('nan') if place == 3 else 1.0 for place,")
                     .replace("in completion_ids", "in enumerate(completion_ids)"))  # fmt: skip
@@ -102,7 +102,7 @@ def test_a_reward_that_is_not_a_number_is_named(opened, recipe, tmp_path, algori
         run_stage(opened, settings)
 
 
-def test_gold_is_storyworlds_utility():
+def test_gold_reward_is_the_storyworld_utility():
     row = storyworld.preference(1, 0)
     answers = [[{"role": "assistant", "content": text}] for text in (row.chosen, row.rejected)]
     values = reward_loading.gold([row.messages_prompt] * 2, answers, completion_ids=[[1], [1]])

@@ -1,4 +1,4 @@
-"""RLOO and GRPO from the ppo stage: TRL's trainers, with what TRL gets wrong for GPT-2 put right."""
+"""RLOO and GRPO in the ppo stage: TRL's trainers with fixes for left-padded GPT-2 inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grouped(recipe):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
+def test_run_outputs(opened, grouped, world, algorithm):
     path = run_stage(opened, grouped(algorithm))
     rows = metrics.read(path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 8, 12, 16]
@@ -47,8 +47,8 @@ def test_what_a_run_leaves_behind(opened, grouped, world, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_resumed_run_is_bitwise_the_same(opened, grouped, world, monkeypatch, algorithm):
-    """It goes on in the second pass over six prompts, of which a rollout answers four."""
+def test_resumed_run_is_bitwise_identical(opened, grouped, world, monkeypatch, algorithm):
+    """The run resumes in the second pass over six prompts, with four prompts per rollout."""
     data = {"name": str(world / "prompts.jsonl"), "examples": 6}
     settings = grouped(algorithm, checkpoint_every_steps=2, data=data)
     whole = run_stage(opened, settings, "whole")
@@ -84,8 +84,8 @@ def test_a_resumed_run_is_bitwise_the_same(opened, grouped, world, monkeypatch, 
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monkeypatch, algorithm):
-    """TRL reads the answers of short prompts as if the padding were text; here they are read as sampled."""
+def test_left_padded_rows_get_position_ids(opened, grouped, monkeypatch, algorithm):
+    """TRL counts padding as positions for short prompts; the toolkit uses the positions of sampling."""
     read = []
     base = rloo_grpo.CLASSES[algorithm][1]
     inside = base._generate_and_score_completions
@@ -109,7 +109,7 @@ def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monke
     settings = grouped(algorithm, minibatches=1)
     run_stage(opened, settings)
     rows, state = read[-1]
-    assert len({len(prompt) for prompt, _, _ in rows}) > 1  # else there is no padding
+    assert len({len(prompt) for prompt, _, _ in rows}) > 1  # otherwise there is no padding
     policy, _ = load_causal_lm((settings.model, None))
     policy.load_state_dict(state, strict=False)
     for prompt, answer, logprobs in rows:
@@ -119,8 +119,8 @@ def test_left_padded_rows_are_read_at_their_own_positions(opened, grouped, monke
         torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
-    """Normalised by the first rollout, one less without an end."""
+def test_objective_matches_the_ppo_reward(opened, grouped, monkeypatch):
+    """Rewards are normalized by the first rollout, with a penalty of one for a missing end."""
     seen = []
     reward = rloo_grpo._reward
 
@@ -149,7 +149,7 @@ def test_it_maximizes_the_reward_of_ppo(opened, grouped, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_numbers_of_two_rollouts_in_one_row_are_their_means(opened, grouped, algorithm):
+def test_metrics_of_two_rollouts_are_averaged(opened, grouped, algorithm):
     one, two = (
         run_stage(
             opened, grouped(algorithm, log_every_steps=every, checkpoint_every_steps=4), f"every-{every}"
@@ -157,20 +157,19 @@ def test_numbers_of_two_rollouts_in_one_row_are_their_means(opened, grouped, alg
         for every in (1, 2)
     )
     each, pairs = (metrics.read(path / "metrics.jsonl") for path in (one, two))
-    assert [row["step"] for row in pairs] == [4, 8, 16]  # the first rollout always has a row of its own
+    assert [row["step"] for row in pairs] == [4, 8, 16]  # the first rollout always has its own row
     for name in ("score", "length", "ended", "kl"):
         mean = (each[2][name] + each[3][name]) / 2
         assert pairs[-1][name] == pytest.approx(mean, rel=1e-5), name
-    assert each[2]["length"] != each[3]["length"]  # else the mean of products is the product of means
+    # With different lengths, the mean of products is not the product of means.
+    assert each[2]["length"] != each[3]["length"]
     written = [json.loads((path / "evaluation.json").read_text()) for path in (one, two)]
     assert [evaluation["n"] for evaluation in written] == [8, 16]
     assert written[0]["reference"] == written[1]["reference"]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_prompt_is_answered_once_before_one_is_answered_again(
-    opened, grouped, world, monkeypatch, algorithm
-):
+def test_every_prompt_is_used_once_per_pass(opened, grouped, world, monkeypatch, algorithm):
     seen = []
     reward = rloo_grpo._reward
 
@@ -187,20 +186,20 @@ def test_every_prompt_is_answered_once_before_one_is_answered_again(
     data = {"name": str(world / "prompts.jsonl"), "examples": 6}
     run_stage(opened, grouped(algorithm, data=data, episodes=24))
     answered = [prompt for rollout in seen for prompt in rollout]
-    assert answered[::2] == answered[1::2] and len(answered) == 24  # two answers to each
+    assert answered[::2] == answered[1::2] and len(answered) == 24  # two answers per prompt
     first, second = answered[:12:2], answered[12::2]
     assert len(set(first)) == 6 and sorted(first) == sorted(second) and first != second
 
 
-def test_fewer_prompts_than_a_rollout_has_are_answered_again_in_it(opened, grouped, world):
+def test_prompts_repeat_if_fewer_than_a_rollout(opened, grouped, world):
     data = {"name": str(world / "prompts.jsonl"), "examples": 2}
     path = run_stage(opened, grouped("rloo", data=data, episodes=8))
     assert json.loads((path / "evaluation.json").read_text())["n"] == 8
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_reference_is_the_policy_that_was_loaded(opened, grouped, world, monkeypatch, algorithm):
-    """Not what the folder holds when TRL reads it once more: of a hub id that would be another revision."""
+def test_reference_is_the_initial_policy(opened, grouped, world, monkeypatch, algorithm):
+    """The reference is not reloaded by name, because a Hub id could have changed its revision."""
     base, noticed = rloo_grpo.CLASSES[algorithm][1], []
     begin = base.train
 
@@ -223,14 +222,14 @@ def test_the_reference_is_the_policy_that_was_loaded(opened, grouped, world, mon
     assert noticed and all(noticed)
 
 
-def test_answers_that_the_context_cannot_hold_are_refused_first(opened, grouped):
+def test_answers_exceeding_the_context_are_refused_before_training(opened, grouped):
     with pytest.raises(
         ToolkitError, match="16 prompt tokens and 60 new ones exceed the policy's context of 64"
     ):
         run_stage(opened, grouped("rloo", max_new_tokens=60))
 
 
-def test_a_stop_inside_of_a_rollout_waits_for_its_end(opened, grouped, monkeypatch, tmp_path):
+def test_stop_request_waits_for_the_end_of_the_rollout(opened, grouped, monkeypatch, tmp_path):
     steps = []
     monkeypatch.setattr(trainer_runner.signals, "stop_requested", lambda: steps.append(1) or len(steps) >= 5)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The stage as a whole: what it writes, and that a resumed run ends bitwise as one that was not cut off."""
+"""The complete ppo stage: its outputs and bitwise resumption."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NUMBERS = {
 }
 
 
-def test_what_a_run_leaves_behind(opened, recipe, world):
+def test_run_outputs(opened, recipe, world):
     path = run_stage(opened, recipe(kl_target=3.0))
     rows = metrics.read(path / "metrics.jsonl")
     shown, rows = [row for row in rows if "samples" in row], [row for row in rows if "score" in row]
@@ -57,7 +57,7 @@ def test_what_a_run_leaves_behind(opened, recipe, world):
     AutoModelForCausalLM.from_pretrained(path / "checkpoints" / "step-00000016")
 
 
-def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
+def test_resumed_run_is_bitwise_identical(opened, recipe, monkeypatch):
     settings = recipe(checkpoint_every_steps=2, kl_target=3.0, entropy_coefficient=0.01)
     whole, resumed = run_twice(opened, settings, monkeypatch)
     for name in ("model.safetensors", "critic.safetensors"):
@@ -80,7 +80,7 @@ def test_a_resumed_run_is_bitwise_the_same(opened, recipe, monkeypatch):
     assert first == second
 
 
-def test_a_run_cut_off_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
+def test_run_killed_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
     whole = run_stage(opened, recipe(), "whole")
     monkeypatch.setattr(fit_module, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
@@ -104,7 +104,7 @@ def test_refusals(opened, recipe, changes, message):
         run_stage(opened, recipe(**changes))
 
 
-def test_a_score_that_is_no_number_stops_the_run_with_the_name_of_the_reward(opened, recipe, monkeypatch):
+def test_nan_score_stops_the_run_and_names_the_reward(opened, recipe, monkeypatch):
     monkeypatch.setattr(
         rewards, "reward_scores", lambda *models, answers, ended: [float("nan")] * len(answers)
     )
@@ -122,6 +122,6 @@ def test_adapters_are_trained_and_merged(opened, recipe, world):
 
 
 @pytest.mark.parametrize("changes", [{"episodes": 33}, {"minibatches": 3}])
-def test_rollouts_are_whole(recipe, changes):
+def test_episodes_are_a_multiple_of_the_rollout(recipe, changes):
     with pytest.raises(ValueError, match="not a multiple"):
         recipe(**changes)

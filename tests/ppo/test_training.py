@@ -1,4 +1,4 @@
-"""Whole trainings: resumed, with adapters, on a bandit with a known answer; settings that verifiably act."""
+"""Complete trainings: resumption, adapters, a bandit with a known optimum, and effective settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("changes", [{}, {"critic": "shared", "kl_in": "loss"}, {"target_kl": 2e-4}])
-def test_a_resumed_training_is_bitwise_the_same(make_trainer, changes):
+def test_resumed_training_is_bitwise_identical(make_trainer, changes):
     changes = {
         "kl_target": 3.0,
         "entropy_coefficient": 0.01,
@@ -45,7 +45,7 @@ def test_a_resumed_training_is_bitwise_the_same(make_trainer, changes):
     cut.observers.append(kill)
     with pytest.raises(Killed):
         cut.train()
-    torch.manual_seed(99)  # no global state matters
+    torch.manual_seed(99)  # global random state has no effect
     resumed = make_trainer(**changes)
     (folder,) = Path(cut.args.output_dir).glob("checkpoint-*")
     resumed.train(resume_from_checkpoint=str(folder))
@@ -60,7 +60,7 @@ def test_a_resumed_training_is_bitwise_the_same(make_trainer, changes):
 # 17
 
 
-def test_with_adapters_off_the_policy_is_the_base(make_trainer, world):
+def test_policy_with_adapters_disabled_is_the_base(make_trainer, world):
     adapters = LoraConfig(
         r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
     )
@@ -98,8 +98,8 @@ def arms(prompts, completions, completion_ids, **columns):
 
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
-def test_on_a_bandit_the_policy_becomes_the_closed_form(make_trainer, tiny_tokenizer, kl_in):
-    """pi* = pi_ref exp(r / beta) / Z, of the tokens by their reward; k3 in the loss ends elsewhere."""
+def test_policy_on_a_bandit_converges_to_the_closed_form(make_trainer, tiny_tokenizer, kl_in):
+    """The optimum is pi* = pi_ref exp(r / beta) / Z; k3 in the loss converges to another policy."""
     beta = 0.5
     trainer = make_trainer(
         arms, [{"prompt": "a"}], bandit(tiny_tokenizer), processing_class=tiny_tokenizer,
@@ -130,7 +130,7 @@ def test_on_a_bandit_the_policy_becomes_the_closed_form(make_trainer, tiny_token
 # 19
 
 
-def test_the_norm_of_the_gradient_is_limited(make_trainer):
+def test_gradient_norm_is_clipped(make_trainer):
     norms = {}
     for limit in (0.01, 1e9):
         trainer, seen = make_trainer(max_grad_norm=limit), []
@@ -145,7 +145,7 @@ def test_the_norm_of_the_gradient_is_limited(make_trainer):
     assert max(norms[0.01]) <= 0.01 * 1.001 and min(norms[1e9]) > 0.1
 
 
-def test_bf16_computes_in_bf16_and_leaves_no_trace(make_trainer, monkeypatch):
+def test_bf16_is_active_during_training_and_restored_afterwards(make_trainer, monkeypatch):
     used = []
     reference_logprobs = RolloutCollector.reference_logprobs
 
@@ -165,7 +165,7 @@ def test_bf16_computes_in_bf16_and_leaves_no_trace(make_trainer, monkeypatch):
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
-def test_gradient_checkpointing_recomputes_and_changes_no_weight(make_trainer, monkeypatch):
+def test_gradient_checkpointing_does_not_change_weights(make_trainer, monkeypatch):
     calls = []
     models = {}
     for on in (False, True):
@@ -190,7 +190,7 @@ def test_gradient_checkpointing_recomputes_and_changes_no_weight(make_trainer, m
 
 
 @pytest.mark.parametrize("schedule", ["linear", "constant"])
-def test_the_learning_rates_follow_their_schedule(make_trainer, schedule):
+def test_learning_rates_follow_the_schedule(make_trainer, schedule):
     rates = []
 
     class Look(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Train, and look at what happens meanwhile."""
+"""Helpers that train and record what happens during training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from toolkit.ppo import PPOTrainer, stage
 
 
 class Killed(Exception):
-    """A process that ends in the middle."""
+    """Raised to simulate a killed process."""
 
 
 def run_stage(opened, recipe: PpoRecipe, place: str = "runs") -> Path:
-    """The folder of a run of the stage below `place`, which goes on where it was."""
+    """Run or resume the stage in `place` and return its folder."""
     with opened(recipe, place) as run:
         stage.run(recipe, run)
     return run.path
 
 
 def run_twice(opened, recipe: PpoRecipe, monkeypatch) -> tuple[Path, Path]:
-    """A PPO run, and the same one that was killed while it trained on its fourth rollout and went on."""
+    """Return a PPO run, and the same run killed in its fourth rollout and resumed."""
     whole = run_stage(opened, recipe, "whole")
     optimize = PPOTrainer.compute_loss
 
@@ -37,12 +37,12 @@ def run_twice(opened, recipe: PpoRecipe, monkeypatch) -> tuple[Path, Path]:
     with pytest.raises(Killed):
         run_stage(opened, recipe, "cut")
     monkeypatch.setattr(PPOTrainer, "compute_loss", optimize)
-    torch.manual_seed(99)  # no global state matters
+    torch.manual_seed(99)  # global random state has no effect
     return whole, run_stage(opened, recipe, "cut")
 
 
 def train(trainer: PPOTrainer, spy: Callable[[dict], None] | None = None) -> list[dict]:
-    """The log's rows of the rollouts; `spy(inputs)` sees every micro-batch before its loss is computed."""
+    """Train and return the logged rows; `spy(inputs)` receives every micro-batch before its loss."""
     if spy is not None:
         compute_loss = trainer.compute_loss
 

@@ -1,4 +1,4 @@
-"""A small corpus of bytes, and a way to run a pretraining on it in this process."""
+"""Fixtures: a small byte-level corpus and a function that pretrains on it in this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_part(folder: Path, tokenizer, documents: list[str]) -> None:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory, tiny_tokenizer) -> Path:
-    """400 sentences to learn from and 30 to measure on."""
+    """Create a corpus of 400 training and 30 held-out sentences."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = np.random.default_rng(0)
     texts = [" ".join(generator.choice(WORDS, generator.integers(3, 12))) for _ in range(430)]
@@ -52,7 +52,7 @@ SETTINGS = {
 
 
 def write_recipe(folder: Path, corpus: Path, name: str = "first", **settings) -> Path:
-    """Write recipes/t/NAME.yaml (JSON is YAML) with the small settings and these."""
+    """Write recipes/t/NAME.yaml (JSON is valid YAML) with small settings and the given ones."""
     path = folder / "recipes" / "t" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"stage": "pretrain", "tokens": str(corpus), **SETTINGS, **settings}
@@ -61,7 +61,7 @@ def write_recipe(folder: Path, corpus: Path, name: str = "first", **settings) ->
 
 
 def train(folder: Path, corpus: Path, name: str = "first", **settings) -> Path:
-    """Run a pretraining in this process and return its run directory, which is not sealed."""
+    """Run a pretraining in this process and return its unsealed run directory."""
     loaded = loader.load(write_recipe(folder, corpus, name, **settings))
     with open_run(loaded, runs_dir=folder / "runs") as run:
         devices.configure(loaded.recipe)
@@ -71,7 +71,7 @@ def train(folder: Path, corpus: Path, name: str = "first", **settings) -> Path:
 
 @pytest.fixture
 def pretrain(tmp_path, corpus):
-    """`train` in the test's folder."""
+    """Return `train` for the folder of the test."""
 
     def run(name: str = "first", *, tokens: Path = corpus, **settings) -> Path:
         return train(tmp_path, tokens, name, **settings)

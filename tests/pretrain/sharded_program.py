@@ -1,9 +1,9 @@
-"""`toolkit run` for each of the recipes on every process, with what is needed to look at their weights.
+"""Execute `toolkit run` for each recipe on every process and record the layout of the weights.
 
     torchrun --nproc-per-node 2 sharded_program.py RECIPE ... --runs-dir DIR
 
-Beside the run of a recipe NAME each process writes NAME.RANK.json: how its weights lay at the end. A run
-whose name is one of FAULTS is broken on purpose.
+For each recipe NAME, every process writes NAME.RANK.json with the final layout of its weights. A run
+whose name is in FAULTS gets a planted fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from tests.pretrain.attempts import run_recipes
+from tests.pretrain.trainings import run_recipes
 from toolkit.base import ranks
 from toolkit.pretrain import optimizer, sharding, stage, step, training_state
 from toolkit.pretrain.context import TrainingContext
@@ -31,7 +31,7 @@ update, clip = optimizer.Muon._update, nn.utils.clip_grad_norm_
 
 
 def muon_of_a_part(self, matrices, group):
-    """Each process orthogonalises the rows that it has."""
+    """Fault: each process orthogonalizes only its own rows."""
     with (
         mock.patch.object(sharding, "full_tensor", sharding.local_part),
         mock.patch.object(sharding, "shard_like", lambda target, content: content),
@@ -40,12 +40,12 @@ def muon_of_a_part(self, matrices, group):
 
 
 def part_of_a_tensor(tensor, keep):
-    """Checkpoints are written without gathering."""
+    """Fault: checkpoints are written without gathering the weights."""
     return sharding.local_part(tensor.detach()).clone()
 
 
 def clip_by_the_part(parameters, limit):
-    """Each process clips by the norm of the gradients that it has."""
+    """Fault: each process clips by the norm of its own gradients."""
     parts = []
     for parameter in parameters:
         part = nn.Parameter(sharding.local_part(parameter.detach()))
@@ -55,7 +55,7 @@ def clip_by_the_part(parameters, limit):
 
 
 def no_number(context, number, rows):
-    """Not a fault: gives the anomaly monitor something to find."""
+    """Not a fault: triggers the anomaly monitor."""
     return forward_backward(context, number, rows) * (float("nan") if number == NAN_STEP else 1.0)
 
 
@@ -68,7 +68,7 @@ FAULTS = {
 
 
 def _look(context: TrainingContext) -> None:
-    """Write down how the weights lie on this process."""
+    """Record the layout of the weights on this process."""
     model = context.model
     states = {name: v for name, v in optimizer.state_tensors(context.optimizers, model).items() if v.ndim}
     tensors = [*model.parameters(), *states.values()]

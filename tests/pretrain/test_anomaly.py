@@ -1,4 +1,4 @@
-"""Anomalies are detected before the weights change, kept as incidents, and skipped or end the run."""
+"""Anomalies are detected before the weights change, stored as incidents, and skip the step or end the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base.errors import ToolkitError
 from toolkit.config import loader
@@ -27,7 +27,7 @@ from toolkit.runs import checkpoint, metrics
 from toolkit.runs.opening import open_run
 from toolkit.runtime import devices
 
-STEPS, SPIKE = 48, 41  # the spike's step from 0; by then the loss has fallen from 5.8 to 3
+STEPS, SPIKE = 48, 41  # step of the spike, starting at 0; by then the loss has fallen from 5.8 to 3
 SETTINGS = {
     "train_tokens": 256 * STEPS, "samples": {"prompts": []}, "evaluate_every_tokens": 256 * STEPS,
     "optimizer": {"learning_rate": 0.003}, "schedule": {"name": "constant"},
@@ -39,7 +39,7 @@ train_step = step.train_step
 
 
 def corrupted(context, number, rows, monitor):
-    """A batch of noise: what a broken file in the middle of a corpus looks like."""
+    """A batch of noise, as from a damaged file in the corpus."""
     if number == SPIKE:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(0, 256, rows.shape, generator=generator)
@@ -47,7 +47,7 @@ def corrupted(context, number, rows, monitor):
 
 
 def jumping(context, number, rows, monitor):
-    """One step with 100 times the learning rate, and what comes of it in the next."""
+    """One step with 100 times the learning rate, which causes a spike in the next step."""
     for opt in context.optimizers:
         for group in opt.param_groups:
             group["peak_lr"] *= 100.0 if number == SPIKE - 1 else 1.0
@@ -59,7 +59,7 @@ def jumping(context, number, rows, monitor):
 
 
 def steep(context, number, rows, monitor):
-    """The loss is as ever, its gradient 1000 times as long: a rare row, a lost exponent."""
+    """The loss is unchanged, but its gradient is 1000 times as large."""
     if number == SPIKE:
         hooks = [p.register_hook(lambda grad: grad * 1000) for p in context.model.parameters()]
         result = train_step(context, number, rows, monitor)
@@ -75,7 +75,7 @@ class Blind(AnomalyMonitor):
 
 
 def too_late(context, number, rows, monitor):
-    """Broken: the monitor checks a step after the weights have changed."""
+    """Planted fault: the monitor checks a step after the weights have changed."""
     noise = torch.randint(0, 256, rows.shape, generator=torch.Generator().manual_seed(0))
     result = train_step(context, number, noise if number == SPIKE else rows, Blind(monitor.settings, {}))
     anomaly = monitor.check(loss=float(result.loss), grad_norm=float(result.grad_norm))
@@ -100,7 +100,7 @@ def account(run: Path, number: int = SPIKE) -> dict:
 @pytest.mark.parametrize(
     ("disturbed", "what"), [(corrupted, "loss"), (jumping, "loss"), (steep, "gradient norm")]
 )
-def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, disturbed, what):
+def test_loss_spike_stops_the_run(pretrain, monkeypatch, tmp_path, disturbed, what):
     monkeypatch.setattr(loop, "train_step", disturbed)
     words = rf"the {what} [\d.e+]+ is [\d.]+ standard deviations above [\d.]+ at step 42 of 48"
     with pytest.raises(ToolkitError, match=words) as caught:
@@ -113,15 +113,15 @@ def test_a_spike_stops_the_run_at_its_step(pretrain, monkeypatch, tmp_path, dist
     assert [row.step for row in rows] == list(range(1, 43))
     assert [row.step for row in rows if row.skipped] == [42]
     assert float(kept["loss"]) == rows[-1].loss and float(kept["gradient_norm"]) == rows[-1].norm
-    # what came before is as it was, and the same command meets the same spike
-    assert attempts.newest(run) == 40 and not (run / "model").exists()
+    # earlier outputs are unchanged, and the same command hits the same spike
+    assert trainings.newest(run) == 40 and not (run / "model").exists()
     with pytest.raises(ToolkitError, match=words):
         pretrain(**SETTINGS)
     assert account(run) == kept
 
 
-def test_an_ordinary_run_triggers_nothing(pretrain):
-    """The same settings undisturbed, and twice as long; a guard of one deviation would."""
+def test_normal_run_has_no_incident(pretrain):
+    """A normal run of twice the length does not trigger; a threshold of one standard deviation would."""
     run = pretrain(**SETTINGS | {"train_tokens": 256 * 96})
     assert not (run / "incidents").exists()
     assert not any(row.skipped for row in step_log.read(run / "steps.jsonl"))
@@ -130,10 +130,8 @@ def test_an_ordinary_run_triggers_nothing(pretrain):
 
 
 @pytest.mark.parametrize(("disturbed", "holds"), [(corrupted, True), (steep, True), (too_late, False)])
-def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
-    pretrain, monkeypatch, disturbed, holds
-):
-    """The incident's state is bitwise that before the step, and so is what training goes on with."""
+def test_skipped_step_leaves_weights_and_optimizer_unchanged(pretrain, monkeypatch, disturbed, holds):
+    """The state of the incident and the state after the skip equal the state before the step bitwise."""
     seen = {}
 
     def watching(context, number, rows, monitor):
@@ -155,12 +153,12 @@ def test_skipping_leaves_weights_and_optimizers_untouched_and_goes_on(
     position = json.loads((run / "checkpoints" / "step-00000048" / training_state.STATE_FILE).read_text())
     assert position["skipped"] == [42] and position["step"] == 48
     losses = [row["loss"] for row in metrics.read(run / "metrics.jsonl") if "loss" in row]
-    assert losses[20] == rows[40].loss  # of the line of steps 41 and 42 only 41 counts
+    assert losses[20] == rows[40].loss  # in the line of steps 41 and 42, only step 41 counts
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_incident_holds_all_that_the_step_depended_on(pretrain, monkeypatch, tmp_path, corpus, seed):
-    """The step made again from the folder: the same loss and norm, bit for bit; another stream: others."""
+def test_incident_contains_all_inputs_of_the_step(pretrain, monkeypatch, tmp_path, corpus, seed):
+    """Recomputing the step from the folder gives identical loss and norm; another random stream does not."""
     monkeypatch.setattr(loop, "train_step", jumping)
     with pytest.raises(ToolkitError):
         pretrain(**SETTINGS)
@@ -197,8 +195,8 @@ def crashing(context, number, rows, monitor):
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-def test_the_memory_survives_a_resume(pretrain, monkeypatch, tmp_path, forgets):
-    """Interrupted right before the spike, the run triggers as the undisturbed one; without memory not."""
+def test_anomaly_statistics_survive_a_resume(pretrain, monkeypatch, tmp_path, forgets):
+    """A run interrupted before the spike triggers after resuming, but not without the stored statistics."""
     monkeypatch.setattr(loop, "train_step", corrupted)
     with pytest.raises(ToolkitError):
         pretrain("whole", **SETTINGS)
@@ -222,7 +220,7 @@ def test_the_memory_survives_a_resume(pretrain, monkeypatch, tmp_path, forgets):
 
 
 def spoil(monkeypatch, *calls):
-    """Multiply the loss of these calls (from 1; one a step) with NaN."""
+    """Multiply the loss of these steps (starting at 1) with NaN."""
     forward, numbers = TrainingLoss.forward, iter(range(1, 1000))
     monkeypatch.setattr(
         TrainingLoss,
@@ -231,7 +229,7 @@ def spoil(monkeypatch, *calls):
     )
 
 
-def test_no_number_is_skipped_without_a_z_score_too_and_skips_are_counted(pretrain, monkeypatch, tmp_path):
+def test_nan_is_skipped_without_z_score_and_skips_are_counted(pretrain, monkeypatch, tmp_path):
     spoil(monkeypatch, 3, 6)
     guard = {"action": "skip", "max_skips": 2}
     run = pretrain("two", guard=guard)
@@ -266,8 +264,8 @@ def _crash_at(crash_step):
     return crash
 
 
-def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, tmp_path):
-    """As on a GPU: the weights did change; the next log line stops it, and names the checkpoint before."""
+def test_late_detection_on_an_asynchronous_device(pretrain, monkeypatch, tmp_path):
+    """As on a GPU, the weights have changed; the run stops at the next log line and names a checkpoint."""
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 7)
     with pytest.raises(ToolkitError, match=r"the loss is not finite \(nan\) at step 7 of 12"):
@@ -283,7 +281,7 @@ def test_noticed_late_on_a_device_that_is_not_waited_for(pretrain, monkeypatch, 
     assert len(rows) == 8 and not rows[5].skipped and math.isfinite(rows[5].loss)
 
 
-def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
+def test_late_detection_before_the_first_checkpoint(pretrain, monkeypatch, tmp_path):
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
     spoil(monkeypatch, 2)
     with pytest.raises(ToolkitError, match="step 2 of 12"):
@@ -291,32 +289,30 @@ def test_noticed_late_before_the_first_checkpoint(pretrain, monkeypatch, tmp_pat
     assert account(tmp_path / "runs" / "t" / "first", 1)["checkpoint"] is None
 
 
-def test_watching_changes_no_bits(pretrain, monkeypatch):
+def test_anomaly_detection_changes_no_bits(pretrain, monkeypatch):
     watched = pretrain("watched", log_every_steps=5)
     monkeypatch.setattr(TrainingContext, "checks_every_step", property(lambda self: False))
-    assert attempts.differing(watched, pretrain("lazy", log_every_steps=5)) == []
+    assert trainings.differing(watched, pretrain("lazy", log_every_steps=5)) == []
 
 
-def test_z_scores_by_hand():
-    """Mean 2, deviation 1 over 1, 3, 1, 3 ...: 5.5 is 3.5 deviations above; below never counts."""
+def test_z_scores_match_hand_computed_values():
+    """1, 3, 1, 3 ... has mean 2 and deviation 1, so 5.5 has z-score 3.5; low values never trigger."""
     before = {"loss": [1.0, 3.0] * 5, "gradient norm": [0.0] * 10}
     monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), {})
     for loss in (1.0, 3.0) * 2:
         assert monitor.check(loss=loss, grad_norm=1.0) is None
-    assert (
-        monitor.check(loss=50.0, grad_norm=1.0) is None
-    )  # fewer than half a window: nothing to compare with
+    assert monitor.check(loss=50.0, grad_norm=1.0) is None  # fewer than half a window: no statistics yet
     monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), before)
     assert monitor.check(loss=4.9, grad_norm=1.0) is None
     assert monitor.state_dict()["loss"] == [3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 4.9]
     monitor = AnomalyMonitor(GuardSettings(z_score=3.0, window=10), before)
     assert monitor.check(loss=5.5, grad_norm=1.0) == Anomaly("loss", 5.5, 3.5, 2.0, 1.0)
-    assert monitor.state_dict()["loss"] == [1.0, 3.0] * 5  # the spike is not what the next is compared with
+    assert monitor.state_dict()["loss"] == [1.0, 3.0] * 5  # the spike is not part of the statistics
     assert monitor.check(loss=-50.0, grad_norm=1.0) is None
     assert monitor.check(loss=2.0, grad_norm=math.inf) == Anomaly("gradient norm", math.inf)
 
 
-def test_without_a_z_score_only_what_is_no_number_triggers():
+def test_only_non_finite_values_trigger_without_z_score():
     monitor = AnomalyMonitor(GuardSettings(), {})
     assert all(monitor.check(loss=10.0**number, grad_norm=10.0**number) is None for number in range(30))
     assert monitor.check(loss=math.nan, grad_norm=1.0).quantity == "loss" and monitor.state_dict() == {}
@@ -324,10 +320,10 @@ def test_without_a_z_score_only_what_is_no_number_triggers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["last loss alone", "last loss alone, not shared"])
-def test_two_processes_decide_alike(tmp_path, corpus, fault):
-    """A loss that only the last process sees is skipped by both; if each looked at its own it would not."""
+def test_two_processes_make_the_same_decision(tmp_path, corpus, fault):
+    """Both processes skip a step whose anomaly only the last process sees; local checks would not."""
     recipe = write_recipe(tmp_path, corpus, **SKIP)
-    run = attempts.finish(recipe, folder=tmp_path, processes=2, fault=fault)
+    run = trainings.finish(recipe, folder=tmp_path, processes=2, fault=fault)
     skipped = [row.step for row in step_log.read(run / "steps.jsonl") if row.skipped]
     if fault == "last loss alone":
         assert skipped == [SPIKE + 1] and account(run)["what"] == "loss"

@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against `functional.cross_entropy`: values and gradients, compiled or not."""
+"""The chunked cross-entropy matches `functional.cross_entropy`, eager and compiled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def tensors():
     hidden = torch.randn(POSITIONS, WIDTH, generator=generator)
     weight = torch.randn(VOCABULARY, WIDTH, generator=generator)
     targets = torch.randint(0, VOCABULARY, (POSITIONS,), generator=generator)
-    targets[3:9] = targets[3]  # a target that comes more than once in a block
+    targets[3:9] = targets[3]  # a target that occurs more than once in a block
     return hidden.requires_grad_(), weight.requires_grad_(), targets
 
 
 def with_gradients(loss, hidden, weight):
-    """Return (loss, d hidden, d weight) of three times the loss: the slope from above must count."""
+    """Return (loss, d hidden, d weight) of three times the loss, so that the incoming gradient is not 1."""
     return loss.detach(), *torch.autograd.grad(3.0 * loss, (hidden, weight))
 
 
@@ -58,8 +58,8 @@ def test_gradients_against_finite_differences(tensors):
 
 
 @pytest.mark.parametrize("block", [7, 50])
-def test_bf16_is_as_near_to_fp32_as_the_plain_head_in_bf16(tensors, block):
-    """Products in bf16 (8 bits): 1 part in 100 of the largest gradient, as autocast gives it."""
+def test_bf16_error_is_no_larger_than_that_of_the_plain_head(tensors, block):
+    """In bf16 (8 bits) the error is 1 % of the largest gradient, as with autocast."""
     hidden, weight, targets = tensors
     exactly = with_gradients(plain(*tensors), hidden, weight)
     loss = chunked_cross_entropy(hidden, weight, targets, block=block, bf16=True)
@@ -71,13 +71,13 @@ def test_bf16_is_as_near_to_fp32_as_the_plain_head_in_bf16(tensors, block):
             (value - true).abs().max() / true.abs().max() for value in (ours_grad, usual_grad)
         )
         assert error < max(0.01, 1.5 * usual_error)
-    # and it really is bf16
+    # the products are computed in bf16
     assert not torch.allclose(ours[1], exactly[1], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_same_when_compiled(tensors, backend, bf16):
+def test_compiled_matches_eager(tensors, backend, bf16):
     hidden, weight, targets = tensors
 
     def loss(hidden, weight):
@@ -93,8 +93,8 @@ def test_the_same_when_compiled(tensors, backend, bf16):
     )
 
 
-def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
-    """The check can fail: without the minus one at the target the loss is right and the gradient is not."""
+def test_wrong_gradient_is_detected(tensors, monkeypatch):
+    """Planted fault: without the minus one at the target the loss is correct but the gradient is wrong."""
     hidden, weight, targets = tensors
     expected = with_gradients(plain(*tensors), hidden, weight)
     monkeypatch.setattr(torch.Tensor, "scatter_add_", lambda self, *words: self)
@@ -105,7 +105,7 @@ def test_a_wrong_gradient_is_seen(tensors, monkeypatch):
         assert not torch.allclose(ours_grad, usual_grad, atol=1e-3, rtol=1e-3)
 
 
-def test_logits_far_apart_overflow_nothing():
+def test_large_logit_differences_do_not_overflow():
     hidden, weight = torch.tensor([[1e4], [-1e4]], requires_grad=True), torch.tensor([[1.0], [-1.0]])
     weight.requires_grad_()
     loss = chunked_cross_entropy(hidden, weight, torch.tensor([0, 0]), block=1, bf16=False)
@@ -114,14 +114,14 @@ def test_logits_far_apart_overflow_nothing():
     torch.testing.assert_close(gradients[0], torch.tensor([[0.0], [-1.0]]))
 
 
-def test_auto_cuts_only_what_is_large():
+def test_auto_chunks_only_large_logits():
     assert head_block("auto", positions=2**12, vocabulary=2**15) == 0
     assert head_block("auto", positions=2**12 + 1, vocabulary=2**15) == 2**10
     assert head_block("auto", positions=2**40, vocabulary=2**30) == 1
     assert head_block(7, positions=1, vocabulary=1) == 7
 
 
-def test_a_whole_training_with_blocks_gives_the_same_losses(pretrain):
+def test_training_with_chunks_gives_the_same_losses(pretrain):
     losses = []
     for name, block in (("whole", 0), ("blocks", 48)):
         run = pretrain(name, speed={"head_block_tokens": block}, samples={"prompts": []})

@@ -1,4 +1,4 @@
-"""`exact: true`: bitwise the same weights on 1, 2, 4 processes (tier C), and what a plain sum gives."""
+"""`exact: true` gives bitwise identical weights on 1, 2, 4 processes (tier C); a plain sum does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base.errors import RecipeError, ToolkitError
 from toolkit.config import loader
@@ -38,7 +38,7 @@ def leaves(count: int, seed: int = 0) -> list[deterministic_reduce.Leaf]:
 
 
 def linear_sum(parts) -> deterministic_reduce.Leaf:
-    """The obvious order, one after the other: what a gradient accumulates to."""
+    """Sum in sequence, as gradient accumulation does."""
     total, *rest = [[tensor.clone() for tensor in leaf] for leaf in parts]
     for leaf in rest:
         total = [a + b for a, b in zip(total, leaf, strict=True)]
@@ -46,7 +46,7 @@ def linear_sum(parts) -> deterministic_reduce.Leaf:
 
 
 class Processes:
-    """Point-to-point messages between threads, as torch.distributed sends them between processes."""
+    """Point-to-point messages between threads that replace torch.distributed."""
 
     isend, irecv = "isend", "irecv"
 
@@ -68,7 +68,7 @@ class Processes:
         requests = []
         for kind, tensor, peer in operations:
             if kind == self.isend:
-                # delivered late: a sum that overwrites what it still sends would be seen
+                # delivered late, which reveals a sum that overwrites a buffer before it is sent
                 self.sent += tensor.numel()
                 self.wires[self.here.rank, peer].put(tensor)
             else:
@@ -101,22 +101,22 @@ def same(first: deterministic_reduce.Leaf, second: deterministic_reduce.Leaf) ->
 
 
 @pytest.mark.parametrize(("within", "holds"), [(deterministic_reduce.tree_sum, True), (linear_sum, False)])
-def test_the_sum_has_the_same_bits_on_any_number_of_processes(monkeypatch, within, holds):
-    """Sixteen leaves on 1, 2, 4, 8, 16 processes; with each process's part in plain order it fails."""
+def test_sum_is_bitwise_independent_of_the_number_of_processes(monkeypatch, within, holds):
+    """Sums sixteen leaves on 1, 2, 4, 8, 16 processes; sequential sums within a process fail this test."""
     results = []
     for number in (1, 2, 4, 8, 16):
         group = Processes(number)
         monkeypatch.setattr(deterministic_reduce, "dist", group)
         totals = group.all_reduce([[t.clone() for t in leaf] for leaf in leaves(16)], within)
-        assert all(same(totals[0], total) for total in totals)  # the processes agree in any case
+        assert all(same(totals[0], total) for total in totals)  # the processes always agree
         assert group.sent == number * (number.bit_length() - 1) * 34
         results.append(totals[0])
     assert all(same(results[0], total) for total in results) is holds
     torch.testing.assert_close(results[0], linear_sum(leaves(16)))
 
 
-def test_tree_sum_is_balanced_and_holds_few_leaves():
-    """((a+b)+(c+d)) by hand; in fp32 1e8 + 1 - 1e8 - 1 tells the orders apart."""
+def test_tree_sum_is_balanced_and_keeps_few_leaves():
+    """The sum is ((a+b)+(c+d)); in fp32, 1e8 + 1 - 1e8 - 1 distinguishes the orders."""
     values = [1e8, 1.0, -1e8, -1.0]
     parts = lambda: [[torch.tensor(value)] for value in values]  # noqa: E731
     assert deterministic_reduce.tree_sum(parts())[0].item() == 0.0
@@ -135,7 +135,7 @@ def test_tree_sum_is_balanced_and_holds_few_leaves():
     held.clear()
     made.clear()
     deterministic_reduce.tree_sum(list(watched()))
-    assert max(held) > 60  # a list of all leaves would be seen
+    assert max(held) > 60  # keeping a list of all leaves would fail
     for count in (3, 6, 0):
         with pytest.raises(ValueError, match="power of two"):
             deterministic_reduce.tree_sum(leaves(count))
@@ -151,13 +151,13 @@ def test_tree_sum_is_balanced_and_holds_few_leaves():
         ({"shard_weights": True}, "shard_weights must be false"),
     ],
 )
-def test_recipes_that_cannot_be_exact(tmp_path, corpus, settings, words):
+def test_recipes_incompatible_with_exact_are_refused(tmp_path, corpus, settings, words):
     path = write_recipe(tmp_path, corpus, **EXACT | settings)
     with pytest.raises(RecipeError, match=words):
         loader.load(path)
 
 
-def test_numbers_of_processes_that_cannot_be_exact(tmp_path, corpus):
+def test_process_counts_incompatible_with_exact_are_refused(tmp_path, corpus):
     recipe = loader.load(write_recipe(tmp_path, corpus, **EXACT)).recipe
     assert [_micro_rows(recipe, length=32, processes=number) for number in (1, 2, 4, 8)] == [1, 1, 1, 1]
     shared = recipe.model_copy(update={"batch_tokens": 32 * 12 * 2, "micro_batch_tokens": 32 * 12})
@@ -169,54 +169,54 @@ def test_numbers_of_processes_that_cannot_be_exact(tmp_path, corpus):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus):
-    """{(name, processes): run} of all recipes on 1, 2 and 4 processes."""
+    """Return {(name, processes): run} of all recipes on 1, 2 and 4 processes."""
     runs = {}
     for number in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"on-{number}")
         recipes = [write_recipe(folder, corpus, name, **settings) for name, settings in RECIPES.items()]
-        attempts.finish(*recipes, folder=folder, processes=number)
-        runs |= {(recipe.stem, number): attempts.run_dir(recipe, folder) for recipe in recipes}
+        trainings.finish(*recipes, folder=folder, processes=number)
+        runs |= {(recipe.stem, number): trainings.run_dir(recipe, folder) for recipe in recipes}
     return runs
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["adamw", "muon", "guarded"])
-def test_exact_gives_the_same_bits_on_1_2_and_4_processes(trained, name):
-    """Tier C: weights, optimizer state, and every step's loss and norm, with dropout."""
+def test_exact_weights_are_identical_on_1_2_and_4_processes(trained, name):
+    """Tier C: weights, optimizer state, and loss and norm of every step, with dropout."""
     for number in (2, 4):
-        differing = attempts.differing(trained[name, 1], trained[name, number])
+        differing = trainings.differing(trained[name, 1], trained[name, number])
         assert not {"weights", "optimizer", "steps"} & set(differing), (number, differing)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_plain_sum_does_not(trained):
-    """The control: the same micro-batches, dropout and tokens, added up as DDP does."""
-    different = [attempts.differing(trained["plain", 1], trained["plain", number]) for number in (2, 4)]
+def test_plain_sum_differs_between_process_counts(trained):
+    """Control: the same micro-batches, dropout and tokens, summed as in DDP."""
+    different = [trainings.differing(trained["plain", 1], trained["plain", number]) for number in (2, 4)]
     assert any({"weights", "optimizer", "steps"} <= set(names) for names in different)
 
 
 @pytest.mark.slow
-def test_killed_on_one_process_and_gone_on_with_two_is_still_the_same(trained, tmp_path, corpus):
+def test_exact_run_killed_on_one_process_resumes_identically_on_two(trained, tmp_path, corpus):
     settings = EXACT | {"train_tokens": 256 * 100, "checkpoint_every_tokens": 256 * 8}
     recipes = [write_recipe(tmp_path, corpus, name, **settings) for name in ("whole", "moved")]
-    whole = attempts.finish(recipes[0], folder=tmp_path)
-    process = attempts.start(recipes[1], folder=tmp_path)
-    moved = attempts.run_dir(recipes[1], tmp_path)
-    assert attempts.kill_when(process, lambda: attempts.newest(moved) >= 64)
+    whole = trainings.finish(recipes[0], folder=tmp_path)
+    process = trainings.start(recipes[1], folder=tmp_path)
+    moved = trainings.run_dir(recipes[1], tmp_path)
+    assert trainings.kill_when(process, lambda: trainings.newest(moved) >= 64)
     assert process.returncode == -signal.SIGKILL
-    status, err = attempts.wait_for_end(attempts.start(recipes[1], folder=tmp_path, processes=2))
+    status, err = trainings.wait_for_end(trainings.start(recipes[1], folder=tmp_path, processes=2))
     assert status == 0, err
     assert "world_size: 1 -> 2" in err and "exact" in err
-    assert not {"weights", "optimizer", "steps"} & set(attempts.differing(whole, moved))
+    assert not {"weights", "optimizer", "steps"} & set(trainings.differing(whole, moved))
 
 
 @pytest.mark.slow
 def test_three_processes_are_refused_before_anything_is_written(tmp_path, corpus):
     settings = EXACT | {"batch_tokens": 96 * 4, "micro_batch_tokens": 96}
     recipe = write_recipe(tmp_path, corpus, "three", **settings)
-    status, err = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path, processes=3))
+    status, err = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path, processes=3))
     assert status != 0
     assert err.count("4 micro-batches cannot be divided among 3 processes") == 1
-    assert not (attempts.run_dir(recipe, tmp_path) / "metrics.jsonl").exists()
+    assert not (trainings.run_dir(recipe, tmp_path) / "metrics.jsonl").exists()

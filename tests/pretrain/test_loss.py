@@ -1,4 +1,4 @@
-"""The training loss is GPT-2's own, without a mask."""
+"""The training loss equals that of transformers' GPT-2, without an attention mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.pretrain import loss as loss_module
 from toolkit.pretrain.loss import CAUSAL_ATTENTION, TrainingLoss, use_training_kernels
 
 
-def test_loss_and_gradients_are_those_of_transformers(tiny_model):
+def test_loss_and_gradients_match_transformers(tiny_model):
     model = copy.deepcopy(tiny_model)
     rows = torch.randint(0, 261, (3, 33), generator=torch.Generator().manual_seed(0))
     reference = copy.deepcopy(tiny_model)
@@ -36,8 +36,8 @@ def test_bf16_keeps_the_loss_in_fp32(tiny_model):
     assert rounded.item() == pytest.approx(exact.item(), rel=2e-3)
 
 
-@pytest.mark.parametrize("length", [40, 127, 128, 256])  # from 128 in halves
-def test_plain_attention_in_bf16_is_attention(monkeypatch, length):
+@pytest.mark.parametrize("length", [40, 127, 128, 256])  # rows of 128 or more are split in halves
+def test_plain_attention_in_bf16_matches_reference(monkeypatch, length):
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 3, length, 16, generator=generator).bfloat16()
     plain, _ = loss_module.causal_attention(None, query, key, value, None, scaling=0.25)
@@ -47,10 +47,10 @@ def test_plain_attention_in_bf16_is_attention(monkeypatch, length):
     assert not torch.equal(plain, flash)
 
 
-def test_halves_of_a_row_keep_documents_apart():
+def test_half_rows_separate_documents():
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 128, 16, generator=generator).bfloat16()
-    document = torch.arange(128) // 50  # one of them lies across the middle
+    document = torch.arange(128) // 50  # one document crosses the middle
     same = (document[:, None] == document[None, :])[None, None]
     both, _ = loss_module.causal_attention(None, query, key, value, None, same_document=same, scaling=0.25)
     for start, end in ((0, 50), (50, 100), (100, 128)):
@@ -59,7 +59,7 @@ def test_halves_of_a_row_keep_documents_apart():
         torch.testing.assert_close(both[:, start:end], alone, atol=0.02, rtol=0.02)
 
 
-def test_logistic_gelu_is_gelu():
+def test_logistic_gelu_matches_gelu():
     values = torch.linspace(-12, 12, 10_001, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(functional.gelu(values, approximate="tanh").sum(), values)
     (slope,) = torch.autograd.grad(kernels.SigmoidGelu()(values).sum(), values)
@@ -78,7 +78,7 @@ def test_logistic_gelu_is_gelu():
         ({"model": {"activation": "relu"}}, True, False),
     ],
 )
-def test_logistic_gelu_where_a_cpu_compiles(tiny_model, settings, compiled, fast):
+def test_logistic_gelu_is_used_when_compiling_on_cpu(tiny_model, settings, compiled, fast):
     model = copy.deepcopy(tiny_model)
     recipe = PretrainRecipe(stage="pretrain", tokens="x", train_tokens=8192, **settings)
     used = [block.mlp.act for block in model.base_model.h]
@@ -96,7 +96,7 @@ def test_logistic_gelu_where_a_cpu_compiles(tiny_model, settings, compiled, fast
     assert [block.mlp.act for block in model.base_model.h] == used
 
 
-def test_logistic_gelu_needs_the_gelu_it_is_a_form_of():
+def test_logistic_gelu_requires_gelu_pytorch_tanh():
     with pytest.raises(ValueError, match="logistic_gelu has an effect only with"):
         PretrainRecipe(
             stage="pretrain", tokens="x", train_tokens=8192, model={"activation": "relu"},
@@ -105,7 +105,7 @@ def test_logistic_gelu_needs_the_gelu_it_is_a_form_of():
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_documents_of_a_row_are_kept_apart(tiny_model, bf16):
+def test_documents_of_a_row_are_separated(tiny_model, bf16):
     model = copy.deepcopy(tiny_model)
     generator = torch.Generator().manual_seed(0)
     end = model.config.eos_token_id

@@ -1,4 +1,4 @@
-"""Muon on GPT-2's transposed and fused matrices, and optimizer states that come back bitwise."""
+"""Muon on GPT-2's transposed and fused matrices, and bitwise round trips of optimizer states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_with_gradients(seed=0):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("sides", [(24, 24), (16, 48), (48, 16)])
-def test_equals_torch_on_the_transposed_matrix(sides, dtype):
+def test_muon_matches_torch_on_the_transposed_matrix(sides, dtype):
     ours = nn.Parameter(torch.randn(sides, generator=torch.Generator().manual_seed(0)))
     theirs = nn.Parameter(ours.detach().T.clone())  # nn.Linear holds (outputs, inputs)
     mine = optimizer.Muon([("h.0.mlp.c_fc.weight", ours)], lr=0.1, weight_decay=0.1, dtype=dtype)
@@ -36,12 +36,12 @@ def test_equals_torch_on_the_transposed_matrix(sides, dtype):
         theirs.grad = ours.grad.T.clone()
         mine.step()
         reference.step()
-    # torch iterates in bf16, which costs 0.0021 here; the sides mixed up would cost 0.05
+    # torch iterates in bf16, an error of 0.0021 here; swapped sides would give 0.05
     torch.testing.assert_close(ours.detach(), theirs.detach().T, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
-def test_wide_matrices_go_through_the_same_iteration(steps):
+def test_wide_matrices_use_the_same_iteration(steps):
     matrices = torch.randn(3, 16, 64, generator=torch.Generator().manual_seed(0)) / 8
     square = optimizer._iterate_gram(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
     direct = optimizer._iterate(matrices / matrices.norm(dim=(1, 2), keepdim=True), steps)
@@ -52,7 +52,7 @@ def test_wide_matrices_go_through_the_same_iteration(steps):
     assert torch.equal(optimizer.orthogonalise(matrices.transpose(1, 2), steps), square.transpose(1, 2))
 
 
-def test_query_key_and_value_are_orthogonalised_apart():
+def test_query_key_and_value_are_orthogonalized_separately():
     fused = nn.Parameter(torch.zeros(16, 48))
     fused.grad = torch.randn(16, 48, generator=torch.Generator().manual_seed(0))
     fused.grad[:, 16:32] *= 100  # a large key gradient must not shrink the steps of query and value
@@ -62,7 +62,7 @@ def test_query_key_and_value_are_orthogonalised_apart():
         assert singular.min() > 0.3 and singular.max() < 1.3
 
 
-def test_who_takes_what():
+def test_parameters_are_assigned_to_muon_and_adamw():
     model = model_with_gradients()
     adam, muon = optimizer.build(model, OptimizerSettings(name="muon", weight_decay=0.3))
     taken = {id(p) for group in muon.param_groups for p in group["params"]}
@@ -80,7 +80,7 @@ def test_who_takes_what():
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_state_comes_back_bitwise(name):
+def test_optimizer_state_round_trips_bitwise(name):
     first = model_with_gradients()
     settings = OptimizerSettings(name=name)
     optimizers = optimizer.build(first, settings)
@@ -103,7 +103,7 @@ def test_state_comes_back_bitwise(name):
         assert torch.equal(tensor, again[key])
 
 
-def test_missing_state_is_noticed():
+def test_missing_optimizer_state_is_detected():
     model = model_with_gradients()
     optimizers = optimizer.build(model, OptimizerSettings())
     for opt in optimizers:

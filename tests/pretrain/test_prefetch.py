@@ -34,7 +34,7 @@ def gone(seconds: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
-def test_reading_ahead_changes_nothing(make, ahead):
+def test_prefetch_does_not_change_rows(make, ahead):
     reader = make(prefetch_batches=ahead)
     given = list(reader.batches(5, 40))
     assert [step for step, _ in given] == list(range(5, 40))
@@ -46,8 +46,8 @@ def test_reading_ahead_changes_nothing(make, ahead):
     assert gone() and list(reader.batches(7, 7)) == []
 
 
-def test_it_reads_ahead_and_not_further(make, monkeypatch):
-    """While the consumer holds one batch, `ahead` wait in the queue and one more is in the reader's hand."""
+def test_prefetch_is_bounded(make, monkeypatch):
+    """While the consumer holds one batch, `ahead` batches are queued and the reader holds one more."""
     reader, read = make(prefetch_batches=2), []
     rows = reader.rows
     monkeypatch.setattr(reader, "rows", lambda step: read.append(step) or rows(step))
@@ -63,7 +63,7 @@ def test_it_reads_ahead_and_not_further(make, monkeypatch):
 
 
 @pytest.mark.parametrize("ahead", [0, 2])
-def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
+def test_reader_error_is_raised_at_its_step(make, monkeypatch, ahead):
     reader = make(prefetch_batches=ahead)
     rows = reader.rows
 
@@ -80,7 +80,7 @@ def test_an_error_of_the_reader_arrives_at_its_step(make, monkeypatch, ahead):
     assert got == [0, 1, 2] and gone()
 
 
-def test_the_thread_ends_when_the_consumer_stops(make):
+def test_prefetch_thread_ends_with_its_consumer(make):
     steps = make(prefetch_batches=2).batches(0, 10_000)
     next(steps)
     assert len(readers()) == 1
@@ -92,8 +92,8 @@ def test_the_thread_ends_when_the_consumer_stops(make):
     assert gone()
 
 
-def test_a_thread_that_does_not_listen_would_be_seen(make, monkeypatch):
-    """The check above can fail: a stop flag that nobody sets leaves the thread behind."""
+def test_unresponsive_thread_is_detected(make, monkeypatch):
+    """Planted fault: without the stop flag the thread keeps running."""
     flags = []
 
     class Deaf(threading.Event):
@@ -115,19 +115,19 @@ def predicted(rows: torch.Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("length", [1, 2, 8, 32])
-def test_split_rows_keeps_every_target_once_with_the_token_before_it(length):
+def test_split_rows_keeps_every_target_with_its_input(length):
     rows = torch.arange(4 * 33).view(4, 33)
     short = split_rows(rows, length)
     assert short.shape == (4 * 32 // length, length + 1)
     assert predicted(short) == predicted(rows)
     assert torch.equal(short[:, 1:], short[:, :-1] + 1)
-    # chopping the 33 tokens up instead loses a target at each cut
+    # splitting the 33 tokens instead would lose one target per split
     chopped = rows[:, : 33 // (length + 1) * (length + 1)].reshape(-1, length + 1)
     assert (predicted(chopped) == predicted(rows)) is (length == 32)
 
 
 def test_length_warmup_reads_the_same_tokens(pretrain, monkeypatch):
-    """Tier A with shorter rows: each step reads the same tokens and predicts each of them once."""
+    """Tier A with shorter rows: each step reads the same tokens and predicts each token once."""
     seen = []
     short = [{"tokens": 256 * 4, "sequence_length": 8}, {"tokens": 256 * 7, "sequence_length": 16}]
     whole = pretrain("whole", samples={"prompts": []})

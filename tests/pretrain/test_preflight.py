@@ -1,4 +1,4 @@
-"""The preflight passes what is right, and names each fault that is put in."""
+"""The preflight passes a correct setup and reports each planted fault."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def look(tiny_model):
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("apart", [False, True])
-def test_passes_what_is_right(look, capsys, apart, bf16):
+def test_preflight_passes_a_correct_setup(look, capsys, apart, bf16):
     model = look(apart=apart, bf16=bf16)
     assert "no token depends on one it must not see" in capsys.readouterr().err
-    assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # all is as it was
+    assert model.config._attn_implementation != loss_module.CAUSAL_ATTENTION  # nothing changed
 
 
-def test_a_dense_mask_is_found(look):
+def test_dense_mask_is_detected(look):
     with pytest.raises(ToolkitError, match="2 of 2 attentions get a dense mask"):
         look(speed={"causal_attention": False})
 
 
-def test_a_graph_break_is_found(look, monkeypatch):
+def test_graph_break_is_detected(look, monkeypatch):
     hidden = TrainingLoss.hidden
 
     def broken(self, rows):
@@ -63,7 +63,7 @@ def test_a_graph_break_is_found(look, monkeypatch):
         look()
 
 
-def test_documents_that_leak_are_found(look, monkeypatch):
+def test_attention_between_documents_is_detected(look, monkeypatch):
     apart = loss_module.document_inputs
 
     def positions_only(inputs, end_id):
@@ -74,7 +74,7 @@ def test_documents_that_leak_are_found(look, monkeypatch):
         look(apart=True, compiled=False)
 
 
-def test_attention_to_the_future_is_found(look, monkeypatch):
+def test_attention_to_future_tokens_is_detected(look, monkeypatch):
     monkeypatch.setattr(
         loss_module.functional,
         "scaled_dot_product_attention",
@@ -85,7 +85,7 @@ def test_attention_to_the_future_is_found(look, monkeypatch):
     assert "the graph has no attention kernel" in str(caught.value)  # both at once
 
 
-def test_auto_looks_where_it_is_compiled():
+def test_auto_preflight_runs_if_compiled():
     assert preflight.is_enabled(recipe(), compiled=True) and not preflight.is_enabled(
         recipe(), compiled=False
     )

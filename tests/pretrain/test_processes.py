@@ -1,4 +1,4 @@
-"""Pretraining in processes of its own: killed at any time and started again, and on two processes."""
+"""Pretraining in subprocesses: resuming after kills, and two processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base import files
 from toolkit.runs import checkpoint, metrics, seal
@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 def half_written(run) -> bool:
-    """Whether a checkpoint is being written just now, or was when the writer was killed."""
+    """Return whether a checkpoint write is in progress or was interrupted."""
     folder = run / "checkpoints"
     return folder.is_dir() and any(files.is_temporary(entry.name) for entry in folder.iterdir())
 
@@ -39,62 +39,60 @@ def losses(run):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, corpus):
     folder = tmp_path_factory.mktemp("whole")
-    return attempts.finish(write_recipe(folder, corpus, "whole", **SETTINGS), folder=folder)
+    return trainings.finish(write_recipe(folder, corpus, "whole", **SETTINGS), folder=folder)
 
 
-def test_killed_at_random_steps_and_in_the_middle_of_saves(tmp_path, corpus, whole):
-    """Tier B: SIGKILL five times within one epoch, the same command again: the same bytes as undisturbed."""
+def test_resume_after_kills_during_steps_and_saves_is_identical(tmp_path, corpus, whole):
+    """Tier B: after five SIGKILLs within one epoch, the final files equal those of an uninterrupted run."""
     recipe = write_recipe(tmp_path, corpus, "killed", **SETTINGS)
-    run = attempts.run_dir(recipe, tmp_path)
+    run = trainings.run_dir(recipe, tmp_path)
     generator = random.Random(0)
     first = generator.randint(1, 4)  # before the first checkpoint
-    conditions = [lambda: attempts.steps_done(run) >= first]
+    conditions = [lambda: trainings.steps_done(run) >= first]
     conditions += [lambda: half_written(run)] * 2
     later = generator.randint(20, 25)
-    conditions += [lambda: attempts.steps_done(run) >= later, lambda: half_written(run)]
+    conditions += [lambda: trainings.steps_done(run) >= later, lambda: half_written(run)]
     in_the_middle = 0
     for condition in conditions:
-        process = attempts.start(recipe, folder=tmp_path, fault="slow steps")
-        before = attempts.newest(run)
-        assert attempts.kill_when(process, condition), process.stderr
+        process = trainings.start(recipe, folder=tmp_path, fault="slow steps")
+        before = trainings.newest(run)
+        assert trainings.kill_when(process, condition), process.stderr
         assert process.returncode == -signal.SIGKILL and not seal.is_sealed(run)
         in_the_middle += half_written(run)
         checkpoints = checkpoint.steps(run / "checkpoints")
         assert all(checkpoint.is_whole(path) for _, path in checkpoints)
-        assert attempts.newest(run) >= before
-        # the journal reaches as far as the checkpoint that the run will go on from
+        assert trainings.newest(run) >= before
+        # the log reaches the checkpoint from which the run resumes
         rows = metrics.read(run / "steps.jsonl")
         assert not checkpoints or rows[-1]["step"] >= checkpoints[-1][0]
     assert in_the_middle >= 1
-    attempts.finish(recipe, folder=tmp_path)
+    trainings.finish(recipe, folder=tmp_path)
     assert seal.is_sealed(run) and not seal.verify(run)
-    assert attempts.differing(whole, run) == []
+    assert trainings.differing(whole, run) == []
 
 
-def test_a_writer_without_seal_is_noticed(tmp_path, corpus, whole):
-    """Broken on purpose: written where it is read, and believed. Killed half-way it goes on wrong or not at
-    all.
-    """
+def test_unsealed_checkpoint_write_is_detected(tmp_path, corpus, whole):
+    """Planted fault: without the seal, a run killed during a checkpoint write cannot resume correctly."""
     recipe = write_recipe(tmp_path, corpus, "broken", **SETTINGS)
-    run = attempts.run_dir(recipe, tmp_path)
+    run = trainings.run_dir(recipe, tmp_path)
 
     def middle() -> bool:
         return any(not (path / "training.json").exists() for _, path in checkpoint.steps(run / "checkpoints"))
 
-    process = attempts.start(recipe, folder=tmp_path, fault="write in place")
-    assert attempts.kill_when(process, middle) and middle()
-    status, _ = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path, fault="write in place"))
-    assert status != 0 or attempts.differing(whole, run) != []
-    # what is there now is refused by a run as it should be, which starts from what is whole
-    status, err = attempts.wait_for_end(attempts.start(recipe, folder=tmp_path))
+    process = trainings.start(recipe, folder=tmp_path, fault="write in place")
+    assert trainings.kill_when(process, middle) and middle()
+    status, _ = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path, fault="write in place"))
+    assert status != 0 or trainings.differing(whole, run) != []
+    # a run without the fault ignores the damaged checkpoint and starts from a complete one
+    status, err = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path))
     assert status == 0 and "not used, because it changed since it was sealed" in err
-    assert attempts.differing(whole, run) == []
+    assert trainings.differing(whole, run) == []
 
 
-def test_two_processes_learn_as_one(tmp_path, corpus):
+def test_two_processes_match_one_process_in_pretraining(tmp_path, corpus):
     settings = {"log_every_steps": 1, "train_tokens": 256 * 20, "micro_batch_tokens": 64}
-    single = attempts.finish(write_recipe(tmp_path, corpus, "one", **settings), folder=tmp_path)
-    pair = attempts.finish(write_recipe(tmp_path, corpus, "two", **settings), folder=tmp_path, processes=2)
+    single = trainings.finish(write_recipe(tmp_path, corpus, "one", **settings), folder=tmp_path)
+    pair = trainings.finish(write_recipe(tmp_path, corpus, "two", **settings), folder=tmp_path, processes=2)
     assert len(losses(single)) == 20
     np.testing.assert_allclose(losses(pair), losses(single), rtol=1e-4)
     first, second = (load_file(run / "model" / "model.safetensors") for run in (single, pair))

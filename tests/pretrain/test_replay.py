@@ -1,4 +1,4 @@
-"""Replayed steps are compared with the recorded ones: equal bits pass, a single different bit does not."""
+"""Replays compare steps bitwise with the recorded ones and detect a single different bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_of(folder: Path, corpus: Path, name: str, **settings) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus) -> Path:
-    """12 steps, checkpoints after 4, 8 and 12; chance in dropout, short rows at first."""
+    """A run of 12 steps with checkpoints after 4, 8 and 12, dropout, and a length warm-up."""
     return run_of(
         tmp_path_factory.mktemp("finished"), corpus, "whole", keep_checkpoints=9, optimizer={"name": "muon"},
         model={"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
@@ -42,7 +42,7 @@ def finished(tmp_path_factory, corpus) -> Path:
 
 @pytest.fixture
 def copy(finished, request) -> Path:
-    """A copy beside the run: its parents are where they were, seen from it."""
+    """Copy the run next to itself, so that its parents resolve."""
     path = finished.parent / request.node.name.replace("/", "_")
     shutil.copytree(finished, path)
     return path
@@ -62,7 +62,7 @@ def verify(run: Path, steps: int, capfd) -> tuple[int, dict, str]:
 @pytest.mark.parametrize(
     ("steps", "begin", "states"), [(4, 8, ["12"]), (6, 4, ["08"]), (12, 0, ["04", "08", "12"])]
 )
-def test_the_same_bits_from_a_checkpoint_and_from_the_start(finished, capfd, steps, begin, states):
+def test_replay_from_checkpoint_and_from_start_is_bitwise_identical(finished, capfd, steps, begin, states):
     before = bytes_of(finished)
     status, output, shown = verify(finished, steps, capfd)
     found = output["replay"]
@@ -91,7 +91,7 @@ def spoil_batch(run: Path) -> None:
 
 
 def flip(file: Path) -> None:
-    """Turn the last bit of one number of one tensor over."""
+    """Flip the last bit of one number of one tensor."""
     tensors = load_file(file)
     name = sorted(tensors)[3]
     tensors[name].view(torch.int32).view(-1)[7] ^= 1
@@ -110,8 +110,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_other_bit_is_found(copy, capfd, fault):
-    (copy / "lock.json").unlink()  # or the hashes would tell
+def test_replay_detects_one_changed_bit(copy, capfd, fault):
+    (copy / "lock.json").unlink()  # otherwise the hashes would reveal it
     spoil, message = FAULTS[fault]
     spoil(copy)
     status, output, shown = verify(copy, 4, capfd)
@@ -119,27 +119,27 @@ def test_one_other_bit_is_found(copy, capfd, fault):
     assert output["replay"]["first_difference"].startswith(message) and f"first: {message}" in shown
 
 
-def test_hashes_count_as_well(copy, capfd):
+def test_replay_compares_batch_digests(copy, capfd):
     (copy / "evaluation.json").write_text("{}")
     status, output, _ = verify(copy, 1, capfd)
     assert status == 1 and not output["whole"] and output["same"]
 
 
-def test_a_disturbed_order_is_found(finished, capfd, monkeypatch):
+def test_replay_detects_a_changed_batch_order(finished, capfd, monkeypatch):
     starts = Order.starts
     monkeypatch.setattr(Order, "starts", lambda self, step, rows: np.flip(starts(self, step, rows)))
     status, output, _ = verify(finished, 2, capfd)
     assert status == 1 and output["replay"]["first_difference"].startswith("step 9: batch was ")
 
 
-def test_other_random_numbers_are_found(finished, capfd, monkeypatch):
-    """The same batch, and another dropout: only loss and norm can tell."""
+def test_replay_detects_other_random_numbers(finished, capfd, monkeypatch):
+    """The batch is the same and dropout differs, so only loss and norm can differ."""
     monkeypatch.setattr("toolkit.pretrain.step.derive", lambda *names: 1)
     status, output, _ = verify(finished, 2, capfd)
     assert status == 1 and output["replay"]["first_difference"].startswith("step 9: loss was ")
 
 
-def test_a_broken_checkpoint_is_not_begun_from(copy, capfd):
+def test_replay_does_not_start_from_a_damaged_checkpoint(copy, capfd):
     (copy / "lock.json").unlink()
     flip(copy / "checkpoints/step-00000008/model.safetensors")
     status, output, shown = verify(copy, 4, capfd)
@@ -154,7 +154,7 @@ def change_manifest(run: Path, change) -> None:
     (run / "lock.json").unlink(missing_ok=True)
 
 
-def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
+def test_replay_reports_environment_differences_and_continues(copy, capfd):
     change_manifest(copy, lambda content: content["versions"].update(torch="1.0"))
     status, output, shown = verify(copy, 1, capfd)
     assert status == 0 and output["replay"]["tier"] == "A"
@@ -175,7 +175,7 @@ def test_another_environment_is_said_first_and_the_replay_goes_on(copy, capfd):
          "later is not one of this version"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_replayed_is_refused(copy, capsys, change, steps, status, message):
+def test_non_replayable_runs_are_refused(copy, capsys, change, steps, status, message):
     change_manifest(copy, change)
     assert main.main(["verify", str(copy), "--replay", str(steps)]) == status
     shown = capsys.readouterr()
@@ -189,7 +189,7 @@ def test_an_exact_run_of_several_processes_is_replayed_on_one(tmp_path, corpus, 
     assert status == 0 and output["replay"]["tier"] == "C"
 
 
-def test_what_the_run_decided_is_taken_again(copy):
+def test_replay_uses_the_recorded_decisions(copy):
     def undecided(content):
         content["inputs"]["settings"].update(threads=None, precision="auto", device="auto")
         content["facts"].update(threads=2, precision="bf16")
@@ -199,7 +199,7 @@ def test_what_the_run_decided_is_taken_again(copy):
     assert (recipe.threads, recipe.precision, recipe.device, recipe.compile) == (2, "bf16", "cpu", False)
 
 
-def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
+def test_replay_uses_the_recorded_threads(copy):
     change_manifest(copy, lambda content: content["inputs"]["settings"].update(threads=None))
     change_manifest(copy, lambda content: content["facts"].update(threads=2))
     with replay.training_context(copy):
@@ -212,8 +212,8 @@ def test_a_replay_computes_with_the_threads_that_were_recorded(copy):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, corpus) -> tuple[Path, str]:
-    """(the incident, what was printed): a loss above the mean of those before is enough to stop."""
-    folder = tmp_path_factory.mktemp("held up")  # a command that is printed must quote it
+    """Return (incident, output) of a run that stops at the first loss above the mean."""
+    folder = tmp_path_factory.mktemp("held up")  # the printed command must quote this path
     with pytest.raises(Exception, match="standard deviations above") as error:
         run_of(
             folder, corpus, "nervous", guard={"z_score": 1e-6, "window": 10}, keep_checkpoints=9,
@@ -249,7 +249,7 @@ def replayed(incident: Path, capfd) -> tuple[int, dict]:
     return status, result["incident"]
 
 
-def test_the_printed_command_replays_the_step(stopped, capfd):
+def test_printed_incident_command_replays_the_step(stopped, capfd):
     incident, message = stopped
     before = bytes_of(incident.parents[1])
     command = shlex.split(message.split("`")[1])
@@ -261,7 +261,7 @@ def test_the_printed_command_replays_the_step(stopped, capfd):
     assert bytes_of(incident.parents[1]) == before
 
 
-def test_a_step_without_an_incident_is_refused(stopped, capfd):
+def test_step_without_incident_is_refused(stopped, capfd):
     run = stopped[0].parents[1]
     step = files.read_json(stopped[0] / "incident.json")["step"]
     assert main.main(["verify", str(run), "--incident", str(step + 1)]) == 2
@@ -269,7 +269,7 @@ def test_a_step_without_an_incident_is_refused(stopped, capfd):
     assert main.main(["verify", str(run), "--incident", str(step), "--replay", "1"]) == 2
 
 
-def test_the_former_command_names_the_new_one(stopped, capfd):
+def test_removed_option_names_its_replacement(stopped, capfd):
     incident = stopped[0]
     step = files.read_json(incident / "incident.json")["step"]
     for file in (incident, incident / "incident.json"):
@@ -280,7 +280,7 @@ def test_the_former_command_names_the_new_one(stopped, capfd):
     assert "toolkit verify RUN --incident STEP" in capfd.readouterr().err
 
 
-def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
+def test_incident_without_stored_state_starts_from_the_checkpoint(incident, capfd):
     step = files.read_json(incident / "incident.json")["step"]
     newest = [number for number, _ in checkpoint.steps(incident.parents[1] / "checkpoints") if number < step][
         -1
@@ -289,7 +289,7 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
     rewrite(incident, state=None, checkpoint=f"../../checkpoints/step-{newest:08d}")
     status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - newest - 1
-    rewrite(incident, checkpoint=None)  # and from the initial weights where there was none yet
+    rewrite(incident, checkpoint=None)  # and from the initial weights if there was no checkpoint yet
     status, output = replayed(incident, capfd)
     assert status == 0 and output["steps_before"] == step - 1
     rewrite(incident, checkpoint="../../checkpoints/step-99999999")
@@ -298,14 +298,14 @@ def test_without_a_kept_state_it_goes_from_the_checkpoint(incident, capfd):
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient_norm"])
-def test_another_number_is_not_reproduced(incident, capfd, name):
+def test_changed_incident_number_is_not_reproduced(incident, capfd, name):
     recorded = float(files.read_json(incident / "incident.json")[name])
     rewrite(incident, **{name: repr(math.nextafter(recorded, 0))})
     status, output = replayed(incident, capfd)
     assert status == 1 and not output["reproduced"]
 
 
-def test_another_state_is_refused_or_not_reproduced(incident, capfd):
+def test_changed_incident_state_is_refused_or_not_reproduced(incident, capfd):
     weights = load_file(incident / "state/model.safetensors")
     weights["transformer.wte.weight"][97] += 0.5
     save_file(weights, incident / "state/model.safetensors", metadata={"format": "pt"})
@@ -316,13 +316,13 @@ def test_another_state_is_refused_or_not_reproduced(incident, capfd):
     assert replayed(incident, capfd)[0] == 1
 
 
-def test_an_incident_of_another_plan_is_refused(incident, capfd):
+def test_incident_of_a_different_plan_is_refused(incident, capfd):
     rewrite(incident, batch="0" * 16, micro_rows=3)
     assert verify_incident(incident) == 1
     assert "batch, micro_rows differ" in capfd.readouterr().err
 
 
-def test_tensors_are_compared_by_their_bytes():
+def test_tensors_are_compared_bytewise():
     nan = torch.tensor([math.nan, 0.0])
     assert replay.tensor_differences({"a": nan}, {"a": nan.clone()}) == []
     assert replay.tensor_differences({"a": nan}, {"a": torch.tensor([math.nan, -0.0])}) == [

@@ -1,4 +1,4 @@
-"""Learning rates by tokens."""
+"""Learning rates as functions of tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_warm_up(name):
     assert at(0, name=name) == 1.0
 
 
-def test_shapes():
+def test_schedule_shapes():
     assert at(550, name="linear", warmup_tokens=100) == pytest.approx(0.5)
     assert at(325, name="cosine", warmup_tokens=100) == pytest.approx(0.853553)  # (1 + cos(pi/4)) / 2
     assert at(800, name="wsd") == 1.0 and at(900, name="wsd") == pytest.approx(0.5)
@@ -28,7 +28,7 @@ def test_shapes():
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "wsd"])
-def test_end(name):
+def test_schedule_end(name):
     assert at(1000, name=name, final_fraction=0.1) == pytest.approx(0.1)
     assert at(1500, name=name, final_fraction=0.1) == pytest.approx(0.1)
 

@@ -1,4 +1,4 @@
-"""FSDP2 on two processes of a CPU: the same numbers as with whole weights, files that anybody can read."""
+"""FSDP2 on two CPU processes matches unsharded training and writes full weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.config import loader
@@ -27,7 +27,7 @@ from toolkit.runs import layout
 from toolkit.runs.opening import open_run
 from toolkit.runtime import accelerate_config, devices
 
-pytestmark = pytest.mark.timeout(900)  # eleven trainings on two processes: 2 minutes of CPU time
+pytestmark = pytest.mark.timeout(900)  # eleven runs on two processes: 2 minutes of CPU time
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
@@ -35,7 +35,7 @@ STEPS, HALF = 20, 12
 SETTINGS = {
     "train_tokens": 256 * STEPS, "micro_batch_tokens": 64, "checkpoint_every_tokens": 256 * 4,
     "keep_checkpoints": 5, "evaluate_every_tokens": 256 * 10, "optimizer": {"name": "muon"},
-    "schedule": {"name": "constant"},  # a shorter training begins as a longer one does
+    "schedule": {"name": "constant"},  # a shorter training starts like a longer one
 }  # fmt: skip
 SHORT = {"train_tokens": 256 * 6}
 LOSS, NORM, WEIGHT = 1e-6, 1e-5, 3e-5
@@ -54,7 +54,7 @@ def launched(*recipes: Path, folder: Path, **variables: str) -> None:
 
 
 def alone(recipe: Path, folder: Path) -> None:
-    """Run a recipe in this process, with whole weights."""
+    """Run a recipe in this process without sharding."""
     loaded = loader.load(recipe)
     with open_run(loaded, runs_dir=folder / "runs") as run:
         devices.configure(loaded.recipe)
@@ -62,7 +62,7 @@ def alone(recipe: Path, folder: Path) -> None:
 
 
 def rewind(run: Path, copy: str) -> None:
-    """Copy a finished run as if it had been interrupted after half of its steps."""
+    """Copy a finished run in the state after half of its steps."""
     second = run.with_name(copy)
     shutil.copytree(run, second)
     (second / layout.LOCK).unlink(missing_ok=True)
@@ -92,13 +92,13 @@ def require_agreement(first: Path, second: Path) -> None:
 
 
 def accounts(run: Path) -> list[dict]:
-    """Return how the weights lay on each process."""
+    """Return the layout of the weights on each process."""
     return [json.loads(run.with_name(f"{run.name}.{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus) -> Path:
-    """The folder of finished runs: whole weights on one process, spread ones on two, and broken ones."""
+    """Return the folder of runs: unsharded on one process, sharded on two, and with planted faults."""
     folder = tmp_path_factory.mktemp("sharding")
     adamw = {"optimizer": {"name": "adamw"}}
     for name, settings in {"plain": {}, "plain-adamw": adamw}.items():
@@ -117,7 +117,7 @@ def trained(tmp_path_factory, corpus) -> Path:
 
 
 @pytest.mark.slow
-def test_every_process_keeps_half(trained):
+def test_each_process_holds_half_of_the_weights(trained):
     plain = GPT2LMHeadModel.from_pretrained(trained / "plain" / "model")
     weights = sum(parameter.numel() for parameter in plain.parameters())
     matrices = sum(p.numel() for name, p in plain.named_parameters() if ".h." in name and p.ndim == 2)
@@ -125,25 +125,25 @@ def test_every_process_keeps_half(trained):
         for account in accounts(trained / name):
             assert account["spread_weights"] and account["spread_states"] == [True]
             assert account["tied"] and account["dtypes"] == ["torch.float32"]
-            assert account["bytes"] == 4 * numbers / 2  # every first dimension here is even
+            assert account["bytes"] == 4 * numbers / 2  # all first dimensions are even
     assert accounts(trained / "spread")[0]["states"] == ["exp_avg", "exp_avg_sq", "momentum_buffer"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["", "-adamw"])
-def test_the_same_numbers_as_whole_weights(trained, optimizer):
+def test_sharded_losses_match_unsharded(trained, optimizer):
     require_agreement(trained / f"plain{optimizer}", trained / f"spread{optimizer}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["broken-muon", "broken-norm"])
-def test_a_part_instead_of_the_whole_is_noticed(trained, name):
+def test_saving_a_shard_instead_of_full_weights_is_detected(trained, name):
     with pytest.raises(AssertionError):
         require_same_steps(trained / "plain", trained / name, steps=6)
 
 
 @pytest.mark.slow
-def test_checkpoints_are_whole_models(trained):
+def test_sharded_checkpoints_contain_full_models(trained):
     last = GPT2LMHeadModel.from_pretrained(trained / "spread" / "checkpoints" / f"step-{STEPS:08d}")
     final = load_file(trained / "spread" / "model" / "model.safetensors")
     assert all(torch.equal(last.state_dict()[name], tensor) for name, tensor in final.items())
@@ -160,7 +160,7 @@ def test_bf16_keeps_weights_in_fp32(trained):
 
 
 @pytest.mark.slow
-def test_incident_holds_the_whole_state(trained):
+def test_sharded_incident_contains_the_full_state(trained):
     run = trained / "incident"
     before = run / "checkpoints" / "step-00000004"
     kept = run / "incidents" / "step-00000005" / "state"
@@ -170,7 +170,7 @@ def test_incident_holds_the_whole_state(trained):
 
 
 @pytest.mark.slow
-def test_goes_on_on_any_processes(trained, corpus):
+def test_sharded_run_resumes_on_any_number_of_processes(trained, corpus):
     folder = trained.parents[1]
     settings = SETTINGS | {"optimizer": {"name": "muon"}}
     recipes = []
@@ -182,16 +182,16 @@ def test_goes_on_on_any_processes(trained, corpus):
         recipes.append(write_recipe(folder, corpus, name, **settings, shard_weights=shard))
     launched(*recipes[:3], folder=folder)
     alone(recipes[3], folder)
-    assert not attempts.differing(trained / "spread", trained / "again")
+    assert not trainings.differing(trained / "spread", trained / "again")
     assert not accounts(trained / "to-ddp")[0]["spread_weights"]
     for name in ("to-ddp", "from-plain", "to-plain"):
-        assert attempts.differing(trained / "spread", trained / name)  # it did go on, in another way
+        assert trainings.differing(trained / "spread", trained / name)  # it resumed, with different results
         require_agreement(trained / "plain", trained / name)
 
 
 @pytest.mark.slow
-def test_auto_follows_accelerate_where_accelerate_does_not(tmp_path, corpus):
-    """On a CPU Accelerate makes DDP of FSDP; the weights are spread all the same."""
+def test_auto_shards_on_cpu_if_accelerate_config_asks_for_fsdp(tmp_path, corpus):
+    """On a CPU, Accelerate replaces FSDP by DDP; the toolkit shards the weights nevertheless."""
     recipe = write_recipe(tmp_path, corpus)
     launched(recipe, folder=tmp_path, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     run = tmp_path / "runs" / "t" / "first"
@@ -204,14 +204,14 @@ def test_auto_follows_accelerate_where_accelerate_does_not(tmp_path, corpus):
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
-def test_configurations_are_accelerates_own(path):
-    configuration = load_config_from_file(str(path))  # raises on a key that it does not know
+def test_configuration_files_load_in_accelerate(path):
+    configuration = load_config_from_file(str(path))  # raises on unknown keys
     assert configuration.num_processes == 1
     launching.check_configuration(path)
     assert f"--config_file recipes/accelerate/{path.name}" in path.read_text()
 
 
-def test_fsdp_file_is_fsdp2():
+def test_fsdp_config_file_uses_fsdp2():
     assert [path.name for path in CONFIGURATIONS] == ["fsdp.yaml", "gpus.yaml"]
     configuration = load_config_from_file(str(CONFIGURATIONS[0]))
     assert configuration.distributed_type == "FSDP" and configuration.fsdp_config["fsdp_version"] == 2
@@ -227,7 +227,7 @@ def test_fsdp_file_is_fsdp2():
         ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM"),
     ],
 )
-def test_configurations_that_are_refused(tmp_path, change, words):
+def test_unsupported_configurations_are_refused(tmp_path, change, words):
     path = tmp_path / "launch.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(CONFIGURATIONS[0].read_text()) | change))
     with pytest.raises(UsageError, match=words):
@@ -245,7 +245,7 @@ def test_configurations_that_are_refused(tmp_path, change, words):
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"exact": True}, "exact keeps all weights"),
     ],
 )
-def test_launches_that_are_refused(tmp_path, corpus, monkeypatch, variables, settings, words):
+def test_unsupported_launches_are_refused(tmp_path, corpus, monkeypatch, variables, settings, words):
     for name, value in ({"WORLD_SIZE": "2", "RANK": "0"} | variables).items():
         monkeypatch.setenv(name, value)
     settings = {"micro_batch_tokens": 64} | settings

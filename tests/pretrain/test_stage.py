@@ -1,4 +1,4 @@
-"""A whole pretraining on a small corpus: its files, its numbers, and going on after a crash."""
+"""A complete pretraining on a small corpus: outputs, measurements, and resuming after a crash."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def rows_with(run, key):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_memory_is_kept_as_the_recipe_says(pretrain, monkeypatch, keep):
+def test_keep_memory_follows_the_recipe(pretrain, monkeypatch, keep):
     asked = []
     monkeypatch.setattr(stage.allocator, "configure", lambda device, *, keep: asked.append(keep))
     pretrain(train_tokens=256, speed={"keep_memory": keep})
     assert asked == [keep]
 
 
-def test_learns_and_measures(pretrain, corpus):
+def test_training_reduces_loss_and_writes_evaluation(pretrain, corpus):
     run = pretrain(train_tokens=256 * 60, optimizer={"name": "muon"})
     numbers = json.loads((run / "evaluation.json").read_text())
     model, _ = load_causal_lm((str(run / "model"), None))
@@ -59,7 +59,7 @@ def test_learns_and_measures(pretrain, corpus):
         and numbers["n"] == 30
         and numbers["interval_over"] == "documents"
     )
-    # 261 entries padded to 320, and an end for each document
+    # 261 entries padded to 320, and one end-of-text per document
     tokens = held_out.bytes + 30
     assert numbers["untrained_bits_per_byte"] == pytest.approx(
         math.log2(320) * tokens / held_out.bytes, rel=0.01
@@ -72,11 +72,11 @@ def test_learns_and_measures(pretrain, corpus):
     losses = [row["loss"] for row in rows_with(run, "loss")]
     assert len(losses) == 30 and losses[-1] < 0.7 * losses[0]
     curve = [row["bits_per_byte"] for row in rows_with(run, "bits_per_byte")]
-    assert len(curve) == 11 and curve[0] > 1.5 * curve[-1]  # at the start, and ten times
+    assert len(curve) == 11 and curve[0] > 1.5 * curve[-1]  # at the start and ten times during training
     assert [row["tokens"] for row in rows_with(run, "tokens")][-1] == 256 * 60
 
 
-def test_checkpoints_are_models(pretrain):
+def test_checkpoints_load_as_models(pretrain):
     run = pretrain()
     checkpoints = checkpoint.steps(run / "checkpoints")
     assert [step for step, _ in checkpoints] == [12] and checkpoint.is_whole(checkpoints[0][1])
@@ -87,7 +87,7 @@ def test_checkpoints_are_models(pretrain):
 
 
 @pytest.mark.parametrize(("name", "precision"), [("adamw", "fp32"), ("muon", "bf16")])
-def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
+def test_resume_after_crash_is_bitwise_identical(pretrain, monkeypatch, name, precision):
     settings = {
         "optimizer": {"name": name},
         "precision": precision,
@@ -119,11 +119,11 @@ def test_goes_on_bitwise_after_a_crash(pretrain, monkeypatch, name, precision):
         ]
         for run in (whole, broken)
     ]
-    assert lines[0] == lines[1]  # also the mean loss of a line that the crash cut in two
+    assert lines[0] == lines[1]  # including the mean loss of a line interrupted by the crash
     assert (whole / "steps.jsonl").read_bytes() == (broken / "steps.jsonl").read_bytes()
 
 
-def test_stops_at_the_end_of_a_step(pretrain, monkeypatch):
+def test_stop_request_ends_after_the_current_step(pretrain, monkeypatch):
     whole = pretrain("whole")
     asked = iter([False] * 4 + [True] * 20)
     monkeypatch.setattr(loop.signals, "stop_requested", lambda agreed: next(asked))
@@ -144,8 +144,8 @@ def test_micro_batches_change_only_rounding(pretrain):
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-4)
 
 
-def test_processes_read_the_same_tokens(corpus):
-    """Tier A: what the processes read together at a step does not depend on their number."""
+def test_token_order_does_not_depend_on_processes(corpus):
+    """Tier A: the tokens of a step do not depend on the number of processes."""
     shards = TokenShards.open(corpus / "train")
     order = Order(shards.tokens, 32, seed=0, digest=shards.digest)
     whole = batch(shards, order, step=3, batch_rows=8)
@@ -158,7 +158,7 @@ def test_processes_read_the_same_tokens(corpus):
         assert torch.equal(torch.cat(parts), torch.from_numpy(whole))
 
 
-def test_loss_that_is_no_number_ends_the_run(pretrain, tmp_path):
+def test_nan_loss_ends_the_run(pretrain, tmp_path):
     with pytest.raises(ToolkitError, match=r"not finite.* step \d+ of 12") as caught:
         pretrain(
             "diverged",
@@ -174,7 +174,7 @@ def test_loss_that_is_no_number_ends_the_run(pretrain, tmp_path):
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-def test_gradient_that_is_no_number_is_noticed_at_its_step(pretrain, monkeypatch):
+def test_nan_gradient_is_detected_at_its_step(pretrain, monkeypatch):
     forward, calls = TrainingLoss.forward, iter(range(1, 100))
     monkeypatch.setattr(
         TrainingLoss,
@@ -209,12 +209,12 @@ def test_infinite_weights_are_never_sealed(pretrain, monkeypatch, tmp_path):
         ({"micro_batch_tokens": 100}, "micro_batch_tokens: 100 is not a multiple"),
     ],
 )
-def test_recipes_that_cannot_be(pretrain, settings, words):
+def test_invalid_recipes_are_refused(pretrain, settings, words):
     with pytest.raises(RecipeError, match=words):
         pretrain(**settings)
 
 
-def test_batch_that_processes_cannot_share(tmp_path, corpus):
+def test_batch_not_divisible_by_processes_is_refused(tmp_path, corpus):
     from tests.pretrain.conftest import write_recipe
     from toolkit.pretrain.stage import _micro_rows
 
@@ -225,7 +225,7 @@ def test_batch_that_processes_cannot_share(tmp_path, corpus):
     assert caught.value.fix == "use 192"
 
 
-def test_small_corpora(pretrain, tmp_path, tiny_tokenizer, corpus):
+def test_too_small_corpora_are_refused(pretrain, tmp_path, tiny_tokenizer, corpus):
     for part, texts in (("train", ["too short"]), ("held_out", ["x"])):
         write_part(tmp_path / "small" / part, tiny_tokenizer, texts)
     tiny_tokenizer.save_pretrained(tmp_path / "small" / "tokenizer")

@@ -1,4 +1,4 @@
-"""steps.jsonl: every bit of a number is restored; an incomplete last line is left out."""
+"""steps.jsonl restores every bit of a number and ignores an incomplete last line."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def write(path, *, every: int, count: int = 12) -> StepLog:
     return log
 
 
-def test_collected_late_or_at_once_it_is_the_same_file(tmp_path):
+def test_collection_interval_does_not_change_the_file(tmp_path):
     for every in (1, 5, 12):
         write(tmp_path / f"{every}.jsonl", every=every)
     contents = {path.read_bytes() for path in tmp_path.iterdir()}
     assert len(contents) == 1
     for row, (loss, norm) in zip(step_log.read(tmp_path / "1.jsonl"), numbers(12), strict=True):
-        # fp32 as the shortest text of the same number in float64: every bit comes back
+        # fp32 is written as the shortest text of the float64 value, which preserves every bit
         assert torch.equal(torch.tensor(row.loss, dtype=torch.float32), loss)
         assert torch.equal(torch.tensor(row.norm, dtype=torch.float32), norm)
         assert row.skipped is (row.step == 5)
 
 
-def test_nothing_is_fetched_before_collect(tmp_path):
+def test_values_are_not_fetched_before_collect(tmp_path):
     log = StepLog(tmp_path / "steps.jsonl", ALONE, active=True)
     loss = torch.tensor(1.0)
     log.add(1, loss, torch.tensor(2.0), "b")
@@ -50,19 +50,19 @@ def test_nothing_is_fetched_before_collect(tmp_path):
     assert step_log.read(log.path) == [StepRecord(1, 1.0, 2.0, "b")]
 
 
-def test_another_process_collects_but_does_not_write(tmp_path):
+def test_other_ranks_collect_but_do_not_write(tmp_path):
     log = StepLog(tmp_path / "steps.jsonl", ALONE, active=False)
     log.add(1, torch.tensor(1.0), torch.tensor(2.0), "b")
     assert len(log.flush()) == 1 and not log.path.exists()
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_losses_of_several_processes_are_averaged_once(tmp_path, whole):
+def test_losses_of_processes_are_averaged_once(tmp_path, whole):
     calls = []
 
     def reduce(values, reduction):
         calls.append(values.clone())
-        return values + 1.0  # another process has a loss that is 2 higher
+        return values + 1.0  # the loss of another process is higher by 2
 
     two = SimpleNamespace(num_processes=2, reduce=reduce)
     log = StepLog(tmp_path / "steps.jsonl", two, active=True, losses_reduced=whole)
@@ -74,7 +74,7 @@ def test_the_losses_of_several_processes_are_averaged_once(tmp_path, whole):
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
+def test_incomplete_last_line_is_ignored(tmp_path, cut):
     path = tmp_path / "steps.jsonl"
     write(path, every=1)
     content = path.read_bytes()
@@ -87,7 +87,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
     assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:9])
 
 
-def test_going_on_drops_later_steps_and_keeps_the_line_begun(tmp_path):
+def test_resume_drops_later_steps(tmp_path):
     path = tmp_path / "steps.jsonl"
     write(path, every=1)
     log = StepLog(path, ALONE, active=True)
@@ -103,7 +103,7 @@ def test_going_on_drops_later_steps_and_keeps_the_line_begun(tmp_path):
     assert not new.path.exists()
 
 
-def test_what_is_no_number_is_written_as_json_and_comes_back(tmp_path):
+def test_non_finite_numbers_round_trip_through_json(tmp_path):
     log = StepLog(tmp_path / "steps.jsonl", ALONE, active=True)
     log.add(1, torch.tensor(math.nan), torch.tensor(math.inf), "b", skipped=True)
     assert not log.flush()[0].finite
@@ -114,7 +114,7 @@ def test_what_is_no_number_is_written_as_json_and_comes_back(tmp_path):
     assert '"loss": "nan", "norm": "inf"' in log.path.read_text()
 
 
-def test_differences_are_those_of_bits():
+def test_differences_are_bitwise():
     before = [StepRecord(1, 1.0, 2.0, "b"), StepRecord(2, math.nan, 2.0, "b", True)]
     assert step_log.differences(before, list(before)) == []
     again = [StepRecord(1, math.nextafter(1.0, 2.0), 2.0, "c"), before[1]]

@@ -1,4 +1,4 @@
-"""A run's settings, parents and environment, told from its manifest for a place elsewhere."""
+"""Rebuilding settings, parents and environment of a run from its manifest in another directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.runs import layout, manifest, provenance, references, seal
 
 
 def a_run(path: Path, recipe, parents: dict[str, Path] | None = None, **recorded) -> Path:
-    """A run directory of nothing but a manifest and a lock."""
+    """Create a run directory with only a manifest and a lock."""
     path.mkdir(parents=True)
     given = {
         key: {"kind": "run", "path": Path("..", "..", parent.relative_to(path.parents[1])).as_posix(),
@@ -43,14 +43,14 @@ def corpus(tmp_path) -> Path:
     )
 
 
-def test_settings_come_back_as_they_were(tmp_path, corpus):
-    """Also those that may only be given together with others: a whole dump would be refused."""
+def test_settings_round_trip_through_the_manifest(tmp_path, corpus):
+    """Includes settings that are valid only in combination; a full dump would be refused."""
     given = pretraining(guard={"action": "skip", "max_skips": 3}, threads=2, precision="fp32", compile=False)
     for number, recipe in enumerate((given, pretraining(threads=1, precision="bf16", compile=True))):
         assert rebuild.recipe(a_run(tmp_path / "runs" / "t" / str(number), recipe)) == recipe
 
 
-def test_what_was_left_to_the_machine_is_what_it_decided(tmp_path):
+def test_auto_settings_are_replaced_by_decisions(tmp_path):
     run = a_run(tmp_path / "runs/t/a", pretraining(), threads=3, precision="bf16", compile=True, device="cpu")
     rebuilt = rebuild.recipe(run)
     assert (rebuilt.threads, rebuilt.precision, rebuilt.compile, rebuilt.device) == (3, "bf16", True, "cpu")
@@ -58,7 +58,7 @@ def test_what_was_left_to_the_machine_is_what_it_decided(tmp_path):
     assert (rebuild.recipe(run).threads, rebuild.recipe(run).precision) == (1, "fp32")
 
 
-def test_references_lead_to_the_parents_from_elsewhere(tmp_path, corpus):
+def test_references_resolve_from_another_directory(tmp_path, corpus):
     model = a_run(tmp_path / "runs" / "t" / "model", pretraining())
     (model / "checkpoints" / "step-00000002").mkdir(parents=True)
     names = ["runs/t/model", "runs/t/model/checkpoints/step-00000002", "gone/t/model"]
@@ -73,7 +73,7 @@ def test_references_lead_to_the_parents_from_elsewhere(tmp_path, corpus):
         assert references.resolve(reference, runs_dir=elsewhere).resolve() == parent.resolve()
 
 
-def test_parents_must_be_those_that_went_in(tmp_path, corpus):
+def test_parents_must_match_the_manifest(tmp_path, corpus):
     run = a_run(tmp_path / "runs" / "t" / "a", pretraining(), {"tokens": corpus})
     rebuild.require_parents(run)
     files.write_json(corpus / layout.LOCK, {"format": seal.FORMAT, "files": {}, "sealed": "again"})
@@ -84,7 +84,7 @@ def test_parents_must_be_those_that_went_in(tmp_path, corpus):
         rebuild.require_parents(run)
 
 
-def test_the_promise_depends_on_what_differs(tmp_path):
+def test_reproducibility_tier_depends_on_the_differences(tmp_path):
     run = a_run(tmp_path / "runs/t/a", pretraining(), accelerators=["GPU 1"])
     assert rebuild.environment_differences(run) == [] and rebuild.tier([]) == "B"
     content = files.read_json(run / layout.MANIFEST)

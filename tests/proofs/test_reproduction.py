@@ -1,4 +1,4 @@
-"""A finished run made again in a process of its own, every file compared; planted differences are found."""
+"""Reproducing a finished run in a subprocess compares every file and detects planted differences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolkit.runs import seal
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, corpus) -> Path:  # noqa: F811
-    """Made with a setting of the command line, from a recipe with a base that is gone afterwards."""
+    """A run with a command line override, from a recipe whose base is deleted afterwards."""
     folder = tmp_path_factory.mktemp("reproduce")
     recipe = write_recipe(folder, corpus, "whole", train_tokens=256 * 4, checkpoint_every_tokens=256 * 2)
     recipe.rename(recipe.with_name("_base.yaml"))
@@ -37,7 +37,7 @@ def again(finished) -> Path:
     return output / "t" / "whole"
 
 
-def test_a_pretraining_is_made_again(finished, again):
+def test_pretraining_is_reproduced(finished, again):
     assert seal.is_sealed(again) and not seal.verify(again)
     rows = {row.name: row for row in reproduction.compare(finished, again)}
     assert {row.result for row in rows.values()} == {"same", "not compared"}
@@ -88,7 +88,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_difference_is_found(finished, again, tmp_path, fault):
+def test_planted_difference_is_detected(finished, again, tmp_path, fault):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     spoil, name, note = FAULTS[fault]
@@ -99,7 +99,7 @@ def test_a_difference_is_found(finished, again, tmp_path, fault):
     assert note in wrong[0].note
 
 
-def test_times_and_other_checkpoints_are_no_difference(finished, again, tmp_path):
+def test_times_and_extra_checkpoints_are_ignored(finished, again, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     metric("time")(run)
@@ -111,7 +111,7 @@ def test_times_and_other_checkpoints_are_no_difference(finished, again, tmp_path
     assert rows["checkpoints/step-00000002/model.safetensors"].note == "only the new run kept this checkpoint"
 
 
-def test_a_tokenizer_that_was_written_offline_is_no_difference(finished, again, tmp_path):
+def test_tokenizer_written_offline_is_equal(finished, again, tmp_path):
     run, name = tmp_path / "run", "model/tokenizer_config.json"
     shutil.copytree(finished, run)
     content = files.read_json(run / name)
@@ -125,8 +125,8 @@ def test_a_tokenizer_that_was_written_offline_is_no_difference(finished, again, 
     assert row.result == "differs"
 
 
-def test_a_difference_ends_with_status_1(finished, again, monkeypatch, capsys, tmp_path):
-    """What comes out is taken from the run made before, with one weight changed: no second training."""
+def test_difference_exits_with_status_1(finished, again, monkeypatch, capsys, tmp_path):
+    """The rerun is replaced by the earlier output with one changed weight, to avoid a second training."""
 
     def start(loaded, options):
         place = options.runs_dir / loaded.name
@@ -146,7 +146,7 @@ def test_a_difference_ends_with_status_1(finished, again, monkeypatch, capsys, t
     assert main.main(["reproduce", str(finished)]) == 3
 
 
-def test_what_cannot_be_made_again_is_refused(finished, capsys, tmp_path):
+def test_non_reproducible_runs_are_refused(finished, capsys, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert main.main(["reproduce", str(finished), "--output", str(tmp_path / "full")]) == 2
@@ -161,7 +161,7 @@ def test_what_cannot_be_made_again_is_refused(finished, capsys, tmp_path):
     assert "the run is not finished" in capsys.readouterr().err
 
 
-def test_text_that_changed_is_refused_before_anything_is_run(tmp_path, monkeypatch, capsys):
+def test_changed_text_is_refused_before_rerunning(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("The cat sleeps. " * 200)
     Path("recipes/t").mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_text_that_changed_is_refused_before_anything_is_run(tmp_path, monkeypat
     assert "data: the data is not what the run was made from" in capsys.readouterr().err
 
 
-def test_a_setting_that_an_old_evaluation_lacks_is_no_difference(tmp_path):
+def test_setting_missing_in_an_old_evaluation_is_ignored(tmp_path):
     settings = {"win_rate": {"baseline": "a", "top_k": 0, "top_p": 1.0}, "perplexity": None}
     for name, win_rate in (("old", {"baseline": "a"}), ("new", settings["win_rate"])):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""The repository of a finished run: its model card and its files, written without network."""
+"""The repository of a finished run: model card and files, written offline."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "old_run" / "runs"
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
-    """A folder with one sealed run of every stage."""
+    """Return a folder with one sealed run of every stage."""
     return Path(shutil.copytree(OLD_RUNS, tmp_path / "chain"))
 
 
-def test_the_repository_can_be_loaded_without_network(chain, tmp_path, capsys):
+def test_repository_loads_offline(chain, tmp_path, capsys):
     output = tmp_path / "repository"
     arguments = ["publish", str(chain / "dpo"), "someone/toy-dpo", "--dry-run", "--output", str(output)]
     assert main.main(arguments) == 0
@@ -35,7 +35,7 @@ def test_the_repository_can_be_loaded_without_network(chain, tmp_path, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_what_cannot_be_published_is_refused(chain, tmp_path, capsys):
+def test_unpublishable_runs_are_refused(chain, tmp_path, capsys):
     def refusal(*arguments: str) -> tuple[int, str]:
         status = main.main(["publish", *arguments])
         return status, capsys.readouterr().err
@@ -51,8 +51,8 @@ def test_what_cannot_be_published_is_refused(chain, tmp_path, capsys):
     assert not (chain / "dpo-publish").exists()
 
 
-def test_evaluations_beside_a_run_are_found_under_any_name(tmp_path):
-    """The evaluate run has models of one name; a checkpoint of a run is not the run."""
+def test_evaluations_of_a_run_are_found_under_any_name(tmp_path):
+    """The evaluate run has models with equal names; a checkpoint of a run is a different model."""
     for seed in ("s1", "s2"):
         shutil.copytree(OLD_RUNS, tmp_path / seed)
     shutil.rmtree(tmp_path / "s1" / "evaluate")

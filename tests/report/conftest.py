@@ -1,4 +1,4 @@
-"""Two sealed chains of runs of the same names, as two seeds of one experiment leave them."""
+"""Fixtures: two sealed chains of runs with the same names, as for two seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "old_run" / "runs"
 
 @pytest.fixture
 def seeds(tmp_path) -> Path:
-    """A folder with exp/s1 and exp/s2; the score of s2/ppo is 9.25, the win rate of s2/dpo 75 %."""
+    """Create exp/s1 and exp/s2; the score of s2/ppo is 9.25 and the win rate of s2/dpo 75 %."""
     for seed in ("s1", "s2"):
         shutil.copytree(OLD_RUNS, tmp_path / "exp" / seed)
     edit(tmp_path / "exp" / "s2" / "ppo", lambda numbers: numbers | {"score": 9.25})

@@ -1,4 +1,4 @@
-"""Pairs to browse: which answer stands where, and under what."""
+"""The answer browser: placement and grouping of pairs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from toolkit.report import answers
 
 
 def row(model, number, text, *, outcome=None, score=None, ended=True):
-    found = {"model": model, "number": number, "prompt": [{"role": "user", "content": f"p{number}"}],
+    answer = {"model": model, "number": number, "prompt": [{"role": "user", "content": f"p{number}"}],
              "answer": text, "ended": ended}  # fmt: skip
-    return found | {
+    return answer | {
         key: value for key, value in (("outcome", outcome), ("score", score)) if value is not None
     }
 
 
-def test_pairs_stand_under_what_the_judge_said(tmp_path):
+def test_pairs_are_grouped_by_verdict(tmp_path):
     rows = [row("base", number, f"b{number}", score=1.0) for number in range(30)]
     rows += [row("new", number, f" n{number} ", outcome=1.0, score=2.0) for number in range(20)]
     rows += [row("new", 20, "cut", outcome=0.5, score=1.0, ended=False), row("new", 21, "n", outcome=0.25)]
@@ -31,7 +31,7 @@ def test_pairs_stand_under_what_the_judge_said(tmp_path):
     assert group["kinds"][2]["pairs"][0]["score"] == ""
 
 
-def test_runs_without_answers_have_nothing_to_browse(tmp_path):
+def test_runs_without_answers_have_no_pairs(tmp_path):
     assert answers.grouped(tmp_path, baseline="base") == []
     (tmp_path / "answers.jsonl").write_text(json.dumps(row("base", 0, "b")) + "\n")
     assert answers.grouped(tmp_path, baseline="base") == []

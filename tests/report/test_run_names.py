@@ -1,4 +1,4 @@
-"""Runs of one name side by side: in the summary, in the tables of the terminal and on the page."""
+"""Runs with the same name in the summary, the terminal tables and the report page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.report.summary import comparisons, summarize
 STAGES = ("tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate")
 
 
-def test_unique_runs_keep_their_last_names(seeds):
+def test_unique_runs_use_the_last_path_part(seeds):
     summary = summarize([seeds / "s1" / stage for stage in STAGES])
     assert list(summary["stages"]) == list(STAGES)
     [comparison] = comparisons(summary)
@@ -26,7 +26,7 @@ def test_unique_runs_keep_their_last_names(seeds):
     assert list(comparison.rows) == ["pretrain", "sft", "dpo"]
 
 
-def test_runs_of_one_name_have_their_own_numbers(seeds):
+def test_runs_with_the_same_name_keep_separate_numbers(seeds):
     runs = [seeds / seed / stage for stage in ("sft", "dpo", "ppo", "evaluate") for seed in ("s1", "s2")]
     stages = summarize([*runs, seeds / "s2" / "reward"])["stages"]
     expected = [f"{seed}/{stage}" for stage in ("sft", "dpo", "ppo", "evaluate") for seed in ("s1", "s2")]
@@ -35,11 +35,11 @@ def test_runs_of_one_name_have_their_own_numbers(seeds):
     assert stages["s1/dpo"]["win_rate"]["estimate"] == 0.5
     assert stages["s2/dpo"]["win_rate"]["estimate"] == 0.75
     assert stages["s2/evaluate"]["baseline"] == "s2/sft"
-    # The evaluate runs measured these, too, but they are not among the runs.
+    # The evaluate runs also measured these, but they are not in the list of runs.
     assert list(stages)[9:] == ["s1/pretrain", "s2/pretrain"]
 
 
-def test_every_comparison_has_its_own_baseline(seeds):
+def test_each_comparison_has_its_own_baseline(seeds):
     runs = [seeds / seed / stage for seed in ("s1", "s2") for stage in STAGES]
     summary = summarize(runs)
     assert [(item.baseline, list(item.win_rates)) for item in comparisons(summary)] == [
@@ -93,8 +93,8 @@ def test_runs_three_levels_deep(seeds):
     assert list(summarize(runs)["stages"]) == ["exp/s2/ppo", "other/s2/ppo"]
 
 
-def test_one_evaluation_of_both(seeds):
-    """Its names are those of evaluation.json; a checkpoint of a run is not the run."""
+def test_one_evaluation_of_two_runs_with_the_same_name(seeds):
+    """Names follow evaluation.json; a checkpoint of a run is a different model."""
 
     def join(numbers: dict) -> dict:
         first, second = numbers["models"]["sft"], numbers["models"]["dpo"]
@@ -117,7 +117,7 @@ def test_one_evaluation_of_both(seeds):
     assert alone["stages"]["evaluate"]["baseline"] == "s1/dpo"
 
 
-def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
+def test_page_distinguishes_runs_with_the_same_name(seeds):
     runs = [seeds / seed / stage for seed in ("s1", "s2") for stage in STAGES]
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
     assert "<h1>exp: from text to an aligned model</h1>" in page
@@ -131,7 +131,7 @@ def test_the_page_shows_runs_of_one_name_side_by_side(seeds):
     assert page.count('"score": 9.25') + page.count("&#34;score&#34;: 9.25") == 1
 
 
-def test_the_report_of_two_folders_lies_above_both_and_lists_a_run_once(seeds, capsys, monkeypatch):
+def test_report_of_two_folders_is_in_their_common_parent(seeds, capsys, monkeypatch):
     monkeypatch.chdir(seeds.parent)
     assert main.main(["report", "exp/s1/ppo", "exp/s2", "exp/s2/ppo"]) == 0
     assert capsys.readouterr().out == "exp/report.html\n"
@@ -141,6 +141,6 @@ def test_the_report_of_two_folders_lies_above_both_and_lists_a_run_once(seeds, c
     assert capsys.readouterr().out == "exp/s1/report.html\n"
 
 
-def test_a_run_given_twice_is_an_error(seeds):
+def test_run_given_twice_is_an_error(seeds):
     with pytest.raises(UsageError, match="are the same"):
         summarize([seeds / "s1" / "ppo", seeds / "s2" / "ppo", seeds / "s1" / "ppo"])

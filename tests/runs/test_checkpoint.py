@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.small import killed_at, tokenizer
+from tests.runs.small_runs import killed_at, tokenizer
 from toolkit.base import files
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.opening import open_run
@@ -26,11 +26,11 @@ def writer(text: str):
 
 
 def state(run) -> tuple[int, str] | None:
-    found = checkpoint.latest(run)
-    return (found[0], (found[1] / "state").read_text()) if found else None
+    newest = checkpoint.latest(run)
+    return (newest[0], (newest[1] / "state").read_text()) if newest else None
 
 
-def test_the_newest_is_found_and_older_ones_go(run):
+def test_newest_checkpoint_is_found_and_older_ones_are_removed(run):
     assert checkpoint.latest(run) is None
     for step in (1, 2, 10):
         checkpoint.save(run, step, writer(str(step)), keep=2)
@@ -38,19 +38,19 @@ def test_the_newest_is_found_and_older_ones_go(run):
     assert state(run) == (10, "10")
 
 
-def test_a_kill_at_any_moment_of_a_save_leaves_the_old_or_the_new_one(run, capsys):
+def test_kill_during_save_leaves_old_or_new_checkpoint(run, capsys):
     checkpoint.save(run, 1, writer("one"), keep=1)
     outcomes = []
     for number in range(200):
         killed = killed_at(number, lambda: checkpoint.save(run, 2, writer("two"), keep=1))
-        found = state(run)
-        assert found in ((1, "one"), (2, "two")), (number, found)
+        newest = state(run)
+        assert newest in ((1, "one"), (2, "two")), (number, newest)
         assert "not what was sealed" not in capsys.readouterr().err, "a cut-off save has a checkpoint's name"
         assert not [path for path in run.checkpoints.iterdir() if files.is_temporary(path.name)]
-        outcomes.append(found[0])
+        outcomes.append(newest[0])
         if not killed:
             break
-        # Again from the same place.
+        # Repeat from the same state.
         for _, path in checkpoint.steps(run.checkpoints):
             if path.name != "step-00000001":
                 files.remove(path)
@@ -61,7 +61,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_old_or_the_new_one(run, capsy
     assert outcomes[0] == 1 and outcomes[-1] == 2 and len(outcomes) > 10
 
 
-def test_a_kill_while_the_stage_writes(run):
+def test_kill_while_the_stage_writes_a_checkpoint(run):
     checkpoint.save(run, 1, writer("one"), keep=1)
     pid = os.fork()
     if pid == 0:
@@ -78,7 +78,7 @@ def test_a_kill_while_the_stage_writes(run):
     assert [entry.name for entry in run.checkpoints.iterdir()] == ["step-00000001"]
 
 
-def test_an_error_while_the_stage_writes_leaves_nothing(run):
+def test_error_while_writing_leaves_no_checkpoint(run):
     def write(folder: Path) -> None:
         (folder / "state").write_text("half")
         raise OSError(28, "No space left on device")
@@ -89,7 +89,7 @@ def test_an_error_while_the_stage_writes_leaves_nothing(run):
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "missing", "added", "no seal", "bad seal"])
-def test_a_broken_one_is_skipped_with_a_word(run, capsys, harm):
+def test_damaged_checkpoint_is_skipped_with_a_message(run, capsys, harm):
     checkpoint.save(run, 1, writer("one"), keep=2)
     path = checkpoint.save(run, 2, writer("two"), keep=2)
     {
@@ -106,7 +106,7 @@ def test_a_broken_one_is_skipped_with_a_word(run, capsys, harm):
     assert state(run) == (2, "again")
 
 
-def test_a_broken_newer_one_goes_when_the_run_passes(run):
+def test_damaged_newer_checkpoint_is_removed_when_overwritten(run):
     checkpoint.save(run, 1, writer("one"), keep=1)
     broken = run.checkpoints / "step-00000009"
     broken.mkdir()
@@ -114,7 +114,7 @@ def test_a_broken_newer_one_goes_when_the_run_passes(run):
     assert not broken.exists() and state(run) == (2, "two")
 
 
-def test_a_folder_of_someone_else_is_sealed_in_place(run):
+def test_third_party_checkpoint_folder_is_sealed_in_place(run):
     folder = run.checkpoints / "checkpoint-7"
     folder.mkdir(parents=True)
     writer("seven")(folder)

@@ -1,11 +1,11 @@
-"""What a run decided: typed, recorded once, and kept when the run resumes."""
+"""Decisions of a run are typed, recorded once, and kept when the run resumes."""
 
 import json
 
 import pytest
 import yaml
 
-from tests.runs.small import SOURCE, tokenizer
+from tests.runs.small_runs import SOURCE, tokenizer
 from toolkit.config import schema
 from toolkit.runs.decisions import Decisions
 from toolkit.runs.opening import open_run
@@ -13,12 +13,12 @@ from toolkit.runs.opening import open_run
 PRETRAIN = schema.PretrainRecipe(stage="pretrain", tokens="runs/t/corpus", train_tokens=8192)
 
 
-def test_the_facts_of_a_manifest_become_a_typed_record():
+def test_manifest_decisions_are_typed():
     decisions = Decisions.of({"precision": "bf16", "threads": 2, "of_another_version": 1})
     assert (decisions.precision, decisions.threads, decisions.compile) == ("bf16", 2, None)
 
 
-def test_a_resumed_run_keeps_its_decisions(runs, capsys):
+def test_resumed_run_keeps_its_decisions(runs, capsys):
     with open_run(tokenizer(), runs_dir=runs) as run:
         assert run.decide("threads", 4) == 4 and run.decide("threads", 4) == 4
         assert run.decisions == Decisions(threads=4)
@@ -29,7 +29,7 @@ def test_a_resumed_run_keeps_its_decisions(runs, capsys):
         assert run.describe("threads", 2) == 2 and run.decisions.threads == 2
 
 
-def test_the_files_hold_decisions_in_the_order_in_which_they_were_made(runs):
+def test_decisions_are_stored_in_order(runs):
     with open_run(tokenizer(), runs_dir=runs) as run:
         run.decide("precision", "fp32")
         run.describe("accelerators", ())
@@ -40,13 +40,13 @@ def test_the_files_hold_decisions_in_the_order_in_which_they_were_made(runs):
     assert resolved["threads"] == 1 and resolved["found"] == {"precision": "fp32", "accelerators": []}
 
 
-def test_an_unknown_name_is_an_error_of_the_program(runs):
+def test_unknown_decision_is_a_programming_error(runs):
     with open_run(tokenizer(), runs_dir=runs) as run, pytest.raises(TypeError, match="precison"):
         run.decide("precison", "fp32")
     assert run.manifest["facts"] == {}
 
 
-def test_decisions_replace_auto_and_nothing_that_the_recipe_sets():
+def test_decisions_replace_only_auto_settings():
     decisions = Decisions(threads=2, precision="bf16", compile=True, device="cpu")
     recipe = decisions.applied_to(PRETRAIN)
     assert (recipe.threads, recipe.precision, recipe.compile, recipe.device) == (2, "bf16", True, "cpu")

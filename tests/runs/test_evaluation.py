@@ -1,4 +1,4 @@
-"""evaluation.json of every stage is read into dataclasses and written back unchanged."""
+"""evaluation.json of every stage round-trips through dataclasses."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ def recorded(stage: str) -> dict:
     return json.loads((FIXTURE / "runs" / stage / "evaluation.json").read_text(encoding="utf-8"))
 
 
-def test_every_stage_has_a_class_of_its_own():
+def test_every_stage_has_an_evaluation_class():
     assert len({class_of(stage) for stage in STAGES}) == len(STAGES)
     assert class_of("of another version") is StageEvaluation
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_evaluation_is_written_back_as_it_was_read(stage):
+def test_evaluation_round_trips(stage):
     result = evaluation.read(FIXTURE / "runs" / stage, stage)
     assert type(result) is class_of(stage)
     assert json.dumps(result.to_json()) == json.dumps(recorded(stage))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_headline_numbers_are_fields(stage):
-    """Few keys are left to `extra`: none with an interval, but for those of nested objects."""
+def test_headline_numbers_are_fields(stage):
+    """`extra` contains few keys, and none with an interval except in nested objects."""
     result = evaluation.read(FIXTURE / "runs" / stage, stage)
     assert not [key for key in result.extra if key.endswith("_interval")]
 
 
-def test_a_number_with_its_interval_is_an_estimate():
+def test_number_with_interval_is_an_estimate():
     accuracy = evaluation.read(FIXTURE / "runs" / "dpo", "dpo").accuracy
     assert isinstance(accuracy, Estimate)
     assert (accuracy.estimate, accuracy.low, accuracy.high, accuracy.n) == (0.0, 0.0, 0.975, 1)
 
 
-def test_one_unit_gives_an_estimate_without_an_interval():
+def test_single_unit_gives_an_estimate_without_interval():
     margin = evaluation.read(FIXTURE / "runs" / "dpo", "dpo").margin
     assert math.isnan(margin.low) and math.isnan(margin.high)
     assert margin.as_json("margin")["margin_interval"] == [None, None]
 
 
-def test_win_rates_of_a_comparison():
+def test_comparison_win_rates():
     result = evaluation.read(FIXTURE / "runs" / "evaluate", "evaluate")
     rate = result["dpo"].win_rate
     assert (rate.estimate, rate.low, rate.high, rate.n) == (0.5, 0.0, 1.0, 8)
@@ -87,7 +87,7 @@ def test_null_and_missing_are_told_apart():
     assert ModelComparison.from_json(given).to_json() == given
 
 
-def test_a_file_of_another_form_is_refused(tmp_path):
+def test_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "evaluation.json").write_text('{"seed": 0}')
     with pytest.raises(RunError, match="evaluate run"):
         evaluation.read(tmp_path, "evaluate")
@@ -98,7 +98,7 @@ def test_a_file_of_another_form_is_refused(tmp_path):
         evaluation.read(tmp_path / "absent", "dpo")
 
 
-def test_a_stage_that_is_not_in_the_table_keeps_its_numbers(tmp_path):
+def test_unregistered_stage_keeps_its_numbers(tmp_path):
     content = {"loss": 1.5, "loss_interval": [1.0, 2.0], "seed": 3}
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
     result = evaluation.read(tmp_path, "toy")

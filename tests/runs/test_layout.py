@@ -1,4 +1,4 @@
-"""The file names of a run directory stand in one module."""
+"""The file names of a run directory are defined in one module."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ FILES = {
 
 
 def literals_of(path: Path) -> list[str]:
-    """Return each file name of a run directory that a module writes as a literal, with its line."""
+    """Return each literal file name of a run directory in a module, with its line."""
     return [
         f"{path.name}:{node.lineno}: write layout.{FILES[node.value]}"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -31,7 +31,7 @@ def test_no_other_module_repeats_a_file_name():
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.json", "lock.json", "seal.json"])
-def test_a_repeated_file_name_is_found(tmp_path, name):
+def test_repeated_file_name_is_detected(tmp_path, name):
     path = tmp_path / "module.py"
     path.write_text(f"rows = read(run / '{name}')\n")
     assert literals_of(path) == [f"module.py:1: write layout.{FILES[name]}"]

@@ -4,7 +4,7 @@ import pytest
 from toolkit.runs.metrics import Metrics, read
 
 
-def test_rows_come_back_with_step_and_time(tmp_path):
+def test_rows_round_trip_with_step_and_time(tmp_path):
     now = [100.0]
     metrics = Metrics(tmp_path / "metrics.jsonl", seconds_before=5.0, clock=lambda: now[0])
     now[0] = 102.5
@@ -16,7 +16,7 @@ def test_rows_come_back_with_step_and_time(tmp_path):
     ]
 
 
-def test_a_cut_off_line_is_left_out_and_written_over(tmp_path):
+def test_incomplete_line_is_ignored_and_overwritten(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "time": 0}\n{"step": 2, "ti')
     assert [row["step"] for row in read(path)] == [1]
@@ -24,15 +24,15 @@ def test_a_cut_off_line_is_left_out_and_written_over(tmp_path):
     assert [row["step"] for row in read(path)] == [1, 2]
 
 
-def test_truncate_drops_what_a_resumed_run_writes_again(tmp_path):
+def test_truncate_drops_rows_after_the_resumed_step(tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics.truncate(0)
     for step in (1, 2, 3):
         metrics.log(step)
     metrics.truncate(2)
     metrics.log(3, again=True)
-    found = [(row["step"], row.get("again")) for row in read(metrics.path)]
-    assert found == [(1, None), (2, None), (3, True)]
+    rows = [(row["step"], row.get("again")) for row in read(metrics.path)]
+    assert rows == [(1, None), (2, None), (3, True)]
 
 
 def test_only_the_main_process_writes(tmp_path):
@@ -40,6 +40,6 @@ def test_only_the_main_process_writes(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_what_is_no_json_is_an_error(tmp_path):
+def test_invalid_json_is_an_error(tmp_path):
     with pytest.raises(TypeError):
         Metrics(tmp_path / "metrics.jsonl").log(1, thing=object())

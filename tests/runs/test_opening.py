@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs.small import corpus, make, tokenizer
+from tests.runs.small_runs import corpus, make, tokenizer
 from toolkit.base.errors import RunError
 from toolkit.runs import manifest, metrics, seal
 from toolkit.runs.opening import changed_settings, examine, open_run
@@ -16,7 +16,7 @@ from toolkit.runs.opening import changed_settings, examine, open_run
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_finished_run_does_nothing_and_says_so(runs, capsys):
+def test_finished_run_reports_nothing_to_do(runs, capsys):
     path = make(tokenizer(), runs)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     with open_run(tokenizer(), runs_dir=runs) as run:
@@ -25,7 +25,7 @@ def test_a_finished_run_does_nothing_and_says_so(runs, capsys):
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_nothing_to_do_works_on_a_disk_that_cannot_be_written(runs, monkeypatch):
+def test_nothing_to_do_works_on_a_read_only_disk(runs, monkeypatch):
     make(tokenizer(), runs)
     for name in ("mkdir", "replace", "rename", "ftruncate"):
         monkeypatch.setattr(os, name, lambda *_, **__: pytest.fail("something was written"))
@@ -33,13 +33,13 @@ def test_nothing_to_do_works_on_a_disk_that_cannot_be_written(runs, monkeypatch)
         assert run is None
 
 
-def test_saying_nothing_to_do_needs_no_torch():
+def test_nothing_to_do_does_not_import_torch():
     heavy = {"torch", "transformers", "datasets", "pandas", "matplotlib"}
     code = f"import sys, toolkit.execution.runner; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
+def test_unfinished_run_resumes_with_its_records(runs, capsys):
     with open_run(tokenizer(), runs_dir=runs) as run:
         assert run.decide("precision", "bf16") == "bf16"
         assert run.decide("threads", 4) == 4
@@ -52,8 +52,8 @@ def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
         run.metrics.truncate(1)
         run.metrics.log(2, loss=1.5)
         run.seal()
-    said = capsys.readouterr().err
-    assert "resuming from the beginning" in said and 'precision: "fp32" -> "bf16"' in said
+    stderr = capsys.readouterr().err
+    assert "resuming from the beginning" in stderr and 'precision: "fp32" -> "bf16"' in stderr
     path = runs / "t" / "tokenizer"
     assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
     content = json.loads((path / "manifest.json").read_text())
@@ -64,7 +64,7 @@ def test_an_unfinished_run_goes_on_with_what_it_recorded(runs, capsys):
     assert len(json.loads((path / "timing.json").read_text())["attempts"]) == 2
 
 
-def test_seconds_add_up_over_attempts(runs):
+def test_seconds_are_summed_over_attempts(runs):
     total = 0.0
     for _ in range(2):
         with open_run(tokenizer(), runs_dir=runs) as run:
@@ -76,7 +76,7 @@ def test_seconds_add_up_over_attempts(runs):
     assert timing["seconds"] == pytest.approx(sum(parts), abs=0.002)
 
 
-def test_other_settings_are_refused_by_name_with_both_values(runs):
+def test_changed_settings_are_refused_with_both_values(runs):
     make(tokenizer(), runs)
     other = tokenizer(vocab_size=300, threads=2)
     for opened in (lambda: examine(other, runs_dir=runs), lambda: open_run(other, runs_dir=runs).__enter__()):
@@ -88,7 +88,7 @@ def test_other_settings_are_refused_by_name_with_both_values(runs):
     assert seal.verify(runs / "t" / "tokenizer") == []
 
 
-def test_other_data_and_another_parent_are_refused(runs):
+def test_changed_data_and_parents_are_refused(runs):
     make(tokenizer(), runs, data={"data": "a" * 64})
     make(corpus(), runs, data={"data": "a" * 64})
     with pytest.raises(RunError, match="data: other data: aaaaaaaaaaaa... -> bbbbbbbbbbbb..."):
@@ -100,8 +100,8 @@ def test_other_data_and_another_parent_are_refused(runs):
     assert examine(corpus(), runs_dir=runs, data={"data": "b" * 64}).kind == "sealed"
 
 
-def test_a_manifest_with_a_list_of_one_source_is_of_the_same_run(runs, monkeypatch):
-    """Older versions recorded `data: [{..}]` as a list and its digest under `data[0]`."""
+def test_manifest_with_single_source_list_matches(runs, monkeypatch):
+    """Older versions recorded `data: [{..}]` as a list with the digest under `data[0]`."""
     write = manifest.inputs
 
     def as_list(*arguments, **options):
@@ -120,12 +120,12 @@ def test_a_manifest_with_a_list_of_one_source_is_of_the_same_run(runs, monkeypat
         examine(tokenizer(), runs_dir=runs, data={"data": "b" * 64})
 
 
-def test_the_run_key_is_only_a_place(runs):
+def test_run_key_does_not_affect_the_inputs(runs):
     make(tokenizer(), runs)
     assert examine(tokenizer(run="t/tokenizer"), runs_dir=runs).kind == "sealed"
 
 
-def test_a_parent_must_be_there_and_sealed(runs):
+def test_parent_must_exist_and_be_sealed(runs):
     with pytest.raises(RunError, match="no such run"):
         make(corpus(), runs)
     with open_run(tokenizer(), runs_dir=runs):
@@ -135,7 +135,7 @@ def test_a_parent_must_be_there_and_sealed(runs):
     assert not (runs / "t" / "corpus").exists()
 
 
-def test_a_flipped_byte_in_a_parent_is_refused_though_size_and_time_are_the_same(runs):
+def test_flipped_byte_in_a_parent_is_refused_with_equal_size_and_time(runs):
     weights = make(tokenizer(), runs) / "model" / "weights.txt"
     times = weights.stat()
     weights.write_text("weightz")
@@ -144,7 +144,7 @@ def test_a_flipped_byte_in_a_parent_is_refused_though_size_and_time_are_the_same
         make(corpus(), runs)
     assert not (runs / "t" / "corpus").exists()
     with pytest.raises(RunError, match="model/weights.txt: changed"):
-        make(tokenizer(), runs)  # nor is there nothing to do
+        make(tokenizer(), runs)  # and it does not report nothing to do
     weights.write_text("weights")
     make(corpus(), runs)
 
@@ -167,7 +167,7 @@ def test_references_are_runs_folders_or_hub_ids(runs, tmp_path, monkeypatch):
                 run.reference(wrong)
 
 
-def test_a_folder_that_is_no_run_counts_by_its_bytes(runs, tmp_path):
+def test_external_folder_is_identified_by_its_content(runs, tmp_path):
     folder = tmp_path / "brought"
     folder.mkdir()
     (folder / "tokenizer.json").write_text("{}")
@@ -179,7 +179,7 @@ def test_a_folder_that_is_no_run_counts_by_its_bytes(runs, tmp_path):
         examine(corpus(parent=str(folder)), runs_dir=runs)
 
 
-def test_fresh_deletes_only_after_the_checks_passed(runs):
+def test_fresh_deletes_only_after_all_checks(runs):
     make(tokenizer(), runs)
     path = make(corpus(), runs)
 
@@ -204,7 +204,7 @@ def test_fresh_deletes_only_after_the_checks_passed(runs):
     ],
 )
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_directory_that_is_no_run_is_never_touched(runs, content, fresh):
+def test_directory_that_is_not_a_run_is_never_modified(runs, content, fresh):
     place = runs / "t" / "tokenizer"
     place.mkdir(parents=True)
     for name, text in content.items():
@@ -214,7 +214,7 @@ def test_a_directory_that_is_no_run_is_never_touched(runs, content, fresh):
     assert {file.name: file.read_text() for file in place.iterdir()} == content
 
 
-def test_fresh_follows_no_links(runs, tmp_path):
+def test_fresh_does_not_follow_links(runs, tmp_path):
     elsewhere = make(tokenizer("elsewhere"), tmp_path)
     (runs / "t").mkdir(parents=True)
     (runs / "t" / "tokenizer").symlink_to(elsewhere)
@@ -224,7 +224,7 @@ def test_fresh_follows_no_links(runs, tmp_path):
     with pytest.raises(RunError, match="link"):
         make(tokenizer("linked/elsewhere"), runs, fresh=True)
     assert seal.verify(elsewhere) == []
-    # A link inside a run goes, what it points to stays.
+    # A link inside a run is removed; its target is kept.
     (runs / "t" / "tokenizer").unlink()
     path = make(tokenizer(), runs)
     (path / "model" / "link").symlink_to(elsewhere)
@@ -233,12 +233,12 @@ def test_fresh_follows_no_links(runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "", "t/../../outside"])
-def test_a_name_cannot_leave_the_runs_directory(runs, name):
+def test_run_name_cannot_escape_the_runs_directory(runs, name):
     with pytest.raises(RunError):
         make(tokenizer(name), runs)
 
 
-def test_a_run_lies_in_no_other_run(runs):
+def test_nested_runs_are_refused(runs):
     make(tokenizer(), runs)
     with pytest.raises(RunError, match="inside another run"):
         make(tokenizer("t/tokenizer/inner"), runs)
@@ -250,7 +250,7 @@ HOLDER = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from tests.runs.small import corpus, tokenizer
+from tests.runs.small_runs import corpus, tokenizer
 from toolkit.runs.opening import open_run
 with open_run({recipe}(), runs_dir=Path({runs!r})) as run:
     print("open", flush=True)
@@ -275,10 +275,10 @@ def test_two_processes_cannot_use_one_run(runs):
     finally:
         process.kill()
         process.wait()
-    make(tokenizer(), runs)  # the lock went with the process, though it was killed
+    make(tokenizer(), runs)  # the lock was released although the process was killed
 
 
-def test_a_parent_is_not_started_over_while_a_child_reads_it(runs):
+def test_parent_in_use_by_a_child_cannot_be_started_over(runs):
     path = make(tokenizer(), runs)
     process = holder(runs, "corpus")
     try:
@@ -300,7 +300,7 @@ def fork_a_sleeper() -> int:
     return pid
 
 
-def test_a_forked_worker_does_not_keep_the_run(runs):
+def test_forked_worker_does_not_hold_the_lock(runs):
     with open_run(tokenizer(), runs_dir=runs):
         worker = fork_a_sleeper()
     try:
@@ -310,7 +310,7 @@ def test_a_forked_worker_does_not_keep_the_run(runs):
         os.waitpid(worker, 0)
 
 
-def test_nor_does_the_forked_worker_of_a_killed_process(runs):
+def test_forked_worker_of_a_killed_process_does_not_hold_the_lock(runs):
     reader, writer = os.pipe()
     owner = os.fork()
     if owner == 0:
@@ -330,7 +330,7 @@ def test_nor_does_the_forked_worker_of_a_killed_process(runs):
         os.close(writer)
 
 
-def test_another_environment_is_said_before_going_on(runs, monkeypatch, capsys):
+def test_environment_changes_are_reported_before_resuming(runs, monkeypatch, capsys):
     with open_run(tokenizer(), runs_dir=runs):
         pass
     with open_run(tokenizer(), runs_dir=runs):
@@ -340,8 +340,8 @@ def test_another_environment_is_said_before_going_on(runs, monkeypatch, capsys):
     monkeypatch.setattr("toolkit.runs.provenance.versions", lambda: {"torch": "9.9"})
     with open_run(tokenizer(), runs_dir=runs) as run:
         pass
-    said = capsys.readouterr().err
-    assert "world_size: 1 -> 2" in said and "versions.torch:" in said and '"9.9"' in said
+    stderr = capsys.readouterr().err
+    assert "world_size: 1 -> 2" in stderr and "versions.torch:" in stderr and '"9.9"' in stderr
     assert run.manifest["resumed"][0]["world_size"] == 2
 
 

@@ -22,7 +22,7 @@ def checkout(tmp_path: Path, monkeypatch) -> Path:
     return package
 
 
-def test_the_commit_and_every_change_to_the_package_are_noticed(checkout):
+def test_commit_and_local_changes_are_recorded(checkout):
     root = checkout.parent
     git(root, "init", "-q")
     git(root, "add", ".")
@@ -38,10 +38,10 @@ def test_the_commit_and_every_change_to_the_package_are_noticed(checkout):
     (checkout / "new.py").write_text("1")
     added = provenance.code()
     (checkout / "new.py").write_text("2")
-    assert len({str(one) for one in (clean, changed, added, provenance.code())}) == 4
+    assert len({str(state) for state in (clean, changed, added, provenance.code())}) == 4
 
 
-def test_a_checkout_that_does_not_track_the_package_is_not_its_commit(checkout):
+def test_unrelated_checkout_is_not_recorded_as_commit(checkout):
     root = checkout.parent
     git(root, "init", "-q")
     (root / "a").write_text("a")
@@ -59,6 +59,6 @@ def test_this_checkout_records_its_commit():
 
 
 def test_versions_and_hardware():
-    found = provenance.collect()
-    assert found["versions"]["torch"] and found["world_size"] == 1
-    assert found["hardware"]["processor"]["cores"] >= 1
+    facts = provenance.collect()
+    assert facts["versions"]["torch"] and facts["world_size"] == 1
+    assert facts["hardware"]["processor"]["cores"] >= 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.small import corpus, killed_at, make, tokenizer
+from tests.runs.small_runs import corpus, killed_at, make, tokenizer
 from toolkit.base.errors import RunError
 from toolkit.runs import layout, seal
 from toolkit.runs.opening import open_run
@@ -15,7 +15,7 @@ def chain(runs: Path) -> tuple[Path, Path]:
     return make(tokenizer(), runs), make(corpus(), runs)
 
 
-def test_a_sealed_run_has_every_output_in_its_lock(chain):
+def test_lock_lists_every_output(chain):
     parent, child = chain
     content = json.loads((parent / "lock.json").read_text())
     assert set(content["files"]) == {
@@ -33,18 +33,18 @@ def test_a_sealed_run_has_every_output_in_its_lock(chain):
     "name",
     ["model/weights.txt", "metrics.jsonl", "recipe.yaml", "resolved.yaml", "manifest.json", "timing.json"],
 )
-def test_any_changed_byte_is_named(chain, name):
+def test_changed_bytes_are_reported_by_file(chain, name):
     path = chain[0] / name
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
     problems = seal.verify(chain[1])
     assert len(problems) == 1 and problems[0].startswith(f"{chain[0]}: ")
-    # A manifest that is no JSON any more makes the directory no run.
+    # A directory whose manifest is not JSON is not a run.
     assert name in problems[0] or name == "manifest.json"
 
 
-def test_missing_added_and_linked_files_are_named(chain, tmp_path):
+def test_missing_added_and_linked_files_are_reported(chain, tmp_path):
     weights = chain[0] / "model" / "weights.txt"
     (chain[0] / "model" / "adapter_config.json").write_text("{}")
     assert seal.changes(chain[0]) == ["model/adapter_config.json: was added after the run was sealed"]
@@ -56,7 +56,7 @@ def test_missing_added_and_linked_files_are_named(chain, tmp_path):
     assert seal.changes(chain[0]) == ["model/weights.txt: is a link now"]
 
 
-def test_a_parent_that_was_made_again_breaks_the_chain(chain, runs):
+def test_recreated_parent_breaks_the_chain(chain, runs):
     make(tokenizer(), runs, "other weights", fresh=True)
     assert seal.verify(chain[1]) == [f"{chain[1]}: tokenizer: its parent tokenizer was sealed again since"]
 
@@ -64,14 +64,14 @@ def test_a_parent_that_was_made_again_breaks_the_chain(chain, runs):
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"files": 3}', '{"format": "toolkit run 1", "files": {"a": 1}}']
 )
-def test_a_lock_that_is_no_lock_is_a_problem_and_no_crash(chain, content):
+def test_invalid_lock_is_reported_without_a_crash(chain, content):
     (chain[0] / "lock.json").write_text(content)
     assert seal.verify(chain[1])
     with pytest.raises(RunError):
         seal.require_unchanged(chain[0])
 
 
-def test_a_missing_parent_and_an_unsealed_one(chain, runs, tmp_path):
+def test_missing_and_unsealed_parents_are_reported(chain, runs, tmp_path):
     (chain[0] / "lock.json").unlink()
     assert seal.verify(chain[1]) == [f"{chain[0]}: is not sealed (it has no lock.json)"]
     shutil.move(chain[0], tmp_path / "away")
@@ -79,7 +79,7 @@ def test_a_missing_parent_and_an_unsealed_one(chain, runs, tmp_path):
     assert seal.verify(tmp_path) == [f"{tmp_path}: is not a run directory"]
 
 
-def test_a_copied_and_moved_tree_verifies_and_names_no_place(chain, runs, tmp_path, monkeypatch):
+def test_moved_runs_verify_and_contain_no_absolute_path(chain, runs, tmp_path, monkeypatch):
     for file in runs.rglob("*"):
         if file.is_file() and file.name != layout.IN_USE:
             assert str(tmp_path).encode() not in file.read_bytes(), f"{file} holds an absolute path"
@@ -91,12 +91,12 @@ def test_a_copied_and_moved_tree_verifies_and_names_no_place(chain, runs, tmp_pa
             assert run is None
         monkeypatch.chdir(place / "t")
         assert seal.verify(Path("corpus")) == []
-        # It is its own parent that is checked, not the one at the old place.
+        # The copied parent is checked, not the one at the old location.
         (place / "t" / "tokenizer" / "model" / "weights.txt").write_text("changed")
         assert len(seal.verify(Path("corpus"))) == 1
 
 
-def test_an_output_that_is_a_link_is_not_sealed(runs, tmp_path):
+def test_linked_output_is_not_sealed(runs, tmp_path):
     (tmp_path / "weights").write_text("x")
     with pytest.raises(RunError, match="link"), open_run(tokenizer(), runs_dir=runs) as run:
         run.write_text("model/config.json", "{}")
@@ -105,7 +105,7 @@ def test_an_output_that_is_a_link_is_not_sealed(runs, tmp_path):
     assert not seal.is_sealed(runs / "t" / "tokenizer")
 
 
-def test_a_kill_at_any_moment_of_sealing_leaves_it_unsealed_or_whole(runs):
+def test_kill_during_sealing_leaves_run_unsealed_or_sealed(runs):
     path = runs / "t" / "tokenizer"
 
     def finish() -> None:
@@ -123,14 +123,14 @@ def test_a_kill_at_any_moment_of_sealing_leaves_it_unsealed_or_whole(runs):
         sealed_after.append(seal.is_sealed(path))
         if not killed:
             break
-        if number % 7 == 0:  # and the same command goes on from there, whatever was left
+        if number % 7 == 0:  # and the same command recovers from any remaining files
             finish()
             assert seal.verify(path) == [] and seal.is_sealed(path), number
             assert not [file for file in path.rglob("*") if ".tmp-" in file.name]
     assert len(sealed_after) > 15 and sealed_after[-1] and not sealed_after[-4]
 
 
-def test_a_kill_at_any_moment_of_starting_over_leaves_nothing_that_looks_finished(runs):
+def test_kill_during_fresh_start_leaves_no_sealed_run(runs):
     path = make(tokenizer(), runs)
 
     def start_over() -> None:

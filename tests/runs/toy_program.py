@@ -1,8 +1,8 @@
-"""The toolkit with toy stages in the table: what tests start as a real process, also under torchrun.
+"""The toolkit with toy stages in its registry; tests start it as a subprocess or under torchrun.
 
 usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json]
-`TOY_WITHOUT_TORCH=1` puts stand-ins for the parts that import torch and matplotlib (3 s); other `TOY_*`
-plant what a test needs.
+`TOY_WITHOUT_TORCH=1` replaces the parts that import torch and matplotlib (3 s) by stubs; other `TOY_*`
+variables plant the conditions of a test.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def without_torch() -> None:
 
 
 def tokenizer(recipe, run):
-    """Count to STEPS with a sealed checkpoint each; the model is the sum of what was counted."""
+    """Count to STEPS with a sealed checkpoint per step; the model is the sum."""
     if os.environ.get("TOY_DATA_ERROR"):
         raise DataError("a toy's complaint", where="toy.txt", fix="none")
-    found = checkpoint.latest(run)
-    step, total = (found[0], int((found[1] / "state").read_text())) if found else (0, 0)
+    newest = checkpoint.latest(run)
+    step, total = (newest[0], int((newest[1] / "state").read_text())) if newest else (0, 0)
     run.metrics.truncate(step)
     while step < STEPS:
         step, total = step + 1, total + recipe.seed + step
@@ -60,18 +60,18 @@ def tokenizer(recipe, run):
             raise OSError(28, "No space left on device")
     print("a library that prints on stdout")
     run.write_text("model/weights.txt", f"{total}\n")
-    run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (found[0] if found else 0)})
+    run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (newest[0] if newest else 0)})
 
 
 def corpus(recipe, run):
-    """Read its parent."""
+    """Read the parent run."""
     text = (run.reference(recipe.tokenizer) / "model" / "weights.txt").read_text()
     run.write_text("model/weights.txt", text * 2)
     run.write_json("evaluation.json", {"documents": 1})
 
 
 def pretrain(recipe, run):
-    """Sum the ranks over the processes, so that all must be here."""
+    """Sum the ranks over all processes, which requires that all take part."""
     import torch
 
     value = torch.tensor([run.seed + int(os.environ.get("RANK", "0")) + 1])

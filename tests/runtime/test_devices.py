@@ -32,7 +32,7 @@ def _as_before(monkeypatch):
 
 
 @pytest.mark.usefixtures("_as_before")
-def test_configure_switches_everything(monkeypatch):
+def test_configure_sets_all_switches(monkeypatch):
     monkeypatch.setattr(hardware, "cores", lambda: 8)
     devices.configure(recipe())
     assert torch.get_num_threads() == 8 and torch.are_deterministic_algorithms_enabled()
@@ -52,7 +52,7 @@ def test_threads_share_the_cores(monkeypatch, cores, processes, threads):
     assert devices.default_threads(recipe(threads=5)) == 5
 
 
-def test_a_gpu_that_is_not_there(monkeypatch):
+def test_missing_gpu_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ToolkitError, match="no GPU"):
         devices.select("cuda")

@@ -31,7 +31,7 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_a_process_dies_with_its_killed_parent():
+def test_child_dies_with_its_killed_parent():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     child = int(parent.stdout.readline())
     assert running(child)
@@ -44,7 +44,7 @@ def test_a_process_dies_with_its_killed_parent():
     assert not running(child)
 
 
-def test_a_process_whose_parent_is_gone_ends_at_once():
+def test_child_of_a_dead_parent_exits_immediately():
     code = "from toolkit.runtime.signals import die_with_parent; die_with_parent(1234567); print('alive')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 1 and done.stdout == b""
@@ -58,14 +58,14 @@ def test_sigterm_interrupts_like_ctrl_c():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_stage_that_looks_is_asked_once_and_ended_by_the_second(monkeypatch, capsys):
+def test_first_signal_requests_a_stop_and_second_ends_the_stage(monkeypatch, capsys):
     monkeypatch.setattr(signals, "_SAME_SIGNAL_SECONDS", 0.05)
     still_there = False
     with pytest.raises(KeyboardInterrupt), signals.interruptible():
         assert not signals.stop_requested()
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.stop_requested()
-        os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C by another way
+        os.kill(os.getpid(), signal.SIGTERM)  # the same Ctrl-C through another path
         still_there = True
         time.sleep(0.06)
         os.kill(os.getpid(), signal.SIGINT)
@@ -74,7 +74,7 @@ def test_a_stage_that_looks_is_asked_once_and_ended_by_the_second(monkeypatch, c
     assert capsys.readouterr().err.count("stopping") == 1
 
 
-def test_with_several_processes_a_signal_ends_at_once(monkeypatch):
+def test_signal_with_several_processes_exits_immediately(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(KeyboardInterrupt), signals.interruptible():
         assert not signals.stop_requested()

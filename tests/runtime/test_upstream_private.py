@@ -1,4 +1,4 @@
-"""The contract with upstream: the private names exist and behave as `upstream_private` expects.
+"""Upstream's private names exist and behave as `upstream_private` expects.
 
 A failure after an update of transformers, TRL or torch shows which function of `upstream_private` to adapt.
 """
@@ -56,7 +56,7 @@ def test_attention_implementation_follows_the_public_setter(tiny_model):
     assert upstream_private.attention_implementation(tiny_model) == before == "sdpa"
 
 
-def test_a_graph_break_raises_the_error_of_dynamo():
+def test_graph_break_raises_the_dynamo_error():
     def broken(values):
         torch._dynamo.graph_break()
         return values + 1
@@ -110,13 +110,13 @@ def test_trainer_hooks_have_the_signatures_of_trainer():
     assert accepts(Trainer._save_optimizer_and_scheduler, output_dir="")
     assert accepts(Trainer._load_best_model)
     assert accepts(Trainer._load_from_checkpoint, resume_from_checkpoint="", model=None)
-    for private in TRAINER_HOOKS.keys() - {"_maybe_log_save_evaluate"}:  # its arguments are passed through
+    for private in TRAINER_HOOKS.keys() - {"_maybe_log_save_evaluate"}:  # forwards its arguments
         ours, theirs = (inspect.signature(getattr(cls, private)) for cls in (TrainerHooks, Trainer))
         assert list(ours.parameters) == list(theirs.parameters), private
 
 
 @pytest.mark.parametrize("private", TRAINER_HOOKS)
-def test_a_public_hook_reaches_trainer_and_an_override_replaces_it(private, monkeypatch):
+def test_public_hook_calls_trainer_and_override_replaces_it(private, monkeypatch):
     public, _ = TRAINER_HOOKS[private]
     calls = []
     arguments = {"_clip_grad_norm": ("model",), "_save_optimizer_and_scheduler": ("folder",),
@@ -142,7 +142,7 @@ def test_upstream_has_no_method_with_the_public_name_of_a_hook(trainer_class):
 
 
 def private_attributes(path: Path) -> list[str]:
-    """Return the private names that a module reads of objects that are not its own: neither `self` nor `cls`,
+    """Return the private names that a module reads on other objects than `self` and `cls`,
     except for attributes that upstream's trainers give to `self`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [
@@ -179,7 +179,7 @@ def test_no_other_module_uses_private_names_of_upstream():
         for source in sources.values()
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.FunctionDef)
-    } | {"_exit"}  # os._exit, which is documented
+    } | {"_exit"}  # os._exit is a documented name
     used = {
         str(path.relative_to(PACKAGE)): names
         for path in modules
@@ -188,7 +188,7 @@ def test_no_other_module_uses_private_names_of_upstream():
     assert used == {}
 
 
-def test_a_private_name_in_another_module_is_found(tmp_path):
+def test_private_name_in_another_module_is_detected(tmp_path):
     module = tmp_path / "module.py"
     module.write_text(
         "class Loud(Trainer):\n"
@@ -200,7 +200,7 @@ def test_a_private_name_in_another_module_is_found(tmp_path):
     assert overridden_methods(module) == ["_save"]
 
 
-def test_the_module_starts_without_torch():
+def test_module_imports_without_torch():
     code = "import sys, toolkit.runtime.upstream_private; print('torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert output == "False\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chat_world import load_recipe, write_conversations, write_model, write_preferences
+from tests.chat_fixtures import load_recipe, write_conversations, write_model, write_preferences
 from toolkit.config.loader import LoadedRecipe
 
 LoadRecipe = Callable[..., LoadedRecipe]

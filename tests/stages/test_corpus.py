@@ -1,4 +1,4 @@
-"""The corpus stage: the same shards for any number of workers and any kill, exact floor, clear refusals."""
+"""The corpus stage: deterministic shards, resuming, exact entropy floor, and refused inputs."""
 
 import json
 import os
@@ -64,11 +64,11 @@ def content(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_documents_come_back_with_their_bytes(tmp_path, vocabulary, lines):
+def test_documents_round_trip_with_byte_counts(tmp_path, vocabulary, lines):
     folder, measured = made(tmp_path, vocabulary, DataSource(name=lines), shard_tokens=1000)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     texts = [json.loads(line)["text"] for line in Path(lines).read_text(encoding="utf-8").splitlines()]
-    found = []
+    documents_read = []
     for part in ("train", "held_out"):
         shards = TokenShards.open(folder / part)
         assert shards.verify() == [] and shards.tokens > 1000
@@ -78,15 +78,15 @@ def test_documents_come_back_with_their_bytes(tmp_path, vocabulary, lines):
             assert 0 not in ids, "what is spelled <|endoftext|> is text"
             assert shards.document_bytes[number] == len(text.encode())
             assert ids.tolist() == template.encode_text(tokenizer, text)
-            found.append(text)
-    assert sorted(found) == sorted(texts)
+            documents_read.append(text)
+    assert sorted(documents_read) == sorted(texts)
     assert measured["documents"] + measured["held_out_documents"] == len(texts)
     assert measured["bytes"] + measured["held_out_bytes"] == sum(len(text.encode()) for text in texts)
     assert measured["tokens"] == TokenShards.open(folder / "train").tokens
     assert measured["entropy_floor_bits_per_byte"] is None
 
 
-def test_the_shards_do_not_depend_on_the_number_of_workers(tmp_path, vocabulary, lines, monkeypatch):
+def test_shards_do_not_depend_on_the_number_of_workers(tmp_path, vocabulary, lines, monkeypatch):
     small_batches(monkeypatch)
     data = DataSource(name=lines)
     folders = [
@@ -97,7 +97,7 @@ def test_the_shards_do_not_depend_on_the_number_of_workers(tmp_path, vocabulary,
     assert len(first) > 8 and all(content(folder) == first for folder in folders[1:])
 
 
-def test_one_long_text_in_pieces_is_the_text_as_a_whole(tmp_path, vocabulary, monkeypatch):
+def test_long_text_in_pieces_equals_the_whole_text(tmp_path, vocabulary, monkeypatch):
     text = "The cat sat.\n\nThe dog ran, and 猫は寝た。 " * 400
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     monkeypatch.setattr("toolkit.data.text.documents.whole_words.__kwdefaults__", {"characters": 500})
@@ -110,7 +110,7 @@ def test_one_long_text_in_pieces_is_the_text_as_a_whole(tmp_path, vocabulary, mo
     assert measured["documents"] == measured["held_out_documents"] == 1
 
 
-def test_the_entropy_floor_of_storyworld_is_exact(tmp_path, vocabulary):
+def test_storyworld_entropy_floor_is_exact(tmp_path, vocabulary):
     folder, measured = made(
         tmp_path, vocabulary, DataSource(name="storyworld", examples=50, held_out_examples=30)
     )
@@ -123,7 +123,7 @@ def test_the_entropy_floor_of_storyworld_is_exact(tmp_path, vocabulary):
     assert measured["entropy_floor_bits_per_byte"] == pytest.approx(-nats / np.log(2) / size, rel=1e-9)
 
 
-def test_the_floor_of_a_mixture_is_known_only_where_all_is(tmp_path, vocabulary, lines):
+def test_mixture_entropy_floor_requires_known_sources(tmp_path, vocabulary, lines):
     world = DataSource(name="storyworld", examples=20, held_out_examples=10)
     _, both = made(tmp_path / "a", vocabulary, [world, world.model_copy(update={"weight": 3.0})])
     assert both["entropy_floor_bits_per_byte"] > 0.1 and sum(both["documents_by_source"]) == both["documents"]
@@ -149,7 +149,7 @@ if __name__ == "__main__":  # the workers import this file
 """
 
 
-def test_a_killed_stage_goes_on_to_the_same_shards(tmp_path, vocabulary, lines, capsys, monkeypatch):
+def test_killed_stage_resumes_to_identical_shards(tmp_path, vocabulary, lines, capsys, monkeypatch):
     program = tmp_path / "program.py"
     program.write_text(
         PROGRAM.format(
@@ -197,7 +197,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.02)
 
 
-def test_finished_parts_are_kept_and_a_changed_one_is_found(tmp_path, vocabulary, lines):
+def test_finished_parts_are_reused_and_changes_detected(tmp_path, vocabulary, lines):
     data = DataSource(name=lines)
     folder, measured = made(tmp_path, vocabulary, data)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/tokens-*.bin")}
@@ -209,14 +209,14 @@ def test_finished_parts_are_kept_and_a_changed_one_is_found(tmp_path, vocabulary
         made(tmp_path, vocabulary, data)
 
 
-def test_an_empty_part_is_refused(tmp_path, vocabulary):
+def test_empty_split_is_refused(tmp_path, vocabulary):
     (tmp_path / "a.txt").write_text("one text", encoding="utf-8")
     with pytest.raises(DataError, match="part has no document") as caught:
         made(tmp_path, vocabulary, DataSource(name=str(tmp_path / "a.txt")))
     assert "last_characters" in caught.value.fix
 
 
-def test_what_is_no_tokenizer_is_refused(tmp_path, lines, monkeypatch):
+def test_invalid_tokenizer_is_refused(tmp_path, lines, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ToolkitError, match="no tokenizer"):
         made(tmp_path, str(tmp_path / "empty"), DataSource(name=lines))
@@ -225,14 +225,14 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, lines, monkeypatch):
         stage.load_tokenizer("owner/no-such-tokenizer@main")
 
 
-def test_a_worker_that_dies_is_said(vocabulary, monkeypatch):
+def test_dead_worker_is_reported(vocabulary, monkeypatch):
     monkeypatch.setattr(encoding, "_encode_here", os._exit)
     tokenizer = AutoTokenizer.from_pretrained(vocabulary).backend_tokenizer
     with pytest.raises(ToolkitError, match="a process that tokenizes died"):
         list(encoding.encode_in_order([(0, 7), (1, 7)], tokenizer=tokenizer, workers=2))
 
 
-def test_only_the_main_process_works(tmp_path, monkeypatch):
+def test_only_the_main_process_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     recipe = CorpusRecipe(stage="corpus", tokenizer="missing", data=DataSource(name="missing.txt"))
     run = opened(tmp_path, recipe)
@@ -240,7 +240,7 @@ def test_only_the_main_process_works(tmp_path, monkeypatch):
     assert list(run.path.iterdir()) == []
 
 
-def test_a_tokenizer_with_another_pattern_gets_whole_documents(tmp_path, vocabulary):
+def test_tokenizer_with_another_pattern_gets_whole_documents(tmp_path, vocabulary):
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     stream = stage.Stream(DataSource(name="storyworld", examples=3), part="train", seed=0)
     assert next(iter(stage._pieces(stream, tokenizer))).ends

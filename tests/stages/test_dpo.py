@@ -1,4 +1,4 @@
-"""DPO: completions with one end each, the reference is where it starts, and held-out implicit rewards."""
+"""DPO: end tokens of completions, the reference, and held-out implicit rewards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.chat_world import (
+from tests.chat_fixtures import (
     built_trainer,
     first_batch,
     metrics,
@@ -26,7 +26,7 @@ RECIPE = {
 }
 
 
-def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, load, monkeypatch):
+def test_loss_covers_completions_with_one_end_token(folder, load, monkeypatch):
     trainer = built_trainer(monkeypatch, dpo, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     for place, ids in enumerate(batch["input_ids"]):
@@ -38,7 +38,7 @@ def test_the_loss_of_a_batch_is_on_completions_that_end_once(folder, load, monke
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
 
 
-def test_our_implicit_rewards_are_trls(folder, load, monkeypatch):
+def test_implicit_rewards_match_trl(folder, load, monkeypatch):
     trainer = built_trainer(monkeypatch, dpo, folder, load("same"))
     with torch.no_grad():
         for parameter in trainer.model.parameters():
@@ -58,7 +58,7 @@ def test_our_implicit_rewards_are_trls(folder, load, monkeypatch):
     assert abs(ours) > 0.01
 
 
-def test_the_stage_starts_at_its_reference_and_learns(folder, load):
+def test_training_starts_at_the_reference_and_learns(folder, load):
     path = run_stage(dpo, folder, load("learn"))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
     assert rows[0] == {"step": 0, "held_out_accuracy": 0.5, "held_out_margin": 0.0,
@@ -77,7 +77,7 @@ def test_the_stage_starts_at_its_reference_and_learns(folder, load):
     assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
 
 
-def test_lora_has_its_base_as_reference(folder, load):
+def test_lora_reference_is_the_base(folder, load):
     trainer = RECIPE["trainer"] | {"learning_rate": 1e-2}
     path = run_stage(dpo, folder, load("lora", lora={"r": 4}, trainer=trainer))
     rows, evaluation = metrics(path), json.loads((path / "evaluation.json").read_text())
@@ -86,7 +86,7 @@ def test_lora_has_its_base_as_reference(folder, load):
     assert evaluation["accuracy"] == 1.0
 
 
-def test_a_policy_that_did_not_move_is_at_no_distance(folder, load):
+def test_unchanged_policy_has_zero_rewards(folder, load):
     loaded = load("still").recipe
     model, tokenizer = load_causal_lm((str(folder / "base"), None))
     preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)

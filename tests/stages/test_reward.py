@@ -1,4 +1,4 @@
-"""The reward model: one end-of-text at the end of each answer, the score read there, honest numbers."""
+"""The reward stage: end-of-text in answers, the score position, and measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tests.chat_world import (
+from tests.chat_fixtures import (
     built_trainer,
     byte_tokenizer,
     first_batch,
@@ -28,7 +28,7 @@ def preference(question, chosen, rejected):
             **{key: [{"role": "assistant", "content": text}] for key, text in answers.items()}}  # fmt: skip
 
 
-def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, load, monkeypatch):
+def test_each_answer_has_exactly_one_end_of_text(folder, load, monkeypatch):
     trainer = built_trainer(monkeypatch, reward, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 16  # chosen, then rejected
@@ -42,7 +42,7 @@ def test_each_answer_of_a_batch_ends_with_exactly_one_end_of_text(folder, load, 
     assert trainer.model.config.num_labels == 1
 
 
-def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder):
+def test_score_is_read_at_end_of_text_regardless_of_padding(folder):
     model, tokenizer = load_reward_model((str(folder / "base"), None), new_head_seed=0)
     short, long = (
         pair.prompt + pair.chosen
@@ -64,11 +64,11 @@ def test_the_score_is_read_at_the_end_of_text_and_padding_does_not_matter(folder
     assert abs(together[0] - reward_scores(model, tokenizer, asked, answers=["b"], ended=[False])[0]) > 1e-4
 
 
-def test_the_stage_learns_which_answer_is_preferred(folder, load):
+def test_training_learns_the_preferred_answer(folder, load):
     path = run_stage(reward, folder, load("learn"))
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert evaluation["accuracy"] == 1.0
-    assert evaluation["accuracy_interval"][0] < 0.9  # a handful of pairs proves little
+    assert evaluation["accuracy_interval"][0] < 0.9  # few pairs
     assert evaluation["bayes_accuracy"] is None and evaluation["gold_accuracy"] is None
     assert evaluation["n"] >= 2 and evaluation["base"] == f"{folder}/base"
     assert evaluation["score_std"] > 0
@@ -82,7 +82,7 @@ def test_the_stage_learns_which_answer_is_preferred(folder, load):
     assert scores[0] > scores[1]
 
 
-def test_lora_trains_the_new_head_too_and_is_merged(folder, load):
+def test_lora_trains_the_new_head_and_is_merged(folder, load):
     trainer = RECIPE["trainer"] | {"learning_rate": 1e-2}
     path = run_stage(reward, folder, load("lora", lora={"r": 4}, trainer=trainer))
     evaluation = json.loads((path / "evaluation.json").read_text())
@@ -95,7 +95,7 @@ def test_lora_trains_the_new_head_too_and_is_merged(folder, load):
     assert torch.equal(before.transformer.wte.weight, after.transformer.wte.weight)
 
 
-def test_a_pair_keeps_whole_answers_and_one_prompt_or_is_left_out():
+def test_pair_keeps_complete_answers_and_one_prompt_or_is_skipped():
     tokenizer = byte_tokenizer()
     rows = [
         preference("q" * 30, "a" * 5, "b" * 12),

@@ -1,4 +1,4 @@
-"""What is said of a reward model: against hand-computed numbers, and on a real one."""
+"""Measurements of reward models, against hand-computed values and on a real model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ties_count_half():
     assert list(wins(np.array([2.0, 0.0, -1.0]))) == [1.0, 0.5, 0.0]
 
 
-def test_accuracy_is_reported_beside_what_is_possible(model, monkeypatch):
+def test_accuracy_is_reported_with_the_bayes_accuracy(model, monkeypatch):
     held_out = preferences(4)
     held_out.probability, held_out.utility_margin = [0.9, 0.6, 0.5, 0.2], [1.0, -2.0, 0.0, -0.5]
     margins = np.array([1.0, -1.0, 0.0, 2.0])
@@ -54,19 +54,19 @@ def test_accuracy_is_reported_beside_what_is_possible(model, monkeypatch):
     numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0).to_json()
     assert numbers["accuracy"] == pytest.approx(2.5 / 4) and numbers["ties"] == 1
     assert numbers["bayes_accuracy"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
-    assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility says nothing
+    assert numbers["gold_accuracy"] == pytest.approx(2 / 3)  # the pair of equal utility is ignored
     assert numbers["n"] == 4
     assert numbers["score_mean"] == pytest.approx(2.0 / 8)
     assert numbers["held_out_loss"] == pytest.approx(np.log1p(np.exp([-1, 1, 0, -2])).mean())
 
 
-def test_no_preferences_give_no_numbers(model):
+def test_no_preferences_give_no_measurements(model):
     assert reward_quality.measure(model, HeldOutPairs(), pad_id=PAD, seed=0).to_json() == {
         "accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None,
     }  # fmt: skip
 
 
-def test_accuracy_by_how_sure_the_annotator_is():
+def test_accuracy_by_annotator_agreement():
     margins = np.array([1.0, -1.0, 0.0, 2.0, -3.0])
     rows = reward_quality.by_annotator(margins, [0.55, 0.45, 0.58, 1.0, None])
     assert [(row.agreement, row.n) for row in rows] == [([0.5, 0.6], 3), ([0.9, 1.0], 1)]
@@ -78,12 +78,10 @@ def test_accuracy_by_how_sure_the_annotator_is():
 
 
 @pytest.mark.slow  # bootstrap of logistic fits: 16 s on two slow cores
-def test_a_model_that_is_too_sure_has_a_slope_below_one():
+def test_overconfident_model_has_a_slope_below_one():
     generator = np.random.default_rng(0)
     odds = generator.normal(0, 1.5, 4000)
-    label = np.where(
-        generator.random(4000) < 1 / (1 + np.exp(-np.abs(odds))), 1, -1
-    )  # right as often as it says
+    label = np.where(generator.random(4000) < 1 / (1 + np.exp(-np.abs(odds))), 1, -1)  # calibrated
     honest = reward_quality.confidence(np.abs(odds) * label, seed=0)
     assert honest["slope_interval"][0] < 1 < honest["slope_interval"][1] and honest["p_value"] > 0.01
     loud = reward_quality.confidence(3 * np.abs(odds) * label, seed=0)
@@ -93,7 +91,7 @@ def test_a_model_that_is_too_sure_has_a_slope_below_one():
     assert loud["bins"][-1]["stated"] > 0.99 > loud["bins"][-1]["happened_interval"][1]
 
 
-def test_length_bias_is_what_the_model_adds_to_peoples_taste():
+def test_length_bias_is_relative_to_the_labels():
     pairs = [
         Pair([3], [4] * chosen, [4] * other) for chosen, other in ((5, 2), (2, 5), (7, 3), (3, 9), (4, 4))
     ]
@@ -104,7 +102,7 @@ def test_length_bias_is_what_the_model_adds_to_peoples_taste():
     assert reward_quality.length_bias(np.ones(1), pairs[-1:], seed=0) is None
 
 
-def test_end_of_text_and_padding_of_a_real_model(model):
+def test_end_of_text_and_padding_effects_of_a_real_model(model):
     held_out = preferences()
     numbers = reward_quality.measure(model, held_out, pad_id=PAD, seed=0).to_json()
     whole = [pair.prompt + pair.chosen for pair in held_out.pairs]
@@ -117,7 +115,7 @@ def test_end_of_text_and_padding_of_a_real_model(model):
     assert numbers["accuracy"] == pytest.approx(np.mean(right))
 
 
-def test_scores_do_not_depend_on_the_batches(model):
+def test_scores_do_not_depend_on_batches(model):
     rows = [pair.prompt + pair.chosen for pair in preferences(21).pairs]
     alone = [score_alone(model, row) for row in rows]
     model.train()
@@ -126,20 +124,20 @@ def test_scores_do_not_depend_on_the_batches(model):
     assert model.training
 
 
-def test_a_padding_token_inside_of_a_row_is_read(model):
+def test_padding_token_inside_a_row_is_scored(model):
     row = [3, PAD, 5, END]
     scores = score_ids(model, [row, [*row, 6, 7, END]], pad_id=PAD)
     assert scores[0] == pytest.approx(score_alone(model, row), abs=1e-5)
     assert abs(scores[0] - score_alone(model, [3, 5, END])) > 1e-3
 
 
-def test_a_model_that_reads_its_padding_is_detected(model):
-    """With another padding token than the data's, the score is read after the padding."""
+def test_model_that_attends_to_padding_is_detected(model):
+    """If the padding token differs from that of the data, the score is read after the padding."""
     model.config.pad_token_id = 15
     assert reward_quality.measure(model, preferences(), pad_id=PAD, seed=0).padding > 0.01
 
 
-def test_the_table_says_what_was_measured(model):
+def test_table_lists_the_measurements(model):
     held_out = preferences()
     held_out.probability, held_out.utility_margin = [0.7] * 40, [1.0] * 40
     metrics = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)

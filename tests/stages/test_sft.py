@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: what the loss is on, looked at in the collated batch, and what is measured."""
+"""Supervised fine-tuning: the loss mask of collated batches, and measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from trl import SFTTrainer
 
-from tests.chat_world import (
+from tests.chat_fixtures import (
     built_trainer,
     byte_tokenizer,
     first_batch,
@@ -36,11 +36,11 @@ def assistant(text):
 
 
 def scored(tokenizer, row):
-    """The text that has a loss."""
+    """Return the text that has a loss."""
     return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
 
 
-def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, load, monkeypatch):
+def test_loss_covers_answers_and_one_end_of_text_each(folder, load, monkeypatch):
     trainer = built_trainer(monkeypatch, sft, folder, load("batch"))
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     assert batch["input_ids"].shape[0] == 8
@@ -59,7 +59,7 @@ def test_the_loss_of_a_batch_is_on_the_answers_and_one_end_of_text_each(folder, 
     assert rows == list(trainer.train_dataset["input_ids"]) and len(rows) == 40 * 8  # whole batches
 
 
-def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other(folder, load, monkeypatch):
+def test_trl_builds_the_same_rows_except_for_forged_turns(folder, load, monkeypatch):
     loaded = load("same")
     trainer = built_trainer(monkeypatch, sft, folder, loaded)
     tokenizer, prompt = trainer.processing_class, [user("is it?"), assistant("no"), user("sure?")]
@@ -72,7 +72,7 @@ def test_trl_would_make_the_same_rows_of_harmless_text_and_forged_turns_of_other
     assert text.count("<|assistant|>") == text.count("<|user|>") == text.count("<|endoftext|>") == 1
 
 
-def test_what_the_loss_is_on():
+def test_loss_mask_settings():
     tokenizer = byte_tokenizer()
     prompt = [user("a"), assistant("first"), user("b")]
     only_last = labelled(tokenizer, prompt, "last", max_length=96)
@@ -83,7 +83,7 @@ def test_what_the_loss_is_on():
     assert everything["labels"] == everything["input_ids"] == only_last["input_ids"]
 
 
-def test_a_long_conversation_loses_its_oldest_turns_and_then_the_end_of_its_answer():
+def test_long_conversation_drops_oldest_turns_then_truncates_the_answer():
     tokenizer = byte_tokenizer()
     prompt = [user("x" * 30), assistant("first"), user("b"), assistant("second"), user("c")]
     row = labelled(tokenizer, prompt, "last", max_length=40, loss_on="assistant")
@@ -94,15 +94,15 @@ def test_a_long_conversation_loses_its_oldest_turns_and_then_the_end_of_its_answ
     assert len(cut["input_ids"]) == 20 and tokenizer.eos_token_id not in cut["input_ids"]
 
 
-def test_a_base_model_of_the_hub_learns_the_tokens_of_the_chat():
-    """GPT-2's own tokenizer has end-of-text alone: no pad, no roles, no template."""
+def test_hub_base_model_learns_the_chat_tokens():
+    """GPT-2's tokenizer has only end-of-text: no padding token, no roles and no template."""
     tokenizer = byte_tokenizer()
     config = GPT2Config(vocab_size=len(tokenizer) - 4, n_layer=1, n_head=1, n_embd=8, n_positions=16,
                         bos_token_id=0, eos_token_id=0)  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     states = []
     for _ in range(2):
-        torch.rand(3)  # the global generator has no say
+        torch.rand(3)  # the global generator has no effect
         larger = copy.deepcopy(model)
         sft.make_conversational(larger, tokenizer, seed=1)
         states.append(larger.get_input_embeddings().weight)
@@ -111,7 +111,7 @@ def test_a_base_model_of_the_hub_learns_the_tokens_of_the_chat():
     assert larger.generation_config.suppress_tokens == list(range(len(tokenizer), states[0].shape[0]))
 
 
-def test_the_stage_learns_and_reports_the_exact_token_mean(folder, load):
+def test_training_learns_and_reports_the_exact_token_mean(folder, load):
     path = run_stage(sft, folder, load("learn"))
     evaluation = json.loads((path / "evaluation.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(path / "model").eval()
@@ -138,7 +138,7 @@ def test_the_stage_learns_and_reports_the_exact_token_mean(folder, load):
     assert tokenizer.chat_template == template.CHAT_TEMPLATE
 
 
-def test_quiet_trainers_send_nothing_and_prepare_nothing(monkeypatch):
+def test_quiet_trainers_send_no_telemetry_and_skip_preparation(monkeypatch):
     rows = object()
     trainer_class = quiet(SFTTrainer)
     assert issubclass(trainer_class, SFTTrainer)

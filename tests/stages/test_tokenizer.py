@@ -1,4 +1,4 @@
-"""The tokenizer stage: lossless on any text, the same each time, learned from the training part alone."""
+"""The tokenizer stage: lossless, deterministic, and trained only on the training part."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def learned(tmp_path, text=TEXT, *, held_out=None, name="tok", **settings):
     return run.path, json.loads((run.path / "evaluation.json").read_text())
 
 
-def test_the_folder_loads_and_the_numbers_are_right(tmp_path, capsys):
+def test_tokenizer_folder_loads_with_correct_statistics(tmp_path, capsys):
     path, measured = learned(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
     assert len(tokenizer) == measured["vocab_size"] == 300
@@ -52,7 +52,7 @@ def test_the_folder_loads_and_the_numbers_are_right(tmp_path, capsys):
     assert measured["train_bytes"] == len(TEXT[: int(len(TEXT) * 0.9)].encode())
 
 
-def test_it_still_loads_beside_a_gpt2_config(tmp_path):
+def test_tokenizer_loads_next_to_a_gpt2_config(tmp_path):
     path, _ = learned(tmp_path)
     before = AutoTokenizer.from_pretrained(path / "tokenizer")
     GPT2Config().save_pretrained(path / "tokenizer")
@@ -61,7 +61,7 @@ def test_it_still_loads_beside_a_gpt2_config(tmp_path):
     assert after.pad_token_id == 1 and after.chat_template == template.CHAT_TEMPLATE
 
 
-def test_any_text_comes_back(tmp_path):
+def test_any_text_round_trips(tmp_path):
     path, _ = learned(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(path / "tokenizer")
     generator = np.random.default_rng(0)
@@ -72,8 +72,8 @@ def test_any_text_comes_back(tmp_path):
         assert tokenizer.decode(template.encode_text(tokenizer, text)) == text
 
 
-def test_the_same_text_gives_the_same_tokenizer_in_another_process():
-    # Many pairs occur equally often here: ties must not be broken by a process's hash seed.
+def test_training_is_deterministic_across_processes():
+    # Many pairs occur equally often; ties must not depend on the hash seed of the process.
     text = " ".join(f"{a}{b}{c}" for a in "abcdef" for b in "aeiou" for c in "xyz") * 3
     code = (
         "import sys; from toolkit.stages.tokenizer import learn;"
@@ -83,27 +83,27 @@ def test_the_same_text_gives_the_same_tokenizer_in_another_process():
     assert there.stdout.strip() == stage.learn([text], vocab_size=320).backend_tokenizer.to_str()
 
 
-def test_pieces_do_not_matter():
+def test_training_does_not_depend_on_piece_boundaries():
     pieces = TEXT.split(" ")
     cut = [pieces[0], *(" " + piece for piece in pieces[1:])]
     whole, parts = stage.learn([TEXT], vocab_size=320), stage.learn(cut, vocab_size=320)
     assert whole.backend_tokenizer.to_str() == parts.backend_tokenizer.to_str()
 
 
-def test_only_the_training_part_is_learned_from(tmp_path):
+def test_tokenizer_learns_only_from_the_training_part(tmp_path):
     text = "abab " * 900 + "zqzq " * 100
     path, _ = learned(tmp_path, text, vocab_size=270)
     vocabulary = AutoTokenizer.from_pretrained(path / "tokenizer").get_vocab()
     assert any("ab" in token for token in vocabulary) and not any("zq" in token for token in vocabulary)
 
 
-def test_a_smaller_vocabulary_than_asked_is_said_aloud(tmp_path, capsys):
+def test_smaller_vocabulary_than_requested_prints_a_notice(tmp_path, capsys):
     _, measured = learned(tmp_path, "ab " * 50, vocab_size=4096)
     assert measured["vocab_size"] < 300 and measured["requested_vocab_size"] == 4096
     assert f"{measured['vocab_size']} entries, not 4096" in capsys.readouterr().err
 
 
-def test_min_frequency_and_max_characters_act(tmp_path, capsys):
+def test_min_frequency_and_max_characters_take_effect(tmp_path, capsys):
     learned(tmp_path, name="a", vocab_size=1000, min_frequency=2)
     assert "entries, not" in capsys.readouterr().err
     rare, _ = learned(
@@ -116,7 +116,7 @@ def test_min_frequency_and_max_characters_act(tmp_path, capsys):
     assert "first 1,000 characters" in capsys.readouterr().err
 
 
-def test_an_empty_held_out_part_is_said_and_an_empty_training_part_refused(tmp_path, capsys):
+def test_empty_held_out_part_warns_and_empty_training_part_is_refused(tmp_path, capsys):
     _, measured = learned(tmp_path, held_out=HeldOut(documents=1e-9), name="a")
     assert measured["bytes_per_token"] is None and measured["held_out_documents"] == 0
     assert "last_characters" in capsys.readouterr().err
@@ -124,14 +124,14 @@ def test_an_empty_held_out_part_is_said_and_an_empty_training_part_refused(tmp_p
         learned(tmp_path, held_out=HeldOut(documents=1 - 1e-9), name="b")
 
 
-def test_only_the_main_process_works(tmp_path, monkeypatch):
+def test_only_the_main_process_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     recipe = TokenizerRecipe(stage="tokenizer", data=DataSource(name="missing.txt"))
     stage.run(recipe, opened(tmp_path, recipe))
     assert list(Path(tmp_path / "runs" / "tok").iterdir()) == []
 
 
-def test_storyworld(tmp_path):
+def test_tokenizer_on_storyworld(tmp_path):
     recipe = TokenizerRecipe(
         stage="tokenizer",
         vocab_size=512,

@@ -1,4 +1,4 @@
-"""fit(): the order of rows, batches, a killed run that goes on to the same bits, NaN, sealed saves, LoRA."""
+"""fit(): row order, batches, bitwise resumption, NaN, sealed checkpoints, LoRA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig
 
-from tests.chat_world import load_recipe, metrics, run_stage, write_conversations, write_model
+from tests.chat_fixtures import load_recipe, metrics, run_stage, write_conversations, write_model
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat.rows import RowTable, training_order
@@ -53,13 +53,13 @@ def recipe(**settings) -> SftRecipe:
     return SftRecipe(stage="sft", model="m", data={"name": "d"}, **settings)
 
 
-def test_every_pass_takes_each_row_once_and_a_longer_training_begins_alike():
+def test_each_epoch_uses_each_row_once_and_longer_training_shares_its_start():
     lengths = np.arange(1, 11)
     order = training_order(lengths, steps=5, batch=4, seed=1)
     assert len(order) == 20
     assert sorted(np.bincount(order)) == [2] * 10
     assert len(set(order[:8])) == 8 and set(order[:8]) != set(order[12:])  # two shuffles
-    assert all((np.diff(lengths[each]) < 0).all() for each in order.reshape(5, 4)[:2])  # the longest first
+    assert all((np.diff(lengths[group]) < 0).all() for group in order.reshape(5, 4)[:2])  # the longest first
     assert list(training_order(lengths, steps=7, batch=4, seed=1)[:20]) == list(order)
     assert list(training_order(lengths, steps=5, batch=4, seed=2)) != list(order)
     assert list(training_order(lengths, steps=3, batch=4, seed=1, strategy="sequential")) == [
@@ -71,7 +71,7 @@ def test_every_pass_takes_each_row_once_and_a_longer_training_begins_alike():
         training_order(np.zeros(0, dtype=int), steps=1, batch=1, seed=0)
 
 
-def test_group_by_length_takes_the_same_rows_with_less_padding():
+def test_group_by_length_uses_the_same_rows_with_less_padding():
     lengths = np.random.default_rng(0).integers(10, 100, size=400)
 
     def padding(order):
@@ -83,12 +83,11 @@ def test_group_by_length_takes_the_same_rows_with_less_padding():
     assert sorted(plain[:400]) == sorted(grouped[:400]) == list(range(400))
     assert padding(grouped) < 0.1 * padding(plain)
     means = lengths[grouped].reshape(-1, 8).mean(axis=1)
-    assert (
-        abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5
-    )  # batches of like length do not come in a row
+    # Batches of similar length are not consecutive.
+    assert abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.5
 
 
-def test_row_table_gives_back_what_was_put_in():
+def test_row_table_round_trips():
     table = RowTable(["input_ids", "labels"])
     table.append({"input_ids": [1, 2, 3], "labels": [-100, 2, 3]})
     table.append({"input_ids": [4], "labels": [4]})
@@ -111,7 +110,7 @@ def test_row_table_gives_back_what_was_put_in():
         (1, {"batch_examples": 16, "micro_batch_examples": 5}, "divisor of 16"),
     ],
 )
-def test_a_batch_is_shared_equally_or_refused(monkeypatch, processes, settings, expected):
+def test_batch_is_shared_equally_or_refused(monkeypatch, processes, settings, expected):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     if isinstance(expected, tuple):
         assert trainer_runner.split_batch(recipe(**settings)) == expected
@@ -121,7 +120,7 @@ def test_a_batch_is_shared_equally_or_refused(monkeypatch, processes, settings, 
         assert expected in caught.value.fix
 
 
-def test_steps_follow_from_epochs_or_are_given():
+def test_steps_follow_from_epochs_or_max_steps():
     assert (
         trainer_runner.num_steps(recipe(batch_examples=8), SFTConfig, examples=20) == 8
     )  # 3 epochs of 20 in batches of 8
@@ -138,7 +137,7 @@ def test_steps_follow_from_epochs_or_are_given():
         )
 
 
-def test_rows_never_outgrow_the_model(folder):
+def test_rows_never_exceed_the_context(folder):
     model, _ = load_causal_lm((str(folder / "base"), None))
     assert trainer_runner.max_length(recipe(), SFTConfig, model) == 96  # TRL's own default is 1024
     assert trainer_runner.max_length(recipe(trainer={"max_length": None}), SFTConfig, model) == 96
@@ -150,7 +149,7 @@ def test_rows_never_outgrow_the_model(folder):
 KILL_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
-from tests.chat_world import load_recipe, run_stage
+from tests.chat_fixtures import load_recipe, run_stage
 from toolkit.stages import sft, trainer_runner
 
 move = trainer_runner._move
@@ -164,7 +163,7 @@ run_stage(sft, folder, load_recipe(folder, "killed", sys.argv[2]))
 """
 
 
-def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
+def test_run_killed_during_save_resumes_bitwise(folder):
     text = RECIPE.format(folder=folder)
     whole = run_stage(sft, folder, load_recipe(folder, "whole", text))
     here = Path(__file__).parents[2]
@@ -185,12 +184,12 @@ def test_a_run_killed_while_it_saved_goes_on_to_the_same_bits(folder):
         whole / "model/model.safetensors"
     ).read_bytes()
     assert metrics(killed) == metrics(whole)
-    assert [row["step"] for row in metrics(killed)] == [0, 1, 3, 4, 6, 8, 9, 12]  # and where it saves
+    assert [row["step"] for row in metrics(killed)] == [0, 1, 3, 4, 6, 8, 9, 12]  # and while it saves
     assert [path.name for path in (killed / "checkpoints").iterdir()] == ["step-00000012"]
     assert not list(killed.glob(".trainer*"))
 
 
-def test_checkpoints_are_sealed_and_hold_neither_pickled_settings_nor_paths(folder):
+def test_checkpoints_are_sealed_without_pickled_settings_or_paths(folder):
     path = run_stage(sft, folder, load_recipe(folder, "run", RECIPE.format(folder=folder)))
     newest = path / "checkpoints/step-00000012"
     assert checkpoint.is_whole(newest)
@@ -206,7 +205,7 @@ def test_checkpoints_are_sealed_and_hold_neither_pickled_settings_nor_paths(fold
     assert facts["precision"] == "fp32"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder):
+def test_non_finite_loss_stops_the_run(folder):
     text = RECIPE.format(folder=folder).replace("1.0e-3", "1.0e+30")
     with pytest.raises(ToolkitError, match="loss is nan|loss is inf|grad_norm is") as caught:
         run_stage(sft, folder, load_recipe(folder, "run", text))
@@ -215,7 +214,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder):
     assert not list((folder / "runs/run").glob("checkpoints/step-*"))
 
 
-def test_an_interrupted_run_saves_first(folder, monkeypatch):
+def test_interrupted_run_saves_a_checkpoint(folder, monkeypatch):
     monkeypatch.setattr(trainer_runner.signals, "stop_requested", lambda: True)
     with pytest.raises(KeyboardInterrupt):
         run_stage(sft, folder, load_recipe(folder, "run", RECIPE.format(folder=folder)))
@@ -241,13 +240,13 @@ def test_lora_is_merged_into_a_plain_model(folder):
     rank = torch.linalg.matrix_rank(after["transformer.h.0.attn.c_attn.weight"]
                                     - before["transformer.h.0.attn.c_attn.weight"], rtol=1e-3)  # fmt: skip
     assert int(rank) == 4
-    # measured inside of the trainer with adapters, and again on the sealed folder: the merge changed nothing
+    # the loss with adapters equals the loss of the sealed merged model
     evaluation = json.loads((path / "evaluation.json").read_text())
     assert metrics(path)[-1]["held_out_loss"] == pytest.approx(evaluation["held_out_loss"], rel=1e-5)
     assert evaluation["held_out_loss"] < evaluation["held_out_loss_before"] - 0.01
 
 
-def test_lora_knows_how_gpt2_stores_its_weights(folder):
+def test_lora_handles_transposed_gpt2_weights(folder):
     model, _ = load_causal_lm((str(folder / "base"), None))
     assert isinstance(model.transformer.h[0].attn.c_attn, Conv1D)
     assert trainer_runner.lora(recipe(lora={}), model, "CAUSAL_LM").fan_in_fan_out is True
@@ -272,10 +271,10 @@ runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_same_rows_and_go_on_to_the_same_bits(folder):
-    """Rows do not depend on the number of processes; a killed run of two goes on to the bits of two."""
+def test_two_processes_use_the_same_rows_and_resume_bitwise(folder):
+    """Rows do not depend on the number of processes, and a killed run of two processes resumes bitwise."""
     (folder / "program.py").write_text(KILL_MAIN_WHILE_SAVING)
-    write_model(folder / "base")  # without dropout, whose random numbers belong to a process
+    write_model(folder / "base")  # without dropout, whose random numbers depend on the process
     write_model(folder / "noisy", dropout=0.1)
     text = RECIPE.format(folder=folder)
     load_recipe(folder, "plain", text.replace("micro_batch_examples: 4", "micro_batch_examples: 2"))
@@ -298,7 +297,7 @@ def test_two_processes_take_the_same_rows_and_go_on_to_the_same_bits(folder):
     assert (done := toolkit("one", "plain")).returncode == 0, done.stderr
     assert (done := toolkit("two", "plain", *two)).returncode == 0, done.stderr
     for alone, together in zip(metrics(folder / "one/plain"), metrics(folder / "two/plain"), strict=True):
-        for name in {"loss", "grad_norm", "held_out_loss"} & alone.keys():  # other rows: 1 % away and more
+        for name in {"loss", "grad_norm", "held_out_loss"} & alone.keys():  # other rows differ by 1 % or more
             assert together[name] == pytest.approx(alone[name], rel=1e-4), (name, alone["step"])
     assert (done := toolkit("two", "noisy", *two)).returncode == 0, done.stderr
     assert toolkit("killed", "noisy", *two, KILL="1").returncode != 0

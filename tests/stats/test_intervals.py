@@ -1,4 +1,4 @@
-"""Intervals against hand-computed values and, by simulation, against the coverage that they promise."""
+"""Intervals match hand-computed values and have their nominal coverage in simulations."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_bootstrap_mean_agrees_with_the_t_interval_on_normal_data():
     assert result.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
-def test_resampling_in_chunks_changes_nothing(monkeypatch):
+def test_chunked_resampling_gives_the_same_interval(monkeypatch):
     values = np.arange(30.0)
     whole = stats.bootstrap_mean(values, seed=3)
     monkeypatch.setattr(intervals, "CHUNK_DRAWS", 100)
     assert stats.bootstrap_mean(values, seed=3) == whole
 
 
-def test_one_unit_has_no_interval_and_json_has_no_nan():
+def test_single_unit_has_no_interval_and_no_nan():
     result = stats.bootstrap_mean([2.5], seed=0)
     assert result.as_json("loss") == {"loss": 2.5, "loss_interval": [None, None]}
     json.dumps(result.as_dict(), allow_nan=False)
@@ -49,7 +49,7 @@ def test_unusable_values_are_refused(values):
         stats.bootstrap_mean(values, seed=0)
 
 
-def test_ratio_weighs_documents_by_their_bytes():
+def test_ratio_weights_documents_by_bytes():
     result = stats.ratio_bootstrap([10.0, 30.0], [10, 10], seed=0)
     assert result.estimate == 2.0
     assert stats.ratio_bootstrap([1.0, 90.0], [1, 30], seed=0).estimate == pytest.approx(91 / 31)  # not 2
@@ -65,7 +65,7 @@ def test_paired_difference_removes_shared_difficulty():
     assert (alone.high - alone.low) > 10 * (paired.high - paired.low)
 
 
-def test_block_interval_is_wider_where_neighbours_depend():
+def test_block_interval_is_wider_for_dependent_neighbours():
     generator = np.random.default_rng(0)
     slow = np.repeat(generator.normal(size=100), 50)  # dependence of 50 units
     ones = np.ones(len(slow))
@@ -76,22 +76,23 @@ def test_block_interval_is_wider_where_neighbours_depend():
     assert block.n == 50
 
 
-def test_block_ratio_draws_every_place_of_the_ring_equally():
+def test_block_ratio_samples_ring_positions_uniformly():
     values = np.zeros(40)
     values[0] = 40.0  # the first unit is drawn as often as one in the middle
     result = stats.block_ratio(values, np.ones(40), block=10, seed=0, samples=4000)
     assert result.estimate == 1.0 and result.low == 0.0 and result.high >= 3.0
 
 
-def test_share_of_all_wins_is_the_exact_interval():
+def test_all_wins_use_the_exact_interval():
     four = stats.bootstrap_share([1, 1, 1, 1], seed=0)
-    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0  # 0.398: four of four proves nothing
+    # The lower bound is 0.398: four wins of four are not significant.
+    assert four.low == pytest.approx(0.025**0.25) and four.high == 1.0
     assert not four.excludes(0.5)
     assert stats.bootstrap_share([1] * 6, seed=0).excludes(0.5)
     assert not stats.bootstrap_share([0.5] * 50, seed=0).excludes(0.5)
 
 
-def test_wilson_by_hand():
+def test_wilson_matches_hand_computed_values():
     result = stats.wilson(8, 10)  # (0.8 + 0.1921) / 1.3842 -+ 1.4160 * sqrt(0.016 + 0.0096)
     assert (result.low, result.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert stats.wilson(0, 10).low == 0.0 and stats.wilson(10, 10).high == 1.0
@@ -99,12 +100,12 @@ def test_wilson_by_hand():
         stats.wilson(3, 2)
 
 
-def test_sign_test_by_hand():
+def test_sign_test_matches_hand_computed_values():
     assert stats.sign_test(9, 1) == pytest.approx(2 * 11 / 1024)
     assert stats.sign_test(5, 5) == 1.0 and stats.sign_test(0, 0) == 1.0
 
 
-def test_two_hundred_prompts_tell_sixty_percent_from_fifty():
+def test_two_hundred_prompts_distinguish_60_percent_from_50():
     assert stats.detectable_share(200) == pytest.approx(0.599, abs=1e-3)
     assert stats.detectable_share(3) == 1.0
 
@@ -164,12 +165,12 @@ def test_block_coverage_of_a_dependent_text():
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (0, 3), (5, 5), (7, 3), (60, 41), (208, 148)])
-def test_the_sign_test_is_the_exact_binomial_one(wins, losses):
+def test_sign_test_is_the_exact_binomial_test(wins, losses):
     expected = scipy_stats.binomtest(wins, wins + losses, 0.5).pvalue if wins + losses else 1.0
     assert stats.sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
 
 
-def test_quantiles_are_those_of_scipy():
+def test_quantiles_match_scipy():
     low, high = intervals._exact_interval(3, 20, 0.95)
     assert low == pytest.approx(scipy_stats.beta.ppf(0.025, 3, 18), rel=1e-9)
     assert high == pytest.approx(scipy_stats.beta.ppf(0.975, 4, 17), rel=1e-9)

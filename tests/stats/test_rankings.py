@@ -1,4 +1,4 @@
-"""Bradley-Terry against choix, and with ties against a direct optimization."""
+"""Bradley-Terry matches choix; with ties it matches a direct optimization."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def fitted(ranking, models=4):
     return [ranking.strengths[f"m{number}"].estimate for number in range(models)]
 
 
-def test_without_ties_it_is_that_of_choix():
+def test_ranking_without_ties_matches_choix():
     rows = contests()
-    data = [(int(one.first[1]), int(one.second[1]))[:: 1 if one.outcome else -1] for one in rows]
+    data = [(int(row.first[1]), int(row.second[1]))[:: 1 if row.outcome else -1] for row in rows]
     found = rankings.bradley_terry(rows, seed=0, samples=50)
     expected = choix.opt_pairwise(4, data, alpha=rankings.RIDGE / 2)
     assert fitted(found) == pytest.approx(expected - expected.mean(), abs=1e-5)
@@ -42,17 +42,17 @@ def test_without_ties_it_is_that_of_choix():
 
 
 def davidson_loss(parameters, rows):
-    """Minus the logarithm of the likelihood, as Davidson wrote it, in strengths pi and nu."""
+    """Return the negative log-likelihood of Davidson's model with strengths pi and tie parameter nu."""
     strengths, nu = np.exp(parameters[:-1]), np.exp(parameters[-1])
     loss = rankings.RIDGE / 2 * (parameters**2).sum()
-    for one in rows:
-        a, b = strengths[int(one.first[1])], strengths[int(one.second[1])]
+    for row in rows:
+        a, b = strengths[int(row.first[1])], strengths[int(row.second[1])]
         total = a + b + nu * np.sqrt(a * b)
-        loss -= np.log({1.0: a, 0.5: nu * np.sqrt(a * b), 0.0: b}[one.outcome] / total)
+        loss -= np.log({1.0: a, 0.5: nu * np.sqrt(a * b), 0.0: b}[row.outcome] / total)
     return loss
 
 
-def test_with_ties_it_maximizes_davidsons_likelihood():
+def test_ranking_with_ties_maximizes_the_davidson_likelihood():
     rows = contests(tie=0.7)
     found = rankings.bradley_terry(rows, seed=0, samples=50)
     best = optimize.minimize(davidson_loss, np.zeros(5), args=(rows,), tol=1e-10).x
@@ -60,7 +60,7 @@ def test_with_ties_it_maximizes_davidsons_likelihood():
     assert found.tie == pytest.approx(np.exp(best[-1]), abs=1e-4)
 
 
-def test_two_models_have_the_odds_of_their_wins_and_ties():
+def test_two_model_ranking_matches_win_and_tie_odds():
     rows = [
         PairedComparison("a", "b", outcome, n)
         for n, outcome in enumerate([1.0] * 500 + [0.5] * 300 + [0.0] * 200)
@@ -74,9 +74,9 @@ def test_two_models_have_the_odds_of_their_wins_and_ties():
     json.dumps(found.as_json(), allow_nan=False)
 
 
-def test_who_stands_first_and_how_often_a_prompt_was_asked_do_not_matter():
+def test_ranking_ignores_order_and_repeated_prompts():
     rows = contests(tie=0.5)
-    turned = [PairedComparison(one.second, one.first, 1 - one.outcome, one.prompt) for one in rows]
+    turned = [PairedComparison(row.second, row.first, 1 - row.outcome, row.prompt) for row in rows]
     once = rankings.bradley_terry(rows, seed=0, samples=100)
     both = rankings.bradley_terry(rows + turned, seed=0, samples=100)
     for name, strength in once.strengths.items():
@@ -86,13 +86,13 @@ def test_who_stands_first_and_how_often_a_prompt_was_asked_do_not_matter():
         )
 
 
-def test_an_outcome_between_is_partly_a_tie():
+def test_fractional_outcome_is_a_partial_tie():
     partly = [PairedComparison("a", "b", 0.8, n) for n in range(10)]
     counts = rankings._by_prompt(["a", "b"], [(0, 1)], partly)
     assert counts[0] == pytest.approx([0.6, 0.0, 0.4])
 
 
-def test_a_model_that_never_loses_stays_finite():
+def test_unbeaten_model_has_finite_strength():
     rows = [PairedComparison("a", other, 1.0, n) for n, other in enumerate("bc" * 50)]
     rows += [PairedComparison("b", "c", n % 2.0, 100 + n) for n in range(50)]
     found = rankings.bradley_terry(rows, seed=0, samples=100)
@@ -100,7 +100,7 @@ def test_a_model_that_never_loses_stays_finite():
     assert found.win_rates["a"].estimate > 0.99
 
 
-def test_models_that_never_met_cannot_be_ranked():
+def test_disconnected_models_are_refused():
     rows = [PairedComparison("a", "b", 1.0, 0), PairedComparison("c", "d", 0.0, 1)]
     with pytest.raises(ValueError, match="never compared with each other: a, b; c, d"):
         rankings.bradley_terry(rows, seed=0)

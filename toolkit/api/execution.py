@@ -1,4 +1,4 @@
-"""Running recipes from Python, each in a process of its own.
+"""Run recipes from Python, each in a subprocess.
 
 A stage sets environment variables, threads, deterministic kernels and signal handlers. In a process of its
 own it leaves none of them behind in a notebook, needs no main thread, frees all its memory, and computes the
@@ -42,11 +42,11 @@ def run(
     launch: PathOrText | None = None,
     quiet: bool = False,
 ) -> RunView:
-    """Run one recipe in a process of its own, and return its sealed run.
+    """Run one recipe in a subprocess and return its sealed run.
 
-    A finished run is returned at once; an interrupted one continues from its newest checkpoint. An interrupt
-    (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and the same
-    call continues.
+    A finished run is returned immediately; an interrupted one continues from its newest checkpoint. An
+    interrupt (Ctrl-C, a notebook's stop button) stops the stage as in a terminal: it saves what it can, and
+    the same call continues.
 
     Args:
         recipe: a recipe's file, or a recipe object with its `run` set, such as
@@ -136,7 +136,7 @@ def _run_process(
     launch: PathOrText | None,
     quiet: bool,
 ) -> None:
-    """Run `toolkit run` in a process of its own.
+    """Run `toolkit run` in a subprocess.
 
     Raises:
         ToolkitError: the error that it reported, or that it failed without one.
@@ -145,7 +145,7 @@ def _run_process(
     options = RunOptions(Path(runs_dir), fresh, None if launch is None else locate(os.fspath(launch)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "error.json"
-        # A process group of its own: Ctrl-C of a terminal reaches it once, from here.
+        # A new process group, so that Ctrl-C of a terminal reaches it once, from here.
         with subprocess.Popen(
             [sys.executable, *PROGRAM, *arguments(path, settings, options)],
             env={

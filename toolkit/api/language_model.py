@@ -152,7 +152,7 @@ class LanguageModel:
         chat: bool | None = None,
         **settings: Unpack[SamplingKeywords],
     ) -> list[GeneratedAnswer]:
-        """Return several answers with their token ids, and whether each ended by itself; as `generate`."""
+        """Return several answers with token ids and whether each ended with end-of-text; see `generate`."""
         ids = self._prompt_ids(prompt, chat)
         return generate_answers(self.opened, ids, settings=GenerationSettings(**settings), count=count)[0]
 

@@ -1,6 +1,6 @@
 """A run directory seen from Python: `toolkit.Run`.
 
-It reads what is on the disk when it is asked, and writes nothing. (`toolkit.runs.run.Run` is a run that a
+It reads files on access and writes nothing. (`toolkit.runs.run.Run` is a run that a
 stage works in.)
 """
 

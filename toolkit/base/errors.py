@@ -10,7 +10,7 @@ class ToolkitError(Exception):
     """An error that the user can fix; printed as one paragraph without a traceback.
 
     Args:
-        what: what is wrong, in one sentence.
+        what: the problem, in one sentence.
         where: a file, `file:line`, a run directory, or a key.
         fix: what to do about it, in one sentence.
     """
@@ -60,7 +60,7 @@ class Problem:
     Attributes:
         place: `file:line`, or `command line`.
         key: dotted path of the setting; empty if the problem concerns the whole file.
-        what: what is wrong, in one sentence.
+        what: the problem, in one sentence.
     """
 
     place: str
@@ -73,7 +73,7 @@ class Problem:
 
 
 class RecipeError(ToolkitError):
-    """All mistakes of one or more recipes at once (exit status 2; nothing was written)."""
+    """All errors of one or more recipes (exit status 2; nothing was written)."""
 
     exit_status = 2
 

@@ -58,7 +58,7 @@ def ranking_table(ranking: Mapping[str, object]) -> Table:
 
 def annotator_table(rows: Sequence[Mapping[str, object]]) -> Table:
     """One row an annotator: what else than the answers it may listen to."""
-    columns = ["items", "ties", "longer answer wins", "gain of\nstanding first", "orders contradict"]
+    columns = ["items", "ties", "longer answer wins", "gain of\nfirst position", "orders contradict"]
     table = number_table("annotators", ["annotator"], columns)
     for row in rows:
         length, position = row["length"] or {}, row["position"] or {}

@@ -10,7 +10,7 @@ from toolkit.cli.parser import MODEL, Parser, add_sampling, sampling_choice
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "chat",
-        "Talk with a model; /help lists what you can do, Ctrl-D ends.",
+        "Chat with a model. /help lists the commands, Ctrl-D exits.",
         'toolkit chat runs/tiny/ppo\ntoolkit chat runs/tiny/sft --system "Answer briefly."',
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)

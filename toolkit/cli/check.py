@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "check",
-        "Find every mistake in a recipe or a folder of recipes, and list what cannot be checked without data "
+        "Report every error in a recipe or a folder of recipes, and list what cannot be checked without data "
         "and parents. Nothing is run or written.",
         "toolkit check recipes/tiny\ntoolkit check my.yaml trainer.beta=0.2 --json",
     )

@@ -54,7 +54,7 @@ class Conversation:
         A quarter of the context, or less where the answer may not be so long, is kept free for the answer.
 
         Raises:
-            ToolkitError: the last message alone is too long.
+            ToolkitError: the last message does not fit the context.
         """
         positions = self.opened.context_length
         reserve = 0 if positions is None else max(1, min(self.choice.max_new_tokens, positions // 4))
@@ -134,7 +134,7 @@ def ticking() -> Iterator[None]:
     Python's handler only sets a flag then. readline's loop looks at the flag when its select() is
     interrupted, so such a Ctrl-C did nothing until the next one: on a loaded machine 2 of 1450 that
     were sent as soon as the prompt came, and 10 of 10 with that moment stretched to 30 ms. A timer's signal
-    interrupts the select(). It interrupts nothing else: writes to a slow terminal are restarted.
+    interrupts the select(). It does not interrupt writes to a slow terminal, which are restarted.
     """
     if not hasattr(signal, "setitimer"):  # Windows, which has no readline either
         yield
@@ -254,6 +254,6 @@ def change(conversation: Conversation, name: str, argument: str) -> None:
         tell(f"[/{name} needs a number, not {argument!r}]")
         return
     settings = {key: value for key, value in asdict(choice).items() if key != "seed"}
-    sampling.SamplingSettings(**settings)  # raises what is wrong with the value
+    sampling.SamplingSettings(**settings)  # raises if the value is invalid
     conversation.choice = choice
     tell(f"[{name} {kind(argument)}]")

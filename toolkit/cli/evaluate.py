@@ -133,8 +133,8 @@ def _parser() -> Parser:
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
         "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
         "toolkit evaluate runs/tiny/reward --data storyworld\n"
-        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; --tasks --help says more)\n"
-        "toolkit evaluate --annotations FILE (judgements that exist already; --annotations FILE --help)",
+        "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; see --tasks --help)\n"
+        "toolkit evaluate --annotations FILE (existing judgements; see --annotations FILE --help)",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
     parser.add_argument(
@@ -192,7 +192,7 @@ def _add_comparison(parser: Parser) -> None:
         "--judge",
         default="gold",
         metavar="gold|MODEL|FILE|URL",
-        help="who compares: storyworld's known utility, a reward model, people's votes, an endpoint",
+        help="the judge: storyworld's utility, a reward model, people's votes, an endpoint",
     )
     parser.add_argument("--judge-model", metavar="NAME", help="name of the model at the endpoint")
     parser.add_argument(

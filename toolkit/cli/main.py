@@ -45,23 +45,23 @@ OVERVIEW = """usage: toolkit VERB ...
 From plain text to an aligned, evaluated, published language model. Every step is a YAML recipe.
 
 train
-  toolkit run RECIPE|FOLDER [key=value ...]     run a recipe, or a folder of them in the order they need
-  toolkit check RECIPE|FOLDER                   find every mistake in recipes; run nothing
-  toolkit plan RECIPE|FOLDER                    parameters, tokens, FLOPs, memory and time, beforehand
+  toolkit run RECIPE|FOLDER [key=value ...]     run a recipe, or a folder in reference order
+  toolkit check RECIPE|FOLDER                   report every error in recipes without running them
+  toolkit plan RECIPE|FOLDER                    estimate parameters, FLOPs, memory and time
 look
-  toolkit next MODEL "text"                     which word comes next, with probabilities
-  toolkit generate MODEL "prompt"               answers to a prompt
-  toolkit chat MODEL                            talk with a model
+  toolkit next MODEL "text"                     the most probable next tokens
+  toolkit generate MODEL "prompt"               answer a prompt
+  toolkit chat MODEL                            chat with a model
 measure
   toolkit evaluate MODEL ... --data NAME        perplexity, bits per byte, win rate of any models
   toolkit report RUN ...                        a self-contained HTML page
-  toolkit runs [DIR]                            list runs; --clean removes checkpoints that nothing needs
+  toolkit runs [DIR]                            list runs; --clean removes unneeded checkpoints
 prove
-  toolkit verify RUN [--replay N]               is every file unchanged? does training give the same bits?
-  toolkit batch RUN --step N                    which documents and tokens a step of pretraining read
-  toolkit reproduce RUN                         make a run again from nothing, and compare every file
+  toolkit verify RUN [--replay N]               check all file hashes; replay training bitwise
+  toolkit batch RUN --step N                    documents and tokens of a pretraining step
+  toolkit reproduce RUN                         rerun a run from scratch and compare every file
 publish
-  toolkit publish RUN REPO_ID                   to the Hugging Face Hub, with a model card
+  toolkit publish RUN REPO_ID                   upload to the Hugging Face Hub with a model card
   toolkit schema                                the JSON schema of recipes, for editors
 
 MODEL is a run directory, a model folder, or hub-id[@revision].

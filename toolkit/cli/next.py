@@ -27,7 +27,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "next",
-        "Show the distribution of the next token as a table with bars: what a language model is.",
+        "Show the probability distribution of the next token as a table with bars.",
         'toolkit next runs/tiny/pretrain "Once upon a"\n'
         'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
     )
@@ -100,7 +100,7 @@ def next_command(
 
 
 def bar(share: float, cells: int = BAR_CELLS) -> str:
-    """A bar of `share` of the cells, to an eighth of a cell; what is not zero shows at least an eighth."""
+    """A bar of `share` of the cells, to an eighth of a cell; nonzero values show at least an eighth."""
     eighths = round(share * cells * 8)
     eighths = max(eighths, 1) if share > 0 else 0
     full, part = divmod(eighths, 8)

@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        message = message.removesuffix(", key=value")  # argparse says that of what may be left out
+        message = message.removesuffix(", key=value")  # argparse also lists optional arguments
         unknown = re.match(r"unrecognized arguments: (\S+)", message)
         if unknown:
             options = [option for action in self._actions for option in action.option_strings]
@@ -51,7 +51,7 @@ def add_recipe(parser: Parser, nargs: str | None = None) -> None:
         "overrides",
         metavar="key=value",
         nargs="*",
-        help="settings to change, as in trainer.learning_rate=5e-5; in a folder, in the "
+        help="settings to override, such as trainer.learning_rate=5e-5; in a folder, in the "
         "recipes that set the key",
     )
 

@@ -33,10 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), metavar="DIR",
-        help="where a finished corpus is looked for (default runs)",
+        help="where to look for a finished corpus (default runs)",
     )  # fmt: skip
     parser.add_argument(
-        "--no-probe", dest="probe", action="store_false", help="count only, without training steps"
+        "--no-probe", dest="probe", action="store_false", help="do not take training steps, only count"
     )
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)

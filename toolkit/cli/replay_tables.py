@@ -16,7 +16,7 @@ ENDS = 5
 
 
 def show_replay(replay: Replay) -> None:
-    """Print every step beside its record, then the checkpoints, then the verdict."""
+    """Print every step with its record, then the checkpoints, then the verdict."""
     _console().print(_step_table(replay))
     if replay.states:
         _console().print(_state_table(replay))
@@ -59,7 +59,7 @@ def _state_table(replay: Replay) -> Table:
 
 
 def show_incident(incident: IncidentReplay) -> None:
-    """Print loss and gradient norm beside the recorded ones, then the verdict."""
+    """Print loss and gradient norm with the recorded ones, then the verdict."""
     table = Table("", "recorded", "now", "", box=None, pad_edge=False)
     for name, (recorded, value) in incident.values.items():
         same = repr(value) == recorded

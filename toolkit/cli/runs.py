@@ -19,7 +19,7 @@ from toolkit.cli.parser import Parser, add_json
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "runs",
-        "List the runs below a folder. With --clean remove checkpoints that nothing needs: unfinished runs "
+        "List the runs below a folder. With --clean remove unneeded checkpoints: unfinished runs "
         "keep the newest whole one, from which they continue; sealed runs keep all: verify covers them.",
         "toolkit runs\ntoolkit runs runs/tiny --stage ppo --json\ntoolkit runs --clean --dry-run",
     )
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         "folder", metavar="DIR", nargs="?", type=Path, default=Path("runs"), help="default: runs"
     )
     parser.add_argument("--stage", metavar="STAGE", help="only runs of this stage")
-    parser.add_argument("--clean", action="store_true", help="remove checkpoints that nothing needs")
+    parser.add_argument("--clean", action="store_true", help="remove unneeded checkpoints")
     parser.add_argument("--dry-run", action="store_true", help="with --clean: list them and remove nothing")
     parser.add_argument("--yes", action="store_true", help="with --clean: do not ask")
     add_json(parser)
@@ -58,7 +58,7 @@ def show(folder: Path, *, stage: str | None, json: bool) -> int:
 
 
 def clean(folder: Path, *, stage: str | None, dry_run: bool, yes: bool, json: bool) -> int:
-    """List what nothing needs, ask, and remove it. The exit status is 1 where the answer is no.
+    """List unneeded files, ask for confirmation, and remove them. The exit status is 1 if the user declines.
 
     Raises:
         UsageError: there is nobody to ask, and neither --yes nor --dry-run was given.

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         "--incident",
         type=positive_int,
         metavar="STEP",
-        help="replay the step of RUN/incidents/step-STEP, from the state that was kept beside it",
+        help="replay the step of RUN/incidents/step-STEP from its stored state",
     )
     args = parser.parse_intermixed_args(arguments)
     path = Path(args.run)

@@ -43,7 +43,7 @@ def schema() -> dict[str, Any]:
         definition["properties"]["trainer"] = {
             "type": "object",
             "additionalProperties": False,
-            "description": f"Settings of trl.{stage.trl_config}; what is not set keeps TRL's default.",
+            "description": f"Settings of trl.{stage.trl_config}; unset keys keep TRL's defaults.",
             "properties": keys,
         }
     # A recipe with `base:` may omit the settings of its base.

@@ -1,4 +1,4 @@
-"""The kinds of judges, which follow from the name alone, before anything is loaded."""
+"""The kinds of judges, determined from the name without loading anything."""
 
 from __future__ import annotations
 

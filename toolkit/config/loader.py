@@ -1,4 +1,4 @@
-"""Loading recipe files: from YAML to checked settings. All mistakes are reported at once."""
+"""Load recipe files: from YAML to validated settings. All errors are reported together."""
 
 from __future__ import annotations
 

@@ -82,12 +82,12 @@ class Cost:
     """Weights, gradients and both AdamW moments in fp32, and 4 more for each further model."""
     sequences_per_example: int = 1
     passes_per_token: float = 1.0
-    """Training passes (forward and backward); a forward pass alone is a third of one."""
+    """Training passes (forward and backward); a forward pass is a third of one."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Everything about a stage that code outside of its own module needs.
+    """Everything about a stage that code outside its module needs.
 
     Attributes:
         name: value of `stage:` in a recipe.
@@ -215,7 +215,7 @@ STAGES: dict[str, Stage] = {
             has_conversations=True,
             cost=Cost(),
             title="learning to answer",
-            description="Conversations taught it to answer instead of going on.",
+            description="Conversations taught it to answer instead of continuing the text.",
             curves=(Curve("Training loss, nats per token", "loss"),),
         ),
         Stage(

@@ -13,7 +13,7 @@ FOLDER = "recipes"
 
 
 def root() -> Path | None:
-    """Return the folder of the shipped recipes: in an installed package, or beside it in a checkout."""
+    """Return the folder of the shipped recipes: inside an installed package, or next to it in a checkout."""
     package = Path(str(resources.files("toolkit")))
     folders = (package / "_recipes", package.parent / FOLDER)
     return next((folder for folder in folders if folder.is_dir()), None)

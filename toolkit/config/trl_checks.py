@@ -239,7 +239,7 @@ def _together(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
 
     Args:
         given: the entries that are right by themselves.
-        names: every key of the recipe; where a partner is wrong by itself, its setting is not reported.
+        names: every key of the recipe; if a related setting is invalid itself, this one is not reported.
     """
     mistakes = []
     for key, (partner, values) in _NEEDS.items():

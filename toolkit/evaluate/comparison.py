@@ -39,7 +39,7 @@ def evaluate(
         data: `storyworld`, a file, a Hub dataset, a sealed corpus run, or a DataSource.
         baseline: the model that the others are compared with.
         judge: who compares the answers: `gold` (the default), a reward model, a file of votes, an endpoint.
-        examples: at most so many documents or prompts; a DataSource has its own limits.
+        examples: maximum number of documents or prompts; a DataSource has its own limits.
         perplexity, win_rate: further settings of these parts of an evaluate recipe, such as
             `{"max_new_tokens": 128}`.
         seed: of sampling and of bootstraps.

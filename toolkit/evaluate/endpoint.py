@@ -117,7 +117,7 @@ def _require_verdicts(endpoint: Endpoint, unparsed: int, asked: int, reply: str)
 
 
 def _judge(endpoint: Endpoint, log: JudgementLog, key: str, question: Question) -> tuple[float | None, str]:
-    """Ask one question and log the verdict at once."""
+    """Ask one question and log the verdict immediately."""
     verdict, reply = _verdict(endpoint, question)
     log.add(key, verdict, reply=reply)
     return verdict, reply

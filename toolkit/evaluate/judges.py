@@ -37,7 +37,7 @@ class Judge:
     """A judge that scores answers; the better answer has the higher score.
 
     Attributes:
-        score: (prompts, answers, whether each answer ended by itself) -> (answers,) float64.
+        score: (prompts, answers, whether each answer ended with end-of-text) -> (answers,) float64.
         tie: scores that differ by at most this are equal, so that rounding does not decide.
         accuracy: agreement of a reward model with held-out preferences; None for gold, from which the
             preferences are made.

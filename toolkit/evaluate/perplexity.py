@@ -130,7 +130,7 @@ class ScoringSettings:
     """How documents are presented to a model.
 
     Attributes:
-        window: tokens that the model attends to at once (default: its context length).
+        window: tokens per window (default: the context length of the model).
         stride: tokens by which the window moves (default: half a window).
         prefix: the token before a document: `bos`, `end` (end-of-text), or `none`, with which the first token
             has no context and is not scored; `auto` as `toolkit.inference.logprobs.start_id`.

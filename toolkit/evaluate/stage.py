@@ -97,7 +97,7 @@ def open_text(settings: PerplexitySettings, surroundings: EvaluationContext, see
 
 
 def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Contest:
-    """Read the prompts; the contest also says how they are answered."""
+    """Read the prompts; the contest also defines how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
     prompts = sources.prompts(recipe.data, part=surroundings.part_of(recipe.data), seed=seed)
     known_world = all(source.name == files.STORYWORLD for source in as_sources(recipe.data))

@@ -69,7 +69,7 @@ def open_tasks(tasks: list[str], include_path: Path | None) -> TaskManager:
     if include_path is not None and not include_path.is_dir():
         raise UsageError("no such folder", where=str(include_path), fix="name a folder of YAML files")
     manager = None if include_path is None else TaskManager(include_path=include_path, include_defaults=False)
-    if manager is None or {*tasks} - {*manager.all_subtasks}:  # to read all of its own tasks takes 10 seconds
+    if manager is None or {*tasks} - {*manager.all_subtasks}:  # reading all built-in tasks takes 10 seconds
         manager = TaskManager(include_path=include_path)
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:

@@ -91,7 +91,7 @@ def answer(
     """Sample an answer to each prompt.
 
     Raises:
-        ToolkitError: there is no chat template, or no room for an answer beside a prompt.
+        ToolkitError: there is no chat template, or a prompt leaves no room for an answer.
     """
     tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)

@@ -1,4 +1,4 @@
-"""Start a recipe in a process of its own, or in a launch of several processes."""
+"""Start a recipe in a subprocess, or in a launch of several processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PreloadedStage:
 
     def start(self) -> subprocess.Popen:
         """Let the process run its stage, and return it."""
-        with suppress(BrokenPipeError):  # it has ended: its exit status says why
+        with suppress(BrokenPipeError):  # the process has ended; its exit status gives the reason
             os.write(self._write_end, b"1")
         os.close(self._write_end)
         return self.process
@@ -124,7 +124,7 @@ def wait_for_start(load: Callable[[], object]) -> bool:
 
 
 def start(loaded: LoadedRecipe, options: RunOptions, preloaded: PreloadedStage | None = None) -> int:
-    """Run one recipe in a process, or a launch, of its own on this terminal; return its exit status."""
+    """Run one recipe in a subprocess or a launch on this terminal and return its exit status."""
     if preloaded is not None:
         return _wait(preloaded.start(), launched=False)
     sys.stdout.flush()
@@ -136,7 +136,7 @@ def start(loaded: LoadedRecipe, options: RunOptions, preloaded: PreloadedStage |
 def _child(
     loaded: LoadedRecipe, options: RunOptions, *, pass_fds: tuple[int, ...] = (), **variables: str
 ) -> subprocess.Popen:
-    """Start a stage that ends with this process; its stdout is stderr, as stdout is for JSON alone."""
+    """Start a stage that ends with this process; its stdout is stderr, because stdout is only for JSON."""
     return subprocess.Popen(
         [sys.executable, *PROGRAM, *stage_arguments(loaded, options)],
         env={**os.environ, PARENT: str(os.getpid()), **variables},
@@ -148,8 +148,8 @@ def _child(
 def _launch(loaded: LoadedRecipe, options: RunOptions) -> int:
     """Run a stage with accelerate launch.
 
-    The launcher would end at once with a traceback on a terminal's Ctrl-C, so it is put in a process group of
-    its own, and this process forwards the signal to the launcher's processes.
+    The launcher would exit immediately with a traceback on a terminal's Ctrl-C, so it runs in a separate
+    process group, and this process forwards the signal to the launcher's processes.
     """
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
@@ -189,7 +189,7 @@ def _forward_interrupt(child: subprocess.Popen, launched: bool) -> None:
 
 
 def check_configuration(path: Path) -> None:
-    """Refuse a launch configuration that is missing, invalid, or would start something else than it says."""
+    """Refuse a launch configuration that is missing, invalid, or would not start what it specifies."""
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ:
         raise UsageError("--launch under a launcher", where=str(path), fix="use only one of them")
     try:

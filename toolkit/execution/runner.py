@@ -114,7 +114,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
     except KeyboardInterrupt:
         if ranks.rank() == 0:
             start = opening.resume_point(run_dir)
-            console.tell(f"{run_dir}: interrupted; the same command goes on from {start}")
+            console.tell(f"{run_dir}: interrupted; the same command resumes from {start}")
         return INTERRUPTED
 
 
@@ -232,7 +232,7 @@ def _run_folder(
     """Run the recipes of a folder that are not finished yet; stop at the first one that fails."""
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise UsageError(
-            "a folder cannot run under a launcher: each of its stages is a launch of its own",
+            "a folder cannot run under a launcher: each of its stages is a separate launch",
             where=str(folder),
             fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
         )
@@ -241,7 +241,7 @@ def _run_folder(
         _refuse_changed(recipes, options)
     run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)
     fresh = options.fresh
-    if fresh:  # all at once, children first: an interrupted folder is resumed without --fresh
+    if fresh:  # all together, children first: an interrupted folder is resumed without --fresh
         for run_dir in reversed(run_dirs):
             opening.discard(run_dir, runs_dir=options.runs_dir)
         options = replace(options, fresh=False)
@@ -290,5 +290,5 @@ def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None
         command = shlex.join(["toolkit", *launching.stage_arguments(loaded, options)])
         console.tell(
             f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
-            f"The same command continues with this stage; to run this stage alone:\n  {command}"
+            f"The same command continues with this stage; to run only this stage:\n  {command}"
         )

@@ -49,7 +49,7 @@ class GeneratedAnswer:
 def generate_answers(
     opened: OpenModel, prompt_ids: list[int], *, settings: GenerationSettings, count: int
 ) -> tuple[list[GeneratedAnswer], GenerationSettings]:
-    """Sample `count` answers to a prompt, each from its own random stream of the seed.
+    """Sample `count` answer a prompt, each from its own random stream of the seed.
 
     Returns:
         The answers, and the settings with the `max_new_tokens` that fit in the context.

@@ -66,7 +66,7 @@ def score_tokens(
         prefix_id: the token before the first token of a document (end-of-text as start). With None the first
             token has no context and is not scored.
         end_id: the end of a document, scored as its last token; with None no end is scored.
-        window: tokens that the model attends to at once, at most its context length.
+        window: tokens per window, at most the context length of the model.
         stride: tokens by which the window moves (default: half the window). Every token after the first
             window has more than `window - stride` tokens of context. The last window ends with the document.
         batch_tokens: tokens of one forward pass, padding included (default 8192; on a CPU 2048, for its
@@ -156,7 +156,7 @@ def _windows(sequence: np.ndarray, window: int, stride: int) -> Iterator[_Row]:
 
 
 def _batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Group rows of similar length, longest first, so that insufficient memory fails at once.
+    """Group rows of similar length, longest first, so that insufficient memory fails immediately.
 
     A batch ends early if more than a fifth of its next row would be padding, but not with less than a
     quarter of its tokens, which would make matrix products inefficient.

@@ -80,7 +80,7 @@ def reward_scores(
     answers in batches of 16 take 0.7 s, in one batch 1.3 s (caches).
 
     Args:
-        ended: whether the answer ended by itself; only then its last token is end-of-text.
+        ended: whether the answer ended; only then its last token is end-of-text.
     """
     limit = context_length(model)
     rows = []

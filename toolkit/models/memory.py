@@ -139,7 +139,7 @@ def _logits(recipe: PretrainRecipe, tokens: int, rows: int, *, width: int, bf16:
     block = head_block(recipe.speed.head_block_tokens, positions=tokens, vocabulary=rows)
     if block == 0 or block >= tokens:
         return 12 * tokens * rows
-    # blocks give the gradients of the hidden states and of the head at once
+    # blocks compute the gradients of the hidden states and of the head together
     return 12 * block * rows + 8 * rows * width + tokens * width * (6 if bf16 else 8)
 
 

@@ -61,7 +61,7 @@ def mean_flops_per_token(recipe: PretrainRecipe, *, vocab_size: int) -> float:
 
 
 def head_block(setting: int | str, *, positions: int, vocabulary: int) -> int:
-    """Return the positions of a block for the recipe's `head_block_tokens`; 0: all at once."""
+    """Return the positions of a block for the recipe's `head_block_tokens`; 0: all."""
     if setting != "auto":
         return int(setting)
     return 0 if positions * vocabulary <= WHOLE_LOGITS else max(1, BLOCK_LOGITS // vocabulary)

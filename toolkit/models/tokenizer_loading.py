@@ -57,7 +57,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _is_generic(folder: Path) -> bool:
-    """Return whether the folder's tokenizer needs no class of its own."""
+    """Return whether the tokenizer in the folder needs no special class."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         return config.get("tokenizer_class") == GENERIC_CLASS and (folder / "tokenizer.json").is_file()

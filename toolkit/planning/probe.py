@@ -1,6 +1,6 @@
 """Measure how fast this machine pretrains, by a few steps on random tokens: a program for `toolkit plan`.
 
-It runs in a process of its own, so that its memory and its failures do not affect the plan. It reads one JSON
+It runs in a subprocess, so that its memory and its failures do not affect the plan. It reads one JSON
 object from stdin ({"recipe", "vocab_size", "processes", "seconds"}) and writes one to stdout:
 {"refused": REASON} or what `measure` returns.
 """

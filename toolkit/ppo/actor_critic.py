@@ -198,7 +198,7 @@ class ActorCritic(nn.Module):
     """Policy and critic in one forward pass, so that one DDP wrapper distributes both.
 
     Always in eval mode: with dropout, the ratio of the first step would not be 1. Only layers with gradient
-    checkpointing are set to train, because they recompute activations in this mode alone.
+    checkpointing are set to train, because they recompute activations only in this mode.
     """
 
     def __init__(

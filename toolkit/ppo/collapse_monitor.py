@@ -17,7 +17,7 @@ from toolkit.ppo.episode import Episode
 GRAM = 4
 """Length, in tokens, of the n-grams that count as repetition where an answer has them again."""
 SCORE_RISE = 0.5
-"""Standard deviations of the first rollout's scores; with 64 answers chance alone moves a mean by 0.18."""
+"""In standard deviations of the first rollout's scores; with 64 answers chance moves a mean by 0.18."""
 REPETITION_RISE, LENGTH_FACTOR, DISTINCT_FACTOR = 0.2, 2.0, 0.5
 KL_PER_TOKEN = 0.25
 """Nats. Aligned models of the shipped recipes are at 0.02 to 0.15; the pretrained one is 0.6 from sft."""

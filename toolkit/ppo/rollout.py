@@ -32,7 +32,7 @@ class RolloutCollector:
     """Samples this process's share of a rollout, and computes its log-probabilities and values.
 
     Args:
-        model: the policy, and the critic beside it.
+        model: the policy and its critic.
         reference: what KL is measured to; None is the policy without its adapters.
         prompts: a column `prompt`, of texts or of conversations, and any others.
         accelerator: the processes, and the precision of forward passes.

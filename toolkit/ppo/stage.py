@@ -1,4 +1,4 @@
-"""The `ppo` stage: trains a policy as a recipe says, and writes its model, metrics and evaluation."""
+"""The `ppo` stage: trains a policy from a recipe and writes its model, metrics and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint of PPO holds beside Trainer's files: the critic, and `Progression`."""
+"""The additional content of a PPO checkpoint: the critic and `Progression`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAPTER, CRITIC, STATE = "adapter_model.safetensors", "critic.safetensors", "ppo
 
 @dataclass
 class Progression:
-    """The state of a training between rollouts, beside weights and optimizer; random streams follow from it.
+    """The state of a training between rollouts without weights and optimizer; it determines random streams.
 
     Attributes:
         rollouts: completed rollouts.

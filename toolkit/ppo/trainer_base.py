@@ -179,7 +179,7 @@ class RolloutTrainer(DeferredRequests, Trainer):
         return self.optimizer
 
     def write_model(self, folder: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the policy as `from_pretrained` reads it (or its adapters alone), and its tokenizer."""
+        """Write the policy (or only its adapters) for `from_pretrained`, and its tokenizer."""
         folder = folder or self.args.output_dir
         if self.args.should_save:
             self.model.policy.save_pretrained(folder)

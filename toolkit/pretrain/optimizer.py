@@ -25,7 +25,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 NEWTON_SCHULZ_STEPS = 5
 MAX_GATHERED_ELEMENTS = 2**26
-"""Elements of sharded matrices that are gathered at once (256 MB in fp32): gathering those of all blocks
+"""Elements of sharded matrices that are gathered together (256 MB in fp32): gathering those of all blocks
 would take as much memory as the full weights."""
 
 

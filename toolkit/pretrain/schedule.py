@@ -10,10 +10,10 @@ from toolkit.config.schema import ScheduleSettings
 def factor(settings: ScheduleSettings, *, tokens: float, total_tokens: int) -> float:
     """Return the learning rate after `tokens` of `total_tokens`, as a fraction of its peak.
 
-    A step passes the middle of its own tokens, so that neither the first nor the last step has a rate of
-    zero. Warm-up is linear from zero. Then `linear` and `cosine` (Loshchilov and Hutter, 2017, equation 5,
-    one cycle) decay to `final_fraction` at the end; `wsd` (Hu et al., 2024, MiniCPM, section 4) stays at the
-    peak and decays linearly over the last `decay_tokens`; `constant` stays.
+    A step uses the rate at the middle of its tokens, so that neither the first nor the last step has a rate
+    of zero. Warm-up is linear from zero. Then `linear` and `cosine` (Loshchilov and Hutter, 2017, equation
+    5, one cycle) decay to `final_fraction` at the end; `wsd` (Hu et al., 2024, MiniCPM, section 4) stays at
+    the peak and decays linearly over the last `decay_tokens`; `constant` stays.
     """
     if tokens < settings.warmup_tokens:
         return tokens / settings.warmup_tokens

@@ -14,7 +14,7 @@ without it glibc keeps the memory of gathered weights, and both are near 3,000. 
 * bf16 is autocast's: its copies of the weights (2 bytes a weight) live from a forward to its backward pass;
 * evaluation and sampling work on a full copy (see `full_model`).
 
-Compiled, the blocks share one graph, and what is around them has its own: 5 graphs for 12 layers.
+When compiled, the blocks share one graph and the rest has its own: 5 graphs for 12 layers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def shard_model(
 ) -> None:  # fmt: skip
     """Keep only this process's part of the weights of a GPT-2 and of the loss module around it.
 
-    Each block is a unit of its own; the root's unit holds the embeddings, tied to the head, and the last
+    Each block is a unit; the root's unit holds the embeddings, tied to the head, and the last
     norm. Create optimizers afterwards: sharding replaces the parameters.
 
     Args:

@@ -33,7 +33,7 @@ class TrainingState:
     tokens: int = 0
     """Tokens trained on, over all processes."""
     seconds: float = 0.0
-    """Time in training steps alone, over all attempts."""
+    """Time in training steps, over all attempts."""
     timed_tokens: int = 0
     """Tokens of the steps that `seconds` covers."""
     guard: dict[str, list[float]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Recompute which documents and tokens a step of pretraining read, from its manifest and its corpus."""
+"""Recompute documents and tokens of a pretraining step, from its manifest and its corpus."""
 
 from __future__ import annotations
 

@@ -30,12 +30,12 @@ Account = dict[str, object]
 
 @dataclass(frozen=True)
 class IncidentReplay:
-    """What a replayed incident gave, beside what was recorded.
+    """The result of a replayed incident and the recorded values.
 
     Attributes:
         folder: the incident's folder.
         why: the recorded reason.
-        values: by name, (recorded, now); what is recorded is the number's `repr`.
+        values: (recorded, now) by name; recorded values are the `repr` of the number.
         steps_before: steps that were replayed to reach the incident.
         differences_before: how these differ from the run's record.
         environment: what differs between this machine and the run's.

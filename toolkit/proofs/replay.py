@@ -74,7 +74,7 @@ class Replay:
 
 
 def replay_run(path: Path, steps: int) -> Replay:
-    """Replay `steps` optimizer steps of a pretraining, from its newest checkpoint that so many steps follow.
+    """Replay `steps` optimizer steps of a pretraining from the newest checkpoint with that many later steps.
 
     Raises:
         ToolkitError: another stage, fewer recorded steps, several processes, or parents that changed.

@@ -75,7 +75,7 @@ def publish(run: Path, repo_id: str, *, private: bool = False) -> str:
 
 
 def default_folder(run: Path) -> Path:
-    """Return the folder, beside the run, in which its repository is written."""
+    """Return the folder next to the run in which its repository is written."""
     return run.parent / f"{run.name}-publish"
 
 
@@ -96,7 +96,7 @@ def _check_run(path: Path) -> None:
 def build(run: Path, repo_id: str, folder: Path) -> None:
     """Fill `folder` with the model, its card, its evaluation and its provenance."""
     shutil.copytree(run / layout.MODEL, folder, dirs_exist_ok=True)
-    (folder / PROVENANCE).mkdir()  # apart: a folder with a manifest of its own would be taken for a run
+    (folder / PROVENANCE).mkdir()  # separate, because a folder with a manifest would be taken for a run
     for name in (layout.EVALUATION, layout.MANIFEST, layout.LOCK, layout.RECIPE, layout.RESOLVED):
         if (run / name).exists():
             shutil.copyfile(run / name, folder / PROVENANCE / name)
@@ -140,7 +140,7 @@ def _number(label: str, key: str, numbers: dict) -> dict:
 
 
 def _evaluations(run: Path) -> list[Path]:
-    """Return the sealed evaluate runs beside `run` that measured it."""
+    """Return the sealed evaluate runs next to `run` that measured it."""
     evaluations = []
     for sibling in sorted(run.resolve().parent.iterdir()):
         if seal.is_sealed(sibling) and (sibling / layout.EVALUATION).exists():

@@ -18,7 +18,7 @@ Row = Mapping[str, object]
 def grouped(
     run: Path, *, baseline: str | None, names: Mapping[str, str] | None = None
 ) -> list[dict[str, object]]:
-    """Return the answers of each model beside those of the baseline, grouped by outcome.
+    """Return the answers of each model with those of the baseline, grouped by outcome.
 
     Args:
         baseline: the name of the baseline on the page.

@@ -218,7 +218,7 @@ def _samples_section(samples: list[dict]) -> dict | None:
 
 
 def _browse_section(name: str, path: Path, baseline: str | None, models: Mapping[str, str]) -> dict | None:
-    """Show both answers to a prompt side by side, grouped by the judge's verdict."""
+    """Show both answer a prompt side by side, grouped by the judge's verdict."""
     groups = answers.grouped(path, baseline=baseline, names=models)
     if not groups:
         return None

@@ -61,7 +61,7 @@ def _finished_runs(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _default_output(first: Path, runs: Sequence[Path]) -> Path:
-    """Return a file in the folder that contains all runs; without a common one, beside the first run."""
+    """Return a file in the folder that contains all runs; without a common one, next to the first run."""
     folder = first if first not in runs else first.parent
     if any(run.absolute().parent != folder.absolute() for run in runs):
         common = Path(os.path.commonpath([run.absolute().parent for run in runs]))

@@ -1,1 +1,1 @@
-"""The run directory: what went in, what came out, and how to go on after an interruption."""
+"""The run directory: its inputs, outputs, and resumption after an interruption."""

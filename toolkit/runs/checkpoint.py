@@ -67,8 +67,8 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 def save(run: Run, step: int, write: Callable[[Path], None], keep: int, *, every: int | None = None) -> Path:
     """Write checkpoints/step-N: `write(folder)` fills a temporary folder, which is sealed and renamed.
 
-    Only the main process writes; on the others this returns the path at once. Older checkpoints are deleted
-    after the new one is on the disk, see `prune`. An intact checkpoint of the same step is kept.
+    Only the main process writes; on the others this returns the path immediately. Older checkpoints are
+    deleted after the new one is on the disk, see `prune`. An intact checkpoint of the same step is kept.
     """
     path = run.checkpoints / f"step-{step:08d}"
     if not run.is_main:

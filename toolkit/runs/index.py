@@ -65,13 +65,13 @@ class RunEntry:
 
 @dataclass(frozen=True)
 class Removable:
-    """A file or folder that nothing needs.
+    """A file or folder that is no longer needed.
 
     Attributes:
         run: the directory of its run.
         path: what would be removed.
         bytes: its size.
-        reason: why nothing needs it.
+        reason: why it is no longer needed.
     """
 
     run: Path
@@ -220,7 +220,7 @@ def _item(run: Path, path: Path, reason: str) -> Removable:
 
 
 def _temporaries(path: Path) -> list[Path]:
-    """Return what killed writers left in a run, without what lies inside of another one of these."""
+    """Return the files that killed writers left in a run, without files inside other results."""
     leftovers = []
     for parent, directories, names in os.walk(path):
         leftovers += [Path(parent, name) for name in (*directories, *names) if files.is_temporary(name)]

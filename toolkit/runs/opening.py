@@ -33,7 +33,7 @@ class State:
 
 
 def changed_settings(loaded: LoadedRecipe, *, runs_dir: Path) -> list[str]:
-    """Return the settings in which a recipe differs from its existing run; nothing else is compared."""
+    """Return the settings in which a recipe differs from its existing run; compares only settings."""
     path = references.below(loaded.name, runs_dir)
     if not seal.is_run(path) or not holds_work(path):
         return []
@@ -112,7 +112,7 @@ def _refuse_foreign(path: Path, runs_dir: Path, fresh: bool) -> None:
         if ancestor == runs_dir:
             break
         if seal.is_run(ancestor):
-            raise RunError(f"lies inside another run, {ancestor}", where=str(path), fix="give another `run:`")
+            raise RunError(f"is inside another run, {ancestor}", where=str(path), fix="give another `run:`")
     if os.path.lexists(path) and not seal.is_run(path):
         if not path.is_dir():
             raise RunError("is not a directory", where=str(path), fix="move it away, or give another `run:`")

@@ -17,7 +17,7 @@ class RunLock:
     """A lock on `.in-use` of a run directory, until `release` or the end of the process.
 
     `fcntl.flock` belongs to the open file, which a forked worker would inherit and keep open after this
-    process has ended, so the child of a fork closes its copy at once.
+    process has ended, so the child of a fork closes its copy immediately.
     """
 
     def __init__(self, descriptor: int):
@@ -27,7 +27,7 @@ class RunLock:
     def release(self) -> None:
         """Let others use the run; calling it again does nothing."""
         if self._descriptor is not None:
-            # A child that was just forked may not have closed its copy yet, so closing alone is not enough.
+            # A child that was just forked may not have closed its copy yet, so closing is not enough.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self._close()
 
@@ -38,7 +38,7 @@ class RunLock:
 
 
 def hold(path: Path) -> RunLock:
-    """Lock a run directory for this process alone.
+    """Lock a run directory exclusively for this process.
 
     Raises:
         RunError: another process holds the lock; the message names it.

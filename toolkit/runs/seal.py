@@ -15,13 +15,13 @@ from toolkit.base.errors import RunError
 from toolkit.runs.layout import IN_USE, LOCK, MANIFEST, SCRATCH
 
 FORMAT = "toolkit run 1"
-# No outputs: lock.json, the manifest (it has a digest of its own), the file that holds the OS lock.
+# Not outputs: lock.json, the manifest (it has its own digest), the file that holds the OS lock.
 _NOT_OUTPUTS = {LOCK, MANIFEST, IN_USE}
 
 
 @dataclass(frozen=True)
 class Link:
-    """One run of a chain: the number of files that it sealed, and what is wrong with it now."""
+    """One run of a chain: the number of sealed files, and its current problems."""
 
     path: Path
     stage: str | None
@@ -42,7 +42,7 @@ def is_run(path: Path) -> bool:
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the run directory that `path` is or lies in; None where there is none."""
+    """Return the run directory that `path` is or is inside, or None."""
     path = Path(os.path.abspath(path))
     return next((folder for folder in (path, *path.parents) if is_run(folder)), None)
 

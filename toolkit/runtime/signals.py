@@ -32,7 +32,7 @@ def die_with_parent(parent: int | None = None) -> None:
     a second.
 
     Args:
-        parent: the expected process id of the parent; if it has ended already, this process ends at once.
+        parent: the expected process id of the parent; if it has already ended, this process exits.
     """
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -72,8 +72,8 @@ def stop_requested(*, agreed: bool = False) -> bool:
     """Return whether SIGINT or SIGTERM arrived; after the first call, the first signal only sets this flag.
 
     A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
-    The second signal ends the stage at once. With several processes it stays false and signals end the
-    stage at once, because the processes would see the signal at different steps and deadlock.
+    The second signal ends the stage immediately. With several processes it stays false and signals end the
+    stage immediately, because the processes would see the signal at different steps and deadlock.
 
     Args:
         agreed: the stage lets all processes agree before it acts, so that several processes can stop, too.
@@ -103,7 +103,7 @@ def exit_status(status: int) -> int:
 
 
 def stop_at_once() -> None:
-    """Let a signal end the stage at once again, because nothing is saved after the last step.
+    """Let signals end the stage immediately again, because nothing is saved after the last step.
 
     Raises:
         KeyboardInterrupt: a signal arrived before.
@@ -122,7 +122,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _Interrupts.deferred and not _Interrupts.requested:
         _Interrupts.requested = True
         if os.environ.get("RANK", "0") == "0":
-            tell("\nstopping after this step (once more: at once)")
+            tell("\nstopping after this step (again: immediately)")
         return
     raise KeyboardInterrupt
 

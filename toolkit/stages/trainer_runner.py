@@ -62,7 +62,7 @@ MEASUREMENTS = 5
 """Measurements on held-out examples during training, not counting the one before the first step."""
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "step"})
-"""Values that Trainer logs beside metrics; its count of tokens restarts from 0 in a resumed run."""
+"""Values that Trainer logs in addition to metrics; its token count restarts from 0 in a resumed run."""
 
 
 def split_batch(recipe: TrainerRecipe) -> tuple[int, int]:
@@ -366,7 +366,7 @@ def _save(trainer: Trainer, run: Run) -> None:
     if not run.is_main:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model = getattr(model, "policy", model)  # beside a critic, in PPO
+    model = getattr(model, "policy", model)  # in PPO, the policy is wrapped with a critic
     if isinstance(model, peft.PeftModel):
         model = model.merge_and_unload()
     model.config.use_cache = True

@@ -111,7 +111,7 @@ def position_bias(
     Args:
         first, second: outcome of the same answer in the first and in the second position, (items,).
     Returns:
-        `bias`: gain of the first position, 0 for none, 1 if the position alone decides; `inconsistent`: share
+        `bias`: gain of the first position, 0 for none, 1 if only the position decides; `inconsistent`: share
         of items whose two orders have different winners; `n`.
     """
     first, second = as_units(first), as_units(second)

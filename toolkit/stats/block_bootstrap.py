@@ -69,7 +69,7 @@ def tiles(nats: np.ndarray, sizes: np.ndarray, scored: np.ndarray, *, window: in
         nats: -log p of consecutive tokens, 0 for tokens that are not scored, (tokens,).
         sizes: bytes of each token, (tokens,); only their sum decides where tiles are cut.
         scored: 1 for scored tokens, else 0, (tokens,).
-        window: tokens that the model sees at once: the length of blocks if there are then enough blocks.
+        window: window length in tokens, which is the block length if this gives enough blocks.
     """
     total = round(float(sizes.sum()))
     tile = max(1, -(-total // MOST_TILES), min(LONGEST_TILE, total // (FEWEST_BLOCKS * TILES_OF_A_BLOCK)))

@@ -18,7 +18,7 @@ from scipy import special  # not scipy.stats, which takes 0.7 s to import
 
 from toolkit.base.rng import derive
 
-CHUNK_DRAWS = 4_000_000  # resampled indices held at once: 32 MB
+CHUNK_DRAWS = 4_000_000  # resampled indices in memory: 32 MB
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def wilson_of_units(values: ArrayLike, *, level: float = 0.95) -> Estimate:
     """Estimate the mean of units in [0, 1] with Wilson's interval at their effective number.
 
     With ties or several samples per prompt a share varies less than a binomial share; n units then count as
-    n p (1 - p) / variance (Korn and Graubard, 1998). For wins and losses alone this is `wilson`.
+    n p (1 - p) / variance (Korn and Graubard, 1998). With only wins and losses this is `wilson`.
     """
     values = as_units(values)
     if values.min() < 0 or values.max() > 1:

@@ -6,7 +6,7 @@ and with it the entropy floor of a corpus: the loss that no language model can b
 places come early and return late; a bank is the edge of the river, or the house in town where the coins are.
 
 Conversations ask for a story ("a fox who finds a key, make it end well") or about one ("What did Mira
-find?"). A share of the answers has named flaws. A gold utility reads (prompt, answer) text alone, an
+find?"). A share of the answers has named flaws. A gold utility reads only the (prompt, answer) text, an
 annotator of known temperature labels pairs by it: so the best accuracy of any reward model is known too.
 
 Everything is a pure function of (config, seed, index): no network, no files, no global state.

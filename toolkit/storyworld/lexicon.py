@@ -69,7 +69,7 @@ def compose_names() -> list[tuple[str, str]]:
             for ending in endings
             if len(middle + ending) < 5 and len(onset + middle) < 4
         ]
-        # The odd factor (Knuth's) breaks up the runs of similar names that a checksum alone leaves.
+        # The odd factor (Knuth's) breaks up the runs of similar names that a plain checksum leaves.
         names.sort(key=lambda name: (crc32(name.encode()) ** 2 * 2654435761 >> 7 & 0xFFFFFFFF, name))
         chosen.append([name for name in names if name not in _AVOIDED][:NAMES_PER_KIND])
     return [

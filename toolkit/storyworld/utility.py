@@ -1,4 +1,4 @@
-"""The gold utility: what people in this world like in an answer, read from (prompt, answer) text alone."""
+"""The gold utility of an answer, computed from the text of prompt and answer."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -151,6 +151,6 @@ def _question_terms(text: str, asked: ParsedQuestion, told: Roles) -> dict[str, 
 
 
 def _shared_start(text: str, right: str) -> float:
-    """The share of the right answer's words that the text begins with, 0 if it goes on differently."""
+    """Return the share of the right answer that the text starts with; 0 if it continues differently."""
     words, wanted = text.rstrip(".").split(), right.rstrip(".").split()
     return len(words) / len(wanted) if words == wanted[: len(words)] else 0.0

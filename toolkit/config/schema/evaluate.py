@@ -89,7 +89,7 @@ class WinRateSettings(Settings):
 
 
 class EvaluateRecipe(StageRecipe):
-    """Perplexity and win rate of several models at once."""
+    """Perplexity and win rate of several models."""
 
     stage: Literal["evaluate"]
     models: Annotated[list[str], Field(min_length=1)]

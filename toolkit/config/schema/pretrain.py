@@ -232,7 +232,7 @@ class PretrainRecipe(StageRecipe):
         if self.exact:
             if self.micro_batch_tokens is None:
                 raise ValueError(
-                    "exact needs micro_batch_tokens: its parts are what is added in a fixed order"
+                    "exact needs micro_batch_tokens, because it sums the micro-batches in a fixed order"
                 )
             parts, rest = divmod(self.batch_tokens, self.micro_batch_tokens)
             if rest or parts & (parts - 1):

@@ -48,7 +48,7 @@ class HeldOutPairs:
 def encode(
     preferences: Iterable[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> Iterator[Pair | None]:
-    """Yield the ids of each preference, None if an answer does not fit beside a prompt of half the length.
+    """Yield the ids of each preference, None if an answer does not fit with a prompt of half the length.
 
     Answers are never truncated, because the preference may depend on their end; the prompt is.
     """

@@ -169,7 +169,7 @@ def shorten(
     """Return the newest turns that fit in `max_tokens`, generation prompt included.
 
     The oldest turns are removed first, so that the rest begins with a user's turn; a leading system message
-    is kept if it fits beside the last turn. A last turn that is too long loses its beginning.
+    is kept if it fits together with the last turn. A last turn that is too long loses its beginning.
     """
     messages = list(messages)
     if len(prompt_ids(tokenizer, messages)) <= max_tokens:

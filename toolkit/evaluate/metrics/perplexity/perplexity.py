@@ -22,7 +22,7 @@ INPUTS = """
 Args:
     predictions: texts, one a document.
     model_id: a run of toolkit, a model folder, or `hub-id[@revision]`.
-    window, stride: tokens the model sees at once, and that the window moves (default half a window).
+    window, stride: tokens per window, and tokens that the window advances (default: half a window).
     prefix: what stands before a document: "bos", "end" (end-of-text), "none" or "auto".
     score_end: whether end-of-text is scored (default True).
     packed: whether all documents are read as one text (default False).

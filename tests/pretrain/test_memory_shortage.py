@@ -1,4 +1,4 @@
-"""A run that has too little memory says what would fit."""
+"""Out-of-memory errors suggest a micro-batch that fits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(folder, *words, megabytes):
 @linux
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_that_fails_says_what_would_fit_and_that_fits(tmp_path, corpus):
-    """An allocation that really fails: the address space is limited."""
+def test_out_of_memory_error_suggests_a_micro_batch_that_fits(tmp_path, corpus):
+    """A real allocation failure, caused by a limited address space."""
     model = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 128}
     write_recipe(tmp_path, corpus, model=model, batch_tokens=2**17, train_tokens=2**17)
     failed = run(tmp_path, "recipes/t/first.yaml", megabytes=1000)

@@ -30,7 +30,7 @@ def corpus(name: str = "t/corpus", parent: str = "runs/t/tokenizer", **settings)
 
 
 def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options) -> Path:
-    """Make a sealed run with one model file."""
+    """Create a sealed run with one model file."""
     with open_run(loaded, runs_dir=runs_dir, **options) as run:
         if run is not None:
             run.write_text("model/weights.txt", text)
@@ -40,9 +40,9 @@ def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options)
 
 
 def killed_at(number: int, action: Callable[[], None]) -> bool:
-    """Do something in a forked process that SIGKILLs itself before its `number`th change of the disk.
+    """Execute an action in a forked process that kills itself before its `number`th change of the disk.
 
-    Returns whether it was killed: False when the action has fewer changes than that.
+    Returns whether it was killed; False if the action makes fewer changes.
     """
     pid = os.fork()
     if pid == 0:
@@ -64,7 +64,7 @@ def killed_at(number: int, action: Callable[[], None]) -> bool:
 
 
 def _arm(number: int) -> None:
-    """Count the calls that change the disk, and each write once more when half of its bytes are there."""
+    """Count the calls that change the disk; each write counts again after half of its bytes."""
     left = [number]
     plain_open = io.open
 
@@ -91,7 +91,7 @@ def _arm(number: int) -> None:
 
 
 class _Halves:
-    """A file whose writes can be cut off in the middle."""
+    """A file whose writes can be interrupted halfway."""
 
     def __init__(self, handle, step: Callable[[], None]):
         self._handle, self._step = handle, step

@@ -1,4 +1,4 @@
-"""A byte tokenizer, a 2-layer GPT-2 and a few made-up conversations, for the stages on TRL's trainers."""
+"""A byte tokenizer, a 2-layer GPT-2 and synthetic conversations for the stages with TRL's trainers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THINGS = ["ball", "boat", "house", "apple", "door", "cat", "hat", "star"]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, after the special tokens of the chat format."""
+    """Return a tokenizer with one token per byte and the special tokens of the chat format."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*template.SPECIAL_TOKENS, *letters])}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -83,25 +83,25 @@ def load_recipe(folder: Path, name: str, text: str) -> loader.LoadedRecipe:
 
 @contextmanager
 def working_in(folder: Path, loaded: loader.LoadedRecipe):
-    """Open the run of a recipe below folder/runs, in a process that is set up as for a real one."""
+    """Open the run of a recipe in folder/runs and configure this process as for a real run."""
     devices.configure(loaded.recipe)
     with open_run(loaded, runs_dir=folder / "runs") as run:
         yield run
 
 
 def run_stage(module, folder: Path, loaded: loader.LoadedRecipe) -> Path:
-    """Run a stage here, without sealing it; return its run directory."""
+    """Run a stage in this process without sealing it and return its run directory."""
     with working_in(folder, loaded) as run:
         module.run(loaded.recipe, run)
         return run.path
 
 
 class Caught(Exception):
-    """Holds the trainer that a stage had built when it came to train."""
+    """Raised instead of training; carries the trainer that the stage built."""
 
 
 def built_trainer(monkeypatch, module, folder: Path, loaded: loader.LoadedRecipe):
-    """Return the trainer that a stage builds, as it is before training."""
+    """Return the trainer of a stage before training."""
 
     def caught(trainer, run, *, measure=None):
         raise Caught(trainer)
@@ -115,11 +115,11 @@ def built_trainer(monkeypatch, module, folder: Path, loaded: loader.LoadedRecipe
 
 
 def first_batch(trainer) -> dict:
-    """The first collated micro-batch of training."""
+    """Return the first collated micro-batch of training."""
     return next(iter(trainer.get_train_dataloader()))
 
 
 def metrics(run_path: Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl, without the time."""
+    """Return the rows of a run's metrics.jsonl without times."""
     rows = [json.loads(line) for line in (run_path / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "time"} for row in rows]

@@ -23,7 +23,7 @@ EXACT = {"exact": True, "micro_batch_tokens": 32}
 
 @pytest.fixture
 def attempt(tmp_path, corpus, capsys, monkeypatch):
-    """Open the run as the process would, with a machine of 4 cores, and return what it says."""
+    """Open the run as on a machine with 4 cores and return the messages."""
     monkeypatch.setattr(hardware, "cores", lambda: 4)
     hardware.processor.cache_clear()
 
@@ -75,25 +75,25 @@ def two_processes(patch):
         (more_cores, {"threads": None}, "hardware.processor.cores: 4 -> 8", BITS_KEPT + "\n"),
     ],
 )  # fmt: skip
-def test_a_resumed_run_reports_what_changed_and_its_effect(attempt, change, settings, line, promise):
+def test_resume_reports_changes_and_their_effect(attempt, change, settings, line, promise):
     attempt(**settings)
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
         message = attempt(**settings)
         assert "resuming from the beginning" in message and "changed since the last attempt:" in message
         assert line in message and promise in message
-        # it is compared with the last attempt, and said once
+        # compared with the last attempt and reported once
         assert "changed since the last attempt" not in attempt(**settings)
 
 
-def test_nothing_is_reported_when_nothing_changed(attempt):
+def test_resume_without_changes_reports_nothing(attempt):
     attempt()
     message = attempt()
     assert "resuming from" in message and "each step" not in message and "changed since" not in message
 
 
-def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
-    """Tier A would be lost: one other document, and the words say which setting it came by."""
+def test_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
+    """One changed document would break tier A; the message names the data setting."""
     own = tmp_path / "corpus"
     shutil.copytree(corpus, own)
     loaded = loader.load(write_recipe(tmp_path, own))
@@ -112,8 +112,8 @@ def test_a_changed_corpus_is_refused(tmp_path, corpus, tiny_tokenizer):
     assert caught.value.fix == "put them back, give another `run:`, or start over with --fresh"
 
 
-def test_limits_and_what_is_kept_may_change_and_other_settings_not(tmp_path, corpus):
-    """time_limit_minutes and which checkpoints stay are no inputs; the learning rate is one."""
+def test_only_settings_without_effect_on_results_may_change(tmp_path, corpus):
+    """time_limit_minutes and the number of kept checkpoints are not inputs; the learning rate is."""
     for settings in (
         {"time_limit_minutes": 5.0},
         {"time_limit_minutes": 7.5, "keep_checkpoints": 3},

@@ -1,4 +1,4 @@
-"""Resuming in this process: incomplete resumes are noticed; which checkpoints are kept; failing writes."""
+"""Resuming in this process: incomplete resumes are detected; kept checkpoints; failing writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pretrain import attempts
+from tests.pretrain import trainings
 from tests.pretrain.conftest import train
 from toolkit.pretrain import loop, optimizer, training_state
 from toolkit.pretrain.step_log import StepLog
@@ -41,7 +41,7 @@ def forget_optimizer(monkeypatch):
 
 
 def forget_step(monkeypatch):
-    """The weights go on from step 8 while rows, rates and dropout are those of step 9."""
+    """Planted fault: weights resume from step 8 with the rows, rates and dropout of step 9."""
     load = training_state.load_checkpoint
 
     def wrong(*words, **more):
@@ -61,7 +61,7 @@ def keep_later_metrics(monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, corpus) -> Path:
-    """A run of SETTINGS that keeps all checkpoints: which ones are kept changes no result."""
+    """Return a run of SETTINGS that keeps all checkpoints."""
     return train(tmp_path_factory.mktemp("uninterrupted"), corpus, keep_checkpoints=3, **SETTINGS)
 
 
@@ -75,8 +75,8 @@ def uninterrupted(tmp_path_factory, corpus) -> Path:
         (keep_later_metrics, ["metrics"]),
     ],
 )
-def test_crashed_twice_in_one_epoch(uninterrupted, pretrain, monkeypatch, broken, noticed):
-    """Tier B: before the first checkpoint and between two; a resume that forgets anything is noticed."""
+def test_resume_after_two_crashes_in_one_epoch(uninterrupted, pretrain, monkeypatch, broken, noticed):
+    """Tier B: crashes before the first and between two checkpoints; an incomplete resume is detected."""
     monkeypatch.setattr(loop, "train_step", crash_at(3, 10))
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
@@ -84,10 +84,10 @@ def test_crashed_twice_in_one_epoch(uninterrupted, pretrain, monkeypatch, broken
     with pytest.raises(ConnectionError):
         pretrain("broken", **SETTINGS)
     broken(monkeypatch)
-    assert attempts.differing(uninterrupted, pretrain("broken", **SETTINGS)) == noticed
+    assert trainings.differing(uninterrupted, pretrain("broken", **SETTINGS)) == noticed
 
 
-def test_the_newest_are_kept_and_one_for_every_so_many_tokens(pretrain):
+def test_newest_and_periodic_checkpoints_are_kept(pretrain):
     steps = {}
     for name, settings in (
         ("newest", {"keep_checkpoints": 2}),
@@ -101,10 +101,10 @@ def test_the_newest_are_kept_and_one_for_every_so_many_tokens(pretrain):
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
+def test_failed_write_ends_the_run_and_keeps_the_previous_checkpoint(
     pretrain, monkeypatch, tmp_path, background
 ):
-    """The error of the writer's thread arrives; nothing of the checkpoint that failed is there."""
+    """The error of the writer thread is raised, and the failed checkpoint leaves no files."""
     write = training_state.Snapshot.write
 
     def full(self, folder, template):
@@ -119,12 +119,12 @@ def test_a_write_that_fails_ends_the_run_and_leaves_the_checkpoint_before(
     assert [entry.name for entry in (run / "checkpoints").iterdir()] == ["step-00000004"]
     assert checkpoint.is_whole(run / "checkpoints" / "step-00000004")
     monkeypatch.undo()
-    assert attempts.newest(pretrain(**SETTINGS | {"speed": {"background_saves": background}})) == 12
+    assert trainings.newest(pretrain(**SETTINGS | {"speed": {"background_saves": background}})) == 12
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_slow_write_in_the_background_is_of_its_own_moment(uninterrupted, pretrain, monkeypatch, copied):
-    """Training goes on while a checkpoint is written: it holds the weights of its step all the same."""
+def test_background_write_saves_the_state_of_its_step(uninterrupted, pretrain, monkeypatch, copied):
+    """Training continues during a checkpoint write, and the checkpoint has the weights of its step."""
     write = training_state.Snapshot.write
     threads = set()
 
@@ -134,7 +134,7 @@ def test_a_slow_write_in_the_background_is_of_its_own_moment(uninterrupted, pret
         write(self, folder, template)
 
     monkeypatch.setattr(training_state.Snapshot, "write", slow)
-    if not copied:  # broken: what is written is what is being trained
+    if not copied:  # planted fault: the writer sees the weights that are being trained
         monkeypatch.setattr(training_state, "_copy_to_cpu", lambda tensor, *more: tensor.detach())
     run = pretrain("slow", keep_checkpoints=3, **SETTINGS)
     assert threads and threading.main_thread() not in threads
@@ -143,7 +143,7 @@ def test_a_slow_write_in_the_background_is_of_its_own_moment(uninterrupted, pret
 
 
 class Watch:
-    """A clock that a test turns."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -152,7 +152,7 @@ class Watch:
         return self.now
 
 
-def test_the_time_limit_leaves_time_for_the_slowest_save_and_step(monkeypatch):
+def test_time_limit_reserves_time_for_the_slowest_save_and_step(monkeypatch):
     clock = Watch()
     monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
     writer = type("Writer", (), {"slowest_seconds": 0.0})()
@@ -166,12 +166,12 @@ def test_the_time_limit_leaves_time_for_the_slowest_save_and_step(monkeypatch):
     assert after(4) is None and after(2) == "time limit"
     stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
     writer.slowest_seconds = 20.0
-    assert after(50) is None and after(1) == "time limit"  # never more than half of it is kept in reserve
+    assert after(50) is None and after(1) == "time limit"  # at most half of the limit is reserved
     stopping = StopCondition(writer, limit_seconds=100.0, began=clock.now)
     assert [after(6) for _ in range(8)] == [None] * 8 and after(3) == "time limit"
 
 
-def test_no_limit_never_stops(monkeypatch):
+def test_run_without_time_limit_never_stops(monkeypatch):
     clock = Watch()
     monkeypatch.setattr("toolkit.pretrain.stopping.time", clock)
     stopping = StopCondition(type("Writer", (), {"slowest_seconds": 0.0})(), limit_seconds=None, began=0.0)

@@ -1,7 +1,7 @@
-"""Pretrainings in processes of their own: started, killed, started again, on any number of processes.
+"""Start, kill and resume pretraining runs in subprocesses.
 
-As a program it is `toolkit run` for each of the recipes, with a fault planted first:
-    attempts.py FAULT RECIPE ... --runs-dir DIR
+As a program, it plants a fault and then executes `toolkit run` for each recipe:
+    trainings.py FAULT RECIPE ... --runs-dir DIR
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def command(*recipes: Path, folder: Path, processes: int = 1, fault: str = "") -
     """Return the command line: plain `toolkit run` for one recipe without a fault."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     plain = len(recipes) == 1 and not fault
-    words = ["-m", "toolkit", "run"] if plain else [str(ROOT / "tests/pretrain/attempts.py"), fault or "none"]
+    words = (
+        ["-m", "toolkit", "run"] if plain else [str(ROOT / "tests/pretrain/trainings.py"), fault or "none"]
+    )
     return [
         sys.executable, *(launcher if processes > 1 else []), *words, *map(str, recipes),
         "--runs-dir", str(folder / "runs"),
@@ -41,7 +43,7 @@ def command(*recipes: Path, folder: Path, processes: int = 1, fault: str = "") -
 
 
 def start(*recipes: Path, folder: Path, **how) -> subprocess.Popen:
-    """Start in a process group of its own, as a shell does, so that Ctrl-C reaches all of it."""
+    """Start in a new process group, as a shell does, so that Ctrl-C reaches all processes."""
     return subprocess.Popen(
         command(*recipes, folder=folder, **how), cwd=ROOT, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -56,7 +58,7 @@ def finish(*recipes: Path, folder: Path, **how) -> Path:
 
 
 def wait_for_end(process: subprocess.Popen, timeout: float = 280) -> tuple[int, str]:
-    """Wait for the end; return the exit status and stderr. Nothing of it stays behind."""
+    """Wait for the process, kill what remains of its group, and return exit status and stderr."""
     try:
         _, err = process.communicate(timeout=timeout)
         return process.returncode, err
@@ -70,7 +72,7 @@ def run_dir(recipe: Path, folder: Path) -> Path:
 
 
 def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> bool:
-    """SIGKILL the process and its group as soon as `ready`; False where it ended before."""
+    """Send SIGKILL to the process group once `ready`; return False if the process ended before."""
     while process.poll() is None:
         if ready():
             os.killpg(process.pid, signal.SIGKILL)
@@ -81,14 +83,14 @@ def kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> bool:
 
 
 def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
-    """Wait until `ready`; the process must not end before."""
+    """Wait until `ready`; fail if the process ends before."""
     while not ready():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
 def steps_done(run: Path) -> int:
-    """Return the last step that metrics.jsonl has seen."""
+    """Return the last step in metrics.jsonl."""
     return max((row["step"] for row in metrics.read(run / "metrics.jsonl")), default=0)
 
 
@@ -98,7 +100,7 @@ def newest(run: Path) -> int:
 
 
 def result(run: Path) -> dict[str, object]:
-    """Return all that must be bitwise the same: weights, optimizers, steps.jsonl, metrics minus times."""
+    """Return what must be bitwise identical: weights, optimizers, steps.jsonl, metrics without times."""
     last = checkpoint.steps(run / "checkpoints")[-1][1]
     lines = metrics.read(run / "metrics.jsonl")
     return {
@@ -115,11 +117,11 @@ def differing(first: Path, second: Path) -> list[str]:
     return [name for name in first_result if first_result[name] != second_result[name]]
 
 
-# What is broken on purpose, to see that the tests notice
+# Planted faults that the tests must detect
 
 
 def _write_in_place() -> None:
-    """Checkpoints are written where they are read, without a seal, and the newest folder is believed."""
+    """Fault: checkpoints are written in place without a seal, and the newest folder is trusted."""
 
     def save(run, step, write, keep, *, every=None):
         path = run.checkpoints / f"step-{step:08d}"
@@ -138,7 +140,7 @@ def _write_in_place() -> None:
 
 
 def _last_loss_alone() -> None:
-    """At step 42 the last process alone sees a loss that is 100 higher, with the same gradient."""
+    """At step 42 only the last process has a loss that is 100 higher, with the same gradient."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     forward_backward = step.forward_backward
 
@@ -150,13 +152,13 @@ def _last_loss_alone() -> None:
 
 
 def _last_loss_alone_not_shared() -> None:
-    """Each process looks at its own loss."""
+    """Fault: each process checks only its own loss."""
     _last_loss_alone()
     Accelerator.reduce = lambda self, tensor, reduction="sum", scale=1.0: tensor
 
 
 def _slow_steps() -> None:
-    """Nothing is broken: a step takes 20 ms, so that a signal hits the middle of a training."""
+    """Not a fault: each step takes 20 ms, so that signals arrive during the training."""
     batches = prefetch.Prefetcher.batches
 
     def slow(self, first, end):
