@@ -26,7 +26,7 @@ def show(results: Mapping[str, object]) -> None:
         judge = results["judge"]
         accuracy = f", accuracy {interval_text(judge, 'accuracy')}" if "accuracy" in judge else ""
         power = judge["power"] or "asked until 50% was excluded; the intervals hold at any time"
-        console.print(f"judge: {judge['name']}{accuracy}; {power}; KL in nats an answer, length in tokens")
+        console.print(f"judge: {judge['name']}{accuracy}; {power}; KL in nats per answer, length in tokens")
         if "position_bias" in judge:
             bias = judge["position_bias"]
             share = interval_text(bias, "inconsistent", percent=True)

@@ -164,7 +164,7 @@ class ModelEvaluation(Record):
     Attributes:
         bits_per_byte: of held-out text.
         bits_per_byte_difference: less the baseline's, paired by document.
-        kl_to_baseline: nats an answer.
+        kl_to_baseline: nats per answer.
         mean_length: tokens an answer.
         ended: share of answers that end by themselves.
         score: of the judge.
@@ -270,7 +270,7 @@ class PretrainEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class SftEvaluation(StageEvaluation):
-    """Loss on held-out answers, in nats a token."""
+    """Loss on held-out answers, in nats per token."""
 
     held_out_loss: Estimate | None = None
     held_out_loss_before: float | None = None
@@ -327,7 +327,7 @@ class DpoEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class PpoEvaluation(StageEvaluation):
-    """Score of the reward model, and the KL to the start in nats an answer, over the last rollouts."""
+    """Score of the reward model, and the KL to the start in nats per answer, over the last rollouts."""
 
     score: Estimate | None = None
     kl: Estimate | None = None
