@@ -42,7 +42,7 @@ def test_repetition_is_measured_within_an_answer():
         ({"distinct": 0.4}, "answers become alike (40% differ)"),
         ({"length": 15.0}, "answers went from 40 tokens to 15"),
         ({"length": 90.0}, "answers went from 40 tokens to 90"),
-        ({"kl": 20.0}, "KL is at 0.50 nats a token"),
+        ({"kl": 20.0}, "KL is at 0.50 nats per token"),
     ],
 )
 def test_rising_score_with_degenerating_answers_warns_once(now, expected):

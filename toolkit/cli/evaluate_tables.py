@@ -26,7 +26,7 @@ def show(results: ModelComparison) -> None:
         console.print(win_rate_table(models, judge.baseline))
         accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"
         power = judge.power or "asked until 50% was excluded; the intervals hold at any time"
-        console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats an answer, length in tokens")
+        console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats per answer, length in tokens")
         if judge.position_bias is not None:
             share = interval_text(judge.position_bias, "inconsistent", percent=True)
             console.print(f"verdicts that changed with the order: {share}, counted as ties", style="dim")

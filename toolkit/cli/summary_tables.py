@@ -80,7 +80,7 @@ def _judge_text(comparison: BaselineComparison) -> Text:
     if any(rate.get("verdict") == "no verdict" for rate in comparison.win_rates.values()):
         reason = judge.get("doubt") or "the interval includes one half, or the sign test is not clear"
         text = f"* no verdict: {reason}\n{text}"
-    return Text(f"{text}; KL in nats an answer, length in tokens (intervals: --json)", style="dim")
+    return Text(f"{text}; KL in nats per answer, length in tokens (intervals: --json)", style="dim")
 
 
 def _sample_panel(sample: dict) -> Panel:

@@ -293,7 +293,7 @@ STAGES: dict[str, Stage] = {
             "higher scores while the KL divergence held it near its start.",
             curves=(
                 Curve("Score of the reward model", "score"),
-                Curve("KL to the start, nats an answer", "kl"),
+                Curve("KL to the start, nats per answer", "kl"),
                 Curve("Length of answers, tokens", "length"),
                 Curve("Share of answers that end", "ended"),
                 Curve("Share that was clipped", "clip_fraction"),

@@ -97,7 +97,7 @@ class InPlaceSigmoidGelu(nn.Module):
 def fuse_gelu(*models: object) -> None:
     """Replace GPT-2's `gelu_new`, eight kernels, by the equal `gelu_pytorch_tanh`, one kernel; for training.
 
-    PPO of 2 million parameters in fp32 on 2 cores makes 1.3 times as many answers a second. Arguments that
+    PPO of 2 million parameters in fp32 on 2 cores makes 1.3 times as many answers per second. Arguments that
     are not modules are ignored.
     """
     for model in models:

@@ -120,5 +120,5 @@ def _degeneration(now: Mapping[str, float], first: Mapping[str, float]) -> dict[
     if not first["length"] / LENGTH_FACTOR <= now["length"] <= first["length"] * LENGTH_FACTOR:
         warnings["length"] = f"answers went from {first['length']:.0f} tokens to {now['length']:.0f}"
     if now["kl"] > KL_PER_TOKEN * now["length"]:
-        warnings["kl"] = f"KL is at {now['kl'] / now['length']:.2f} nats a token, far from the reference"
+        warnings["kl"] = f"KL is at {now['kl'] / now['length']:.2f} nats per token, far from the reference"
     return warnings

@@ -163,7 +163,7 @@ def _with_positions(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
     """Add the position ids of left-padded rows, as `generate` does.
 
     TRL 1.16 passes none, and GPT-2 then counts the padding: after four rollouts of storyworld, the KL was
-    -4.4 nats an answer, although a KL is never negative.
+    -4.4 nats per answer, although a KL is never negative.
     """
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:

@@ -10,8 +10,8 @@ Memory of one of 2 processes, GPT-2 of 12 layers of 768 (124 million weights), A
 and optimizer 747 MB instead of 1,494; resident between steps 1,127 MB instead of 2,307 (380 of each are the
 libraries), at the peak of a step 1,923 instead of 2,942. The peaks are with MALLOC_MMAP_THRESHOLD_=262144:
 without it glibc keeps the memory of gathered weights, and both are near 3,000. Besides:
-* gradients are not sharded (4 bytes a weight) while micro-batches accumulate: the last one exchanges them;
-* bf16 is autocast's: its copies of the weights (2 bytes a weight) live from a forward to its backward pass;
+* gradients are not sharded (4 bytes per weight) while micro-batches accumulate: the last one exchanges them;
+* bf16 is autocast's: its copies of the weights (2 bytes per weight) live from a forward to its backward pass;
 * evaluation and sampling work on a full copy (see `full_model`).
 
 When compiled, the blocks share one graph and the rest has its own: 5 graphs for 12 layers.
@@ -89,7 +89,7 @@ def full_model(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model itself, or a full copy of a sharded one; every process must call it.
 
     Processes evaluate different documents in different numbers of batches, and only one of them samples, so
-    they cannot gather weights together. The copy takes 4 bytes a weight on every process (124 million
+    they cannot gather weights together. The copy takes 4 bytes per weight on every process (124 million
     weights: 498 MB) while it is held; it is in eval mode and in no optimizer.
     """
     if not is_sharded(model.parameters()):

@@ -85,7 +85,7 @@ def take_snapshot(
     """Copy the complete state; sharded tensors are gathered, so every process must call it.
 
     Args:
-        keep: False returns None: only the process that writes needs the copy, which takes 12 bytes a weight
+        keep: False returns None: only the process that writes needs the copy, which takes 12 bytes per weight
             with AdamW, 8 with Muon for the matrices.
     """
     weights = {name: _copy_to_cpu(parameter, keep) for name, parameter in model.named_parameters()}

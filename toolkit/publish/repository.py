@@ -37,7 +37,7 @@ HEADLINES = {
     "accuracy": "accuracy on held-out preferences",
     "bayes_accuracy": "Bayes accuracy of the annotator",
     "score": "mean score of the reward model, last rollouts",
-    "kl": "KL to the start, nats an answer",
+    "kl": "KL to the start, nats per answer",
 }
 
 

@@ -184,7 +184,7 @@ def _win_rate_section(comparison: BaselineComparison) -> dict:
             "head": ["model", "win rate [95%]", f"KL to {baseline}", "mean length", "ended", "bits per byte"],
             "rows": table_rows,
         },
-        "note": "Intervals are bootstraps over prompts. KL in nats an answer; length in tokens."
+        "note": "Intervals are bootstraps over prompts. KL in nats per answer; length in tokens."
         + (f" The judge's own accuracy: {accuracy}." if accuracy != "-" else ""),
     }
 

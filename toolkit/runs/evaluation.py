@@ -316,7 +316,7 @@ class PretrainEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class SftEvaluation(StageEvaluation):
-    """Loss on held-out answers, in nats a token."""
+    """Loss on held-out answers, in nats per token."""
 
     held_out_loss: Estimate | None = None
     held_out_perplexity: Estimate | None = None
@@ -402,7 +402,7 @@ class HeldOutMeasurement(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class PpoEvaluation(StageEvaluation):
-    """Score of the reward model, and the KL to the start in nats an answer, over the last rollouts.
+    """Score of the reward model, and the KL to the start in nats per answer, over the last rollouts.
 
     Attributes:
         reference: the same of the first rollout, which the reference sampled.
