@@ -7,6 +7,7 @@ In a long training the reward model's score keeps rising while the quality of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from toolkit.base.console import tell
 from toolkit.config.schema import EarlyStoppingSettings
 from toolkit.ppo.episode import Episode, mean_outcome
 from toolkit.ppo.trainer import PPOTrainer
+from toolkit.runs.evaluation import HeldOutMeasurement, PpoEvaluation
 from toolkit.runs.run import Run
 
 
@@ -45,22 +47,25 @@ class EarlyStopping(TrainerCallback):
         """The measurement with the highest score; the earliest of equal ones."""
         return max(self.measurements, key=lambda measurement: measurement["score"])
 
-    def evaluation(self) -> dict[str, Any]:
-        """Return all measurements, and the rollout of the kept weights; if that is not the last rollout, also
-        its measurement, which replaces the numbers of the last rollouts."""
+    def complete(self, evaluation: PpoEvaluation) -> PpoEvaluation:
+        """Add all measurements and the rollout of the kept weights; if that is not the last rollout, its
+        measurement replaces the numbers of the last rollouts."""
         last = self.trainer.progression.rollouts
         kept = last if self.settings.patience is None else self.best["rollout"]
-        evaluation: dict[str, Any] = {"looks": self.measurements, "kept_rollout": kept}
-        if kept != last:
-            best = self.best
-            evaluation |= {name: best[name] for name in ("kl", "kl_interval", "length", "ended")}
-            evaluation |= {
-                "score": best["proxy"],
-                "score_interval": best["proxy_interval"],
-                "n": best["prompts"],
-                "measured_on": f"held-out prompts, answered once by the kept weights of rollout {kept}",
-            }
-        return evaluation
+        looks = [HeldOutMeasurement.from_json(row) for row in self.measurements]
+        evaluation = replace(evaluation, looks=looks, kept_rollout=kept)
+        if kept == last:
+            return evaluation
+        best = HeldOutMeasurement.from_json(self.best)
+        return replace(
+            evaluation,
+            score=best.proxy,
+            kl=best.kl,
+            length=best.length,
+            ended=best.ended,
+            n=best.prompts,
+            measured_on=f"held-out prompts, answered once by the kept weights of rollout {kept}",
+        )
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not self.measurements:

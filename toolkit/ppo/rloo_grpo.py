@@ -8,6 +8,7 @@ to the loss, and divides advantages by their standard deviation, so that its bet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -33,6 +34,7 @@ from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
 from toolkit.ppo.episode import Episode, gather, mean_outcome
 from toolkit.ppo.trainer_base import DeferredRequests
 from toolkit.runs import layout, metrics
+from toolkit.runs.evaluation import PpoEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.runtime.upstream_private import metric_values, micro_steps
@@ -85,7 +87,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     fit(trainer, run)
     if run.is_main:
         rows = metrics.read(run.path / layout.METRICS)
-        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.decisions.first_rollout))
+        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.decisions.first_rollout).to_json())
 
 
 def _config(
@@ -198,7 +200,7 @@ def _trainer_class(base: type[Trainer]) -> type[Trainer]:
 
 def evaluation(
     recipe: PpoRecipe, rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> PpoEvaluation:
     """Return means of the last tenth of the rollouts, from their rows of the metrics, and of the first."""
     rows = [row for row in rows if "score" in row]
     last = rows[-max(1, len(rows) // 10) :]
@@ -206,16 +208,18 @@ def evaluation(
     steps = recipe.trainer.epochs * recipe.trainer.minibatches  # of one rollout
     rollouts = (last[-1]["step"] - before) // steps
     score = stats.bootstrap_mean([row["score"] for row in last], seed=recipe.seed)
-    return {
-        **score.as_json("score"),
-        "kl": fmean(row["kl"] for row in last) if "kl" in last[0] else None,
-        "length": fmean(row["length"] for row in last),
-        "ended": fmean(row["ended"] for row in last),
-        "n": rollouts * recipe.trainer.rollout_examples,
-        "seed": recipe.seed,
-        "reference": {name: first[name] for name in ("score", "length", "ended")},
-        "algorithm": recipe.algorithm,
-        "episodes": recipe.trainer.episodes,
-        "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
-        "settings": recipe.trainer.model_dump(exclude=set(PPO_ONLY_SETTINGS)),
-    }
+    kl = fmean(row["kl"] for row in last) if "kl" in last[0] else math.nan
+    return PpoEvaluation(
+        score=score,
+        kl=stats.Estimate(kl, math.nan, math.nan, n=0),
+        length=fmean(row["length"] for row in last),
+        ended=fmean(row["ended"] for row in last),
+        n=rollouts * recipe.trainer.rollout_examples,
+        seed=recipe.seed,
+        reference={name: first[name] for name in ("score", "length", "ended")},
+        algorithm=recipe.algorithm,
+        episodes=recipe.trainer.episodes,
+        measured_on="training prompts; the last tenth of the rollouts, sampled while it still learned",
+        settings=recipe.trainer.model_dump(exclude=set(PPO_ONLY_SETTINGS)),
+        bare=frozenset({"kl"}),
+    )

@@ -18,6 +18,7 @@ from toolkit.ppo.early_stopping import EarlyStopping
 from toolkit.ppo.episode import Episode
 from toolkit.ppo.trainer import PPOTrainer
 from toolkit.runs import layout
+from toolkit.runs.evaluation import PpoEvaluation, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.stages.trainer_runner import fit, lora
@@ -64,8 +65,10 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         trainer.add_callback(early_stopping)
     fit(trainer, run)
     if run.is_main:
-        held_out = {} if early_stopping is None else early_stopping.evaluation()
-        run.write_json(layout.EVALUATION, {**outcomes.evaluation(recipe), **held_out})
+        evaluation = outcomes.evaluation(recipe)
+        if early_stopping is not None:
+            evaluation = early_stopping.complete(evaluation)
+        run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
@@ -111,29 +114,29 @@ class RolloutOutcomes:
             self.run.metrics.log(trainer.state.global_step, samples=trainer.samples)
         kept["samples"] = trainer.samples
 
-    def evaluation(self, recipe: PpoRecipe) -> dict[str, Any]:
+    def evaluation(self, recipe: PpoRecipe) -> PpoEvaluation:
         """Return means of the last tenth of the rollouts, and of the first, which the reference sampled."""
         progression, settings, seed = self.trainer.progression, recipe.trainer, recipe.seed
         reference = progression.kept["reference"]
         last = {
             name: [value for row in progression.kept["last"] for value in row[name]] for name in reference
         }
-        return {
-            **stats.bootstrap_mean(last["score"], seed=seed).as_json("score"),
-            **stats.bootstrap_mean(last["kl"], seed=seed).as_json("kl"),
-            "length": fmean(last["length"]),
-            "ended": fmean(last["ended"]),
-            "n": len(last["score"]),
-            "seed": seed,
-            "reference": {
+        return PpoEvaluation(
+            score=stats.bootstrap_mean(last["score"], seed=seed),
+            kl=stats.bootstrap_mean(last["kl"], seed=seed),
+            length=fmean(last["length"]),
+            ended=fmean(last["ended"]),
+            n=len(last["score"]),
+            seed=seed,
+            reference={
                 **stats.bootstrap_mean(reference["score"], seed=seed).as_json("score"),
                 "length": fmean(reference["length"]),
                 "ended": fmean(reference["ended"]),
                 "n": len(reference["score"]),
             },
-            "kl_coefficient": progression.kl_coefficient,
-            "episodes": progression.rollouts * settings.rollout_examples,
-            "measured_on": "training prompts; the last tenth of the rollouts, sampled while it still learned",
-            "settings": settings.model_dump(),
-            "samples": progression.kept["samples"],
-        }
+            kl_coefficient=progression.kl_coefficient,
+            episodes=progression.rollouts * settings.rollout_examples,
+            measured_on="training prompts; the last tenth of the rollouts, sampled while it still learned",
+            settings=settings.model_dump(),
+            samples=[Sample.from_json(sample) for sample in progression.kept["samples"]],
+        )

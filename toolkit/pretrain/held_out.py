@@ -107,8 +107,9 @@ class HeldOutEvaluator:
         nats = np.array([document_nats.sum(dtype=np.float64) for document_nats in scored])
         return nats, block_bootstrap.bits_per("bytes", laid, seed=seed), laid.block_name
 
-    def as_json(self, nats: np.ndarray) -> dict[str, Any]:
-        """Return the perplexity per token (including ends) and how it was measured, as JSON."""
+    def describe(self, nats: np.ndarray) -> dict[str, Any]:
+        """Return the perplexity per token (including ends) and how it was measured, by PretrainEvaluation's
+        fields."""
         tokens = int(self.shards.document_tokens.sum()) + len(nats)
         return {
             "perplexity": math.exp(min(700.0, float(nats.sum()) / tokens)),

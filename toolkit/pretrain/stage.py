@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -26,9 +24,14 @@ from toolkit.pretrain.loop import sample_texts, train
 from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
 from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout, metrics, references
+from toolkit.runs.evaluation import PretrainEvaluation, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, allocator, devices
 
+NULLS = frozenset(
+    {"entropy_floor_bits_per_byte", "tokens_per_second", "mfu", "peak_flops", "peak_flops_source"}
+)
+"""Numbers that are null where they are unknown: of the text, of a resumed training, of the processor."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
@@ -170,21 +173,23 @@ def _finish(context: TrainingContext) -> None:
     nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
-        numbers: dict[str, Any] = {
-            **bits.as_json("bits_per_byte"),
-            "untrained_bits_per_byte": _untrained_bits_per_byte(run),
-            "entropy_floor_bits_per_byte": context.held_out.shards.entropy_floor(),
-            **context.held_out.as_json(nats),
-            "interval_over": unit, "n": bits.n, "seed": recipe.seed, "bootstrap_samples": bits.samples,
-            "parameters": parameters(model), "tokens": context.steps * recipe.batch_tokens,
-            "epochs": context.order.epoch(context.steps, context.batch_rows),
-            "tokens_per_second": tokens_per_second, "mfu": context.mfu(tokens_per_second),
-            "peak_flops": context.peak_flops.flops, "peak_flops_source": context.peak_flops.source,
-            "flops_per_token": context.flops_per_token, "samples": sample_texts(context, model),
-        }  # fmt: skip
+        evaluation = PretrainEvaluation(
+            bits_per_byte=bits,
+            untrained_bits_per_byte=_untrained_bits_per_byte(run),
+            entropy_floor_bits_per_byte=context.held_out.shards.entropy_floor(),
+            **context.held_out.describe(nats),
+            interval_over=unit, n=bits.n, seed=recipe.seed, bootstrap_samples=bits.samples,
+            parameters=parameters(model), tokens=context.steps * recipe.batch_tokens,
+            epochs=context.order.epoch(context.steps, context.batch_rows),
+            tokens_per_second=tokens_per_second, mfu=context.mfu(tokens_per_second),
+            peak_flops=context.peak_flops.flops, peak_flops_source=context.peak_flops.source,
+            flops_per_token=context.flops_per_token,
+            samples=[Sample.from_json(sample) for sample in sample_texts(context, model)],
+            nulls=NULLS,
+        )  # fmt: skip
         with atomic_folder(run.model_dir) as folder:
             ModelExporter(model, context.tokenizer).write(folder, dict(model.named_parameters()))
-        run.write_json(layout.EVALUATION, json.loads(json.dumps(numbers, allow_nan=False)))
+        run.write_json(layout.EVALUATION, evaluation.to_json())
     context.accelerator.wait_for_everyone()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -315,14 +315,20 @@ class PretrainEvaluation(StageEvaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftEvaluation(StageEvaluation):
-    """Loss on held-out answers, in nats per token."""
+class AnswerLoss(Record):
+    """Loss on `n` held-out answers in nats per token, and what it was before the training."""
 
     held_out_loss: Estimate | None = None
     held_out_perplexity: Estimate | None = None
     held_out_loss_before: float | None = None
     n: int | None = None
     held_out_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftEvaluation(AnswerLoss, StageEvaluation):
+    """Loss on held-out answers, in nats a token."""
+
     examples: int | None = None
     steps: int | None = None
     seed: int | None = None

@@ -85,6 +85,8 @@ class Record:
             value = getattr(self, name)
             if isinstance(value, Estimate) and not isinstance(value, Record):
                 content |= self._estimate_as_json(name, value)
+            elif _is_nan(value) and (name in self.nulls or isinstance(self, Estimate)):
+                content[name] = None
             elif value is not None:
                 content[name] = _encode(value)
             else:
@@ -147,7 +149,11 @@ def _encode(value: Any) -> Any:
         return [_encode(item) for item in value]
     if isinstance(value, dict):
         return {key: _encode(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return value
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _number(value: float | None) -> float:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +28,7 @@ from toolkit.data.text.encoding import Encoded, encode_in_order
 from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
 from toolkit.models import tokenizer_loading
 from toolkit.runs import layout
+from toolkit.runs.evaluation import CorpusEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime import hardware
 
@@ -60,7 +60,7 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             documents=shards[part].documents,
             seconds=round(time.monotonic() - began, 3),
         )
-    run.write_json(layout.EVALUATION, _evaluation(recipe, shards, tokenizer))
+    run.write_json(layout.EVALUATION, _evaluation(recipe, shards, tokenizer).to_json())
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
@@ -193,23 +193,24 @@ def _pieces(stream: Stream, tokenizer: PreTrainedTokenizerBase) -> Iterator[Piec
 
 def _evaluation(
     recipe: CorpusRecipe, shards: dict[str, TokenShards], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
+) -> CorpusEvaluation:
     train, held_out = shards["train"], shards["held_out"]
-    return {
-        "documents": train.documents,
-        "tokens": train.tokens,
-        "bytes": train.bytes,
-        "held_out_documents": held_out.documents,
-        "held_out_tokens": held_out.tokens,
-        "held_out_bytes": held_out.bytes,
-        "entropy_floor_bits_per_byte": held_out.entropy_floor(),
-        "vocab_size": len(tokenizer),
-        "digest": train.digest,
-        "held_out_digest": held_out.digest,
-        "documents_by_source": train.index["facts"]["documents_by_source"],
-        "dropped": train.index["facts"]["dropped"],
-        "seed": recipe.seed,
-    }
+    return CorpusEvaluation(
+        documents=train.documents,
+        tokens=train.tokens,
+        bytes=train.bytes,
+        held_out_documents=held_out.documents,
+        held_out_tokens=held_out.tokens,
+        held_out_bytes=held_out.bytes,
+        entropy_floor_bits_per_byte=held_out.entropy_floor(),
+        vocab_size=len(tokenizer),
+        digest=train.digest,
+        held_out_digest=held_out.digest,
+        documents_by_source=train.index["facts"]["documents_by_source"],
+        dropped=train.index["facts"]["dropped"],
+        seed=recipe.seed,
+        nulls=frozenset({"entropy_floor_bits_per_byte"}),
+    )
 
 
 def _is_due(journal: Path) -> bool:

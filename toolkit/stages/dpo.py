@@ -18,6 +18,7 @@ from toolkit.inference.sampling import generate
 from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
+from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, PolicyDistance, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
@@ -54,12 +55,13 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
         reference, _ = load_causal_lm(reference_path, device=target)
-        run.write_json(layout.EVALUATION, {
-            **held_out_numbers(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
-            **distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
-            "base": recipe.model, "beta": config.beta, "examples": len(table), "steps": config.max_steps,
-            "left_out": left_out, "held_out_left_out": held_out.left_out, "seed": recipe.seed,
-        })  # fmt: skip
+        evaluation = DpoEvaluation.combined(
+            held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
+            distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
+            base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
+            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+        )  # fmt: skip
+        run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +72,14 @@ def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.nda
     return sums[: len(pairs)], sums[len(pairs) :]
 
 
-def held_out_numbers(
+def held_out_metrics(
     model: PreTrainedModel, reference: PreTrainedModel, held_out: HeldOutPairs, *, beta: float, seed: int
-) -> dict:
+) -> ImplicitRewardMetrics:
     """Return accuracy and margin of the implicit reward beta * log(p / p_reference) (equation 6)."""
     if not held_out.pairs:
-        return {"accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None}
+        return ImplicitRewardMetrics(
+            n=0, nulls=frozenset({"accuracy", "accuracy_interval", "bayes_accuracy"})
+        )
     chosen, rejected = (
         policy - fixed
         for policy, fixed in zip(
@@ -83,15 +87,16 @@ def held_out_numbers(
         )
     )
     margins = beta * (chosen - rejected)
-    return {
-        **stats.bootstrap_share(wins(margins), seed=seed).as_json("accuracy"),
-        **stats.bootstrap_mean(margins, seed=seed).as_json("margin"),
-        "n": len(held_out.pairs),
-        "bayes_accuracy": held_out.bayes_accuracy(),
-        "held_out_loss": float(np.logaddexp(0, -margins).mean()),
-        "log_ratio_chosen": float(chosen.mean()),
-        "log_ratio_rejected": float(rejected.mean()),
-    }
+    return ImplicitRewardMetrics(
+        accuracy=stats.bootstrap_share(wins(margins), seed=seed),
+        margin=stats.bootstrap_mean(margins, seed=seed),
+        n=len(held_out.pairs),
+        bayes_accuracy=held_out.bayes_accuracy(),
+        held_out_loss=float(np.logaddexp(0, -margins).mean()),
+        log_ratio_chosen=float(chosen.mean()),
+        log_ratio_rejected=float(rejected.mean()),
+        nulls=frozenset({"bayes_accuracy"}),
+    )
 
 
 def distance(
@@ -101,7 +106,7 @@ def distance(
     held_out: HeldOutPairs,
     *,
     seed: int,
-) -> dict:
+) -> PolicyDistance:
     """Return KL(policy || reference) per answer in nats, estimated on answers sampled from the policy.
 
     The estimator is the mean of log p - log p_reference over whole answers (k1). It is unbiased and may
@@ -110,7 +115,7 @@ def distance(
     context = context_length_or_default(model)
     messages = held_out.messages[:SAMPLED_FOR_KL]
     if not messages:
-        return {"kl": None, "kl_interval": None, "samples": []}
+        return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))
     prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
     end = tokenizer.eos_token_id
     answers = generate(
@@ -125,18 +130,20 @@ def distance(
         float(np.sum(policy - fixed, dtype=np.float64))
         for policy, fixed in zip(policy_logprobs, reference_logprobs, strict=True)
     ]
-    return {
-        **stats.bootstrap_mean(nats, seed=seed).as_json("kl"),
-        "kl_n": len(nats),
-        "mean_length": float(np.mean([len(ids) for ids in answers.ids])),
-        "ended": float(np.mean(answers.ended)),
-        "samples": [
-            {"prompt": messages[i][-1]["content"],
-             "answer": template.decode_answer(tokenizer, answers.ids[i]),
-             "ended": answers.ended[i]}
+    return PolicyDistance(
+        kl=stats.bootstrap_mean(nats, seed=seed),
+        kl_n=len(nats),
+        mean_length=float(np.mean([len(ids) for ids in answers.ids])),
+        ended=float(np.mean(answers.ended)),
+        samples=[
+            Sample(
+                prompt=messages[i][-1]["content"],
+                answer=template.decode_answer(tokenizer, answers.ids[i]),
+                ended=answers.ended[i],
+            )
             for i in range(min(SAMPLES, len(messages)))
         ],
-    }  # fmt: skip
+    )
 
 
 def _measure(pairs: Sequence[Pair], reference: PreTrainedModel, beta: float) -> Measure | None:

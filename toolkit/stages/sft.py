@@ -20,6 +20,7 @@ from toolkit.inference.sampling import generate
 from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout
+from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
@@ -70,11 +71,12 @@ def run(recipe: SftRecipe, run: Run) -> None:
     fit(trainer, run, measure=_measure(held_out))
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
-        run.write_json(layout.EVALUATION, {
-            **held_out_numbers(token_nats(trained, held_out), before, seed=recipe.seed),
-            "examples": len(table), "steps": config.max_steps, "seed": recipe.seed,
-            "samples": sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
-        })  # fmt: skip
+        evaluation = SftEvaluation.combined(
+            held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed),
+            examples=len(table), steps=config.max_steps, seed=recipe.seed,
+            samples=sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
+        )  # fmt: skip
+        run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
@@ -121,24 +123,26 @@ def token_nats(model: PreTrainedModel, held_out: HeldOutConversations) -> list[n
     return [-logprobs for logprobs in answer_logprobs(model, held_out.prompts, held_out.answers)]
 
 
-def held_out_numbers(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, seed: int) -> dict:
+def held_out_loss(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, seed: int) -> AnswerLoss:
     """Return the loss as the mean over tokens, with an interval by resampling answers."""
     if not after:
-        return {"held_out_loss": None, "held_out_perplexity": None, "held_out_loss_before": None, "n": 0}
+        return AnswerLoss(
+            n=0, nulls=frozenset({"held_out_loss", "held_out_perplexity", "held_out_loss_before"})
+        )
     lengths = [len(nats) for nats in after]
     loss = stats.ratio_bootstrap([nats.sum() for nats in after], lengths, seed=seed)
-    return {
-        **loss.as_json("held_out_loss"),
-        **loss.map(lambda nats: float(np.exp(nats))).as_json("held_out_perplexity"),
-        "held_out_loss_before": float(np.concatenate(before).mean()),
-        "n": len(after),
-        "held_out_tokens": sum(lengths),
-    }
+    return AnswerLoss(
+        held_out_loss=loss,
+        held_out_perplexity=loss.map(lambda nats: float(np.exp(nats))),
+        held_out_loss_before=float(np.concatenate(before).mean()),
+        n=len(after),
+        held_out_tokens=sum(lengths),
+    )
 
 
 def sample_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
-) -> list[dict]:
+) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
     context = context_length_or_default(model)
     indices = range(min(SAMPLES, len(held_out.prompts)))
@@ -151,11 +155,11 @@ def sample_answers(
         pad_id=tokenizer.pad_token_id, max_new_tokens=room, temperature=0.7,
     )  # fmt: skip
     return [
-        {
-            "prompt": held_out.messages[i][-1]["content"],
-            "answer": template.decode_answer(tokenizer, answers.ids[i]),
-            "ended": answers.ended[i],
-        }
+        Sample(
+            prompt=held_out.messages[i][-1]["content"],
+            answer=template.decode_answer(tokenizer, answers.ids[i]),
+            ended=answers.ended[i],
+        )
         for i in indices
     ]
 

@@ -19,6 +19,7 @@ from toolkit.config.schema import TokenizerRecipe
 from toolkit.data.chat import template
 from toolkit.data.text import documents
 from toolkit.runs import layout
+from toolkit.runs.evaluation import TokenizerEvaluation
 from toolkit.runs.run import Run
 
 FOLDER = "tokenizer"
@@ -105,22 +106,25 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
             f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size"
         )
     tokenizer.save_pretrained(run.path / FOLDER)
-    measured = _measure(recipe, tokenizer)
-    run.write_json(
-        layout.EVALUATION,
-        {
-            "vocab_size": len(tokenizer),
-            "requested_vocab_size": recipe.vocab_size,
-            "seed": recipe.seed,
-            "characters": limited.characters,
-            "documents": limited.documents,
-            "train_bytes": limited.bytes,
-            **measured,
-        },
+    held_out, held_out_tokens = _tokenize_held_out(recipe, tokenizer)
+    evaluation = TokenizerEvaluation(
+        vocab_size=len(tokenizer),
+        requested_vocab_size=recipe.vocab_size,
+        seed=recipe.seed,
+        characters=limited.characters,
+        documents=limited.documents,
+        train_bytes=limited.bytes,
+        bytes_per_token=held_out.bytes / held_out_tokens if held_out_tokens else None,
+        held_out_documents=held_out.documents,
+        held_out_bytes=held_out.bytes,
+        held_out_tokens=held_out_tokens,
+        nulls=frozenset({"bytes_per_token"}),
     )
+    run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, float | int | None]:
+def _tokenize_held_out(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Limited, int]:
+    """Return the held-out text as read to its limit, and the number of its tokens."""
     stream = documents.Stream(recipe.data, part="held_out", seed=recipe.seed)
     limited = Limited(documents.whole_words(stream), HELD_OUT_CHARACTERS)
     tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
@@ -129,12 +133,7 @@ def _measure(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> dic
             "tokenizer: the held-out part is empty, so bytes per token are not measured; "
             "one long text can be split with held_out: {last_characters: 0.1}"
         )
-    return {
-        "bytes_per_token": limited.bytes / tokens if tokens else None,
-        "held_out_documents": limited.documents,
-        "held_out_bytes": limited.bytes,
-        "held_out_tokens": tokens,
-    }
+    return limited, tokens
 
 
 def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:
