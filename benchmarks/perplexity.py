@@ -72,7 +72,7 @@ def arms_of(
     text = HeldOutText("benchmark", texts=texts)
 
     def ours() -> float:
-        return sum(perplexity.measure(model, tokenizer, text, settings=settings)["nats"])
+        return sum(perplexity.measure(model, tokenizer, text, settings=settings).nats)
 
     def theirs(batch: int) -> Callable[[], float]:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)

@@ -13,6 +13,7 @@ from toolkit.cli import evaluate, main
 from toolkit.evaluate import stage
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model
+from toolkit.runs.evaluation import ModelComparison
 
 
 def arguments(models, **options):
@@ -173,7 +174,7 @@ GIVEN = {
 def test_every_option_reaches_the_recipe(folders, monkeypatch):
     """The recipe differs from its defaults in everything that the command line sets."""
     calls = []
-    monkeypatch.setattr(stage, "evaluate", lambda *given: calls.append(given) or {})
+    monkeypatch.setattr(stage, "evaluate", lambda *given: calls.append(given) or ModelComparison(models={}))
     first, second = folders / "first", folders / "second"
     assert main.main(arguments([second], baseline=first, json=True, **GIVEN)) == 0
     [(recipe, surroundings)] = calls

@@ -67,7 +67,7 @@ def test_a_batch_of_whole_logits_is_small(tokenizer, stories, monkeypatch):
     monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 2**16)
     small, _ = measure(model, tokenizer, [" ".join(stories)], window=64, stride=8)
     assert max(shape.numel() for shape in shapes[len(shapes) // 2 :]) <= 2**16
-    assert small["nats"] == pytest.approx(whole["nats"], rel=1e-6)
+    assert small.nats == pytest.approx(whole.nats, rel=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -73,4 +73,4 @@ class Perplexity(evaluate.Metric):
         measured = measure_text(model, tokenizer, text, settings=ScoringSettings(**scoring))
         pairs = zip(measured.nats, measured.tokens, strict=True)
         perplexities = [math.exp(min(nats / count, 700.0)) if count else None for nats, count in pairs]
-        return {"perplexities": perplexities, **summarize_text(measured, text, seed=seed)}
+        return {"perplexities": perplexities, **summarize_text(measured, text, seed=seed).to_json()}
