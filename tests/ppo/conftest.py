@@ -134,12 +134,3 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
         return PPOTrainer(policy, reward, config, dataset, **own)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two test processes on two cores: with two threads each they wait for each other (15 s instead of 1)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
