@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start; see one_thread
 
 import pytest
 
@@ -25,6 +27,17 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Two test processes on two cores: with two threads each they wait for each other.
+
+    A training of PPO took 15 s instead of 1, and scoring with a tiny Llama 2.6 s of CPU time instead of 0.2.
+    A test that needs more threads sets them; the next one has one again.
+    """
+    if "torch" in sys.modules:  # tests without torch do not wait for its import
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -225,11 +225,10 @@ def test_old_pretraining_replays_from_checkpoint_and_start(old, capfd, steps):
 @pytest.fixture
 def as_started():
     """PyTorch as a new process has it, not as other tests left it: starting one takes 8 s of CPU time."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", hardware.cores())))
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(hardware.cores())
     torch.use_deterministic_algorithms(False)
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 

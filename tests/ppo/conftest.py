@@ -134,12 +134,3 @@ def make_trainer(world, tmp_path) -> Callable[..., PPOTrainer]:
         return PPOTrainer(policy, reward, config, dataset, **own)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Use one thread: with two threads each, two test processes on two cores take 15 s instead of 1 s."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
