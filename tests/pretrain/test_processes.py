@@ -22,13 +22,13 @@ SETTINGS = {
     "train_tokens": 256 * 50, "checkpoint_every_tokens": 256 * 5, "optimizer": {"name": "muon"},
     "samples": {"prompts": []}, "log_every_steps": 1, "evaluate_every_tokens": 256 * 7,
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
-    "guard": {"z_score": 50.0, "window": 10},
+    "guard": {"z_score": 50.0, "window": 10}, "keep_weights_at_steps": "log",
 }  # fmt: skip
 
 
-def half_written(run) -> bool:
-    """Return whether a checkpoint write is in progress or was interrupted."""
-    folder = run / "checkpoints"
+def half_written(run, name: str = "checkpoints") -> bool:
+    """Return whether a write of a folder of `name` is in progress or was interrupted."""
+    folder = run / name
     return folder.is_dir() and any(files.is_temporary(entry.name) for entry in folder.iterdir())
 
 
@@ -43,12 +43,12 @@ def whole(tmp_path_factory, corpus):
 
 
 def test_resume_after_kills_during_steps_and_saves_is_identical(tmp_path, corpus, whole):
-    """Tier B: after five SIGKILLs within one epoch, the final files equal those of an uninterrupted run."""
+    """Tier B: after six SIGKILLs within one epoch, the final files equal those of an uninterrupted run."""
     recipe = write_recipe(tmp_path, corpus, "killed", **SETTINGS)
     run = trainings.run_dir(recipe, tmp_path)
     generator = random.Random(0)
     first = generator.randint(1, 4)  # before the first checkpoint
-    conditions = [lambda: trainings.steps_done(run) >= first]
+    conditions = [lambda: half_written(run, "steps"), lambda: trainings.steps_done(run) >= first]
     conditions += [lambda: half_written(run)] * 2
     later = generator.randint(20, 25)
     conditions += [lambda: trainings.steps_done(run) >= later, lambda: half_written(run)]
@@ -87,6 +87,22 @@ def test_unsealed_checkpoint_write_is_detected(tmp_path, corpus, whole):
     status, err = trainings.wait_for_end(trainings.start(recipe, folder=tmp_path))
     assert status == 0 and "not used, because it changed since it was sealed" in err
     assert trainings.differing(whole, run) == []
+
+
+def test_two_processes_keep_the_same_weights_and_samples(tmp_path, corpus):
+    """With `exact`, bytes do not depend on the processes; without it, the last step equals the model."""
+    settings = {"keep_weights_at_steps": "log", "micro_batch_tokens": 64}
+    runs = {}
+    for name, processes, exact in (("one", 1, True), ("two", 2, True), ("rounded", 2, False)):
+        recipe = write_recipe(tmp_path, corpus, name, **settings, exact=exact)
+        runs[name] = trainings.finish(recipe, folder=tmp_path, processes=processes)
+        assert sorted(path.name for path in (runs[name] / "steps").iterdir()) == [
+            "000000", "000001", "000002", "000005", "000010", "000012",
+        ]  # fmt: skip
+        assert not seal.verify(runs[name])
+        final, last = (runs[name] / folder / "model.safetensors" for folder in ("model", "steps/000012"))
+        assert final.read_bytes() == last.read_bytes()
+    assert trainings.result(runs["one"])["kept"] == trainings.result(runs["two"])["kept"]
 
 
 def test_two_processes_match_one_process_in_pretraining(tmp_path, corpus):

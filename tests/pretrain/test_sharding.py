@@ -35,6 +35,7 @@ STEPS, HALF = 20, 12
 SETTINGS = {
     "train_tokens": 256 * STEPS, "micro_batch_tokens": 64, "checkpoint_every_tokens": 256 * 4,
     "keep_checkpoints": 5, "evaluate_every_tokens": 256 * 10, "optimizer": {"name": "muon"},
+    "keep_weights_at_steps": "log",
     "schedule": {"name": "constant"},  # a shorter training starts like a longer one
 }  # fmt: skip
 SHORT = {"train_tokens": 256 * 6}
@@ -140,6 +141,19 @@ def test_sharded_losses_match_unsharded(trained, optimizer):
 def test_saving_a_shard_instead_of_full_weights_is_detected(trained, name):
     with pytest.raises(AssertionError):
         require_same_steps(trained / "plain", trained / name, steps=6)
+
+
+@pytest.mark.slow
+def test_kept_weights_are_whole_models(trained):
+    for step in (0, 1, 2, 5, 10, 20):
+        plain, spread = (trained / name / "steps" / f"{step:06d}" for name in ("plain", "spread"))
+        weights, others = (load_file(path / "model.safetensors") for path in (plain, spread))
+        assert weights.keys() == others.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(others[name], tensor, atol=WEIGHT, rtol=0)
+        assert (plain / "samples.json").read_bytes() == (spread / "samples.json").read_bytes()
+    final = trained / "spread" / "model" / "model.safetensors"
+    assert final.read_bytes() == (spread / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

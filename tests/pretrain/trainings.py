@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from accelerate import Accelerator
 
+from toolkit.base import files
 from toolkit.cli import main as main_module
 from toolkit.pretrain import prefetch, step, training_state
 from toolkit.runs import checkpoint, metrics
@@ -100,19 +101,21 @@ def newest(run: Path) -> int:
 
 
 def result(run: Path) -> dict[str, object]:
-    """Return what must be bitwise identical: weights, optimizers, steps.jsonl, metrics without times."""
+    """Return what must be bitwise identical: weights, optimizers, steps, metrics without times."""
     last = checkpoint.steps(run / "checkpoints")[-1][1]
     lines = metrics.read(run / "metrics.jsonl")
+    kept = run / "steps"
     return {
         "weights": (run / "model" / "model.safetensors").read_bytes(),
         "optimizer": (last / "optimizer.safetensors").read_bytes(),
         "steps": (run / "steps.jsonl").read_bytes(),
         "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines],
+        "kept": {name: (kept / name).read_bytes() for name in files.list_files(kept)},
     }
 
 
 def differing(first: Path, second: Path) -> list[str]:
-    """Return what differs between two finished runs, of weights, optimizer, steps and metrics."""
+    """Return what differs between two finished runs: weights, optimizer, steps, metrics, kept weights."""
     first_result, second_result = result(first), result(second)
     return [name for name in first_result if first_result[name] != second_result[name]]
 

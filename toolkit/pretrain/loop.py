@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
+from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text import batch_order
 from toolkit.inference.sampling import generate
 from toolkit.pretrain import incidents, sharding, step_log, training_state
@@ -21,6 +22,7 @@ from toolkit.pretrain.anomaly import AnomalyMonitor, find_non_finite
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
 from toolkit.pretrain.context import TrainingContext, synchronise
 from toolkit.pretrain.incidents import Incident
+from toolkit.pretrain.kept_weights import KeptWeights
 from toolkit.pretrain.step import StepResult, train_step
 from toolkit.pretrain.step_log import StepLog
 from toolkit.pretrain.stopping import StopCondition
@@ -85,6 +87,8 @@ class TrainingLoop:
             if state.step == 0:
                 with model_kernels():
                     self._evaluate()
+                    if context.recipe.keeps_weights_at(0):
+                        self._keep_weights()
             self._start_stopwatch()
             for step, rows in context.prefetcher().batches(state.step, context.steps):
                 result = train_step(context, step, rows, self.monitor)
@@ -116,13 +120,14 @@ class TrainingLoop:
     def _do_what_is_due(
         self, result: StepResult, model_kernels: Callable[[], AbstractContextManager[None]], *, stop: bool
     ) -> None:
-        """Log, evaluate and save after a step, with the stopwatch stopped."""
+        """Log, evaluate, keep the weights and save after a step, with the stopwatch stopped."""
         context, done = self.context, self.state.step
         last = done == context.steps
         log = last or done % context.recipe.log_every_steps == 0
         evaluate = last or done % context.evaluation_steps == 0
         save = stop or last or done % context.checkpoint_steps == 0
-        if not (log or evaluate or save):
+        keep = context.recipe.keeps_weights_at(done)
+        if not (log or evaluate or save or keep):
             return
         synchronise(context.accelerator.device)
         tokens_per_second = self._stop_stopwatch()
@@ -130,10 +135,12 @@ class TrainingLoop:
             self._flush_step_log()
             if log:
                 self._log(result, tokens_per_second)
-            if evaluate or save:
+            if evaluate or save or keep:
                 self._require_finite_weights()
             if evaluate:
                 self._evaluate()
+            if keep:  # before the checkpoint, from which a resumed run does not keep this step again
+                self._keep_weights()
             if save:
                 self._save()
         self._start_stopwatch()
@@ -182,6 +189,17 @@ class TrainingLoop:
             raise self._error(f"the held-out loss is not finite after step {state.step} of {context.steps}")
         samples = sample_texts(context, model)
         context.run.metrics.log(state.step, tokens=state.tokens, bits_per_byte=bits, samples=samples)
+
+    def _keep_weights(self) -> None:
+        """Write the weights to `steps/`, with samples of the model."""
+        context, state = self.context, self.state
+        samples = sample_texts(context, sharding.full_model(context.model))
+        seeds = _sample_seeds(context.recipe)
+        self.writer.keep(KeptWeights(
+            state.step, state.tokens,
+            training_state.copy_weights(context.model, keep=context.run.is_main),
+            [{**sample, "seed": seed} for sample, seed in zip(samples, seeds, strict=False)],
+        ))  # fmt: skip
 
     def _save(self) -> None:
         self.step_log.sync()
@@ -246,12 +264,16 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
         for prompt in prompts
     ]
     answers = generate(
-        model, encoded, seed=[derive(context.recipe.seed, "samples", i) for i in range(len(prompts))],
+        model, encoded, seed=_sample_seeds(context.recipe),
         end_id=end_id, pad_id=context.tokenizer.pad_token_id, max_new_tokens=new_tokens,
         temperature=settings.temperature,
     )  # fmt: skip
     texts = [context.tokenizer.decode(ids) for ids in answers.ids]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def _sample_seeds(recipe: PretrainRecipe) -> list[int]:
+    return [derive(recipe.seed, "samples", i) for i in range(len(recipe.samples.prompts))]
 
 
 def _resume(context: TrainingContext) -> TrainingState:

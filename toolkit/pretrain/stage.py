@@ -17,14 +17,14 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
 from toolkit.models.tokenizer_loading import load_tokenizer
-from toolkit.pretrain import optimizer, preflight, sharding, throughput
+from toolkit.pretrain import kept_weights, optimizer, preflight, sharding, throughput
 from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.held_out import HeldOutEvaluator
 from toolkit.pretrain.loop import sample_texts, train
 from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
 from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout, metrics, references
-from toolkit.runs.evaluation import PretrainEvaluation, Sample
+from toolkit.runs.evaluation import KeptStep, PretrainEvaluation, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, allocator, devices
 
@@ -173,6 +173,9 @@ def _finish(context: TrainingContext) -> None:
     nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
+        kept_steps = None
+        if recipe.keep_weights_at_steps is not None:
+            kept_steps = [KeptStep.from_json(step) for step in kept_weights.read_samples(run.path)]
         evaluation = PretrainEvaluation(
             bits_per_byte=bits,
             untrained_bits_per_byte=_untrained_bits_per_byte(run),
@@ -185,6 +188,7 @@ def _finish(context: TrainingContext) -> None:
             peak_flops=context.peak_flops.flops, peak_flops_source=context.peak_flops.source,
             flops_per_token=context.flops_per_token,
             samples=[Sample.from_json(sample) for sample in sample_texts(context, model)],
+            kept_steps=kept_steps,
             nulls=NULLS,
         )  # fmt: skip
         with atomic_folder(run.model_dir) as folder:

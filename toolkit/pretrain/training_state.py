@@ -88,10 +88,19 @@ def take_snapshot(
         keep: False returns None: only the process that writes needs the copy, which takes 12 bytes per weight
             with AdamW, 8 with Muon for the matrices.
     """
-    weights = {name: _copy_to_cpu(parameter, keep) for name, parameter in model.named_parameters()}
+    weights = copy_weights(model, keep=keep)
     tensors = optimizer.state_tensors(optimizers, model)
     optimizer_copy = {name: _copy_to_cpu(tensor, keep) for name, tensor in tensors.items()}
     return Snapshot(weights, optimizer_copy, copy.deepcopy(state)) if keep else None
+
+
+def copy_weights(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """Copy the weights to the CPU; sharded ones are gathered, so every process must call it.
+
+    Args:
+        keep: False returns empty tensors: only the process that writes needs the copy.
+    """
+    return {name: _copy_to_cpu(parameter, keep) for name, parameter in model.named_parameters()}
 
 
 def _copy_to_cpu(tensor: Tensor, keep: bool) -> Tensor:

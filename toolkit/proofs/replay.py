@@ -23,7 +23,7 @@ from toolkit.base.errors import RunError, UsageError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text import batch_order
-from toolkit.pretrain import stage, step_log
+from toolkit.pretrain import kept_weights, stage, step_log
 from toolkit.pretrain.anomaly import AnomalyMonitor
 from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.step import train_step
@@ -200,10 +200,11 @@ def replay_steps(context: TrainingContext, state: TrainingState, end: int) -> It
 def _compare_state(
     context: TrainingContext, state: TrainingState, path: Path, folder: Path | None
 ) -> list[StateComparison]:
-    """Compare with the checkpoint of this step, and after the last step with the final model."""
+    """Compare with the checkpoint and the kept weights of this step, and at the end with the final model."""
+    kept = kept_weights.folder(path, state.step)
     model = path / layout.MODEL / WEIGHTS_FILE
     is_last = state.step == context.steps and model.is_file()
-    if folder is None and not is_last:
+    if folder is None and not is_last and not kept.is_dir():
         return []
     snapshot = take_snapshot(context.model, context.optimizers, state)
     assert snapshot is not None
@@ -219,6 +220,9 @@ def _compare_state(
         keys = ("step", "tokens", "guard", "skipped")
         differing = [f"{key}: differs" for key in keys if saved.get(key) != asdict(state)[key]]
         comparisons.append(StateComparison(f"{name} position", 0, differing))
+    if kept.is_dir():
+        name = kept.relative_to(path).as_posix()
+        comparisons.append(_compare_tensors(f"{name} weights", weights, kept / WEIGHTS_FILE))
     if is_last:
         comparisons.append(_compare_tensors("model weights", weights, model))
     return comparisons

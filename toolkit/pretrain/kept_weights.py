@@ -1,0 +1,42 @@
+"""Weights of some steps that are never deleted (`keep_weights_at_steps`): model folders with samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.base import files
+from toolkit.pretrain.training_state import ModelExporter
+from toolkit.runs import layout
+
+
+def folder(run: Path, step: int) -> Path:
+    """Return the folder of the weights that the run directory `run` keeps of a step."""
+    return run / layout.KEPT_STEPS / f"{step:06d}"
+
+
+@dataclass(frozen=True)
+class KeptWeights:
+    """A copy on the CPU of the weights after `step` steps, and samples of the model."""
+
+    step: int
+    tokens: int
+    weights: dict[str, Tensor]
+    samples: list[dict[str, Any]]
+    """`prompt`, `text` and `seed` of each."""
+
+    def write(self, run: Path, exporter: ModelExporter) -> None:
+        """Write the folder of this step, atomically; a folder of an interrupted attempt is replaced."""
+        with files.atomic_folder(folder(run, self.step)) as temporary:
+            exporter.write(temporary, self.weights)
+            content = {"step": self.step, "tokens": self.tokens, "samples": self.samples}
+            files.write_json(temporary / layout.SAMPLES, content)
+
+
+def read_samples(run: Path) -> list[dict[str, Any]]:
+    """Return `step`, `tokens` and `samples` of every kept step of a run, by step."""
+    paths = (run / layout.KEPT_STEPS).glob(f"*/{layout.SAMPLES}")
+    return sorted((files.read_json(path) for path in paths), key=lambda kept: kept["step"])
