@@ -1,11 +1,15 @@
 """Votes of people on pairs of answers, read from a file.
 
-One vote has a prompt, two answers, and which is better:
+A vote is a line of JSON, or a row of a table `votes` in SQLite (`SCHEMA`):
 
     {"prompt": "Tell me ...", "answer_a": "Once ...", "answer_b": "There ...", "vote": "a", "voter": "kim"}
 
-as lines of JSON, or as rows of a table `votes` in SQLite. `vote` is a, b or tie; `prompt` is a text or a list
-of messages (as JSON in SQLite); `voter` may be missing. Several votes on a pair count as their mean.
+prompt: a text or a list of messages (as JSON in SQLite). vote: a, b, tie, or bad (neither answer is
+acceptable). voter: who voted; may be missing. Optional: id, time, models (of answers a and b), shown (`ab`
+or `ba`: which answer was shown first), kind (normal; repeat: the same pair again; attention: a check of the
+voter), and undone_by (the id of the vote that replaced this one). Only normal votes that are not undone
+count. Several votes on a pair count as their mean; bad counts as a tie in win rates and is left out of
+preferences.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,39 +28,106 @@ from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_file
 from toolkit.evaluate.pairwise import PairwiseJudge, Question
 
+SCHEMA = """CREATE TABLE IF NOT EXISTS votes (
+    id TEXT PRIMARY KEY, time TEXT, prompt TEXT NOT NULL, answer_a TEXT NOT NULL, answer_b TEXT NOT NULL,
+    vote TEXT NOT NULL CHECK (vote IN ('a', 'b', 'tie', 'bad')), voter TEXT, models TEXT,
+    shown TEXT CHECK (shown IN ('ab', 'ba')),
+    kind TEXT NOT NULL DEFAULT 'normal' CHECK (kind IN ('normal', 'repeat', 'attention')),
+    undone_by TEXT REFERENCES votes (id)
+)"""
+"""The table of votes in SQLite; a line of JSON has the same names."""
 COLUMNS = ("prompt", "answer_a", "answer_b", "vote")
-VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
+VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0, "bad": None}
+KINDS = ("normal", "repeat", "attention")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A vote that counts.
+
+    Attributes:
+        prompt: the messages as JSON, the same for a prompt as text and as messages.
+        answer_a, answer_b: the answers.
+        value: 1 for a, 0 for b, 0.5 for a tie, None for bad.
+        voter: who voted, if known.
+    """
+
+    prompt: str
+    answer_a: str
+    answer_b: str
+    value: float | None
+    voter: str | None = None
+
+
+def read_votes(path: Path) -> list[Vote]:
+    """Return the votes of a file that count: of kind normal, and not undone.
+
+    Raises:
+        DataError: the file does not exist or has no votes, or a row is not a vote.
+    """
+    votes, count = [], 0
+    for position, row in _rows(path):
+        vote, kind = _vote(row, position), row.get("kind") or "normal"
+        if kind not in KINDS:
+            raise DataError(
+                f"kind is {kind!r}", where=position, fix=f"write {', '.join(KINDS)}, or leave it out"
+            )
+        count += 1
+        if kind == "normal" and not row.get("undone_by"):
+            votes.append(vote)
+    if not votes:
+        raise DataError(
+            f"has {count} votes, of which none counts" if count else "holds no votes",
+            where=str(path),
+            fix="write one object a line: see docs/EVALUATION.md",
+        )
+    return votes
+
+
+def by_pair(path: Path) -> dict[tuple[str, str, str], list[float]]:
+    """Return {(prompt, answer, other answer): values of the votes on the pair}; bad votes are left out.
+
+    The answers of a pair are in the order of its first vote; a value is 1 where the first answer is
+    preferred.
+
+    Raises:
+        DataError: as `read_votes`.
+    """
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for vote in read_votes(path):
+        if vote.value is None:
+            continue
+        key, turned = (vote.prompt, vote.answer_a, vote.answer_b), (vote.prompt, vote.answer_b, vote.answer_a)
+        if turned in values:
+            values[turned].append(1 - vote.value)
+        else:
+            values.setdefault(key, []).append(vote.value)
+    return values
 
 
 def votes_judge(path: Path) -> PairwiseJudge:
     """Return a judge that looks up votes; pairs without a vote get None.
 
     Raises:
-        DataError: the file does not exist or has no votes, or a row is not a vote.
+        DataError: as `read_votes`.
     """
-    votes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    voters, count = set(), 0
-    for position, row in _rows(path):
-        value = _vote(row, position)
-        prompt, first, second = _prompt_key(row["prompt"]), row["answer_a"], row["answer_b"]
-        votes[prompt, first, second].append(value)
-        votes[prompt, second, first].append(1 - value)
-        voters.add(row.get("voter"))
-        count += 1
-    if not count:
-        raise DataError(
-            "holds no votes", where=str(path), fix="write one object a line: see docs/EVALUATION.md"
-        )
+    votes = read_votes(path)
+    values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for vote in votes:
+        value = 0.5 if vote.value is None else vote.value
+        values[vote.prompt, vote.answer_a, vote.answer_b].append(value)
+        values[vote.prompt, vote.answer_b, vote.answer_a].append(1 - value)
 
     def ask(questions: Sequence[Question]) -> list[float | None]:
-        votes_by_question = [votes.get((_prompt_key(list(prompt)), *pair)) for prompt, *pair in questions]
-        return [fmean(values) if values else None for values in votes_by_question]
+        by_question = [values.get((_prompt_key(list(prompt)), *pair)) for prompt, *pair in questions]
+        return [fmean(given) if given else None for given in by_question]
 
-    facts = {"votes": count, "voters": len(voters - {None}), "sha256": sha256_file(path)}
+    voters = {vote.voter for vote in votes} - {None}
+    facts = {"votes": len(votes), "voters": len(voters), "sha256": sha256_file(path)}
     return PairwiseJudge(path.name, ask, both_orders=False, is_people=True, facts=facts)
 
 
-def _vote(row: Mapping[str, Any], position: str) -> float:
+def _vote(row: Mapping[str, Any], position: str) -> Vote:
     missing = [name for name in COLUMNS if not row.get(name) and row.get(name) != ""]
     if missing:
         raise DataError(
@@ -63,22 +135,26 @@ def _vote(row: Mapping[str, Any], position: str) -> float:
         )
     if not isinstance(row["answer_a"], str) or not isinstance(row["answer_b"], str):
         raise DataError("an answer is no text", where=position, fix="write both answers as texts")
-    value = VALUES.get(str(row["vote"]).strip().lower())
-    if value is None:
-        raise DataError(f"vote is {row['vote']!r}", where=position, fix="write a, b or tie")
-    return value
+    name = str(row["vote"]).strip().lower()
+    if name not in VALUES:
+        raise DataError(f"vote is {row['vote']!r}", where=position, fix="write a, b, tie or bad")
+    return Vote(_prompt_key(row["prompt"]), row["answer_a"], row["answer_b"], VALUES[name], row.get("voter"))
 
 
 def _prompt_key(prompt: Any) -> str:
-    """Return the same key for a prompt as text, as messages, and as messages in JSON (SQLite)."""
+    """Return the messages of a prompt as JSON, the same for text, messages, and messages in JSON (SQLite)."""
     if isinstance(prompt, str):
         try:
             parsed = json.loads(prompt)
         except ValueError:
             parsed = None
         prompt = parsed if isinstance(parsed, list) else [{"role": "user", "content": prompt}]
-    turns = [(turn.get("role"), turn.get("content")) for turn in prompt if isinstance(turn, Mapping)]
-    return json.dumps(turns)
+    turns = [
+        {"role": turn.get("role"), "content": turn.get("content")}
+        for turn in prompt
+        if isinstance(turn, Mapping)
+    ]
+    return json.dumps(turns, ensure_ascii=False)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

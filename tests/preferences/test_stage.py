@@ -1,0 +1,326 @@
+"""The preferences stage: real models answer, an annotator compares, and interruptions change no byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+import yaml
+
+from toolkit.base.errors import RecipeError
+from toolkit.config import loader
+from toolkit.config.schema import ModelSettings
+from toolkit.data.chat import sources
+from toolkit.execution import runner
+from toolkit.models import gpt2, loading
+from toolkit.runs import references
+from toolkit.runs.evaluation import read
+from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import SMALL, preference_probability, split_of
+
+OUTPUTS = ("preferences.jsonl", "ties.jsonl", "best.jsonl", "evaluation.json")
+TIMEOUT_SECONDS = 200
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two untrained models, `a` and `b`, over the words of the small world."""
+    root = tmp_path_factory.mktemp("models")
+    texts = (row["text"] + " " for row in SMALL.rows("turns", 0, "train", 300))
+    tokenizer = learn(texts, vocab_size=600)
+    settings = ModelSettings(n_layer=1, n_head=2, n_embd=16, n_positions=256)
+    for seed, name in enumerate("ab"):
+        model = gpt2.build(
+            settings, vocab_size=len(tokenizer), seed=seed, end_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        with torch.no_grad():  # far from uniform: the two models answer differently
+            for parameter in model.transformer.parameters():
+                parameter.mul_(3.0)
+        loading.save_model(model, tokenizer, root / name)
+    return root
+
+
+@pytest.fixture
+def write_recipe(models, tmp_path):
+    """Return a function that writes a recipe and returns its path."""
+
+    def write(name="preferences", **settings) -> Path:
+        recipe = {
+            "stage": "preferences",
+            "run": f"t/{name}",
+            "models": [str(models / "a")],
+            "data": {"name": "storyworld", "world": "small", "config": "prompts", "examples": 24},
+            "max_new_tokens": 12,
+            "batch_examples": 5,
+            "threads": 1,
+            **settings,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in recipe.items() if value is not None}))
+        return path
+
+    return write
+
+
+def run_recipe(path: Path, runs_dir: Path) -> Path:
+    outcome = runner.run_recipes(path, runs_dir=runs_dir)
+    assert outcome.status == 0
+    return outcome.runs[0]
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_preferences_follow_the_annotator_and_count_everything(write_recipe, models, tmp_path):
+    run = run_recipe(write_recipe(answers_per_prompt=4), tmp_path / "runs")
+    rows, ties = read_lines(run / "preferences.jsonl"), read_lines(run / "ties.jsonl")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert read(run, "preferences").to_json() == evaluation and read(run, "preferences").extra == {}
+    assert evaluation["prompts"] == 24 and evaluation["answers"] == 96 and evaluation["pairs"] == 48
+    assert evaluation["preferences"] == len(rows) and evaluation["ties"] == len(ties)
+    assert len(rows) + len(ties) == 48 and evaluation["unjudged"] == 0
+    for row in rows:
+        assert split_of(row["prompt"]) == "train"
+        for side in ("chosen", "rejected"):
+            text = row[side][0]["content"]
+            assert row[f"utility_{side}"] == SMALL.utility(row["prompt"], text).total == row[f"score_{side}"]
+            assert row[f"model_{side}"] == str(models / "a")
+        difference = row["utility_chosen"] - row["utility_rejected"]
+        assert row["probability"] == pytest.approx(preference_probability(difference, 1.0))
+    for row in ties:
+        assert row["chosen"] == row["rejected"]
+    best = read_lines(run / "best.jsonl")
+    assert len(best) == 24
+    for row in best:
+        scores = [
+            SMALL.utility(pair["prompt"], pair[side][0]["content"]).total
+            for pair in rows + ties
+            if pair["prompt"] == row["prompt"]
+            for side in ("chosen", "rejected")
+        ]
+        assert SMALL.utility(row["prompt"], row["completion"][0]["content"]).total == max(scores)
+
+
+def word_counts(row: dict) -> tuple[int, int]:
+    return len(row["chosen"][0]["content"].split()), len(row["rejected"][0]["content"].split())
+
+
+def test_a_temperature_of_zero_always_prefers_the_higher_score(write_recipe, tmp_path):
+    """Untrained models give answers of equal utility, so that the bias decides."""
+    annotator = {"temperature": 0, "biases": {"length": 1.0}}
+    run = run_recipe(write_recipe(annotator=annotator), tmp_path / "runs")
+    rows, ties = read_lines(run / "preferences.jsonl"), read_lines(run / "ties.jsonl")
+
+    def liked(row: dict) -> float:
+        chosen, rejected = word_counts(row)
+        return row["utility_chosen"] + chosen - row["utility_rejected"] - rejected
+
+    assert rows and all(liked(row) > 0 for row in rows)
+    assert all(liked(row) == 0 for row in ties)
+    assert len(rows) + len(ties) == 24
+
+
+def test_planted_biases_show_in_the_audit(write_recipe, tmp_path):
+    audits = {}
+    for name, biases in (("none", {}), ("length", {"length": 50.0}), ("first", {"first": 500.0})):
+        path = write_recipe(name, annotator={"temperature": 1.0, "biases": biases})
+        run = run_recipe(path, tmp_path / "runs")
+        audits[name] = json.loads((run / "evaluation.json").read_text())
+        if name == "length":
+            pairs = [word_counts(row) for row in read_lines(run / "preferences.jsonl")]
+            assert all(chosen >= rejected for chosen, rejected in pairs)
+            assert any(chosen > rejected for chosen, rejected in pairs)
+    assert audits["length"]["longer_preferred"] > audits["none"]["longer_preferred"] + 0.1
+    assert audits["first"]["first_preferred"] == 1.0 > audits["none"]["first_preferred"]
+
+
+def test_several_models_are_compared_with_each_other(write_recipe, models, tmp_path):
+    names = [str(models / "a"), str(models / "b")]
+    run = run_recipe(write_recipe(models=names), tmp_path / "runs")
+    for row in read_lines(run / "preferences.jsonl"):
+        assert {row["model_chosen"], row["model_rejected"]} == set(names)
+    assert set(json.loads((run / "evaluation.json").read_text())["models"]) == set(names)
+
+
+def test_a_run_of_preferences_is_data_with_lineage(write_recipe, models, tmp_path):
+    """reward and dpo read it, its seal is a parent's digest, and a tenth of it is held out."""
+    data = {"name": "storyworld", "world": "small", "config": "prompts", "examples": 120}
+    run = run_recipe(write_recipe(data=data, max_new_tokens=4, batch_examples=64), tmp_path / "runs")
+    path = tmp_path / "dpo.yaml"
+    path.write_text(yaml.safe_dump({
+        "stage": "dpo", "run": "t/dpo", "model": str(models / "a"), "data": {"name": "runs/t/preferences"},
+        "batch_examples": 16, "micro_batch_examples": 16, "threads": 1,
+        "trainer": {"max_steps": 1, "max_length": 128},
+    }))  # fmt: skip
+    recipe = references.with_data_files(loader.load(path).recipe, runs_dir=tmp_path / "runs")
+    parts = {
+        part: sources.preferences(recipe.data, part=part, seed=0) for part in ("train", "held_out", "all")
+    }
+    assert len(parts["all"]) == len(read_lines(run / "preferences.jsonl"))
+    assert len(parts["train"]) + len(parts["held_out"]) == len(parts["all"])
+    assert 0 < len(parts["held_out"]) < 0.3 * len(parts["all"])
+    assert {"utility_chosen", "probability"} <= set(parts["train"].column_names)
+    trained = run_recipe(path, tmp_path / "runs")
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest["inputs"]["parents"]["data"]["path"] == "../preferences"
+    assert manifest["inputs"]["data"] == {}
+    sft = tmp_path / "sft.yaml"
+    sft.write_text(yaml.safe_dump({
+        "stage": "sft", "run": "t/sft", "model": str(models / "a"), "threads": 1,
+        "data": {"name": "runs/t/preferences/best.jsonl"}, "batch_examples": 8, "micro_batch_examples": 8,
+        "trainer": {"max_steps": 1, "max_length": 128},
+    }))  # fmt: skip
+    run_recipe(sft, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"models": None}, "models: is required, unless the annotator is a file of votes"),
+        ({"answers_per_prompt": 3}, "answers_per_prompt: must be even, not 3"),
+        ({"annotator": {"judge": "votes.jsonl"}}, "models: has no effect: the file of votes holds the pairs"),
+        ({"data": {"name": "a.jsonl"}}, "gold judges answers to storyworld's prompts only"),
+        (
+            {"annotator": {"judge": "http://127.0.0.1:1/v1", "judge_model": "m", "temperature": 2.0}},
+            "annotator.temperature: has an effect only with gold or a reward model",
+        ),
+        ({"annotator": {"judge": "http://127.0.0.1:1/v1"}}, "judge_model: is required with an endpoint"),
+        ({"data": {"name": "storyworld", "config": "stories", "examples": 2}}, "data.config: must be"),
+    ],
+)
+def test_contradictions_are_refused_by_check(write_recipe, settings, message):
+    with pytest.raises(RecipeError) as caught:
+        loader.load(write_recipe(**settings))
+    assert message in str(caught.value)
+
+
+class Judge:
+    """A real endpoint that prefers the longer answer and counts every question."""
+
+    def __init__(self):
+        self.questions: list[str] = []
+        judge = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                text = body["messages"][-1]["content"]
+                judge.questions.append(text)
+                first, second = text.partition("[Answer A]")[2].split("[Answer B]")
+                letter = "A" if len(first) > len(second.rpartition("Which is better?")[0]) else "B"
+                reply = json.dumps({"choices": [{"message": {"content": letter}}]}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                self.wfile.write(reply)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def judge():
+    judge = Judge()
+    yield judge
+    judge.server.shutdown()
+
+
+def test_an_endpoint_is_asked_each_question_once(write_recipe, judge, tmp_path):
+    annotator = {"judge": judge.url, "judge_model": "length"}
+    run = run_recipe(write_recipe(annotator=annotator, threads=1), tmp_path / "runs")
+    rows = read_lines(run / "preferences.jsonl")
+    assert len(judge.questions) == len(set(judge.questions)) > 0
+    assert rows and all("probability" not in row and "score_chosen" not in row for row in rows)
+    longer = [len(row["chosen"][0]["content"]) >= len(row["rejected"][0]["content"]) for row in rows]
+    assert all(longer)
+
+
+def test_votes_are_preferences_without_ties_bad_and_undone_votes(write_recipe, tmp_path):
+    votes = tmp_path / "votes.jsonl"
+    pairs = [
+        {"prompt": "One?", "answer_a": "yes", "answer_b": "no", "vote": "a"},
+        {"prompt": "Two?", "answer_a": "yes", "answer_b": "no", "vote": "b"},
+        {"prompt": "Two?", "answer_a": "no", "answer_b": "yes", "vote": "a", "voter": "kim"},
+        {"prompt": "Three?", "answer_a": "yes", "answer_b": "no", "vote": "tie"},
+        {"prompt": "Four?", "answer_a": "yes", "answer_b": "no", "vote": "bad"},
+        {"prompt": "Five?", "answer_a": "yes", "answer_b": "no", "vote": "a", "undone_by": "7"},
+        {"prompt": "Six?", "answer_a": "yes", "answer_b": "no", "vote": "a", "kind": "attention"},
+    ]
+    votes.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    empty = dict.fromkeys(("models", "data", "max_new_tokens", "batch_examples"))
+    path = write_recipe(annotator={"judge": str(votes)}, **empty)
+    run = run_recipe(path, tmp_path / "runs")
+    rows = read_lines(run / "preferences.jsonl")
+    answers = {row["prompt"][0]["content"]: row["chosen"][0]["content"] for row in rows}
+    assert answers == {"One?": "yes", "Two?": "no"}
+    assert [row["votes"] for row in rows] == [1, 2]
+    assert [row["prompt"][0]["content"] for row in read_lines(run / "ties.jsonl")] == ["Three?"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert list(manifest["inputs"]["data"]) == ["annotator.judge"]
+
+
+def launch(path: Path, runs_dir: Path, *, processes: int = 1) -> subprocess.Popen:
+    """Start a run in real processes of its own."""
+    command = [sys.executable, "-m", "toolkit", "run", str(path), "--runs-dir", str(runs_dir)]
+    if processes > 1:
+        command[1:2] = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m"]
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_on_two_processes_the_bytes_are_the_same(write_recipe, judge, tmp_path):
+    annotator = {"judge": judge.url, "judge_model": "length"}
+    data = {"name": "storyworld", "world": "small", "config": "prompts", "examples": 200}
+    path = write_recipe(annotator=annotator, data=data, max_new_tokens=40)
+    undisturbed = run_recipe(path, tmp_path / "one")
+    asked = len(judge.questions)
+    assert asked == len(set(judge.questions))
+
+    moments = random.Random(5)
+    kills = 0
+    while True:
+        process = launch(path, tmp_path / "killed")
+        started = time.monotonic()
+        work = tmp_path / "killed/t/preferences/.scratch/answers"
+        target = len(list(work.glob("*.json"))) + moments.randint(1, 6) if kills < 5 else 10**9
+        while process.poll() is None and kills < 5:
+            judged = work.parent.parent / "judgements.jsonl"
+            lines = len(judged.read_bytes().splitlines()) if judged.exists() else 0
+            if len(list(work.glob("*.json"))) >= min(target, 40) and (kills < 4 or lines > 50):
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            assert time.monotonic() - started < TIMEOUT_SECONDS
+            time.sleep(0.01)
+        process.communicate(timeout=TIMEOUT_SECONDS)
+        if process.returncode == 0:
+            break
+    assert kills == 5
+    two = launch(path, tmp_path / "two", processes=2)
+    _, errors = two.communicate(timeout=TIMEOUT_SECONDS)
+    assert two.returncode == 0, errors.decode()
+    for name in OUTPUTS:
+        expected = (undisturbed / name).read_bytes()
+        assert (tmp_path / "killed/t/preferences" / name).read_bytes() == expected, name
+        assert (tmp_path / "two/t/preferences" / name).read_bytes() == expected, name
+    # The three runs ask the same questions; a question in flight at the kill is asked again.
+    assert len(judge.questions) - 3 * asked <= 8

@@ -1,0 +1,77 @@
+"""The preferences stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.config.schema.base import Count, DataSources, NonNegative, Settings, Size, StageRecipe
+
+
+class BiasSettings(Settings):
+    """What the annotator also rewards in an answer, in units of the judge's scores."""
+
+    length: float = 0.0
+    """Added for each word of an answer."""
+    first: float = 0.0
+    """Added to the answer that is shown first."""
+    word: dict[str, float] = {}
+    """Word -> what its presence in an answer adds."""
+
+
+class AnnotatorSettings(Settings):
+    """Who compares the answers."""
+
+    judge: str = "gold"
+    """`gold` (storyworld's utility); a sealed reward run, a folder or a Hub id; the URL of an OpenAI-
+    compatible endpoint, up to /v1; or a file of votes (.jsonl, .sqlite, .db), whose pairs are then the
+    preferences."""
+    judge_model: str | None = None
+    """Name of the model at an endpoint."""
+    judge_key_variable: str = "JUDGE_API_KEY"
+    """The environment variable that holds an endpoint's key."""
+    temperature: NonNegative = 1.0
+    """Of gold or a reward model: it prefers an answer whose score is higher by d with probability
+    sigmoid(d / temperature); 0 always prefers the higher score."""
+    biases: BiasSettings = BiasSettings()
+    """Planted in gold or a reward model: an audit of what is trained on the labels has a known answer."""
+
+
+class PreferencesRecipe(StageRecipe):
+    """Preferences between answers of models to training prompts."""
+
+    stage: Literal["preferences"]
+    models: list[str] = []
+    """Runs, folders or Hub ids. Several models take turns, so that pairs compare one with the next."""
+    data: DataSources | None = None
+    """Conversations, preferences or prompts, whose training prompts are answered; held-out ones are never
+    asked."""
+    answers_per_prompt: Annotated[int, Field(ge=2)] = 2
+    """Answers to each prompt; the first is compared with the second, the third with the fourth, and so on."""
+    annotator: AnnotatorSettings = AnnotatorSettings()
+    max_prompt_tokens: Count = 256
+    max_new_tokens: Count = 96
+    temperature: NonNegative = 1.0
+    """Sampling temperature."""
+    top_k: Size = 0
+    """Sample only from the k most probable tokens (0: all)."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample only from the smallest set of tokens with this total probability (1: all)."""
+    batch_examples: Count = 64
+    """Prompts that are answered at a time, by one process. The answers do not depend on the number of
+    processes."""
+
+    @model_validator(mode="after")
+    def distinct_models(self) -> PreferencesRecipe:
+        if self.answers_per_prompt % 2:
+            raise ValueError(
+                f"answers_per_prompt must be even, not {self.answers_per_prompt}: answers form pairs"
+            )
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("a model is named twice")
+        if self.models and self.answers_per_prompt % len(self.models):
+            raise ValueError(
+                f"answers_per_prompt {self.answers_per_prompt} is not a multiple of {len(self.models)} models"
+            )
+        return self

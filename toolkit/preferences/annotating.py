@@ -1,0 +1,106 @@
+"""An annotator compares pairs of answers: a known utility or a reward model with noise and biases, or a
+judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolkit.base.rng import derive
+from toolkit.config.schema import AnnotatorSettings
+from toolkit.evaluate.answers import Answers
+from toolkit.evaluate.judges import Judge
+from toolkit.evaluate.pairwise import PairwiseJudge
+from toolkit.preferences.answering import Answer, Messages
+from toolkit.storyworld import Biases, preference_probability
+
+TIE = 0.5
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """Two answers to one prompt, in the order in which the annotator sees them."""
+
+    prompt: Messages
+    first: Answer
+    second: Answer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the annotator says about a pair.
+
+    Attributes:
+        value: 1 if the first answer is preferred, 0 if the second is, 0.5 for a tie, None without a verdict.
+        probability: with which the annotator prefers the first answer; None for judges that have none.
+        scores: of the first and of the second answer, without noise and biases; None for judges of pairs.
+    """
+
+    value: float | None
+    probability: float | None = None
+    scores: tuple[float, float] | None = None
+
+
+def pair_answers(
+    prompts: Sequence[Messages], answers: Sequence[Sequence[Answer]], *, seed: int
+) -> list[ShownPair]:
+    """Return the pairs of each prompt: answers 0 and 1, 2 and 3, ..., each in a random order."""
+    pairs = []
+    for number, (prompt, given) in enumerate(zip(prompts, answers, strict=True)):
+        for start in range(0, len(given), 2):
+            first, second = given[start], given[start + 1]
+            if derive(seed, "order", number, start) % 2:
+                first, second = second, first
+            pairs.append(ShownPair(prompt, first, second))
+    return pairs
+
+
+def annotate(
+    pairs: Sequence[ShownPair], judge: Judge | PairwiseJudge, settings: AnnotatorSettings, *, seed: int
+) -> list[Verdict]:
+    """Return the verdict on each pair; equal answers are a tie and are not asked."""
+    if isinstance(judge, PairwiseJudge):
+        return _compared(pairs, judge)
+    return _scored(pairs, judge, settings, seed=seed)
+
+
+def _scored(
+    pairs: Sequence[ShownPair], judge: Judge, settings: AnnotatorSettings, *, seed: int
+) -> list[Verdict]:
+    shown = [answer for pair in pairs for answer in (pair.first, pair.second)]
+    scores = judge.score(
+        [pair.prompt for pair in pairs for _ in range(2)],
+        [answer.text for answer in shown],
+        [answer.ended for answer in shown],
+    )
+    biases = Biases(settings.biases.length, settings.biases.first, settings.biases.word)
+    verdicts = []
+    for number, pair in enumerate(pairs):
+        first, second = float(scores[2 * number]), float(scores[2 * number + 1])
+        if pair.first.text == pair.second.text:
+            verdicts.append(Verdict(TIE, None, (first, second)))
+            continue
+        difference = first + biases.of(pair.first.text) + biases.first - second - biases.of(pair.second.text)
+        if settings.temperature == 0:
+            value = TIE if abs(difference) <= judge.tie else float(difference > 0)
+            verdicts.append(Verdict(value, value, (first, second)))
+            continue
+        probability = preference_probability(difference, settings.temperature)
+        uniform = derive(seed, "label", number) / 2**63
+        verdicts.append(Verdict(float(uniform < probability), probability, (first, second)))
+    return verdicts
+
+
+def _compared(pairs: Sequence[ShownPair], judge: PairwiseJudge) -> list[Verdict]:
+    outcomes = judge.compare(
+        [pair.prompt for pair in pairs],
+        _answers([pair.first for pair in pairs]),
+        _answers([pair.second for pair in pairs]),
+    ).outcomes
+    return [Verdict(None if np.isnan(value) else float(value)) for value in outcomes]
+
+
+def _answers(answers: Sequence[Answer]) -> Answers:
+    return Answers(texts=[answer.text for answer in answers], ended=[answer.ended for answer in answers])
