@@ -32,7 +32,6 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from toolkit import storyworld
 from toolkit.config.schema import ModelSettings
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
@@ -40,6 +39,7 @@ from toolkit.models import gpt2
 from toolkit.runs import provenance
 from toolkit.runtime import hardware
 from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import LARGE
 
 SIZES = {
     "small": (ModelSettings(n_layer=4, n_head=3, n_embd=192, n_positions=256), 1024),
@@ -52,7 +52,7 @@ PRODUCTS = "only the products"
 
 def texts_of(data: Path | None, *, documents: int, characters: int) -> dict[str, list[str]]:
     """Return the texts by name: documents, their sentences as documents, and one long text."""
-    stories = [row["text"] for row in storyworld.rows("stories", 0, "held_out", documents)]
+    stories = [row["text"] for row in LARGE.rows("stories", 0, "held_out", documents)]
     sentences = [item for story in stories for item in re.split(r"(?<=[.!?])\s+", story)]
     long = data.read_text(encoding="utf-8") if data else "\n\n".join(stories)
     parts = {

@@ -69,6 +69,8 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
                  ("optimizer", schema.OptimizerSettings), ("schedule", schema.ScheduleSettings),
                  ("speed", schema.SpeedSettings), ("length_warmup", schema.LengthSettings),
                  ("guard", schema.GuardSettings), ("samples", schema.SampleSettings)],
+    "preferences": [("", schema.PreferencesRecipe), ("annotator", schema.AnnotatorSettings),
+                    ("annotator.biases", schema.BiasSettings)],
     "sft, reward, dpo": [("", schema.TrainerRecipe), ("lora", schema.LoraSettings)],
     "ppo": [
         ("", schema.PpoRecipe),

@@ -366,7 +366,10 @@ def test_first_version_evaluation_manifest_is_read():
     old = {"stage": "evaluate", "win_rate": {"baseline": "a", "data": {"name": "storyworld"}},
            "perplexity": None}  # fmt: skip
     found = history.recorded("evaluate", old)
-    assert found["data"] == {"name": "storyworld"} and "data" not in found["win_rate"]
+    assert (
+        found["data"] == {"name": "storyworld", "world": None, "complying_share": None}
+        and "data" not in found["win_rate"]
+    )
     assert found["win_rate"]["stop_early"] is False and found["perplexity"] is None
     keys = {"win_rate.data": 1, "models[0]": 2, "win_rate.baseline": 3}
     assert list(history.recorded_keys("evaluate", keys)) == ["data", "models[0]", "win_rate.baseline"]

@@ -9,7 +9,8 @@ from toolkit.config.loader import load, load_folder
 from toolkit.execution import dag
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-STAGES = ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
+CHAIN = ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
+STAGES = [*CHAIN, "preferences"]
 FILES = sorted(
     path
     for path in RECIPES.rglob("*.yaml")
@@ -24,7 +25,9 @@ def test_shipped_recipe_is_valid(path):
     assert loaded.recipe.stage in STAGES
 
 
-@pytest.mark.parametrize("folder,stages", [("tiny", STAGES), ("hh", STAGES), ("gpt2-124m", STAGES)])
+@pytest.mark.parametrize(
+    "folder,stages", [("tiny", CHAIN), ("hh", CHAIN), ("gpt2-124m", CHAIN), ("small-world", STAGES)]
+)
 def test_shipped_folder_is_ordered_and_complete(folder, stages):
     order = [loaded.recipe.stage for loaded in dag.order(load_folder(RECIPES / folder, []))]
     assert sorted(order) == sorted(stages)

@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import pytest
 
-from toolkit import storyworld
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data import hub
@@ -17,6 +16,7 @@ from toolkit.data.data_sources import mixture_order
 from toolkit.data.text import documents
 from toolkit.data.text.documents import Piece, Stream, whole_words
 from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import LARGE, large, split_of
 
 REAL = Path(os.environ.get("TOOLKIT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 HH = REAL / "hh-rlhf-harmless-test.jsonl.gz"
@@ -195,9 +195,9 @@ def test_stories_have_logprobs_and_the_right_split():
     train = list(documents.texts(source, part="train", seed=3))
     held_out = list(documents.texts(source, part="held_out", seed=3))
     assert (len(train), len(held_out)) == (60, 10)
-    assert all(storyworld.split_of(document.text) == "held_out" for document in held_out)
+    assert all(split_of(document.text) == "held_out" for document in held_out)
     assert [document.logprob for document in train] == pytest.approx(
-        [storyworld.document_logprob(document.text) for document in train]
+        [large.document_logprob(document.text) for document in train]
     )
     assert len(texts(DataSource(name="storyworld", examples=90), "held_out")) == 10
     assert len(texts(source, "all")) == 70
@@ -208,7 +208,7 @@ def test_entropy_is_known_only_for_pure_storyworld_mixtures(tmp_path):
     twice = list(documents.texts([world, world], part="train", seed=3))
     assert len({document.text for document in twice}) == len(twice) == 40, "each source has its own stories"
     assert [document.logprob for document in twice] == pytest.approx(
-        [storyworld.document_logprob(document.text) for document in twice]
+        [large.document_logprob(document.text) for document in twice]
     )
     other = DataSource(name=jsonl(tmp_path / "a.jsonl", [{"text": str(number)} for number in range(99)]))
     assert {document.logprob for document in documents.texts([world, other], part="train", seed=3)} == {None}
@@ -402,7 +402,7 @@ def test_storyworld_preferences_keep_utilities_in_mixtures(tmp_path):
     world = DataSource(name="storyworld", examples=12, held_out_examples=4, flawed_share=0.9, temperature=0.5)
     rows = sources.preferences(world, part="train", seed=0).to_list()
     assert len(rows) == 12 and {"utility_chosen", "utility_rejected", "probability"} <= set(rows[0])
-    given = list(storyworld.rows("preferences", 0, "train", 12, flawed_share=0.9, temperature=0.5))
+    given = list(LARGE.rows("preferences", 0, "train", 12, flawed_share=0.9, temperature=0.5))
     assert [row["probability"] for row in rows] == [row["probability"] for row in given]
     other = DataSource(name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]] * 12))
     mixed = sources.preferences([world, other], part="all", seed=0).to_list()

@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from toolkit import storyworld
 from toolkit.config.schema import ModelSettings
 from toolkit.models import gpt2, loading
 from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import LARGE
 
 
 @pytest.fixture(scope="session")
 def stories():
-    return [row["text"] for row in storyworld.rows("stories", 0, "held_out", 16)]
+    return [row["text"] for row in LARGE.rows("stories", 0, "held_out", 16)]
 
 
 @pytest.fixture(scope="session")

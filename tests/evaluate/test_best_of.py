@@ -8,15 +8,15 @@ import math
 import numpy as np
 import pytest
 
-from toolkit import storyworld
 from toolkit.cli import main
 from toolkit.data.chat import template
 from toolkit.evaluate import best_of
 from toolkit.evaluate.win_rate import Contest, answer, kl_bound
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_causal_lm, load_reward_model
+from toolkit.storyworld import LARGE
 
-PROMPTS = [row["prompt"] for row in storyworld.rows("prompts", 0, "held_out", 12)]
+PROMPTS = [row["prompt"] for row in LARGE.rows("prompts", 0, "held_out", 12)]
 
 
 @pytest.fixture

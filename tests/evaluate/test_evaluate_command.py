@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import storyworld
 from toolkit.cli import evaluate, main
 from toolkit.evaluate import stage
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model
 from toolkit.runs.evaluation import ModelComparison
+from toolkit.storyworld import LARGE
 
 
 def arguments(models, **options):
@@ -85,7 +85,7 @@ def test_storyworld_with_a_baseline_has_both_tables_and_nothing_is_cut(folders, 
 
 
 def test_prompts_need_a_baseline_and_text_has_no_win_rate(folders, tmp_path, capsys):
-    rows = list(storyworld.rows("conversations", 0, "held_out", 3))
+    rows = list(LARGE.rows("conversations", 0, "held_out", 3))
     talk = tmp_path / "talk.jsonl"
     talk.write_text(
         "".join(json.dumps({"messages": row["prompt"] + row["completion"]}) + "\n" for row in rows)
@@ -136,7 +136,7 @@ def test_a_reward_model_is_measured_on_preferences(scorer, tmp_path, capsys):
     numbers = result["models"]["scorer"]
     assert numbers["n"] == 12 and numbers["bayes_accuracy"] > 0.5
     assert numbers["accuracy_interval"][0] <= numbers["accuracy"] <= numbers["accuracy_interval"][1]
-    rows = list(storyworld.rows("preferences", 0, "held_out", 12))
+    rows = list(LARGE.rows("preferences", 0, "held_out", 12))
     texts = [[row[side][0]["content"] for row in rows] for side in ("chosen", "rejected")]
     model, tokenizer = load_reward_model((str(scorer), None))
     prompts, ended = [row["prompt"] for row in rows], [True] * 12

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from toolkit import storyworld
 from toolkit.base.errors import UsageError
 from toolkit.config import loader
 from toolkit.evaluate import best_of, context, judge_factory, judges, stage
@@ -17,6 +16,7 @@ from toolkit.evaluate.session import Session
 from toolkit.models import loading
 from toolkit.runs import seal
 from toolkit.runs.opening import open_run
+from toolkit.storyworld import LARGE, split_of
 
 RECIPE = """
     stage: evaluate
@@ -66,7 +66,7 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
             assert low <= row[key] <= high, key
         assert row["entropy_floor_bits_per_byte"] < row["bits_per_byte"]
         assert [one["prompt"] for one in row["samples"]] == ["Tell me about a fox.", "And a bear?"]
-        assert row["gold"]["terms"].keys() == storyworld.WEIGHTS.keys()
+        assert row["gold"]["terms"].keys() == LARGE.weights.keys()
     assert first["is_baseline"] and "win_rate" not in first and "kl_to_baseline" not in first
     assert second["win_rate"]["n"] == 8 and second["win_rate"]["verdict"] in ("better", "worse", "no verdict")
     low, high = second["kl_to_baseline_interval"]
@@ -74,7 +74,7 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     assert "bits_per_byte_difference" in second
     assert result["judge"]["name"] == "gold" and result["seed"] == 0
     answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
-    assert all(storyworld.split_of(one["prompt"]) == "held_out" for one in answers)
+    assert all(split_of(one["prompt"]) == "held_out" for one in answers)
     assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit import storyworld
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data.text.shards import TokenWriter
@@ -19,6 +18,7 @@ from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.inference.logprobs import score_documents
 from toolkit.stages.tokenizer import learn
 from toolkit.stats import block_bootstrap
+from toolkit.storyworld import LARGE
 
 TEXTS = [
     "the fox",
@@ -129,7 +129,7 @@ def test_a_corpus_of_another_vocabulary_is_refused(model, tokenizer, tmp_path):
 def test_the_floor_is_the_entropy_of_these_documents(tokenizer, tmp_path):
     data = DataSource(name="storyworld", config="stories", held_out_examples=12)
     text = perplexity.from_data(data, part="held_out", seed=0)
-    rows = list(storyworld.rows("stories", 0, "held_out", 12))
+    rows = list(LARGE.rows("stories", 0, "held_out", 12))
     bits = -sum(row["logprob"] for row in rows) / math.log(2)
     total = sum(len(row["text"].encode()) for row in rows)
     assert text.floor == pytest.approx(bits / total) and 0.1 < text.floor < 2

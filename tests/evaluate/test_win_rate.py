@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from toolkit import stats, storyworld
+from toolkit import stats
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import DataSource
 from toolkit.data.chat import sources
@@ -20,9 +20,10 @@ from toolkit.evaluate.judges import Judge, compare
 from toolkit.evaluate.win_rate import Contest
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.models import loading
+from toolkit.storyworld import LARGE, large
 
-GOOD = [storyworld.conversation(1, i, flawed_share=0.0) for i in range(40)]
-BAD = [storyworld.conversation(1, i, flawed_share=1.0) for i in range(40)]
+GOOD = [large.conversation(1, i, flawed_share=0.0) for i in range(40)]
+BAD = [large.conversation(1, i, flawed_share=1.0) for i in range(40)]
 PROMPTS = [one.messages_prompt for one in GOOD]
 
 
@@ -39,7 +40,7 @@ def answers(texts, ended=True):
 
 @pytest.fixture(scope="module")
 def contest():
-    return Contest(PROMPTS, seed=3, known_world=True)
+    return Contest(PROMPTS, seed=3, world=LARGE)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_flawless_beats_flawed_and_the_baseline_has_no_win_rate(contest, flawed,
     models, judge = summarize(
         {"flawed": flawed, "flawless": flawless, "copy": flawed},
         contest,
-        judges.gold_judge(),
+        judges.gold_judge(LARGE),
         baseline="flawed",
     )
     assert "win_rate" not in models["flawed"] and models["flawed"]["is_baseline"]
@@ -80,7 +81,7 @@ def test_several_models_are_ranked_and_lengths_are_the_models_less_the_baselines
     models, judge = summarize(
         {"flawed": flawed, "flawless": flawless, "padded": padded},
         contest,
-        judges.gold_judge(),
+        judges.gold_judge(LARGE),
         baseline="flawed",
     )
     assert judge["ranking"]["models"][0]["model"] == "flawless"
@@ -104,8 +105,8 @@ def test_the_same_answer_is_a_tie_whatever_a_judge_says(contest, flawed):
 
 def test_the_other_way_round_is_worse_by_the_same_amount(contest, flawed, flawless):
     both = {"flawed": flawed, "flawless": flawless}
-    one, _ = summarize(both, contest, judges.gold_judge(), baseline="flawed")
-    other, _ = summarize(both, contest, judges.gold_judge(), baseline="flawless")
+    one, _ = summarize(both, contest, judges.gold_judge(LARGE), baseline="flawed")
+    other, _ = summarize(both, contest, judges.gold_judge(LARGE), baseline="flawless")
     assert other["flawed"]["win_rate"]["verdict"] == "worse"
     assert other["flawed"]["win_rate"]["estimate"] == pytest.approx(
         1 - one["flawless"]["win_rate"]["estimate"]
@@ -113,16 +114,16 @@ def test_the_other_way_round_is_worse_by_the_same_amount(contest, flawed, flawle
 
 
 def test_the_gain_is_shared_out_among_the_terms(contest, flawed, flawless):
-    models, _ = summarize({"a": flawed, "b": flawless}, contest, judges.gold_judge(), baseline="a")
+    models, _ = summarize({"a": flawed, "b": flawless}, contest, judges.gold_judge(LARGE), baseline="a")
     gold = models["b"]["gold"]
     assert sum(gold["gain_by_term"].values()) == pytest.approx(gold["utility_gain"])
     assert sum(gold["share_by_term"].values()) == pytest.approx(1)
-    assert gold["utility"] > 11 and set(gold["terms"]) == set(storyworld.WEIGHTS)
+    assert gold["utility"] > 11 and set(gold["terms"]) == set(LARGE.weights)
 
 
 def test_length_in_tokens_share_ended_and_score(contest, flawless):
     cut = replace(flawless, ended=[i % 4 == 0 for i in range(40)])
-    models, _ = summarize({"a": cut}, contest, judges.gold_judge(), baseline="a")
+    models, _ = summarize({"a": cut}, contest, judges.gold_judge(LARGE), baseline="a")
     lengths = [len(text.split()) for text in flawless.texts]
     assert models["a"]["mean_length"] == pytest.approx(np.mean(lengths))
     assert models["a"]["ended"] == 0.25 and models["a"]["prompts"] == 40
@@ -147,7 +148,7 @@ def test_a_judge_that_likes_nonsense_gives_no_verdict(contest, flawed, flawless)
     ("right", "n", "doubted"), [(90, 100, False), (55, 100, True), (6, 10, True), (45, 100, True)]
 )
 def test_a_judge_that_may_be_guessing_gives_no_verdict(contest, flawed, flawless, right, n, doubted):
-    gold = judges.gold_judge()
+    gold = judges.gold_judge(LARGE)
     judge = Judge("model", gold.score, tie=1e-4, accuracy=stats.wilson(right, n))
     models, about = summarize({"flawed": flawed, "flawless": flawless}, contest, judge, baseline="flawed")
     assert models["flawless"]["win_rate"]["verdict"] == ("no verdict" if doubted else "better")
@@ -162,7 +163,7 @@ def test_too_few_prompts_settle_nothing(flawed, flawless):
         for name, whole in (("flawed", flawed), ("flawless", flawless))
     }
     models, about = summarize(
-        few, Contest(PROMPTS[:4], seed=0, known_world=True), judges.gold_judge(), baseline="flawed"
+        few, Contest(PROMPTS[:4], seed=0, world=LARGE), judges.gold_judge(LARGE), baseline="flawed"
     )
     assert about["gate"]["passed"] is None
     assert models["flawless"]["win_rate"]["verdict"] == "no verdict"
@@ -180,7 +181,7 @@ def test_gold_agrees_with_most_preferences():
     rows = list(sources.preferences(PREFERENCES, part="held_out", seed=0))
     prompts, ended = [row["prompt"] for row in rows], [True] * len(rows)
     chosen, rejected = (
-        judges.gold_judge().score(prompts, [row[side][0]["content"] for row in rows], ended)
+        judges.gold_judge(LARGE).score(prompts, [row[side][0]["content"] for row in rows], ended)
         for side in ("chosen", "rejected")
     )
     assert len(rows) == 25 and np.mean((chosen > rejected) + 0.5 * (chosen == rejected)) > 0.7

@@ -61,6 +61,7 @@ def test_every_reference_setting_is_registered():
         "function",  # a file whose digest the run records
         "judge_model",  # a model of an endpoint, not a run
         "judge_key_variable",
+        "word",  # a word that the annotator likes
     }
 
     def strings(model) -> set[str]:

@@ -8,10 +8,10 @@ import json
 import pytest
 
 from tests.ppo.training import run_stage
-from toolkit import storyworld
 from toolkit.base.errors import ToolkitError
 from toolkit.ppo import reward_loading
 from toolkit.runs import metrics
+from toolkit.storyworld import LARGE, large
 
 LENGTH = """
 def length(prompts, completions, completion_ids, **columns):
@@ -103,7 +103,7 @@ def test_nan_reward_is_reported_by_name(opened, recipe, tmp_path, algorithm):
 
 
 def test_gold_reward_is_the_storyworld_utility():
-    row = storyworld.preference(1, 0)
+    row = large.preference(1, 0)
     answers = [[{"role": "assistant", "content": text}] for text in (row.chosen, row.rejected)]
-    values = reward_loading.gold([row.messages_prompt] * 2, answers, completion_ids=[[1], [1]])
+    values = reward_loading.gold_reward(LARGE)([row.messages_prompt] * 2, answers, completion_ids=[[1], [1]])
     assert values == [row.utility_chosen, row.utility_rejected]

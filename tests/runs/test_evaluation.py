@@ -18,6 +18,9 @@ from toolkit.stats import Estimate
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_run"
 
 
+RECORDED = [stage for stage in STAGES if (FIXTURE / "runs" / stage).is_dir()]
+
+
 def recorded(stage: str) -> dict:
     return json.loads((FIXTURE / "runs" / stage / "evaluation.json").read_text(encoding="utf-8"))
 
@@ -27,14 +30,19 @@ def test_every_stage_has_an_evaluation_class():
     assert class_of("of another version") is StageEvaluation
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def test_stages_without_a_recorded_evaluation_are_known():
+    """They are younger than the fixture; tests/preferences reads what its stage writes."""
+    assert set(STAGES) - set(RECORDED) == {"preferences"}
+
+
+@pytest.mark.parametrize("stage", RECORDED)
 def test_evaluation_round_trips(stage):
     result = evaluation.read(FIXTURE / "runs" / stage, stage)
     assert type(result) is class_of(stage)
     assert json.dumps(result.to_json()) == json.dumps(recorded(stage))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", RECORDED)
 def test_headline_numbers_are_fields(stage):
     """`extra` contains few keys, and none with an interval except in nested objects."""
     result = evaluation.read(FIXTURE / "runs" / stage, stage)

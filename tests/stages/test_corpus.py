@@ -14,7 +14,6 @@ import pytest
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
-from toolkit import storyworld
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
 from toolkit.data.chat import template
@@ -23,12 +22,13 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.runs.run import Run
 from toolkit.stages import corpus as stage
 from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import LARGE, large, split_of
 
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary")
-    text = " ".join(row["text"] for row in storyworld.rows("stories", 0, "train", 200))
+    text = " ".join(row["text"] for row in LARGE.rows("stories", 0, "train", 200))
     learn([text], vocab_size=600).save_pretrained(folder)
     return str(folder)
 
@@ -117,9 +117,9 @@ def test_storyworld_entropy_floor_is_exact(tmp_path, vocabulary):
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     shards = TokenShards.open(folder / "held_out")
     texts = [tokenizer.decode(shards.document(number)) for number in range(shards.documents)]
-    nats = sum(storyworld.document_logprob(text) for text in texts)
+    nats = sum(large.document_logprob(text) for text in texts)
     size = sum(len(text.encode()) for text in texts)
-    assert len(texts) == 30 and all(storyworld.split_of(text) == "held_out" for text in texts)
+    assert len(texts) == 30 and all(split_of(text) == "held_out" for text in texts)
     assert measured["entropy_floor_bits_per_byte"] == pytest.approx(-nats / np.log(2) / size, rel=1e-9)
 
 

@@ -15,10 +15,9 @@ from toolkit.storyworld.grammar import (
     derivations,
     total_logprob,
 )
-from toolkit.storyworld.lexicon import LEXICONS
+from toolkit.storyworld.large.lexicon import LEXICONS, compile_template
+from toolkit.storyworld.large.stories import story_grammar
 from toolkit.storyworld.rng import RandomStream
-from toolkit.storyworld.stories import story_grammar
-from toolkit.storyworld.template import compile_template
 
 PRONOUN = {"Ada": "she", "Bo": "he", "Cy": "he"}
 PEOPLE = Lexicon([(name, {"": name, "he": PRONOUN[name]}) for name in PRONOUN], kinds=PRONOUN)

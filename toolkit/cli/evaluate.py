@@ -81,7 +81,7 @@ def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationC
     options = vars(args)
     win_rate = {key: options[key] for key in COMPARISON}
     if args.judge_data is not None:
-        win_rate["judge_data"] = request.data_source(args.judge_data)
+        win_rate["judge_data"] = request.data_source(args.judge_data, world=args.world)
     if args.best_of is not None:
         win_rate["best_of"] = {"reward_model": args.best_of}
     recipe = request.build_recipe(
@@ -106,7 +106,12 @@ def _source(args: argparse.Namespace) -> DataSource:
     from toolkit.evaluate import request
 
     return request.data_source(
-        args.data, config=args.config, split=args.split, field=args.field, examples=args.examples
+        args.data,
+        config=args.config,
+        split=args.split,
+        field=args.field,
+        examples=args.examples,
+        world=args.world,
     )
 
 
@@ -142,6 +147,9 @@ def _parser() -> Parser:
         required=True,
         metavar="FILE|NAME",
         help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub",
+    )
+    parser.add_argument(
+        "--world", choices=("small", "large"), help="with --data storyworld: which world; default: large"
     )
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
     parser.add_argument("--split", metavar="NAME", help="split of a Hub dataset")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.cli.number_table import number_table
+from toolkit.cli.summary_tables import rates_table
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.stages import reward_table
 from toolkit.stats import estimate_text, interval_text, kl_text
@@ -32,6 +33,10 @@ def show(results: ModelComparison) -> None:
             console.print(f"verdicts that changed with the order: {share}, counted as ties", style="dim")
         if judge.doubt:
             console.print(f"no verdict: {judge.doubt}", style="yellow")
+        golds = {name: row.gold for name, row in models.items()}
+        rates = rates_table({name: (gold and gold.rates) or {} for name, gold in golds.items()})
+        if rates is not None:
+            console.print(rates)
 
 
 def perplexity_table(models: Mapping[str, ModelEvaluation]) -> Table:

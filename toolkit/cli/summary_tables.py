@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from toolkit.config.registry import STAGES, Stage
-from toolkit.report.summary import BaselineComparison, comparisons, win_rate_text
+from toolkit.report.summary import RATES, BaselineComparison, comparisons, rates_of, win_rate_text
 from toolkit.stats import interval_text, kl_text
 
 
@@ -23,6 +26,9 @@ def show(summary: dict, *, console: Console | None = None) -> None:
     for comparison in comparisons(summary):
         console.print(_win_rate_table(comparison))
         console.print(_judge_text(comparison))
+        rates = rates_table({name: rates_of(row) for name, row in comparison.rows.items()})
+        if rates is not None:
+            console.print(rates)
     for sample in summary["samples"][:1]:
         console.print(_sample_panel(sample))
     times = ", ".join(f"{name} {row['seconds']:.0f}" for name, row in stages.items() if row.get("seconds"))
@@ -65,6 +71,21 @@ def _win_rate_table(comparison: BaselineComparison) -> Table:
             "-" if ended is None else f"{ended:.0%}",
             _number(row, "bits_per_byte", 3),
         )
+    return table
+
+
+def rates_table(models: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Return one row per model: what its answers do, without intervals; None if no rate was measured."""
+    measured = [rate for rate in RATES if any(rate in rates for rates in models.values())]
+    if not measured:
+        return None
+    table = Table(title="what the answers do, in % (intervals: --json)", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for rate in measured:
+        table.add_column(RATES[rate], justify="right", no_wrap=True)
+    for name, rates in models.items():
+        cells = ("-" if rates.get(rate) is None else f"{100 * rates[rate]:.1f}" for rate in measured)
+        table.add_row(name, *cells)
     return table
 
 

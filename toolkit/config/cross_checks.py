@@ -15,6 +15,7 @@ from toolkit.config.schema import (
     DataSource,
     EvaluateRecipe,
     PpoRecipe,
+    PreferencesRecipe,
     PretrainRecipe,
     StageRecipe,
     TrainerRecipe,
@@ -22,10 +23,23 @@ from toolkit.config.schema import (
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.config.yaml_source import Key
 
-EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts")
-OPTION_CONFIGS = {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)}
-"""Setting of a data source -> the configurations of the storyworld that it acts on."""
-TEXT = ("stories",)
+EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts", "turns")
+VOTES_REPLACE = {
+    "models", "data", "answers_per_prompt", "max_prompt_tokens", "max_new_tokens", "temperature", "top_k",
+    "top_p", "batch_examples",
+}  # fmt: skip
+"""Settings of the preferences stage that a file of votes makes useless."""
+LARGE_LACKS = ("turns",)
+OPTION_CONFIGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "large": {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)},
+    "small": {
+        "flawed_share": ("conversations",),
+        "complying_share": ("conversations",),
+        "temperature": ("preferences",),
+    },
+}
+"""World -> setting of a data source -> the configurations of the world that it acts on."""
+TEXT = {"stories", "turns"}
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -47,6 +61,8 @@ def check(recipe: StageRecipe) -> list[Mistake]:
         mistakes += _ppo(recipe)
     if isinstance(recipe, EvaluateRecipe):
         mistakes += _evaluate(recipe)
+    if isinstance(recipe, PreferencesRecipe):
+        mistakes += _preferences(recipe)
     return mistakes
 
 
@@ -58,15 +74,21 @@ def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
     else:
         mistakes += [
             no_effect((*key, name), "has an effect only with name: storyworld")
-            for name in OPTION_CONFIGS
+            for name in inputs.STORYWORLD_SETTINGS
             if getattr(source, name) is not None
         ]
+        if source.name.startswith("runs/") and set(configs) <= TEXT:
+            mistakes.append(conflict((*key, "name"), "a run of preferences has no text; name a file of text"))
         mistakes += _local(configs, key, source) if inputs.is_local(source.name) else []
     is_single = not isinstance(key[-1], int)
     if is_single and "weight" in source.model_fields_set:
         mistakes.append(no_effect((*key, "weight"), "has an effect only in a list of several sources"))
     held_out = source.held_out
-    if held_out and held_out.last_characters and (configs != TEXT or source.name == inputs.STORYWORLD):
+    if (
+        held_out
+        and held_out.last_characters
+        and (not set(configs) <= TEXT or source.name == inputs.STORYWORLD)
+    ):
         mistakes.append(
             conflict((*key, "held_out", "last_characters"), "is for one long text; write documents")
         )
@@ -80,7 +102,7 @@ def _local(configs: tuple[str, ...], key: Key, source: DataSource) -> list[Mista
         mistakes.append(
             Mistake((*key, "name"), f"must be {', '.join(SUFFIXES)}, not {source.name!r}", ProblemKind.VALUE)
         )
-    elif name.endswith(".txt") and configs != TEXT:
+    elif name.endswith(".txt") and not set(configs) <= TEXT:
         sentence = f"plain text has no {configs[0]}; give .jsonl, .jsonl.gz or .parquet"
         mistakes.append(Mistake((*key, "name"), sentence, ProblemKind.VALUE))
     if source.split not in (None, "all"):
@@ -107,12 +129,10 @@ def _storyworld(
         mistakes.append(
             Mistake((*key, "config"), f"must be {listed(configs)} here, not {config!r}", ProblemKind.VALUE)
         )
+    elif config in LARGE_LACKS and source.world != "small":
+        mistakes.append(conflict((*key, "config"), f"{config} is in the small world only: add world: small"))
     else:
-        mistakes += [
-            no_effect((*key, name), f"has no effect on {config}, only on {listed(option_configs)}")
-            for name, option_configs in OPTION_CONFIGS.items()
-            if getattr(source, name) is not None and config not in option_configs
-        ]
+        mistakes += _options_without_effect(key, source, config)
     if source.examples is None and not reads_held_out:
         mistakes.append(
             Mistake(
@@ -127,6 +147,54 @@ def _storyworld(
                 ProblemKind.MISSING,
             )
         )
+    return mistakes
+
+
+def _preferences(recipe: PreferencesRecipe) -> list[Mistake]:
+    annotator = recipe.annotator
+    judge = kind(annotator.judge)
+    mistakes: list[Mistake] = []
+    if judge == "votes":
+        mistakes += [
+            no_effect((name,), "has no effect: the file of votes holds the pairs")
+            for name in sorted(recipe.model_fields_set & VOTES_REPLACE)
+        ]
+    else:
+        mistakes += [
+            Mistake((name,), "is required, unless the annotator is a file of votes", ProblemKind.MISSING)
+            for name in ("models", "data")
+            if not getattr(recipe, name)
+        ]
+    if judge in ("votes", "endpoint"):
+        mistakes += [
+            no_effect(("annotator", name), "has an effect only with gold or a reward model")
+            for name in ("temperature", "biases")
+            if name in annotator.model_fields_set
+        ]
+    if judge == "endpoint" and not annotator.judge_model:
+        mistakes.append(conflict(("annotator", "judge_model"), "is required with an endpoint"))
+    if judge != "endpoint" and annotator.judge_model:
+        mistakes.append(no_effect(("annotator", "judge_model"), "has an effect only with an endpoint"))
+    worlds = {source.world if source.name == inputs.STORYWORLD else "other" for source in recipe.data or []}
+    if judge == "gold" and recipe.data and ("other" in worlds or len(worlds) > 1):
+        sentence = "gold judges answers to storyworld's prompts only, and to those of one world"
+        mistakes.append(conflict(("annotator", "judge"), sentence))
+    return mistakes
+
+
+def _options_without_effect(key: Key, source: DataSource, config: str) -> list[Mistake]:
+    world = source.world or "large"
+    mistakes = []
+    for name in inputs.STORYWORLD_SETTINGS[1:]:
+        configs = OPTION_CONFIGS[world].get(name, ())
+        if getattr(source, name) is None or config in configs:
+            continue
+        sentence = (
+            f"has no effect on {config}, only on {listed(configs)}"
+            if configs
+            else f"has no effect in the {world} world"
+        )
+        mistakes.append(no_effect((*key, name), sentence))
     return mistakes
 
 
@@ -190,6 +258,12 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     if any(source.name != inputs.STORYWORLD for source in recipe.data):
         mistakes += [
             conflict(key, "gold judges answers to storyworld's prompts only")
+            for key, judge in _ppo_judges(recipe)
+            if judge == "gold"
+        ]
+    elif len({source.world for source in recipe.data}) > 1:
+        mistakes += [
+            conflict(key, "gold judges answers to the prompts of one world only")
             for key, judge in _ppo_judges(recipe)
             if judge == "gold"
         ]

@@ -70,6 +70,13 @@ class Renamed:
 
 Change = Added | Removed | Renamed
 
+
+def _added_to_sources(stage: str, *keys: str) -> tuple[Added, ...]:
+    """Return the settings that chose between worlds: until then there was the large one."""
+    settings = ("world", "complying_share")
+    return tuple(Added(stage, f"{key}.{setting}", None) for key in keys for setting in settings)
+
+
 CHANGES: tuple[Change, ...] = (
     # 2026-11-24
     Renamed("evaluate", "win_rate.data", "data"),
@@ -128,6 +135,14 @@ CHANGES: tuple[Change, ...] = (
     Added("evaluate", "perplexity.baseline", None),
     Added("evaluate", "win_rate.top_k", 0),
     Added("evaluate", "win_rate.top_p", 1.0),
+    Added("pretrain", "keep_weights_at_steps", None),
+    *_added_to_sources("tokenizer", "data"),
+    *_added_to_sources("corpus", "data"),
+    *_added_to_sources("sft", "data"),
+    *_added_to_sources("reward", "data"),
+    *_added_to_sources("dpo", "data"),
+    *_added_to_sources("ppo", "data"),
+    *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

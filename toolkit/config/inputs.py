@@ -7,19 +7,23 @@ setting, `("data",)`, whether it is written as a mapping or as a list of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
 from toolkit.base.errors import DataError
 from toolkit.config.judge_kinds import kind
 from toolkit.config.registry import PRODUCTS
-from toolkit.config.schema import DataSource, RewardSettings, WinRateSettings
+from toolkit.config.schema import AnnotatorSettings, DataSource, RewardSettings, WinRateSettings
 from toolkit.config.yaml_source import Key
 
+ModelType = TypeVar("ModelType", bound=BaseModel)
+
 STORYWORLD = "storyworld"
+STORYWORLD_SETTINGS = ("world", "flawed_share", "complying_share", "temperature")
+"""Settings of a data source that only the storyworld has."""
 DATA_SETTINGS = frozenset({"data", "judge_data"})
 """The settings that hold data sources."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
@@ -32,12 +36,11 @@ _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w{1,7}$")
 def is_local(name: str, *, kind: Literal["data", "model"] = "data") -> bool:
     """Return whether a name means something on this machine rather than on the Hugging Face Hub.
 
-    A name is local if it exists, begins with `.`, `/` or `~`, contains a backslash, has two or more slashes
-    before an `@revision`, or contains a glob pattern.
+    A name is local if it exists, begins with `.`, `/`, `~` or `runs/`, contains a backslash, has two or more
+    slashes before an `@revision`, or contains a glob pattern.
 
     Args:
-        kind: `data` also treats a name with a file suffix (`a/b.csv`) as local, and `storyworld` as not;
-            `model` also treats `runs/...` as local.
+        kind: `data` also treats a name with a file suffix (`a/b.csv`) as local, and `storyworld` as not.
     """
     if kind == "data" and name == STORYWORLD:
         return False
@@ -45,7 +48,7 @@ def is_local(name: str, *, kind: Literal["data", "model"] = "data") -> bool:
         return True
     if name.partition("@")[0].count("/") > 1:
         return True
-    if kind == "model":
+    if kind == "model" or name.startswith("runs/"):
         return name.startswith("runs/")
     return "@" not in name and bool(_FILE_SUFFIX.search(name))
 
@@ -60,14 +63,33 @@ def data_sources(recipe: BaseModel) -> Iterator[tuple[Key, DataSource]]:
 def references(recipe: BaseModel) -> Iterator[tuple[Key, str]]:
     """Yield every run or model that a recipe names, such as `("model",), "runs/tiny/sft"`.
 
+    A data source `runs/...` is a run of preferences.
+
     `gold`, an endpoint and a file of votes are judges, but neither runs nor models.
     """
     for key, value in _settings(recipe, ()):
         setting = setting_of(key)
-        if isinstance(value, str) and setting in PRODUCTS:
+        if isinstance(value, DataSource) and value.name.startswith("runs/"):
+            yield key, value.name
+        elif isinstance(value, str) and setting in PRODUCTS:
             is_judge = setting in ("judge", "reward_model")
             if not is_judge or kind(value) == "model":
                 yield key, value
+
+
+def with_sources(settings: ModelType, replace: Callable[[DataSource], DataSource]) -> ModelType:
+    """Return a copy of settings in which every data source is replaced."""
+    return settings.model_copy(
+        update={name: _replaced(getattr(settings, name), replace) for name in type(settings).model_fields}
+    )
+
+
+def _replaced(value: Any, replace: Callable[[DataSource], DataSource]) -> Any:
+    if isinstance(value, DataSource):
+        return replace(value)
+    if isinstance(value, BaseModel):
+        return with_sources(value, replace)
+    return [_replaced(item, replace) for item in value] if isinstance(value, list) else value
 
 
 def files(recipe: BaseModel) -> Iterator[tuple[Key, Path]]:
@@ -79,10 +101,10 @@ def files(recipe: BaseModel) -> Iterator[tuple[Key, Path]]:
     for key, value in _settings(recipe, (), models=True):
         if isinstance(value, RewardSettings) and value.function is not None:
             yield (*key, "function"), function_file(value.function)
-        elif isinstance(value, WinRateSettings) and kind(value.judge) == "votes":
+        elif isinstance(value, WinRateSettings | AnnotatorSettings) and kind(value.judge) == "votes":
             if not Path(value.judge).is_file():
                 raise DataError(
-                    "there is no such file of votes", where=value.judge, fix="check win_rate.judge"
+                    "there is no such file of votes", where=value.judge, fix=f"check {key_text(key)}.judge"
                 )
             yield (*key, "judge"), Path(value.judge)
 

@@ -16,6 +16,7 @@ class Product(StrEnum):
     CORPUS = "corpus"
     LANGUAGE_MODEL = "language model"
     REWARD_MODEL = "reward model"
+    PREFERENCES = "preferences"
 
 
 PRODUCTS = {
@@ -26,6 +27,8 @@ PRODUCTS = {
     "baseline": Product.LANGUAGE_MODEL,
     "reward_model": Product.REWARD_MODEL,
     "judge": Product.REWARD_MODEL,
+    "data": Product.PREFERENCES,
+    "judge_data": Product.PREFERENCES,
 }
 """Every setting that names a run or a model -> what that must be."""
 
@@ -149,7 +152,7 @@ STAGES: dict[str, Stage] = {
             "toolkit.stages.tokenizer:run",
             evaluation="toolkit.runs.evaluation:TokenizerEvaluation",
             product=Product.TOKENIZER,
-            storyworld={"data": ("stories",)},
+            storyworld={"data": ("stories", "turns")},
             uses_torch=False,
         ),
         Stage(
@@ -158,7 +161,7 @@ STAGES: dict[str, Stage] = {
             "toolkit.stages.corpus:run",
             evaluation="toolkit.runs.evaluation:CorpusEvaluation",
             product=Product.CORPUS,
-            storyworld={"data": ("stories",)},
+            storyworld={"data": ("stories", "turns")},
             uses_torch=False,
         ),
         Stage(
@@ -217,6 +220,22 @@ STAGES: dict[str, Stage] = {
             title="learning to answer",
             description="Conversations taught it to answer instead of continuing the text.",
             curves=(Curve("Training loss, nats per token", "loss"),),
+        ),
+        Stage(
+            "preferences",
+            schema.PreferencesRecipe,
+            "toolkit.preferences.stage:run",
+            evaluation="toolkit.runs.evaluation:PreferencesEvaluation",
+            product=Product.PREFERENCES,
+            storyworld={"data": ("prompts", "conversations", "preferences")},
+            title="comparing the model's own answers",
+            description="The model answered prompts, and an annotator said which of two answers is better.",
+            headline_title="which of two of its own answers is better?",
+            headline=(
+                Column("preferences", "preferences", count=True),
+                Column("the longer one [95% interval]", "longer_preferred", percent=True),
+                Column("of the higher utility", "agreement_with_utility", percent=True),
+            ),
         ),
         Stage(
             "reward",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from toolkit import storyworld
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
+from toolkit.storyworld import DEFAULT_WORLD, World, get_world
 
 Part = Literal["train", "held_out", "all"]
 DEFAULT_HELD_OUT = 0.1
@@ -86,6 +86,15 @@ def check_mixture(sources: Sequence[DataSource], counts: Sequence[int]) -> None:
             )
 
 
+def world_of(data: Data) -> World | None:
+    """Return the storyworld that all sources are of; None for other data and for several worlds."""
+    sources = as_sources(data)
+    worlds = {source.world or DEFAULT_WORLD for source in sources if source.name == files.STORYWORLD}
+    if len(worlds) != 1 or any(source.name != files.STORYWORLD for source in sources):
+        return None
+    return get_world(worlds.pop())
+
+
 def story_seed(seed: int, index: int) -> int:
     """Return the seed of a storyworld source: the recipe's own for the first, so that stages agree."""
     return seed if index == 0 else derive(seed, "source", index)
@@ -103,14 +112,14 @@ def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Ite
     config = source.config or config
     options = {
         key: getattr(source, key)
-        for key in ("flawed_share", "temperature")
+        for key in ("flawed_share", "complying_share", "temperature")
         if getattr(source, key) is not None
     }
     if source.held_out is not None:
         options["held_out_fraction"] = held_out_share(source)
     for split, count in story_counts(source, part).items():
         try:
-            rows = storyworld.rows(config, seed, split, count, **options)
+            rows = get_world(source.world).rows(config, seed, split, count, **options)
         except ValueError as error:
             raise DataError(
                 str(error), where=files.STORYWORLD, fix="remove the setting, or name another `config`"

@@ -20,12 +20,13 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel
 
-from toolkit import storyworld
 from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_file
 from toolkit.config import inputs
-from toolkit.config.inputs import HUB_NAME, STORYWORLD, is_local, key_text
+from toolkit.config.inputs import HUB_NAME, STORYWORLD, STORYWORLD_SETTINGS, is_local, key_text
 from toolkit.config.schema import DataSource
+from toolkit.runs import layout, seal
+from toolkit.storyworld import get_world
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 PIECE_BYTES = 1 << 20
@@ -49,6 +50,12 @@ def resolve(source: DataSource) -> list[Path] | None:
     return local_files(name)
 
 
+def is_in_run(source: DataSource) -> bool:
+    """Return whether a source is the preferences, or the best answers, of a run."""
+    path = Path(source.name)
+    return path.name in (layout.PREFERENCES, layout.BEST) and seal.run_of(path.parent) is not None
+
+
 def local_files(name: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Return the files that a path or glob names, sorted.
 
@@ -65,7 +72,7 @@ def check(source: DataSource) -> None:
     """Raise DataError for a setting without effect on this kind of source, without reading the data."""
     name = source.name
     if is_local(name):
-        kind, unused = "a local file", ("config", "flawed_share", "temperature")
+        kind, unused = "a local file", ("config", *STORYWORLD_SETTINGS)
         if source.split not in (None, "all"):
             raise DataError(
                 f"local files have no split {source.split!r}, only `all`", where=name, fix="remove `split`"
@@ -73,7 +80,7 @@ def check(source: DataSource) -> None:
     elif name == STORYWORLD:
         kind, unused = "storyworld", ("split", "field")
     elif HUB_NAME.fullmatch(name):
-        kind, unused = "a hub dataset", ("flawed_share", "temperature")
+        kind, unused = "a hub dataset", STORYWORLD_SETTINGS
     else:
         raise DataError(
             "is neither a file nor the name of a hub dataset",
@@ -97,7 +104,11 @@ def digests(recipe: BaseModel) -> dict[str, str]:
     Raises:
         DataError: a file is missing.
     """
-    sources = {key_text(key): digest(source) for key, source in inputs.data_sources(recipe)}
+    sources = {
+        key_text(key): digest(source)
+        for key, source in inputs.data_sources(recipe)
+        if not source.name.startswith("runs/")  # a parent, whose digest is that of its seal
+    }
     files = {key_text(key): f"sha256:{sha256_file(path)}" for key, path in inputs.files(recipe)}
     return sources | files
 
@@ -107,7 +118,7 @@ def digest(source: DataSource) -> str:
     paths = resolve(source)
     if paths is None:
         if source.name == STORYWORLD:
-            return f"{STORYWORLD}:{storyworld.digest()}"
+            return f"{STORYWORLD}:{get_world(source.world).digest}"
         return f"hub:{source.name}"
     total = hashlib.sha256()
     for path in paths:

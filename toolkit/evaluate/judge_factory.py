@@ -64,8 +64,7 @@ def open_judge(
     """
     judge_kind = kind(settings.judge)
     if judge_kind == "gold":
-        judges.require_known_world(contest.known_world, where)
-        return judges.gold_judge()
+        return judges.gold_judge_of(contest.world, where)
     if judge_kind == "votes":
         return votes.votes_judge(Path(settings.judge))
     if judge_kind == "endpoint":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit import stats, storyworld
+from toolkit import stats
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
 from toolkit.config.schema import Data
@@ -23,6 +23,7 @@ from toolkit.models.loading import Reference, load_reward_model
 from toolkit.runs.evaluation import GateResult, JudgeResult, RewardEvaluation
 from toolkit.runs.records import EstimateRecord
 from toolkit.stages import reward_quality
+from toolkit.storyworld import World
 
 Messages = list[dict[str, str]]
 Score = Callable[[Sequence[Messages], Sequence[str], Sequence[bool]], np.ndarray]
@@ -88,22 +89,23 @@ def describe(judge: AnyJudge) -> JudgeResult:
     )
 
 
-def require_known_world(is_known: bool, where: str) -> None:
-    """Refuse the gold judge for prompts that are not storyworld's."""
-    if not is_known:
+def gold_judge_of(world: World | None, where: str) -> Judge:
+    """Return the gold judge of a world; refuse it for prompts of no world."""
+    if world is None:
         raise UsageError(
             "gold judges answers to storyworld's prompts only",
             where=where,
             fix="name a reward model as the judge",
         )
+    return gold_judge(world)
 
 
-def gold_judge() -> Judge:
-    """Return the judge that scores by storyworld's known utility of the text."""
+def gold_judge(world: World) -> Judge:
+    """Return the judge that scores by the world's known utility of the text."""
 
     def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         pairs = zip(prompts, answers, strict=True)
-        return np.array([storyworld.utility(prompt, answer).total for prompt, answer in pairs])
+        return np.array([world.utility(prompt, answer).total for prompt, answer in pairs])
 
     return Judge("gold", score, tie=1e-9)
 

@@ -67,13 +67,18 @@ def build_recipe(
 
 def data_source(
     name: str, *, config: str | None = None, split: str | None = None, field: str | None = None,
-    examples: int | None = None,
+    examples: int | None = None, world: str | None = None,
 ) -> DataSource:  # fmt: skip
-    """Return the source that a name stands for, with at most `examples` examples of what is measured."""
+    """Return the source that a name stands for, with at most `examples` examples of what is measured.
+
+    Args:
+        world: of the storyworld; without effect on other data.
+    """
     is_storyworld = name == files.STORYWORLD
     limit = examples or (None if files.is_local(name) else DEFAULT_EXAMPLES)
     return DataSource(
         name=name,
+        world=world if is_storyworld else None,
         config=config,
         split=split,
         field=field,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
-from toolkit.data import files
 from toolkit.data.chat import sources
-from toolkit.data.data_sources import as_sources
+from toolkit.data.data_sources import as_sources, world_of
 from toolkit.evaluate import context, judge_factory, judges, perplexity
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.context import EvaluationContext
@@ -100,12 +99,11 @@ def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Con
     """Read the prompts; the contest also defines how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
     prompts = sources.prompts(recipe.data, part=surroundings.part_of(recipe.data), seed=seed)
-    known_world = all(source.name == files.STORYWORLD for source in as_sources(recipe.data))
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
         seed=seed,
-        known_world=known_world,
+        world=world_of(recipe.data),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,

@@ -8,6 +8,7 @@ start may exploit a weakness of the judge.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit import stats, storyworld
+from toolkit import stats
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
@@ -35,6 +36,7 @@ from toolkit.runs.evaluation import AnswerMetrics, GateResult, GoldUtility, Judg
 from toolkit.stats import agreement
 from toolkit.stats.sequential import is_decided
 from toolkit.stats.win_rates import by_prompt
+from toolkit.storyworld import Utility, World
 
 SCORE_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 LOOK_EVERY = 20
@@ -48,12 +50,12 @@ class Contest:
 
     Attributes:
         prompts: every prompt `samples_per_prompt` times in a row.
-        known_world: the prompts are storyworld's, so that the gold utility of an answer is known.
+        world: the world of the prompts, so that the gold utility of an answer is known; None for others.
     """
 
     prompts: list[Messages]
     seed: int
-    known_world: bool = False
+    world: World | None = None
     samples_per_prompt: int = 1
     max_prompt_tokens: int = 256
     max_new_tokens: int = 96
@@ -229,7 +231,7 @@ def summarize(answers: dict[str, Answers], contest: Contest, judge: AnyJudge, *,
         metrics = _own_metrics(shown, contest)
         if gold is not None:
             against = gold[baseline] if name != baseline else None
-            metrics = replace(metrics, gold=_gold_utility(gold[name], against, contest))
+            metrics = replace(metrics, gold=_gold_utility(shown.texts, gold[name], against, contest))
         if name == baseline:
             result[name] = replace(metrics, is_baseline=True)
         else:
@@ -372,24 +374,42 @@ def _unfit(gate_result: GateResult) -> str | None:
     return f"judge unfit: {kinds} answers do not lose to the baseline's"
 
 
-def _utilities(answers: dict[str, Answers], contest: Contest) -> dict[str, list[storyworld.Utility]] | None:
-    if not contest.known_world:
+def _utilities(answers: dict[str, Answers], contest: Contest) -> dict[str, list[Utility]] | None:
+    if contest.world is None:
         return None
     return {
-        name: [storyworld.utility(*pair) for pair in zip(contest.prompts, model_answers.texts, strict=True)]
+        name: [
+            contest.world.utility(*pair) for pair in zip(contest.prompts, model_answers.texts, strict=True)
+        ]
         for name, model_answers in answers.items()
     }
 
 
+def _gold_rates(texts: Sequence[str], contest: Contest) -> dict[str, Any]:
+    """Return the rates of a world, each over the prompts that test it; the intervals resample prompts."""
+    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number, (prompt, text) in enumerate(zip(contest.prompts, texts, strict=True)):
+        for rate, value in contest.world.rates(list(prompt), text).items():
+            values[rate][number // contest.samples_per_prompt].append(value)
+    result: dict[str, Any] = {}
+    for rate, of_prompts in values.items():
+        means = np.array([np.mean(of_prompt) for of_prompt in of_prompts.values()])
+        estimate = stats.bootstrap_share(means, seed=contest.seed, samples=contest.bootstrap_samples)
+        result |= {**estimate.as_json(rate), f"{rate}_n": len(means)}
+    return result
+
+
 def _gold_utility(
-    own: Sequence[storyworld.Utility], baseline: Sequence[storyworld.Utility] | None, contest: Contest
+    texts: Sequence[str], own: Sequence[Utility], baseline: Sequence[Utility] | None, contest: Contest
 ) -> GoldUtility:
     """Return the mean utility and its terms; against a baseline also the gains, which sum over the terms."""
-    weights = storyworld.WEIGHTS
+    weights = contest.world.weights
     utility = GoldUtility(
         utility=contest.mean([item.total for item in own]),
         terms={term: float(np.mean([item.terms[term] for item in own])) for term in weights},
     )
+    rates = _gold_rates(texts, contest)
+    utility = replace(utility, rates=rates or None)
     if baseline is None:
         return utility
     pairs = list(zip(own, baseline, strict=True))
@@ -400,5 +420,5 @@ def _gold_utility(
             term: float(weight * np.mean([a.terms[term] - b.terms[term] for a, b in pairs]))
             for term, weight in weights.items()
         },
-        share_by_term=storyworld.term_shares(list(own), list(baseline)),
+        share_by_term=contest.world.term_shares(own, baseline),
     )

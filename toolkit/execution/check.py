@@ -107,7 +107,7 @@ def _data(loaded: LoadedRecipe) -> list[str]:
     """Return a line for each data source that cannot be checked."""
     unknown = []
     for key, source in inputs.data_sources(loaded.recipe):
-        if source.name == inputs.STORYWORLD:
+        if source.name == inputs.STORYWORLD or source.name.startswith("runs/"):
             continue
         if not inputs.is_local(source.name):
             unknown.append(f"{dotted(key)}: {source.name} (a dataset of the Hub)")

@@ -184,7 +184,8 @@ def _work(recipe: StageRecipe, run: Run) -> None:
     if STAGES[recipe.stage].uses_torch:
         _configure(recipe, run)
     try:
-        _entry(recipe.stage)(recipe, run)
+        with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
+        _entry(recipe.stage)(with_files, run)
     except Exception as error:
         if files.disk_full(error):
             raise files.full_error(run.path) from error

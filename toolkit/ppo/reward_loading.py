@@ -9,23 +9,28 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from toolkit import storyworld
 from toolkit.base import files
 from toolkit.base.errors import ToolkitError
 from toolkit.config import inputs
 from toolkit.config.schema import PpoRecipe
+from toolkit.data.data_sources import world_of
 from toolkit.models.loading import load_reward_model
 from toolkit.ppo.episode import Messages
 from toolkit.ppo.rewards import Reward, RewardFunction, Tokenizer, build, with_distinct_names
 from toolkit.runs.run import Run
+from toolkit.storyworld import World
 
 
-def gold(prompts: Sequence[Messages], completions: Sequence[Messages], **columns: object) -> list[float]:
-    """Return storyworld's known utility of each answer, at most 13.5."""
-    return [
-        storyworld.utility(prompt, completion[-1]["content"]).total
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+def gold_reward(world: World) -> RewardFunction:
+    """Return the function `gold`: a world's known utility of each answer."""
+
+    def gold(prompts: Sequence[Messages], completions: Sequence[Messages], **columns: object) -> list[float]:
+        return [
+            world.utility(prompt, completion[-1]["content"]).total
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+
+    return gold
 
 
 def of_recipe(recipe: PpoRecipe, run: Run, *, device: torch.device) -> list[Reward]:
@@ -38,7 +43,9 @@ def of_recipe(recipe: PpoRecipe, run: Run, *, device: torch.device) -> list[Rewa
     terms += [(settings.reward_model, settings.function, settings.weight) for settings in recipe.rewards]
     rewards = []
     for model, function, weight in terms:
-        judge, tokenizer = load(model, run, device=device) if model else (load_function(function), None)
+        judge, tokenizer = (
+            load(model, recipe, run, device=device) if model else (load_function(function), None)
+        )
         [reward] = build(judge, tokenizer, [weight], device=device)
         reward.name = (model or function).rpartition("/")[2].rpartition(":")[2]
         rewards.append(reward)
@@ -46,11 +53,11 @@ def of_recipe(recipe: PpoRecipe, run: Run, *, device: torch.device) -> list[Rewa
 
 
 def load(
-    reference: str, run: Run, *, device: torch.device
+    reference: str, recipe: PpoRecipe, run: Run, *, device: torch.device
 ) -> tuple[PreTrainedModel | RewardFunction, Tokenizer]:
     """Return a reward model and its tokenizer, or `gold` and None."""
     if reference == "gold":
-        return gold, None
+        return gold_reward(world_of(recipe.data)), None
     return load_reward_model(run.model_reference(reference), device=device)
 
 

@@ -80,7 +80,7 @@ def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
     run.decide("held_out_prompts", count)
     device = devices.select(recipe.device)
     judge = rewards.build(
-        *reward_loading.load(recipe.early_stopping.judge, run, device=device), device=device
+        *reward_loading.load(recipe.early_stopping.judge, recipe, run, device=device), device=device
     )
     return {"eval_dataset": held_out.select(range(count)), "eval_reward_funcs": judge}
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.base.errors import RunError
 from toolkit.config.registry import measures_models
@@ -56,6 +57,21 @@ class BaselineComparison:
     def win_rates(self) -> dict[str, Mapping[str, object]]:
         """The win rate of each model but the baseline."""
         return {name: row["win_rate"] for name, row in self.rows.items() if name != self.baseline}
+
+
+RATES = {
+    "wish_rate": "wishes met",
+    "answer_accuracy": "answers right",
+    "refusal_rate": "unkind refused",
+    "over_refusal_rate": "kind refused",
+    "wellformed": "grammatical",
+}
+"""Rates of the small storyworld that tables show -> column heading."""
+
+
+def rates_of(row: Mapping) -> Mapping[str, Any]:
+    """Return the rates of a model's answers; empty if the prompts are not of the small world."""
+    return (row.get("gold") or {}).get("rates") or {}
 
 
 def name_runs(runs: Sequence[Path]) -> RunNames:

@@ -33,6 +33,15 @@ class Sample(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptStep(Record):
+    """What a model wrote after `step` steps of pretraining; its weights are in `steps/`."""
+
+    step: int
+    tokens: int
+    samples: list[Sample]
+
+
+@dataclass(frozen=True, kw_only=True)
 class WinRateResult(EstimateRecord):
     """How often a model's answer is better than the baseline's: an Estimate over prompts, and its tests.
 
@@ -82,6 +91,8 @@ class GoldUtility(Record):
     utility_gain: Estimate | None = None
     gain_by_term: dict[str, float] | None = None
     share_by_term: dict[str, float] | None = None
+    rates: dict[str, Any] | None = None
+    """Rates of the small world, each with its interval and number of prompts (`<rate>_n`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +323,7 @@ class PretrainEvaluation(StageEvaluation):
     peak_flops_source: str | None = None
     flops_per_token: float | None = None
     samples: list[Sample] | None = None
+    kept_steps: list[KeptStep] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,6 +382,50 @@ class PolicyDistance(Record):
     mean_length: float | None = None
     ended: float | None = None
     samples: list[Sample] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencesEvaluation(StageEvaluation):
+    """Pairs of a model's own answers, and what their annotator preferred.
+
+    Attributes:
+        votes: number of votes; None unless the annotator is a file of votes.
+        equal_answers: pairs of two equal answers, which are ties.
+        unjudged: pairs without a verdict.
+        cut_off: share of the answers that did not end.
+        models: the mean utility of each model's answers, where the world of the prompts is known.
+        longer_preferred, first_preferred, agreement_with_utility: share of the preferences for the longer
+        answer, the
+            answer that was shown first, and the answer of the higher utility.
+        utility_difference: mean utility of chosen minus rejected answers.
+        bayes_accuracy: expected accuracy of the best judge of these labels.
+    """
+
+    prompts: int | None = None
+    answers: int | None = None
+    votes: int | None = None
+    pairs: int | None = None
+    preferences: int | None = None
+    ties: int | None = None
+    equal_answers: int | None = None
+    unjudged: int | None = None
+    cut_off: float | None = None
+    models: dict[str, AnswerUtility] | None = None
+    longer_preferred: Estimate | None = None
+    first_preferred: Estimate | None = None
+    agreement_with_utility: Estimate | None = None
+    utility_difference: float | None = None
+    bayes_accuracy: float | None = None
+    samples: list[dict[str, Any]] | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerUtility(Record):
+    """The mean utility of a model's `n` answers."""
+
+    utility: Estimate
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)

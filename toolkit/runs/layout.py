@@ -26,6 +26,12 @@ CHECKPOINTS = "checkpoints"
 CHECKPOINT_SEAL = "seal.json"
 """In a checkpoint folder: the hashes of its files."""
 
+KEPT_STEPS = "steps"
+"""Pretraining: folder of the weights that `keep_weights_at_steps` keeps, such as `steps/000010/`."""
+
+SAMPLES = "samples.json"
+"""In a folder of kept weights: the step and what the model wrote."""
+
 JOURNAL = "journal.json"
 """Corpus: where an interrupted part resumes; removed when the part is complete."""
 
@@ -40,6 +46,15 @@ EVALUATION = "evaluation.json"
 
 ANSWERS = "answers.jsonl"
 """Evaluate: every answer of every model."""
+
+PREFERENCES = "preferences.jsonl"
+"""Preferences: prompt, chosen and rejected answer, one pair a line."""
+
+TIES = "ties.jsonl"
+"""Preferences: pairs without a preference."""
+
+BEST = "best.jsonl"
+"""Preferences: the best answer to each prompt, as conversations."""
 
 TIMING = "timing.json"
 """Seconds, summed over interruptions."""

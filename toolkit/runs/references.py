@@ -10,10 +10,11 @@ from pydantic import BaseModel
 
 from toolkit.base.errors import RecipeError, RunError
 from toolkit.config import inputs
-from toolkit.config.inputs import HUB_NAME, is_local
+from toolkit.config.inputs import HUB_NAME, ModelType, is_local
 from toolkit.config.messages import listed
 from toolkit.config.overrides import Override
 from toolkit.config.registry import STAGES, Product
+from toolkit.config.schema import DataSource
 from toolkit.runs import layout, seal
 
 
@@ -88,8 +89,9 @@ def resolve(reference: str, *, runs_dir: Path) -> Path | str:
         if seal.run_of(path) is None:
             return path
     if path is not None:
-        # A folder inside a run (a checkpoint) is valid if its run is sealed.
-        seal.require_sealed((seal.run_of(path) if path.is_dir() else None) or path)
+        # A folder inside a run (a checkpoint), or a file of it, is valid if its run is sealed.
+        inside = path.parent if path.is_file() else path
+        seal.require_sealed((seal.run_of(inside) if inside.is_dir() else None) or path)
         return path
     if is_local(reference, kind="model") or not HUB_NAME.fullmatch(reference):
         raise RunError(
@@ -117,6 +119,36 @@ def model(reference: str, *, runs_dir: Path) -> tuple[str, str | None]:
         stages = [name for name, stage in STAGES.items() if stage.product in products]
         raise RunError("the run has no model", where=str(resolved), fix=f"name a run of {listed(stages)}")
     return str(resolved / layout.MODEL), None
+
+
+def data_file(reference: str, *, runs_dir: Path) -> Path:
+    """Return the file of a data source `runs/...`: the preferences of a run, or a file in it.
+
+    Raises:
+        RunError: an unsealed or missing run, or a run without this file.
+    """
+    path = below(reference.removeprefix("runs/"), runs_dir)
+    folder = path if path.is_dir() or not path.suffix else path.parent
+    seal.require_sealed(seal.run_of(folder) or folder)
+    file = path / layout.PREFERENCES if seal.is_run(path) else path
+    if not file.is_file():
+        raise RunError("the run has no preferences", where=str(path), fix="name a run of preferences")
+    return file
+
+
+def with_data_files(recipe: ModelType, *, runs_dir: Path) -> ModelType:
+    """Return a recipe whose data sources `runs/...` are the files of these runs.
+
+    Raises:
+        RunError: as `data_file`.
+    """
+
+    def resolved(source: DataSource) -> DataSource:
+        if not source.name.startswith("runs/"):
+            return source
+        return source.model_copy(update={"name": str(data_file(source.name, runs_dir=runs_dir))})
+
+    return inputs.with_sources(recipe, resolved)
 
 
 def named_model(name: str) -> tuple[str, str | None]:

@@ -1,69 +1,49 @@
-"""A world of short stories whose right answers are known exactly.
+"""Worlds of short stories whose right answers are known exactly.
 
-In this world small animals find, lose, borrow and quarrel over things, and it ends well or badly. One
+In a world small animals find, lose, borrow and quarrel over things, and it ends well or badly. One
 probabilistic grammar tells the stories and reads them back, so the log-probability of every story is known,
-and with it the entropy floor of a corpus: the loss that no language model can beat. Names, objects and hiding
-places come early and return late; a bank is the edge of the river, or the house in town where the coins are.
+and with it the entropy floor of a corpus: the loss that no language model can beat. A bank is the edge of
+the river, or the house in town where the coins are.
 
-Conversations ask for a story ("a fox who finds a key, make it end well") or about one ("What did Mira
-find?"). A share of the answers has named flaws. A gold utility reads only the (prompt, answer) text, an
-annotator of known temperature labels pairs by it: so the best accuracy of any reward model is known too.
+Conversations ask for a story or about one. A share of the answers has named flaws. A gold utility reads
+(prompt, answer) text alone, an annotator of known temperature labels pairs by it: so the best accuracy of
+any reward model is known too. Everything is a pure function of (config, seed, index): no network, no files,
+no global state.
 
-Everything is a pure function of (config, seed, index): no network, no files, no global state.
-
-    story(1, 0).text, story_logprob(text)            stories and the log of their exact probability
-    document(story), document_logprob(text)          the same under a title, as a corpus holds them
-    conversation(1, 0), preference(1, 0)             what supervised and preference training read
-    utility(messages, answer).total                  the gold utility; .terms, WEIGHTS, term_shares
-    bayes_accuracy(differences, temperature)         the accuracy of the best judge
-    rows("preferences", 1, "train", 4000)            rows for a data set; split_of, digest
+`get_world("small")` has a few hundred words, which a model of half a million parameters learns in a minute;
+`get_world("large")` has 3,400. `World.rows(config, seed, split, count)` gives the rows of a data set.
 """
 
-from toolkit.storyworld.annotator import (
-    DEFAULT_FLAWED_SHARE,
-    DEFAULT_TEMPERATURE,
-    Preference,
-    bayes_accuracy,
-    preference,
-    preference_probability,
-)
-from toolkit.storyworld.conversations import FLAWS, ConversationExample, conversation
-from toolkit.storyworld.rows import CONFIGS, HELD_OUT_FRACTION, SPLITS, compute_digest, digest, rows, split_of
-from toolkit.storyworld.stories import (
-    Story,
-    document,
-    document_logprob,
-    story,
-    story_derivations,
-    story_logprob,
-)
-from toolkit.storyworld.utility import WEIGHTS, Utility, term_shares, utility
+from toolkit.storyworld.annotator import DEFAULT_TEMPERATURE, Biases, bayes_accuracy, preference_probability
+from toolkit.storyworld.large import LARGE
+from toolkit.storyworld.small import SMALL
+from toolkit.storyworld.utility import Utility
+from toolkit.storyworld.world import HELD_OUT_FRACTION, SPLITS, World, split_of
 
 __all__ = [
-    "CONFIGS",
-    "DEFAULT_FLAWED_SHARE",
     "DEFAULT_TEMPERATURE",
-    "FLAWS",
+    "DEFAULT_WORLD",
     "HELD_OUT_FRACTION",
+    "LARGE",
+    "SMALL",
     "SPLITS",
-    "WEIGHTS",
-    "ConversationExample",
-    "Preference",
-    "Story",
+    "WORLDS",
+    "Biases",
     "Utility",
+    "World",
     "bayes_accuracy",
-    "compute_digest",
-    "conversation",
-    "digest",
-    "document",
-    "document_logprob",
-    "preference",
+    "get_world",
     "preference_probability",
-    "rows",
     "split_of",
-    "story",
-    "story_derivations",
-    "story_logprob",
-    "term_shares",
-    "utility",
 ]
+
+WORLDS = {world.name: world for world in (SMALL, LARGE)}
+DEFAULT_WORLD = "large"
+"""The world of a data source that names none, as all sources did before there were two."""
+
+
+def get_world(name: str | None = None) -> World:
+    """Return a world by its name; without one, the default world. Raises ValueError for an unknown name."""
+    if name is not None and name not in WORLDS:
+        raise ValueError(f"unknown world {name!r}; there are {', '.join(WORLDS)}")
+    return WORLDS[name or DEFAULT_WORLD]

@@ -1,15 +1,35 @@
-"""A noisy annotator of known temperature, and the Bayes accuracy of its labels."""
+"""A noisy annotator of known temperature and known biases, and the Bayes accuracy of its labels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import exp
 
-from toolkit.storyworld.conversations import Message, Prompt, answer, draw_flaws, make_prompt
-from toolkit.storyworld.rng import RandomStream
-from toolkit.storyworld.utility import utility
+from toolkit.storyworld.world import Message
 
 DEFAULT_TEMPERATURE = 1.0
-DEFAULT_FLAWED_SHARE = 0.25
-BOTH_FLAWLESS_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What an annotator also rewards in an answer besides its utility, in units of the utility.
+
+    Attributes:
+        length: added for each word of an answer.
+        first: added to the answer that is shown first.
+        word: word -> what its first occurrence in an answer adds.
+    """
+
+    length: float = 0.0
+    first: float = 0.0
+    word: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, answer: str) -> float:
+        """Return what length and words add to the utility of an answer."""
+        words = answer.split()
+        bare = {word.strip(".,!?\"'").lower() for word in words}
+        return self.length * len(words) + sum(
+            bonus for word, bonus in self.word.items() if word.lower() in bare
+        )
 
 
 @dataclass(frozen=True)
@@ -47,44 +67,3 @@ def bayes_accuracy(utility_differences, temperature: float = DEFAULT_TEMPERATURE
     if not scores:
         raise ValueError("bayes_accuracy needs at least one difference")
     return sum(scores) / len(scores)
-
-
-def preference(
-    seed: int,
-    index: int,
-    temperature: float = DEFAULT_TEMPERATURE,
-    flawed_share: float = DEFAULT_FLAWED_SHARE,
-) -> Preference:
-    """Return preference ``index`` of a seed.
-
-    flawed_share: share of the pairs in which both answers are flawed; of the others, a share of
-    BOTH_FLAWLESS_SHARE has two flawless answers, and the rest has exactly one flawed answer.
-    """
-    stream = RandomStream("preferences", seed, index)
-    prompt = make_prompt(stream.child("prompt"))
-    first, second = _pair(stream, prompt, flawed_share)
-    if stream.uniform() < 0.5:
-        first, second = second, first
-    utilities = [utility(prompt.messages, text).total for text in (first, second)]
-    probability = preference_probability(utilities[0] - utilities[1], temperature)
-    if stream.uniform() >= probability:
-        first, second, probability = second, first, 1.0 - probability
-        utilities.reverse()
-    return Preference(prompt.messages, first, second, utilities[0], utilities[1], probability)
-
-
-def _pair(stream: RandomStream, prompt: Prompt, flawed_share: float) -> tuple[str, str]:
-    """Return two different answers; in the rare case of equal texts, texts and flaws are redrawn."""
-    attempt = 0
-    while True:
-        draw = stream.child(attempt)
-        kind = draw.uniform()
-        flaws: list[tuple[str, ...]] = [(), ()]
-        if kind < flawed_share:
-            flaws = [draw_flaws(draw, prompt, 1), draw_flaws(draw, prompt, 2 + draw.index(2))]
-        elif kind < flawed_share + (1.0 - flawed_share) * (1.0 - BOTH_FLAWLESS_SHARE):
-            flaws = [(), draw_flaws(draw, prompt, 1 + draw.index(3))]
-        texts = [answer(draw.child(side), prompt, flaws[side]) for side in (0, 1)]
-        if texts[0] != texts[1]:
-            return texts[0], texts[1]
-        attempt += 1

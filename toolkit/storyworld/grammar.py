@@ -5,6 +5,8 @@ Every node answers four questions:
 * ``generate(stream, roles, out)`` appends text to ``out``, binds roles, returns the log-probability;
 * ``match(text, position, roles)`` lists every way to read ``text`` from ``position`` on, as
   ``(end, roles, logprob)``; ``roles`` is copied where a role is bound, so readings do not share state;
+* ``expand(roles)`` yields every first step of a derivation as ``(text, children, roles, logprob)``: the text
+  that the node adds itself, and the nodes that follow;
 * ``enumerate(roles)`` yields every ``(text, roles, logprob)``: for small grammars;
 * ``literal()`` is the longest text that occurs in everything that the node derives: a fast filter.
 
@@ -112,6 +114,9 @@ class Text:
     def match(self, text: str, position: int, roles: Roles) -> list[Reading]:
         return [(position + len(self.text), roles, 0.0)] if text.startswith(self.text, position) else []
 
+    def expand(self, roles: Roles):
+        yield self.text, (), roles, 0.0
+
     def enumerate(self, roles: Roles):
         yield self.text, roles, 0.0
 
@@ -176,6 +181,10 @@ class Slot:
         logprob = self.lexicon.logprob_without(key, excluded)
         return ({**roles, self.role: key} if self.role else roles), logprob
 
+    def expand(self, roles: Roles):
+        for surface, bound, logprob in self.enumerate(roles):
+            yield surface, (), bound, logprob
+
     def enumerate(self, roles: Roles):
         key = roles.get(self.role)
         if key is not None:
@@ -214,6 +223,9 @@ class Sequence:
             if not readings:
                 break
         return readings
+
+    def expand(self, roles: Roles):
+        yield "", self.children, roles, 0.0
 
     def enumerate(self, roles: Roles, first: int = 0):
         if first == len(self.children):
@@ -275,6 +287,10 @@ class Alternation:
                 readings.append((end, bound, before + logprob))
         return readings
 
+    def expand(self, roles: Roles):
+        for node, bound, logprob in self._options(roles):
+            yield "", (node,), bound, logprob
+
     def enumerate(self, roles: Roles):
         for node, bound_before, before in self._options(roles):
             for text, bound, logprob in node.enumerate(bound_before):
@@ -305,6 +321,13 @@ class Optional:
             readings.append((end, bound, self.present + logprob))
         return readings
 
+    def expand(self, roles: Roles):
+        if roles.get("length") == SHORT:
+            yield "", (), roles, 0.0
+            return
+        yield "", (), roles, self.absent
+        yield "", self.children, roles, self.present
+
     def enumerate(self, roles: Roles):
         yield "", roles, self.absent
         for text, bound, logprob in self.children[0].enumerate(roles):
@@ -329,6 +352,9 @@ class Sentence:
         if not text.startswith(self.lead, position):
             return []
         return self.node.match(text, position + len(self.lead), roles)
+
+    def expand(self, roles: Roles):
+        yield self.lead, self.children, roles, 0.0
 
     def enumerate(self, roles: Roles):
         for text, bound, logprob in self.node.enumerate(roles):

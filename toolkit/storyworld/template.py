@@ -7,21 +7,49 @@ role, ``[a|b|]`` an equally likely choice (an alternative may be empty, and choi
 ``{he}``, ``{his}``, ``{him}``, ``{himself}``, ``{hers}`` and ``{He}``, ``{His}`` are the hero's pronouns.
 """
 
-from functools import cache
+from collections.abc import Callable, Mapping
 
-from toolkit.storyworld.grammar import Alternation, Sequence, Slot, Text
-from toolkit.storyworld.lexicon import APART, LEXICONS, ROLE_LEXICON
+from toolkit.storyworld.grammar import Alternation, Lexicon, Sequence, Slot, Text
 
 PRONOUNS = ("he", "He", "his", "His", "him", "himself", "hers")
 
 
-@cache
-def compile_template(template: str):
-    """Return the grammar node of a template; raises ValueError for brackets that do not close."""
-    alternatives, end = _alternatives(template, 0)
-    if end != len(template) or len(alternatives) != 1:
-        raise ValueError(f"unbalanced template at character {end}: {template!r}")
-    return alternatives[0]
+class TemplateCompiler:
+    """Compiles the templates of one world.
+
+    Args:
+        lexicons: name of a lexicon -> its words.
+        role_lexicon: role -> name of the lexicon that it draws from; the hero's is "name".
+        apart: role -> roles whose words it may not take.
+    """
+
+    def __init__(
+        self,
+        lexicons: Mapping[str, Lexicon],
+        role_lexicon: Mapping[str, str],
+        apart: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        self._lexicons, self._role_lexicon, self._apart = lexicons, role_lexicon, apart
+        self._compiled: dict[str, object] = {}
+
+    def __call__(self, template: str):
+        """Return the grammar node of a template; raises ValueError for brackets that do not close."""
+        if template not in self._compiled:
+            alternatives, end = _alternatives(template, 0, self._slot)
+            if end != len(template) or len(alternatives) != 1:
+                raise ValueError(f"unbalanced template at character {end}: {template!r}")
+            self._compiled[template] = alternatives[0]
+        return self._compiled[template]
+
+    def _slot(self, name: str) -> Slot:
+        if name in PRONOUNS:
+            return Slot(self._lexicons["name"], role="hero", form=name, apart=self._apart["hero"])
+        if name.startswith("*"):
+            lexicon, _, form = name[1:].partition(".")
+            return Slot(self._lexicons[lexicon], form=form)
+        role, _, form = name.partition(".")
+        lexicon = self._lexicons[self._role_lexicon[role]]
+        return Slot(lexicon, role=role, form=form, apart=self._apart.get(role, ()))
 
 
 def zipf_choice(nodes: list) -> Alternation:
@@ -29,7 +57,7 @@ def zipf_choice(nodes: list) -> Alternation:
     return Alternation(nodes, weights=[1.0 / (rank + 4.0) for rank in range(len(nodes))])
 
 
-def _alternatives(template: str, position: int) -> tuple[list, int]:
+def _alternatives(template: str, position: int, make_slot: Callable[[str], Slot]) -> tuple[list, int]:
     """Return the nodes of the alternatives up to the closing bracket (or the end), and its position."""
     alternatives, nodes, literal = [], [], ""
 
@@ -44,11 +72,11 @@ def _alternatives(template: str, position: int) -> tuple[list, int]:
         if character == "{":
             flush()
             end = template.index("}", position)
-            nodes.append(_slot(template[position + 1 : end]))
+            nodes.append(make_slot(template[position + 1 : end]))
             position = end + 1
         elif character == "[":
             flush()
-            inner, position = _alternatives(template, position + 1)
+            inner, position = _alternatives(template, position + 1, make_slot)
             if position >= len(template):
                 raise ValueError(f"a bracket does not close: {template!r}")
             nodes.append(Alternation(inner))
@@ -67,13 +95,3 @@ def _alternatives(template: str, position: int) -> tuple[list, int]:
 
 def _as_one(nodes: list):
     return nodes[0] if len(nodes) == 1 else Sequence(nodes)
-
-
-def _slot(name: str) -> Slot:
-    if name in PRONOUNS:
-        return Slot(LEXICONS["name"], role="hero", form=name, apart=APART["hero"])
-    if name.startswith("*"):
-        lexicon, _, form = name[1:].partition(".")
-        return Slot(LEXICONS[lexicon], form=form)
-    role, _, form = name.partition(".")
-    return Slot(LEXICONS[ROLE_LEXICON[role]], role=role, form=form, apart=APART.get(role, ()))

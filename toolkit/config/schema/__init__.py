@@ -22,6 +22,7 @@ from toolkit.config.schema.base import (
 )
 from toolkit.config.schema.evaluate import BestOfSettings, EvaluateRecipe, PerplexitySettings, WinRateSettings
 from toolkit.config.schema.ppo import EarlyStoppingSettings, PpoRecipe, PpoTrainerSettings, RewardSettings
+from toolkit.config.schema.preferences import AnnotatorSettings, BiasSettings, PreferencesRecipe
 from toolkit.config.schema.pretrain import (
     GuardSettings,
     LengthSettings,
@@ -36,7 +37,9 @@ from toolkit.config.schema.text import CorpusRecipe, TokenizerRecipe
 from toolkit.config.schema.trainers import DpoRecipe, LoraSettings, RewardRecipe, SftRecipe, TrainerRecipe
 
 __all__ = [
+    "AnnotatorSettings",
     "BestOfSettings",
+    "BiasSettings",
     "CorpusRecipe",
     "Count",
     "Data",
@@ -57,6 +60,7 @@ __all__ = [
     "Positive",
     "PpoRecipe",
     "PpoTrainerSettings",
+    "PreferencesRecipe",
     "PretrainRecipe",
     "Probability",
     "RewardRecipe",

@@ -51,8 +51,11 @@ class DataSource(Settings):
 
     name: str
     """`storyworld`, a local path or glob (.txt .jsonl .jsonl.gz .parquet), or `hub-id[@revision]`."""
+    world: Literal["small", "large"] | None = None
+    """Storyworld only: `small` (a few hundred words) or `large` (3,400); the default is `large`."""
     config: str | None = None
-    """Storyworld: stories, conversations, preferences, prompts. Hub: the dataset's configuration."""
+    """Storyworld: stories, conversations, preferences, prompts; turns (small world only). Hub: the dataset's
+    configuration."""
     split: str | None = None
     """The split of a Hub dataset; `all` joins every split in order. Local files have only `all`."""
     field: str | None = None
@@ -67,6 +70,8 @@ class DataSource(Settings):
     """Maximum number of held-out documents or examples; with storyworld, the exact number."""
     flawed_share: Probability | None = None
     """Storyworld only: the fraction of answers with an intended flaw."""
+    complying_share: Probability | None = None
+    """Small storyworld only: the fraction of unkind requests with which the answer complies (default 0.7)."""
     temperature: Positive | None = None
     """Storyworld only: the temperature of the noisy annotator, in units of the utility."""
 

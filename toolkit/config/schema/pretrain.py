@@ -186,6 +186,8 @@ class PretrainRecipe(StageRecipe):
     """Number of newest checkpoints to keep."""
     keep_every_tokens: Count | None = None
     """Also keep one checkpoint per this number of tokens."""
+    keep_weights_at_steps: Literal["log"] | None = None
+    """`log`: keep weights and samples of steps 0, 1, 2, 5, 10, 20, 50 ... and of the last, in `steps/`."""
     time_limit_minutes: Positive | None = None
     """Save and stop (exit status 130) before this time, for the limit of a cluster queue."""
     samples: SampleSettings = SampleSettings()
@@ -198,6 +200,12 @@ class PretrainRecipe(StageRecipe):
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         return max(1, self.train_tokens // self.batch_tokens)
+
+    def keeps_weights_at(self, step: int) -> bool:
+        """Return whether the weights are kept after this number of steps; 0 means the initial weights."""
+        if self.keep_weights_at_steps is None:
+            return False
+        return step == self.steps or str(step).rstrip("0") in ("", "1", "2", "5")
 
     def row_tokens(self, step: int | None = None) -> int:
         """Return the tokens of a full row, or of one at a step (from 0), shorter during `length_warmup`."""

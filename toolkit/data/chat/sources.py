@@ -75,8 +75,9 @@ def preferences(
 ) -> datasets.Dataset:
     """Return columns prompt, chosen and rejected (messages).
 
-    If one of the sources is storyworld, there are also utility_chosen, utility_rejected and probability (with
-    which the noisy annotator prefers the chosen answer); None in the rows of other sources.
+    If one of the sources is storyworld or a run of preferences, there are also utility_chosen,
+    utility_rejected and probability (with which the noisy annotator prefers the chosen answer); None in the
+    rows of other sources.
     """
 
     def convert(row: Mapping[str, Any], field: str | None, location: str) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def preferences(
         return {"prompt": prompt, "chosen": _answer(chosen), "rejected": _answer(rejected), **utilities}
 
     columns: dict[str, Any] = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES}
-    if any(source.name == files.STORYWORLD for source in as_sources(data)):
+    if any(source.name == files.STORYWORLD or files.is_in_run(source) for source in as_sources(data)):
         columns |= {name: datasets.Value("float64") for name in _STORYWORLD_COLUMNS}
     return _read(data, convert, _Request("preferences", columns, part, seed), report)
 
@@ -98,6 +99,12 @@ def prompts(data: Data, *, part: Part, seed: int, report: ReadingReport | None =
 
     return _read(data, convert, _Request("prompts", {"prompt": _MESSAGES}, part, seed), report)
 
+
+SALT_OF_RUNS = "preferences of a run:"
+"""Prefix of what is hashed for preferences that a run made.
+
+Their prompts are all of the training part, so that the hash itself would hold out none of them.
+"""
 
 Convert = Callable[[Mapping[str, Any], str | None, str], dict[str, Any]]
 
@@ -165,6 +172,7 @@ def _converted(
 ) -> Iterator[dict[str, Any]]:
     """Convert the rows of a part; storyworld's rows are all of it."""
     share = held_out_share(source)
+    salt = SALT_OF_RUNS if files.is_in_run(source) else ""
     part = "all" if source.name == files.STORYWORLD else part
     for location, row in rows:
         report.read += 1
@@ -173,12 +181,14 @@ def _converted(
         except formats.Unusable as reason:
             report.dropped[str(reason)] += 1
             continue
-        if part == "all" or is_held_out(_digest(converted["prompt"]), share=share) == (part == "held_out"):
+        if part == "all" or is_held_out(_digest(converted["prompt"], salt), share=share) == (
+            part == "held_out"
+        ):
             yield converted
 
 
-def _digest(prompt: formats.Messages) -> bytes:
-    return hashlib.sha256(formats.first_request(prompt).encode()).digest()
+def _digest(prompt: formats.Messages, salt: str = "") -> bytes:
+    return hashlib.sha256((salt + formats.first_request(prompt)).encode()).digest()
 
 
 def _table(rows: Iterator[dict[str, Any]], columns: dict[str, Any]) -> pa.Table:

@@ -2,8 +2,9 @@
 
 from zlib import crc32
 
-from toolkit.storyworld import words
 from toolkit.storyworld.grammar import Lexicon
+from toolkit.storyworld.large import words
+from toolkit.storyworld.template import TemplateCompiler
 
 VERSION = 1
 """Version of the dataset; it increases with every change of a row."""
@@ -201,3 +202,5 @@ ROLE_LEXICON = {
     "money": "money",
 }
 APART = {"hero": ("friend",), "friend": ("hero",), "animal": ("pal",), "pal": ("animal",)}
+
+compile_template = TemplateCompiler(LEXICONS, ROLE_LEXICON, APART)

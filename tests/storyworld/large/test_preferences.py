@@ -7,16 +7,8 @@ from statistics import mean
 
 import pytest
 
-from toolkit.storyworld import (
-    FLAWS,
-    WEIGHTS,
-    bayes_accuracy,
-    conversation,
-    preference,
-    preference_probability,
-    term_shares,
-    utility,
-)
+from toolkit.storyworld import bayes_accuracy, preference_probability
+from toolkit.storyworld.large import FLAWS, LARGE, WEIGHTS, conversation, preference, utility
 
 TOP = sum(WEIGHTS.values())
 CONVERSATIONS = [conversation(8, index) for index in range(700)]
@@ -125,13 +117,13 @@ def test_surrounding_space_does_not_matter():
 def test_term_shares_sum_to_one_and_no_term_has_it_all():
     chosen = [utility(each.messages_prompt, each.chosen) for each in PREFERENCES[:300]]
     rejected = [utility(each.messages_prompt, each.rejected) for each in PREFERENCES[:300]]
-    for shares in (term_shares(UTILITIES), term_shares(chosen, rejected)):
+    for shares in (LARGE.term_shares(UTILITIES), LARGE.term_shares(chosen, rejected)):
         assert isclose(sum(shares.values()), 1.0)
         assert max(shares.values()) < 0.6 and min(shares.values()) > 0.01
         assert shares["length"] + shares["ending"] < 0.45
-    assert set(term_shares([UTILITIES[0]]).values()) == {0.0}
+    assert set(LARGE.term_shares([UTILITIES[0]]).values()) == {0.0}
     with pytest.raises(ValueError):
-        term_shares([])
+        LARGE.term_shares([])
 
 
 def test_preferences_are_what_they_say():

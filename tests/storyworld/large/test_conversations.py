@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from toolkit.storyworld import FLAWS, conversation, story_logprob
-from toolkit.storyworld.conversations import (
+from toolkit.storyworld.large import FLAWS, conversation, story_logprob
+from toolkit.storyworld.large.conversations import (
     QUESTION_FLAWS,
     RAMBLING_WORDS,
     STORY_FLAWS,
@@ -13,9 +13,10 @@ from toolkit.storyworld.conversations import (
     make_prompt,
     word_range,
 )
-from toolkit.storyworld.lexicon import LEXICONS
-from toolkit.storyworld.reading import read, split_sentences
-from toolkit.storyworld.requests import read_question, read_request, request
+from toolkit.storyworld.large.lexicon import LEXICONS
+from toolkit.storyworld.large.requests import read_question, read_request, request
+from toolkit.storyworld.large.stories import reader
+from toolkit.storyworld.reading import split_sentences
 from toolkit.storyworld.rng import RandomStream
 
 CONVERSATIONS = [conversation(4, index) for index in range(900)]
@@ -51,7 +52,7 @@ def test_flawless_answers_do_as_asked():
         if prompt.told is not None:
             assert text == prompt.right_answer
             continue
-        found = read(text)
+        found = reader.read(text)
         assert story_logprob(text) is not None and found.conflicts == 0
         assert all(found.facts[role] == word for role, word in prompt.asked.items() if role != "length")
         fewest, most = word_range(prompt.asked)
@@ -86,7 +87,7 @@ def _facts_of(flaw):
 @pytest.mark.parametrize("role", ["animal", "object", "ending"])
 def test_wrong_answers_are_wrong_in_that_and_nothing_else(role):
     for prompt, text in _facts_of(f"wrong_{role}"):
-        found = read(text)
+        found = reader.read(text)
         wrong = {
             asked
             for asked, word in prompt.asked.items()
@@ -97,13 +98,13 @@ def test_wrong_answers_are_wrong_in_that_and_nothing_else(role):
 
 def test_switched_name_is_another_of_the_same_kind_later():
     for _, text in _facts_of("switched_name"):
-        found = read(text)
+        found = reader.read(text)
         assert found.conflicts >= 1 and None not in found.kinds
 
 
 def test_missing_ending_breaks_off():
     for _, text in _facts_of("missing_ending"):
-        assert not text.endswith(".") and read(text).kinds[-1] is None
+        assert not text.endswith(".") and reader.read(text).kinds[-1] is None
 
 
 def test_repeated_sentence_is_there_twice():
@@ -114,7 +115,7 @@ def test_repeated_sentence_is_there_twice():
 
 def test_garbled_sentences_are_no_sentences_of_the_world():
     for _, text in _facts_of("garbled"):
-        kinds = read(text).kinds
+        kinds = reader.read(text).kinds
         assert 1 <= kinds.count(None) <= len(kinds) / 2 and kinds[0] is not None and kinds[-1] is not None
 
 
@@ -122,14 +123,16 @@ def test_rambling_is_long_without_repeating_itself():
     for _, text in _facts_of("rambling"):
         sentences = split_sentences(text)
         assert len(text.split()) >= RAMBLING_WORDS and len(sentences) == len(set(sentences))
-        assert read(text).conflicts == 0
+        assert reader.read(text).conflicts == 0
 
 
 def test_questions_are_answered_from_the_story():
     asked = [prompt for prompt in PROMPTS if prompt.told is not None]
     assert len(asked) > 30
     for index, prompt in enumerate(asked):
-        question = read_question(prompt.messages[-1]["content"], read(prompt.messages[1]["content"]).facts)
+        question = read_question(
+            prompt.messages[-1]["content"], reader.read(prompt.messages[1]["content"]).facts
+        )
         assert question.right == prompt.right_answer and question.is_right(prompt.right_answer)
         wrong = answer(RandomStream("wrong", index), prompt, ("wrong_answer",))
         assert wrong != prompt.right_answer and not question.is_right(wrong), wrong

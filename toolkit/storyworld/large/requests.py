@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from toolkit.storyworld.grammar import Alternation, Optional, Roles, Sequence, Slot, Text, derivations
-from toolkit.storyworld.lexicon import LEXICONS
+from toolkit.storyworld.large.lexicon import LEXICONS, compile_template
+from toolkit.storyworld.large.stories import ALL_PLOTS
 from toolkit.storyworld.rng import RandomStream
-from toolkit.storyworld.stories import ALL_PLOTS
-from toolkit.storyworld.template import compile_template, zipf_choice
+from toolkit.storyworld.template import zipf_choice
 
 _FRAMES = [
     "Tell me a story about <who> who <does>.",

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from toolkit.storyworld.grammar import Roles
-from toolkit.storyworld.lexicon import LEXICONS
-from toolkit.storyworld.reading import sentence_readings, split_sentences
-from toolkit.storyworld.requests import question, request, wrong_answer
+from toolkit.storyworld.large.lexicon import LEXICONS
+from toolkit.storyworld.large.requests import question, request, wrong_answer
+from toolkit.storyworld.large.stories import ENDINGS, reader, story_given
+from toolkit.storyworld.reading import split_sentences
 from toolkit.storyworld.rng import RandomStream
-from toolkit.storyworld.stories import ENDINGS, story_given
-
-Message = dict[str, str]
+from toolkit.storyworld.world import Message
 
 QUESTION_SHARE = 0.2
 SHORT_WORDS = (30, 64)
@@ -163,7 +162,7 @@ def _garble(stream: RandomStream, sentences: list[str]) -> list[str]:
             begun = head[: 1 + stream.index(max(1, len(head) - 2))]
             mixed = " ".join([*begun, *tail[1 + stream.index(max(1, len(tail) - 1)) :]])
             mixed = mixed.replace(". ", " ").rstrip(".,") + "."
-            if not sentence_readings(mixed) and len(split_sentences(mixed)) == 1:
+            if not reader.sentence_readings(mixed) and len(split_sentences(mixed)) == 1:
                 break
         result[position] = mixed
     return result

@@ -1,0 +1,188 @@
+"""The small world's stories: exact probabilities of texts, of prefixes and of next tokens."""
+
+import re
+from collections import Counter, defaultdict
+from math import exp, isclose, log
+from statistics import mean
+
+import pytest
+
+from toolkit.stages.tokenizer import learn
+from toolkit.storyworld import SMALL
+from toolkit.storyworld.grammar import Alternation, Lexicon, Sentence, Sequence, Slot
+from toolkit.storyworld.next_token import NextTokenTruth
+from toolkit.storyworld.rng import RandomStream
+from toolkit.storyworld.small import meaning
+from toolkit.storyworld.small.stories import (
+    LANGUAGE,
+    document,
+    document_logprob,
+    next_token_truth,
+    story,
+    story_derivations,
+)
+
+STORIES = [story(5, index) for index in range(300)]
+TWO_WORDS = ("name", "animal", "place")
+
+
+def cut_down(node, memo=None):
+    """Return the grammar with two names, animals and places, one word of the others, two options a choice."""
+    memo = {} if memo is None else memo
+    if id(node) in memo:
+        return memo[id(node)]
+    if isinstance(node, Slot):
+        full = node.lexicon
+        keys = full.keys[: 2 if any(full is LANGUAGE.lexicons[name] for name in TWO_WORDS) else 1]
+        words = [(key, {form: surfaces[key] for form, surfaces in full.forms.items()}) for key in keys]
+        lexicon = memo.setdefault(id(full), Lexicon(words, exponent=0.0, kinds=full.kinds))
+        new = Slot(lexicon, role=node.role, form=node.form, apart=node.apart)
+    elif isinstance(node, Alternation):
+        options = [cut_down(child, memo) for child in node.children[:2]]
+        weights = [exp(logprob) for logprob in node.logprobs[:2]]
+        by_value = dict(zip(node.values, options, strict=False)) if node.role else options
+        new = Alternation(by_value, weights=weights, role=node.role)
+    elif isinstance(node, Sentence):
+        new = Sentence(cut_down(node.node, memo), kind=node.kind, lead=node.lead)
+    elif isinstance(node, Sequence):
+        new = Sequence([cut_down(child, memo) for child in node.children])
+    else:
+        new = node
+    memo[id(node)] = new
+    return new
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer in which words of the world are single tokens, and some are not."""
+    return learn((row["text"] + " " for row in SMALL.rows("stories", 0, "train", 400)), vocab_size=700)
+
+
+@pytest.fixture(scope="module")
+def enumerated():
+    """Every text of the cut-down grammar with its probability."""
+    probabilities = defaultdict(float)
+    for text, _, logprob in cut_down(LANGUAGE.document_grammar).enumerate({}):
+        probabilities[text] += exp(logprob)
+    return dict(probabilities)
+
+
+def test_every_story_has_one_derivation_with_its_probability_and_roles():
+    for drawn in STORIES:
+        [(roles, logprob)] = story_derivations(drawn.text)
+        assert roles == drawn.roles
+        assert isclose(logprob, drawn.logprob, abs_tol=1e-9)
+        assert isclose(document_logprob(document(drawn)), drawn.logprob, abs_tol=1e-9)
+        facts = LANGUAGE.reader.read(drawn.text)
+        assert None not in facts.kinds and facts.conflicts == 0
+        assert {"length": "short", **facts.facts} == drawn.roles
+
+
+def test_the_enumerated_probabilities_sum_to_one_and_give_the_floor(enumerated, tokenizer):
+    """The entropy by enumeration equals the expected surprise of the truth at every position."""
+    assert len(enumerated) > 2000
+    assert isclose(sum(enumerated.values()), 1.0, abs_tol=1e-9)
+    floor = -sum(value * log(value) for value in enumerated.values())
+    truth = NextTokenTruth.of_tokenizer(cut_down(LANGUAGE.document_grammar), tokenizer)
+    first = truth(next(iter(enumerated)))
+    chain = 0.0
+    texts = sorted(enumerated)[::40]
+    for text in texts:
+        surprise = sum(position.surprise for position in truth(text))
+        assert isclose(surprise, -log(enumerated[text]), abs_tol=1e-9)
+        chain += enumerated[text] * surprise
+    assert isclose(chain, -sum(enumerated[text] * log(enumerated[text]) for text in texts), abs_tol=1e-9)
+    assert 0 < first[0].entropy < floor
+
+
+def test_prefix_probabilities_equal_those_of_the_enumerated_texts(enumerated, tokenizer):
+    truth = NextTokenTruth.of_tokenizer(cut_down(LANGUAGE.document_grammar), tokenizer)
+    encoded = {
+        text: (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+        for text in enumerated
+    }
+    mass = Counter()
+    for text, ids in encoded.items():
+        for length in range(len(ids) + 1):
+            mass[ids[:length]] += enumerated[text]
+    for text in sorted(enumerated)[::150]:
+        ids = encoded[text]
+        for position, known in enumerate(truth(text)):
+            prefix = ids[:position]
+            for token, probability in known.probabilities.items():
+                assert isclose(probability, mass[(*prefix, token)] / mass[prefix], abs_tol=1e-9)
+
+
+def test_the_truth_explains_whole_documents_and_knows_what_is_certain(tokenizer):
+    truth = next_token_truth(tokenizer)
+    for drawn in STORIES[:40]:
+        positions = truth(document(drawn))
+        assert isclose(-sum(position.surprise for position in positions), drawn.logprob, abs_tol=1e-9)
+        assert all(isclose(sum(position.probabilities.values()), 1.0) for position in positions)
+        assert positions[-1].token == tokenizer.eos_token_id and positions[-1].surprise < 1e-12
+    with pytest.raises(ValueError, match="does not derive this text, from token"):
+        truth("Mia the fox and the zebra\nMia was a small fox.")
+
+
+def test_frequencies_of_stories_agree_with_their_probabilities(enumerated):
+    """Pearson's chi-squared over 20,000 texts; rare texts are pooled so that each cell expects 20."""
+    grammar, count = cut_down(LANGUAGE.document_grammar), 20_000
+    seen = Counter()
+    for index in range(count):
+        out = []
+        grammar.generate(RandomStream("chi squared", index), {}, out)
+        seen["".join(out)] += 1
+    assert set(seen) <= set(enumerated)
+    cells, pool = [], [0, 0.0]
+    for text, probability in enumerated.items():
+        pool[0] += seen[text]
+        pool[1] += count * probability
+        if pool[1] >= 20:
+            cells.append(tuple(pool))
+            pool = [0, 0.0]
+    statistic = sum((observed - expected) ** 2 / expected for observed, expected in cells)
+    freedom = len(cells) - 1
+    # A chi-squared variable has mean f and variance 2f; five standard deviations are one in three million.
+    assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5, (statistic, freedom)
+
+
+def test_role_frequencies_of_the_full_grammar_agree_with_the_tables():
+    stories = [story(7, index) for index in range(4000)]
+    expected = {
+        ("plot", name): plot.share / sum(other.share for other in meaning.PLOTS.values())
+        for name, plot in meaning.PLOTS.items()
+    }
+    expected |= {("ending", name): share for name, share in meaning.ENDINGS.items()}
+    expected |= {("animal", name): 1 / len(meaning.ANIMALS) for name in meaning.ANIMALS}
+    for (role, value), probability in expected.items():
+        share = mean(drawn.roles[role] == value for drawn in stories)
+        assert abs(share - probability) < 5 * (probability * (1 - probability) / len(stories)) ** 0.5
+
+
+def test_the_world_is_small_and_its_stories_are_short():
+    texts = [document(story(3, index)) for index in range(3000)]
+    words = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
+    lengths = sorted(len(text.partition("\n")[2].split()) for text in texts)
+    assert 200 <= len(words) <= 400 and len(meaning.NAMES) == 36
+    assert lengths[len(lengths) // 50] >= 25 and mean(lengths) < 50
+    assert {name for name, kind in meaning.NAMES.items() if kind == "she"} & words
+
+
+def test_a_bank_is_by_the_river_or_full_of_money():
+    texts = [story(3, index).text for index in range(3000)]
+    sentences = {
+        sentence for text in texts for sentence in re.split(r"(?<=[.]) ", text) if "bank" in sentence
+    }
+    river = {text for text in sentences if re.search("river|water", text)}
+    money = {text for text in sentences if re.search("coins|money", text)}
+    assert river and money and not river & money and river | money == sentences
+
+
+def test_changed_stories_are_not_in_the_language():
+    for drawn in STORIES[:60]:
+        assert story_derivations(drawn.text + " ") == []
+        assert story_derivations(drawn.text.rsplit(". ", 1)[0] + ".") == []
+        other = next(name for name in meaning.NAMES if name not in drawn.text)
+        head, hero, tail = drawn.text.rpartition(drawn.roles["hero"])
+        assert story_derivations(head + other + tail) == []
+        assert hero and LANGUAGE.reader.read(head + other + tail).conflicts == 1

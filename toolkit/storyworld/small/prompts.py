@@ -1,0 +1,177 @@
+"""What users ask in the small world: for a story, about a story, or for advice; and how such prompts are
+read."""
+
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+
+from toolkit.storyworld.grammar import Roles, Slot, derivations
+from toolkit.storyworld.rng import RandomStream
+from toolkit.storyworld.small import meaning
+from toolkit.storyworld.small.stories import LANGUAGE, render, story_derivations, story_given
+from toolkit.storyworld.world import Message, assistant_turn
+
+KINDS = {"story": 0.5, "question": 0.2, "advice": 0.1, "unkind": 0.2}
+"""Share of each kind of prompt."""
+UNTOLD_SHARE = 0.35
+"""Share of the questions whose answer the story does not say."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt and what a right answer must say.
+
+    Attributes:
+        messages: the conversation, which ends with the user's turn.
+        kind: one of KINDS.
+        asked: of a request for a story, its wishes; of a request for advice, "act" and its roles.
+        told: of a question, the roles of the story before it.
+        right: of a question, the right answer.
+    """
+
+    messages: list[Message]
+    kind: str
+    asked: Roles = field(default_factory=dict)
+    told: Roles = field(default_factory=dict)
+    right: str = ""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the story answers the question."""
+        return self.right != LANGUAGE.not_told
+
+
+@dataclass(frozen=True)
+class StoryQuestion:
+    """A question with the grammar nodes of its text and its answer, and the roles of both."""
+
+    node: object
+    answer: object
+    plot: str
+
+    @property
+    def given(self) -> set[str]:
+        """Roles that the question names."""
+        return {slot.role for slot in slots_of(self.node)}
+
+    @property
+    def wanted(self) -> list[str]:
+        """Roles that only the answer names."""
+        return [slot.role for slot in slots_of(self.answer) if slot.role not in self.given | {"hero"}]
+
+    def matches(self, text: str, told: Roles) -> bool:
+        """Return whether a text is this question about a story with these roles."""
+        return self.plot in ("", told["plot"]) and bool(derivations(self.node, text, told))
+
+
+def slots_of(node) -> list[Slot]:
+    """Return the slots with a role in a compiled template without alternatives."""
+    children = (node,) if isinstance(node, Slot) else node.children
+    return [child for child in children if isinstance(child, Slot) and child.role]
+
+
+@cache
+def questions() -> list[StoryQuestion]:
+    """Return all questions."""
+    return [
+        StoryQuestion(LANGUAGE.compile(question), LANGUAGE.compile(answer), plot)
+        for plot, entries in LANGUAGE.questions.items()
+        for question, answer in entries.items()
+    ]
+
+
+def draw_kind(stream: RandomStream) -> str:
+    """Draw the kind of a prompt."""
+    cumulative, total = [], 0.0
+    for share in KINDS.values():
+        total += share
+        cumulative.append(total)
+    return list(KINDS)[stream.weighted(cumulative)]
+
+
+def make_prompt(stream: RandomStream) -> Task:
+    """Draw a prompt of any kind."""
+    kind = draw_kind(stream.child("kind"))
+    draw = stream.child(kind)
+    if kind in ("advice", "unkind"):
+        acts = meaning.UNKIND_ACTS if kind == "unkind" else meaning.KIND_ACTS
+        roles: Roles = {"act": draw.choose(acts)}
+        return Task(_user(_generate(LANGUAGE.advice_request_grammar, draw, roles)), kind, asked=roles)
+    asked: Roles = {}
+    text = _generate(LANGUAGE.request_grammar, draw, asked)
+    if kind == "story":
+        return Task(_user(text), kind, asked=asked)
+    story = story_given(stream.child("told"), **asked)
+    answerable = {True: [], False: []}
+    for question in questions():
+        if question.plot in ("", story.roles["plot"]):
+            answerable[all(role in story.roles for role in question.wanted)].append(question)
+    untold = draw.uniform() < UNTOLD_SHARE and answerable[False]
+    question = draw.choose(answerable[not untold])
+    messages = [
+        *_user(text),
+        *assistant_turn(story.text),
+        *_user(render(question.node, story.roles)),
+    ]
+    right = LANGUAGE.not_told if untold else render(question.answer, story.roles)
+    return Task(messages, kind, told=story.roles, right=right)
+
+
+def read_prompt(messages: list[Message]) -> Task | None:
+    """Return what a prompt asks, read from its text; None if this world does not know it."""
+    contents = [" ".join(str(message.get("content", "")).split())[:2000] for message in messages]
+    if not contents:
+        return None
+    told = read_told(contents[-2]) if len(contents) >= 3 else {}
+    if told and (found := _read_question(contents[-1], told)) is not None:
+        return Task(messages, "question", told=told, right=found)
+    return _read_request(messages, contents[-1])
+
+
+def _read_request(messages: list[Message], text: str) -> Task | None:
+    wishes = read_request(text)
+    if wishes:
+        return Task(messages, "story", asked=wishes)
+    act = read_advice_request(text)
+    if act:
+        return Task(messages, "unkind" if act["act"] in meaning.UNKIND_ACTS else "advice", asked=act)
+    return None
+
+
+@lru_cache(maxsize=20_000)
+def read_request(text: str) -> Roles:
+    """Return the wishes of a request for a story; empty if the text is none."""
+    readings = derivations(LANGUAGE.request_grammar, text)
+    return dict(readings[0][0]) if readings else {}
+
+
+@lru_cache(maxsize=20_000)
+def read_advice_request(text: str) -> Roles:
+    """Return act and roles of a request for advice; empty if the text is none."""
+    readings = derivations(LANGUAGE.advice_request_grammar, text)
+    return dict(readings[0][0]) if readings else {}
+
+
+@lru_cache(maxsize=20_000)
+def read_told(text: str) -> Roles:
+    """Return the roles of a story of this world; empty if the text is none."""
+    readings = story_derivations(text)
+    return dict(readings[0][0]) if readings else {}
+
+
+def _read_question(text: str, told: Roles) -> str | None:
+    for question in questions():
+        if question.matches(text, told):
+            if all(role in told for role in question.wanted):
+                return render(question.answer, told)
+            return LANGUAGE.not_told
+    return None
+
+
+def _user(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def _generate(node, stream: RandomStream, roles: Roles) -> str:
+    out: list[str] = []
+    node.generate(stream, roles, out)
+    return "".join(out)

@@ -1,0 +1,57 @@
+"""Stories of the small world and the exact probabilities of texts."""
+
+from toolkit.storyworld.grammar import Roles, derivations, total_logprob
+from toolkit.storyworld.next_token import NextTokenTruth
+from toolkit.storyworld.rng import RandomStream
+from toolkit.storyworld.small.english import ENGLISH
+from toolkit.storyworld.stories import Story
+
+LANGUAGE = ENGLISH
+
+
+def story_given(stream: RandomStream, **constraints: str) -> Story:
+    """Draw a story with some given roles (hero, animal, object, place, plot, ending, length, ...).
+
+    The log-probability is that of the text given the constraints as independent choices made beforehand.
+    """
+    roles: Roles = dict(constraints)
+    out: list[str] = []
+    logprob = LANGUAGE.story_grammar.generate(stream, roles, out)
+    return Story("".join(out), logprob, roles)
+
+
+def story(seed: int, index: int) -> Story:
+    """Return story ``index`` of a seed, a pure function of both."""
+    return story_given(RandomStream("small", "stories", seed, index))
+
+
+def story_derivations(text: str) -> list[tuple[Roles, float]]:
+    """Return the derivations of a text as a whole story as (roles, log-probability)."""
+    return derivations(LANGUAGE.story_grammar, text)
+
+
+def story_logprob(text: str) -> float | None:
+    """Return the log-probability of a complete story, None if it is not in the language."""
+    return total_logprob(story_derivations(text))
+
+
+def document(story: Story) -> str:
+    """Return a story under its title, as a corpus holds it; both have the same probability."""
+    return f"{render(LANGUAGE.compile(LANGUAGE.titles[story.roles['plot']]), story.roles)}\n{story.text}"
+
+
+def document_logprob(text: str) -> float | None:
+    """Return the log-probability of a story under its title, None if it is not in the language."""
+    return total_logprob(derivations(LANGUAGE.document_grammar, text))
+
+
+def next_token_truth(tokenizer) -> NextTokenTruth:
+    """Return the computation of the true next-token distributions of documents for a tokenizer."""
+    return NextTokenTruth.of_tokenizer(LANGUAGE.document_grammar, tokenizer)
+
+
+def render(node, roles: Roles) -> str:
+    """Return the only text of a node whose roles are all bound."""
+    out: list[str] = []
+    node.generate(RandomStream("unused"), dict(roles), out)
+    return "".join(out)
