@@ -38,7 +38,7 @@ NOT_OUTPUTS = {
     layout.RECIPE: "it went in",
     layout.RESOLVED: "it went in",
     layout.TIMING: "times",
-    layout.CHECKPOINT_SEAL: "hashes of the other files in the folder",
+    layout.CHECKPOINT_SEAL: "hashes of the files beside it",
 }
 
 
