@@ -136,8 +136,12 @@ def test_the_digest_is_that_of_the_rows(world):
     )
 
 
-def digests_of_a_copy(folder: Path, world: str, file: str = "", old: str = "", new: str = "") -> list[str]:
-    """Return (recorded digest, digest of the rows) of a renamed copy with one text replaced."""
+FEW = {"stories": 1000, "conversations": 300, "preferences": 200, "prompts": 500, "turns": 500}
+"""Half of the rows of a digest."""
+
+
+def digest_of_a_copy(folder: Path, world: str, file: str = "", old: str = "", new: str = "") -> str:
+    """Return the digest of FEW rows of the package under another name, with one text replaced."""
     package = folder / "moved" / "worlds"
     root = Path(storyworld.__file__).parent
     for source in root.rglob("*.py"):
@@ -149,17 +153,22 @@ def digests_of_a_copy(folder: Path, world: str, file: str = "", old: str = "", n
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(f"# moved\n{text}", encoding="utf-8")
     command = (
-        f"import moved.worlds; world = moved.worlds.get_world({world!r});"
-        "print(world.digest, world.compute_digest())"
+        f"import moved.worlds; moved.worlds.world.GOLDEN = {FEW};"
+        f"print(moved.worlds.get_world({world!r}).compute_digest())"
     )
     completed = subprocess.run(
         [sys.executable, "-c", command], check=True, capture_output=True, text=True, cwd=folder
     )
-    return completed.stdout.split()
+    return completed.stdout.strip()
 
 
-def test_the_digest_does_not_depend_on_the_location_of_the_files(tmp_path):
-    assert digests_of_a_copy(tmp_path, "large") == [LARGE.digest, LARGE.digest]
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr("toolkit.storyworld.world.GOLDEN", FEW)
+
+
+def test_the_digest_does_not_depend_on_the_location_of_the_files(few, tmp_path):
+    assert digest_of_a_copy(tmp_path, "large") == LARGE.compute_digest()
 
 
 @pytest.mark.parametrize(
@@ -171,13 +180,12 @@ def test_the_digest_does_not_depend_on_the_location_of_the_files(tmp_path):
         ("large", "large/utility.py", '"repetition": 1.5', '"repetition": 1.6'),
         ("large", "large/requests.py", "Keep it short.", "Keep it brief."),
         ("small", "small/english.py", "Keep it short.", "Keep it brief."),
-        ("small", "small/prompts.py", "UNTOLD_SHARE = 0.35", "UNTOLD_SHARE = 0.36"),
+        ("small", "small/prompts.py", "UNTOLD_SHARE = 0.35", "UNTOLD_SHARE = 0.45"),
         ("small", "small/utility.py", '"honest": 4.0', '"honest": 4.1'),
     ],
 )
-def test_a_changed_world_has_another_digest(tmp_path, world, file, old, new):
-    recorded, rows_now = digests_of_a_copy(tmp_path, world, file, old, new)
-    assert recorded == get_world(world).digest != rows_now
+def test_a_changed_world_has_another_digest(few, tmp_path, world, file, old, new):
+    assert digest_of_a_copy(tmp_path, world, file, old, new) != get_world(world).compute_digest()
 
 
 def test_the_digest_of_the_version_before_is_still_this_world():

@@ -15,7 +15,7 @@ from toolkit.storyworld.small.stories import LANGUAGE
 from toolkit.storyworld.small.utility import rates
 
 TOP = sum(WEIGHTS.values())
-PROMPTS = [make_prompt(RandomStream("test prompts", index)) for index in range(400)]
+PROMPTS = [make_prompt(RandomStream("test prompts", index)) for index in range(250)]
 
 
 def answers_of(prompts, flawed=False):
