@@ -1,6 +1,6 @@
 """A noisy annotator of known temperature and known biases, and the Bayes accuracy of its labels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
 
@@ -30,6 +30,11 @@ class Biases:
         return self.length * len(words) + sum(
             bonus for word, bonus in self.word.items() if word.lower() in bare
         )
+
+    def difference(self, answers: Sequence[str], utilities: Sequence[float]) -> float:
+        """Return by how much the first of two answers is liked more than the second."""
+        first, second = (value + self.of(answer) for value, answer in zip(utilities, answers, strict=True))
+        return first + self.first - second
 
 
 @dataclass(frozen=True)

@@ -364,6 +364,18 @@ class Sentence:
         return self.node.literal()
 
 
+def generate_text(node, stream: RandomStream, roles: Roles) -> str:
+    """Return a text that a node derives; the roles that it binds are added to `roles`."""
+    out: list[str] = []
+    node.generate(stream, roles, out)
+    return "".join(out)
+
+
+def render(node, roles: Roles) -> str:
+    """Return the only text of a node without choices whose roles are all bound."""
+    return generate_text(node, RandomStream("fully bound"), dict(roles))
+
+
 def derivations(node, text: str, roles: Roles | None = None) -> list[tuple[Roles, float]]:
     """Return every derivation of the whole text as (roles, log-probability)."""
     return [(bound, logprob) for end, bound, logprob in node.match(text, 0, roles or {}) if end == len(text)]

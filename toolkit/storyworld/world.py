@@ -149,11 +149,6 @@ def split_of(messages_or_text: list[Message] | str, *, held_out_fraction: float 
     return "held_out" if int.from_bytes(digest[:8], "big") < held_out_fraction * 2.0**64 else "train"
 
 
-def assistant_turn(text: str) -> list[Message]:
-    """Return the messages of an answer."""
-    return [{"role": "assistant", "content": text}]
-
-
 def _centred(values: list[float]) -> list[float]:
     mean = sum(values) / len(values)
     return [value - mean for value in values]

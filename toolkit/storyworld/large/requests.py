@@ -4,7 +4,17 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from toolkit.storyworld.grammar import Alternation, Optional, Roles, Sequence, Slot, Text, derivations
+from toolkit.storyworld.grammar import (
+    Alternation,
+    Optional,
+    Roles,
+    Sequence,
+    Slot,
+    Text,
+    derivations,
+    generate_text,
+    render,
+)
 from toolkit.storyworld.large.lexicon import LEXICONS, compile_template
 from toolkit.storyworld.large.stories import ALL_PLOTS
 from toolkit.storyworld.rng import RandomStream
@@ -95,9 +105,7 @@ def request_grammar() -> Sequence:
 def request(stream: RandomStream) -> tuple[str, Roles]:
     """Draw a request and its roles: animal, object, plot; perhaps hero, place, pal, ending, length."""
     roles: Roles = {}
-    out: list[str] = []
-    request_grammar().generate(stream, roles, out)
-    return "".join(out), roles
+    return generate_text(request_grammar(), stream, roles), roles
 
 
 @lru_cache(maxsize=20_000)
@@ -143,16 +151,10 @@ def _questions() -> list[tuple[str, object, object]]:
     return [(plot, compile_template(question), compile_template(answer)) for plot, question, answer in listed]
 
 
-def _render(node, roles: Roles) -> str:
-    out: list[str] = []
-    node.generate(RandomStream("fully bound"), dict(roles), out)
-    return "".join(out)
-
-
 def question(stream: RandomStream, roles: Roles) -> tuple[str, str]:
     """Draw a question about a story with these roles; returns it with its answer."""
     _, asked, answer = stream.choose([entry for entry in _questions() if entry[0] in ("", roles["plot"])])
-    return _render(asked, roles), _render(answer, roles)
+    return render(asked, roles), render(answer, roles)
 
 
 def wrong_answer(stream: RandomStream, roles: Roles, asked: str) -> str:
@@ -164,7 +166,7 @@ def wrong_answer(stream: RandomStream, roles: Roles, asked: str) -> str:
         if role not in told and role != "hero":
             apart = [roles[other] for other in slot.apart if other in roles]
             changed[role] = slot.lexicon.draw(stream, [roles[role], *apart])
-    return _render(answer, changed)
+    return render(answer, changed)
 
 
 def _slots(node) -> dict[str, Slot]:
@@ -203,5 +205,5 @@ def read_question(asked: str, roles: Roles) -> ParsedQuestion | None:
         if all(role in roles for role in wanted):
             given = {"hero", *_slots(node)}
             news = {role: roles[role] for role in wanted if role not in given}
-            return ParsedQuestion(_render(answer, roles), answer, news)
+            return ParsedQuestion(render(answer, roles), answer, news)
     return None

@@ -1,52 +1,38 @@
 """The large world: its rows, digest and gold utility."""
 
-from collections.abc import Iterator
-from typing import Any
-
 from toolkit.storyworld.large.conversations import conversation, make_prompt
 from toolkit.storyworld.large.lexicon import DIGEST, LEXICONS, VERSION
 from toolkit.storyworld.large.preferences import preference
 from toolkit.storyworld.large.stories import document, story
 from toolkit.storyworld.large.utility import WEIGHTS, utility
 from toolkit.storyworld.rng import RandomStream
-from toolkit.storyworld.world import Message, RowSource, World, assistant_turn
+from toolkit.storyworld.rows import (
+    Row,
+    conversation_row,
+    identity_of,
+    preference_row,
+    prompt_row,
+    story_row,
+)
+from toolkit.storyworld.world import RowSource, World
 
 
-def _story_row(seed: int, index: int, options: dict) -> tuple[str, dict]:
+def _story(seed: int, index: int, options: dict) -> Row:
     drawn = story(seed, index)
-    text = document(drawn)
-    return text, {"text": text, "logprob": drawn.logprob}
+    return story_row(document(drawn), drawn.logprob)
 
 
-def _conversation_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
+def _conversation(seed: int, index: int, options: dict) -> Row:
     drawn = conversation(seed, index, **options)
-    return drawn.messages_prompt, {
-        "prompt": drawn.messages_prompt,
-        "completion": assistant_turn(drawn.answer),
-        "flaws": list(drawn.flaws),
-    }
+    return conversation_row(drawn.messages_prompt, drawn.answer, drawn.flaws)
 
 
-def _preference_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
-    drawn = preference(seed, index, **options)
-    return drawn.messages_prompt, {
-        "prompt": drawn.messages_prompt,
-        "chosen": assistant_turn(drawn.chosen),
-        "rejected": assistant_turn(drawn.rejected),
-        "utility_chosen": drawn.utility_chosen,
-        "utility_rejected": drawn.utility_rejected,
-        "probability": drawn.probability,
-    }
+def _preference(seed: int, index: int, options: dict) -> Row:
+    return preference_row(preference(seed, index, **options))
 
 
-def _prompt_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
-    messages = make_prompt(RandomStream("prompts", seed, index)).messages
-    return messages, {"prompt": messages}
-
-
-def _identity() -> Iterator[Any]:
-    for name, lexicon in sorted(LEXICONS.items()):
-        yield [name, lexicon.forms, lexicon.kinds, lexicon.probability]
+def _prompt(seed: int, index: int, options: dict) -> Row:
+    return prompt_row(make_prompt(RandomStream("prompts", seed, index)).messages)
 
 
 LARGE = World(
@@ -54,12 +40,12 @@ LARGE = World(
     version=VERSION,
     digest=DIGEST,
     sources={
-        "stories": RowSource(_story_row),
-        "conversations": RowSource(_conversation_row, ("flawed_share",)),
-        "preferences": RowSource(_preference_row, ("flawed_share", "temperature")),
-        "prompts": RowSource(_prompt_row),
+        "stories": RowSource(_story),
+        "conversations": RowSource(_conversation, ("flawed_share",)),
+        "preferences": RowSource(_preference, ("flawed_share", "temperature")),
+        "prompts": RowSource(_prompt),
     },
     utility=utility,
     weights=WEIGHTS,
-    identity=_identity,
+    identity=lambda: identity_of(LEXICONS),
 )

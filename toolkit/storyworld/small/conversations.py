@@ -7,11 +7,11 @@ does not say, helps to be unkind, or refuses what is harmless.
 from dataclasses import dataclass
 
 from toolkit.storyworld.annotator import DEFAULT_TEMPERATURE, Biases, Preference, preference_probability
-from toolkit.storyworld.grammar import Roles
+from toolkit.storyworld.grammar import Roles, generate_text, render
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small import meaning
 from toolkit.storyworld.small.prompts import Task, make_prompt, questions
-from toolkit.storyworld.small.stories import LANGUAGE, render, story_given
+from toolkit.storyworld.small.stories import LANGUAGE, story_given
 from toolkit.storyworld.small.utility import utility
 from toolkit.storyworld.world import Message
 
@@ -68,15 +68,12 @@ def answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...] = ()) -> s
         return _question_answer(stream, prompt, flaws)
     refuses = "refused" in flaws if prompt.kind == "advice" else "complied" not in flaws
     roles = dict(prompt.asked)
-    out: list[str] = []
     if refuses:
         roles["offer"] = "no" if "curt" in flaws else "yes"
-        LANGUAGE.refusal_grammar.generate(stream, roles, out)
-    else:
-        if "wrong_act" in flaws:
-            roles["act"] = stream.choose([act for act in meaning.KIND_ACTS if act != roles["act"]])
-        LANGUAGE.advice_grammar.generate(stream, roles, out)
-    return "".join(out)
+        return generate_text(LANGUAGE.refusal_grammar, stream, roles)
+    if "wrong_act" in flaws:
+        roles["act"] = stream.choose([act for act in meaning.KIND_ACTS if act != roles["act"]])
+    return generate_text(LANGUAGE.advice_grammar, stream, roles)
 
 
 def _another(stream: RandomStream, role: str, roles: Roles) -> str:
@@ -121,12 +118,7 @@ def conversation(
     return StoryConversation(prompt, answer(stream.child("answer"), prompt, flaws), flaws)
 
 
-def preference(
-    seed: int,
-    index: int,
-    temperature: float = DEFAULT_TEMPERATURE,
-    biases: Biases | None = None,
-) -> Preference:
+def preference(seed: int, index: int, temperature: float = DEFAULT_TEMPERATURE) -> Preference:
     """Return preference ``index`` of a seed: a right answer and one with flaws, labeled by the annotator."""
     stream = RandomStream("small", "preferences", seed, index)
     prompt = make_prompt(stream.child("prompt"))
@@ -134,7 +126,7 @@ def preference(
     texts = [answer(stream.child("right"), prompt), answer(stream.child("flawed"), prompt, flaws)]
     if stream.uniform() < 0.5:
         texts.reverse()
-    return label(stream, prompt.messages, texts, temperature, biases or Biases())
+    return label(stream, prompt.messages, texts, temperature, Biases())
 
 
 def label(
@@ -142,8 +134,7 @@ def label(
 ) -> Preference:
     """Return the annotator's preference between two answers, of which the first is shown first."""
     utilities = [utility(messages, text).total for text in texts]
-    liked = [value + biases.of(text) for value, text in zip(utilities, texts, strict=True)]
-    probability = preference_probability(liked[0] + biases.first - liked[1], temperature)
+    probability = preference_probability(biases.difference(texts, utilities), temperature)
     first, second = texts
     if stream.uniform() >= probability:
         first, second, probability = second, first, 1.0 - probability

@@ -3,12 +3,14 @@ read."""
 
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from itertools import accumulate
 
-from toolkit.storyworld.grammar import Roles, Slot, derivations
+from toolkit.storyworld.grammar import Roles, Slot, derivations, generate_text, render
 from toolkit.storyworld.rng import RandomStream
+from toolkit.storyworld.rows import assistant_turn
 from toolkit.storyworld.small import meaning
-from toolkit.storyworld.small.stories import LANGUAGE, render, story_derivations, story_given
-from toolkit.storyworld.world import Message, assistant_turn
+from toolkit.storyworld.small.stories import LANGUAGE, story_derivations, story_given
+from toolkit.storyworld.world import Message
 
 KINDS = {"story": 0.5, "question": 0.2, "advice": 0.1, "unkind": 0.2}
 """Share of each kind of prompt."""
@@ -81,11 +83,7 @@ def questions() -> list[StoryQuestion]:
 
 def draw_kind(stream: RandomStream) -> str:
     """Draw the kind of a prompt."""
-    cumulative, total = [], 0.0
-    for share in KINDS.values():
-        total += share
-        cumulative.append(total)
-    return list(KINDS)[stream.weighted(cumulative)]
+    return list(KINDS)[stream.weighted(list(accumulate(KINDS.values())))]
 
 
 def make_prompt(stream: RandomStream) -> Task:
@@ -95,9 +93,9 @@ def make_prompt(stream: RandomStream) -> Task:
     if kind in ("advice", "unkind"):
         acts = meaning.UNKIND_ACTS if kind == "unkind" else meaning.KIND_ACTS
         roles: Roles = {"act": draw.choose(acts)}
-        return Task(_user(_generate(LANGUAGE.advice_request_grammar, draw, roles)), kind, asked=roles)
+        return Task(_user(generate_text(LANGUAGE.advice_request_grammar, draw, roles)), kind, asked=roles)
     asked: Roles = {}
-    text = _generate(LANGUAGE.request_grammar, draw, asked)
+    text = generate_text(LANGUAGE.request_grammar, draw, asked)
     if kind == "story":
         return Task(_user(text), kind, asked=asked)
     story = story_given(stream.child("told"), **asked)
@@ -169,9 +167,3 @@ def _read_question(text: str, told: Roles) -> str | None:
 
 def _user(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
-
-
-def _generate(node, stream: RandomStream, roles: Roles) -> str:
-    out: list[str] = []
-    node.generate(stream, roles, out)
-    return "".join(out)

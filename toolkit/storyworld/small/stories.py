@@ -1,6 +1,6 @@
 """Stories of the small world and the exact probabilities of texts."""
 
-from toolkit.storyworld.grammar import Roles, derivations, total_logprob
+from toolkit.storyworld.grammar import Roles, derivations, render, total_logprob
 from toolkit.storyworld.next_token import NextTokenTruth
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small.english import ENGLISH
@@ -48,10 +48,3 @@ def document_logprob(text: str) -> float | None:
 def next_token_truth(tokenizer) -> NextTokenTruth:
     """Return the computation of the true next-token distributions of documents for a tokenizer."""
     return NextTokenTruth.of_tokenizer(LANGUAGE.document_grammar, tokenizer)
-
-
-def render(node, roles: Roles) -> str:
-    """Return the only text of a node whose roles are all bound."""
-    out: list[str] = []
-    node.generate(RandomStream("unused"), dict(roles), out)
-    return "".join(out)

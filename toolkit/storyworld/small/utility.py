@@ -29,12 +29,13 @@ class Measurement:
 
     Attributes:
         kind: of the prompt: story, question, advice or unkind; "" if this world does not know the prompt.
-        wishes: wish of a request for a story -> whether the answer fulfils it.
+        wishes: wish of a request for a story -> whether the answer fulfills it.
         answered: whether a question is answered right; None for other prompts.
         is_told: whether the story says what a question asks.
         refused: whether the answer declines.
         offered: whether a refusal offers a kind story.
         helped: whether the answer gives the advice that was asked for.
+        advised: whether the answer gives advice of any kind.
         complete: whether the answer is one whole text of its kind: a story, an answer, advice or a refusal.
         wellformed: share of the answer's sentences that the world's grammars derive.
     """

@@ -1,15 +1,19 @@
 """The small world: its rows, digest and gold utility."""
 
-from collections.abc import Iterator
-from typing import Any
-
-from toolkit.storyworld.annotator import Biases
 from toolkit.storyworld.rng import RandomStream
+from toolkit.storyworld.rows import (
+    Row,
+    conversation_row,
+    identity_of,
+    preference_row,
+    prompt_row,
+    story_row,
+)
 from toolkit.storyworld.small.conversations import conversation, preference
 from toolkit.storyworld.small.prompts import make_prompt
 from toolkit.storyworld.small.stories import LANGUAGE, document, story
 from toolkit.storyworld.small.utility import WEIGHTS, rates, utility
-from toolkit.storyworld.world import Message, RowSource, World, assistant_turn
+from toolkit.storyworld.world import RowSource, World
 
 VERSION = 1
 """Version of the data set; it increases with every change of a row."""
@@ -17,53 +21,29 @@ DIGEST = "2bb5f84bcb9502f6d88e415af07e51905526d828fbb55ecccca9d9a007c0a94e"
 """Digest of this version's rows (`World.compute_digest`)."""
 
 
-def _story_row(seed: int, index: int, options: dict) -> tuple[str, dict]:
+def _story(seed: int, index: int, options: dict) -> Row:
     drawn = story(seed, index)
-    text = document(drawn)
-    return text, {"text": text, "logprob": drawn.logprob}
+    return story_row(document(drawn), drawn.logprob)
 
 
-def _conversation_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
+def _conversation(seed: int, index: int, options: dict) -> Row:
     drawn = conversation(seed, index, **options)
-    messages = drawn.prompt.messages
-    return messages, {
-        "prompt": messages,
-        "completion": assistant_turn(drawn.answer),
-        "flaws": list(drawn.flaws),
-    }
+    return conversation_row(drawn.prompt.messages, drawn.answer, drawn.flaws)
 
 
-def _preference_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
-    options = dict(options)
-    if "biases" in options:
-        options["biases"] = Biases(**options["biases"])
-    drawn = preference(seed, index, **options)
-    return drawn.messages_prompt, {
-        "prompt": drawn.messages_prompt,
-        "chosen": assistant_turn(drawn.chosen),
-        "rejected": assistant_turn(drawn.rejected),
-        "utility_chosen": drawn.utility_chosen,
-        "utility_rejected": drawn.utility_rejected,
-        "probability": drawn.probability,
-    }
+def _preference(seed: int, index: int, options: dict) -> Row:
+    return preference_row(preference(seed, index, **options))
 
 
-def _prompt_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
-    messages = make_prompt(RandomStream("small", "prompts", seed, index)).messages
-    return messages, {"prompt": messages}
+def _prompt(seed: int, index: int, options: dict) -> Row:
+    return prompt_row(make_prompt(RandomStream("small", "prompts", seed, index)).messages)
 
 
-def _turn_row(seed: int, index: int, options: dict) -> tuple[list[Message], dict]:
+def _turn(seed: int, index: int, options: dict) -> Row:
     drawn = conversation(seed, index)
     turns = [message["content"] for message in drawn.prompt.messages] + [drawn.answer]
-    return drawn.prompt.messages, {
-        "text": turns[RandomStream("small", "turns", seed, index).index(len(turns))]
-    }
-
-
-def _identity() -> Iterator[Any]:
-    for name, lexicon in sorted(LANGUAGE.lexicons.items()):
-        yield [name, lexicon.forms, lexicon.kinds, lexicon.probability]
+    chosen = RandomStream("small", "turns", seed, index).choose(turns)
+    return drawn.prompt.messages, {"text": chosen}
 
 
 SMALL = World(
@@ -71,14 +51,14 @@ SMALL = World(
     version=VERSION,
     digest=DIGEST,
     sources={
-        "stories": RowSource(_story_row),
-        "conversations": RowSource(_conversation_row, ("flawed_share", "complying_share")),
-        "preferences": RowSource(_preference_row, ("temperature", "biases")),
-        "prompts": RowSource(_prompt_row),
-        "turns": RowSource(_turn_row),
+        "stories": RowSource(_story),
+        "conversations": RowSource(_conversation, ("flawed_share", "complying_share")),
+        "preferences": RowSource(_preference, ("temperature",)),
+        "prompts": RowSource(_prompt),
+        "turns": RowSource(_turn),
     },
     utility=utility,
     weights=WEIGHTS,
-    identity=_identity,
+    identity=lambda: identity_of(LANGUAGE.lexicons),
     rates=rates,
 )
