@@ -11,9 +11,10 @@ import pytest
 from toolkit.cli import main
 from toolkit.data.chat import template
 from toolkit.evaluate import best_of
-from toolkit.evaluate.win_rate import Contest, answer, kl_bound
+from toolkit.evaluate.win_rate import Contest, answer
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_causal_lm, load_reward_model
+from toolkit.stats.frontier import best_of_n_kl_bound
 from toolkit.storyworld import LARGE
 
 PROMPTS = [row["prompt"] for row in LARGE.rows("prompts", 0, "held_out", 12)]
@@ -52,11 +53,11 @@ def test_text_ids_and_end_belong_together(chosen, tokenizer):
 
 
 def test_the_bound_of_kl():
-    assert kl_bound(1) == 0
-    assert kl_bound(4) == pytest.approx(math.log(4) - 0.75)
+    assert best_of_n_kl_bound(1) == 0
+    assert best_of_n_kl_bound(4) == pytest.approx(math.log(4) - 0.75)
     # exact for one uniform variable: the density of the best of n is n u^(n-1)
     u = (np.arange(1_000_000) + 0.5) / 1_000_000
-    assert kl_bound(4) == pytest.approx(np.mean(4 * u**3 * np.log(4 * u**3)), abs=1e-5)
+    assert best_of_n_kl_bound(4) == pytest.approx(np.mean(4 * u**3 * np.log(4 * u**3)), abs=1e-5)
 
 
 def test_on_the_command_line_they_are_models_of_their_own(folders, scorer, capsys, monkeypatch):
@@ -68,7 +69,7 @@ def test_on_the_command_line_they_are_models_of_their_own(folders, scorer, capsy
     assert main.main([*options, "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert list(models) == ["first", "second", "best of 2", "best of 4"]
-    assert models["best of 4"]["kl_to_baseline_at_most"] == pytest.approx(kl_bound(4))
+    assert models["best of 4"]["kl_to_baseline_at_most"] == pytest.approx(best_of_n_kl_bound(4))
     assert models["best of 4"]["win_rate"]["n"] == 6 and "kl_to_baseline" not in models["best of 4"]
     assert main.main(options) == 0
     assert "<=0.64" in capsys.readouterr().err

@@ -17,12 +17,13 @@ import pytest
 import torch
 import yaml
 
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import RecipeError, RunError
 from toolkit.config import loader
 from toolkit.config.schema import ModelSettings
 from toolkit.data.chat import sources
 from toolkit.execution import runner
 from toolkit.models import gpt2, loading
+from toolkit.preferences import answering
 from toolkit.runs import references
 from toolkit.runs.evaluation import read
 from toolkit.stages.tokenizer import learn
@@ -196,7 +197,10 @@ def test_a_run_of_preferences_is_data_with_lineage(write_recipe, models, tmp_pat
             {"annotator": {"judge": "http://127.0.0.1:1/v1", "judge_model": "m", "temperature": 2.0}},
             "annotator.temperature: has an effect only with gold or a reward model",
         ),
-        ({"annotator": {"judge": "http://127.0.0.1:1/v1"}}, "judge_model: is required with an endpoint"),
+        (
+            {"annotator": {"judge": "http://127.0.0.1:1/v1"}},
+            "annotator.judge: is an endpoint: name its model in judge_model",
+        ),
         ({"data": {"name": "storyworld", "config": "stories", "examples": 2}}, "data.config: must be"),
     ],
 )
@@ -251,7 +255,7 @@ def test_an_endpoint_is_asked_each_question_once(write_recipe, judge, tmp_path):
     assert all(longer)
 
 
-def test_votes_are_preferences_without_ties_bad_and_undone_votes(write_recipe, tmp_path):
+def test_votes_are_preferences_without_ties_bad_and_undone_votes(write_recipe, tmp_path, capsys):
     votes = tmp_path / "votes.jsonl"
     pairs = [
         {"prompt": "One?", "answer_a": "yes", "answer_b": "no", "vote": "a"},
@@ -271,8 +275,37 @@ def test_votes_are_preferences_without_ties_bad_and_undone_votes(write_recipe, t
     assert answers == {"One?": "yes", "Two?": "no"}
     assert [row["votes"] for row in rows] == [1, 2]
     assert [row["prompt"][0]["content"] for row in read_lines(run / "ties.jsonl")] == ["Three?"]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["left_out"] == {"undone": 1, "attention": 1, "bad": 1} and evaluation["votes"] == 4
+    assert "votes left out: 1 undone, 1 attention, 1 bad" in capsys.readouterr().err
     manifest = json.loads((run / "manifest.json").read_text())
     assert list(manifest["inputs"]["data"]) == ["annotator.judge"]
+
+
+def test_sampled_answers_are_kept_and_not_replaced_by_other_settings(
+    write_recipe, tmp_path, monkeypatch, capsys
+):
+    sample, calls = answering.sample_batch, []
+
+    def interrupted(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return sample(*arguments, **options)
+
+    path, runs_dir = write_recipe(), tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "sample_batch", interrupted)
+        assert runner.run_recipes(path, runs_dir=runs_dir).status == 130
+    assert "the same command resumes from the answers sampled so far" in capsys.readouterr().err
+    with pytest.raises(RunError, match="made from other inputs"):
+        runner.run_recipes(write_recipe(temperature=0.5), runs_dir=runs_dir)
+    monkeypatch.setattr(
+        answering, "sample_batch", lambda *given, **options: calls.append(1) or sample(*given, **options)
+    )
+    resumed = run_recipe(write_recipe(), runs_dir)
+    assert len(calls) == 3 + 3  # two of five batches were sampled before
+    assert len(read_lines(resumed / "best.jsonl")) == 24
 
 
 def launch(path: Path, runs_dir: Path, *, processes: int = 1) -> subprocess.Popen:

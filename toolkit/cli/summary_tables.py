@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.config.registry import STAGES, Stage
-from toolkit.report.summary import RATES, BaselineComparison, comparisons, rates_of, win_rate_text
+from toolkit.report.summary import (
+    RATES,
+    BaselineComparison,
+    comparisons,
+    measured_rates,
+    rates_of,
+    win_rate_text,
+)
 from toolkit.stats import interval_text, kl_text
 
 
@@ -76,7 +83,7 @@ def _win_rate_table(comparison: BaselineComparison) -> Table:
 
 def rates_table(models: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Return one row per model: what its answers do, without intervals; None if no rate was measured."""
-    measured = [rate for rate in RATES if any(rate in rates for rates in models.values())]
+    measured = measured_rates(models)
     if not measured:
         return None
     table = Table(title="what the answers do, in % (intervals: --json)", title_justify="left")

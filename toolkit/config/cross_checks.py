@@ -12,6 +12,7 @@ from toolkit.config.judge_kinds import kind
 from toolkit.config.messages import Mistake, conflict, listed, no_effect, suggestion
 from toolkit.config.registry import STAGES, Stage
 from toolkit.config.schema import (
+    AnnotatorSettings,
     DataSource,
     EvaluateRecipe,
     PpoRecipe,
@@ -19,6 +20,7 @@ from toolkit.config.schema import (
     PretrainRecipe,
     StageRecipe,
     TrainerRecipe,
+    WinRateSettings,
 )
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.config.yaml_source import Key
@@ -29,6 +31,9 @@ VOTES_REPLACE = {
     "top_p", "batch_examples",
 }  # fmt: skip
 """Settings of the preferences stage that a file of votes makes useless."""
+ONE_WORLD = "gold judges answers to storyworld's prompts only, and to those of one world"
+ENDPOINT_SETTINGS = ("judge_model", "judge_key_variable", "stop_early")
+"""Settings that have an effect only if the judge is an endpoint."""
 LARGE_LACKS = ("turns",)
 OPTION_CONFIGS: dict[str, dict[str, tuple[str, ...]]] = {
     "large": {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)},
@@ -171,14 +176,9 @@ def _preferences(recipe: PreferencesRecipe) -> list[Mistake]:
             for name in ("temperature", "biases")
             if name in annotator.model_fields_set
         ]
-    if judge == "endpoint" and not annotator.judge_model:
-        mistakes.append(conflict(("annotator", "judge_model"), "is required with an endpoint"))
-    if judge != "endpoint" and annotator.judge_model:
-        mistakes.append(no_effect(("annotator", "judge_model"), "has an effect only with an endpoint"))
-    worlds = {source.world if source.name == inputs.STORYWORLD else "other" for source in recipe.data or []}
-    if judge == "gold" and recipe.data and ("other" in worlds or len(worlds) > 1):
-        sentence = "gold judges answers to storyworld's prompts only, and to those of one world"
-        mistakes.append(conflict(("annotator", "judge"), sentence))
+    mistakes += _endpoint(("annotator",), annotator)
+    if judge == "gold" and recipe.data and inputs.world_of(recipe.data) is None:
+        mistakes.append(conflict(("annotator", "judge"), ONE_WORLD))
     return mistakes
 
 
@@ -255,18 +255,8 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     if stopping and _normal(stopping.judge) in map(_normal, reward_models):
         sentence = f"{stopping.judge} is trained on, so it cannot judge the training; name another"
         mistakes.append(conflict(("early_stopping", "judge"), sentence))
-    if any(source.name != inputs.STORYWORLD for source in recipe.data):
-        mistakes += [
-            conflict(key, "gold judges answers to storyworld's prompts only")
-            for key, judge in _ppo_judges(recipe)
-            if judge == "gold"
-        ]
-    elif len({source.world for source in recipe.data}) > 1:
-        mistakes += [
-            conflict(key, "gold judges answers to the prompts of one world only")
-            for key, judge in _ppo_judges(recipe)
-            if judge == "gold"
-        ]
+    if inputs.world_of(recipe.data) is None:
+        mistakes += [conflict(key, ONE_WORLD) for key, judge in _ppo_judges(recipe) if judge == "gold"]
     return mistakes
 
 
@@ -316,16 +306,20 @@ def _evaluate(recipe: EvaluateRecipe) -> list[Mistake]:
         if judge_kind in ("gold", "votes") and win_rate.judge_data is not None:
             judge = "gold" if judge_kind == "gold" else "people's votes"
             mistakes.append(no_effect(("win_rate", "judge_data"), f"has no effect with judge: {judge}"))
-        if judge_kind == "endpoint" and win_rate.judge_model is None:
-            mistakes.append(
-                Mistake(
-                    ("win_rate", "judge"),
-                    "is an endpoint: name its model in judge_model",
-                    ProblemKind.MISSING,
-                )
-            )
-        for name in ("judge_model", "judge_key_variable", "stop_early"):
-            if judge_kind != "endpoint" and name in win_rate.model_fields_set:
-                sentence = "has an effect only if judge is the URL of an endpoint"
-                mistakes.append(no_effect(("win_rate", name), sentence))
+        mistakes += _endpoint(("win_rate",), win_rate)
     return mistakes
+
+
+def _endpoint(key: Key, settings: WinRateSettings | AnnotatorSettings) -> list[Mistake]:
+    """Return the mistakes in the settings that only an endpoint as the judge has."""
+    if kind(settings.judge) != "endpoint":
+        sentence = "has an effect only if judge is the URL of an endpoint"
+        return [
+            no_effect((*key, name), sentence)
+            for name in ENDPOINT_SETTINGS
+            if name in settings.model_fields_set
+        ]
+    if settings.judge_model is None:
+        sentence = "is an endpoint: name its model in judge_model"
+        return [Mistake((*key, "judge"), sentence, ProblemKind.MISSING)]
+    return []

@@ -7,7 +7,7 @@ setting, `("data",)`, whether it is written as a mapping or as a list of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -75,6 +75,12 @@ def references(recipe: BaseModel) -> Iterator[tuple[Key, str]]:
             is_judge = setting in ("judge", "reward_model")
             if not is_judge or kind(value) == "model":
                 yield key, value
+
+
+def world_of(sources: Iterable[DataSource]) -> str | None:
+    """Return the world of the storyworld that all sources are of; None for other data and several worlds."""
+    worlds = {source.world or "large" if source.name == STORYWORLD else None for source in sources}
+    return worlds.pop() if len(worlds) == 1 else None
 
 
 def with_sources(settings: ModelType, replace: Callable[[DataSource], DataSource]) -> ModelType:

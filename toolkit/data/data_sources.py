@@ -7,9 +7,10 @@ from typing import Literal
 
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
+from toolkit.config import inputs
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
-from toolkit.storyworld import DEFAULT_WORLD, World, get_world
+from toolkit.storyworld import World, get_world
 
 Part = Literal["train", "held_out", "all"]
 DEFAULT_HELD_OUT = 0.1
@@ -88,11 +89,8 @@ def check_mixture(sources: Sequence[DataSource], counts: Sequence[int]) -> None:
 
 def world_of(data: Data) -> World | None:
     """Return the storyworld that all sources are of; None for other data and for several worlds."""
-    sources = as_sources(data)
-    worlds = {source.world or DEFAULT_WORLD for source in sources if source.name == files.STORYWORLD}
-    if len(worlds) != 1 or any(source.name != files.STORYWORLD for source in sources):
-        return None
-    return get_world(worlds.pop())
+    name = inputs.world_of(as_sources(data))
+    return None if name is None else get_world(name)
 
 
 def story_seed(seed: int, index: int) -> int:

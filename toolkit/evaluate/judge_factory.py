@@ -14,10 +14,10 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate import endpoint, judges, votes
 from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.judges import AnyJudge
-from toolkit.evaluate.win_rate import Contest
 from toolkit.models.loading import Reference
 from toolkit.runs import layout, seal
 from toolkit.runs.evaluation import RewardEvaluation
+from toolkit.storyworld import World
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class JudgeSettings:
 
 def open_judge(
     settings: JudgeSettings,
-    contest: Contest,
     *,
+    world: World | None,
+    seed: int,
     reference: Reference | None,
     run_evaluation: RewardEvaluation | None,
     log_path: Path,
@@ -54,6 +55,8 @@ def open_judge(
     """Return the judge: gold, votes, an endpoint, or a reward model.
 
     Args:
+        world: the world of the prompts; None for other prompts.
+        seed: of intervals.
         reference: the reward model.
         run_evaluation: evaluation.json of the reward run.
         log_path: file of the judgements of an endpoint.
@@ -64,7 +67,7 @@ def open_judge(
     """
     judge_kind = kind(settings.judge)
     if judge_kind == "gold":
-        return judges.gold_judge_of(contest.world, where)
+        return judges.gold_judge_of(world, where)
     if judge_kind == "votes":
         return votes.votes_judge(Path(settings.judge))
     if judge_kind == "endpoint":
@@ -75,7 +78,7 @@ def open_judge(
         )
         if settings.data is None:
             return judge
-        return judges.checked(judge, settings.data, part=settings.part, seed=contest.seed)
+        return judges.checked(judge, settings.data, part=settings.part, seed=seed)
     return judges.reward_judge(
         settings.judge,
         reference,
@@ -83,7 +86,7 @@ def open_judge(
         data=settings.data,
         part=settings.part,
         run_evaluation=run_evaluation,
-        seed=contest.seed,
+        seed=seed,
     )
 
 

@@ -140,7 +140,8 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
     is_local = reference is not None and Path(reference[0]).exists()
     return judge_factory.open_judge(
         judge_settings,
-        contest,
+        world=contest.world,
+        seed=contest.seed,
         reference=reference,
         run_evaluation=judge_factory.read_run_evaluation(Path(reference[0])) if is_local else None,
         log_path=surroundings.judgements,

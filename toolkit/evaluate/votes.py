@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -59,50 +59,59 @@ class Vote:
     voter: str | None = None
 
 
-def read_votes(path: Path) -> list[Vote]:
-    """Return the votes of a file that count: of kind normal, and not undone.
+def read_votes(path: Path) -> tuple[list[Vote], dict[str, int]]:
+    """Return the votes of a file that count, and {reason: number} of the others.
+
+    A vote counts if its kind is normal and it is not undone.
 
     Raises:
-        DataError: the file does not exist or has no votes, or a row is not a vote.
+        DataError: the file does not exist or has no votes that count, or a row is not a vote.
     """
-    votes, count = [], 0
+    votes: list[Vote] = []
+    left_out: Counter[str] = Counter()
     for position, row in _rows(path):
         vote, kind = _vote(row, position), row.get("kind") or "normal"
         if kind not in KINDS:
             raise DataError(
                 f"kind is {kind!r}", where=position, fix=f"write {', '.join(KINDS)}, or leave it out"
             )
-        count += 1
-        if kind == "normal" and not row.get("undone_by"):
+        if row.get("undone_by"):
+            left_out["undone"] += 1
+        elif kind != "normal":
+            left_out[kind] += 1
+        else:
             votes.append(vote)
     if not votes:
+        count = left_out.total()
         raise DataError(
             f"has {count} votes, of which none counts" if count else "holds no votes",
             where=str(path),
             fix="write one object a line: see docs/EVALUATION.md",
         )
-    return votes
+    return votes, dict(left_out)
 
 
-def by_pair(path: Path) -> dict[tuple[str, str, str], list[float]]:
-    """Return {(prompt, answer, other answer): values of the votes on the pair}; bad votes are left out.
+def by_pair(path: Path) -> tuple[dict[tuple[str, str, str], list[float]], dict[str, int]]:
+    """Return {(prompt, answer, other answer): values of the votes on the pair}, and what was left out.
 
     The answers of a pair are in the order of its first vote; a value is 1 where the first answer is
-    preferred.
+    preferred. Bad votes are left out, as well as those that do not count.
 
     Raises:
         DataError: as `read_votes`.
     """
+    votes, left_out = read_votes(path)
     values: dict[tuple[str, str, str], list[float]] = {}
-    for vote in read_votes(path):
+    for vote in votes:
         if vote.value is None:
+            left_out["bad"] = left_out.get("bad", 0) + 1
             continue
         key, turned = (vote.prompt, vote.answer_a, vote.answer_b), (vote.prompt, vote.answer_b, vote.answer_a)
         if turned in values:
             values[turned].append(1 - vote.value)
         else:
             values.setdefault(key, []).append(vote.value)
-    return values
+    return values, left_out
 
 
 def votes_judge(path: Path) -> PairwiseJudge:
@@ -111,7 +120,7 @@ def votes_judge(path: Path) -> PairwiseJudge:
     Raises:
         DataError: as `read_votes`.
     """
-    votes = read_votes(path)
+    votes, left_out = read_votes(path)
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for vote in votes:
         value = 0.5 if vote.value is None else vote.value
@@ -123,7 +132,9 @@ def votes_judge(path: Path) -> PairwiseJudge:
         return [fmean(given) if given else None for given in by_question]
 
     voters = {vote.voter for vote in votes} - {None}
-    facts = {"votes": len(votes), "voters": len(voters), "sha256": sha256_file(path)}
+    facts: dict[str, Any] = {"votes": len(votes), "voters": len(voters), "sha256": sha256_file(path)}
+    if left_out:
+        facts["left_out"] = left_out
     return PairwiseJudge(path.name, ask, both_orders=False, is_people=True, facts=facts)
 
 

@@ -7,7 +7,6 @@ start may exploit a weakness of the judge.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import stats
-from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import judges
@@ -29,11 +28,11 @@ from toolkit.evaluate.judges import AnyJudge, Judge, Messages
 from toolkit.evaluate.lengths import wins_by_length
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.evaluate.rates import power_of, ranking, rate_all
-from toolkit.inference import sampling
+from toolkit.inference import prompts, sampling
 from toolkit.inference.logprobs import answer_logprobs
-from toolkit.models.context_length import context_length
 from toolkit.runs.evaluation import AnswerMetrics, GateResult, GoldUtility, JudgeResult
 from toolkit.stats import agreement
+from toolkit.stats.frontier import best_of_n_kl_bound
 from toolkit.stats.sequential import is_decided
 from toolkit.stats.win_rates import by_prompt
 from toolkit.storyworld import Utility, World
@@ -104,18 +103,13 @@ def answer(
 
 
 def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
-    """Encode the prompts in the chat template; prompts that are too long lose their oldest turns."""
-    model, tokenizer = loaded
-    limit, positions = contest.max_prompt_tokens, context_length(model)
-    if positions is not None:
-        limit = min(limit, positions - contest.max_new_tokens)
-    if limit < 1:
-        raise ToolkitError(
-            f"answers of {contest.max_new_tokens} tokens leave no room for a prompt in {positions} positions",
-            where="max_new_tokens",
-            fix="lower it",
-        )
-    return [template.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in contest.prompts]
+    """Encode the prompts of a contest (see `toolkit.inference.prompts.encode_prompts`)."""
+    return prompts.encode_prompts(
+        *loaded,
+        contest.prompts,
+        max_prompt_tokens=contest.max_prompt_tokens,
+        max_new_tokens=contest.max_new_tokens,
+    )
 
 
 def sample(
@@ -176,11 +170,6 @@ def kl_to_baseline(
         for model, _ in (policy, baseline)
     ]
     return [float((own - other).sum(dtype=np.float64)) for own, other in zip(*logprobs, strict=True)]
-
-
-def kl_bound(count: int) -> float:
-    """Return the upper bound of the KL of best-of-n sampling in nats (Beirami et al., 2024)."""
-    return math.log(count) - (count - 1) / count
 
 
 @dataclass(frozen=True)
@@ -359,7 +348,7 @@ def _own_metrics(answers: Answers, contest: Contest) -> AnswerMetrics:
         score_quantiles=quantiles,
         mean_length=contest.mean([len(ids) for ids in answers.ids]),
         ended=stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples),
-        kl_to_baseline_at_most=None if answers.count is None else kl_bound(answers.count),
+        kl_to_baseline_at_most=None if answers.count is None else best_of_n_kl_bound(answers.count),
         kl_to_baseline=None if answers.kl is None else contest.mean(answers.kl),
     )
 

@@ -1,5 +1,4 @@
-"""An annotator compares pairs of answers: a known utility or a reward model with noise and biases, or a
-judge."""
+"""An annotator compares pairs of answers: gold or a reward model with noise, or a judge of pairs."""
 
 from __future__ import annotations
 
@@ -82,7 +81,7 @@ def _scored(
         if pair.first.text == pair.second.text:
             verdicts.append(Verdict(TIE, None, (first, second)))
             continue
-        difference = first + biases.of(pair.first.text) + biases.first - second - biases.of(pair.second.text)
+        difference = biases.difference((pair.first.text, pair.second.text), (first, second))
         if settings.temperature == 0:
             value = TIE if abs(difference) <= judge.tie else float(difference > 0)
             verdicts.append(Verdict(value, value, (first, second)))

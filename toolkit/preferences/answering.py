@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toolkit.base import files, ranks
-from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config.schema import PreferencesRecipe
 from toolkit.data.chat import template
 from toolkit.data.chat.template import Message
 from toolkit.inference.opening import OpenModel, open_reference
+from toolkit.inference.prompts import encode_prompts
 from toolkit.inference.sampling import generate
-from toolkit.models.context_length import context_length
+from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
@@ -39,14 +39,14 @@ class Answer:
 def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messages]) -> None:
     """Sample the batches of this process that are not on the disk yet."""
     batches = batches_of(recipe, prompts)
+    own = range(ranks.rank(), len(batches), ranks.world_size())
     for index, model in enumerate(recipe.models):
-        own = [batch for batch in range(len(batches)) if batch % ranks.world_size() == ranks.rank()]
         missing = [batch for batch in own if not batch_file(run, index, batch).exists()]
         if not missing:
             continue
         opened = open_reference(run.model_reference(model), device=select(recipe.device))
-        done = sum(len(batches[batch]) for batch in own) - sum(len(batches[batch]) for batch in missing)
         total = sum(len(batches[batch]) for batch in own)
+        done = total - sum(len(batches[batch]) for batch in missing)
         with Progress(f"{run.name}: answers of {model}", total, "prompt") as progress:
             progress.update(done)
             for batch in missing:
@@ -66,7 +66,7 @@ def batches_of(recipe: PreferencesRecipe, prompts: Sequence[Messages]) -> list[r
 
 def batch_file(run: Run, model: int, batch: int) -> Path:
     """Return the file of a batch."""
-    return run.scratch / "answers" / f"{model}-{batch:06d}.json"
+    return run.path / layout.SAMPLED_ANSWERS / f"{model}-{batch:06d}.json"
 
 
 def sample_batch(
@@ -79,19 +79,16 @@ def sample_batch(
     """
     tokenizer = opened.tokenizer
     numbers = range(model, recipe.answers_per_prompt, len(recipe.models))
-    limit, positions = recipe.max_prompt_tokens, context_length(opened.model)
-    if positions is not None:
-        limit = min(limit, positions - recipe.max_new_tokens)
-    if limit < 1:
-        raise ToolkitError(
-            f"answers of {recipe.max_new_tokens} tokens leave no room for a prompt in {positions} positions",
-            where="max_new_tokens",
-            fix="lower it",
-        )
-    ids = [template.prompt_ids(tokenizer, list(prompts[row]), max_tokens=limit) for row in batch]
+    ids = encode_prompts(
+        opened.model,
+        tokenizer,
+        [prompts[row] for row in batch],
+        max_prompt_tokens=recipe.max_prompt_tokens,
+        max_new_tokens=recipe.max_new_tokens,
+    )
     sampled = generate(
         opened.model,
-        [ids[row] for row in range(len(batch)) for _ in numbers],
+        [prompt for prompt in ids for _ in numbers],
         seed=[derive(recipe.seed, "answer", row, number) for row in batch for number in numbers],
         end_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,

@@ -13,14 +13,13 @@ import numpy as np
 
 from toolkit import stats
 from toolkit.base import files, ranks
+from toolkit.base.console import tell
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import PreferencesRecipe
 from toolkit.data.chat import sources
 from toolkit.data.data_sources import as_sources, world_of
-from toolkit.evaluate import context, endpoint, judges, votes
-from toolkit.evaluate.judge_log import JudgementLog
-from toolkit.evaluate.judges import Judge
-from toolkit.evaluate.pairwise import PairwiseJudge
+from toolkit.evaluate import context, judge_factory, votes
+from toolkit.evaluate.judges import AnyJudge
 from toolkit.preferences.annotating import TIE, ShownPair, Verdict, annotate, pair_answers
 from toolkit.preferences.answering import Answer, Messages, read_answers, sample_answers
 from toolkit.runs import layout
@@ -53,28 +52,57 @@ def run(recipe: PreferencesRecipe, run: Run) -> None:
         pairs = pair_answers(prompts, answers, seed=recipe.seed)
         judge = open_judge(recipe, run)
         verdicts = annotate(pairs, judge, recipe.annotator, seed=recipe.seed)
-        rows = [preference_row(pair, verdict, recipe) for pair, verdict in zip(pairs, verdicts, strict=True)]
+        utility_of = _gold_scores(pairs, verdicts, recipe)
+        rows = [
+            preference_row(pair, verdict, utilities)
+            for pair, verdict, utilities in zip(pairs, verdicts, utility_of, strict=True)
+        ]
         write(recipe, run, prompts=prompts, answers=answers, pairs=pairs, verdicts=verdicts, rows=rows)
 
 
-def open_judge(recipe: PreferencesRecipe, run: Run) -> Judge | PairwiseJudge:
+def open_judge(recipe: PreferencesRecipe, run: Run) -> AnyJudge:
     """Open the judge that the annotator asks.
 
     Raises:
         ToolkitError: gold for prompts of no world, or a model that cannot be loaded.
     """
     settings = recipe.annotator
-    where = ", ".join(source.name for source in as_sources(recipe.data))
-    if settings.judge == "gold":
-        return judges.gold_judge_of(world_of(recipe.data), where)
-    if judge_kind(settings.judge) == "endpoint":
-        address = endpoint.Endpoint(settings.judge, settings.judge_model or "", settings.judge_key_variable)
-        return endpoint.endpoint_judge(address, JudgementLog(run.path / context.JUDGEMENTS))
-    reference = run.model_reference(settings.judge)
-    return judges.reward_judge(settings.judge, reference, device=select(recipe.device), seed=recipe.seed)
+    is_model = judge_kind(settings.judge) == "model"
+    return judge_factory.open_judge(
+        judge_factory.JudgeSettings(settings.judge, settings.judge_model, settings.judge_key_variable),
+        world=world_of(recipe.data),
+        seed=recipe.seed,
+        reference=run.model_reference(settings.judge) if is_model else None,
+        run_evaluation=None,
+        log_path=run.path / context.JUDGEMENTS,
+        device=select(recipe.device),
+        where=", ".join(source.name for source in as_sources(recipe.data)),
+    )
 
 
-def preference_row(pair: ShownPair, verdict: Verdict, recipe: PreferencesRecipe) -> dict[str, Any]:
+Scores = tuple[float, float]
+"""Of the first and of the second answer of a pair."""
+
+
+def _gold_scores(
+    pairs: Sequence[ShownPair], verdicts: Sequence[Verdict], recipe: PreferencesRecipe
+) -> list[Scores | None]:
+    """Return the gold utilities of each pair; None where the world of the prompts is unknown."""
+    if recipe.annotator.judge == "gold":
+        return [verdict.scores for verdict in verdicts]
+    world = world_of(recipe.data)
+    if world is None:
+        return [None] * len(pairs)
+    return [
+        (
+            world.utility(list(pair.prompt), pair.first.text).total,
+            world.utility(list(pair.prompt), pair.second.text).total,
+        )
+        for pair in pairs
+    ]
+
+
+def preference_row(pair: ShownPair, verdict: Verdict, utilities: Scores | None) -> dict[str, Any]:
     """Return a pair as TRL reads preferences, with models, scores and, in a world, the gold utilities.
 
     Of a tie and of a pair without a verdict, `chosen` is the answer that was shown first.
@@ -84,8 +112,8 @@ def preference_row(pair: ShownPair, verdict: Verdict, recipe: PreferencesRecipe)
         chosen, rejected, order = pair.second, pair.first, -1
     row: dict[str, Any] = {
         "prompt": [dict(turn) for turn in pair.prompt],
-        "chosen": _turn(chosen),
-        "rejected": _turn(rejected),
+        "chosen": _turn(chosen.text),
+        "rejected": _turn(rejected.text),
         "model_chosen": chosen.model,
         "model_rejected": rejected.model,
         "ended_chosen": chosen.ended,
@@ -94,10 +122,8 @@ def preference_row(pair: ShownPair, verdict: Verdict, recipe: PreferencesRecipe)
     }
     if verdict.scores is not None:
         row["score_chosen"], row["score_rejected"] = verdict.scores[::order]
-    world = world_of(recipe.data)
-    if world is not None:
-        row["utility_chosen"] = world.utility(row["prompt"], chosen.text).total
-        row["utility_rejected"] = world.utility(row["prompt"], rejected.text).total
+    if utilities is not None:
+        row["utility_chosen"], row["utility_rejected"] = utilities[::order]
     if verdict.probability is not None:
         row["probability"] = verdict.probability if order == 1 else 1.0 - verdict.probability
     return row
@@ -160,7 +186,7 @@ def best_answers(
         best = max(given, key=lambda answer: value[answer.text])
         yield {
             "prompt": [dict(turn) for turn in prompt],
-            "completion": _turn(best),
+            "completion": _turn(best.text),
             "model": best.model,
             "ended": best.ended,
         }
@@ -211,15 +237,18 @@ def _wins(first: float, second: float) -> float:
 
 def _write_votes(recipe: PreferencesRecipe, run: Run) -> None:
     """Write the preferences that a file of votes holds; pairs with as many votes for each are ties."""
-    counted = votes.by_pair(Path(recipe.annotator.judge))
+    path = Path(recipe.annotator.judge)
+    counted, left_out = votes.by_pair(path)
+    if left_out:
+        tell(f"{path}: votes left out: {', '.join(f'{n} {reason}' for reason, n in left_out.items())}")
     rows, ties = [], []
     for (prompt, first, second), values in counted.items():
         mean = fmean(values)
         chosen, rejected = (first, second) if mean >= TIE else (second, first)
         row = {
             "prompt": json.loads(prompt),
-            "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}],
+            "chosen": _turn(chosen),
+            "rejected": _turn(rejected),
             "votes": len(values),
         }
         (ties if mean == TIE else rows).append(row)
@@ -229,13 +258,18 @@ def _write_votes(recipe: PreferencesRecipe, run: Run) -> None:
     _write_lines(run.path / layout.BEST, best)
     total = sum(len(values) for values in counted.values())
     evaluation = PreferencesEvaluation(
-        votes=total, pairs=len(counted), preferences=len(rows), ties=len(ties), seed=recipe.seed
+        votes=total,
+        left_out=left_out,
+        pairs=len(counted),
+        preferences=len(rows),
+        ties=len(ties),
+        seed=recipe.seed,
     )
     run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def _turn(answer: Answer) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": answer.text}]
+def _turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

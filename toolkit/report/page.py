@@ -17,6 +17,7 @@ from toolkit.report.summary import (
     BaselineComparison,
     Numbers,
     comparisons,
+    measured_rates,
     name_runs,
     rates_of,
     summarize,
@@ -195,7 +196,7 @@ def _win_rate_section(comparison: BaselineComparison) -> dict:
 def _rates_section(comparison: BaselineComparison) -> dict | None:
     """Show what the answers of each model do, where the prompts are of the small storyworld."""
     rates = {name: rates_of(row) for name, row in comparison.rows.items()}
-    measured = [rate for rate in RATES if any(rate in values for values in rates.values())]
+    measured = measured_rates(rates)
     if not measured:
         return None
     return {

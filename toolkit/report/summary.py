@@ -74,6 +74,11 @@ def rates_of(row: Mapping) -> Mapping[str, Any]:
     return (row.get("gold") or {}).get("rates") or {}
 
 
+def measured_rates(models: Mapping[str, Mapping]) -> list[str]:
+    """Return the rates of RATES that at least one model has."""
+    return [rate for rate in RATES if any(rate in rates for rates in models.values())]
+
+
 def name_runs(runs: Sequence[Path]) -> RunNames:
     """Name runs, and the models that the evaluate runs among them measured (see `display_names`).
 

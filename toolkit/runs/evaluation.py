@@ -390,6 +390,7 @@ class PreferencesEvaluation(StageEvaluation):
 
     Attributes:
         votes: number of votes; None unless the annotator is a file of votes.
+        left_out: reason (bad, undone, repeat, attention) -> number of votes that do not count.
         equal_answers: pairs of two equal answers, which are ties.
         unjudged: pairs without a verdict.
         cut_off: share of the answers that did not end.
@@ -404,6 +405,7 @@ class PreferencesEvaluation(StageEvaluation):
     prompts: int | None = None
     answers: int | None = None
     votes: int | None = None
+    left_out: dict[str, int] | None = None
     pairs: int | None = None
     preferences: int | None = None
     ties: int | None = None

@@ -67,3 +67,6 @@ IN_USE = ".in-use"
 
 SCRATCH = ".scratch"
 """Folder of temporary files; removed when the run is sealed."""
+
+SAMPLED_ANSWERS = f"{SCRATCH}/answers"
+"""Preferences: folder of the batches of answers that an unfinished run has sampled."""

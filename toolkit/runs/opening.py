@@ -85,9 +85,15 @@ def examine(
 
 
 def holds_work(path: Path) -> bool:
-    """Return whether a run holds anything worth keeping: it is sealed, or has a checkpoint or a journal."""
+    """Return whether a run holds anything worth keeping.
+
+    It is sealed, or has a checkpoint, a journal, or sampled answers.
+    """
     return (
-        seal.is_sealed(path) or any(path.glob(f"{layout.CHECKPOINTS}/*")) or any(path.rglob(layout.JOURNAL))
+        seal.is_sealed(path)
+        or any(path.glob(f"{layout.CHECKPOINTS}/*"))
+        or any(path.rglob(layout.JOURNAL))
+        or any(path.glob(f"{layout.SAMPLED_ANSWERS}/*.json"))
     )
 
 
@@ -252,4 +258,8 @@ def _threads_change(content: Manifest, recipe: StageRecipe) -> list[str]:
 def resume_point(path: Path) -> str:
     """Return in words from where a run would resume."""
     checkpoints = checkpoint.steps(path / layout.CHECKPOINTS)
-    return f"step {checkpoints[-1][0]}" if checkpoints else "the beginning (there is no checkpoint yet)"
+    if checkpoints:
+        return f"step {checkpoints[-1][0]}"
+    if any(path.glob(f"{layout.SAMPLED_ANSWERS}/*.json")):
+        return "the answers sampled so far"
+    return "the beginning (there is no checkpoint yet)"

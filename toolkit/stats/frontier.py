@@ -244,6 +244,11 @@ def largest_kl(utilities: ArrayLike) -> float:
     return float(np.log(utilities.shape[1] / best).mean())
 
 
+def best_of_n_kl_bound(n: int) -> float:
+    """Return log n - (n - 1) / n, an upper bound of the KL of best-of-n sampling (Beirami et al., 2024)."""
+    return math.log(n) - (n - 1) / n
+
+
 def best_of_n(
     utilities: ArrayLike,
     counts: Iterable[int],
@@ -272,7 +277,7 @@ def best_of_n(
             BestOfN(
                 n=int(n),
                 kl=float(best_of_n_kl(utilities if scores is None else scores, n).mean()),
-                kl_bound=math.log(n) - (n - 1) / n,
+                kl_bound=best_of_n_kl_bound(n),
                 utility=bootstrap_mean(best, seed=seed, samples=samples, level=level),
             )
         )
