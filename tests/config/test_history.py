@@ -352,7 +352,12 @@ def test_first_version_pretraining_manifest_is_read():
            "speed": {"transposed_weights": "auto"}}  # fmt: skip
     found = history.recorded("pretrain", old)
     assert history.refused("pretrain", found) == []
-    assert found["model"] == {"n_layer": 2, "position_init": "normal", "vocabulary_multiple": 64}
+    assert found["model"] == {
+        "n_layer": 2,
+        "position_init": "normal",
+        "vocabulary_multiple": 64,
+        "attention_init": "normal",
+    }
     assert found["speed"]["head_block_tokens"] == 0 and "keep_memory" not in found["speed"]
     assert found["guard"] == {"action": "stop", "z_score": None, "window": 100, "max_skips": 10}
     assert old["speed"] == {"transposed_weights": "auto"}

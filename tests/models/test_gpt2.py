@@ -86,3 +86,23 @@ def test_sinusoidal_position_shift_is_linear():
     assert (turned - sines[1:]).abs().max() < 1e-5
     plain = build(settings.model_copy(update={"position_init": "normal"}), vocab_size=100, seed=0, end_id=0)
     assert torch.equal(plain.transformer.wte.weight, model.transformer.wte.weight)
+
+
+def test_copying_heads_pass_on_what_they_attend_to():
+    settings = ModelSettings(n_layer=2, n_head=4, n_embd=32, n_positions=16, attention_init="copy")
+    model = build(settings, vocab_size=100, seed=0, end_id=0)
+    rotations = []
+    for block in model.transformer.h:
+        values, projection = block.attn.c_attn.weight[:, 64:].detach(), block.attn.c_proj.weight.detach()
+        assert torch.allclose(values @ projection, 2.0 * torch.eye(32), atol=1e-5)
+        rotations.append(values)
+    assert not torch.allclose(*rotations)
+    # A position that attends to only one token gets twice its normalized embedding.
+    block = model.transformer.h[0]
+    hidden = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(block.attn(hidden)[0], 2.0 * hidden, atol=1e-5)
+    plain = build(settings.model_copy(update={"attention_init": "normal"}), vocab_size=100, seed=0, end_id=0)
+    for name, weight in plain.named_parameters():
+        same = torch.equal(weight, model.get_parameter(name))
+        assert same != name.endswith(("attn.c_attn.weight", "attn.c_proj.weight")), name

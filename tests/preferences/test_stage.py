@@ -31,6 +31,9 @@ from toolkit.storyworld import SMALL, preference_probability, split_of
 
 OUTPUTS = ("preferences.jsonl", "ties.jsonl", "best.jsonl", "evaluation.json")
 TIMEOUT_SECONDS = 200
+UNDECIDED = {"biases": {"length": 1e-6}}
+"""Untrained models give answers of equal utility, which are ties. With this annotator they are preferences,
+about as often for one answer as for the other."""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,7 @@ def write_recipe(models, tmp_path):
             "max_new_tokens": 12,
             "batch_examples": 5,
             "threads": 1,
+            "annotator": UNDECIDED,
             **settings,
         }
         path = tmp_path / f"{name}.yaml"
@@ -99,9 +103,10 @@ def test_preferences_follow_the_annotator_and_count_everything(write_recipe, mod
             assert row[f"utility_{side}"] == SMALL.utility(row["prompt"], text).total == row[f"score_{side}"]
             assert row[f"model_{side}"] == str(models / "a")
         difference = row["utility_chosen"] - row["utility_rejected"]
-        assert row["probability"] == pytest.approx(preference_probability(difference, 1.0))
+        assert row["probability"] == pytest.approx(preference_probability(difference, 1.0), abs=1e-5)
     for row in ties:
-        assert row["chosen"] == row["rejected"]
+        chosen, rejected = word_counts(row)
+        assert row["utility_chosen"] == row["utility_rejected"] and chosen == rejected
     best = read_lines(run / "best.jsonl")
     assert len(best) == 24
     for row in best:
@@ -116,6 +121,14 @@ def test_preferences_follow_the_annotator_and_count_everything(write_recipe, mod
 
 def word_counts(row: dict) -> tuple[int, int]:
     return len(row["chosen"][0]["content"].split()), len(row["rejected"][0]["content"].split())
+
+
+def test_equally_good_answers_are_a_tie_at_every_temperature(write_recipe, tmp_path):
+    run = run_recipe(write_recipe(annotator={"temperature": 1.0}), tmp_path / "runs")
+    rows, ties = read_lines(run / "preferences.jsonl"), read_lines(run / "ties.jsonl")
+    assert all(row["utility_chosen"] != row["utility_rejected"] for row in rows)
+    assert ties and all(row["utility_chosen"] == row["utility_rejected"] for row in ties)
+    assert any(row["chosen"] != row["rejected"] for row in ties)
 
 
 def test_a_temperature_of_zero_always_prefers_the_higher_score(write_recipe, tmp_path):
@@ -136,7 +149,7 @@ def test_a_temperature_of_zero_always_prefers_the_higher_score(write_recipe, tmp
 def test_planted_biases_show_in_the_audit(write_recipe, tmp_path):
     audits = {}
     for name, biases in (("none", {}), ("length", {"length": 50.0}), ("first", {"first": 500.0})):
-        path = write_recipe(name, annotator={"temperature": 1.0, "biases": biases})
+        path = write_recipe(name, annotator={"temperature": 1.0, "biases": biases or UNDECIDED["biases"]})
         run = run_recipe(path, tmp_path / "runs")
         audits[name] = json.loads((run / "evaluation.json").read_text())
         if name == "length":

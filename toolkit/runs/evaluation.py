@@ -187,6 +187,18 @@ class LengthBias(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreBias(Record):
+    """What a reward model adds for a word in an answer (for each word of it, if `word` is None).
+
+    `bias` is in units of the true utility; n pairs differ in it.
+    """
+
+    word: str | None
+    bias: Estimate
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardMetrics(Record):
     """How often a reward model ranks held-out pairs as their annotator did.
 
@@ -196,6 +208,7 @@ class RewardMetrics(Record):
         gold_accuracy: agreement with the known utility.
         n: pairs.
         calibration: of its confidence, as `toolkit.stats.calibration` writes it.
+        score_biases: what it likes besides the utility; None if the utility is unknown.
         end_of_text: what end-of-text adds to a score.
         padding: the largest change of a score by padding.
     """
@@ -212,6 +225,7 @@ class RewardMetrics(Record):
     calibration: dict[str, Any] | None = None
     by_annotator: list[AnnotatorBin] | None = None
     length_bias: LengthBias | None = None
+    score_biases: list[ScoreBias] | None = None
     end_of_text: Estimate | None = None
     padding: float | None = None
 

@@ -19,7 +19,8 @@ from toolkit.base.errors import DataError
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, wins
 from toolkit.inference.reward_scores import score_ids
 from toolkit.models.context_length import context_length, context_length_or_default
-from toolkit.runs.evaluation import AnnotatorBin, LengthBias, RewardMetrics
+from toolkit.runs.evaluation import AnnotatorBin, LengthBias, RewardMetrics, ScoreBias
+from toolkit.stages.reward_biases import score_biases
 from toolkit.stats.calibration import calibration
 
 ANNOTATOR_BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -89,6 +90,7 @@ def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed
         calibration=confidence(margins, seed=seed),
         by_annotator=by_annotator(margins, held_out.probability),
         length_bias=length_bias(margins, held_out.pairs, seed=seed),
+        score_biases=_score_biases(margins, held_out, seed=seed),
         end_of_text=end_of_text,
         padding=padding,
         nulls=frozenset(
@@ -109,6 +111,16 @@ def _gold_accuracy(
         return None
     signs = np.sign([utility_margins[index] for index in decided])
     return stats.bootstrap_share(wins(margins[decided] * signs), seed=seed)
+
+
+def _score_biases(margins: np.ndarray, held_out: HeldOutPairs, *, seed: int) -> list[ScoreBias] | None:
+    """Return `reward_biases.score_biases` over the pairs of known utility; None if there is none."""
+    known = [index for index, utility in enumerate(held_out.utility_margin) if utility is not None]
+    if not known:
+        return None
+    chosen, rejected = zip(*(held_out.answers[index] for index in known), strict=True)
+    utilities = np.array([held_out.utility_margin[index] for index in known], dtype=float)
+    return score_biases(margins[known], utilities, chosen, rejected, seed=seed)
 
 
 def confidence(margins: np.ndarray, *, seed: int) -> dict[str, Any]:

@@ -33,6 +33,13 @@ def table_rows(metrics: RewardMetrics) -> list[tuple[str, str]]:
             ("prefers the longer answer", text),
             ("length bias", estimate_text(bias.bias, percent=True)),
         ]
+    rows += [
+        (
+            "in units of the utility, " + (f'"{found.word}" adds' if found.word else "each word adds"),
+            estimate_text(found.bias, digits=2),
+        )
+        for found in metrics.score_biases or []
+    ]
     rows.append(("end-of-text adds to a score", estimate_text(metrics.end_of_text, digits=2)))
     if metrics.padding is not None:
         rows.append(("padding changes at most", f"{metrics.padding:.1e}"))

@@ -15,8 +15,10 @@ caller bound beforehand is a constraint: it is repeated from the start and costs
 All probabilities are natural logarithms.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
 from math import exp, log
+from typing import Any
 
 from toolkit.storyworld.rng import RandomStream
 
@@ -332,6 +334,29 @@ class Optional:
         yield "", roles, self.absent
         for text, bound, logprob in self.children[0].enumerate(roles):
             yield text, bound, self.present + logprob
+
+    def literal(self) -> str:
+        return ""
+
+
+class ByRoles:
+    """The node that a function returns for the roles that are bound when it is reached."""
+
+    def __init__(self, choose: Callable[[Roles], Any]) -> None:
+        self.choose = choose
+        self.children: tuple = ()
+
+    def generate(self, stream: RandomStream, roles: Roles, out: list[str]) -> float:
+        return self.choose(roles).generate(stream, roles, out)
+
+    def match(self, text: str, position: int, roles: Roles) -> list[Reading]:
+        return self.choose(roles).match(text, position, roles)
+
+    def expand(self, roles: Roles):
+        yield "", (self.choose(roles),), roles, 0.0
+
+    def enumerate(self, roles: Roles):
+        return self.choose(roles).enumerate(roles)
 
     def literal(self) -> str:
         return ""

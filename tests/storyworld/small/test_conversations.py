@@ -10,7 +10,8 @@ from toolkit.storyworld import Biases, preference_probability
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small import FLAWS, WEIGHTS, conversation, measure, preference, story, utility
 from toolkit.storyworld.small.conversations import answer, draw_flaws, label, open_flaws
-from toolkit.storyworld.small.prompts import KINDS, UNTOLD_SHARE, make_prompt, read_prompt
+from toolkit.storyworld.small.language import PLOT_SHARE, UNTOLD_SHARE
+from toolkit.storyworld.small.prompts import KINDS, make_prompt, read_prompt
 from toolkit.storyworld.small.stories import LANGUAGE
 from toolkit.storyworld.small.utility import rates
 
@@ -34,7 +35,8 @@ def test_every_prompt_is_read_back():
         assert abs(shares[kind] / len(PROMPTS) - share) < 5 * (share * (1 - share) / len(PROMPTS)) ** 0.5
     asked = [prompt for prompt in PROMPTS if prompt.kind == "question"]
     untold = mean(not prompt.is_told for prompt in asked)
-    assert abs(untold - UNTOLD_SHARE) < 5 * (UNTOLD_SHARE * (1 - UNTOLD_SHARE) / len(asked)) ** 0.5
+    share = (1 - PLOT_SHARE) * UNTOLD_SHARE
+    assert abs(untold - share) < 5 * (share * (1 - share) / len(asked)) ** 0.5
 
 
 def test_right_answers_reach_the_top_and_flawed_ones_do_not():
@@ -54,6 +56,15 @@ def test_each_flaw_costs_the_goal_that_it_violates():
             assert costs == {goal[prompt.kind]}, (prompt, flaw, terms)
             seen.add(flaw)
     assert seen == {flaw for flaws in FLAWS.values() for flaw in flaws}
+
+
+def test_a_flawed_story_has_a_wish_only_by_chance():
+    """So a wish with two values is met in half of the flawed stories, and one of 14 animals rarely."""
+    prompt = next(prompt for prompt in PROMPTS if {"ending", "animal"} <= set(prompt.asked))
+    drawn = [draw_flaws(RandomStream("by chance", index), prompt) for index in range(2000)]
+    assert all(drawn)
+    assert abs(mean("wrong_ending" in flaws for flaws in drawn) - 1 / 2) < 0.06
+    assert abs(mean("wrong_animal" in flaws for flaws in drawn) - 13 / 14) < 0.03
 
 
 def test_a_missed_wish_costs_its_share():

@@ -9,10 +9,11 @@ import pytest
 
 from toolkit.stages.tokenizer import learn
 from toolkit.storyworld import SMALL
-from toolkit.storyworld.grammar import Alternation, Lexicon, Sentence, Sequence, Slot
+from toolkit.storyworld.grammar import Alternation, ByRoles, Lexicon, Optional, Sentence, Sequence, Slot
 from toolkit.storyworld.next_token import NextTokenTruth
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small import meaning
+from toolkit.storyworld.small.prompts import read_prompt
 from toolkit.storyworld.small.stories import (
     LANGUAGE,
     document,
@@ -23,32 +24,41 @@ from toolkit.storyworld.small.stories import (
 )
 
 STORIES = [story(5, index) for index in range(300)]
-TWO_WORDS = ("name", "animal", "place")
+DOCUMENTS = [document(5, index) for index in range(300)]
+TWO_WORDS = ("name", "animal")
 
 
-def cut_down(node, memo=None):
-    """Return the grammar with two names, animals and places, one word of the others, two options a choice."""
+def cut_down(node, memo=None, wordings=1):
+    """Return the grammar with two names and animals, one word of the others, two values of each role.
+
+    wordings: options of a choice that binds no role; questions always have two.
+    """
     memo = {} if memo is None else memo
     if id(node) in memo:
-        return memo[id(node)]
+        return memo[id(node)][1]
     if isinstance(node, Slot):
         full = node.lexicon
         keys = full.keys[: 2 if any(full is LANGUAGE.lexicons[name] for name in TWO_WORDS) else 1]
         words = [(key, {form: surfaces[key] for form, surfaces in full.forms.items()}) for key in keys]
-        lexicon = memo.setdefault(id(full), Lexicon(words, exponent=0.0, kinds=full.kinds))
+        _, lexicon = memo.setdefault(id(full), (full, Lexicon(words, exponent=0.0, kinds=full.kinds)))
         new = Slot(lexicon, role=node.role, form=node.form, apart=node.apart)
     elif isinstance(node, Alternation):
-        options = [cut_down(child, memo) for child in node.children[:2]]
-        weights = [exp(logprob) for logprob in node.logprobs[:2]]
+        count = 2 if node.role else wordings
+        options = [cut_down(child, memo, wordings) for child in node.children[:count]]
+        weights = [exp(logprob) for logprob in node.logprobs[:count]]
         by_value = dict(zip(node.values, options, strict=False)) if node.role else options
         new = Alternation(by_value, weights=weights, role=node.role)
     elif isinstance(node, Sentence):
-        new = Sentence(cut_down(node.node, memo), kind=node.kind, lead=node.lead)
+        new = Sentence(cut_down(node.node, memo, wordings), kind=node.kind, lead=node.lead)
     elif isinstance(node, Sequence):
-        new = Sequence([cut_down(child, memo) for child in node.children])
+        new = Sequence([cut_down(child, memo, wordings) for child in node.children])
+    elif isinstance(node, Optional):
+        new = Optional(cut_down(node.children[0], memo, wordings), probability=node.probability)
+    elif isinstance(node, ByRoles):
+        new = ByRoles(lambda roles: cut_down(node.choose(roles), memo, wordings=2))
     else:
         new = node
-    memo[id(node)] = new
+    memo[id(node)] = (node, new)  # with the node, so that no other one gets its id
     return new
 
 
@@ -72,10 +82,38 @@ def test_every_story_has_one_derivation_with_its_probability_and_roles():
         [(roles, logprob)] = story_derivations(drawn.text)
         assert roles == drawn.roles
         assert isclose(logprob, drawn.logprob, abs_tol=1e-9)
-        assert isclose(document_logprob(document(drawn)), drawn.logprob, abs_tol=1e-9)
         facts = LANGUAGE.reader.read(drawn.text)
         assert None not in facts.kinds and facts.conflicts == 0
         assert {"length": "short", **facts.facts} == drawn.roles
+
+
+def test_every_document_has_its_probability_and_true_answers():
+    untold = 0
+    for drawn in DOCUMENTS:
+        assert isclose(document_logprob(drawn.text), drawn.logprob, abs_tol=1e-9)
+        blurb, text, *questions = drawn.text.split("\n")
+        [(roles, _)] = story_derivations(text)
+        assert roles == drawn.roles
+        assert len(questions) == (1 if meaning.PLOTS[roles["plot"]].unkind else 2)
+        for line in questions:
+            question, _, given = line.partition("? ")
+            messages = [{"role": "assistant", "content": text}, {"role": "user", "content": question + "?"}]
+            right = read_prompt([{"role": "user", "content": blurb}, *messages]).right
+            assert given == right
+            untold += right == LANGUAGE.not_told
+    assert 0.2 < untold / len(DOCUMENTS) < 0.7
+
+
+def test_a_habit_is_asked_about_whether_the_story_says_it_or_not():
+    """Without such questions, the kind of question alone would show that the story leaves it open."""
+    told = Counter()
+    for drawn in (document(11, index) for index in range(2000)):
+        for line in drawn.text.split("\n")[2:]:
+            if line.startswith(("Where did", "How many", "What did")) and re.search(
+                "live|coins|love to eat", line
+            ):
+                told[LANGUAGE.not_told not in line] += 1
+    assert 0.15 < told[True] / told.total() < 0.5
 
 
 def test_the_enumerated_probabilities_sum_to_one_and_give_the_floor(enumerated, tokenizer):
@@ -92,7 +130,7 @@ def test_the_enumerated_probabilities_sum_to_one_and_give_the_floor(enumerated, 
         assert isclose(surprise, -log(enumerated[text]), abs_tol=1e-9)
         chain += enumerated[text] * surprise
     assert isclose(chain, -sum(enumerated[text] * log(enumerated[text]) for text in texts), abs_tol=1e-9)
-    assert 0 < first[0].entropy < floor
+    assert 0 < max(position.entropy for position in first) < floor
 
 
 def test_prefix_probabilities_equal_those_of_the_enumerated_texts(enumerated, tokenizer):
@@ -115,13 +153,13 @@ def test_prefix_probabilities_equal_those_of_the_enumerated_texts(enumerated, to
 
 def test_the_truth_explains_whole_documents_and_knows_what_is_certain(tokenizer):
     truth = next_token_truth(tokenizer)
-    for drawn in STORIES[:40]:
-        positions = truth(document(drawn))
+    for drawn in DOCUMENTS[:40]:
+        positions = truth(drawn.text)
         assert isclose(-sum(position.surprise for position in positions), drawn.logprob, abs_tol=1e-9)
         assert all(isclose(sum(position.probabilities.values()), 1.0) for position in positions)
         assert positions[-1].token == tokenizer.eos_token_id and positions[-1].surprise < 1e-12
     with pytest.raises(ValueError, match="does not derive this text, from token"):
-        truth("Mia the fox and the zebra\nMia was a small fox.")
+        truth("A story about a fox who finds a zebra.\nMia was a small fox.")
 
 
 def test_frequencies_of_stories_agree_with_their_probabilities(enumerated):
@@ -160,10 +198,10 @@ def test_role_frequencies_of_the_full_grammar_agree_with_the_tables():
 
 
 def test_the_world_is_small_and_its_stories_are_short():
-    texts = [document(story(3, index)) for index in range(3000)]
+    texts = [story(3, index).text for index in range(3000)]
     words = {word for text in texts for word in re.findall(r"[A-Za-z]+", text)}
-    lengths = sorted(len(text.partition("\n")[2].split()) for text in texts)
-    assert 200 <= len(words) <= 400 and len(meaning.NAMES) == 36
+    lengths = sorted(len(text.split()) for text in texts)
+    assert 200 <= len(words) <= 400 and len(meaning.NAMES) == 30
     assert lengths[len(lengths) // 50] >= 25 and mean(lengths) < 50
     assert {name for name, kind in meaning.NAMES.items() if kind == "she"} & words
 

@@ -33,7 +33,7 @@ class AnnotatorSettings(Settings):
     """The environment variable that holds an endpoint's key."""
     temperature: NonNegative = 1.0
     """Of gold or a reward model: it prefers an answer whose score is higher by d with probability
-    sigmoid(d / temperature); 0 always prefers the higher score."""
+    sigmoid(d / temperature); 0 always prefers the higher score. Equal scores are a tie."""
     biases: BiasSettings = BiasSettings()
     """Planted in gold or a reward model: an audit of what is trained on the labels has a known answer."""
 

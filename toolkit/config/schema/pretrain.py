@@ -31,6 +31,8 @@ class ModelSettings(Settings):
     """`gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
     """Initial values of the position embeddings; with `sinusoidal` a small model learns to copy sooner."""
+    attention_init: Literal["normal", "copy"] = "normal"
+    """With `copy`, attention starts by passing on what it attends to: a small model learns to copy sooner."""
     vocabulary_multiple: Count = 64
     """Rows of the embedding are padded to a multiple of this: GPT-2's 50257 trains 25 % faster as 50304."""
 

@@ -28,6 +28,7 @@ class HeldOutPairs:
 
     Attributes:
         messages: the prompts as text.
+        answers: the chosen and the rejected answers as text.
         probability: with which the noisy annotator prefers the chosen answer.
         utility_margin: true utility of the chosen answer minus that of the rejected one.
         left_out: number of pairs that do not fit in the model's context.
@@ -35,6 +36,7 @@ class HeldOutPairs:
 
     pairs: list[Pair] = field(default_factory=list)
     messages: list[list[Message]] = field(default_factory=list)
+    answers: list[tuple[str, str]] = field(default_factory=list)
     probability: list[float | None] = field(default_factory=list)
     utility_margin: list[float | None] = field(default_factory=list)
     left_out: int = 0
@@ -109,6 +111,7 @@ def held_out_pairs(
         utilities = example.get("utility_chosen"), example.get("utility_rejected")
         held_out.pairs.append(pair)
         held_out.messages.append(example["prompt"])
+        held_out.answers.append((example["chosen"][0]["content"], example["rejected"][0]["content"]))
         held_out.probability.append(example.get("probability"))
         held_out.utility_margin.append(None if None in utilities else utilities[0] - utilities[1])
     return held_out

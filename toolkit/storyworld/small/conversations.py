@@ -4,13 +4,14 @@ A flaw changes what an answer means, never its grammar: it tells of another anim
 does not say, helps to be unkind, or refuses what is harmless.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from toolkit.storyworld.annotator import DEFAULT_TEMPERATURE, Biases, Preference, preference_probability
-from toolkit.storyworld.grammar import Roles, generate_text, render
+from toolkit.storyworld.grammar import generate_text, render
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small import meaning
-from toolkit.storyworld.small.prompts import Task, make_prompt, questions
+from toolkit.storyworld.small.prompts import Task, make_prompt
 from toolkit.storyworld.small.stories import LANGUAGE, story_given
 from toolkit.storyworld.small.utility import utility
 from toolkit.storyworld.world import Message
@@ -49,11 +50,14 @@ def open_flaws(prompt: Task) -> list[str]:
 
 
 def draw_flaws(stream: RandomStream, prompt: Task) -> tuple[str, ...]:
-    """Draw one flaw, or of a story one (half of the time) or two."""
-    left = open_flaws(prompt)
-    count = 1 if prompt.kind != "story" or stream.uniform() < 0.5 else 2
-    chosen = {left.pop(stream.index(len(left))) for _ in range(min(count, len(left)))}
-    return tuple(flaw for flaw in open_flaws(prompt) if flaw in chosen)
+    """Draw the flaws of an answer: of a story, those of one that is told without regard to the request."""
+    flaws = open_flaws(prompt)
+    if prompt.kind != "story":
+        return (stream.choose(flaws),)
+    drawn: tuple[str, ...] = ()
+    while not drawn:
+        drawn = tuple(flaw for flaw in flaws if stream.uniform() >= 1 / len(_values(FLAWS["story"][flaw])))
+    return drawn
 
 
 def answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...] = ()) -> str:
@@ -62,7 +66,7 @@ def answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...] = ()) -> s
         roles = dict(prompt.asked)
         for flaw in flaws:
             role = FLAWS["story"][flaw]
-            roles[role] = _another(stream, role, roles)
+            roles[role] = stream.choose([value for value in _values(role) if value != roles[role]])
         return story_given(stream.child("story"), **roles).text
     if prompt.kind == "question":
         return _question_answer(stream, prompt, flaws)
@@ -76,11 +80,10 @@ def answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...] = ()) -> s
     return generate_text(LANGUAGE.advice_grammar, stream, roles)
 
 
-def _another(stream: RandomStream, role: str, roles: Roles) -> str:
-    """Draw another value of a role."""
-    values = {"plot": [*LANGUAGE.request_plots], "ending": [*meaning.ENDINGS], "length": [*meaning.LENGTHS]}
-    keys = values.get(role) or LANGUAGE.lexicons[meaning.ROLE_LEXICON[role]].keys
-    return stream.choose([key for key in keys if key != roles[role]])
+def _values(role: str) -> Sequence[str]:
+    """Return the values that a role of a requested story can have."""
+    choices = {"plot": meaning.KIND_PLOTS, "ending": [*meaning.ENDINGS], "length": [*meaning.LENGTHS]}
+    return choices.get(role) or LANGUAGE.lexicons[meaning.ROLE_LEXICON[role]].keys
 
 
 def _question_answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...]) -> str:
@@ -89,7 +92,7 @@ def _question_answer(stream: RandomStream, prompt: Task, flaws: tuple[str, ...])
     if "wrong_answer" not in flaws:
         return prompt.right
     asked = prompt.messages[-1]["content"]
-    question = next(question for question in questions() if question.matches(asked, prompt.told))
+    question = next(question for question in LANGUAGE.story_questions if question.matches(asked, prompt.told))
     roles = dict(prompt.told)
     for role in question.wanted:
         lexicon = LANGUAGE.lexicons[meaning.ROLE_LEXICON[role]]

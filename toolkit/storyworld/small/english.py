@@ -30,26 +30,13 @@ _PLACES = {
     "hill": "on the hill",
     "garden": "in the garden",
     "market": "at the market",
-    "lake": "by the lake",
     "barn": "in the barn",
     "bridge": "under the bridge",
-    "mill": "at the mill",
-    "meadow": "in the meadow",
-    "cave": "in the cave",
     "school": "at the school",
 }
 
 ENGLISH = Language(
     name="English",
-    titles={
-        "find": "{hero} the {animal} finds {object.a}",
-        "lose": "{hero} the {animal} loses {object.a}",
-        "lend": "{hero} the {animal} lends {object.a} to a friend",
-        "buy": "{hero} the {animal} wants to buy {object.a}",
-        "trick": "{hero} the {animal} hides {object.a}",
-        "frighten": "{hero} the {animal} throws {object.a}",
-        "steal": "{hero} the {animal} steals {object.a}",
-    },
     forms={
         "name": {name: {"": name, **_PRONOUNS[kind]} for name, kind in meaning.NAMES.items()},
         "animal": _nouns(meaning.ANIMALS),
@@ -69,7 +56,6 @@ ENGLISH = Language(
         "time": _plain("day", "morning", "evening", "summer"),
         "dark": _plain("dark", "noon", "dinner"),
         "cover": _plain("stone", "tree", "leaf"),
-        "advice": _plain("Do not worry", "I have a plan", "Be brave"),
     },
     openings=[
         "Once there was {animal.a} called {hero}.",
@@ -82,20 +68,8 @@ ENGLISH = Language(
         "{He} had {coins} coins in the bank.",
         "{He} liked to sit on the bank of the river.",
     ],
-    turns={
-        "together": [
-            '"{*advice}," said {friend}.',
-            "They sat down on the bank and looked at the water.",
-            "The [rain|snow|wind] came, and it was [cold|dark|late].",
-        ],
-        "apart": [
-            "The [rain|snow|wind] came, and it was [cold|dark|late].",
-            "{He} went past the bank where people count money.",
-        ],
-    },
     plots={
         "find": PlotText(
-            turn="together",
             beats=[
                 ["One {*time} {he} found {object.a} {place.at}.", "{place.At} {he} found {object.a}."],
                 ["{friend} the {pal} wanted it too.", "{He} showed it to {friend} the {pal}."],
@@ -110,7 +84,6 @@ ENGLISH = Language(
             ],
         ),
         "lose": PlotText(
-            turn="together",
             beats=[
                 ["One {*time} {he} lost {object.a} {place.at}.", "{place.At} {he} lost {object.a}."],
                 [
@@ -128,7 +101,6 @@ ENGLISH = Language(
             ],
         ),
         "lend": PlotText(
-            turn="together",
             beats=[
                 [
                     "One {*time} {friend} the {pal} wanted to borrow {object.a}.",
@@ -146,7 +118,6 @@ ENGLISH = Language(
             ],
         ),
         "buy": PlotText(
-            turn="apart",
             beats=[
                 ["One {*time} {he} wanted to buy {object.a}.", "{He} wished to buy {object.a}."],
                 [
@@ -164,7 +135,6 @@ ENGLISH = Language(
             ],
         ),
         "trick": PlotText(
-            turn="apart",
             beats=[
                 [
                     "One {*time} {he} wanted to trick {friend} the {pal}.",
@@ -179,7 +149,6 @@ ENGLISH = Language(
             badly=["{friend} looked for the {object} and cried.", "{friend} never saw the {object} again."],
         ),
         "frighten": PlotText(
-            turn="apart",
             beats=[
                 [
                     "One {*time} {he} wanted to frighten {friend} the {pal}.",
@@ -194,7 +163,6 @@ ENGLISH = Language(
             badly=["{friend} saw the {object} and ran away.", "{friend} cried, and the {object} broke."],
         ),
         "steal": PlotText(
-            turn="apart",
             beats=[
                 [
                     "One {*time} {he} wanted to steal {object.a} from {friend} the {pal}.",
@@ -224,24 +192,40 @@ ENGLISH = Language(
             "That night {hero} could not sleep.",
         ],
     },
+    briefs={
+        "find": "finds {object.a}",
+        "lose": "loses {object.a}",
+        "lend": "lends {object.a} to a friend",
+        "buy": "wants to buy {object.a}",
+        "trick": "hides {object.a}",
+        "frighten": "throws {object.a}",
+        "steal": "steals {object.a}",
+    },
+    blurb_frames=[
+        "A story about {animal.a} who <does>.",
+        "This is about {animal.a} who <does>.",
+    ],
+    details={
+        "hero": ["The {animal} is called {hero}."],
+        "place": ["It happens {place.at}."],
+        "ending": {
+            "well": ["It has a happy end."],
+            "badly": ["It has a sad end."],
+        },
+        "length": {"short": ["It is short."], "long": ["It is long."]},
+    },
     request_frames=[
         "Tell me a story about {animal.a} who <does>.",
         "Write a story about {animal.a} who <does>.",
         "I want to hear about {animal.a} who <does>.",
         "Can you tell me about {animal.a} who <does>?",
     ],
-    request_plots={
-        "find": "finds {object.a}",
-        "lose": "loses {object.a}",
-        "lend": "lends {object.a} to a friend",
-        "buy": "wants to buy {object.a}",
-    },
     wishes={
         "hero": ["The {animal} is called {hero}.", "Call the {animal} {hero}."],
         "place": ["It happens {place.at}.", "Let it be {place.at}."],
         "ending": {
-            "well": ["Make it end well.", "It must have a happy end."],
-            "badly": ["Make it end badly.", "It must have a sad end."],
+            "well": ["Give it a happy end.", "It must have a happy end."],
+            "badly": ["Give it a sad end.", "It must have a sad end."],
         },
         "length": {
             "short": ["Keep it short.", "Make it short."],

@@ -10,20 +10,16 @@ from dataclasses import dataclass
 
 NAMES: dict[str, str] = {
     **dict.fromkeys(
-        "Mia Ada Lena Nora Ella Rosa Ivy Anna Lucy Emma Clara Greta Hana Olga Ruby Sara Vera Zoe".split(),
+        "Mia Ada Lena Nora Ella Rosa Ivy Anna Lucy Emma Clara Hana Olga Ruby Zoe".split(),
         "she",
     ),
-    **dict.fromkeys(
-        "Ben Tom Otto Leo Max Sam Hugo Paul Finn Jack Karl Noah Oscar Peter Theo Udo Will Yuri".split(), "he"
-    ),
+    **dict.fromkeys("Ben Tom Otto Leo Max Sam Hugo Paul Finn Jack Karl Noah Peter Theo Will".split(), "he"),
 }
 """Name -> pronoun."""
 
-ANIMALS = """fox cat dog mouse bear owl hen pig goat duck frog wolf sheep horse rabbit otter mole crow badger
-hedgehog""".split()
-OBJECTS = """key bell hat ring drum lamp map book cup kite ball flute rope basket mirror clock spoon button
-scarf box""".split()
-PLACES = "river forest hill garden market lake barn bridge mill meadow cave school".split()
+ANIMALS = "fox cat dog mouse bear owl hen pig goat duck frog wolf rabbit hedgehog".split()
+OBJECTS = "key bell hat ring drum lamp map book cup kite ball flute rope box".split()
+PLACES = "river forest hill garden market barn bridge school".split()
 HOMES = "tree house cellar village".split()
 FOODS = "bread honey cheese soup cake".split()
 COINS = "two three five ten".split()
@@ -46,9 +42,11 @@ PLOTS: Mapping[str, Plot] = {
     "frighten": Plot(0.06, unkind=True),
     "steal": Plot(0.07, unkind=True),
 }
+KIND_PLOTS = tuple(name for name, plot in PLOTS.items() if not plot.unkind)
+"""What users ask for a story about."""
 ENDINGS = {"well": 0.5, "badly": 0.5}
 LENGTHS = {"short": 0.5, "long": 0.5}
-"""A long story has two sentences more than a short one."""
+"""A long story has one sentence more than a short one."""
 
 KIND_ACTS = ("help", "thank", "comfort")
 """What a harmless request for advice is about."""

@@ -2,20 +2,19 @@
 read."""
 
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 
-from toolkit.storyworld.grammar import Roles, Slot, derivations, generate_text, render
+from toolkit.storyworld.grammar import Roles, derivations, generate_text, render
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.rows import assistant_turn
 from toolkit.storyworld.small import meaning
+from toolkit.storyworld.small.language import PLOT_SHARE, StoryQuestion
 from toolkit.storyworld.small.stories import LANGUAGE, story_derivations, story_given
 from toolkit.storyworld.world import Message
 
 KINDS = {"story": 0.5, "question": 0.2, "advice": 0.1, "unkind": 0.2}
 """Share of each kind of prompt."""
-UNTOLD_SHARE = 0.35
-"""Share of the questions whose answer the story does not say."""
 
 
 @dataclass(frozen=True)
@@ -42,45 +41,6 @@ class Task:
         return self.right != LANGUAGE.not_told
 
 
-@dataclass(frozen=True)
-class StoryQuestion:
-    """A question with the grammar nodes of its text and its answer, and the roles of both."""
-
-    node: object
-    answer: object
-    plot: str
-
-    @property
-    def given(self) -> set[str]:
-        """Roles that the question names."""
-        return {slot.role for slot in slots_of(self.node)}
-
-    @property
-    def wanted(self) -> list[str]:
-        """Roles that only the answer names."""
-        return [slot.role for slot in slots_of(self.answer) if slot.role not in self.given | {"hero"}]
-
-    def matches(self, text: str, told: Roles) -> bool:
-        """Return whether a text is this question about a story with these roles."""
-        return self.plot in ("", told["plot"]) and bool(derivations(self.node, text, told))
-
-
-def slots_of(node) -> list[Slot]:
-    """Return the slots with a role in a compiled template without alternatives."""
-    children = (node,) if isinstance(node, Slot) else node.children
-    return [child for child in children if isinstance(child, Slot) and child.role]
-
-
-@cache
-def questions() -> list[StoryQuestion]:
-    """Return all questions."""
-    return [
-        StoryQuestion(LANGUAGE.compile(question), LANGUAGE.compile(answer), plot)
-        for plot, entries in LANGUAGE.questions.items()
-        for question, answer in entries.items()
-    ]
-
-
 def draw_kind(stream: RandomStream) -> str:
     """Draw the kind of a prompt."""
     return list(KINDS)[stream.weighted(list(accumulate(KINDS.values())))]
@@ -99,19 +59,15 @@ def make_prompt(stream: RandomStream) -> Task:
     if kind == "story":
         return Task(_user(text), kind, asked=asked)
     story = story_given(stream.child("told"), **asked)
-    answerable = {True: [], False: []}
-    for question in questions():
-        if question.plot in ("", story.roles["plot"]):
-            answerable[all(role in story.roles for role in question.wanted)].append(question)
-    untold = draw.uniform() < UNTOLD_SHARE and answerable[False]
-    question = draw.choose(answerable[not untold])
+    groups = LANGUAGE.weighted_questions(story.roles)
+    questions = groups[draw.uniform() < PLOT_SHARE]
+    question = [*questions][draw.weighted(list(accumulate(questions.values())))]
     messages = [
         *_user(text),
         *assistant_turn(story.text),
         *_user(render(question.node, story.roles)),
     ]
-    right = LANGUAGE.not_told if untold else render(question.answer, story.roles)
-    return Task(messages, kind, told=story.roles, right=right)
+    return Task(messages, kind, told=story.roles, right=_right_answer(question, story.roles))
 
 
 def read_prompt(messages: list[Message]) -> Task | None:
@@ -157,12 +113,14 @@ def read_told(text: str) -> Roles:
 
 
 def _read_question(text: str, told: Roles) -> str | None:
-    for question in questions():
+    for question in LANGUAGE.story_questions:
         if question.matches(text, told):
-            if all(role in told for role in question.wanted):
-                return render(question.answer, told)
-            return LANGUAGE.not_told
+            return _right_answer(question, told)
     return None
+
+
+def _right_answer(question: StoryQuestion, told: Roles) -> str:
+    return render(question.answer, told) if question.is_told(told) else LANGUAGE.not_told
 
 
 def _user(text: str) -> list[Message]:

@@ -1,6 +1,6 @@
 """Stories of the small world and the exact probabilities of texts."""
 
-from toolkit.storyworld.grammar import Roles, derivations, render, total_logprob
+from toolkit.storyworld.grammar import Roles, derivations, total_logprob
 from toolkit.storyworld.next_token import NextTokenTruth
 from toolkit.storyworld.rng import RandomStream
 from toolkit.storyworld.small.english import ENGLISH
@@ -25,6 +25,13 @@ def story(seed: int, index: int) -> Story:
     return story_given(RandomStream("small", "stories", seed, index))
 
 
+def document(seed: int, index: int) -> Story:
+    """Return document ``index`` of a corpus: a blurb, the story, and questions with their answers."""
+    stream, roles, out = RandomStream("small", "documents", seed, index), {}, []
+    logprob = LANGUAGE.document_grammar.generate(stream, roles, out)
+    return Story("".join(out), logprob, roles)
+
+
 def story_derivations(text: str) -> list[tuple[Roles, float]]:
     """Return the derivations of a text as a whole story as (roles, log-probability)."""
     return derivations(LANGUAGE.story_grammar, text)
@@ -35,13 +42,8 @@ def story_logprob(text: str) -> float | None:
     return total_logprob(story_derivations(text))
 
 
-def document(story: Story) -> str:
-    """Return a story under its title, as a corpus holds it; both have the same probability."""
-    return f"{render(LANGUAGE.compile(LANGUAGE.titles[story.roles['plot']]), story.roles)}\n{story.text}"
-
-
 def document_logprob(text: str) -> float | None:
-    """Return the log-probability of a story under its title, None if it is not in the language."""
+    """Return the log-probability of a document of a corpus, None if it is not in the language."""
     return total_logprob(derivations(LANGUAGE.document_grammar, text))
 
 

@@ -11,19 +11,19 @@ from toolkit.storyworld.rows import (
 )
 from toolkit.storyworld.small.conversations import conversation, preference
 from toolkit.storyworld.small.prompts import make_prompt
-from toolkit.storyworld.small.stories import LANGUAGE, document, story
+from toolkit.storyworld.small.stories import LANGUAGE, document
 from toolkit.storyworld.small.utility import WEIGHTS, rates, utility
 from toolkit.storyworld.world import RowSource, World
 
-VERSION = 1
+VERSION = 2
 """Version of the data set; it increases with every change of a row."""
-DIGEST = "2bb5f84bcb9502f6d88e415af07e51905526d828fbb55ecccca9d9a007c0a94e"
+DIGEST = "56674f068617ba472f0c98eade54313cd92c0df0c1019b7c1587f5dd15c5fb26"
 """Digest of this version's rows (`World.compute_digest`)."""
 
 
 def _story(seed: int, index: int, options: dict) -> Row:
-    drawn = story(seed, index)
-    return story_row(document(drawn), drawn.logprob)
+    drawn = document(seed, index)
+    return story_row(drawn.text, drawn.logprob)
 
 
 def _conversation(seed: int, index: int, options: dict) -> Row:
