@@ -33,8 +33,9 @@ def preferences(count=40):
         for _ in range(count)
     ]
     return HeldOutPairs(
-        pairs=pairs, messages=[[]] * count, probability=[None] * count, utility_margin=[None] * count
-    )
+        pairs=pairs, messages=[[]] * count, answers=[("One.", "Two.")] * count,
+        probability=[None] * count, utility_margin=[None] * count,
+    )  # fmt: skip
 
 
 def score_alone(model, ids):
