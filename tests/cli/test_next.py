@@ -127,3 +127,31 @@ def test_long_text_is_truncated_at_the_beginning(opened):
 def test_invalid_numbers_are_refused(folder):
     with pytest.raises(UsageError):
         next.next_command(str(folder), "the", top=0)
+
+
+def test_the_truth_stands_beside_the_model(folder, opened, capsys, monkeypatch):
+    text = "A story about a fox who finds a key."
+    next.next_command(str(folder), text, truth=True, steps=2, temperature=1.0, json=True)
+    result, _ = read(capsys)
+    ids = {opened.tokenizer(word)["input_ids"][0] for word in (" The", " It", "\n")}
+    assert set(map(int, result["truth"])) == ids
+    assert sum(result["truth"].values()) == pytest.approx(1.0)
+    assert len(result["steps"]) == 2 and result["steps"][0]["truth"] == result["truth"]
+    monkeypatch.setenv("COLUMNS", "100")
+    next.next_command(str(folder), text, truth=True)
+    out = capsys.readouterr().out
+    assert "truth" in out and "; the truth: " in out
+
+
+def test_tokens_outside_the_world_have_no_truth(folder, opened, capsys):
+    """An untrained model soon leaves the world; the table goes on without the truth."""
+    next.next_command(str(folder), "A story about a", truth=True, steps=4, temperature=1.0, json=True)
+    result, _ = read(capsys)
+    assert result["truth"] and result["steps"][-1]["truth"] is None
+
+
+def test_a_text_of_another_world_has_no_truth(folder):
+    with pytest.raises(UsageError, match="no document of the small storyworld begins like this"):
+        next.next_command(str(folder), "The fox", truth=True)
+    with pytest.raises(UsageError, match="not of answers"):
+        next.next_command(str(folder), "A story", truth=True, chat=True)

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         "next",
         "Show the probability distribution of the next token as a table with bars.",
         'toolkit next runs/tiny/pretrain "Once upon a"\n'
-        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8',
+        'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8\n'
+        'toolkit next runs/small-world/pretrain "A story about a fox who finds" --truth',
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("text", help="the text so far")
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--chat", action="store_true", help="put the text into the chat template")
+    parser.add_argument(
+        "--truth", action="store_true", help="beside the true chance of each token; for the small storyworld"
+    )
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
 
@@ -60,32 +64,37 @@ def next_command(
     temperature: float = 0.0,
     seed: int = 0,
     chat: bool = False,
+    truth: bool = False,
     json: bool = False,
 ) -> int:
     """Print the next-token distribution of `text`, and of `steps` tokens on.
 
     The most probable token is followed, or with a temperature one drawn from the softened distribution;
-    the table always shows the model's own distribution (temperature 1).
+    the table always shows the model's own distribution (temperature 1). With `truth`, also the true one of a
+    document of the small storyworld that begins with the text.
     """
     from toolkit.inference.next_token import as_json, follow
     from toolkit.inference.opening import open_model
 
     if top < 1 or steps < 1 or temperature < 0:
         raise UsageError("--top and --steps must be at least 1, --temperature at least 0")
+    if truth and chat:
+        raise UsageError("--truth is that of documents, not of answers", fix="leave out --chat")
     opened = open_model(model)
     ids = opened.prompt_ids(text, chat=chat)
     predictions = follow(opened, ids, top=top, steps=steps, temperature=temperature, seed=seed)
+    truths = true_chances(opened, text, predictions) if truth else [None] * len(predictions)
     if json:
-        print(
-            json_format.dumps(
-                as_json(opened, predictions, {"model": model, "text": text, "seed": seed}), ensure_ascii=False
-            )
-        )
+        result = as_json(opened, predictions, {"model": model, "text": text, "seed": seed})
+        for step, chances in zip([result, *result["steps"]], [truths[0], *truths], strict=True):
+            if truth:
+                step["truth"] = chances and {str(token): chance for token, chance in chances.items()}
+        print(json_format.dumps(result, ensure_ascii=False))
         return 0
     console = Console(highlight=False)
     grown = text
-    for prediction in predictions:
-        console.print(table(opened, prediction, grown))
+    for prediction, chances in zip(predictions, truths, strict=True):
+        console.print(table(opened, prediction, grown, chances))
         if steps > 1:
             console.print(step_line(opened, prediction))
         grown += token_text(opened.tokenizer, prediction.chosen)
@@ -99,6 +108,33 @@ def next_command(
     return 0
 
 
+def true_chances(
+    opened: OpenModel, text: str, predictions: Sequence[Prediction]
+) -> list[dict[int, float] | None]:
+    """Return token -> true chance at each prediction; None once the tokens have left the small storyworld.
+
+    Raises:
+        UsageError: no document of the small storyworld begins with the text.
+    """
+    from toolkit.storyworld.small.stories import next_token_truth
+
+    truth = next_token_truth(opened.tokenizer)
+    ids = opened.tokenizer(text, add_special_tokens=False)["input_ids"]
+    chances: list[dict[int, float] | None] = []
+    for prediction in predictions:
+        try:
+            chances.append(truth.after(ids))
+        except ValueError as error:
+            if not chances:
+                raise UsageError(
+                    f"--truth: no document of the small storyworld begins like this ({error})",
+                    fix='begin like its documents: "A story about a fox who finds a key.\\n"',
+                ) from None
+            chances.append(None)
+        ids = [*ids, prediction.chosen]
+    return chances
+
+
 def bar(share: float, cells: int = BAR_CELLS) -> str:
     """A bar of `share` of the cells, to an eighth of a cell; nonzero values show at least an eighth."""
     eighths = round(share * cells * 8)
@@ -107,8 +143,10 @@ def bar(share: float, cells: int = BAR_CELLS) -> str:
     return "█" * full + (EIGHTHS[part] if part else "")
 
 
-def table(opened: OpenModel, prediction: Prediction, text: str) -> Table:
-    """The candidates, one a row, and what all others have together."""
+def table(
+    opened: OpenModel, prediction: Prediction, text: str, truth: dict[int, float] | None = None
+) -> Table:
+    """The candidates, one a row, and what all others have together; with the truth in a column of its own."""
     shown = visible(text)
     shown = "…" + shown[-50:] if len(shown) > 51 else shown
     result = Table(
@@ -117,21 +155,32 @@ def table(opened: OpenModel, prediction: Prediction, text: str) -> Table:
         box=None,
         pad_edge=False,
     )
-    for name, justify in (("rank", "right"), ("token", "left"), ("chance", "right"), ("", "left")):
+    columns = [("rank", "right"), ("token", "left"), ("chance", "right")]
+    columns += [("truth", "right")] if truth is not None else []
+    for name, justify in [*columns, ("", "left")]:
         result.add_column(name, justify=justify, no_wrap=True)
     for rank, (token, share) in enumerate(zip(prediction.tokens, prediction.probabilities, strict=True), 1):
         style = "bold" if token == prediction.chosen else ""
         word = Text(visible(token_text(opened.tokenizer, token)), style=style)
-        result.add_row(str(rank), word, f"{share:.2%}", Text(bar(share), style="cyan"))
+        true_share = [f"{truth.get(token, 0.0):.2%}"] if truth is not None else []
+        result.add_row(str(rank), word, f"{share:.2%}", *true_share, Text(bar(share), style="cyan"))
     others = len(opened.tokenizer) - len(prediction.tokens)
+    true_rest = []
+    if truth is not None:
+        listed = sum(truth.get(token, 0.0) for token in prediction.tokens)
+        true_rest = [f"{max(0.0, 1.0 - listed):.2%}"]
     result.add_row(
         "",
         Text(f"{others:,} others", style="dim"),
         f"{prediction.rest:.2%}",
+        *true_rest,
         Text(bar(prediction.rest), style="dim"),
     )
     entropy = prediction.entropy_bits
     result.caption = f"entropy {entropy:.2f} bits: as uncertain as {2**entropy:.1f} equally likely tokens"
+    if truth is not None:
+        true_entropy = sum(chance * math.log2(1 / chance) for chance in truth.values() if chance > 0)
+        result.caption += f"; the truth: {true_entropy:.2f} bits"
     result.caption_justify = "left"
     return result
 

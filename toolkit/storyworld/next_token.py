@@ -12,7 +12,7 @@ next token are kept.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import exp, log
@@ -108,23 +108,49 @@ class NextTokenTruth:
         ids = self._encode_whole(text)
         if ids != [token for piece in self._split(text) for token in self._encode(piece)]:
             raise ValueError("the tokenizer merges across words, so the truth cannot be computed for it")
-        partials = [_Partial((self._grammar, None), {}, 0.0)]
-        truths = []
+        partials, truths = self._start(), []
         for position, token in enumerate([*ids, self._end]):
-            by_token: dict[int, list[_Partial]] = defaultdict(list)
-            for partial in partials:
-                for extended in self._with_next_token(partial):
-                    by_token[extended.tokens[0]].append(extended)
-            if token not in by_token:
+            extended, probabilities = self._distribution(partials)
+            if token not in probabilities:
                 raise ValueError(f"the grammar does not derive this text, from token {position} on")
-            weights = {key: sum(exp(item.logprob) for item in items) for key, items in by_token.items()}
-            total = sum(weights.values())
-            truths.append(TokenTruth({key: weight / total for key, weight in weights.items()}, token))
-            partials = [
-                replace(item, tokens=item.tokens[1:], logprob=item.logprob - log(total))
-                for item in by_token[token]
-            ]
+            truths.append(TokenTruth(probabilities, token))
+            partials = self._followed(extended, token)
         return truths
+
+    def after(self, ids: Sequence[int]) -> dict[int, float]:
+        """Return token -> probability that it follows the first tokens of a text.
+
+        Raises:
+            ValueError: no text of the grammar begins with these tokens.
+        """
+        partials = self._start()
+        for position, token in enumerate(ids):
+            extended, probabilities = self._distribution(partials)
+            if token not in probabilities:
+                raise ValueError(f"no text of the grammar begins like this, from token {position} on")
+            partials = self._followed(extended, token)
+        return self._distribution(partials)[1]
+
+    def _start(self) -> list[_Partial]:
+        return [_Partial((self._grammar, None), {}, 0.0)]
+
+    def _distribution(self, partials: list[_Partial]) -> tuple[dict[int, list[_Partial]], dict[int, float]]:
+        """Return the partial derivations by their next token, and the probability of each token."""
+        by_token: dict[int, list[_Partial]] = defaultdict(list)
+        for partial in partials:
+            for extended in self._with_next_token(partial):
+                by_token[extended.tokens[0]].append(extended)
+        weights = {key: sum(exp(item.logprob) for item in items) for key, items in by_token.items()}
+        total = sum(weights.values())
+        return by_token, {key: weight / total for key, weight in weights.items()}
+
+    def _followed(self, by_token: dict[int, list[_Partial]], token: int) -> list[_Partial]:
+        """Return the partial derivations that go on with a token; their probabilities sum to 1."""
+        total = sum(exp(item.logprob) for item in by_token[token])
+        return [
+            replace(item, tokens=item.tokens[1:], logprob=item.logprob - log(total))
+            for item in by_token[token]
+        ]
 
     def _with_next_token(self, partial: _Partial) -> list[_Partial]:
         """Extend a partial derivation in every way until its next token is known."""

@@ -162,6 +162,20 @@ def test_the_truth_explains_whole_documents_and_knows_what_is_certain(tokenizer)
         truth("A story about a fox who finds a zebra.\nMia was a small fox.")
 
 
+def test_the_truth_after_a_prefix_is_that_at_its_position_in_a_document(tokenizer):
+    truth = next_token_truth(tokenizer)
+    text = DOCUMENTS[0].text
+    ids = tokenizer(text)["input_ids"]
+    positions = truth(text)
+    for length in (0, 1, 5, 30, len(ids)):
+        after = truth.after(ids[:length])
+        assert after.keys() == positions[length].probabilities.keys()
+        for token, probability in after.items():
+            assert isclose(probability, positions[length].probabilities[token], rel_tol=1e-12)
+    with pytest.raises(ValueError, match="begins like this, from token 2 on"):
+        truth.after([*ids[:2], tokenizer.eos_token_id])
+
+
 def test_frequencies_of_stories_agree_with_their_probabilities(enumerated):
     """Pearson's chi-squared over 20,000 texts; rare texts are pooled so that each cell expects 20."""
     grammar, count = cut_down(LANGUAGE.document_grammar), 20_000
