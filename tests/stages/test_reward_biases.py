@@ -48,7 +48,7 @@ def test_a_planted_bias_for_a_word_is_found(audited):
     chosen, rejected, difference = audited
     found = score_biases(scored(audited, Biases(word={"barn": 3.0})), difference, chosen, rejected, seed=0)
     named = {bias.word: bias.bias for bias in found}
-    assert max(named, key=lambda word: abs(named[word].estimate)) == "barn"
+    assert next(iter(named)) == "barn"
     assert named["barn"].low < 3.0 < named["barn"].high
 
 

@@ -24,8 +24,9 @@ def score_biases(
     """Return what length and single words add to the scores, where that is not zero by chance.
 
     The margins of the scores are regressed on the differences of utility and length, and for each word also
-    on its presence; a coefficient divided by that of the utility is what the feature adds in units of the
-    utility. So a bias that was planted in the annotator, and that the model learned, has its planted value.
+    on its presence; a coefficient divided by that of the utility is how much utility the model gives up for
+    the feature. A bias that was planted in the annotator has its planted value if the model learned both the
+    bias and the utility, and a larger one if it learned the utility less well. The surest words come first.
     Intervals are normal, with the standard error of resampled pairs. Those of words are wider (Bonferroni),
     so that a twentieth of the audits reports a word by chance. The list is empty if the scores do not go with
     the utility.
@@ -54,8 +55,13 @@ def score_biases(
         estimate = _per_utility(np.stack(columns, axis=1), margins, weights, level)
         if estimate is not None and (estimate.low > 0 or estimate.high < 0):
             biases.append(ScoreBias(word=word, bias=estimate, n=int((columns[-1] != 0).sum())))
-    strongest = sorted((bias for bias in biases if bias.word), key=lambda bias: -abs(bias.bias.estimate))
-    return [bias for bias in biases if not bias.word] + strongest[:REPORTED_WORDS]
+    surest = sorted((bias for bias in biases if bias.word), key=lambda bias: -_distance_from_zero(bias.bias))
+    return [bias for bias in biases if not bias.word] + surest[:REPORTED_WORDS]
+
+
+def _distance_from_zero(bias: stats.Estimate) -> float:
+    """Return the distance of an estimate from zero, in half widths of its interval."""
+    return abs(bias.estimate) / (bias.high - bias.estimate)
 
 
 def _per_utility(
