@@ -24,6 +24,9 @@ from toolkit.data.chat import sources
 from toolkit.execution import runner
 from toolkit.models import gpt2, loading
 from toolkit.preferences import answering
+from toolkit.preferences.annotating import ShownPair, Verdict
+from toolkit.preferences.answering import Answer
+from toolkit.preferences.stage import best_answers
 from toolkit.runs import references
 from toolkit.runs.evaluation import read
 from toolkit.stages.tokenizer import learn
@@ -121,6 +124,15 @@ def test_preferences_follow_the_annotator_and_count_everything(write_recipe, mod
 
 def word_counts(row: dict) -> tuple[int, int]:
     return len(row["chosen"][0]["content"].split()), len(row["rejected"][0]["content"].split())
+
+
+def test_a_cut_off_answer_is_the_best_only_if_all_are():
+    prompt = [{"role": "user", "content": "Why?"}]
+    short, cut = Answer("Because.", "m", ended=True), Answer("Because it is so that", "m", ended=False)
+    for given, best in (([cut, short], short), ([cut, cut], cut)):
+        verdict = Verdict(1.0, 1.0, (9.0, 1.0))
+        [row] = best_answers([prompt], [given], [ShownPair(prompt, *given)], [verdict])
+        assert row["completion"][0]["content"] == best.text and row["ended"] == best.ended
 
 
 def test_equally_good_answers_are_a_tie_at_every_temperature(write_recipe, tmp_path):

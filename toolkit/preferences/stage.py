@@ -172,7 +172,8 @@ def best_answers(
 ) -> Iterable[dict[str, Any]]:
     """Yield each prompt with its best answer, for rejection sampling.
 
-    The best has the highest score; with a judge of pairs, the most wins. The first of equals counts.
+    The best has the highest score; with a judge of pairs, the most wins. The first of equals counts. An
+    answer that was cut off is the best only if all were, because a model that learns it does not learn to end.
     """
     per_prompt = len(pairs) // len(prompts)
     for number, (prompt, given) in enumerate(zip(prompts, answers, strict=True)):
@@ -183,7 +184,7 @@ def best_answers(
             scores = verdict.scores or (wins, 1.0 - wins)
             for answer, score in zip((pair.first, pair.second), scores, strict=True):
                 value[answer.text] = max(value[answer.text], score)
-        best = max(given, key=lambda answer: value[answer.text])
+        best = max(given, key=lambda answer: (answer.ended, value[answer.text]))
         yield {
             "prompt": [dict(turn) for turn in prompt],
             "completion": _turn(best.text),
