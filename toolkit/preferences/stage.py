@@ -173,7 +173,7 @@ def best_answers(
     """Yield each prompt with its best answer, for rejection sampling.
 
     The best has the highest score; with a judge of pairs, the most wins. The first of equals counts. An
-    answer that was cut off is the best only if all were, because a model that learns it does not learn to end.
+    answer that was cut off is the best only if all were: a model that learns it does not learn to end.
     """
     per_prompt = len(pairs) // len(prompts)
     for number, (prompt, given) in enumerate(zip(prompts, answers, strict=True)):
