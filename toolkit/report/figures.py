@@ -53,14 +53,17 @@ def series(rows: Sequence[dict], key: str, over: str = "step") -> tuple[list[flo
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def smooth(values: Sequence[float], half_life: float = 4.0) -> list[float]:
-    """Return the exponential moving average, corrected for its start."""
-    decay = 0.5 ** (1 / half_life)
-    total = weight = 0.0
+def smooth(values: Sequence[float], reach: int = 5) -> list[float]:
+    """Return the mean of each value and its neighbors, up to `reach` on both sides.
+
+    Both sides always have as many, so that the curve does not lag behind a falling loss; the first and the
+    last value stay as they are.
+    """
     smoothed = []
-    for value in values:
-        total, weight = decay * total + value, decay * weight + 1.0
-        smoothed.append(total / weight)
+    for position in range(len(values)):
+        side = min(reach, position, len(values) - 1 - position)
+        window = values[position - side : position + side + 1]
+        smoothed.append(sum(window) / len(window))
     return smoothed
 
 

@@ -49,7 +49,11 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
     compared = comparisons(summary)
     named_runs = [(name, path, stages[name]) for path, name in names.runs.items()]
     sections = [
-        *(_training_section(*run) for run in _with(named_runs, "title")),
+        *(
+            section
+            for name, path, row in _with(named_runs, "title")
+            for section in (_training_section(name, path, row), _kept_steps_section(name, row))
+        ),
         *(_win_rate_section(comparison) for comparison in compared),
         *(_rates_section(comparison) for comparison in compared),
         *(_length_section(comparison) for comparison in compared),
@@ -241,6 +245,29 @@ def _samples_section(samples: list[dict]) -> dict | None:
     if not samples:
         return None
     return {"id": "samples", "title": "The same prompt, answered by each model", "samples": samples}
+
+
+def _kept_steps_section(name: str, row: Numbers) -> dict | None:
+    """Show what a model wrote after each of the steps whose weights were kept."""
+    steps = [step for step in row.get("kept_steps") or [] if step["samples"]]
+    if not steps:
+        return None
+    texts: dict[str, dict[str, str]] = {}
+    for step in steps:
+        for sample in step["samples"]:
+            written = texts.setdefault(sample["prompt"], {})
+            written[f"{step['tokens']:,} tokens"] = _printable(sample["text"])
+    return {
+        "id": f"{name}-steps",
+        "title": f"What {name} wrote while it learned",
+        "text": "The same beginning, continued after more and more tokens of training.",
+        "samples": [{"prompt": prompt.strip(), "answers": written} for prompt, written in texts.items()],
+    }
+
+
+def _printable(text: str) -> str:
+    """Replace control characters, which an untrained model writes."""
+    return "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in text)
 
 
 def _browse_section(name: str, path: Path, baseline: str | None, models: Mapping[str, str]) -> dict | None:
