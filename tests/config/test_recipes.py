@@ -26,7 +26,13 @@ def test_shipped_recipe_is_valid(path):
 
 
 @pytest.mark.parametrize(
-    "folder,stages", [("tiny", CHAIN), ("hh", CHAIN), ("gpt2-124m", CHAIN), ("small-world", STAGES)]
+    "folder,stages",
+    [
+        ("tiny", CHAIN),
+        ("hh", CHAIN),
+        ("gpt2-124m", CHAIN),
+        ("small-world", [*STAGES, "preferences", "dpo"]),  # two rounds
+    ],
 )
 def test_shipped_folder_is_ordered_and_complete(folder, stages):
     order = [loaded.recipe.stage for loaded in dag.order(load_folder(RECIPES / folder, []))]
