@@ -28,7 +28,7 @@ def table_rows(metrics: RewardMetrics) -> list[tuple[str, str]]:
     ]  # fmt: skip
     bias = metrics.length_bias
     if bias is not None:
-        text = f"{bias.model:.0%} of {bias.n} pairs (people: {bias.people:.0%})"
+        text = f"{bias.model:.0%} of {bias.n} pairs (annotators: {bias.people:.0%})"
         rows += [
             ("prefers the longer answer", text),
             ("length bias", estimate_text(bias.bias, percent=True)),
