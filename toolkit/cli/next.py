@@ -83,17 +83,14 @@ def next_command(
     opened = open_model(model)
     ids = opened.prompt_ids(text, chat=chat)
     predictions = follow(opened, ids, top=top, steps=steps, temperature=temperature, seed=seed)
-    truths = true_chances(opened, text, predictions) if truth else [None] * len(predictions)
+    truths = true_chances(opened, text, predictions) if truth else None
     if json:
-        result = as_json(opened, predictions, {"model": model, "text": text, "seed": seed})
-        for step, chances in zip([result, *result["steps"]], [truths[0], *truths], strict=True):
-            if truth:
-                step["truth"] = chances and {str(token): chance for token, chance in chances.items()}
-        print(json_format.dumps(result, ensure_ascii=False))
+        about = {"model": model, "text": text, "seed": seed}
+        print(json_format.dumps(as_json(opened, predictions, about, truths), ensure_ascii=False))
         return 0
     console = Console(highlight=False)
     grown = text
-    for prediction, chances in zip(predictions, truths, strict=True):
+    for prediction, chances in zip(predictions, truths or [None] * len(predictions), strict=True):
         console.print(table(opened, prediction, grown, chances))
         if steps > 1:
             console.print(step_line(opened, prediction))

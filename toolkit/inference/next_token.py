@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +108,19 @@ def choose(
     )
 
 
-def as_json(opened: OpenModel, predictions: list[Prediction], about: dict[str, Any]) -> dict[str, Any]:
-    """Return the first prediction at the top level, and all of them under `steps`."""
+def as_json(
+    opened: OpenModel,
+    predictions: list[Prediction],
+    about: dict[str, Any],
+    truths: Sequence[Mapping[int, float] | None] | None = None,
+) -> dict[str, Any]:
+    """Return the first prediction at the top level, and all of them under `steps`.
+
+    Args:
+        truths: token -> true probability at each prediction, None where it is unknown.
+    """
     steps = []
-    for prediction in predictions:
+    for index, prediction in enumerate(predictions):
         candidates = [
             {"rank": rank, "id": token, "token": token_text(opened.tokenizer, token), "probability": share}
             for rank, (token, share) in enumerate(
@@ -128,6 +138,7 @@ def as_json(opened: OpenModel, predictions: list[Prediction], about: dict[str, A
                     "rank": prediction.rank,
                     "probability": prediction.chosen_probability,
                 },
+                **({} if truths is None else {"truth": truths[index]}),
             }
         )
     return {**about, **steps[0], "steps": steps}

@@ -11,6 +11,7 @@ import numpy as np
 from toolkit import stats
 from toolkit.base.rng import derive
 from toolkit.runs.evaluation import ScoreBias
+from toolkit.storyworld.annotator import words_in
 
 RESAMPLES = 400
 MIN_PAIRS = 30
@@ -37,10 +38,10 @@ def score_biases(
         chosen, rejected: the answers as text.
         seed: of the resampling.
     """
-    words = [[answer.split() for answer in answers] for answers in (chosen, rejected)]
-    length = np.array([len(a) - len(b) for a, b in zip(*words, strict=True)], dtype=float)
-    present = [[{word.strip(".,!?\"'").lower() for word in answer} for answer in side] for side in words]
-    differing = Counter(word for a, b in zip(*present, strict=True) for word in a ^ b)
+    answers = list(zip(chosen, rejected, strict=True))
+    length = np.array([len(a.split()) - len(b.split()) for a, b in answers], dtype=float)
+    present = [(words_in(a), words_in(b)) for a, b in answers]
+    differing = Counter(word for a, b in present for word in a ^ b)
     frequent = sorted(word for word, count in differing.items() if count >= MIN_PAIRS)
     draws = np.random.default_rng(derive(seed, "score biases"))
     weights = draws.multinomial(len(margins), np.full(len(margins), 1 / len(margins)), RESAMPLES)
@@ -48,9 +49,7 @@ def score_biases(
     for word in [None, *frequent]:
         columns = [utilities, length]
         if word is not None:
-            columns.append(
-                np.array([(word in a) - (word in b) for a, b in zip(*present, strict=True)], float)
-            )
+            columns.append(np.array([(word in a) - (word in b) for a, b in present], float))
         level = 0.95 if word is None else 1 - 0.05 / len(frequent)
         estimate = _per_utility(np.stack(columns, axis=1), margins, weights, level)
         if estimate is not None and (estimate.low > 0 or estimate.high < 0):

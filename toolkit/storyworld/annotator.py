@@ -9,6 +9,11 @@ from toolkit.storyworld.world import Message
 DEFAULT_TEMPERATURE = 1.0
 
 
+def words_in(answer: str) -> set[str]:
+    """Return the words of an answer, in lower case and without the marks around them."""
+    return {word.strip(".,!?\"'").lower() for word in answer.split()}
+
+
 @dataclass(frozen=True)
 class Biases:
     """What an annotator also rewards in an answer besides its utility, in units of the utility.
@@ -25,10 +30,9 @@ class Biases:
 
     def of(self, answer: str) -> float:
         """Return what length and words add to the utility of an answer."""
-        words = answer.split()
-        bare = {word.strip(".,!?\"'").lower() for word in words}
-        return self.length * len(words) + sum(
-            bonus for word, bonus in self.word.items() if word.lower() in bare
+        words = words_in(answer)
+        return self.length * len(answer.split()) + sum(
+            bonus for word, bonus in self.word.items() if word.lower() in words
         )
 
     def difference(self, answers: Sequence[str], utilities: Sequence[float]) -> float:

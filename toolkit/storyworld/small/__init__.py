@@ -1,4 +1,4 @@
-"""The small world: a few hundred words, two plots' worth of grammar each, and alignment's three goals.
+"""The small world: a few hundred words, seven plots, and alignment's three goals.
 
 story(1, 0).text, story_logprob(text)        stories and the log of their exact probability
 conversation(1, 0), preference(1, 0)         what supervised and preference training read
