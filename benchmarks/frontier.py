@@ -1,8 +1,8 @@
 """How close to the alignment frontier methods come, on a storyworld.
 
-    toolkit run recipes/small-world
-    python -m benchmarks.frontier runs/small-world/sft runs/small-world/dpo runs/small-world/ppo \\
-        --reward-model runs/small-world/reward --figure frontier.svg --json frontier.json
+    toolkit run recipes/tiny
+    python -m benchmarks.frontier runs/tiny/sft runs/tiny/dpo runs/tiny/ppo \\
+        --reward-model runs/tiny/reward --figure frontier.svg --json frontier.json
 
 The first model is the reference. It samples `--answers` answers to each held-out prompt at temperature 1.
 Their gold utilities give the frontier, best-of-n chosen by gold and, with --reward-model, best-of-n chosen by
@@ -55,7 +55,7 @@ from toolkit.stats.intervals import Estimate, bootstrap_mean, estimate_text, rat
 from toolkit.storyworld import WORLDS, get_world
 
 MAX_NEW_TOKENS = {"small": 80, "large": 112}
-"""As in recipes/small-world and recipes/tiny."""
+"""As in recipes/tiny and recipes/storyworld-large."""
 GRID = 12
 """Points of the frontier; their distance grows with the KL, because the frontier is steepest at 0."""
 LARGEST_IN_GRID = 0.95

@@ -1,11 +1,12 @@
 """Over-optimization: long PPO trainings against reward models trained on different amounts of data.
 
-    make demo && python benchmarks/overoptimization.py --picture docs/overoptimization.svg
+    toolkit run recipes/storyworld-large
+    python benchmarks/overoptimization.py --picture docs/overoptimization.svg
 
-After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/tiny is trained for many
-rollouts without a KL penalty, or with a small one (`--kl-coefficient`). Every few rollouts the gold judge and
-the reward model score answers to held-out prompts. The figure shows both scores against the square root of KL
-and marks the highest gold score. Finished runs are not trained again.
+After Gao et al., 2023 (https://arxiv.org/abs/2210.10760): the policy of recipes/storyworld-large is trained
+for many rollouts without a KL penalty, or with a small one (`--kl-coefficient`). Every few rollouts the gold
+judge and the reward model score answers to held-out prompts. The figure shows both scores against the square
+root of KL and marks the highest gold score. Finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ COLOURS = (figures.ROSE, figures.ORANGE, figures.GREEN, figures.BLUE)
 
 def train(options: argparse.Namespace, pairs: int) -> dict:
     """Return evaluation.json of PPO against a reward model of `pairs` pairs, and that model's accuracy."""
-    reward = f"tiny/overoptimization-reward-{pairs}-{options.epochs}"
+    reward = f"storyworld-large/overoptimization-reward-{pairs}-{options.epochs}"
     how = (options.kl_coefficient, options.rollouts, options.every, options.prompts, options.epochs)
-    policy = f"tiny/overoptimization-ppo-{pairs}-" + "-".join(map(str, how))
-    folder, threads = Path("recipes/tiny"), f"threads={options.threads or 'null'}"
+    policy = f"storyworld-large/overoptimization-ppo-{pairs}-" + "-".join(map(str, how))
+    folder, threads = Path("recipes/storyworld-large"), f"threads={options.threads or 'null'}"
     if evaluation(options.runs_dir, reward) is None:
         toolkit("run", str(folder / "reward.yaml"), f"run={reward}", f"data.examples={pairs}",
                 f"trainer.num_train_epochs={options.epochs}", threads, runs_dir=options.runs_dir)  # fmt: skip

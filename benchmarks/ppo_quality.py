@@ -1,13 +1,13 @@
 """Time of PPO to a gold win rate: TRL 1.9.2 and the toolkit with the same models and prompts.
 
     pip install --no-deps --target DIR trl==1.9.2
-    make demo && python benchmarks/ppo_quality.py --trl DIR
+    toolkit run recipes/storyworld-large && python benchmarks/ppo_quality.py --trl DIR
 
-The fine-tuned model and the reward model come from `make demo`. Prompts, episodes, epochs, learning rate, KL
-coefficient and missing-end penalty are those of recipes/tiny/ppo.yaml. The recipe applies the last two to
-normalized scores; TRL uses raw scores, so they are multiplied by the standard deviation that the reward run
-measured. Seconds are those of whole commands, including imports. All models answer the same unseen prompts,
-and the gold judge compares their answers with those of the fine-tuned model.
+The fine-tuned model and the reward model come from recipes/storyworld-large. Prompts, episodes, epochs,
+learning rate, KL coefficient and missing-end penalty are those of its ppo.yaml. The recipe applies the last
+two to normalized scores; TRL uses raw scores, so they are multiplied by the standard deviation that the
+reward run measured. Seconds are those of whole commands, including imports. All models answer the same unseen
+prompts, and the gold judge compares their answers with those of the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from commands import compare, environment, header
 
-RECIPE = Path("recipes/tiny/ppo.yaml")
+RECIPE = Path("recipes/storyworld-large/ppo.yaml")
 QUICKER = ["preset=fast", "trainer.learning_rate=4e-4"]
 ARMS = {
     "ours": [],
@@ -49,8 +49,8 @@ def run_trl(runs_dir: Path, output: Path) -> None:
 
     recipe = loader.load(RECIPE).recipe
     settings = recipe.trainer
-    policy, own = load_causal_lm((str(runs_dir / "tiny/sft/model"), None))
-    reward, tokenizer = load_reward_model((str(runs_dir / "tiny/reward/model"), None))
+    policy, own = load_causal_lm((str(runs_dir / "storyworld-large/sft/model"), None))
+    reward, tokenizer = load_reward_model((str(runs_dir / "storyworld-large/reward/model"), None))
     tokenizer.padding_side = "left"
     unit = reward.config.score_std
     rows = sources.prompts(recipe.data, part="train", seed=0)
@@ -100,11 +100,11 @@ def main() -> None:
     seconds = {"TRL 1.9.2": timed(command, environment(parser, trl=options.trl))}
     models = {"TRL 1.9.2": str((output / "trl-1.9.2").resolve())}  # a folder, not a run
     for number, name in enumerate(options.arms):
-        run = f"tiny/ppo-quality-{number}"
+        run = f"storyworld-large/ppo-quality-{number}"
         command = [sys.executable, "-m", "toolkit", "run", str(RECIPE), f"run={run}", *ARMS[name], *common]
         seconds[name], models[name] = timed([*command, "--fresh"]), f"runs/{run}"
     results = compare(
-        RECIPE.parent, list(models.values()), name="tiny/ppo-quality", runs_dir=options.runs_dir,
+        RECIPE.parent, list(models.values()), name="storyworld-large/ppo-quality", runs_dir=options.runs_dir,
         overrides=[f"data.held_out_examples={options.prompts}"],
     )  # fmt: skip
     print(header("arm", "seconds", "relative to TRL", "gold win rate over sft [95 %]", "KL", "length"))

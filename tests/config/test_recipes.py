@@ -28,10 +28,10 @@ def test_shipped_recipe_is_valid(path):
 @pytest.mark.parametrize(
     "folder,stages",
     [
-        ("tiny", CHAIN),
+        ("tiny", STAGES),
+        ("storyworld-large", CHAIN),
         ("hh", CHAIN),
         ("gpt2-124m", CHAIN),
-        ("small-world", [*STAGES, "preferences", "dpo"]),  # two rounds
     ],
 )
 def test_shipped_folder_is_ordered_and_complete(folder, stages):
@@ -47,6 +47,15 @@ def test_shipped_folder_is_ordered_and_complete(folder, stages):
         ("ppo", "evaluate"),
     ):
         assert order.index(earlier) < order.index(later)
+
+
+def test_second_round_continues_the_first():
+    rounds = [load_folder(RECIPES / name, []) for name in ("tiny", "tiny-second-round")]
+    first, second = ({loaded.name: loaded.recipe for loaded in recipes} for recipes in rounds)
+    assert [loaded.recipe.stage for loaded in dag.order(rounds[1])] == ["preferences", "dpo", "evaluate"]
+    dpo, again = first["tiny/dpo"], second["tiny-second-round/dpo-2"]
+    assert again.model == "runs/tiny/dpo" and again.trainer == dpo.trainer
+    assert second["tiny-second-round/evaluate"].data == first["tiny/evaluate"].data
 
 
 def test_launcher_files_have_portable_defaults():

@@ -74,8 +74,8 @@ def test_doubling_the_tokens_doubles_the_work():
     once, twice = (
         next(row for row in plan(folder, neighbours=folder) if row.stage == "pretrain")
         for folder in (
-            load_folder(RECIPES / "tiny", ["train_tokens=100000"]),
-            load_folder(RECIPES / "tiny", ["train_tokens=200000"]),
+            load_folder(RECIPES / "storyworld-large", ["train_tokens=100000"]),
+            load_folder(RECIPES / "storyworld-large", ["train_tokens=200000"]),
         )
     )
     assert twice.flops == 2 * once.flops > 0
@@ -84,7 +84,7 @@ def test_doubling_the_tokens_doubles_the_work():
 
 def test_length_warmup_reduces_flops():
     """Half of the tokens are in rows of 64 instead of 256, each with 12 L w (256 - 64) fewer operations."""
-    folder = load_folder(RECIPES / "tiny", ["train_tokens=200000"])
+    folder = load_folder(RECIPES / "storyworld-large", ["train_tokens=200000"])
     place = next(index for index, loaded in enumerate(folder) if loaded.recipe.stage == "pretrain")
     usual = plan(folder, neighbours=folder)[place]
     settings = folder[place].recipe.model_copy(
@@ -120,7 +120,7 @@ def test_money_is_price_times_processes_times_hours():
 
 
 def test_memory_follows_micro_batch_and_optimizer():
-    path = RECIPES / "tiny" / "pretrain.yaml"
+    path = RECIPES / "storyworld-large" / "pretrain.yaml"
     small = planned(path, "micro_batch_tokens=512", probe=False)[0]["pretrain"]
     large = planned(path, "batch_tokens=131072", probe=False)[0]["pretrain"]
     assert large.peak_bytes > 2 * small.peak_bytes
@@ -130,9 +130,9 @@ def test_memory_follows_micro_batch_and_optimizer():
 
 def test_batch_must_divide_by_processes():
     with pytest.raises(UsageError, match="batch_tokens 2048 is not a whole number of rows on each of 3"):
-        planned(RECIPES / "tiny" / "pretrain.yaml", probe=False, processes=3)
+        planned(RECIPES / "storyworld-large" / "pretrain.yaml", probe=False, processes=3)
     with pytest.raises(UsageError, match="no amount of money"):
-        planned(RECIPES / "tiny", probe=False, price=-1.0)
+        planned(RECIPES / "storyworld-large", probe=False, price=-1.0)
 
 
 def test_plan_json_output(capsys):
@@ -167,14 +167,19 @@ def probed_here(monkeypatch, capsys):
 
 def test_probed_plan_table(capsys):
     """In a process of its own, as for a user."""
-    assert main.main(["plan", str(RECIPES / "tiny/pretrain.yaml"), *SMALL, "threads=1", "--price", "1"]) == 0
+    assert (
+        main.main(
+            ["plan", str(RECIPES / "storyworld-large/pretrain.yaml"), *SMALL, "threads=1", "--price", "1"]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out == "" and "timing a few training steps" in err and "money" in err
     assert re.search(r"pretrain: 2,344 steps; \d+ steps of \d+ tokens were timed\nin all [\d.]+ ", err), err
 
 
 def test_other_stages_scale_the_probe_by_flops(probed_here):
-    rows, total = planned(RECIPES / "tiny", *SMALL)
+    rows, total = planned(RECIPES / "storyworld-large", *SMALL)
     pretrain, sft = rows["pretrain"], rows["sft"]
     assert (pretrain.basis, sft.basis, rows["corpus"].basis) == ("measured", "scaled", None)
     rate = pretrain.flops / pretrain.tokens * pretrain.tokens_per_second
@@ -194,17 +199,24 @@ def test_missing_gpu_is_not_probed(probed_here):
 @pytest.mark.timeout(900)
 def test_planned_time_matches_a_real_run(tmp_path):
     """Plans are made before and after the run, because the load may change; one must be close."""
-    runs, path = tmp_path / "runs", RECIPES / "tiny" / "pretrain.yaml"
+    runs, path = tmp_path / "runs", RECIPES / "storyworld-large" / "pretrain.yaml"
     small = ["data.examples=2000"]
-    call("run", RECIPES / "tiny/tokenizer.yaml", *small, "vocab_size=1024", "--runs-dir", runs)
-    call("run", RECIPES / "tiny/corpus.yaml", *small, "data.held_out_examples=100", "--runs-dir", runs)
+    call("run", RECIPES / "storyworld-large/tokenizer.yaml", *small, "vocab_size=1024", "--runs-dir", runs)
+    call(
+        "run",
+        RECIPES / "storyworld-large/corpus.yaml",
+        *small,
+        "data.held_out_examples=100",
+        "--runs-dir",
+        runs,
+    )
     # with other load on the cores, two threads took 100 times as long, and so did a probe
     overrides = ["train_tokens=204800", "threads=1"]
     before = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
     call("run", path, *overrides, "--runs-dir", runs)
     after = planned(path, *overrides, runs_dir=runs)[0]["pretrain"]
-    real = json.loads((runs / "tiny/pretrain/evaluation.json").read_text())["tokens_per_second"]
-    seconds = json.loads((runs / "tiny/pretrain/timing.json").read_text())["seconds"]
+    real = json.loads((runs / "storyworld-large/pretrain/evaluation.json").read_text())["tokens_per_second"]
+    seconds = json.loads((runs / "storyworld-large/pretrain/timing.json").read_text())["seconds"]
     for key, value in (("tokens_per_second", real), ("seconds", seconds)):
         low, high = sorted((getattr(before, key), getattr(after, key)))
         print(f"{key}: planned {low:.0f} to {high:.0f}, real {value:.0f}")

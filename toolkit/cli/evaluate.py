@@ -136,8 +136,8 @@ def _parser() -> Parser:
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
         "answers against it, and reward models on preferences, each number with its interval.",
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
-        "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
-        "toolkit evaluate runs/tiny/reward --data storyworld\n"
+        "toolkit evaluate runs/tiny/dpo --data storyworld --world small --baseline runs/tiny/sft --json\n"
+        "toolkit evaluate runs/tiny/reward --data storyworld --world small\n"
         "toolkit evaluate runs/tiny/sft --tasks hellaswag (lm-evaluation-harness; see --tasks --help)\n"
         "toolkit evaluate --annotations FILE (existing judgements; see --annotations FILE --help)",
     )

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
         "generate",
         "Print answers of a model to a prompt. A model that was trained on conversations answers it, another "
         "model continues the text.",
-        'toolkit generate runs/tiny/pretrain "Once upon a time"\n'
+        'toolkit generate runs/tiny/pretrain "A story about a fox who"\n'
         'toolkit generate runs/tiny/dpo "Tell me a story about a fox." --n 3 --temperature 0.7',
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)

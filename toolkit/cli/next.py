@@ -28,9 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "next",
         "Show the probability distribution of the next token as a table with bars.",
-        'toolkit next runs/tiny/pretrain "Once upon a"\n'
+        'toolkit next runs/tiny/pretrain "A story about a"\n'
         'toolkit next runs/tiny/sft "The fox" --top 20 --steps 5 --temperature 0.8\n'
-        'toolkit next runs/small-world/pretrain "A story about a fox who finds" --truth',
+        'toolkit next runs/tiny/pretrain "A story about a fox who finds" --truth',
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("text", help="the text so far")

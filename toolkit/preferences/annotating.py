@@ -83,7 +83,7 @@ def _scored(
             continue
         difference = biases.difference((pair.first.text, pair.second.text), (first, second))
         if abs(difference) <= judge.tie:
-            # A coin flip would be noise: 1,692 of 6,000 pairs of recipes/small-world differ only in wording.
+            # A coin flip would be noise: 1,692 of 6,000 pairs of recipes/tiny differ only in wording.
             verdicts.append(Verdict(TIE, TIE, (first, second)))
             continue
         if settings.temperature == 0:

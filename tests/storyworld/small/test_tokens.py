@@ -1,4 +1,4 @@
-"""The tokenizer of recipes/small-world has one token for every word of the world."""
+"""The tokenizer of recipes/tiny has one token for every word of the world."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from toolkit.data.text import documents
 from toolkit.stages.tokenizer import learn
 from toolkit.storyworld import SMALL
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "small-world" / "tokenizer.yaml"
+RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "tokenizer.yaml"
 
 
 def test_every_word_is_one_token_and_no_entry_is_missing():
