@@ -10,10 +10,15 @@ import yaml
 
 from tests.runs.small_runs import corpus, make, tokenizer
 from toolkit.base.errors import RunError
+from toolkit.config import loader
+from toolkit.data import files as data_files
+from toolkit.execution import dag
+from toolkit.execution.runner import run_recipes
 from toolkit.runs import manifest, metrics, seal
 from toolkit.runs.opening import changed_settings, examine, open_run
 
 ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
 
 
 def test_finished_run_reports_nothing_to_do(runs, capsys):
@@ -355,3 +360,51 @@ def test_other_ranks_write_nothing(runs, monkeypatch):
         run.metrics.log(1, loss=1.0)
         assert run.decide("steps", 1) == 1
         assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before
+
+
+def old_demo(runs: Path, place: Path) -> Path:
+    """Create sealed runs of recipes/storyworld-large under the former name of these recipes, recipes/tiny."""
+    folder = place / "recipes" / "tiny"
+    folder.mkdir(parents=True)
+    for file in (RECIPES / "storyworld-large").glob("*.yaml"):
+        text = file.read_text(encoding="utf-8").replace("runs/storyworld-large/", "runs/tiny/")
+        (folder / file.name).write_text(text, encoding="utf-8")
+    for loaded in dag.order(loader.load_folder(folder)):
+        make(loaded, runs, data=data_files.digests(loaded.recipe))
+    return runs / "tiny"
+
+
+@pytest.mark.parametrize("recipe", ["", "pretrain.yaml", "dpo.yaml", "ppo.yaml"])
+def test_runs_of_a_renamed_folder_are_refused_with_the_new_name(runs, tmp_path, recipe):
+    old = old_demo(runs, tmp_path)
+    before = {path: seal.digest(path) for path in old.iterdir()}
+    with pytest.raises(RunError) as caught:
+        run_recipes(RECIPES / "tiny" / recipe, runs_dir=runs)
+    assert str(caught.value).startswith(
+        f"{old}: was made from the recipes that are now called recipes/storyworld-large, "
+    )
+    assert f"`mv {old} {runs / 'storyworld-large'}`" in str(caught.value) and "--fresh" in str(caught.value)
+    assert {path: seal.digest(path) for path in old.iterdir()} == before
+
+
+def test_renamed_runs_are_finished_runs_of_the_renamed_recipes(runs, tmp_path, capsys):
+    old_demo(runs, tmp_path).rename(runs / "storyworld-large")
+    assert run_recipes(RECIPES / "storyworld-large", runs_dir=runs).started == 0
+    assert "everything is finished, nothing to do" in capsys.readouterr().err
+    assert all(seal.verify(path) == [] for path in (runs / "storyworld-large").iterdir())
+    with pytest.raises(RunError, match="inputs:\n    trainer.beta: 0.5 -> 0.7\n  fix"):
+        run_recipes(RECIPES / "storyworld-large" / "dpo.yaml", ["trainer.beta=0.7"], runs_dir=runs)
+
+
+def test_other_changes_of_the_current_recipes_are_listed(runs):
+    make(loader.load(RECIPES / "tiny" / "tokenizer.yaml"), runs)
+    with pytest.raises(RunError, match="vocab_size: 903 -> 600"):
+        run_recipes(RECIPES / "tiny" / "tokenizer.yaml", ["vocab_size=600"], runs_dir=runs)
+
+
+def test_parent_of_another_name_is_a_change(runs):
+    make(tokenizer(), runs)
+    make(tokenizer("u/tokenizer"), runs)
+    make(corpus(), runs)
+    with pytest.raises(RunError, match='tokenizer: "runs/t/tokenizer" -> "runs/u/tokenizer"'):
+        examine(corpus(parent="runs/u/tokenizer"), runs_dir=runs)

@@ -154,6 +154,9 @@ DATA: dict[str, str] = {
 }  # fmt: skip
 """Digests of data in older runs -> the current digest of the same data."""
 
+RENAMED_FOLDERS = {"tiny": "storyworld-large"}
+"""Folders of shipped recipes: the former name, which other recipes have now -> the current name."""
+
 
 # Manifests
 

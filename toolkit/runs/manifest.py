@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -128,6 +129,26 @@ def _updated(content: Manifest) -> Manifest:
     }
     operational = history.recorded(stage, content.get("operational", {}), complete=False)
     return {**content, "inputs": current, "operational": operational}
+
+
+def as_named(recorded: Inputs, name: str, *, new_name: str) -> Inputs:
+    """Return the inputs of the run `name` as they are once it and its parents have moved to `new_name`.
+
+    `runs/a/sft` is `runs/b/sft` for a run that moved from `a/dpo` to `b/dpo`.
+    """
+    old, new = (posixpath.dirname(text) or "." for text in (name, new_name))
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        if isinstance(value, str) and value.startswith("runs/"):
+            relative = posixpath.relpath(value.removeprefix("runs/"), old)
+            return posixpath.join("runs", posixpath.normpath(posixpath.join(new, relative)))
+        return value
+
+    return {**recorded, "settings": moved(recorded["settings"])}
 
 
 def flatten(value: Any, key: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 from toolkit.base import files, ranks
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError
+from toolkit.config import history, loader, shipped_recipes
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
 from toolkit.runs import checkpoint, layout, manifest, provenance, references, run_lock, seal
@@ -33,13 +34,48 @@ class State:
 
 
 def changed_settings(loaded: LoadedRecipe, *, runs_dir: Path) -> list[str]:
-    """Return the settings in which a recipe differs from its existing run; compares only settings."""
+    """Return the settings in which a recipe differs from its existing run; compares only settings.
+
+    Raises:
+        RunError: the run was made from a shipped recipe that has another name now.
+    """
     path = references.below(loaded.name, runs_dir)
     if not seal.is_run(path) or not holds_work(path):
         return []
-    return manifest.recipe_differences(
-        manifest.read(path)["inputs"]["settings"], manifest.settings(loaded.recipe)
-    )
+    settings = manifest.settings(loaded.recipe)
+    changes = manifest.recipe_differences(_recorded(path, loaded.name)["settings"], settings)
+    if changes:
+        _refuse_renamed(loaded, path, len(changes))
+    return changes
+
+
+def _recorded(path: Path, name: str) -> Inputs:
+    """Return the inputs of a run's manifest, its references as those of a run called `name`."""
+    content = manifest.read(path)
+    return manifest.as_named(content["inputs"], content["name"], new_name=name)
+
+
+def _refuse_renamed(loaded: LoadedRecipe, path: Path, differences: int) -> None:
+    """Raise RunError for a run made from a shipped recipe that has another name now.
+
+    That is so if the run has fewer differences from the recipe of that name than from the given one.
+    """
+    folder, _, stem = loaded.name.rpartition("/")
+    name, shipped = history.RENAMED_FOLDERS.get(folder), shipped_recipes.root()
+    if name is None or shipped is None or not (shipped / name / f"{stem}.yaml").is_file():
+        return
+    renamed = loader.load(shipped / name / f"{stem}.yaml")
+    recorded = _recorded(path, renamed.name)["settings"]
+    if recorded["stage"] != renamed.recipe.stage:
+        return
+    if len(manifest.recipe_differences(recorded, manifest.settings(renamed.recipe))) < differences:
+        moved = path.parent.parent / name
+        raise RunError(
+            f"was made from the recipes that are now called recipes/{name}, not from this recipes/{folder}",
+            where=str(path.parent),
+            fix=f"rename it: `mv {path.parent} {moved}` (its runs stay valid, and `toolkit run "
+            f"recipes/{name}` continues them), name another --runs-dir, or start over with --fresh",
+        )
 
 
 def examine(
@@ -59,6 +95,8 @@ def examine(
     """
     path = references.below(loaded.name, runs_dir)
     _refuse_foreign(path, Path(runs_dir), fresh)
+    if not fresh:
+        changed_settings(loaded, runs_dir=runs_dir)
     given = manifest.inputs(loaded.recipe, path=path, runs_dir=runs_dir, data=data)
     parents = {
         Path(os.path.normpath(path.resolve() / parent["path"])): parent["digest"]
@@ -69,7 +107,7 @@ def examine(
         raise RunError("the recipe refers to its own run", where=str(path), fix="name another run")
     if fresh or not seal.is_run(path):
         return State(path, "new", given, parents)
-    changed = manifest.differences(manifest.read(path)["inputs"], given)
+    changed = manifest.differences(_recorded(path, loaded.name), given)
     if changed and not holds_work(path):
         return State(path, "new", given, parents)  # it failed before its first checkpoint; nothing is lost
     if changed:
