@@ -19,12 +19,12 @@ import yaml
 
 from toolkit.base.errors import RecipeError, RunError
 from toolkit.config import loader
-from toolkit.config.schema import ModelSettings
+from toolkit.config.schema import AnnotatorSettings, ModelSettings
 from toolkit.data.chat import sources
 from toolkit.execution import runner
 from toolkit.models import gpt2, loading
 from toolkit.preferences import answering
-from toolkit.preferences.annotating import ShownPair, Verdict
+from toolkit.preferences.annotating import ShownPair, Verdict, annotate, best_and_worst
 from toolkit.preferences.answering import Answer
 from toolkit.preferences.stage import best_answers
 from toolkit.runs import references
@@ -89,6 +89,48 @@ def run_recipe(path: Path, runs_dir: Path) -> Path:
 
 def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class LengthJudge:
+    """Scores an answer by its characters."""
+
+    tie = 0.0
+
+    def score(self, prompts, answers, ended):
+        return [float(len(answer)) for answer in answers]
+
+
+def test_best_with_worst_pairs_the_highest_and_the_lowest_score():
+    texts = [["bb", "cccc", "a", "ddd"], ["xx", "y", "zzz", "w"]]
+    answers = [[Answer(text, "m", ended=text != "zzz") for text in row] for row in texts]
+    pairs = best_and_worst([[], []], answers, LengthJudge(), seed=0)
+    chosen = [{pair.first.text: pair.scores[0], pair.second.text: pair.scores[1]} for pair in pairs]
+    assert chosen == [{"cccc": 4.0, "a": 1.0}, {"xx": 2.0, "y": 1.0}]  # "zzz" was cut off
+    orders = [
+        pair.first.text == "cccc"
+        for pair in best_and_worst([[]] * 40, [answers[0]] * 40, LengthJudge(), seed=0)
+    ]
+    assert 8 < sum(orders) < 32
+    settings = AnnotatorSettings(temperature=0)
+    verdicts = annotate(pairs, LengthJudge(), settings, seed=0)
+    assert [verdict.value for verdict in verdicts] == [
+        float(pair.scores[0] > pair.scores[1]) for pair in pairs
+    ]
+    assert [verdict.scores for verdict in verdicts] == [pair.scores for pair in pairs]
+
+
+def test_best_with_worst_gives_one_pair_for_each_prompt(write_recipe, tmp_path):
+    recipe = write_recipe(answers_per_prompt=3, compare="best_with_worst", annotator=UNDECIDED)
+    run = run_recipe(recipe, tmp_path / "runs")
+    rows, ties = read_lines(run / "preferences.jsonl"), read_lines(run / "ties.jsonl")
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["answers"] == 72 and evaluation["pairs"] == 24 == len(rows) + len(ties)
+    best = {json.dumps(row["prompt"]): row for row in read_lines(run / "best.jsonl")}
+    assert rows
+    for row in rows:
+        scores = {row[side][0]["content"]: row[f"utility_{side}"] for side in ("chosen", "rejected")}
+        kept = best[json.dumps(row["prompt"])]
+        assert scores[kept["completion"][0]["content"]] == max(scores.values()) or not kept["ended"]
 
 
 def test_preferences_follow_the_annotator_and_count_everything(write_recipe, models, tmp_path):
@@ -216,6 +258,15 @@ def test_a_run_of_preferences_is_data_with_lineage(write_recipe, models, tmp_pat
     [
         ({"models": None}, "models: is required, unless the annotator is a file of votes"),
         ({"answers_per_prompt": 3}, "answers_per_prompt: must be even, not 3"),
+        ({"compare": "best_with_worst"}, "best_with_worst chooses among at least 3 answers"),
+        (
+            {
+                "compare": "best_with_worst",
+                "answers_per_prompt": 3,
+                "annotator": {"judge": "http://127.0.0.1:1/v1", "judge_model": "m"},
+            },
+            "compare: best_with_worst needs scores",
+        ),
         ({"annotator": {"judge": "votes.jsonl"}}, "models: has no effect: the file of votes holds the pairs"),
         ({"data": {"name": "a.jsonl"}}, "gold judges answers to storyworld's prompts only"),
         (

@@ -17,10 +17,11 @@ from toolkit.data.text.batch_order import Order, batch
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_documents
 from toolkit.models.loading import load_causal_lm
-from toolkit.pretrain import loop, stage
+from toolkit.pretrain import loop
 from toolkit.pretrain.loss import TrainingLoss
 from toolkit.pretrain.prefetch import Prefetcher
 from toolkit.runs import checkpoint, metrics
+from toolkit.runtime import devices
 
 
 def digest(run, name="model/model.safetensors"):
@@ -34,7 +35,7 @@ def rows_with(run, key):
 @pytest.mark.parametrize("keep", [True, False])
 def test_keep_memory_follows_the_recipe(pretrain, monkeypatch, keep):
     asked = []
-    monkeypatch.setattr(stage.allocator, "configure", lambda device, *, keep: asked.append(keep))
+    monkeypatch.setattr(devices.allocator, "configure", lambda device, *, keep: asked.append(keep))
     pretrain(train_tokens=256, speed={"keep_memory": keep})
     assert asked == [keep]
 

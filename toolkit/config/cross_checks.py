@@ -27,8 +27,8 @@ from toolkit.config.yaml_source import Key
 
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts", "turns")
 VOTES_REPLACE = {
-    "models", "data", "answers_per_prompt", "max_prompt_tokens", "max_new_tokens", "temperature", "top_k",
-    "top_p", "batch_examples",
+    "models", "data", "answers_per_prompt", "compare", "max_prompt_tokens", "max_new_tokens", "temperature",
+    "top_k", "top_p", "batch_examples",
 }  # fmt: skip
 """Settings of the preferences stage that a file of votes makes useless."""
 ONE_WORLD = "gold judges answers to storyworld's prompts only, and to those of one world"
@@ -176,6 +176,10 @@ def _preferences(recipe: PreferencesRecipe) -> list[Mistake]:
             for name in ("temperature", "biases")
             if name in annotator.model_fields_set
         ]
+    if judge == "endpoint" and recipe.compare == "best_with_worst":
+        mistakes.append(
+            conflict(("compare",), "best_with_worst needs scores: the judge is gold or a reward model")
+        )
     mistakes += _endpoint(("annotator",), annotator)
     if judge == "gold" and recipe.data and inputs.world_of(recipe.data) is None:
         mistakes.append(conflict(("annotator", "judge"), ONE_WORLD))

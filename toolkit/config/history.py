@@ -144,6 +144,8 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources("dpo", "data"),
     *_added_to_sources("ppo", "data"),
     *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    # 2026-11-30
+    Added("preferences", "compare", "in_turn"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

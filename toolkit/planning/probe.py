@@ -28,7 +28,7 @@ from toolkit.models import memory
 from toolkit.models.gpt2 import build
 from toolkit.pretrain import optimizer
 from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
-from toolkit.runtime import allocator, devices
+from toolkit.runtime import devices
 from toolkit.runtime.host_memory import available_memory
 
 MIN_STEPS, MAX_STEPS = 3, 30
@@ -66,7 +66,6 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     """
     device = devices.select(recipe.device)
     devices.configure(recipe)
-    allocator.configure(device, keep=recipe.speed.keep_memory)
     bf16 = devices.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
     model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)

@@ -20,11 +20,16 @@ TIE = 0.5
 
 @dataclass(frozen=True)
 class ShownPair:
-    """Two answers to one prompt, in the order in which the annotator sees them."""
+    """Two answers to one prompt, in the order in which the annotator sees them.
+
+    Attributes:
+        scores: the judge's scores of both, if it has scored them already.
+    """
 
     prompt: Messages
     first: Answer
     second: Answer
+    scores: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,33 @@ def pair_answers(
     return pairs
 
 
+def best_and_worst(
+    prompts: Sequence[Messages], answers: Sequence[Sequence[Answer]], judge: Judge, *, seed: int
+) -> list[ShownPair]:
+    """Return one pair for each prompt: the answers with the highest and the lowest score, in a random order.
+
+    Scores are without noise. An answer that was cut off is the best only if all were. The first of equals
+    counts.
+    """
+    flat = [(prompt, answer) for prompt, given in zip(prompts, answers, strict=True) for answer in given]
+    scores = iter(
+        judge.score(
+            [prompt for prompt, _ in flat],
+            [answer.text for _, answer in flat],
+            [answer.ended for _, answer in flat],
+        )
+    )
+    pairs = []
+    for number, (prompt, given) in enumerate(zip(prompts, answers, strict=True)):
+        scored = [(answer, float(next(scores))) for answer in given]
+        best = scored.pop(max(range(len(scored)), key=lambda k: (scored[k][0].ended, scored[k][1])))
+        worst = min(scored, key=lambda pair: pair[1])
+        if derive(seed, "order", number) % 2:
+            best, worst = worst, best
+        pairs.append(ShownPair(prompt, best[0], worst[0], (best[1], worst[1])))
+    return pairs
+
+
 def annotate(
     pairs: Sequence[ShownPair], judge: Judge | PairwiseJudge, settings: AnnotatorSettings, *, seed: int
 ) -> list[Verdict]:
@@ -68,22 +100,27 @@ def annotate(
 def _scored(
     pairs: Sequence[ShownPair], judge: Judge, settings: AnnotatorSettings, *, seed: int
 ) -> list[Verdict]:
-    shown = [answer for pair in pairs for answer in (pair.first, pair.second)]
-    scores = judge.score(
-        [pair.prompt for pair in pairs for _ in range(2)],
-        [answer.text for answer in shown],
-        [answer.ended for answer in shown],
+    unscored = [pair for pair in pairs if pair.scores is None]
+    shown = [answer for pair in unscored for answer in (pair.first, pair.second)]
+    missing = iter(
+        judge.score(
+            [pair.prompt for pair in unscored for _ in range(2)],
+            [answer.text for answer in shown],
+            [answer.ended for answer in shown],
+        )
+        if unscored
+        else []
     )
     biases = Biases(settings.biases.length, settings.biases.first, settings.biases.word)
     verdicts = []
     for number, pair in enumerate(pairs):
-        first, second = float(scores[2 * number]), float(scores[2 * number + 1])
+        first, second = pair.scores or (float(next(missing)), float(next(missing)))
         if pair.first.text == pair.second.text:
             verdicts.append(Verdict(TIE, None, (first, second)))
             continue
         difference = biases.difference((pair.first.text, pair.second.text), (first, second))
         if abs(difference) <= judge.tie:
-            # A coin flip would be noise: 1,692 of 6,000 pairs of recipes/tiny differ only in wording.
+            # A coin flip would be noise: 1,692 of 6,000 pairs of the small world differ only in wording.
             verdicts.append(Verdict(TIE, TIE, (first, second)))
             continue
         if settings.temperature == 0:

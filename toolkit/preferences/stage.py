@@ -20,7 +20,14 @@ from toolkit.data.chat import sources
 from toolkit.data.data_sources import as_sources, world_of
 from toolkit.evaluate import context, judge_factory, votes
 from toolkit.evaluate.judges import AnyJudge
-from toolkit.preferences.annotating import TIE, ShownPair, Verdict, annotate, pair_answers
+from toolkit.preferences.annotating import (
+    TIE,
+    ShownPair,
+    Verdict,
+    annotate,
+    best_and_worst,
+    pair_answers,
+)
 from toolkit.preferences.answering import Answer, Messages, read_answers, sample_answers
 from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerUtility, PreferencesEvaluation
@@ -49,8 +56,11 @@ def run(recipe: PreferencesRecipe, run: Run) -> None:
         rank_zero.wait()
     if run.is_main:
         answers = read_answers(recipe, run, prompts)
-        pairs = pair_answers(prompts, answers, seed=recipe.seed)
         judge = open_judge(recipe, run)
+        if recipe.compare == "best_with_worst":
+            pairs = best_and_worst(prompts, answers, judge, seed=recipe.seed)
+        else:
+            pairs = pair_answers(prompts, answers, seed=recipe.seed)
         verdicts = annotate(pairs, judge, recipe.annotator, seed=recipe.seed)
         utility_of = _gold_scores(pairs, verdicts, recipe)
         rows = [

@@ -26,7 +26,7 @@ from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout, metrics, references
 from toolkit.runs.evaluation import KeptStep, PretrainEvaluation, Sample
 from toolkit.runs.run import Run
-from toolkit.runtime import accelerate_config, allocator, devices
+from toolkit.runtime import accelerate_config, devices
 
 NULLS = frozenset(
     {"entropy_floor_bits_per_byte", "tokens_per_second", "mfu", "peak_flops", "peak_flops_source"}
@@ -50,7 +50,6 @@ def run(recipe: PretrainRecipe, run: Run) -> None:
 def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
     """Build what the steps of a training need; decisions that the run has recorded are kept."""
     device = devices.select(recipe.device)
-    allocator.configure(device, keep=recipe.speed.keep_memory)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
     devices.require_agreement(accelerator.num_processes)
     if accelerator.distributed_type not in SUPPORTED:

@@ -10,14 +10,14 @@ import torch
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import StageRecipe
-from toolkit.runtime import env_vars, hardware
+from toolkit.runtime import allocator, env_vars, hardware
 
 
 def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
-    """Set threads, deterministic algorithms and the environment of the Hugging Face libraries.
+    """Set threads, deterministic algorithms, the allocator and the environment of the Hugging Face libraries.
 
     Args:
-        recipe: its `device` and `threads` are read.
+        recipe: its `device`, `threads` and, of a pretraining, `speed.keep_memory` are read.
         threads: of a resumed run; default `default_threads`.
     """
     env_vars.set_variables(recipe.device)
@@ -28,6 +28,8 @@ def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every new tensor costs time, and no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    speed = getattr(recipe, "speed", None)
+    allocator.configure(select(recipe.device), keep=speed is None or speed.keep_memory)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 

@@ -48,7 +48,11 @@ class PreferencesRecipe(StageRecipe):
     """Conversations, preferences or prompts, whose training prompts are answered; held-out ones are never
     asked."""
     answers_per_prompt: Annotated[int, Field(ge=2)] = 2
-    """Answers to each prompt; the first is compared with the second, the third with the fourth, and so on."""
+    """Answers to each prompt."""
+    compare: Literal["in_turn", "best_with_worst"] = "in_turn"
+    """`in_turn`: the first answer to a prompt with the second, the third with the fourth, and so on.
+    `best_with_worst`: the one that gold or a reward model scores highest with the one it scores lowest, one
+    pair for each prompt; the annotator then compares the two with its noise."""
     annotator: AnnotatorSettings = AnnotatorSettings()
     max_prompt_tokens: Count = 256
     max_new_tokens: Count = 96
@@ -64,10 +68,12 @@ class PreferencesRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def distinct_models(self) -> PreferencesRecipe:
-        if self.answers_per_prompt % 2:
+        if self.compare == "in_turn" and self.answers_per_prompt % 2:
             raise ValueError(
                 f"answers_per_prompt must be even, not {self.answers_per_prompt}: answers form pairs"
             )
+        if self.compare == "best_with_worst" and self.answers_per_prompt < 3:
+            raise ValueError("best_with_worst chooses among at least 3 answers: raise answers_per_prompt")
         if len(set(self.models)) < len(self.models):
             raise ValueError("a model is named twice")
         if self.models and self.answers_per_prompt % len(self.models):

@@ -235,7 +235,7 @@ ENGLISH = Language(
     questions={
         "": {
             "What kind of animal was {hero}?": "{hero} was {animal.a}.",
-            "What kind of animal was {friend}?": "{friend} was {pal.a}.",
+            "Who was {friend}?": "That was {friend} the {pal}.",
             "Where did {hero} live?": "{hero} lived {home}.",
             "What did {hero} love to eat?": "{hero} loved to eat {food}.",
             "How many coins did {hero} have?": "{hero} had {coins} coins.",

@@ -30,7 +30,7 @@ HABIT_ROLES = ("home", "food", "coins")
 HABIT_WEIGHT = 6.0
 """How much likelier a question about the hero's habit is than one about an animal. With it a quarter of the
 questions about habits are answered by the story, so that only the story shows which ones it leaves open."""
-PLOT_SHARE = 0.5
+PLOT_SHARE = 0.7
 """Share of the prompts with a question that ask about the plot of the story."""
 
 

@@ -15,9 +15,9 @@ from toolkit.storyworld.small.stories import LANGUAGE, document
 from toolkit.storyworld.small.utility import WEIGHTS, rates, utility
 from toolkit.storyworld.world import RowSource, World
 
-VERSION = 2
+VERSION = 3
 """Version of the data set; it increases with every change of a row."""
-DIGEST = "56674f068617ba472f0c98eade54313cd92c0df0c1019b7c1587f5dd15c5fb26"
+DIGEST = "ee365f83fb40b44d78d3c297ae5feefa21608188a0572c34a15b04b1f081bc37"
 """Digest of this version's rows (`World.compute_digest`)."""
 
 
