@@ -56,6 +56,19 @@ class Estimate:
         """Return whether there is an interval and `value` lies outside of it."""
         return bool(value < self.low or value > self.high)
 
+    def minus(self, other: Estimate) -> Estimate:
+        """Return the difference to another estimate, with an interval from both of theirs.
+
+        The method of variance estimates recovery (Zou and Donner, 2008, equation 2); for two shares with
+        Wilson's intervals it is Newcombe's (1998). It assumes independent estimates: for two means over the
+        same units the interval is too wide, and `paired_difference` is better where the units are known.
+        """
+        difference = self.estimate - other.estimate
+        low = math.hypot(self.estimate - self.low, other.high - other.estimate)
+        high = math.hypot(self.high - self.estimate, other.estimate - other.low)
+        n = min(self.n, other.n)
+        return Estimate(difference, difference - low, difference + high, n, level=self.level)
+
     def map(self, function: Callable[[float], float]) -> Estimate:
         """Return the estimate of a monotone function of the quantity: exp of bits for a perplexity."""
         low, high = sorted((function(self.low), function(self.high)))
