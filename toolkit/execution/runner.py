@@ -22,7 +22,7 @@ from toolkit.execution.folder import RunOutcome, run_folder
 from toolkit.execution.launching import INTERRUPTED, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
-from toolkit.runtime import accelerate_config, env_vars, signals
+from toolkit.runtime import accelerate_config, env_vars, library_output, signals
 
 
 def run_recipes(
@@ -175,7 +175,9 @@ def _work(recipe: StageRecipe, run: Run) -> None:
         _configure(recipe, run)
     try:
         with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
-        _entry(recipe.stage)(with_files, run)
+        entry = _entry(recipe.stage)
+        library_output.quiet()
+        entry(with_files, run)
     except Exception as error:
         if files.disk_full(error):
             raise files.full_error(run.path) from error
