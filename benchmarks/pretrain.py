@@ -67,8 +67,8 @@ def arguments() -> argparse.Namespace:
 class Arm:
     """The process of an arm and its measurements."""
 
-    def __init__(self, name: str, order: str):
-        self.name, self.order = name, order
+    def __init__(self, name: str, order: str, variables: dict[str, str] | None = None):
+        self.name, self.order, self.variables = name, order, variables or {}
         self.rounds: list[float] = []
         """Seconds of a step, the median of each round."""
         self.losses: list[float] = []
@@ -77,6 +77,7 @@ class Arm:
     def start(self, warmup: int) -> None:
         """Start the process and take the warm-up steps."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment |= self.variables
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "pretrain_arms.py")], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

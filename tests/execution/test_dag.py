@@ -115,3 +115,22 @@ def test_cycle_is_reported_with_locations():
 def test_duplicate_run_is_refused():
     with pytest.raises(RecipeError, match="same run"):
         dag.order([tokenizer("t/a"), corpus("t//a", "runs/t/b")])
+
+
+def test_longer_chains_come_first():
+    """Reward comes before dpo, because ppo waits for it; the given order decides between equal ones."""
+    sft = loaded("t/sft", schema.SftRecipe(stage="sft", model="gpt2", data=SOURCE))
+    dpo = loaded("t/dpo", schema.DpoRecipe(stage="dpo", model="runs/t/sft", data=SOURCE))
+    reward = loaded("t/reward", schema.RewardRecipe(stage="reward", model="runs/t/sft", data=SOURCE))
+    ppo = loaded(
+        "t/ppo",
+        schema.PpoRecipe(stage="ppo", model="runs/t/sft", reward_model="runs/t//reward/model", data=SOURCE),
+    )
+    recipes = [dpo, ppo, reward, sft]
+    assert [recipe.name for recipe in dag.order(recipes)] == ["t/sft", "t/reward", "t/dpo", "t/ppo"]
+    assert dag.parents(recipes) == {
+        "t/dpo": {"t/sft"},
+        "t/ppo": {"t/sft", "t/reward"},
+        "t/reward": {"t/sft"},
+        "t/sft": set(),
+    }

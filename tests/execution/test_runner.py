@@ -4,9 +4,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -142,6 +142,19 @@ def here(folder, monkeypatch):
     return folder
 
 
+def stand_in(monkeypatch, *, status: int) -> list[list[str]]:
+    """Let each stage of a folder end at once with an exit status; return the commands of started stages."""
+    started = []
+
+    def start(loaded, options, *, captured):
+        started.append(launching.stage_arguments(loaded, options))
+        child = SimpleNamespace(stdout=None, wait=lambda: status)
+        return launching.StageProcess(child)
+
+    monkeypatch.setattr(launching, "start", start)
+    return started
+
+
 def test_verify_names_the_changed_file_and_exits_1(here, capfd):
     for stage in ORDER[:2]:
         assert run_command(f"recipes/t/{stage}.yaml", runs_dir="runs") == 0
@@ -170,12 +183,7 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
         run_command(f"recipes/t/{stage}.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
     (here / "runs" / "t" / "tokenizer" / "checkpoints" / "step-1").mkdir(parents=True)
-    started = []
-    monkeypatch.setattr(
-        launching,
-        "start",
-        lambda loaded, options, _: started.append(launching.stage_arguments(loaded, options)) or 0,
-    )
+    started = stand_in(monkeypatch, status=0)
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
@@ -193,12 +201,9 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
 def test_folder_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch):
     run_command("recipes/t/tokenizer.yaml", runs_dir="runs")
     (here / "runs" / "t" / "tokenizer" / "lock.json").unlink()
-    started = []
-    monkeypatch.setattr(
-        launching, "start", lambda loaded, options, _: started.append(loaded.recipe.stage) or 1
-    )
-    run_command("recipes/t", ["seed=7"], runs_dir="runs")
-    assert started == ["tokenizer"]
+    started = stand_in(monkeypatch, status=1)
+    assert run_command("recipes/t", ["seed=7"], runs_dir="runs") == 1
+    assert [Path(words[1]).stem for words in started] == ["tokenizer"]
 
 
 def test_run_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch):
@@ -306,13 +311,14 @@ def test_prestarted_process_waits_for_its_stage(here, needed):
     options = launching.RunOptions(Path("runs"))
     preloaded = launching.PreloadedStage(loaded, options)
     folder = here / "runs" / "t" / "tokenizer"
-    time.sleep(3)
-    assert preloaded.process.poll() is None and not folder.exists()
+    preloaded.wait_until_loaded()
+    assert preloaded.child.poll() is None and not folder.exists()
     if needed:
-        assert launching.start(loaded, options, preloaded) == 0 and seal.is_sealed(folder)
+        preloaded.start()
+        assert preloaded.wait() == 0 and seal.is_sealed(folder)
     else:
         preloaded.discard()
-        assert preloaded.process.returncode == launching.INTERRUPTED and not folder.exists()
+        assert preloaded.child.returncode == launching.INTERRUPTED and not folder.exists()
 
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -1,8 +1,8 @@
 """The toolkit with toy stages in its registry; tests start it as a subprocess or under torchrun.
 
-usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json]
+usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json] [--jobs N]
 `TOY_WITHOUT_TORCH=1` replaces the parts that import torch and matplotlib (3 s) by stubs; other `TOY_*`
-variables plant the conditions of a test.
+variables plant the conditions of a test. The machine has two cores.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.base.progress import Progress
 from toolkit.cli.run import run_command
 from toolkit.config.registry import STAGES
 from toolkit.execution import launching
 from toolkit.runs import checkpoint
+from toolkit.runtime import hardware
 
 STEPS = 3
+hardware.cores = lambda: 2
 
 
 def without_torch() -> None:
@@ -45,14 +48,24 @@ def tokenizer(recipe, run):
     """Count to STEPS with a sealed checkpoint per step; the model is the sum."""
     if os.environ.get("TOY_DATA_ERROR"):
         raise DataError("a toy's complaint", where="toy.txt", fix="none")
+    with Progress(run.name, STEPS) as progress:
+        _count(run, recipe.seed, progress)
+
+
+def _count(run, seed, progress):
     newest = checkpoint.latest(run)
     step, total = (newest[0], int((newest[1] / "state").read_text())) if newest else (0, 0)
     run.metrics.truncate(step)
     while step < STEPS:
-        step, total = step + 1, total + recipe.seed + step
+        step, total = step + 1, total + seed + step
         run.metrics.log(step, total=total)
         text = str(total)
         checkpoint.save(run, step, lambda folder, text=text: (folder / "state").write_text(text), keep=1)
+        progress.update(step, total=total)
+        if os.environ.get("TOY_MEET_AT") == str(step):
+            meet(run)
+        if os.environ.get("TOY_FAIL") == run.name and step == 2:
+            raise DataError("a toy's complaint", where="toy.txt", fix="none")
         if os.environ.get("TOY_STOP_AT") == str(step):
             print(f"at step {step}", file=sys.stderr, flush=True)
             time.sleep(60)
@@ -61,6 +74,16 @@ def tokenizer(recipe, run):
     print("a library that prints on stdout")
     run.write_text("model/weights.txt", f"{total}\n")
     run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (newest[0] if newest else 0)})
+
+
+def meet(run):
+    """Wait until another stage is here, too."""
+    (run.path.parent / f"{run.path.name}.here").touch()
+    for _ in range(600):
+        if len(list(run.path.parent.glob("*.here"))) == 2:
+            return
+        time.sleep(0.05)
+    raise DataError("no other stage runs", where=run.name, fix="none")
 
 
 def corpus(recipe, run):
@@ -87,6 +110,11 @@ for name in ("tokenizer", "corpus", "pretrain"):
 
 def main(arguments: list[str]) -> int:
     flags = {word for word in arguments if word in ("--fresh", "--json")}
+    jobs = None
+    if "--jobs" in arguments:
+        place = arguments.index("--jobs")
+        jobs = int(arguments[place + 1])
+        del arguments[place : place + 2]
     place = arguments.index("--runs-dir")
     words = [word for word in arguments[1:place] + arguments[place + 2 :] if word not in flags]
     launching.PROGRAM = (__file__,)
@@ -98,6 +126,7 @@ def main(arguments: list[str]) -> int:
             words[1:],
             runs_dir=arguments[place + 1],
             fresh="--fresh" in flags,
+            jobs=jobs,
             json="--json" in flags,
         )
     except ToolkitError as error:

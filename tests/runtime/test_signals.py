@@ -1,4 +1,5 @@
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -50,12 +51,48 @@ def test_child_of_a_dead_parent_exits_immediately():
     assert done.returncode == 1 and done.stdout == b""
 
 
-def test_sigterm_interrupts_like_ctrl_c():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_interrupt_like_ctrl_c(number):
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), signals.interruptible():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(5)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
+
+
+def test_nohup_stays_in_effect():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+STAGE_ON_A_TERMINAL = """
+import signal, sys, time
+from pathlib import Path
+from toolkit.base import console
+from toolkit.runtime import signals
+with signals.interruptible():
+    signals.stop_requested()
+    console.tell("started")
+    while not signals.stop_requested():
+        time.sleep(0.01)
+    console.tell("saving")
+    Path(sys.argv[1]).write_text("saved")
+"""
+
+
+def test_stage_saves_when_its_terminal_closes(tmp_path):
+    """Writing to a closed terminal raises an error, which must not prevent the checkpoint."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", STAGE_ON_A_TERMINAL, str(tmp_path / "saved")])
+    assert b"started" in os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitpid(process, 0)[1] == 0 and (tmp_path / "saved").read_text() == "saved"
 
 
 def test_first_signal_requests_a_stop_and_second_ends_the_stage(monkeypatch, capsys):

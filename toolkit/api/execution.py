@@ -69,7 +69,7 @@ def run(
         if path.is_dir():
             raise UsageError("is a folder of recipes", where=str(path), fix="give it to run_folder")
         loaded = loader.load(path, settings)
-        _run_process(path, settings, runs_dir=runs_dir, fresh=fresh, launch=launch, quiet=quiet)
+        _run_process(path, settings, options=_options(runs_dir, fresh, launch), quiet=quiet)
     return _view(loaded, runs_dir)
 
 
@@ -80,16 +80,18 @@ def run_folder(
     runs_dir: PathOrText = "runs",
     fresh: bool = False,
     launch: PathOrText | None = None,
+    jobs: int | None = None,
     quiet: bool = False,
 ) -> list[RunView]:
     """Run all recipes of a folder in the order of their references, and return their runs in this order.
 
-    Args and errors are those of `run`; an override applies to the recipes that set its key.
+    Args and errors are those of `run`; an override applies to the recipes that set its key. Independent
+    stages run side by side: `jobs` at most, by default as many as the cores allow.
     """
     settings = _settings(overrides, runs_dir)
     path = locate(os.fspath(folder))
     loaded = dag.order(loader.load_folder(path, settings))
-    _run_process(path, settings, runs_dir=runs_dir, fresh=fresh, launch=launch, quiet=quiet)
+    _run_process(path, settings, options=_options(runs_dir, fresh, launch, jobs), quiet=quiet)
     return [_view(entry, runs_dir) for entry in loaded]
 
 
@@ -127,13 +129,17 @@ def _write(recipe: StageRecipe, folder: Path) -> Path:
     return path
 
 
+def _options(
+    runs_dir: PathOrText, fresh: bool, launch: PathOrText | None, jobs: int | None = None
+) -> RunOptions:
+    return RunOptions(Path(runs_dir), fresh, None if launch is None else locate(os.fspath(launch)), jobs)
+
+
 def _run_process(
     path: Path,
     settings: Sequence[str],
     *,
-    runs_dir: PathOrText,
-    fresh: bool,
-    launch: PathOrText | None,
+    options: RunOptions,
     quiet: bool,
 ) -> None:
     """Run `toolkit run` in a subprocess.
@@ -142,7 +148,6 @@ def _run_process(
         ToolkitError: the error that it reported, or that it failed without one.
         KeyboardInterrupt: this process was interrupted; the other one has ended in order.
     """
-    options = RunOptions(Path(runs_dir), fresh, None if launch is None else locate(os.fspath(launch)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "error.json"
         # A new process group, so that Ctrl-C of a terminal reaches it once, from here.

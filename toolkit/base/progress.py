@@ -1,9 +1,16 @@
-"""Progress on stderr: a bar with the time left on a terminal, else a line every ten seconds."""
+"""Progress on stderr: a bar with the time left on a terminal, else a line every ten seconds.
+
+A process whose output another one shows (`report_to_parent`) writes reports instead, from which that process
+draws the bar.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +21,64 @@ from rich.progress import Progress as Bar
 from toolkit.base import console, ranks
 
 _LINE_SECONDS = 10.0
+_REPORT_SECONDS = 0.25
+_REPORT = "\x1e"
+"""First character of a line that is a report, ASCII's record separator."""
+REPORTS = "TOOLKIT_REPORTS"
+"""Environment variable: set for a process whose parent draws its bars."""
 # The time left is estimated from the last updates only, because the first step may be slow (compiling).
 _WINDOW = 50
+
+
+@dataclass(frozen=True)
+class Report:
+    """The progress of a loop in another process.
+
+    Attributes:
+        description: of the loop.
+        done, total: numbers of units.
+        words: what the bar says.
+        ended: the loop has ended.
+    """
+
+    description: str
+    done: int
+    total: int
+    words: str
+    ended: bool = False
+
+    def line(self) -> str:
+        """Return the line that `read` reads."""
+        return _REPORT + json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, line: str) -> Report | None:
+        """Return the report of a line; None for a line that is none."""
+        return cls(**json.loads(line[1:])) if line.startswith(_REPORT) else None
+
+
+class _Reporting:
+    """Whether this process writes reports."""
+
+    active = False
+
+
+def report_to_parent() -> None:
+    """Write reports from now on if the parent asked for them; do not ask the same of child processes."""
+    _Reporting.active = os.environ.pop(REPORTS, None) is not None
+
+
+def bars() -> Bar:
+    """Return a display of bars on the terminal; each task has `words`."""
+    # Redirecting stdout would put a program's JSON on the terminal's stderr.
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[words]}"),
+        console=Console(stderr=True),
+        redirect_stdout=False,
+        refresh_per_second=4,
+    )
 
 
 class Progress:
@@ -34,19 +97,11 @@ class Progress:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._last_line = -_LINE_SECONDS
-        self._last = ""
+        self._last, self._done = "", 0
 
     def __enter__(self) -> Progress:
         if self._active and console.on_terminal():
-            # Redirecting stdout would put a program's JSON on the terminal's stderr.
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[words]}"),
-                console=Console(stderr=True),
-                redirect_stdout=False,
-                refresh_per_second=4,
-            )
+            self._bar = bars()
             self._bar.start()
             self._task = self._bar.add_task(self._description, total=self._total, words="")
         return self
@@ -62,9 +117,12 @@ class Progress:
         left = self.seconds_left()
         if left is not None and done < self._total:
             words.append(f"{duration(left)} left")
-        self._last = ", ".join(words)
+        self._last, self._done = ", ".join(words), int(done)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, words=self._last)
+        elif _Reporting.active:
+            if now - self._last_line >= _REPORT_SECONDS:
+                self._report(now)
         elif now - self._last_line >= _LINE_SECONDS or done >= self._total:
             self._line(now)
 
@@ -82,11 +140,18 @@ class Progress:
             console.tell(f"{self._description}: {self._last}")
             self._last, self._last_line = "", now
 
+    def _report(self, now: float, *, ended: bool = False) -> None:
+        report = Report(self._description, self._done, self._total, self._last, ended)
+        console.tell(report.line())
+        self._last_line = now
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif self._active and _Reporting.active:
+            self._report(time.monotonic(), ended=True)
         elif self._active:
             self._line(time.monotonic())
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.base import ranks
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import Parser, add_json, add_recipe
+from toolkit.cli.parser import Parser, add_json, add_recipe, positive_int
 
 if TYPE_CHECKING:
     from toolkit.execution.runner import RunOutcome
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "run",
-        "Run a recipe, or a folder of recipes in the order that their references give. "
-        "Finished stages are skipped; interrupted ones continue from their last checkpoint.",
+        "Run a recipe, or a folder of recipes in the order that their references give, independent ones side "
+        "by side. Finished stages are skipped; interrupted ones continue from their last checkpoint.",
         "toolkit run recipes/tiny\ntoolkit run recipes/tiny/dpo.yaml trainer.beta=0.2\n"
         "toolkit run recipes/gpt2-124m --launch recipes/accelerate/gpus.yaml",
     )
@@ -46,6 +46,13 @@ def main(arguments: Sequence[str]) -> int:
         metavar="ACCELERATE.yaml",
         help="start each stage with accelerate launch and this configuration",
     )
+    parser.add_argument(
+        "--jobs",
+        type=positive_int,
+        metavar="N",
+        help="run at most N stages of a folder at the same time (default: as many as the cores allow; "
+        "a stage takes `threads` cores, or all cores without `threads`)",
+    )
     parser.add_argument("--replay-incident", action=_ReplayIncident, help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         runs_dir=args.runs_dir,
         fresh=args.fresh,
         launch=args.launch and locate(args.launch),
+        jobs=args.jobs,
         json=args.json,
     )
 
@@ -89,6 +97,7 @@ def run_command(
     runs_dir: Path | str = "runs",
     fresh: bool = False,
     launch: Path | str | None = None,
+    jobs: int | None = None,
     json: bool = False,
 ) -> int:
     """Run a recipe or a folder, show what came out, and return the exit status.
@@ -100,7 +109,13 @@ def run_command(
 
     start = time.monotonic()
     outcome = run_recipes(
-        path, overrides, runs_dir=runs_dir, fresh=fresh, launch=launch, on_first_stage=_load_report_aside
+        path,
+        overrides,
+        runs_dir=runs_dir,
+        fresh=fresh,
+        launch=launch,
+        jobs=jobs,
+        on_first_stage=_load_report_aside,
     )
     if outcome.status != 0 or ranks.rank() != 0:
         return outcome.status

@@ -11,7 +11,10 @@ from toolkit.runs import references
 
 
 def order(recipes: Sequence[LoadedRecipe]) -> list[LoadedRecipe]:
-    """Sort recipes topologically: each comes after those it refers to, otherwise in the given order.
+    """Sort recipes so that each comes after those it refers to, and that long chains begin early.
+
+    A recipe from which a longer chain of recipes follows comes first; equal ones keep the given order. With
+    `ppo` after `reward`, `reward` comes before `dpo`.
 
     Raises:
         RecipeError: two recipes have the same run, or recipes refer to each other in a cycle.
@@ -26,22 +29,33 @@ def order(recipes: Sequence[LoadedRecipe]) -> list[LoadedRecipe]:
         by_name.setdefault(name, loaded)
     if problems:
         raise RecipeError(problems)
-    parents = {name: _parents(loaded, by_name) for name, loaded in by_name.items()}
+    refers_to = {name: _parents(loaded, by_name) for name, loaded in by_name.items()}
     ordered: list[str] = []
     while len(ordered) < len(by_name):
         ready = next(
             (
                 name
                 for name in by_name
-                if name not in ordered and all(parent in ordered for parent in parents[name])
+                if name not in ordered and all(parent in ordered for parent in refers_to[name])
             ),
             None,
         )
         if ready is None:
-            remaining = {name: keys for name, keys in parents.items() if name not in ordered}
+            remaining = {name: keys for name, keys in refers_to.items() if name not in ordered}
             raise RecipeError(_cycle(remaining, by_name))
         ordered.append(ready)
-    return [by_name[name] for name in ordered]
+    # Number of recipes of the longest chain that begins with a recipe.
+    chain: dict[str, int] = {}
+    for name in reversed(ordered):
+        chain[name] = 1 + max((chain[child] for child in chain if name in refers_to[child]), default=0)
+    # A parent's chain is longer than its child's, so this order is topological, too.
+    return [by_name[name] for name in sorted(ordered, key=lambda name: -chain[name])]
+
+
+def parents(recipes: Sequence[LoadedRecipe]) -> dict[str, set[str]]:
+    """Return {run: the other runs that it refers to} of recipes without duplicate runs."""
+    by_name = {_normal(loaded.name): loaded for loaded in recipes}
+    return {loaded.name: {by_name[name].name for name in _parents(loaded, by_name)} for loaded in recipes}
 
 
 def _normal(name: str) -> str:

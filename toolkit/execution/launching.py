@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,12 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from toolkit.base import ranks
+from toolkit.base import console, progress, ranks
 from toolkit.base.errors import UsageError
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
-from toolkit.runs import seal
-from toolkit.runtime import accelerate_config, hardware, signals
+from toolkit.runtime import accelerate_config, signals
 
 PARENT = "TOOLKIT_PARENT"
 WAIT = "TOOLKIT_WAIT"
@@ -34,6 +34,8 @@ class RunOptions:
     runs_dir: Path
     fresh: bool = False
     launch: Path | None = None
+    jobs: int | None = None
+    """The largest number of stages of a folder that run at the same time; None is as many as fit."""
 
 
 def arguments(path: Path, overrides: Sequence[str], options: RunOptions) -> list[str]:
@@ -44,67 +46,102 @@ def arguments(path: Path, overrides: Sequence[str], options: RunOptions) -> list
     changes = [word for override in overrides for word in ("--set", override)]
     fresh = ["--fresh"] if options.fresh else []
     launch = ["--launch", str(options.launch)] if options.launch is not None else []
-    return ["run", str(path), *changes, "--runs-dir", str(options.runs_dir), *fresh, *launch]
+    jobs = ["--jobs", str(options.jobs)] if options.jobs is not None else []
+    return ["run", str(path), *changes, "--runs-dir", str(options.runs_dir), *fresh, *launch, *jobs]
 
 
 def stage_arguments(loaded: LoadedRecipe, options: RunOptions) -> list[str]:
     """Return the arguments of the command line that runs one recipe of a folder without a launcher."""
-    return arguments(loaded.path, loaded.overrides, replace(options, launch=None))
+    return arguments(loaded.path, loaded.overrides, replace(options, launch=None, jobs=None))
 
 
-class PreloadedStage:
-    """A process that has loaded a stage's libraries, which takes 4 s, and waits for `start`."""
+class StageProcess:
+    """A stage that runs in a process of its own, or in a launch of several processes."""
+
+    def __init__(self, child: subprocess.Popen[bytes]):
+        self.child = child
+
+    def wait(self) -> int:
+        """Wait for the end of the stage, and return its exit status; a signal n that ended it is 128 + n."""
+        status = self.child.wait()
+        return 128 - status if status < 0 else status
+
+    def interrupt(self) -> None:
+        """Interrupt the stage: it saves a checkpoint if it can, and ends."""
+        self.child.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the stage immediately."""
+        self.child.kill()
+
+
+class LaunchedStage(StageProcess):
+    """A stage that accelerate launch runs.
+
+    The launcher would exit immediately with a traceback on a terminal's Ctrl-C, so it runs in a separate
+    process group, and signals are sent to the launcher's processes.
+    """
 
     def __init__(self, loaded: LoadedRecipe, options: RunOptions):
-        read_end, self._write_end = os.pipe()
-        self.loaded = loaded
-        self.process = _child(loaded, options, pass_fds=(read_end,), **{WAIT: str(read_end)})
-        os.close(read_end)
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
+        self._folder = tempfile.TemporaryDirectory()
+        self._status_file = Path(self._folder.name) / "status"
+        self._interrupted = False
+        child = subprocess.Popen(
+            [sys.executable, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
+            env={**os.environ, signals.STATUS: str(self._status_file)},
+            stdout=sys.__stderr__,
+            preexec_fn=signals.die_with_parent,
+            process_group=0,
+        )
+        super().__init__(child)
 
-    def start(self) -> subprocess.Popen:
-        """Let the process run its stage, and return it."""
-        with suppress(BrokenPipeError):  # the process has ended; its exit status gives the reason
-            os.write(self._write_end, b"1")
-        os.close(self._write_end)
-        return self.process
+    def wait(self) -> int:
+        """Return the status that the stage wrote, which the launcher does not pass on."""
+        status = super().wait()
+        if self._interrupted:
+            status = INTERRUPTED
+        elif self._status_file.exists():
+            status = int(self._status_file.read_text())
+        self._folder.cleanup()
+        return status
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        with suppress(ProcessLookupError):
+            for process in signals.children(self.child.pid):
+                os.kill(process, signal.SIGINT)
+
+
+class PreloadedStage(StageProcess):
+    """A process that has loaded a stage's libraries, which takes 4 to 9 s, and waits for `start`."""
+
+    def __init__(self, loaded: LoadedRecipe, options: RunOptions, *, captured: bool = False):
+        self._socket, childs_end = socket.socketpair()
+        with childs_end:
+            descriptor = childs_end.fileno()
+            super().__init__(
+                _child(loaded, options, captured, pass_fds=(descriptor,), **{WAIT: str(descriptor)})
+            )
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the libraries are loaded, or the process has ended."""
+        self._socket.recv(1)
+
+    def start(self) -> None:
+        """Let the process run its stage, as soon as the libraries are loaded."""
+        with suppress(OSError):  # the process has ended; its exit status gives the reason
+            self._socket.send(b"1")
+
+    def wait(self) -> int:
+        status = super().wait()
+        self._socket.close()
+        return status
 
     def discard(self) -> None:
         """End the process, even while it loads libraries; it has written nothing."""
-        self.process.terminate()
-        os.close(self._write_end)
-        self.process.wait()
-
-
-class StagePreloader:
-    """Loads the libraries of the next stage that needs torch while a stage runs that only reads text.
-
-    A stage that reads text uses one core, so a second one is idle.
-    """
-
-    def __init__(self, recipes: Sequence[LoadedRecipe], run_dirs: Sequence[Path], options: RunOptions):
-        self._recipes, self._run_dirs, self._options = recipes, run_dirs, options
-        self._preloaded: PreloadedStage | None = None
-
-    def __enter__(self) -> StagePreloader:
-        return self
-
-    def take(self, number: int) -> PreloadedStage | None:
-        """Return the preloaded process of this stage, or None; start to preload the next one if possible."""
-        loaded = self._recipes[number]
-        if self._preloaded is not None and self._preloaded.loaded is loaded:
-            preloaded, self._preloaded = self._preloaded, None
-            return preloaded
-        reads = not STAGES[loaded.recipe.stage].uses_torch
-        if reads and self._preloaded is None and self._options.launch is None and hardware.cores() > 1:
-            later = zip(self._recipes[number + 1 :], self._run_dirs[number + 1 :], strict=True)
-            unfinished = (recipe for recipe, run_dir in later if not seal.is_sealed(run_dir))
-            computes = next((item for item in unfinished if STAGES[item.recipe.stage].uses_torch), None)
-            self._preloaded = PreloadedStage(computes, self._options) if computes else None
-        return None
-
-    def __exit__(self, *error: object) -> None:
-        if self._preloaded is not None:
-            self._preloaded.discard()
+        self.child.terminate()
+        self.wait()
 
 
 def wait_for_start(load: Callable[[], object]) -> bool:
@@ -114,8 +151,9 @@ def wait_for_start(load: Callable[[], object]) -> bool:
         return True
     try:
         load()
+        os.write(int(descriptor), b"1")
         started = os.read(int(descriptor), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ConnectionError):
         return False
     finally:
         os.close(int(descriptor))
@@ -123,69 +161,55 @@ def wait_for_start(load: Callable[[], object]) -> bool:
     return bool(started)
 
 
-def start(loaded: LoadedRecipe, options: RunOptions, preloaded: PreloadedStage | None = None) -> int:
-    """Run one recipe in a subprocess or a launch on this terminal and return its exit status."""
-    if preloaded is not None:
-        return _wait(preloaded.start(), launched=False)
+def start(loaded: LoadedRecipe, options: RunOptions, *, captured: bool = False) -> StageProcess:
+    """Start one recipe in a subprocess, or in a launch if the options name one and the stage uses torch.
+
+    Args:
+        captured: the caller reads the stage's output from `child.stdout`; otherwise the stage writes to this
+            process's stderr. A launch always does.
+    """
     sys.stdout.flush()
     if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
-        return _launch(loaded, options)
-    return _wait(_child(loaded, options), launched=False)
+        return LaunchedStage(loaded, options)
+    return StageProcess(_child(loaded, options, captured))
+
+
+def run(loaded: LoadedRecipe, options: RunOptions) -> int:
+    """Run one recipe as `start` does, on this terminal, and return its exit status.
+
+    At an interrupt it waits for the stage, which may be saving a checkpoint; a second one kills the stage.
+    """
+    process = start(loaded, options)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.interrupt()
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+            process.wait()
+        return INTERRUPTED
 
 
 def _child(
-    loaded: LoadedRecipe, options: RunOptions, *, pass_fds: tuple[int, ...] = (), **variables: str
-) -> subprocess.Popen:
+    loaded: LoadedRecipe,
+    options: RunOptions,
+    captured: bool,
+    *,
+    pass_fds: tuple[int, ...] = (),
+    **variables: str,
+) -> subprocess.Popen[bytes]:
     """Start a stage that ends with this process; its stdout is stderr, because stdout is only for JSON."""
+    if captured and console.on_terminal():  # the caller draws bars there
+        variables[progress.REPORTS] = "1"
     return subprocess.Popen(
         [sys.executable, *PROGRAM, *stage_arguments(loaded, options)],
         env={**os.environ, PARENT: str(os.getpid()), **variables},
-        stdout=sys.__stderr__,
+        stdout=subprocess.PIPE if captured else sys.__stderr__,
+        stderr=subprocess.STDOUT if captured else None,
         pass_fds=pass_fds,
     )
-
-
-def _launch(loaded: LoadedRecipe, options: RunOptions) -> int:
-    """Run a stage with accelerate launch.
-
-    The launcher would exit immediately with a traceback on a terminal's Ctrl-C, so it runs in a separate
-    process group, and this process forwards the signal to the launcher's processes.
-    """
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
-    with tempfile.TemporaryDirectory() as folder:
-        status_file = Path(folder) / "status"
-        child = subprocess.Popen(
-            [sys.executable, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
-            env={**os.environ, signals.STATUS: str(status_file)},
-            stdout=sys.__stderr__,
-            preexec_fn=signals.die_with_parent,
-            process_group=0,
-        )
-        status = _wait(child, launched=True)
-        return int(status_file.read_text()) if status_file.exists() and status != INTERRUPTED else status
-
-
-def _wait(child: subprocess.Popen, *, launched: bool) -> int:
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        _forward_interrupt(child, launched)
-        return INTERRUPTED
-    return 128 - status if status < 0 else status
-
-
-def _forward_interrupt(child: subprocess.Popen, launched: bool) -> None:
-    """Interrupt a stage and wait, as it may be saving a checkpoint; a second signal kills it."""
-    try:
-        for process in signals.children(child.pid) if launched else [child.pid]:
-            os.kill(process, signal.SIGINT)
-    except ProcessLookupError:
-        pass
-    try:
-        child.wait()
-    except KeyboardInterrupt:
-        child.kill()
-        child.wait()
 
 
 def check_configuration(path: Path) -> None:

@@ -1,42 +1,28 @@
-"""Run a recipe in this process and the other ranks of its launch, or a folder, each recipe in its process."""
+"""Run a recipe in this process and the other ranks of its launch, or start the run of a folder."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.base import console, files, progress, ranks
-from toolkit.base.errors import RunError, ToolkitError, UsageError
+from toolkit.base.errors import ToolkitError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import dag, launching, memory_shortage
+from toolkit.execution import launching, memory_shortage
+from toolkit.execution.folder import RunOutcome, run_folder
 from toolkit.execution.launching import INTERRUPTED, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
-from toolkit.runtime import accelerate_config, env_vars, signals
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How the run of a recipe, or of a folder of recipes, ended."""
-
-    status: int
-    """The exit status: 0 done, 1 failed, 2 invalid recipe, 130 interrupted."""
-    runs: tuple[Path, ...] = ()
-    """The run directories, in the order of execution."""
-    is_folder: bool = False
-    started: int = 0
-    """Number of stages of a folder that were started; the others were already finished."""
+from toolkit.runtime import accelerate_config, env_vars, library_output, signals
 
 
 def run_recipes(
@@ -46,6 +32,7 @@ def run_recipes(
     runs_dir: Path | str = "runs",
     fresh: bool = False,
     launch: Path | str | None = None,
+    jobs: int | None = None,
     on_first_stage: Callable[[], None] | None = None,
 ) -> RunOutcome:
     """Run a recipe, or all recipes of a folder in the order of their references.
@@ -58,19 +45,22 @@ def run_recipes(
         runs_dir: the root of all runs.
         fresh: start over where inputs have changed.
         launch: an Accelerate configuration with which each stage is launched.
+        jobs: the largest number of stages of a folder that run at the same time; None is as many as fit.
         on_first_stage: called when a folder's first unfinished stage is about to start.
 
     Raises:
         ToolkitError: a problem that the user can fix.
     """
-    path, options = Path(path), RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None)
+    path = Path(path)
+    options = RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None, jobs)
     _end_with_parent()
+    progress.report_to_parent()
     with signals.interruptible():
         try:
             if options.launch is not None:
                 launching.check_configuration(options.launch)
             if path.is_dir():
-                return _run_folder(path, overrides, options, on_first_stage)
+                return run_folder(path, overrides, options, on_first_stage)
             return _run_recipe(path, overrides, options)
         except ToolkitError as error:
             if ranks.rank() == 0 or isinstance(error, _ErrorOfThisRank):
@@ -89,7 +79,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
     loaded = loader.load(path, overrides)
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
-        status = launching.start(loaded, options)
+        status = launching.run(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
         with console.stdout_to_stderr():
@@ -185,7 +175,9 @@ def _work(recipe: StageRecipe, run: Run) -> None:
         _configure(recipe, run)
     try:
         with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
-        _entry(recipe.stage)(with_files, run)
+        entry = _entry(recipe.stage)
+        library_output.quiet()
+        entry(with_files, run)
     except Exception as error:
         if files.disk_full(error):
             raise files.full_error(run.path) from error
@@ -222,74 +214,3 @@ def _end_with_parent() -> None:
         signals.die_with_parent(int(parent))
     elif "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         signals.die_with_parent()
-
-
-# A folder
-
-
-def _run_folder(
-    folder: Path, overrides: Sequence[str], options: RunOptions, on_first_stage: Callable[[], None] | None
-) -> RunOutcome:
-    """Run the recipes of a folder that are not finished yet; stop at the first one that fails."""
-    if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
-        raise UsageError(
-            "a folder cannot run under a launcher: each of its stages is a separate launch",
-            where=str(folder),
-            fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
-        )
-    recipes = dag.order(loader.load_folder(folder, overrides))
-    if not options.fresh:
-        _refuse_changed(recipes, options)
-    run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)
-    fresh = options.fresh
-    if fresh:  # all together, children first: an interrupted folder is resumed without --fresh
-        for run_dir in reversed(run_dirs):
-            opening.discard(run_dir, runs_dir=options.runs_dir)
-        options = replace(options, fresh=False)
-    started = 0
-    with launching.StagePreloader(recipes, run_dirs, options) as preloader:
-        for number, (loaded, run_dir) in enumerate(zip(recipes, run_dirs, strict=True), 1):
-            head = f"[{number}/{len(recipes)}] {loaded.recipe.stage}  {loaded.path} -> {run_dir}"
-            if not fresh and _is_done(loaded, options):
-                console.tell(f"{head}  finished already")
-                continue
-            console.tell(head)
-            if started == 0 and on_first_stage is not None:
-                on_first_stage()
-            started += 1
-            status = launching.start(loaded, options, preloader.take(number - 1))
-            if status != 0:
-                _report_stop(loaded, status, options)
-                return RunOutcome(status, run_dirs, is_folder=True, started=started)
-    if started == 0:
-        console.tell(f"{folder}: everything is finished, nothing to do (--fresh starts over)")
-    return RunOutcome(0, run_dirs, is_folder=True, started=started)
-
-
-def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> None:
-    """Refuse recipes whose runs were made from other settings, before the first stage starts."""
-    lines = []
-    for loaded in recipes:
-        for change in opening.changed_settings(loaded, runs_dir=options.runs_dir):
-            lines.append(f"{references.below(loaded.name, options.runs_dir)}: {change}")
-    if lines:
-        raise RunError(
-            "existing runs were made from other settings:\n    " + "\n    ".join(lines),
-            fix="restore the settings, name another --runs-dir, or start over with --fresh",
-        )
-
-
-def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:
-    data = data_files.digests(loaded.recipe)
-    return opening.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"
-
-
-def _report_stop(loaded: LoadedRecipe, status: int, options: RunOptions) -> None:
-    if status == INTERRUPTED:
-        console.tell(f"stopped in {loaded.recipe.stage}; the same command continues with this stage")
-    else:
-        command = shlex.join(["toolkit", *launching.stage_arguments(loaded, options)])
-        console.tell(
-            f"{loaded.recipe.stage} failed (exit status {status}); finished stages are kept.\n"
-            f"The same command continues with this stage; to run only this stage:\n  {command}"
-        )

@@ -110,7 +110,7 @@ def reproduce(run: Path, *, output: Path | None = None, launch: Path | None = No
         environment = _environment(run, launched=launch is not None)
         tier = rebuild.tier(environment, exact=getattr(loaded.recipe, "exact", False))
         tell(f"{run}: rerunning it\n  {rebuild.promise(tier, environment)}")
-        status = launching.start(loaded, launching.RunOptions(runs_dir, launch=launch))
+        status = launching.run(loaded, launching.RunOptions(runs_dir, launch=launch))
         if status != 0:
             raise RerunFailed(run, status)
         files = compare(run, runs_dir / loaded.name)

@@ -10,6 +10,9 @@ from typing import Any
 
 from toolkit.base.ranks import local_world_size
 
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Devices of NVIDIA's driver, of AMD's, and of both below Windows."""
+
 
 @cache
 def processor() -> dict[str, Any]:
@@ -31,6 +34,12 @@ def processor() -> dict[str, Any]:
 def cores() -> int:
     """Return the cores that this process may run on (the affinity mask, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
+    """Return whether this machine has the driver of a GPU, NVIDIA's or AMD's, that the process may use."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return not hidden and any(map(os.path.exists, _GPU_DRIVERS))
 
 
 def default_threads(setting: int | None) -> int:

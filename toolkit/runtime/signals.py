@@ -69,7 +69,7 @@ def begin_anew() -> None:
 
 
 def stop_requested(*, agreed: bool = False) -> bool:
-    """Return whether SIGINT or SIGTERM arrived; after the first call, the first signal only sets this flag.
+    """Return whether a signal to stop arrived; after the first call, the first signal only sets this flag.
 
     A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
     The second signal ends the stage immediately. With several processes it stays false and signals end the
@@ -117,6 +117,8 @@ def stop_at_once() -> None:
 def _stop(number: int, frame: FrameType | None) -> None:
     now, before = time.monotonic(), _Interrupts.last
     _Interrupts.last = now
+    if number == signal.SIGHUP:
+        _leave_lost_terminal()
     if now - before < _SAME_SIGNAL_SECONDS:
         return
     if _Interrupts.deferred and not _Interrupts.requested:
@@ -127,18 +129,33 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _leave_lost_terminal() -> None:
+    """Send output nowhere if the terminal is closed: every write to it would raise an error."""
+    try:
+        os.write(2, b"\n")
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make SIGTERM (with which clusters stop jobs) raise KeyboardInterrupt in the block, like Ctrl-C.
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the block, like Ctrl-C.
 
-    Signals within a second count as one: Ctrl-C arrives from the terminal, the folder runner and torchrun.
+    Clusters stop jobs with SIGTERM; a terminal that closes sends SIGHUP, which `nohup` ignores. Signals
+    within a second count as one: Ctrl-C arrives from the terminal, the folder runner and torchrun.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _Interrupts.deferred, _Interrupts.requested, _Interrupts.last = False, False, -math.inf
     _Interrupts.clean = False
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         yield
     finally:
