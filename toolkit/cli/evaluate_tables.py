@@ -10,8 +10,9 @@ from rich.table import Table
 
 from toolkit.cli.number_table import number_table
 from toolkit.cli.summary_tables import rates_table
+from toolkit.report import reward_table
+from toolkit.report.wording import say
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
-from toolkit.stages import reward_table
 from toolkit.stats import estimate_text, interval_text, kl_text
 
 
@@ -110,7 +111,7 @@ def show_reward_models(results: ModelComparison) -> None:
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
         for row in reward_table.table_rows(metrics):
-            table.add_row(*row)
+            table.add_row(*(say(cell) for cell in row))
         console.print(table)
 
 

@@ -202,6 +202,7 @@ def lesson_of(
     runs: Sequence[Path],
     *,
     names: RunNames | None = None,
+    summary: Mapping[str, Any] | None = None,
     elapsed: float | None = None,
     page: Path | None = None,
 ) -> Lesson:
@@ -210,6 +211,7 @@ def lesson_of(
     Args:
         runs: run directories in the order of execution.
         names: as `name_runs` returns them, which is the default.
+        summary: as `summarize` returns it, which is the default.
         elapsed: seconds of the command that ran them.
         page: the report, for `next_steps`.
 
@@ -218,8 +220,7 @@ def lesson_of(
         RunError: a path is not a finished run.
     """
     names = names or name_runs(runs)
-    summary = summarize(runs, names)
-    stages = summary["stages"]
+    stages = (summary or summarize(runs, names))["stages"]
     parents = _parents(names)
     evaluations = [name for name, row in stages.items() if measures_models(row.get("stage"))]
     tables = [_table(name, stages, parents, is_only=len(evaluations) == 1) for name in evaluations]
