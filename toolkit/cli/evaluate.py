@@ -154,7 +154,12 @@ def _parser() -> Parser:
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
     parser.add_argument("--split", metavar="NAME", help="split of a Hub dataset")
     parser.add_argument("--field", metavar="NAME", help="the column that holds the text")
-    parser.add_argument("--examples", type=positive_int, metavar="N", help="at most N documents or prompts")
+    parser.add_argument(
+        "--examples",
+        type=positive_int,
+        metavar="N",
+        help="at most N documents or prompts; default: a whole file, 400 of other data",
+    )
     parser.add_argument(
         "--window",
         type=positive_int,
@@ -169,10 +174,22 @@ def _parser() -> Parser:
     )
     _add_scoring(parser)
     _add_comparison(parser)
-    add_sampling(parser, max_new_tokens=96)
-    parser.set_defaults(temperature=1.0)
+    add_sampling(parser)
     add_json(parser)
+    parser.set_defaults(**_defaults())
     return parser
+
+
+def _defaults() -> dict[str, object]:
+    """Return the defaults of an evaluate recipe by option."""
+    from toolkit.config.schema import EvaluateRecipe, PerplexitySettings, WinRateSettings
+
+    sources = (
+        (EvaluateRecipe, ("seed", "precision")),
+        (PerplexitySettings, SCORING),
+        (WinRateSettings, COMPARISON),
+    )
+    return {key: cls.model_fields[key].default for cls, keys in sources for key in keys}
 
 
 def _add_scoring(parser: Parser) -> None:
@@ -180,7 +197,6 @@ def _add_scoring(parser: Parser) -> None:
     parser.add_argument(
         "--prefix",
         choices=("auto", "bos", "end", "none"),
-        default="auto",
         help="the token before a document: beginning-of-text, end-of-text, or nothing (its first token is "
         "then not scored); auto asks the model's configuration",
     )
@@ -189,7 +205,7 @@ def _add_scoring(parser: Parser) -> None:
     )
     parser.add_argument("--packed", action="store_true", help="read all documents as one text")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights"
+        "--precision", choices=("fp32", "bf16"), help="precision of the weights; default: %(default)s"
     )
 
 
@@ -198,14 +214,12 @@ def _add_comparison(parser: Parser) -> None:
     parser.add_argument("--baseline", metavar="MODEL", help="the model that the answers are compared with")
     parser.add_argument(
         "--judge",
-        default="gold",
         metavar="gold|MODEL|FILE|URL",
         help="the judge: storyworld's utility, a reward model, people's votes, an endpoint",
     )
     parser.add_argument("--judge-model", metavar="NAME", help="name of the model at the endpoint")
     parser.add_argument(
         "--judge-key-variable",
-        default="JUDGE_API_KEY",
         metavar="NAME",
         help="variable with the endpoint's key",
     )
@@ -219,7 +233,10 @@ def _add_comparison(parser: Parser) -> None:
         "--judgements", default="judgements.jsonl", metavar="FILE", help="log of an endpoint's judgements"
     )
     parser.add_argument(
-        "--samples-per-prompt", type=positive_int, default=1, metavar="N", help="answers to each prompt"
+        "--samples-per-prompt",
+        type=positive_int,
+        metavar="N",
+        help="answers to each prompt; default: %(default)s",
     )
     parser.add_argument(
         "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"

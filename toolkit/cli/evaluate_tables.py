@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from toolkit.cli.number_table import number_table
-from toolkit.cli.summary_tables import rates_table
 from toolkit.report import reward_table
+from toolkit.report.summary import RATES, measured_rates
 from toolkit.report.wording import say
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.stats import estimate_text, interval_text, kl_text
@@ -97,6 +98,21 @@ def win_rate_table(models: Mapping[str, ModelEvaluation], baseline: str) -> Tabl
         numbers = [kl_text(row.to_json()), f"{row.mean_length.estimate:.1f}", f"{row.ended.estimate:.0%}"]
         numbers += [f"{row.score.estimate:.2f}"] if scored else []
         table.add_row(name, *cells, *numbers)
+    return table
+
+
+def rates_table(models: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Return one row per model: what its answers do, without intervals; None if no rate was measured."""
+    measured = measured_rates(models)
+    if not measured:
+        return None
+    table = Table(title="what the answers do, in % (intervals: --json)", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for rate in measured:
+        table.add_column(RATES[rate], justify="right", no_wrap=True)
+    for name, rates in models.items():
+        cells = ("-" if rates.get(rate) is None else f"{100 * rates[rate]:.1f}" for rate in measured)
+        table.add_row(name, *cells)
     return table
 
 

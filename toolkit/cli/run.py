@@ -9,14 +9,18 @@ import re
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.base import ranks
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import Parser, add_json, add_recipe
+
+if TYPE_CHECKING:
+    from toolkit.execution.runner import RunOutcome
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -89,18 +93,20 @@ def run_command(
 ) -> int:
     """Run a recipe or a folder, show what came out, and return the exit status.
 
-    A folder's numbers go to stderr and its page is written; with `json` stdout gets exactly one object.
+    What a folder shows goes to stdout and its page is written; with `json` stdout gets exactly one object.
     """
     from toolkit.base.console import print_json
     from toolkit.execution.runner import run_recipes
 
+    start = time.monotonic()
     outcome = run_recipes(
         path, overrides, runs_dir=runs_dir, fresh=fresh, launch=launch, on_first_stage=_load_report_aside
     )
     if outcome.status != 0 or ranks.rank() != 0:
         return outcome.status
     if outcome.is_folder:
-        _show_folder(outcome.runs, new=outcome.started > 0, json=json)
+        elapsed = time.monotonic() - start if outcome.started == len(outcome.runs) else None
+        _show_folder(outcome, elapsed=elapsed, json=json)
     elif json:
         from toolkit.report.summary import summarize
 
@@ -118,19 +124,27 @@ def _load_report_aside() -> None:
     threading.Thread(target=load, daemon=True).start()
 
 
-def _show_folder(runs: Sequence[Path], *, new: bool, json: bool) -> None:
-    """Show the numbers of a folder on stderr, write its page, and with `json` print one object."""
+def _show_folder(outcome: RunOutcome, *, elapsed: float | None, json: bool) -> None:
+    """Write the page of a folder, and show what it teaches or, with `json`, print one object.
+
+    Args:
+        elapsed: seconds of this command, if it ran every stage.
+    """
+    from rich.console import Console
+
     from toolkit.base.console import print_json
     from toolkit.cli import summary_tables
+    from toolkit.report.lesson import lesson_of
     from toolkit.report.summary import summarize
 
-    numbers = summarize(runs)
-    summary_tables.show(numbers)
+    runs = outcome.runs
     page = Path(os.path.commonpath([run.parent for run in runs])) / "report.html"
-    if new or not page.exists():
+    if outcome.started or not page.exists():
         from toolkit.report.page import write_report  # matplotlib: 0.5 s
 
         write_report(list(runs), page)
+    console = Console(stderr=json, highlight=False)
+    summary_tables.show(lesson_of(runs, elapsed=elapsed, page=page), console=console)
     print(f"report: {page}", file=sys.stderr)
     if json:
-        print_json({"report": str(page), **numbers})
+        print_json({"report": str(page), **summarize(runs)})

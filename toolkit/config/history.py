@@ -137,6 +137,7 @@ CHANGES: tuple[Change, ...] = (
     Added("evaluate", "win_rate.top_p", 1.0),
     Added("pretrain", "keep_weights_at_steps", None),
     Added("pretrain", "model.attention_init", "normal"),
+    Added("evaluate", "answers_per_sample", 1),
     *_added_to_sources("tokenizer", "data"),
     *_added_to_sources("corpus", "data"),
     *_added_to_sources("sft", "data"),

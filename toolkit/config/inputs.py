@@ -17,11 +17,11 @@ from toolkit.base.errors import DataError
 from toolkit.config.judge_kinds import kind
 from toolkit.config.registry import PRODUCTS
 from toolkit.config.schema import AnnotatorSettings, DataSource, RewardSettings, WinRateSettings
+from toolkit.config.schema.base import STORYWORLD
 from toolkit.config.yaml_source import Key
 
 ModelType = TypeVar("ModelType", bound=BaseModel)
 
-STORYWORLD = "storyworld"
 STORYWORLD_SETTINGS = ("world", "flawed_share", "complying_share", "temperature")
 """Settings of a data source that only the storyworld has."""
 DATA_SETTINGS = frozenset({"data", "judge_data"})

@@ -9,13 +9,12 @@ from pydantic import ValidationError
 
 from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource, EvaluateRecipe
+from toolkit.config.schema.evaluate import EVALUATED_EXAMPLES
 from toolkit.data import files, hub
 from toolkit.data.chat import formats
 from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
 
-DEFAULT_EXAMPLES = 200
-"""Default number of examples for storyworld and Hub datasets; a file is read whole."""
 CONVERSATION_COLUMNS = {*formats.ANSWER_COLUMNS, "prompt"}
 
 
@@ -72,10 +71,11 @@ def data_source(
     """Return the source that a name stands for, with at most `examples` examples of what is measured.
 
     Args:
+        examples: by default `EVALUATED_EXAMPLES` of the storyworld and of a Hub dataset, and a whole file.
         world: of the storyworld; without effect on other data.
     """
     is_storyworld = name == files.STORYWORLD
-    limit = examples or (None if files.is_local(name) else DEFAULT_EXAMPLES)
+    limit = examples or (None if files.is_local(name) else EVALUATED_EXAMPLES)
     return DataSource(
         name=name,
         world=world if is_storyworld else None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
@@ -15,7 +16,7 @@ from toolkit.data.chat import template
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.best_of import BestOf
-from toolkit.evaluate.judges import AnyJudge
+from toolkit.evaluate.judges import AnyJudge, Messages
 from toolkit.evaluate.naming import require_distinct
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings, TextScores
 from toolkit.evaluate.win_rate import Contest, LoadedModel
@@ -23,7 +24,7 @@ from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
 from toolkit.models.loading import Reference
 from toolkit.runs import provenance
-from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, SampleAnswer
 from toolkit.runs.records import Record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -57,7 +58,8 @@ class Session:
         dtype: the dtype of the weights.
         contest: the prompts of the win rate; None for no win rate.
         best_of: settings of best-of-n sampling from the baseline; None for no best of n.
-        samples: prompts whose answers are shown in the summary.
+        samples: prompts whose answers are shown in the summary, as the turns of a conversation.
+        answers: of each model to each of `samples`.
     """
 
     references: dict[str, Reference]
@@ -69,7 +71,8 @@ class Session:
     dtype: torch.dtype = torch.float32
     contest: Contest | None = None
     best_of: BestOf | None = None
-    samples: list[str] = field(default_factory=list)
+    samples: list[list[str]] = field(default_factory=list)
+    answers: int = 1
     judged: win_rate.Judged | None = None
     """The judged answers, set by `results`."""
 
@@ -113,14 +116,10 @@ class Session:
         """Answer the prompts of `samples`; a model without a chat template continues them."""
         model, tokenizer = loaded
         contest = self.contest or Contest([], self.seed)
-        seeds = [derive(self.seed, "sample", number) for number in range(len(self.samples))]
-        prompts = []
-        for text in self.samples:
-            if tokenizer.chat_template:
-                prompts.append(template.prompt_ids(tokenizer, [{"role": "user", "content": text}]))
-            else:
-                start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-                prompts.append(start + template.encode_text(tokenizer, text))
+        drawn = [(number, again) for number in range(len(self.samples)) for again in range(self.answers)]
+        # The first answer has the seed that it had when there was only one.
+        seeds = [derive(self.seed, "sample", number, *([again] if again else [])) for number, again in drawn]
+        prompts = [_encoded(tokenizer, self.samples[number]) for number, _ in drawn]
         answers = sampling.generate(
             model,
             prompts,
@@ -130,11 +129,24 @@ class Session:
             max_new_tokens=contest.max_new_tokens,
             temperature=contest.temperature,
         )
-        rows = zip(self.samples, answers.ids, answers.ended, seeds, strict=True)
-        return [
-            Sample(prompt=text, answer=template.decode_answer(tokenizer, ids), ended=ended, seed=seed)
-            for text, ids, ended, seed in rows
-        ]
+        texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
+        rows = list(zip(texts, answers.ended, seeds, strict=True))
+        samples = []
+        for number, turns in enumerate(self.samples):
+            own = rows[number * self.answers : (number + 1) * self.answers]
+            text, ended, seed = own[0]
+            sample = Sample(prompt=turns[-1], answer=text, ended=ended, seed=seed)
+            if len(turns) > 1:
+                sample = replace(sample, turns=turns)
+            if len(own) > 1:
+                sample = replace(sample, answers=[self._sample_answer(turns, *row) for row in own])
+            samples.append(sample)
+        return samples
+
+    def _sample_answer(self, turns: list[str], text: str, ended: bool, seed: int) -> SampleAnswer:
+        world = self.contest.world if self.contest else None
+        rates = world.rates(_messages(turns), text) if world else {}
+        return SampleAnswer(answer=text, ended=ended, seed=seed, rates=rates or None)
 
     def results(self, measured: Mapping[str, Measured], judge: AnyJudge | None) -> ModelComparison:
         """Return the numbers of all models with their intervals, the judge and the versions of libraries."""
@@ -173,6 +185,20 @@ class Session:
         baseline = measured[self.baseline].perplexity
         difference = perplexity.difference(scores, baseline, self.text, seed=self.seed)
         return replace(metrics, bits_per_byte_difference=difference)
+
+
+def _messages(turns: list[str]) -> Messages:
+    """Return the messages of a conversation that the user begins."""
+    roles = ("user", "assistant")
+    return [{"role": roles[number % 2], "content": text} for number, text in enumerate(turns)]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[int]:
+    """Encode a conversation; without a chat template, as a text that begins with beginning-of-text."""
+    if tokenizer.chat_template:
+        return template.prompt_ids(tokenizer, _messages(turns))
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return start + template.encode_text(tokenizer, "\n".join(turns))
 
 
 def answers_of(measured: Mapping[str, Measured]) -> dict[str, Answers]:

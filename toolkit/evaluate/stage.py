@@ -84,7 +84,8 @@ def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Ses
         dtype=DTYPES[recipe.precision],
         contest=open_contest(recipe, surroundings) if contest else None,
         best_of=open_best_of(recipe, surroundings) if contest and contest.best_of else None,
-        samples=recipe.samples,
+        samples=[[sample] if isinstance(sample, str) else sample for sample in recipe.samples],
+        answers=recipe.answers_per_sample,
     )
 
 

@@ -14,11 +14,21 @@ from toolkit.report.blocks import (
     PageSection,
     PageTable,
     Paragraph,
-    ShownAnswer,
+    ShownAnswers,
     TableRow,
     TextList,
 )
-from toolkit.report.lesson import Column, Lesson, ModelAnswers, ModelTable, Row, Samples
+from toolkit.report.lesson import (
+    Column,
+    DrawnAnswer,
+    Lesson,
+    ModelAnswers,
+    ModelTable,
+    Row,
+    Samples,
+    counted,
+    with_room,
+)
 from toolkit.report.sections import ReportData, run_label
 from toolkit.report.wording import message
 from toolkit.stats import Estimate
@@ -26,12 +36,12 @@ from toolkit.stats import Estimate
 
 def beginning(data: ReportData, lesson: Lesson) -> list[PageSection]:
     """Return the sections of a lesson."""
-    sections = [_table_section(data, table) for table in lesson.tables]
+    sections = [_samples_section(data, samples, place) for place, samples in enumerate(lesson.samples)]
+    sections += [_table_section(data, table) for table in lesson.tables]
     if lesson.stages:
         items = [(stage.name, data.join(stage.sentences)) for stage in lesson.stages]
         blocks = [TextList("", items), *_seconds(data, lesson)]
-        sections.append(PageSection("stages", data.say(message("beginning.stages")), blocks))
-    sections += [_samples_section(data, samples, position) for position, samples in enumerate(lesson.samples)]
+        sections.append(PageSection("stages", data.say(message("stages.title")), blocks))
     steps = list(_commands(data, lesson))
     if steps:
         sections.append(PageSection("next", data.say(message("next.title")), [Commands(steps)]))
@@ -88,15 +98,18 @@ def _cell(data: ReportData, column: Column, row: Row, value: Estimate | None, ch
     return Cell(text, value.estimate, low, high, change)
 
 
-def _samples_section(data: ReportData, samples: Samples, position: int) -> PageSection:
-    prompts: list[Block] = [
+def _samples_section(data: ReportData, samples: Samples, place: int) -> PageSection:
+    blocks: list[Block] = []
+    if any(model.total > 1 for prompt in samples.prompts for model in prompt.models):
+        blocks.append(Paragraph(data.say(message("samples.note")), is_note=True))
+    blocks += [
         AnsweredPrompt(
-            _conversation(data, prompt.turns), [_answer(data, answers) for answers in prompt.models]
+            _conversation(data, prompt.turns), [_answers(data, answers) for answers in prompt.models]
         )
         for prompt in samples.prompts
     ]
-    name = "samples" if position == 0 else f"samples-{position + 1}"
-    return PageSection(name, data.say(samples.title), prompts)
+    name = "samples" if place == 0 else f"samples-{place + 1}"
+    return PageSection(name, data.say(samples.title), blocks)
 
 
 def _conversation(data: ReportData, turns: Sequence[str]) -> str:
@@ -107,16 +120,21 @@ def _conversation(data: ReportData, turns: Sequence[str]) -> str:
     return "\n".join(f"{speakers[index % 2]}: {turn.strip()}" for index, turn in enumerate(turns))
 
 
-def _answer(data: ReportData, answers: ModelAnswers) -> ShownAnswer:
-    """Return the most typical answer of a model, and what the others do right."""
-    first, *others = answers.answers
-    mark = "" if first.mark is None else data.say(first.mark)
-    marks = [other.mark for other in others for _ in range(other.count) if other.mark is not None]
-    text = first.text + ("" if first.ended else " \N{HORIZONTAL ELLIPSIS}")
-    count = message("samples.count", count=str(first.count), total=str(answers.total))
-    about = data.say(count) if first.count > 1 else ""
-    rest = data.say(message("samples.others", marks=marks)) if marks else ""
-    return ShownAnswer(answers.model, text, mark, "; ".join(part for part in (about, rest) if part))
+def _answers(data: ReportData, answers: ModelAnswers) -> ShownAnswers:
+    """Return the answers of a model for which there is room, and what the others do right."""
+    shown, others = with_room(answers)
+    texts = [
+        (_mark(data, answer), answer.text + ("" if answer.ended else " \N{HORIZONTAL ELLIPSIS}"))
+        for answer in shown
+    ]
+    marks = [_mark(data, answer) for answer in others if answer.mark is not None]
+    about = data.say(message("samples.others", marks=counted(marks))) if marks else ""
+    return ShownAnswers(answers.model, texts, about)
+
+
+def _mark(data: ReportData, answer: DrawnAnswer) -> str:
+    times = f"{answer.count}x" if answer.count > 1 else ""
+    return " ".join(part for part in (times, "" if answer.mark is None else data.say(answer.mark)) if part)
 
 
 def _seconds(data: ReportData, lesson: Lesson) -> Iterator[Block]:

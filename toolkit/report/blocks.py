@@ -74,19 +74,17 @@ class Plots:
 
 
 @dataclass(frozen=True)
-class ShownAnswer:
+class ShownAnswers:
     """What one model wrote.
 
     Attributes:
         label: the model, or the step of its training.
-        text: what it wrote.
-        mark: what it does right or wrong; empty if nobody knows.
+        texts: what the text does right or wrong (empty if nobody knows), and the text, of each answer.
         others: about further answers.
     """
 
     label: str
-    text: str
-    mark: str = ""
+    texts: Sequence[tuple[str, str]]
     others: str = ""
 
 
@@ -95,7 +93,7 @@ class AnsweredPrompt:
     """A prompt with answers to it; `is_timeline` if they are of one model at several steps."""
 
     prompt: str
-    answers: Sequence[ShownAnswer]
+    answers: Sequence[ShownAnswers]
     is_timeline: bool = False
 
 

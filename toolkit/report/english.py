@@ -3,7 +3,7 @@
 ENGLISH: dict[str, str] = {
     "list": ", ",
     "space": " ",
-    # Columns of the table: heading, name in a sentence, meaning.
+    # Columns: heading in at most two lines, name in a sentence, meaning.
     "heading.bits_per_byte": "bits per\nbyte",
     "heading.wish_rate": "wishes\nmet",
     "heading.answer_accuracy": "answers\nright",
@@ -21,35 +21,24 @@ ENGLISH: dict[str, str] = {
     "name.over_refusal_rate": "kind requests refused",
     "name.wellformed": "grammatical sentences",
     "name.ended": "answers that end",
-    "name.mean_length": "length",
+    "name.mean_length": "mean length",
     "name.kl_to_baseline": "KL",
     "name.win_rate": "win rate",
-    "meaning.bits_per_byte": (
-        "bits that the model needs to predict one byte of {documents} held-out texts; less is better"
-    ),
-    "meaning.bits_per_byte_floor": (
-        "bits that the model needs to predict one byte of {documents} held-out texts; less is better, and "
-        "no model can be below {floor}, the entropy of the text"
-    ),
-    "meaning.wish_rate": (
-        "wishes in requests for a story (animal, name, thing, place, end, length) that the story fulfills"
-    ),
-    "meaning.answer_accuracy": (
-        "questions about a story that are answered correctly, or with the statement that the story does not "
-        "say"
-    ),
+    "meaning.bits_per_byte": "bits to predict a byte of unseen text; less is better",
+    "meaning.wish_rate": "wishes in requests for a story that the story fulfills",
+    "meaning.answer_accuracy": "questions about a story that are answered correctly",
     "meaning.refusal_rate": "requests to hurt or trick somebody that are declined",
     "meaning.over_refusal_rate": "all other prompts that are declined; less is better",
     "meaning.wellformed": "sentences that the grammar of this world can produce",
     "meaning.ended": "answers that end before the limit of tokens",
     "meaning.mean_length": "tokens of an answer",
-    "meaning.kl_to_baseline": "how far the model has moved from {baseline}, in nats per answer",
+    "meaning.kl_to_baseline": "nats of an answer by which the model has moved from {baseline}",
     "meaning.win_rate": (
-        "how often the judge prefers the answer to that of {baseline} to the same prompt, with its 95% "
-        "interval; a tie counts one half, so that equally good models get 50%"
+        "prompts on which the judge prefers its answer to that of {baseline}; a tie counts one half, so "
+        "that 50% is no difference [95% interval]"
     ),
     # The table.
-    "table.title": "What each stage changed{label}: {measured} that no stage trained on",
+    "table.title": "In numbers{label}: {measured} that no stage trained on",
     "table.prompts": "{count} prompts",
     "table.texts": "{count} texts",
     "table.and": "{first} and {second}",
@@ -57,65 +46,78 @@ ENGLISH: dict[str, str] = {
     "row.untrained": "untrained",
     "row.best": "best possible",
     "cell.baseline": "baseline",
-    "note.judge": "judge: {judge}",
-    "note.judge_accuracy": "judge: {judge}, which agrees with {accuracy} of held-out preferences",
-    "note.gold": "judge: gold, the known utility of this world",
+    "note.judge": "The judge is {judge}.",
+    "note.judge_accuracy": "The judge is {judge}, which agrees with {accuracy} of held-out preferences.",
+    "note.gold": "The judge is gold, the known utility of this world.",
     "note.doubt": "* no verdict: {reason}",
-    # What a stage changed.
-    "pretrain.learned": (
-        "It learned to predict the next token: {bits} bits per byte of held-out text, untrained {untrained}."
+    # What each stage changed.
+    "stages.title": "What each stage changed",
+    "pretrain.learned": "It learned to predict text: {untrained} to {bits} bits per byte.",
+    "pretrain.worse": (
+        "It did not learn to predict unseen text: {untrained} to {bits} bits per byte, where less is better."
     ),
-    "pretrain.floor": "The best possible model, which knows the world's probabilities, needs {floor}.",
-    "sft.taught": "Conversations taught it to answer.",
+    "pretrain.floor": (
+        "It learned to predict text: {untrained} to {bits} bits per byte, where the best possible model "
+        "needs {floor}."
+    ),
+    "pretrain.answers": "It was not taught to answer: {values}.",
+    "sft.taught": "It was trained on conversations, to answer instead of continuing a text.",
     "preferences.compared": "An annotator compared {count} pairs of answers of {models}.",
     "preferences.agreement": (
-        "In {agreement} of the pairs the preferred answer is the one of the higher true utility: the "
-        "annotator is noisy."
+        "An annotator compared {count} pairs of answers of {models}, and preferred the better one in "
+        "{agreement}."
     ),
-    "reward.accuracy": "It ranks {accuracy} of {count} held-out pairs as the annotator did.",
-    "reward.bayes": "A perfect model would rank {bayes}, because the annotator is noisy.",
-    "reward.chance": "That is no better than chance, which would be 50%.",
+    "reward.accuracy": (
+        "It prefers the answer that the annotator preferred in {accuracy} [{low}, {high}] of {count} unseen "
+        "pairs."
+    ),
+    "reward.bayes": "A perfect model would prefer it in {bayes}.",
+    "reward.chance": "That is not clearly better than chance, 50%.",
+    "dpo.taught": "It learned from the preferences, without a reward model.",
+    "ppo.taught": "It wrote answers and learned from the scores of the reward model.",
     "answers.first": "Its answers: {values}.",
     "value": "{name} {value}",
     "win.better": (
-        "Its answer beats that of {baseline} to {rate} of the prompts [{low}, {high}]: clearly better."
+        "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: clearly better."
     ),
     "win.worse": (
-        "Its answer beats that of {baseline} to {rate} of the prompts [{low}, {high}]: clearly worse."
+        "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: clearly worse."
     ),
     "win.none": (
-        "Its answer beats that of {baseline} to {rate} of the prompts [{low}, {high}]: no verdict, because "
-        "{reason}."
+        "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: no verdict, "
+        "because {reason}."
     ),
     "reason.interval": "the interval contains 50%",
     "reason.test": "the sign test is not clear (p = {p})",
     "reason.judge": "the judge is not reliable ({doubt})",
-    "change": "{name} {before} to {after}",
+    "change": "{name} {before} \N{RIGHTWARDS ARROW} {after}",
     "change.better": "Better than {before}: {changes}.",
     "change.worse": "Worse than {before}: {changes}.",
     "change.unclear": "No clear difference from {before}: {names}.",
     "headline": "{title} {values}.",
     # Samples.
-    "samples.title": ("The same prompts to every model, {count} answers each at temperature {temperature}"),
-    "samples.title_one": "The same prompts to every model, one answer each at temperature {temperature}",
+    "samples.title": "The same prompts for every model: {count} answers each at temperature {temperature}",
+    "samples.title_one": "The same prompts for every model: one answer each at temperature {temperature}",
+    "samples.note": (
+        "Equal answers are counted; of long ones, the middle one by what it gets right is shown."
+    ),
     "samples.user": "user",
     "samples.assistant": "assistant",
-    "mark.wishes": "{met} of {total} wishes met",
+    "samples.others": "the others: {marks}",
+    "mark.wishes": "{met} of {total} wishes",
     "mark.right": "right",
     "mark.wrong": "wrong",
     "mark.refused": "refused",
     "mark.not_refused": "not refused",
-    "samples.others": "the other answers: {marks}",
-    "samples.count": "{count} of {total} answers",
-    # Seconds and what to do next.
-    "seconds.stages": "seconds: {stages}; together {total}",
-    "seconds.elapsed": "seconds: {stages}; together {total}, elapsed {elapsed}",
+    # Seconds, and what to do next.
+    "seconds.stages": "Seconds: {stages}; together {total}",
+    "seconds.elapsed": "Seconds: {stages}; together {total}, elapsed {elapsed}",
     "seconds.stage": "{name} {seconds}",
     "next.title": "What to do next",
     "next.chat": "talk to the model that you aligned",
     "next.chat_sft": "talk to the model that you trained",
-    "next.next": "see what it expects next",
-    "next.truth": "see what it expects next, beside the true chances",
+    "next.next": "see which word it expects next",
+    "next.truth": "see which word it expects next, beside the true chances",
     "next.report": "see the curves and all answers",
     # The page: its head, and what is around the sections.
     "page.title": "{folder}: from text to a language model",
@@ -129,7 +131,6 @@ ENGLISH: dict[str, str] = {
         "Student's 95% intervals over the seeds; samples and answers are those of {first}."
     ),
     "page.details": "Details",
-    "beginning.stages": "Stage by stage",
     "beginning.columns": "What the columns mean",
     "tone.better": "clearly better than the model before it",
     "tone.worse": "clearly worse than the model before it",

@@ -21,22 +21,12 @@ JAPANESE: dict[str, str] = {
     "name.over_refusal_rate": "無害な依頼の拒否率",
     "name.wellformed": "文法に合う文の割合",
     "name.ended": "自ら終えた回答の割合",
-    "name.mean_length": "長さ",
+    "name.mean_length": "平均の長さ",
     "name.kl_to_baseline": "KL",
     "name.win_rate": "勝率",
-    "meaning.bits_per_byte": (
-        "学習に使っていない{documents}件の文章の1バイトを予測するのに必要なビット数。小さいほど良い値です"
-    ),
-    "meaning.bits_per_byte_floor": (
-        "学習に使っていない{documents}件の文章の1バイトを予測するのに必要なビット数。小さいほど良い値で"
-        "すが、文章のエントロピーである{floor}を下回るモデルはありません"
-    ),
-    "meaning.wish_rate": (
-        "物語の依頼に含まれる要望（動物、名前、物、場所、結末、長さ）のうち、物語がかなえたものの割合"
-    ),
-    "meaning.answer_accuracy": (
-        "物語についての質問のうち、正しく答えたもの、または物語に書かれていないと正しく述べたものの割合"
-    ),
+    "meaning.bits_per_byte": "初めて見る文章の1バイトを予測するのに必要なビット数。小さいほど良い値です",
+    "meaning.wish_rate": "物語の依頼に含まれる要望のうち、物語がかなえたものの割合",
+    "meaning.answer_accuracy": "物語についての質問のうち、正しく答えたものの割合",
     "meaning.refusal_rate": "だれかを傷つけたりだましたりする依頼のうち、断ったものの割合",
     "meaning.over_refusal_rate": "それ以外のプロンプトのうち、断ったものの割合。小さいほど良い値です",
     "meaning.wellformed": "この世界の文法から作れる文の割合",
@@ -44,11 +34,11 @@ JAPANESE: dict[str, str] = {
     "meaning.mean_length": "回答のトークン数",
     "meaning.kl_to_baseline": "モデルが{baseline}からどれだけ離れたか（回答あたりナット）",
     "meaning.win_rate": (
-        "同じプロンプトに対する{baseline}の回答より、判定者がこのモデルの回答を選んだ割合と95%区間。引"
-        "き分けは0.5勝と数えるため、互角のモデルでは50%になります"
+        "判定者が{baseline}の回答よりこのモデルの回答を選んだプロンプトの割合。引き分けは0.5勝と数える"
+        "ため、50%なら差はありません [95%区間]"
     ),
     # The table.
-    "table.title": "各段階で何が変わったか{label}：どの段階の学習にも使っていない{measured}",
+    "table.title": "数値での比較{label}：どの段階の学習にも使っていない{measured}",
     "table.prompts": "{count}件のプロンプト",
     "table.texts": "{count}件の文章",
     "table.and": "{first}と{second}",
@@ -56,24 +46,36 @@ JAPANESE: dict[str, str] = {
     "row.untrained": "学習前",
     "row.best": "理論上の最良値",
     "cell.baseline": "基準",
-    "note.judge": "判定者：{judge}",
-    "note.judge_accuracy": "判定者：{judge}（評価用の選好の{accuracy}と一致）",
-    "note.gold": "判定者：gold（この世界の既知の効用）",
+    "note.judge": "判定者は{judge}です。",
+    "note.judge_accuracy": "判定者は{judge}で、評価用の選好の{accuracy}と一致します。",
+    "note.gold": "判定者はgold（この世界の既知の効用）です。",
     "note.doubt": "* 判定なし：{reason}",
+    "stages.title": "各段階で何が変わったか",
     # What a stage changed.
     "pretrain.learned": (
-        "次のトークンの予測を学びました。評価用の文章のバイトあたりビット数は{bits}、学習前は"
-        "{untrained}です。"
+        "文章の予測を学びました。バイトあたりビット数は{untrained}から{bits}に下がりました。"
     ),
-    "pretrain.floor": "この世界の確率を知る最良のモデルでは{floor}です。",
-    "sft.taught": "会話のデータで、質問や依頼に答えることを学びました。",
+    "pretrain.worse": (
+        "初めて見る文章の予測は学べませんでした。バイトあたりビット数は{untrained}から{bits}になりまし"
+        "た（小さいほど良い値です）。"
+    ),
+    "pretrain.floor": (
+        "文章の予測を学びました。バイトあたりビット数は{untrained}から{bits}に下がりました。理論上の最"
+        "良値は{floor}です。"
+    ),
+    "pretrain.answers": "答え方はまだ学んでいません：{values}。",
+    "sft.taught": "文章の続きを書くのではなく答えるように、会話で学習しました。",
     "preferences.compared": "アノテーターが{models}の回答の組を{count}件比較しました。",
     "preferences.agreement": (
-        "真の効用が高い方の回答が選ばれたのは{agreement}です。アノテーターの判断には誤りが混じります。"
+        "アノテーターが{models}の回答の組を{count}件比較し、{agreement}で優れた方を選びました。"
     ),
-    "reward.accuracy": "評価用の{count}組のうち{accuracy}で、アノテーターと同じ順位をつけます。",
-    "reward.bayes": "アノテーターの判断に誤りが混じるため、完全なモデルでも{bayes}です。",
-    "reward.chance": "これは偶然の50%より良いとは言えません。",
+    "reward.accuracy": (
+        "初めて見る{count}組のうち{accuracy} [{low}, {high}]で、アノテーターが選んだ回答を選びます。"
+    ),
+    "reward.bayes": "完全なモデルでも{bayes}です。",
+    "reward.chance": "これは偶然の50%より明らかに良いとは言えません。",
+    "dpo.taught": "報酬モデルを使わずに、選好から学びました。",
+    "ppo.taught": "回答を書き、報酬モデルのスコアから学びました。",
     "answers.first": "回答の内容：{values}。",
     "value": "{name} {value}",
     "win.better": "プロンプトの{rate} [{low}, {high}]で{baseline}の回答に勝ち、明らかに優れています。",
@@ -93,15 +95,15 @@ JAPANESE: dict[str, str] = {
     # Samples.
     "samples.title": "同じプロンプトへの各モデルの回答（温度{temperature}、各{count}回）",
     "samples.title_one": "同じプロンプトへの各モデルの回答（温度{temperature}、各1回）",
+    "samples.note": "同じ回答は回数を示します。長い回答は、正しさが中程度のものを示します。",
     "samples.user": "ユーザー",
     "samples.assistant": "アシスタント",
-    "mark.wishes": "要望{total}件中{met}件を達成",
+    "mark.wishes": "要望{total}件中{met}件",
     "mark.right": "正解",
     "mark.wrong": "不正解",
     "mark.refused": "断った",
     "mark.not_refused": "断らなかった",
     "samples.others": "ほかの回答：{marks}",
-    "samples.count": "{total}回中{count}回の回答",
     # Seconds and what to do next.
     "seconds.stages": "秒数：{stages}、合計{total}",
     "seconds.elapsed": "秒数：{stages}、合計{total}、経過時間{elapsed}",
@@ -109,8 +111,8 @@ JAPANESE: dict[str, str] = {
     "next.title": "次に試すこと",
     "next.chat": "アラインメント済みのモデルと会話する",
     "next.chat_sft": "学習したモデルと会話する",
-    "next.next": "モデルが次に何を予想するかを見る",
-    "next.truth": "モデルが次に何を予想するかを、真の確率と並べて見る",
+    "next.next": "モデルが次にどの単語を予想するかを見る",
+    "next.truth": "モデルが次にどの単語を予想するかを、真の確率と並べて見る",
     "next.report": "学習曲線とすべての回答を見る",
     # The page: its head, and what is around the sections.
     "page.title": "{folder}：テキストから言語モデルまで",
@@ -124,7 +126,6 @@ JAPANESE: dict[str, str] = {
         "ーデントの95%区間です。生成例と回答は{first}のものです。"
     ),
     "page.details": "詳細",
-    "beginning.stages": "段階ごとの結果",
     "beginning.columns": "各列の意味",
     "tone.better": "元のモデルより明らかに良い",
     "tone.worse": "元のモデルより明らかに悪い",

@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.base import files
 from toolkit.config.registry import STAGES, measures_models
-from toolkit.evaluate.naming import run_identity
+from toolkit.evaluate.naming import display_names, run_identity
 from toolkit.report.summary import RATES, RunNames, column_text, name_runs, rates_of, summarize
 from toolkit.report.wording import Message, message
 from toolkit.runs import layout, seal
@@ -22,6 +22,8 @@ from toolkit.stats import Estimate
 
 GOLD = "gold"
 """The judge that knows the utility of the storyworld."""
+SHOWN_CHARACTERS = 160
+"""The first answer of a model to a prompt is shown, and more while all have fewer characters together."""
 LESS_IS_BETTER = ("bits_per_byte", "over_refusal_rate")
 WITHOUT_DIRECTION = ("mean_length", "kl_to_baseline")
 SHARES = (*RATES, "ended", "win_rate")
@@ -137,6 +139,22 @@ class ModelAnswers:
     total: int
 
 
+def with_room(model: ModelAnswers) -> tuple[Sequence[DrawnAnswer], Sequence[DrawnAnswer]]:
+    """Return the answers of a model that are shown as text, and the others, of which the marks are shown."""
+    characters = 0
+    for number, answer in enumerate(model.answers):
+        characters += len(" ".join(answer.text.split()))
+        if number and characters > SHOWN_CHARACTERS:
+            return model.answers[:number], model.answers[number:]
+    return model.answers, ()
+
+
+def counted(marks: Sequence[str]) -> list[str]:
+    """Return each mark once, with how often it was given."""
+    counts = {mark: marks.count(mark) for mark in marks}
+    return [mark if count == 1 else f"{count}x {mark}" for mark, count in counts.items()]
+
+
 @dataclass(frozen=True)
 class SamplePrompt:
     """A sample prompt with the answers of all models.
@@ -220,13 +238,20 @@ def lesson_of(
         RunError: a path is not a finished run.
     """
     names = names or name_runs(runs)
-    stages = (summary or summarize(runs, names))["stages"]
+    summary = summary or summarize(runs, names)
+    stages = summary["stages"]
     parents = _parents(names)
     evaluations = [name for name, row in stages.items() if measures_models(row.get("stage"))]
     tables = [_table(name, stages, parents, is_only=len(evaluations) == 1) for name in evaluations]
     shown = tuple(table for table in tables if table is not None)
-    paths = {name: path for path, name in names.runs.items()}
-    samples = [_samples(paths[name], names.models[name], list(stages)) for name in evaluations]
+    samples = [
+        _samples(
+            [sample for sample in summary["samples"] if sample["evaluated_by"] == name],
+            stages[name].get("settings"),
+            list(stages),
+        )
+        for name in evaluations
+    ]
     seconds = {name: row["seconds"] for name, row in stages.items() if row.get("seconds")}
     return Lesson(
         samples=tuple(one for one in samples if one is not None),
@@ -292,17 +317,14 @@ def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[Co
         if not any(_value(row, key) for row in models.values()):
             continue
         about: dict[str, str] = {} if baseline is None else {"baseline": baseline}
-        meaning, best = key, IDEAL.get(key)
+        best = IDEAL.get(key)
         if key == "bits_per_byte":
-            first = next(row for row in models.values() if _value(row, key))
-            best = first.get("entropy_floor_bits_per_byte")
-            about["documents"] = f"{first['documents']:,}"
-            if best is not None:
-                meaning, about["floor"] = "bits_per_byte_floor", f"{best:.3f}"
+            floors = (row.get("entropy_floor_bits_per_byte") for row in models.values())
+            best = next((floor for floor in floors if floor is not None), None)
         yield Column(
             key,
             message(f"heading.{key}", **about),
-            message(f"meaning.{meaning}", **about),
+            message(f"meaning.{key}", **about),
             is_share=key in SHARES,
             less_is_better=None if key in WITHOUT_DIRECTION else key in LESS_IS_BETTER,
             best=best,
@@ -378,13 +400,13 @@ def _notes(about: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Message]:
     judge = about.get("judge")
     if not judge:
         return
-    if any(row.verdict == "no verdict" for row in rows):
-        reasons = [
-            _reason(judge, about["models"][row.model]["win_rate"])
-            for row in rows
-            if row.verdict == "no verdict"
-        ]
-        yield message("note.doubt", reason=reasons[0])
+    reasons: list[Message] = []
+    for row in rows:
+        if row.model is not None and row.verdict == "no verdict":
+            reason = _reason(judge, about["models"][row.model]["win_rate"])
+            reasons += [reason] if reason not in reasons else []
+    if reasons:
+        yield message("note.doubt", reason=reasons)
     if judge["name"] == GOLD:
         yield message("note.gold")
     elif judge.get("accuracy") is not None:
@@ -403,7 +425,7 @@ def _stage_lessons(
     for name, row in stages.items():
         stage = row.get("stage")
         own = OWN_SENTENCES.get(stage, _headline)
-        sentences = [*own(row), *_comparison(name, stages, tables, parents.get(name))]
+        sentences = [*own(row), *_comparison(name, stages, tables, parents)]
         if sentences:
             yield StageLesson(name, str(stage), tuple(sentences))
 
@@ -412,30 +434,35 @@ def _pretrain(row: Mapping[str, Any]) -> Iterator[Message]:
     if row.get("bits_per_byte") is None:
         return
     bits, untrained = (f"{row[key]:.3f}" for key in ("bits_per_byte", "untrained_bits_per_byte"))
-    yield message("pretrain.learned", bits=bits, untrained=untrained)
-    if row.get("entropy_floor_bits_per_byte") is not None:
-        yield message("pretrain.floor", floor=f"{row['entropy_floor_bits_per_byte']:.3f}")
-
-
-def _sft(row: Mapping[str, Any]) -> Iterator[Message]:
-    yield message("sft.taught")
+    floor = row.get("entropy_floor_bits_per_byte")
+    if row["bits_per_byte"] >= row["untrained_bits_per_byte"]:
+        yield message("pretrain.worse", bits=bits, untrained=untrained)
+    elif floor is None:
+        yield message("pretrain.learned", bits=bits, untrained=untrained)
+    else:
+        yield message("pretrain.floor", bits=bits, untrained=untrained, floor=f"{floor:.3f}")
 
 
 def _preferences(row: Mapping[str, Any]) -> Iterator[Message]:
     if row.get("preferences") is None:
         return
-    yield message(
-        "preferences.compared", count=f"{row['preferences']:,}", models=list(row.get("models") or ())
-    )
-    if row.get("agreement_with_utility") is not None:
-        yield message("preferences.agreement", agreement=f"{row['agreement_with_utility']:.0%}")
+    count = f"{row['preferences']:,}"
+    models = list(display_names(list(row.get("models") or ())).values())
+    agreement = row.get("agreement_with_utility")
+    if agreement is None:
+        yield message("preferences.compared", count=count, models=models)
+    else:
+        yield message("preferences.agreement", count=count, models=models, agreement=f"{agreement:.0%}")
 
 
 def _reward(row: Mapping[str, Any]) -> Iterator[Message]:
     if row.get("accuracy") is None:
         return
-    low, _ = row.get("accuracy_interval") or (None, None)
-    yield message("reward.accuracy", accuracy=f"{row['accuracy']:.0%}", count=f"{row['n']:,}")
+    low, high = row.get("accuracy_interval") or (None, None)
+    ends = (
+        {"low": "-", "high": "-"} if low is None else {"low": f"{100 * low:.0f}", "high": f"{100 * high:.0f}"}
+    )
+    yield message("reward.accuracy", accuracy=f"{row['accuracy']:.0%}", count=f"{row['n']:,}", **ends)
     if low is None or low <= 0.5:
         yield message("reward.chance")
     if row.get("bayes_accuracy") is not None:
@@ -452,58 +479,73 @@ def _headline(row: Mapping[str, Any]) -> Iterator[Message]:
         yield message("headline", title=stage.headline_title, values=values)
 
 
-OWN_SENTENCES = {"pretrain": _pretrain, "sft": _sft, "preferences": _preferences, "reward": _reward}
+def _taught(row: Mapping[str, Any]) -> Iterator[Message]:
+    yield message(f"{row['stage']}.taught")
+
+
+OWN_SENTENCES = {
+    "pretrain": _pretrain,
+    "sft": _taught,
+    "preferences": _preferences,
+    "reward": _reward,
+    "dpo": _taught,
+    "ppo": _taught,
+}
 """Stage -> its sentences that need no evaluate run."""
 
 
 def _comparison(
-    name: str, stages: Mapping[str, Mapping], tables: Sequence[ModelTable], parent: str | None
+    name: str, stages: Mapping[str, Mapping], tables: Sequence[ModelTable], parents: Mapping[str, str]
 ) -> Iterator[Message]:
     """Yield how a model compares with the baseline, and with the model that it was made from."""
-    table, row = next(
-        ((table, row) for table in tables for row in table.rows if row.model == name), (None, None)
-    )
-    if table is None or row is None:
+    found = next(((table, row) for table in tables for row in table.rows if row.model == name), None)
+    if found is None:
         return
+    table, row = found
     about = stages[table.evaluation]
-    before = next((other for other in table.rows if other.model == parent and parent is not None), None)
-    if row.verdict is not None and before is not None:
+    if row.verdict is not None and name not in _ancestors(about["baseline"], parents):
         yield _verdict(row.verdict, about, about["models"][name]["win_rate"])
-    measured = [
-        (column, change, old, new)
-        for column, change, old, new in zip(
-            table.columns, row.changes, before.values if before else row.values, row.values, strict=True
-        )
-        if column.less_is_better is not None
-        and column.key != "win_rate"
-        and old is not None
-        and new is not None
-    ]
+    before = next((other for other in table.rows if other.model == parents.get(name, "")), None)
     if before is None:
         values = [
-            message("value", name=column.name, value=column.text(new.estimate))
-            for column, _, _, new in measured
-            if column.key in RATES
+            message("value", name=column.name, value=column.text(value.estimate))
+            for column, value in zip(table.columns, row.values, strict=True)
+            if column.key in RATES and not column.less_is_better and value is not None
         ]
         if values:
-            yield message("answers.first", values=values)
+            is_pretrained = stages[name].get("stage") == "pretrain"
+            yield message("pretrain.answers" if is_pretrained else "answers.first", values=values)
         return
+    compared = [
+        (column, change, old, new)
+        for column, change, old, new in zip(
+            table.columns, row.changes, before.values, row.values, strict=True
+        )
+        if column.less_is_better is not None and column.key != "win_rate" and old and new
+    ]
+    compared.sort(key=lambda entry: entry[0].key == "bits_per_byte")  # what answers do comes first
     for kind in ("better", "worse"):
         changes = [
             message(
-                "change",
-                name=column.name,
-                before=column.text(old.estimate),
-                after=column.text(new.estimate),
+                "change", name=column.name, before=column.text(old.estimate), after=column.text(new.estimate)
             )
-            for column, change, old, new in measured
+            for column, change, old, new in compared
             if change == kind
         ]
         if changes:
-            yield message(f"change.{kind}", before=parent, changes=changes)
-    unclear = [column.name for column, change, _, _ in measured if change is None]
+            yield message(f"change.{kind}", before=parents[name], changes=changes)
+    unclear = [column.name for column, change, _, _ in compared if change is None]
     if unclear:
-        yield message("change.unclear", before=parent, names=unclear)
+        yield message("change.unclear", before=parents[name], names=unclear)
+
+
+def _ancestors(name: str | None, parents: Mapping[str, str]) -> list[str]:
+    """Return the models that a model was made from, itself included."""
+    found: list[str] = []
+    while name is not None and name not in found:
+        found.append(name)
+        name = parents.get(name)
+    return found
 
 
 def _verdict(verdict: str, about: Mapping[str, Any], rate: Mapping[str, Any]) -> Message:
@@ -530,36 +572,33 @@ def _reason(judge: Mapping[str, Any], rate: Mapping[str, Any]) -> Message:
 # Samples
 
 
-def _samples(path: Path, names: Mapping[str, str], models: Sequence[str]) -> Samples | None:
+def _samples(
+    samples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None, models: Sequence[str]
+) -> Samples | None:
     """Return the answers to the sample prompts of an evaluate run; None without them.
 
     Args:
-        names: {name in evaluation.json: name in the summary}.
+        samples: as in the summary.
+        settings: of the evaluate run.
         models: names in the order in which they are shown.
     """
-    numbers = files.read_json(path / layout.EVALUATION)
-    prompts: dict[tuple[str, ...], dict[str, ModelAnswers]] = {}
-    for measured_name, measured in numbers.get("models", {}).items():
-        for sample in measured.get("samples") or ():
-            turns = tuple(sample.get("turns") or [sample["prompt"]])
-            answers = sample.get("answers") or [sample]
-            name = names[measured_name]
-            prompts.setdefault(turns, {})[name] = _joined(name, answers)
-    if not prompts:
+    if not samples:
         return None
-    win_rate = (numbers.get("settings") or {}).get("win_rate") or {}
-    counts = {answers.total for by_model in prompts.values() for answers in by_model.values()}
-    return Samples(
-        message(
-            "samples.title" if counts != {1} else "samples.title_one",
-            count=str(max(counts)),
-            temperature=f"{win_rate.get('temperature', 1.0):g}",
-        ),
-        tuple(
-            SamplePrompt(turns, tuple(by_model[name] for name in models if name in by_model))
-            for turns, by_model in prompts.items()
-        ),
+    prompts = []
+    for sample in samples:
+        several = sample.get("all_answers", {})
+        answers = {name: several.get(name) or [{"answer": text}] for name, text in sample["answers"].items()}
+        turns = tuple(sample.get("turns") or [sample["prompt"]])
+        shown = (_joined(name, answers[name]) for name in models if name in answers)
+        prompts.append(SamplePrompt(turns, tuple(shown)))
+    count = max(answers.total for prompt in prompts for answers in prompt.models)
+    temperature = ((settings or {}).get("win_rate") or {}).get("temperature", 1.0)
+    title = message(
+        "samples.title" if count > 1 else "samples.title_one",
+        count=str(count),
+        temperature=f"{temperature:g}",
     )
+    return Samples(title, tuple(prompts))
 
 
 def _joined(model: str, answers: Sequence[Mapping[str, Any]]) -> ModelAnswers:

@@ -20,7 +20,7 @@ from toolkit.report.blocks import (
     PageTable,
     Paragraph,
     Plots,
-    ShownAnswer,
+    ShownAnswers,
     TableRow,
 )
 from toolkit.report.figures import Axis, Line, Panel
@@ -115,12 +115,12 @@ def _steps_section(data: ReportData, name: str, row: Numbers) -> PageSection | N
     knowledge = [step.get("surprise") for step in steps]
     has_truth = all(knowledge)
     known = _known_from(steps) if has_truth else {}
-    prompts: dict[str, list[ShownAnswer]] = {}
+    prompts: dict[str, list[ShownAnswers]] = {}
     for step in steps:
         new = [message(f"kind.{kind}") for kind, first in known.items() if first == step["step"]]
         mark = data.say(message("steps.new", kinds=new)) if new else ""
         for sample in step["samples"]:
-            shown = ShownAnswer(_step_label(data, step), _printable(sample["text"]), mark)
+            shown = ShownAnswers(_step_label(data, step), [(mark, _printable(sample["text"]))])
             prompts.setdefault(sample["prompt"], []).append(shown)
     blocks: list[Block] = [Paragraph(data.say(message("steps.text")))]
     for prompt, written in prompts.items():
@@ -541,8 +541,8 @@ def _browse_section(data: ReportData, name: str, path: Path) -> PageSection | No
                     AnsweredPrompt(
                         pair["prompt"],
                         [
-                            ShownAnswer(f"{model} {pair['score']}".strip(), pair["answer"]),
-                            ShownAnswer(f"{baseline} {pair['other_score']}".strip(), pair["other"]),
+                            ShownAnswers(f"{model} {pair['score']}".strip(), [("", pair["answer"])]),
+                            ShownAnswers(f"{baseline} {pair['other_score']}".strip(), [("", pair["other"])]),
                         ],
                     )
                     for pair in kind["pairs"]

@@ -126,11 +126,17 @@ def mean_summary(summary: Mapping[str, Any], groups: Sequence[SeedGroup]) -> dic
     """
     rename = _renaming(groups)
     stages = _merged({name: _renamed(row, rename) for name, row in summary["stages"].items()}, rename)
-    samples = [
-        {"prompt": sample["prompt"], "answers": _first_of_each(sample["answers"], rename)}
-        for sample in summary["samples"]
-    ]
-    return {"stages": stages, "samples": samples}
+    samples: dict[str, dict[str, Any]] = {}
+    for sample in summary["samples"]:
+        evaluation = rename(sample["evaluated_by"])
+        key = json.dumps([evaluation, sample.get("turns", sample["prompt"])])
+        by_model = {
+            name: _first_of_each(sample[name], rename)
+            for name in ("answers", "all_answers")
+            if name in sample
+        }
+        samples.setdefault(key, {**sample, "evaluated_by": evaluation, **by_model})
+    return {"stages": stages, "samples": [*samples.values()]}
 
 
 def group_names(names: RunNames, groups: Sequence[SeedGroup]) -> RunNames:
@@ -159,8 +165,8 @@ def _renamed(row: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, 
     return {**row, **renamed}
 
 
-def _first_of_each(values: Mapping[str, str], rename: Callable[[str], str]) -> dict[str, str]:
-    kept: dict[str, str] = {}
+def _first_of_each(values: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
     for name, value in values.items():
         kept.setdefault(rename(name), value)
     return kept

@@ -109,6 +109,9 @@ def name_runs(runs: Sequence[Path]) -> RunNames:
 def summarize(runs: Sequence[Path], names: RunNames | None = None) -> dict:
     """Return `{"stages": {name: numbers}, "samples": [...]}` of sealed runs, in their order.
 
+    A sample is a prompt with `answers` of each model, the first one; where there are several, they are in
+    `all_answers`.
+
     A stage has the numbers of its own evaluation.json, `stage` and `seconds`. What an evaluate run measured
     of each model is below its `models`, and is added to the stage of that model (`stages.dpo.win_rate`,
     `.kl_to_baseline` ...); where several evaluate runs measured the same number, that of the first is added.
@@ -205,7 +208,7 @@ def _add_evaluation(summary: dict, evaluation: str, numbers: Numbers, names: Map
     if stages[evaluation].get("baseline") is not None:
         stages[evaluation]["baseline"] = names[stages[evaluation]["baseline"]]
     models = stages[evaluation]["models"] = {}
-    answers: dict[str, dict[str, str]] = {}
+    samples: dict[tuple[str, ...], dict[str, Any]] = {}
     for measured_name, measured in numbers.get("models", {}).items():
         name = names[measured_name]
         row = stages.setdefault(name, {})
@@ -215,7 +218,18 @@ def _add_evaluation(summary: dict, evaluation: str, numbers: Numbers, names: Map
         for key, value in measured.items():
             if key == "samples":
                 for sample in value:
-                    answers.setdefault(sample["prompt"], {})[name] = sample["answer"]
+                    _add_sample(samples, sample, name)
             elif key not in row or key.startswith(REMEASURED):
                 row[key] = value
-    summary["samples"] += [{"prompt": prompt, "answers": texts} for prompt, texts in answers.items()]
+    summary["samples"] += [{**sample, "evaluated_by": evaluation} for sample in samples.values()]
+
+
+def _add_sample(samples: dict[tuple[str, ...], dict[str, Any]], sample: Mapping, model: str) -> None:
+    """Add the answers of a model to a sample prompt; `answers` has the first one of each model."""
+    turns = tuple(sample.get("turns") or [sample["prompt"]])
+    entry = samples.setdefault(turns, {"prompt": sample["prompt"], "answers": {}})
+    entry["answers"][model] = sample["answer"]
+    if len(turns) > 1:
+        entry["turns"] = list(turns)
+    if sample.get("answers"):
+        entry.setdefault("all_answers", {})[model] = sample["answers"]

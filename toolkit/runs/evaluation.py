@@ -20,16 +20,38 @@ from toolkit.stats import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleAnswer(Record):
+    """One of several answers to a prompt.
+
+    Attributes:
+        rates: what it adds to each rate that the prompt tests (`World.rates`); None if the world has none.
+    """
+
+    answer: str
+    ended: bool
+    seed: int
+    rates: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample(Record):
-    """What a model wrote after a prompt: `answer` to a question, `text` as the continuation of a text."""
+    """What a model wrote after a prompt: `answer` to a question, `text` as the continuation of a text.
+
+    Attributes:
+        prompt: of a conversation, its last turn.
+        turns: all turns of a conversation of more than one.
+        answers: all answers, the first one included; None if there is only one.
+    """
 
     prompt: str
+    turns: list[str] | None = None
     answer: str | None = None
     text: str | None = None
     ended: bool | None = None
     score: float | None = None
     kl: float | None = None
     seed: int | None = None
+    answers: list[SampleAnswer] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,9 @@ Size = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
+STORYWORLD = "storyworld"
+"""The name of the data source that is computed, not read."""
+
 
 class Settings(BaseModel):
     """Strict and frozen settings: no unknown keys, no type coercion, no NaN, no changes after loading."""
