@@ -61,7 +61,7 @@ def toy(tmp_path, monkeypatch):
         notes=(Note("It grips {n} times.", key="n"), Note("No grip.", key="absent")),
         row_title="grip",
         row=(Column("strength of the grip", "grip"),),
-        cards=(Card("grip", "grip of the toy", limit="n", limit_label="; at best {}"),),
+        cards=(Card("grip", "grip of the toy", limit="n", limit_label="; at best {limit}"),),
         headline_title="a firm grip?",
         headline=(Column("grip of the toy", "grip"), Column("grips", "n", count=True)),
     )
@@ -107,7 +107,7 @@ def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
     assert "a firm grip?" in shown and "0.250" in shown
     assert main.main(["report", str(tmp_path / "runs" / "t")]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
-    assert "learning to grip" in page and "A toy that grips. It grips 3 times." in page
+    assert "learning to grip" in page and "A toy that grips." in page and "It grips 3 times." in page
     assert "No grip." not in page and "strength of the grip" in page
     assert "grip of the toy; at best 3.000" in page
     assert "text-generation" in model_card(run, "owner/toy")

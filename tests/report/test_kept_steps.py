@@ -15,7 +15,13 @@ def test_the_page_shows_what_was_written_at_each_kept_step(seeds):
     ]
     edit(run, lambda numbers: numbers | {"kept_steps": steps})
     page = write_report([run], seeds / "report.html").read_text(encoding="utf-8")
-    shown = ["What pretrain wrote while it learned", "0 tokens", "10,240 tokens", "512,000 tokens", "a fox."]
+    shown = [
+        "What pretrain wrote while it learned",
+        "before the training",
+        "10,240 tokens",
+        "512,000 tokens",
+        "a fox.",
+    ]
     places = [page.index(text) for text in shown]
     assert places == sorted(places)
     assert "q\ufffd&lt;b&gt;" in page and "\x18" not in page

@@ -35,4 +35,4 @@ def test_rates_are_shown_where_they_were_measured(seeds):
     assert "what the answers do" in table and "unkind refused" in table and "87.5" in table
     assert "wishes met" not in table  # not measured
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
-    assert "What do the answers do?" in page and "<td>87.5% [75.0, 100.0]</td>" in page
+    assert "What do the answers do?" in page and "87.5% [75.0,\N{NO-BREAK SPACE}100.0]</td>" in page

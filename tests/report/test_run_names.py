@@ -81,9 +81,9 @@ def test_every_evaluate_run_of_a_model_has_its_own_table(seeds):
     for words in ("against sft on 8 unseen prompts (evaluate)", "against dpo on 8 unseen prompts (again)"):
         assert words in text.getvalue()
     assert "25.0% [12.5, 37.5]" in text.getvalue() and "7.125" in text.getvalue()
-    for words in ("Who gives the better answer? (again)", "dpo wins against sft (evaluate), 95%"):
+    for words in ("Who gives the better answer? (again)", "Who gives the better answer? (evaluate)"):
         assert words in page
-    assert "<td>25.0% [12.5, 37.5] (no verdict)</td>" in page
+    assert "25.0% [12.5,\N{NO-BREAK SPACE}37.5] (no verdict)</td>" in page
 
 
 def test_runs_three_levels_deep(seeds):
@@ -121,13 +121,13 @@ def test_page_distinguishes_runs_with_the_same_name(seeds):
     runs = [seeds / seed / stage for seed in ("s1", "s2") for stage in STAGES]
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
     assert "<h1>exp: from text to an aligned model</h1>" in page
+    assert "<h2>s1/ppo, s2/ppo: aligned by reinforcement learning</h2>" in page  # one section for each stage
     for seed in ("s1", "s2"):
-        assert f"<h2>{seed}/ppo: aligned by reinforcement learning</h2>" in page
-        assert f"<td>{seed}/ppo</td>" in page  # provenance
-        assert f"<h3>{seed}/dpo against {seed}/sft</h3>" in page
+        assert f'scope="row">{seed}/ppo</th>' in page
+        assert f"{seed}/dpo and {seed}/sft tied" in page or f"{seed}/dpo won against {seed}/sft" in page
         assert f"Each model and {seed}/sft answered" in page
         assert f'<section id="win-rates-{seed}/evaluate">' in page
-    assert "<td>75.0% [62.5, 87.5]</td>" in page
+    assert "75% [62,\N{NO-BREAK SPACE}88]" in page and "75.0% [62.5,\N{NO-BREAK SPACE}87.5]" in page
     assert page.count('"score": 9.25') + page.count("&#34;score&#34;: 9.25") == 1
 
 
@@ -136,7 +136,7 @@ def test_report_of_two_folders_is_in_their_common_parent(seeds, capsys, monkeypa
     assert main.main(["report", "exp/s1/ppo", "exp/s2", "exp/s2/ppo"]) == 0
     assert capsys.readouterr().out == "exp/report.html\n"
     page = (seeds / "report.html").read_text(encoding="utf-8")
-    assert page.count("<h2>s2/ppo: aligned") == page.count("<h2>s1/ppo: aligned") == 1
+    assert page.count("<h2>s1/ppo, s2/ppo: aligned") == 1
     assert main.main(["report", "exp/s1"]) == 0
     assert capsys.readouterr().out == "exp/s1/report.html\n"
 

@@ -9,7 +9,9 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, wins
 from toolkit.inference.reward_scores import score_ids
-from toolkit.stages import reward_quality, reward_table
+from toolkit.report import reward_table
+from toolkit.report.wording import say
+from toolkit.stages import reward_quality
 
 END, PAD = 1, 2
 
@@ -142,7 +144,7 @@ def test_table_lists_the_measurements(model):
     held_out = preferences()
     held_out.probability, held_out.utility_margin = [0.7] * 40, [1.0] * 40
     metrics = reward_quality.measure(model, held_out, pad_id=PAD, seed=0)
-    rows = dict(reward_table.table_rows(metrics))
+    rows = {say(label): say(value) for label, value in reward_table.table_rows(metrics)}
     assert rows["the best possible (Bayes)"] == "70.0%"
     assert rows["where annotators agree 70% to 80%"].endswith("of 40; Bayes 70%")
     assert rows["padding changes at most"] == f"{metrics.padding:.1e}"

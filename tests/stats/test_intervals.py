@@ -29,6 +29,15 @@ def test_bootstrap_mean_agrees_with_the_t_interval_on_normal_data():
     assert result.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
+def test_student_mean_matches_scipy():
+    values = [0.61, 0.7, 0.66, 0.72]
+    result = stats.student_mean(values)
+    low, high = scipy_stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy_stats.sem(values))
+    assert (result.estimate, result.n) == (pytest.approx(0.6725), 4)
+    assert (result.low, result.high) == (pytest.approx(low), pytest.approx(high))
+    assert stats.student_mean([0.5]).interval == [None, None]
+
+
 def test_chunked_resampling_gives_the_same_interval(monkeypatch):
     values = np.arange(30.0)
     whole = stats.bootstrap_mean(values, seed=3)

@@ -170,7 +170,7 @@ class RunView(os.PathLike[str]):
 
     def _repr_html_(self) -> str:
         """A table of what it is and measured, and its curves, for a notebook."""
-        from toolkit.report import curves, figures  # matplotlib: 0.5 s
+        from toolkit.report import curves  # matplotlib: 0.5 s
 
         if not self.exists:
             return f"<p>{html.escape(repr(self))}</p>"
@@ -184,7 +184,7 @@ class RunView(os.PathLike[str]):
                 rows += _estimate_rows(measured.compared)
                 rate = measured.compared.win_rate
                 rows += [("win rate", f"{estimate_text(rate)}, {rate.verdict}")] if rate is not None else []
-        figure = curves.draw(self.stage, figures.read_metrics(self.path), numbers) or ""
+        figure = curves.draw(self.stage, curves.read_metrics(self.path), numbers) or ""
         body = "".join(
             f'<tr><th style="text-align:left">{html.escape(name)}</th>'
             f'<td style="text-align:left">{html.escape(text)}</td></tr>'

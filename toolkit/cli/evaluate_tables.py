@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.cli.number_table import number_table
+from toolkit.report import reward_table
 from toolkit.report.summary import RATES, measured_rates
+from toolkit.report.wording import say
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
-from toolkit.stages import reward_table
 from toolkit.stats import estimate_text, interval_text, kl_text
 
 
@@ -126,7 +127,7 @@ def show_reward_models(results: ModelComparison) -> None:
         table.add_column(no_wrap=True)
         table.add_column(justify="right", no_wrap=True)
         for row in reward_table.table_rows(metrics):
-            table.add_row(*row)
+            table.add_row(*(say(cell) for cell in row))
         console.print(table)
 
 

@@ -25,11 +25,11 @@ from toolkit.report.lesson import (
     Row,
     SamplePrompt,
     Seconds,
+    counted,
+    with_room,
 )
 from toolkit.report.wording import Message, message, say
 
-SHOWN_CHARACTERS = 160
-"""The first answer of a model to a prompt is shown, and more while all have fewer characters together."""
 LONGEST_ANSWER = 400
 """Characters; a model that does not end its answer may write a page."""
 COLOURS = {"better": "green", "worse": "red"}
@@ -88,21 +88,12 @@ def _print_prompt(console: Console, prompt: SamplePrompt) -> None:
 
 def _answer_rows(model: ModelAnswers) -> Iterator[tuple[Text, Text]]:
     """Yield mark and text of the answers of a model, and the marks of those without room."""
-    characters = 0
-    for number, answer in enumerate(model.answers):
-        text = _answer_text(answer)
-        characters += len(text)
-        if number and characters > SHOWN_CHARACTERS:
-            marks = [_mark(other).plain for other in model.answers[number:] if other.mark is not None]
-            if marks:
-                yield Text(), Text(say(message("samples.others", marks=_counted(marks))), style="dim")
-            return
-        yield _mark(answer), Text(text)
-
-
-def _counted(marks: list[str]) -> list[str]:
-    counts = {mark: marks.count(mark) for mark in marks}
-    return [mark if count == 1 else f"{count}x {mark}" for mark, count in counts.items()]
+    shown, others = with_room(model)
+    for answer in shown:
+        yield _mark(answer), Text(_answer_text(answer))
+    marks = [_mark(other).plain for other in others if other.mark is not None]
+    if marks:
+        yield Text(), Text(say(message("samples.others", marks=counted(marks))), style="dim")
 
 
 def _mark(answer: DrawnAnswer) -> Text:

@@ -35,13 +35,44 @@ PRODUCTS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One plot of a stage's metrics in the report."""
+    """One plot of a stage's metrics in the report.
+
+    Attributes:
+        title: what is measured, and on which data.
+        metric: key of metrics.jsonl.
+        levels: key of evaluation.json -> name of the dashed line at its value.
+        over: key of metrics.jsonl for the horizontal axis.
+        percent: the values are shares.
+        from_zero: the vertical axis begins at zero.
+        is_detail: only experts need it.
+    """
 
     title: str
     metric: str
-    """Key of metrics.jsonl."""
-    bound: str | None = None
-    """Key of evaluation.json whose value is drawn as a dashed line."""
+    levels: Mapping[str, str] = field(default_factory=dict)
+    over: str = "step"
+    percent: bool = False
+    from_zero: bool = False
+    is_detail: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number before and after a training; the report says whether it rose or fell.
+
+    Attributes:
+        label: the number, as the subject of a sentence.
+        before, after: keys of evaluation.json; `reference.score` is `score` in the object `reference`.
+        less_is_better: None if neither direction is better.
+        if_worse: a sentence that follows if the number became worse.
+    """
+
+    label: str
+    before: str
+    after: str
+    percent: bool = False
+    less_is_better: bool | None = None
+    if_worse: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +105,7 @@ class Card:
     limit: str | None = None
     """Key of evaluation.json with the best possible value."""
     limit_label: str = ""
-    """Follows the label where that value is known; `{}` stands for it."""
+    """Follows the label where that value is known; `{limit}` stands for it."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +137,13 @@ class Stage:
         has_conversations: its model was trained on conversations.
         aligned: its model was trained on preferences.
         cost: what `toolkit plan` counts; None where it does not train.
+        held_out_while_training: held-out answers or pairs that its curves of held-out data are measured on;
+            the numbers at its end are measured on all.
         measures_models: its evaluation.json has the numbers of other runs' models.
-        title, description, notes: of its section in the report; a stage without a title has none.
+        title, description, changes, notes: of its section in the report; a stage without a title has none.
+            The description says what the stage does, not what came out.
         curves: of its section in the report.
-        figure: function `(metrics, numbers) -> svg or None` that draws its curves, as `module:function`; by
-            default one plot for each of `curves`.
-        row_title, row: the table of its section, one row of numbers; empty without a table.
+        row_title, row: the table of its section, one row of numbers for each run; empty without a table.
         cards: large numbers at the head of the report.
         headline_title, headline: the table of its numbers after `toolkit run`.
     """
@@ -127,13 +159,14 @@ class Stage:
     trl_config: str | None = None
     has_conversations: bool = False
     aligned: bool = False
+    held_out_while_training: int | None = None
     measures_models: bool = False
     cost: Cost | None = None
     title: str = ""
     description: str = ""
+    changes: tuple[Change, ...] = ()
     notes: tuple[Note, ...] = ()
     curves: tuple[Curve, ...] = ()
-    figure: str | None = None
     row_title: str = ""
     row: tuple[Column, ...] = ()
     cards: tuple[Card, ...] = ()
@@ -141,7 +174,13 @@ class Stage:
     headline: tuple[Column, ...] = ()
 
 
-_PAIR_LOSS = Curve("Training loss, nats per pair", "loss")
+_PAIR_LOSS = Curve("Loss on training batches, nats per pair", "loss")
+_BAYES = {"bayes_accuracy": "Bayes accuracy"}
+_ANNOTATOR = Note(
+    "The annotator is a program that knows the true utility of an answer and errs at a known rate. That "
+    "limits the accuracy: the Bayes accuracy is the best possible one.",
+    key="bayes_accuracy",
+)
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -172,18 +211,42 @@ STAGES: dict[str, Stage] = {
             product=Product.LANGUAGE_MODEL,
             cost=Cost(),
             title="learning to predict",
-            description="The model learned to predict each next token of text.",
+            description="The model is trained to predict each next token of text.",
+            changes=(
+                Change(
+                    "bits per byte of held-out text",
+                    "untrained_bits_per_byte",
+                    "bits_per_byte",
+                    less_is_better=True,
+                    if_worse="If the loss on training batches fell meanwhile, the model has memorized its "
+                    "training text. More text, or a training on fewer tokens, helps.",
+                ),
+            ),
             notes=(
                 Note(
                     "The text comes from a world whose probabilities are known, so the best possible value "
-                    "is known exactly: no model can stay below the floor, in expectation.",
+                    "is known exactly: no model can stay below the entropy floor of "
+                    "{entropy_floor_bits_per_byte:.3f} bits per byte, in expectation.",
                     key="entropy_floor_bits_per_byte",
                 ),
                 Note(
-                    "The curve on the right covers the beginning of the held-out text, the table all of it."
+                    "The curve of held-out text covers the beginning of that text, the table all of it.",
+                    key="bits_per_byte",
                 ),
             ),
-            figure="toolkit.report.figures:pretraining",
+            curves=(
+                Curve("Loss on training batches, nats per token", "loss", over="tokens"),
+                Curve(
+                    "Held-out text, bits per byte",
+                    "bits_per_byte",
+                    levels={
+                        "untrained_bits_per_byte": "untrained",
+                        "entropy_floor_bits_per_byte": "entropy floor",
+                    },
+                    over="tokens",
+                    from_zero=True,
+                ),
+            ),
             row_title="bits per byte",
             row=(
                 Column("untrained", "untrained_bits_per_byte"),
@@ -197,7 +260,7 @@ STAGES: dict[str, Stage] = {
                     "bits_per_byte",
                     "bits per byte of unseen text",
                     limit="entropy_floor_bits_per_byte",
-                    limit_label="; the exact floor is {}",
+                    limit_label="; the exact floor is {limit}",
                 ),
             ),
             headline_title="bits per byte of held-out text (less is better)",
@@ -215,11 +278,24 @@ STAGES: dict[str, Stage] = {
             product=Product.LANGUAGE_MODEL,
             storyworld={"data": ("conversations", "preferences")},
             trl_config="SFTConfig",
+            held_out_while_training=64,
             has_conversations=True,
             cost=Cost(),
             title="learning to answer",
-            description="Conversations taught it to answer instead of continuing the text.",
-            curves=(Curve("Training loss, nats per token", "loss"),),
+            description="The model is trained on conversations, so that it answers instead of continuing the "
+            "text.",
+            changes=(
+                Change(
+                    "the loss on held-out answers (nats per token)",
+                    "held_out_loss_before",
+                    "held_out_loss",
+                    less_is_better=True,
+                ),
+            ),
+            curves=(
+                Curve("Loss on training batches, nats per token", "loss"),
+                Curve("Loss on held-out answers, nats per token", "held_out_loss"),
+            ),
         ),
         Stage(
             "preferences",
@@ -229,7 +305,7 @@ STAGES: dict[str, Stage] = {
             product=Product.PREFERENCES,
             storyworld={"data": ("prompts", "conversations", "preferences")},
             title="comparing the model's own answers",
-            description="The model answered prompts, and an annotator said which of two answers is better.",
+            description="Models answered prompts, and an annotator said which of two answers is better.",
             headline_title="which of two of its own answers is better?",
             headline=(
                 Column("preferences", "preferences", count=True),
@@ -245,19 +321,22 @@ STAGES: dict[str, Stage] = {
             product=Product.REWARD_MODEL,
             storyworld={"data": ("preferences",)},
             trl_config="RewardConfig",
+            held_out_while_training=100,
             cost=Cost(sequences_per_example=2),
-            title="learning what people prefer",
-            description="A reward model learned from pairs of answers which one was preferred.",
+            title="learning which answer is preferred",
+            description="A reward model is trained on pairs of answers to score the preferred one higher.",
             curves=(
+                Curve("Accuracy on held-out pairs", "held_out_accuracy", levels=_BAYES, percent=True),
+                Curve("Accuracy on training batches", "accuracy", levels=_BAYES, percent=True),
                 _PAIR_LOSS,
-                Curve("Training accuracy", "accuracy", bound="bayes_accuracy"),
-                Curve("Held-out accuracy", "held_out_accuracy", bound="bayes_accuracy"),
             ),
-            notes=(
-                Note(
-                    "Dashed: the best possible accuracy, which the noise of the annotator limits.",
-                    key="bayes_accuracy",
-                ),
+            notes=(_ANNOTATOR,),
+            row_title="held-out pairs",
+            row=(
+                Column("accuracy [95% interval]", "accuracy", percent=True),
+                Column("Bayes accuracy", "bayes_accuracy", percent=True),
+                Column("agrees with the true utility", "gold_accuracy", percent=True),
+                Column("pairs", "n", count=True),
             ),
             cards=(
                 Card(
@@ -265,7 +344,7 @@ STAGES: dict[str, Stage] = {
                     "reward model's accuracy",
                     percent=True,
                     limit="bayes_accuracy",
-                    limit_label="; at best {} (Bayes)",
+                    limit_label="; at best {limit} (Bayes)",
                 ),
             ),
             headline_title="which of two held-out answers was preferred?",
@@ -283,17 +362,38 @@ STAGES: dict[str, Stage] = {
             product=Product.LANGUAGE_MODEL,
             storyworld={"data": ("preferences",)},
             trl_config="DPOConfig",
+            held_out_while_training=64,
             has_conversations=True,
             aligned=True,
             # The reference reads both answers, too: a forward pass, and 4 more bytes per parameter.
             cost=Cost(bytes_per_parameter=20, sequences_per_example=2, passes_per_token=1 + 1 / 3),
             title="aligned by preferences",
-            description="Direct preference optimization moved it towards preferred answers without a reward "
-            "model.",
+            description="Direct preference optimization raises the probability of preferred answers relative "
+            "to rejected ones, without a reward model. The log-ratio of the model to its start is an "
+            "implicit reward.",
             curves=(
+                Curve(
+                    "Accuracy of implicit rewards on held-out pairs",
+                    "held_out_accuracy",
+                    levels=_BAYES,
+                    percent=True,
+                ),
+                Curve("Margin of implicit rewards on held-out pairs", "held_out_margin"),
                 _PAIR_LOSS,
-                Curve("Accuracy of implicit rewards", "rewards/accuracies"),
-                Curve("Margin of implicit rewards", "rewards/margins"),
+                Curve(
+                    "Accuracy of implicit rewards on training batches",
+                    "rewards/accuracies",
+                    percent=True,
+                    is_detail=True,
+                ),
+                Curve("Margin of implicit rewards on training batches", "rewards/margins", is_detail=True),
+            ),
+            row_title="held-out pairs",
+            row=(
+                Column("accuracy of implicit rewards [95% interval]", "accuracy", percent=True),
+                Column("Bayes accuracy", "bayes_accuracy", percent=True),
+                Column("pairs", "n", count=True),
+                Column("KL to the start, nats per answer", "kl"),
             ),
         ),
         Stage(
@@ -308,18 +408,43 @@ STAGES: dict[str, Stage] = {
             # Policy and critic train; reference and reward model only read.
             cost=Cost(bytes_per_parameter=16 + 16 + 4 + 4),
             title="aligned by reinforcement learning",
-            description="The model wrote answers, the reward model scored them, and the policy moved towards "
-            "higher scores while the KL divergence held it near its start.",
+            description="The model writes answers, a reward model scores them, and PPO makes answers of "
+            "higher scores more probable, while a penalty on the KL divergence keeps the model near its "
+            "start.",
+            changes=(
+                Change(
+                    "the score of the answers to training prompts",
+                    "reference.score",
+                    "score",
+                    less_is_better=False,
+                ),
+                Change("the mean length of the answers (tokens)", "reference.length", "length"),
+            ),
             curves=(
                 Curve("Score of the reward model", "score"),
+                Curve("Score of the held-out judge", "held_out_score"),
                 Curve("KL to the start, nats per answer", "kl"),
                 Curve("Length of answers, tokens", "length"),
-                Curve("Share of answers that end", "ended"),
-                Curve("Share that was clipped", "clip_fraction"),
-                Curve("Entropy, nats per token", "entropy"),
-                Curve("Score of the held-out judge", "held_out_score"),
+                Curve("Share of answers that end", "ended", percent=True, is_detail=True),
+                Curve("Share of clipped probability ratios", "clip_fraction", percent=True, is_detail=True),
+                Curve("Entropy, nats per token", "entropy", is_detail=True),
             ),
-            notes=(Note("A held-out judge selected the weights after rollout {kept_rollout}.", key="looks"),),
+            notes=(
+                Note(
+                    "A held-out judge selected the weights after rollout {kept_rollout}.", key="kept_rollout"
+                ),
+                Note(
+                    "The curves and the table show answers to training prompts; the win rate is measured on "
+                    "prompts that no stage trained on.",
+                    key="score",
+                ),
+            ),
+            row_title="last rollouts",
+            row=(
+                Column("score [95% interval]", "score"),
+                Column("KL to the start, nats per answer", "kl"),
+                Column("answers", "n", count=True),
+            ),
         ),
         Stage(
             "evaluate",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,7 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.pretrain.held_out import HeldOutEvaluator
 from toolkit.pretrain.loss import TrainingKernels
 from toolkit.pretrain.prefetch import Prefetcher
+from toolkit.pretrain.surprise import KnownDocuments
 from toolkit.pretrain.throughput import PeakFlops, Stopwatch
 from toolkit.runs.run import Run
 
@@ -51,6 +53,11 @@ class TrainingContext:
     sharded: bool = False
     """Each process keeps a part of the weights."""
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @cached_property
+    def known_documents(self) -> KnownDocuments | None:
+        """Held-out documents with the truth about each token; None for text of another world."""
+        return KnownDocuments.of(self.held_out.shards, self.tokenizer, window=self.recipe.model.n_positions)
 
     @property
     def batch_rows(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from toolkit.base import files
 from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout
+from toolkit.runs.evaluation import KindSurprise
 
 
 def folder(run: Path, step: int) -> Path:
@@ -27,16 +28,20 @@ class KeptWeights:
     weights: dict[str, Tensor]
     samples: list[dict[str, Any]]
     """`prompt`, `text` and `seed` of each."""
+    surprise: dict[str, KindSurprise] | None = None
+    """By kind of word; None if the text is not of the small storyworld."""
 
     def write(self, run: Path, exporter: ModelExporter) -> None:
         """Write the folder of this step, atomically; a folder of an interrupted attempt is replaced."""
         with files.atomic_folder(folder(run, self.step)) as temporary:
             exporter.write(temporary, self.weights)
-            content = {"step": self.step, "tokens": self.tokens, "samples": self.samples}
+            content: dict[str, Any] = {"step": self.step, "tokens": self.tokens, "samples": self.samples}
+            if self.surprise is not None:
+                content["surprise"] = {kind: value.to_json() for kind, value in self.surprise.items()}
             files.write_json(temporary / layout.SAMPLES, content)
 
 
 def read_samples(run: Path) -> list[dict[str, Any]]:
-    """Return `step`, `tokens` and `samples` of every kept step of a run, by step."""
+    """Return `step`, `tokens`, `samples` and `surprise` of every kept step of a run, by step."""
     paths = (run / layout.KEPT_STEPS).glob(f"*/{layout.SAMPLES}")
     return sorted((files.read_json(path) for path in paths), key=lambda kept: kept["step"])

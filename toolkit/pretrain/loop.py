@@ -193,12 +193,16 @@ class TrainingLoop:
     def _keep_weights(self) -> None:
         """Write the weights to `steps/`, with samples of the model."""
         context, state = self.context, self.state
-        samples = sample_texts(context, sharding.full_model(context.model))
+        model = sharding.full_model(context.model)
+        samples = sample_texts(context, model)
         seeds = _sample_seeds(context.recipe)
+        known = context.known_documents if context.run.is_main else None
+        window = context.recipe.model.n_positions
         self.writer.keep(KeptWeights(
             state.step, state.tokens,
             training_state.copy_weights(context.model, keep=context.run.is_main),
             [{**sample, "seed": seed} for sample, seed in zip(samples, seeds, strict=False)],
+            None if known is None else known.surprise(model, window=window),
         ))  # fmt: skip
 
     def _save(self) -> None:

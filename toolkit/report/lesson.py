@@ -22,6 +22,8 @@ from toolkit.stats import Estimate
 
 GOLD = "gold"
 """The judge that knows the utility of the storyworld."""
+SHOWN_CHARACTERS = 160
+"""The first answer of a model to a prompt is shown, and more while all have fewer characters together."""
 LESS_IS_BETTER = ("bits_per_byte", "over_refusal_rate")
 WITHOUT_DIRECTION = ("mean_length", "kl_to_baseline")
 SHARES = (*RATES, "ended", "win_rate")
@@ -137,6 +139,22 @@ class ModelAnswers:
     total: int
 
 
+def with_room(model: ModelAnswers) -> tuple[Sequence[DrawnAnswer], Sequence[DrawnAnswer]]:
+    """Return the answers of a model that are shown as text, and the others, of which the marks are shown."""
+    characters = 0
+    for number, answer in enumerate(model.answers):
+        characters += len(" ".join(answer.text.split()))
+        if number and characters > SHOWN_CHARACTERS:
+            return model.answers[:number], model.answers[number:]
+    return model.answers, ()
+
+
+def counted(marks: Sequence[str]) -> list[str]:
+    """Return each mark once, with how often it was given."""
+    counts = {mark: marks.count(mark) for mark in marks}
+    return [mark if count == 1 else f"{count}x {mark}" for mark, count in counts.items()]
+
+
 @dataclass(frozen=True)
 class SamplePrompt:
     """A sample prompt with the answers of all models.
@@ -202,6 +220,7 @@ def lesson_of(
     runs: Sequence[Path],
     *,
     names: RunNames | None = None,
+    summary: Mapping[str, Any] | None = None,
     elapsed: float | None = None,
     page: Path | None = None,
 ) -> Lesson:
@@ -210,6 +229,7 @@ def lesson_of(
     Args:
         runs: run directories in the order of execution.
         names: as `name_runs` returns them, which is the default.
+        summary: as `summarize` returns it, which is the default.
         elapsed: seconds of the command that ran them.
         page: the report, for `next_steps`.
 
@@ -218,7 +238,7 @@ def lesson_of(
         RunError: a path is not a finished run.
     """
     names = names or name_runs(runs)
-    summary = summarize(runs, names)
+    summary = summary or summarize(runs, names)
     stages = summary["stages"]
     parents = _parents(names)
     evaluations = [name for name, row in stages.items() if measures_models(row.get("stage"))]
@@ -415,7 +435,9 @@ def _pretrain(row: Mapping[str, Any]) -> Iterator[Message]:
         return
     bits, untrained = (f"{row[key]:.3f}" for key in ("bits_per_byte", "untrained_bits_per_byte"))
     floor = row.get("entropy_floor_bits_per_byte")
-    if floor is None:
+    if row["bits_per_byte"] >= row["untrained_bits_per_byte"]:
+        yield message("pretrain.worse", bits=bits, untrained=untrained)
+    elif floor is None:
         yield message("pretrain.learned", bits=bits, untrained=untrained)
     else:
         yield message("pretrain.floor", bits=bits, untrained=untrained, floor=f"{floor:.3f}")

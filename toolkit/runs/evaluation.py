@@ -55,12 +55,25 @@ class Sample(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KindSurprise(Record):
+    """Mean surprise about `n` tokens of one kind, in nats: of a model, and of the true probabilities."""
+
+    model: float
+    truth: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeptStep(Record):
-    """What a model wrote after `step` steps of pretraining; its weights are in `steps/`."""
+    """What a model wrote after `step` steps of pretraining; its weights are in `steps/`.
+
+    `surprise` is by kind of word (`storyworld.small.word_kinds`); None for text of another world.
+    """
 
     step: int
     tokens: int
     samples: list[Sample]
+    surprise: dict[str, KindSurprise] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from trl import DPOConfig, DPOTrainer
 
 from toolkit import stats
 from toolkit.base.rng import derive
+from toolkit.config.registry import STAGES
 from toolkit.config.schema import DpoRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
@@ -23,7 +24,7 @@ from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
-MEASURED_WHILE_TRAINING = 64
+MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
 
 SAMPLED_FOR_KL = 64

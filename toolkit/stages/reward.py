@@ -8,6 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 from trl import RewardConfig, RewardTrainer
 
+from toolkit.config.registry import STAGES
 from toolkit.config.schema import RewardRecipe
 from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
@@ -19,7 +20,7 @@ from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
-MEASURED_WHILE_TRAINING = 100
+MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
 
 

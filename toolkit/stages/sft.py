@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from toolkit import stats
 from toolkit.base.rng import derive
+from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import RowTable, labelled
@@ -25,7 +26,7 @@ from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
-MEASURED_WHILE_TRAINING = 64
+MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
 """Held-out conversations to measure during training; after it all of them are measured."""
 
 SAMPLES = 5

@@ -17,6 +17,7 @@ from toolkit.stats.intervals import (
     kl_text,
     paired_difference,
     ratio_bootstrap,
+    student_mean,
     wilson,
 )
 from toolkit.stats.significance import detectable_share, sign_test
@@ -34,5 +35,6 @@ __all__ = [
     "paired_difference",
     "ratio_bootstrap",
     "sign_test",
+    "student_mean",
     "wilson",
 ]

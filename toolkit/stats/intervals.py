@@ -135,6 +135,23 @@ def bootstrap_share(values: ArrayLike, *, seed: int, samples: int = 2000, level:
     return bootstrap_mean(values, seed=seed, samples=samples, level=level)
 
 
+def student_mean(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Estimate the mean of a few independent units, such as trainings of several seeds, by Student's t.
+
+    Args:
+        values: one number per unit, shape (n,).
+
+    Raises:
+        ValueError: no values, or one is not finite.
+    """
+    values = as_units(values)
+    mean, units = float(values.mean()), len(values)
+    if units == 1:
+        return Estimate(mean, math.nan, math.nan, 1, level=level)
+    reach = -float(special.stdtrit(units - 1, (1 - level) / 2) * values.std(ddof=1) / math.sqrt(units))
+    return Estimate(mean, mean - reach, mean + reach, units, level=level)
+
+
 def ratio_bootstrap(
     numerators: ArrayLike, denominators: ArrayLike, *, seed: int, samples: int = 2000, level: float = 0.95
 ) -> Estimate:
