@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat.rows import RowTable
-from toolkit.data.chat.template import Message, example_ids, prompt_ids
+from toolkit.data.chat.template import Message, answer_ids, example_ids, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def encode(
     for example in preferences:
         messages = example["prompt"]
         prompt, chosen = example_ids(tokenizer, messages, example["chosen"][0]["content"])
-        _, rejected = example_ids(tokenizer, messages, example["rejected"][0]["content"])
+        rejected = answer_ids(tokenizer, messages, example["rejected"][0]["content"], prompt)
         room = max_length - max(len(chosen), len(rejected))
         if len(prompt) > room:
             if room < min(len(prompt), max_length // 2):

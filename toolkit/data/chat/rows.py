@@ -133,7 +133,7 @@ def labelled(
     labels = [IGNORED] * len(prompt_ids) + answer_ids
     if loss_on == "all":
         labels = prompt_ids + answer_ids
-    elif loss_on == "assistant":
+    elif loss_on == "assistant" and any(message["role"] == "assistant" for message in prompt):
         kept = shorten(tokenizer, prompt, max_tokens=len(prompt_ids))
         for index, message in enumerate(kept):
             if message["role"] == "assistant":

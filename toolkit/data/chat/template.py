@@ -155,7 +155,7 @@ def example_ids(
     answer is truncated at its end.
     """
     head = prompt_ids(tokenizer, prompt)
-    tail = _answer_ids(tokenizer, prompt, answer, head)
+    tail = answer_ids(tokenizer, prompt, answer, head)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
         return head, tail
     room = max(max_tokens - len(tail), max_tokens // 2)
@@ -200,9 +200,14 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
     return [{**message, "content": ""}]
 
 
-def _answer_ids(
+def answer_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, head: list[int]
 ) -> list[int]:
+    """Return the ids of an answer, end-of-text included, that follow `head`, the ids of its prompt.
+
+    Raises:
+        ToolkitError: the ids of the conversation do not begin with `head`.
+    """
     messages = [*prompt, {"role": "assistant", "content": answer}]
     whole = _ids(tokenizer, render(tokenizer, messages, generation_prompt=False))
     if whole[: len(head)] != head:

@@ -235,7 +235,6 @@ ENGLISH = Language(
     questions={
         "": {
             "What kind of animal was {hero}?": "{hero} was {animal.a}.",
-            "Who was {friend}?": "That was {friend} the {pal}.",
             "Where did {hero} live?": "{hero} lived {home}.",
             "What did {hero} love to eat?": "{hero} loved to eat {food}.",
             "How many coins did {hero} have?": "{hero} had {coins} coins.",
