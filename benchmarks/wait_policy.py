@@ -102,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=6, help="steps of each arm in a round")
     parser.add_argument("--warmup", type=int, default=4, help="warm-up steps of each arm")
     args = parser.parse_args(arguments)
+    os.environ.pop(env_vars.WAIT_POLICY, None)  # or it would apply to the arm "default"
     load = os.getloadavg()[0]
     print("| model | threads | OMP_WAIT_POLICY | tokens/s, quiet (range) | beside a busy process | ratio |")
     print("|---|---|---|---|---|---|")

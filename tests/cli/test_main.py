@@ -15,6 +15,7 @@ from toolkit.base.errors import RunError, ToolkitError
 from toolkit.cli import main
 from toolkit.planning.plan import Plan, Question
 from toolkit.runs import seal
+from toolkit.runtime import env_vars
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "stage: dpo\nmodel: runs/x/sft\ndata: {name: storyworld, examples: 10}\ntrainer: {beta: 0.1}\n"
@@ -101,6 +102,16 @@ def test_missing_verb_prints_the_overview(capsys):
     assert capsys.readouterr().err == main.OVERVIEW
 
 
+def test_variables_are_set_before_a_verb_imports_torch(monkeypatch, capsys):
+    monkeypatch.setenv(env_vars.WAIT_POLICY, "")
+    monkeypatch.delenv(env_vars.WAIT_POLICY)
+    main.main(["--version"])
+    assert os.environ[env_vars.WAIT_POLICY] == "PASSIVE"
+    monkeypatch.setenv(env_vars.WAIT_POLICY, "ACTIVE")
+    main.main(["--version"])
+    assert os.environ[env_vars.WAIT_POLICY] == "ACTIVE"
+
+
 # Arguments passed to the implementation of each verb
 
 
@@ -108,10 +119,23 @@ def test_run(carried_out, monkeypatch):
     monkeypatch.chdir(ROOT)
     calls = carried_out("toolkit.cli.run", "run_command")
     assert (
-        main.main(["run", "recipes/tiny", "trainer.beta=0.2", "--fresh", "seed=1", "--runs-dir", "/r"]) == 0
+        main.main(
+            [
+                "run",
+                "recipes/tiny",
+                "trainer.beta=0.2",
+                "--fresh",
+                "seed=1",
+                "--runs-dir",
+                "/r",
+                "--jobs",
+                "2",
+            ]
+        )
+        == 0
     )
-    assert calls == [((Path("recipes/tiny"), ["trainer.beta=0.2", "seed=1"]),
-                      {"runs_dir": Path("/r"), "fresh": True, "launch": None, "json": False})]  # fmt: skip
+    options = {"runs_dir": Path("/r"), "fresh": True, "launch": None, "jobs": 2, "json": False}
+    assert calls == [((Path("recipes/tiny"), ["trainer.beta=0.2", "seed=1"]), options)]
 
 
 def test_exit_status_is_returned_by_the_verb(carried_out):

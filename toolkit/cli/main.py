@@ -21,6 +21,7 @@ from types import FrameType
 from toolkit.base import error_file, files
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
+from toolkit.runtime import env_vars
 
 VERBS = (
     "run",
@@ -72,6 +73,7 @@ Start with: toolkit run recipes/tiny        Help on a verb: toolkit run --help
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line and return the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    env_vars.set_variables()
     try:
         with _terminated_as_interrupted():
             status = _dispatch(arguments)

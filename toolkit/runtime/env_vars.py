@@ -1,10 +1,14 @@
-"""Environment variables that must be set before the Hugging Face libraries and CUDA are loaded."""
+"""Environment variables that must be set before torch, the Hugging Face libraries and CUDA are loaded."""
 
 from __future__ import annotations
 
 import os
 
+WAIT_POLICY = "OMP_WAIT_POLICY"
 _ALWAYS = {
+    # OpenMP's threads sleep while they wait for each other. By default they spin, and beside another program
+    # take the core of the thread that they wait for (docs/BENCHMARKS.md). Read when torch is loaded.
+    WAIT_POLICY: "PASSIVE",
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
