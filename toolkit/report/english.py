@@ -132,8 +132,8 @@ ENGLISH: dict[str, str] = {
     ),
     "page.details": "Details",
     "beginning.columns": "What the columns mean",
-    "tone.better": "clearly better than the model before it",
-    "tone.worse": "clearly worse than the model before it",
+    "tone.better": "clearly better",
+    "tone.worse": "clearly worse",
     "row.seeds": "{name} ({count} seeds)",
     # What a model wrote while it learned.
     "steps.title": "What {name} wrote while it learned",
@@ -322,7 +322,7 @@ ENGLISH: dict[str, str] = {
         "win rate does not tell which model is better."
     ),
     "term.gold_judge": "gold judge",
-    "term.gold_judge.forms": "judge: gold",
+    "term.gold_judge.forms": "judge is gold",
     "term.gold_judge.definition": (
         "A judge that knows the true utility of an answer: possible only in the storyworld, where the "
         "utility is a formula. Real annotators are noisy."

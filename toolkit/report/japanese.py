@@ -127,8 +127,8 @@ JAPANESE: dict[str, str] = {
     ),
     "page.details": "詳細",
     "beginning.columns": "各列の意味",
-    "tone.better": "元のモデルより明らかに良い",
-    "tone.worse": "元のモデルより明らかに悪い",
+    "tone.better": "明らかに良い",
+    "tone.worse": "明らかに悪い",
     "row.seeds": "{name}（{count}シード）",
     # What a model wrote while it learned.
     "steps.title": "{name}が学習中に書いた文章",
@@ -315,7 +315,7 @@ JAPANESE: dict[str, str] = {
         "るかは分かりません。"
     ),
     "term.gold_judge": "ゴールド判定者",
-    "term.gold_judge.forms": "判定者：gold",
+    "term.gold_judge.forms": "判定者はgold",
     "term.gold_judge.definition": (
         "回答の真の効用を知る判定者です。効用が数式で決まるストーリーワールドでだけ可能です。実際のアノ"
         "テーターの判断には誤りが混じります。"
