@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 from pathlib import Path
@@ -53,13 +54,41 @@ def test_no_japanese_text_is_english():
     assert [text for text, translated in JAPANESE_STAGES.items() if translated.isascii()] == []
 
 
-def test_every_message_that_the_code_names_exists():
-    sources = [*(PACKAGE / "report").glob("*.py"), *(PACKAGE / "report").glob("*.j2")]
-    sources += [*(PACKAGE / "cli").glob("*.py")]
-    text = "".join(path.read_text(encoding="utf-8") for path in sources)
-    named = set(re.findall(r'(?:message|say)\(\s*"([a-z]\w*(?:\.\w+)*)"', text))
-    assert len(named) > 60
-    assert named - ENGLISH.keys() == set()
+def keys_in(path: Path) -> set[str]:
+    """Return the literal keys of messages in a module, `*` for a part that is computed."""
+    keys = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = getattr(getattr(node, "func", None), "id", "")
+        if isinstance(node, ast.Call) and name in ("message", "Sentence"):
+            for part in ast.walk(node.args[0]):
+                if isinstance(part, ast.JoinedStr):
+                    values = (
+                        value.value if isinstance(value, ast.Constant) else "*" for value in part.values
+                    )
+                    keys.add("".join(values))
+                elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    keys.add(part.value)
+    return {key for key in keys if re.fullmatch(r"\w+(\.[\w*]+)+", key)}
+
+
+def constants_in(path: Path) -> set[str]:
+    """Return the texts in a module."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_every_message_has_a_template_and_every_template_a_message():
+    modules = [*(PACKAGE / "report").glob("*.py"), PACKAGE / "cli" / "summary_tables.py"]
+    modules = [path for path in modules if path.stem not in ("english", "japanese")]
+    modules.append(PACKAGE / "config" / "registry.py")
+    template = (PACKAGE / "report" / "page.html.j2").read_text(encoding="utf-8")
+    named = set().union(*map(keys_in, modules), re.findall(r'say\("([\w.]+)"[,)]', template))
+    assert len(named) > 100
+    assert [key for key in named if "*" not in key and key not in ENGLISH] == []
+    used = named | set().union(*map(constants_in, modules)) | {"term.*", "term.*.definition", "term.*.forms"}
+    used |= {"tone.*"}  # of the template
+    patterns = [re.compile(re.escape(key).replace(r"\*", r"\w+")) for key in used if len(key) < 40]
+    assert [key for key in ENGLISH if not any(pattern.fullmatch(key) for pattern in patterns)] == []
 
 
 def test_terms_have_a_definition_and_a_form_that_the_page_uses():

@@ -144,14 +144,6 @@ def _storyworld(
                 (*key, "examples"), "is required with storyworld: the number of examples", ProblemKind.MISSING
             )
         )
-    elif source.examples is None and source.held_out_examples is None:
-        mistakes.append(
-            Mistake(
-                (*key, "held_out_examples"),
-                "is required with storyworld: the number of examples",
-                ProblemKind.MISSING,
-            )
-        )
     return mistakes
 
 
