@@ -78,7 +78,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Sentence:
+class StageSentence:
     """A sentence about what a stage did, said where all of its numbers were measured."""
 
     key: str
@@ -161,7 +161,7 @@ class Stage:
     row_title: str = ""
     row: tuple[Column, ...] = ()
     cards: tuple[Card, ...] = ()
-    sentences: tuple[Sentence, ...] = ()
+    sentences: tuple[StageSentence, ...] = ()
 
 
 _PAIR_LOSS = Curve("Training loss, nats per pair", "loss")
@@ -224,8 +224,10 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
             sentences=(
-                Sentence("pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))),
-                Sentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
+                StageSentence(
+                    "pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))
+                ),
+                StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),
         ),
         Stage(
@@ -241,7 +243,7 @@ STAGES: dict[str, Stage] = {
             title="learning to answer",
             description="Conversations taught it to answer instead of continuing the text.",
             curves=(Curve("Training loss, nats per token", "loss"),),
-            sentences=(Sentence("sft.taught"),),
+            sentences=(StageSentence("sft.taught"),),
         ),
         Stage(
             "preferences",
@@ -253,9 +255,11 @@ STAGES: dict[str, Stage] = {
             title="comparing the model's own answers",
             description="The model answered prompts, and an annotator said which of two answers is better.",
             sentences=(
-                Sentence("preferences.compared", (Number("preferences", count=True), Number("models"))),
-                Sentence("preferences.agreement", (Number("agreement_with_utility", percent=True),)),
-                Sentence("preferences.longer", (Number("longer_preferred", percent=True, interval=True),)),
+                StageSentence("preferences.compared", (Number("preferences", count=True), Number("models"))),
+                StageSentence("preferences.agreement", (Number("agreement_with_utility", percent=True),)),
+                StageSentence(
+                    "preferences.longer", (Number("longer_preferred", percent=True, interval=True),)
+                ),
             ),
         ),
         Stage(
@@ -290,12 +294,12 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
             sentences=(
-                Sentence(
+                StageSentence(
                     "reward.accuracy",
                     (Number("accuracy", percent=True, interval=True), Number("n", count=True)),
                 ),
-                Sentence("reward.chance", chance="accuracy"),
-                Sentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
+                StageSentence("reward.chance", chance="accuracy"),
+                StageSentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
             ),
         ),
         Stage(
@@ -311,7 +315,7 @@ STAGES: dict[str, Stage] = {
             # The reference reads both answers, too: a forward pass, and 4 more bytes per parameter.
             cost=Cost(bytes_per_parameter=20, sequences_per_example=2, passes_per_token=1 + 1 / 3),
             title="aligned by preferences",
-            sentences=(Sentence("dpo.taught"),),
+            sentences=(StageSentence("dpo.taught"),),
             description="Direct preference optimization moved it towards preferred answers without a reward "
             "model.",
             curves=(
@@ -332,7 +336,7 @@ STAGES: dict[str, Stage] = {
             # Policy and critic train; reference and reward model only read.
             cost=Cost(bytes_per_parameter=16 + 16 + 4 + 4),
             title="aligned by reinforcement learning",
-            sentences=(Sentence("ppo.taught"),),
+            sentences=(StageSentence("ppo.taught"),),
             description="The model wrote answers, the reward model scored them, and the policy moved towards "
             "higher scores while the KL divergence held it near its start.",
             curves=(
