@@ -13,7 +13,18 @@ import toolkit
 from toolkit.cli import main, summary_tables
 from toolkit.cli.run import run_command
 from toolkit.config import json_schema, registry, schema
-from toolkit.config.registry import STAGES, Card, Column, Cost, Curve, Note, Number, Product, Sentence, Stage
+from toolkit.config.registry import (
+    STAGES,
+    Card,
+    Column,
+    Cost,
+    Curve,
+    Note,
+    Number,
+    Product,
+    Stage,
+    StageSentence,
+)
 from toolkit.publish.repository import model_card
 from toolkit.report import wording
 from toolkit.report.lesson import lesson_of
@@ -65,8 +76,8 @@ def toy(tmp_path, monkeypatch):
         row=(Column("strength of the grip", "grip"),),
         cards=(Card("grip", "grip of the toy", limit="n", limit_label="; at best {limit}"),),
         sentences=(
-            Sentence("toy.grip", (Number("grip", interval=True), Number("n", count=True))),
-            Sentence("toy.absent", (Number("absent"),)),
+            StageSentence("toy.grip", (Number("grip", interval=True), Number("n", count=True))),
+            StageSentence("toy.absent", (Number("absent"),)),
         ),
     )
     monkeypatch.setitem(STAGES, "toy", stage)

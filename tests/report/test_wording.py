@@ -59,7 +59,7 @@ def keys_in(path: Path) -> set[str]:
     keys = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         name = getattr(getattr(node, "func", None), "id", "")
-        if isinstance(node, ast.Call) and name in ("message", "Sentence"):
+        if isinstance(node, ast.Call) and name in ("message", "StageSentence"):
             for part in ast.walk(node.args[0]):
                 if isinstance(part, ast.JoinedStr):
                     values = (

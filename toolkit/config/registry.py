@@ -109,7 +109,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Sentence:
+class StageSentence:
     """A sentence about what a stage did, said where all of its numbers were measured."""
 
     key: str
@@ -196,7 +196,7 @@ class Stage:
     row_title: str = ""
     row: tuple[Column, ...] = ()
     cards: tuple[Card, ...] = ()
-    sentences: tuple[Sentence, ...] = ()
+    sentences: tuple[StageSentence, ...] = ()
 
 
 _PAIR_LOSS = Curve("Loss on training batches, nats per pair", "loss")
@@ -289,9 +289,11 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
             sentences=(
-                Sentence("pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))),
-                Sentence("pretrain.worse", unless_fell=("untrained_bits_per_byte", "bits_per_byte")),
-                Sentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
+                StageSentence(
+                    "pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))
+                ),
+                StageSentence("pretrain.worse", unless_fell=("untrained_bits_per_byte", "bits_per_byte")),
+                StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),
         ),
         Stage(
@@ -320,7 +322,7 @@ STAGES: dict[str, Stage] = {
                 Curve("Loss on training batches, nats per token", "loss"),
                 Curve("Loss on held-out answers, nats per token", "held_out_loss"),
             ),
-            sentences=(Sentence("sft.taught"),),
+            sentences=(StageSentence("sft.taught"),),
         ),
         Stage(
             "preferences",
@@ -332,9 +334,11 @@ STAGES: dict[str, Stage] = {
             title="comparing the model's own answers",
             description="Models answered prompts, and an annotator said which of two answers is better.",
             sentences=(
-                Sentence("preferences.compared", (Number("preferences", count=True), Number("models"))),
-                Sentence("preferences.agreement", (Number("agreement_with_utility", percent=True),)),
-                Sentence("preferences.longer", (Number("longer_preferred", percent=True, interval=True),)),
+                StageSentence("preferences.compared", (Number("preferences", count=True), Number("models"))),
+                StageSentence("preferences.agreement", (Number("agreement_with_utility", percent=True),)),
+                StageSentence(
+                    "preferences.longer", (Number("longer_preferred", percent=True, interval=True),)
+                ),
             ),
         ),
         Stage(
@@ -372,12 +376,12 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
             sentences=(
-                Sentence(
+                StageSentence(
                     "reward.accuracy",
                     (Number("accuracy", percent=True, interval=True), Number("n", count=True)),
                 ),
-                Sentence("reward.chance", chance="accuracy"),
-                Sentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
+                StageSentence("reward.chance", chance="accuracy"),
+                StageSentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
             ),
         ),
         Stage(
@@ -394,7 +398,7 @@ STAGES: dict[str, Stage] = {
             # The reference reads both answers, too: a forward pass, and 4 more bytes per parameter.
             cost=Cost(bytes_per_parameter=20, sequences_per_example=2, passes_per_token=1 + 1 / 3),
             title="aligned by preferences",
-            sentences=(Sentence("dpo.taught"),),
+            sentences=(StageSentence("dpo.taught"),),
             description="Direct preference optimization raises the probability of preferred answers relative "
             "to rejected ones, without a reward model. The log-ratio of the model to its start is an "
             "implicit reward.",
@@ -435,7 +439,7 @@ STAGES: dict[str, Stage] = {
             # Policy and critic train; reference and reward model only read.
             cost=Cost(bytes_per_parameter=16 + 16 + 4 + 4),
             title="aligned by reinforcement learning",
-            sentences=(Sentence("ppo.taught"),),
+            sentences=(StageSentence("ppo.taught"),),
             description="The model writes answers, a reward model scores them, and PPO makes answers of "
             "higher scores more probable, while a penalty on the KL divergence keeps the model near its "
             "start.",

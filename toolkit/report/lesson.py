@@ -34,7 +34,7 @@ TRUTH_TEXT = "A story about a fox who finds a"
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A number that an evaluate run measured of several models.
 
     Attributes:
@@ -95,7 +95,7 @@ class ModelTable:
 
     evaluation: str
     title: Message
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[Row, ...]
     notes: tuple[Message, ...]
 
@@ -309,7 +309,7 @@ def _table(
     )
 
 
-def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[Column]:
+def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[TableColumn]:
     """Yield the numbers that at least one model has."""
     rates = [rate for rate in RATES if any(_value(row, rate) for row in models.values())]
     others = () if rates else ("ended", "mean_length", "kl_to_baseline")
@@ -321,7 +321,7 @@ def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[Co
         if key == "bits_per_byte":
             floors = (row.get("entropy_floor_bits_per_byte") for row in models.values())
             best = next((floor for floor in floors if floor is not None), None)
-        yield Column(
+        yield TableColumn(
             key,
             message(f"heading.{key}", **about),
             message(f"meaning.{key}", **about),
@@ -345,7 +345,7 @@ def _value(row: Mapping[str, Any], key: str) -> Estimate | None:
 
 
 def _changes(
-    columns: Sequence[Column], before: Sequence[Estimate | None] | None, after: Sequence[Estimate | None]
+    columns: Sequence[TableColumn], before: Sequence[Estimate | None] | None, after: Sequence[Estimate | None]
 ) -> Iterator[str | None]:
     """Yield `better` or `worse` for each number that differs clearly from the one before."""
     for index, column in enumerate(columns):
@@ -372,7 +372,7 @@ def _measured(models: Mapping[str, Mapping]) -> Message:
 
 
 def _untrained(
-    stages: Mapping[str, Mapping], models: Mapping[str, Mapping], columns: Sequence[Column]
+    stages: Mapping[str, Mapping], models: Mapping[str, Mapping], columns: Sequence[TableColumn]
 ) -> list[Row]:
     """Return the row of the untrained model, if it was measured on the same text."""
     for name, row in models.items():
@@ -385,7 +385,7 @@ def _untrained(
     return []
 
 
-def _best(columns: Sequence[Column]) -> list[Row]:
+def _best(columns: Sequence[TableColumn]) -> list[Row]:
     """Return the row of the best possible model, if there is a best value."""
     if all(column.best is None for column in columns):
         return []
