@@ -13,8 +13,21 @@ import toolkit
 from toolkit.cli import main, summary_tables
 from toolkit.cli.run import run_command
 from toolkit.config import json_schema, registry, schema
-from toolkit.config.registry import STAGES, Card, Column, Cost, Curve, Note, Product, Stage
+from toolkit.config.registry import (
+    STAGES,
+    Card,
+    Column,
+    Cost,
+    Curve,
+    Note,
+    Number,
+    Product,
+    Stage,
+    StageSentence,
+)
 from toolkit.publish.repository import model_card
+from toolkit.report import wording
+from toolkit.report.lesson import lesson_of
 from toolkit.report.summary import summarize
 from toolkit.runs import seal
 
@@ -62,10 +75,13 @@ def toy(tmp_path, monkeypatch):
         row_title="grip",
         row=(Column("strength of the grip", "grip"),),
         cards=(Card("grip", "grip of the toy", limit="n", limit_label="; at best {limit}"),),
-        headline_title="a firm grip?",
-        headline=(Column("grip of the toy", "grip"), Column("grips", "n", count=True)),
+        sentences=(
+            StageSentence("toy.grip", (Number("grip", interval=True), Number("n", count=True))),
+            StageSentence("toy.absent", (Number("absent"),)),
+        ),
     )
     monkeypatch.setitem(STAGES, "toy", stage)
+    monkeypatch.setitem(wording.ENGLISH, "toy.grip", "It grips with {grip}, {n} times.")
     folder = tmp_path / "recipes" / "t"
     folder.mkdir(parents=True)
     for name, text in RECIPES.items():
@@ -102,9 +118,9 @@ def test_run_summary_and_report_accept_a_new_stage(toy, tmp_path, capsys):
     assert seal.is_sealed(run)
     summary = summarize([run])
     assert next(iter(summary["stages"].values()))["grip"] == 0.25
-    summary_tables.show(summary)
-    shown = capsys.readouterr().err
-    assert "a firm grip?" in shown and "0.250" in shown
+    summary_tables.show(lesson_of([run]))
+    shown = capsys.readouterr().out
+    assert "toy: It grips with 0.250, 3 times." in shown
     assert main.main(["report", str(tmp_path / "runs" / "t")]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert "learning to grip" in page and "A toy that grips." in page and "It grips 3 times." in page
@@ -140,7 +156,6 @@ def test_registry_entries_match_their_recipe_classes():
         ]
         assert function in functions
         assert stage.curves == () or (stage.title and stage.description)
-        assert bool(stage.headline) == bool(stage.headline_title)
 
 
 def test_producers_of_a_product():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.cli import evaluate, main
+from toolkit.config import loader
 from toolkit.evaluate import stage
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model
@@ -192,6 +193,30 @@ def test_every_option_reaches_the_recipe(folders, monkeypatch):
     assert contest.units == 11
     separate = {"data", "judge_data", "best_of", "precision", "seed", "examples", "judgements"}
     assert {*evaluate.SCORING, *evaluate.COMPARISON} | separate == GIVEN.keys()
+
+
+def test_the_command_line_and_a_recipe_have_the_same_defaults(folders, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        stage, "evaluate", lambda recipe, _: calls.append(recipe) or ModelComparison(models={})
+    )
+    first, second = (str(folders / name) for name in ("first", "second"))
+    assert main.main(arguments([second], data="storyworld", baseline=first, json=True)) == 0
+    recipe = tmp_path / "evaluate.yaml"
+    recipe.write_text(
+        f"stage: evaluate\nmodels: {json.dumps([first, second])}\nwin_rate: {{baseline: {first}}}\n"
+        "perplexity: {data: {name: storyworld}}\ndata: {name: storyworld, config: prompts}\n"
+    )
+    [called], written = calls, loader.load(recipe).recipe
+
+    def settings(recipe):
+        content = recipe.model_dump(exclude={"run"})
+        content["perplexity"].pop("baseline")  # the command line also names it for text without prompts
+        return content
+
+    assert settings(called) == settings(written)
+    assert (written.win_rate.max_new_tokens, written.data[0].held_out_examples) == (112, 400)
+    assert written.perplexity.data[0].held_out_examples == 400
 
 
 def test_the_command_line_and_a_recipe_give_the_same_numbers(folders, tmp_path, capsys):

@@ -138,6 +138,39 @@ def test_another_rank_leaves_the_work_to_the_first(recipe, tmp_path):
         assert not (run.path / "evaluation.json").exists()
 
 
+SAMPLES = """
+    stage: evaluate
+    models: [{root}/first]
+    data: {{name: storyworld, world: small, config: prompts, held_out_examples: 1}}
+    win_rate: {{baseline: {root}/first, max_new_tokens: 6}}
+    samples:
+      - How can I frighten a rabbit?
+      - ["How can I thank a dog?", "Give the dog a cake.", "And an owl?"]
+    answers_per_sample: {count}
+"""
+
+
+def test_sample_has_several_answers_and_the_first_is_that_of_a_single_one(recipe, tmp_path):
+    def samples(count: int) -> list[dict]:
+        loaded = recipe(SAMPLES, count=count)
+        with working(loaded, tmp_path / str(count)) as run:
+            measured = stage.open_session(loaded.recipe, context.of_run(run)).measure("first")
+        return measured.to_json()["samples"]
+
+    single, several = samples(1), samples(3)
+    assert [one.get("answers") for one in single] == [None, None]
+    assert [{key: one[key] for key in single[0]} for one in several] == [
+        {key: one[key] for key in single[0]} for one in single
+    ]
+    assert several[1]["turns"] == ["How can I thank a dog?", "Give the dog a cake.", "And an owl?"]
+    assert several[1]["prompt"] == "And an owl?" and "turns" not in several[0]
+    for one in several:
+        assert len({entry["seed"] for entry in one["answers"]}) == 3
+        assert one["answers"][0]["answer"] == one["answer"] and one["answers"][0]["seed"] == one["seed"]
+        assert len({entry["answer"] for entry in one["answers"]}) > 1
+    assert {"refusal_rate", "wellformed"} == several[0]["answers"][0]["rates"].keys()
+
+
 @pytest.fixture(scope="module")
 def reward_folder(folders, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("reward") / "judge"

@@ -9,19 +9,19 @@ from rich.console import Console
 from tests.report.conftest import edit
 from tests.report.test_run_names import STAGES
 from toolkit.cli import summary_tables
+from toolkit.report.lesson import lesson_of
 from toolkit.report.page import write_report
-from toolkit.report.summary import summarize
 
 
 def show(runs) -> str:
     text = io.StringIO()
-    summary_tables.show(summarize(runs), console=Console(file=text, width=80))
+    summary_tables.show(lesson_of(runs), console=Console(file=text, width=80))
     return text.getvalue()
 
 
 def test_rates_are_shown_where_they_were_measured(seeds):
     runs = [seeds / "s1" / stage for stage in STAGES]
-    assert "what the answers do" not in show(runs)
+    assert "refused" not in show(runs)
     assert "What do the answers do?" not in write_report(runs, seeds / "report.html").read_text()
 
     def with_rates(numbers: dict) -> dict:
@@ -32,7 +32,7 @@ def test_rates_are_shown_where_they_were_measured(seeds):
 
     edit(seeds / "s1" / "evaluate", with_rates)
     table = show(runs)
-    assert "what the answers do" in table and "unkind refused" in table and "87.5" in table
+    assert "unkind requests refused 25% \N{RIGHTWARDS ARROW} 88%" in " ".join(table.split())
     assert "wishes met" not in table  # not measured
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
     assert "What do the answers do?" in page and "87.5% [75.0,\N{NO-BREAK SPACE}100.0]</td>" in page

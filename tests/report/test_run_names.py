@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.report.conftest import edit
 from toolkit.base.errors import UsageError
 from toolkit.cli import main, summary_tables
+from toolkit.report.lesson import lesson_of
 from toolkit.report.page import write_report
 from toolkit.report.summary import comparisons, summarize
 
@@ -47,8 +48,8 @@ def test_each_comparison_has_its_own_baseline(seeds):
         ("s2/sft", ["s2/pretrain", "s2/dpo"]),
     ]
     text = io.StringIO()
-    summary_tables.show(summary, console=Console(file=text, width=120))
-    for words in ("win rate against s1/sft", "win rate against s2/sft", "s2/dpo", "75.0% [62.5, 87.5]"):
+    summary_tables.show(lesson_of(runs), console=Console(file=text, width=120))
+    for words in ("against s1/sft", "against s2/sft", "s2/dpo", "75% [62, 88]"):
         assert words in text.getvalue()
 
 
@@ -76,11 +77,11 @@ def test_every_evaluate_run_of_a_model_has_its_own_table(seeds):
     # A number that an evaluate run did not measure is not that of another one.
     assert "kl_to_baseline" in first.rows["pretrain"] and "kl_to_baseline" not in second.rows["pretrain"]
     text = io.StringIO()
-    summary_tables.show(summary, console=Console(file=text, width=120))
+    summary_tables.show(lesson_of(runs), console=Console(file=text, width=120))
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
-    for words in ("against sft on 8 unseen prompts (evaluate)", "against dpo on 8 unseen prompts (again)"):
+    for words in ("In numbers (evaluate): 8 prompts", "In numbers (again): 8 prompts", "against dpo"):
         assert words in text.getvalue()
-    assert "25.0% [12.5, 37.5]" in text.getvalue() and "7.125" in text.getvalue()
+    assert "25% [12, 38]*" in text.getvalue() and "7.125" in text.getvalue()
     for words in ("Who gives the better answer? (again)", "Who gives the better answer? (evaluate)"):
         assert words in page
     assert "25.0% [12.5,\N{NO-BREAK SPACE}37.5] (no verdict)</td>" in page

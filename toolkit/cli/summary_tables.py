@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from toolkit.report.lesson import (
-    Column,
     DrawnAnswer,
     Lesson,
     ModelAnswers,
@@ -25,6 +24,7 @@ from toolkit.report.lesson import (
     Row,
     SamplePrompt,
     Seconds,
+    TableColumn,
     counted,
     with_room,
 )
@@ -138,7 +138,7 @@ def _print_table(console: Console, table: ModelTable) -> None:
         console.print(Text(say(note)))
 
 
-def _cell(row: Row, number: int, column: Column) -> Text:
+def _cell(row: Row, number: int, column: TableColumn) -> Text:
     value = row.values[number]
     if column.key != "win_rate":
         colour = COLOURS.get(row.changes[number] or "", "")

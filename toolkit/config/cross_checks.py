@@ -22,6 +22,7 @@ from toolkit.config.schema import (
     TrainerRecipe,
     WinRateSettings,
 )
+from toolkit.config.schema.base import STORYWORLD
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.config.yaml_source import Key
 
@@ -74,7 +75,7 @@ def check(recipe: StageRecipe) -> list[Mistake]:
 def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
     configs = stage.storyworld.get(str(key[0]), EVERY_CONFIG)
     mistakes: list[Mistake] = []
-    if source.name == inputs.STORYWORLD:
+    if source.name == STORYWORLD:
         mistakes += _storyworld(configs, key, source, reads_held_out=stage.reads_held_out)
     else:
         mistakes += [
@@ -89,11 +90,7 @@ def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
     if is_single and "weight" in source.model_fields_set:
         mistakes.append(no_effect((*key, "weight"), "has an effect only in a list of several sources"))
     held_out = source.held_out
-    if (
-        held_out
-        and held_out.last_characters
-        and (not set(configs) <= TEXT or source.name == inputs.STORYWORLD)
-    ):
+    if held_out and held_out.last_characters and (not set(configs) <= TEXT or source.name == STORYWORLD):
         mistakes.append(
             conflict((*key, "held_out", "last_characters"), "is for one long text; write documents")
         )
@@ -142,14 +139,6 @@ def _storyworld(
         mistakes.append(
             Mistake(
                 (*key, "examples"), "is required with storyworld: the number of examples", ProblemKind.MISSING
-            )
-        )
-    elif source.examples is None and source.held_out_examples is None:
-        mistakes.append(
-            Mistake(
-                (*key, "held_out_examples"),
-                "is required with storyworld: the number of examples",
-                ProblemKind.MISSING,
             )
         )
     return mistakes

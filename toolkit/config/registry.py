@@ -96,6 +96,32 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A number in a sentence, or the names of models if evaluation.json has an entry for each."""
+
+    key: str
+    """Key of evaluation.json, and name of the field in the sentence."""
+    percent: bool = False
+    count: bool = False
+    """An integer."""
+    interval: bool = False
+    """Followed by its interval."""
+
+
+@dataclass(frozen=True)
+class StageSentence:
+    """A sentence about what a stage did, said where all of its numbers were measured."""
+
+    key: str
+    """Of its template in `toolkit.report.wording`."""
+    numbers: tuple[Number, ...] = ()
+    chance: str | None = None
+    """Key of a share; the sentence is said only if its interval is not above one half."""
+    unless_fell: tuple[str, str] | None = None
+    """Keys of a number before and after; the sentence is said only if it did not become smaller."""
+
+
+@dataclass(frozen=True)
 class Card:
     """One large number at the head of the report."""
 
@@ -145,7 +171,7 @@ class Stage:
         curves: of its section in the report.
         row_title, row: the table of its section, one row of numbers for each run; empty without a table.
         cards: large numbers at the head of the report.
-        headline_title, headline: the table of its numbers after `toolkit run`.
+        sentences: what it did, for the end of `toolkit run` on a folder.
     """
 
     name: str
@@ -170,8 +196,7 @@ class Stage:
     row_title: str = ""
     row: tuple[Column, ...] = ()
     cards: tuple[Card, ...] = ()
-    headline_title: str = ""
-    headline: tuple[Column, ...] = ()
+    sentences: tuple[StageSentence, ...] = ()
 
 
 _PAIR_LOSS = Curve("Loss on training batches, nats per pair", "loss")
@@ -263,11 +288,12 @@ STAGES: dict[str, Stage] = {
                     limit_label="; the exact floor is {limit}",
                 ),
             ),
-            headline_title="bits per byte of held-out text (less is better)",
-            headline=(
-                Column("untrained", "untrained_bits_per_byte"),
-                Column("trained [95% interval]", "bits_per_byte"),
-                Column("exact entropy floor", "entropy_floor_bits_per_byte"),
+            sentences=(
+                StageSentence(
+                    "pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))
+                ),
+                StageSentence("pretrain.worse", unless_fell=("untrained_bits_per_byte", "bits_per_byte")),
+                StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),
         ),
         Stage(
@@ -296,6 +322,7 @@ STAGES: dict[str, Stage] = {
                 Curve("Loss on training batches, nats per token", "loss"),
                 Curve("Loss on held-out answers, nats per token", "held_out_loss"),
             ),
+            sentences=(StageSentence("sft.taught"),),
         ),
         Stage(
             "preferences",
@@ -306,11 +333,12 @@ STAGES: dict[str, Stage] = {
             storyworld={"data": ("prompts", "conversations", "preferences")},
             title="comparing the model's own answers",
             description="Models answered prompts, and an annotator said which of two answers is better.",
-            headline_title="which of two of its own answers is better?",
-            headline=(
-                Column("preferences", "preferences", count=True),
-                Column("the longer one [95% interval]", "longer_preferred", percent=True),
-                Column("of the higher utility", "agreement_with_utility", percent=True),
+            sentences=(
+                StageSentence("preferences.compared", (Number("preferences", count=True), Number("models"))),
+                StageSentence("preferences.agreement", (Number("agreement_with_utility", percent=True),)),
+                StageSentence(
+                    "preferences.longer", (Number("longer_preferred", percent=True, interval=True),)
+                ),
             ),
         ),
         Stage(
@@ -347,11 +375,13 @@ STAGES: dict[str, Stage] = {
                     limit_label="; at best {limit} (Bayes)",
                 ),
             ),
-            headline_title="which of two held-out answers was preferred?",
-            headline=(
-                Column("accuracy [95% interval]", "accuracy", percent=True),
-                Column("Bayes accuracy of the annotator", "bayes_accuracy", percent=True),
-                Column("pairs", "n", count=True),
+            sentences=(
+                StageSentence(
+                    "reward.accuracy",
+                    (Number("accuracy", percent=True, interval=True), Number("n", count=True)),
+                ),
+                StageSentence("reward.chance", chance="accuracy"),
+                StageSentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
             ),
         ),
         Stage(
@@ -368,6 +398,7 @@ STAGES: dict[str, Stage] = {
             # The reference reads both answers, too: a forward pass, and 4 more bytes per parameter.
             cost=Cost(bytes_per_parameter=20, sequences_per_example=2, passes_per_token=1 + 1 / 3),
             title="aligned by preferences",
+            sentences=(StageSentence("dpo.taught"),),
             description="Direct preference optimization raises the probability of preferred answers relative "
             "to rejected ones, without a reward model. The log-ratio of the model to its start is an "
             "implicit reward.",
@@ -408,6 +439,7 @@ STAGES: dict[str, Stage] = {
             # Policy and critic train; reference and reward model only read.
             cost=Cost(bytes_per_parameter=16 + 16 + 4 + 4),
             title="aligned by reinforcement learning",
+            sentences=(StageSentence("ppo.taught"),),
             description="The model writes answers, a reward model scores them, and PPO makes answers of "
             "higher scores more probable, while a penalty on the KL divergence keeps the model near its "
             "start.",

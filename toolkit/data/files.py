@@ -23,8 +23,9 @@ from pydantic import BaseModel
 from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_file
 from toolkit.config import inputs
-from toolkit.config.inputs import HUB_NAME, STORYWORLD, STORYWORLD_SETTINGS, is_local, key_text
+from toolkit.config.inputs import HUB_NAME, STORYWORLD_SETTINGS, is_local, key_text
 from toolkit.config.schema import DataSource
+from toolkit.config.schema.base import STORYWORLD
 from toolkit.runs import layout, seal
 from toolkit.storyworld import get_world
 

@@ -19,13 +19,13 @@ from toolkit.report.blocks import (
     TextList,
 )
 from toolkit.report.lesson import (
-    Column,
     DrawnAnswer,
     Lesson,
     ModelAnswers,
     ModelTable,
     Row,
     Samples,
+    TableColumn,
     counted,
     with_room,
 )
@@ -68,12 +68,12 @@ def _table_section(data: ReportData, table: ModelTable) -> PageSection:
     )
 
 
-def _heading(data: ReportData, column: Column) -> str:
+def _heading(data: ReportData, column: TableColumn) -> str:
     """Return a heading in one line; in the terminal it has two."""
     return data.say(column.heading).replace("-\n", "").replace("\n", data.wording["space"])
 
 
-def _row(data: ReportData, columns: Sequence[Column], row: Row) -> TableRow:
+def _row(data: ReportData, columns: Sequence[TableColumn], row: Row) -> TableRow:
     name = data.say(row.label) if row.model is None else run_label(data, row.model)
     cells = [
         _cell(data, column, row, value, change)
@@ -82,7 +82,9 @@ def _row(data: ReportData, columns: Sequence[Column], row: Row) -> TableRow:
     return TableRow(name, cells)
 
 
-def _cell(data: ReportData, column: Column, row: Row, value: Estimate | None, change: str | None) -> Cell:
+def _cell(
+    data: ReportData, column: TableColumn, row: Row, value: Estimate | None, change: str | None
+) -> Cell:
     if column.key == "win_rate" and row.is_baseline:
         return Cell(data.say(message("cell.baseline")))
     if value is None:

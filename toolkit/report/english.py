@@ -52,29 +52,27 @@ ENGLISH: dict[str, str] = {
     "note.doubt": "* no verdict: {reason}",
     # What each stage changed.
     "stages.title": "What each stage changed",
-    "pretrain.learned": "It learned to predict text: {untrained} to {bits} bits per byte.",
+    "pretrain.learned": (
+        "It was trained to predict text: {untrained_bits_per_byte} \N{RIGHTWARDS ARROW} {bits_per_byte} bits "
+        "per byte of unseen text."
+    ),
     "pretrain.worse": (
-        "It did not learn to predict unseen text: {untrained} to {bits} bits per byte, where less is better."
+        "That is no better than before the training: it did not learn what holds for unseen text."
     ),
-    "pretrain.floor": (
-        "It learned to predict text: {untrained} to {bits} bits per byte, where the best possible model "
-        "needs {floor}."
-    ),
-    "pretrain.answers": "It was not taught to answer: {values}.",
+    "pretrain.floor": "The best possible model needs {entropy_floor_bits_per_byte}.",
     "sft.taught": "It was trained on conversations, to answer instead of continuing a text.",
-    "preferences.compared": "An annotator compared {count} pairs of answers of {models}.",
-    "preferences.agreement": (
-        "An annotator compared {count} pairs of answers of {models}, and preferred the better one in "
-        "{agreement}."
-    ),
+    "preferences.compared": "An annotator compared {preferences} pairs of answers of {models}.",
+    "preferences.agreement": "It preferred the truly better answer in {agreement_with_utility}.",
+    "preferences.longer": "It preferred the longer answer in {longer_preferred}.",
     "reward.accuracy": (
-        "It prefers the answer that the annotator preferred in {accuracy} [{low}, {high}] of {count} unseen "
-        "pairs."
+        "It was trained to say which of two answers the annotator prefers: right for {accuracy} of {n} "
+        "unseen pairs."
     ),
-    "reward.bayes": "A perfect model would prefer it in {bayes}.",
     "reward.chance": "That is not clearly better than chance, 50%.",
+    "reward.bayes": "A perfect model would be right for {bayes_accuracy}.",
     "dpo.taught": "It learned from the preferences, without a reward model.",
     "ppo.taught": "It wrote answers and learned from the scores of the reward model.",
+    "answers.untaught": "It was not taught to answer: {values}.",
     "answers.first": "Its answers: {values}.",
     "value": "{name} {value}",
     "win.better": (
@@ -94,7 +92,6 @@ ENGLISH: dict[str, str] = {
     "change.better": "Better than {before}: {changes}.",
     "change.worse": "Worse than {before}: {changes}.",
     "change.unclear": "No clear difference from {before}: {names}.",
-    "headline": "{title} {values}.",
     # Samples.
     "samples.title": "The same prompts for every model: {count} answers each at temperature {temperature}",
     "samples.title_one": "The same prompts for every model: one answer each at temperature {temperature}",
@@ -132,8 +129,8 @@ ENGLISH: dict[str, str] = {
     ),
     "page.details": "Details",
     "beginning.columns": "What the columns mean",
-    "tone.better": "clearly better than the model before it",
-    "tone.worse": "clearly worse than the model before it",
+    "tone.better": "clearly better",
+    "tone.worse": "clearly worse",
     "row.seeds": "{name} ({count} seeds)",
     # What a model wrote while it learned.
     "steps.title": "What {name} wrote while it learned",
@@ -322,7 +319,7 @@ ENGLISH: dict[str, str] = {
         "win rate does not tell which model is better."
     ),
     "term.gold_judge": "gold judge",
-    "term.gold_judge.forms": "judge: gold",
+    "term.gold_judge.forms": "judge is gold",
     "term.gold_judge.definition": (
         "A judge that knows the true utility of an answer: possible only in the storyworld, where the "
         "utility is a formula. Real annotators are noisy."

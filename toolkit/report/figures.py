@@ -108,6 +108,7 @@ class Panel:
         style: dict[str, Any] = STYLE | {"font.size": TEXT_SIZE, "svg.hashsalt": salt, "pdf.fonttype": 42}
         if title and not self.title.isascii():
             style["font.family"] = ["DejaVu Sans", *filter(None, [japanese_font()])]
+            style["pdf.fonttype"] = 3  # type 42 declares outlines of OpenType fonts wrongly
         with rc_context(style), warnings.catch_warnings():
             # The page's fonts have the Japanese glyphs that matplotlib's own does not have.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -53,30 +53,25 @@ JAPANESE: dict[str, str] = {
     "stages.title": "各段階で何が変わったか",
     # What a stage changed.
     "pretrain.learned": (
-        "文章の予測を学びました。バイトあたりビット数は{untrained}から{bits}に下がりました。"
+        "文章を予測するように学習しました。初めて見る文章のバイトあたりビット数："
+        "{untrained_bits_per_byte}→{bits_per_byte}。"
     ),
-    "pretrain.worse": (
-        "初めて見る文章の予測は学べませんでした。バイトあたりビット数は{untrained}から{bits}になりまし"
-        "た（小さいほど良い値です）。"
-    ),
-    "pretrain.floor": (
-        "文章の予測を学びました。バイトあたりビット数は{untrained}から{bits}に下がりました。理論上の最"
-        "良値は{floor}です。"
-    ),
-    "pretrain.answers": "答え方はまだ学んでいません：{values}。",
+    "pretrain.worse": "学習前より良くなっていません。初めて見る文章に当てはまることは学べませんでした。",
+    "pretrain.floor": "理論上の最良値は{entropy_floor_bits_per_byte}です。",
     "sft.taught": "文章の続きを書くのではなく答えるように、会話で学習しました。",
-    "preferences.compared": "アノテーターが{models}の回答の組を{count}件比較しました。",
-    "preferences.agreement": (
-        "アノテーターが{models}の回答の組を{count}件比較し、{agreement}で優れた方を選びました。"
-    ),
+    "preferences.compared": "アノテーターが{models}の回答を{preferences}組比較しました。",
+    "preferences.agreement": "そのうち{agreement_with_utility}で、真に優れた回答を選びました。",
+    "preferences.longer": "長い方の回答を選んだのは{longer_preferred}です。",
     "reward.accuracy": (
-        "初めて見る{count}組のうち{accuracy} [{low}, {high}]で、アノテーターが選んだ回答を選びます。"
+        "アノテーターがどちらの回答を選ぶかを当てるように学習しました。初めて見る{n}組での正解率は"
+        "{accuracy}です。"
     ),
-    "reward.bayes": "完全なモデルでも{bayes}です。",
+    "reward.bayes": "完全なモデルの正解率は{bayes_accuracy}です。",
     "reward.chance": "これは偶然の50%より明らかに良いとは言えません。",
     "dpo.taught": "報酬モデルを使わずに、選好から学びました。",
     "ppo.taught": "回答を書き、報酬モデルのスコアから学びました。",
     "answers.first": "回答の内容：{values}。",
+    "answers.untaught": "答え方はまだ学んでいません：{values}。",
     "value": "{name} {value}",
     "win.better": "プロンプトの{rate} [{low}, {high}]で{baseline}の回答に勝ち、明らかに優れています。",
     "win.worse": "プロンプトの{rate} [{low}, {high}]で{baseline}の回答に勝つにとどまり、明らかに劣ります。",
@@ -91,7 +86,6 @@ JAPANESE: dict[str, str] = {
     "change.better": "{before}より良くなった項目：{changes}。",
     "change.worse": "{before}より悪くなった項目：{changes}。",
     "change.unclear": "{before}と明確な差がない項目：{names}。",
-    "headline": "{title} {values}。",
     # Samples.
     "samples.title": "同じプロンプトへの各モデルの回答（温度{temperature}、各{count}回）",
     "samples.title_one": "同じプロンプトへの各モデルの回答（温度{temperature}、各1回）",
@@ -127,8 +121,8 @@ JAPANESE: dict[str, str] = {
     ),
     "page.details": "詳細",
     "beginning.columns": "各列の意味",
-    "tone.better": "元のモデルより明らかに良い",
-    "tone.worse": "元のモデルより明らかに悪い",
+    "tone.better": "明らかに良い",
+    "tone.worse": "明らかに悪い",
     "row.seeds": "{name}（{count}シード）",
     # What a model wrote while it learned.
     "steps.title": "{name}が学習中に書いた文章",
@@ -315,7 +309,7 @@ JAPANESE: dict[str, str] = {
         "るかは分かりません。"
     ),
     "term.gold_judge": "ゴールド判定者",
-    "term.gold_judge.forms": "判定者：gold",
+    "term.gold_judge.forms": "判定者はgold",
     "term.gold_judge.definition": (
         "回答の真の効用を知る判定者です。効用が数式で決まるストーリーワールドでだけ可能です。実際のアノ"
         "テーターの判断には誤りが混じります。"

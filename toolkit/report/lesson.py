@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base import files
-from toolkit.config.registry import STAGES, measures_models
+from toolkit.config.registry import STAGES, Number, Product, measures_models
 from toolkit.evaluate.naming import display_names, run_identity
-from toolkit.report.summary import RATES, RunNames, column_text, name_runs, rates_of, summarize
+from toolkit.report.summary import RATES, RunNames, name_runs, rates_of, summarize
 from toolkit.report.wording import Message, message
 from toolkit.runs import layout, seal
-from toolkit.stats import Estimate
+from toolkit.stats import Estimate, interval_of
 
 GOLD = "gold"
 """The judge that knows the utility of the storyworld."""
@@ -29,12 +29,12 @@ WITHOUT_DIRECTION = ("mean_length", "kl_to_baseline")
 SHARES = (*RATES, "ended", "win_rate")
 IDEAL = {**dict.fromkeys(RATES, 1.0), "over_refusal_rate": 0.0}
 """Rates of a flawless model."""
-TRUTH_TEXT = "A story about a fox who finds"
+TRUTH_TEXT = "A story about a fox who finds a"
 """The beginning of documents of the small world."""
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A number that an evaluate run measured of several models.
 
     Attributes:
@@ -95,7 +95,7 @@ class ModelTable:
 
     evaluation: str
     title: Message
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[Row, ...]
     notes: tuple[Message, ...]
 
@@ -309,7 +309,7 @@ def _table(
     )
 
 
-def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[Column]:
+def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[TableColumn]:
     """Yield the numbers that at least one model has."""
     rates = [rate for rate in RATES if any(_value(row, rate) for row in models.values())]
     others = () if rates else ("ended", "mean_length", "kl_to_baseline")
@@ -321,7 +321,7 @@ def _columns(models: Mapping[str, Mapping], baseline: str | None) -> Iterator[Co
         if key == "bits_per_byte":
             floors = (row.get("entropy_floor_bits_per_byte") for row in models.values())
             best = next((floor for floor in floors if floor is not None), None)
-        yield Column(
+        yield TableColumn(
             key,
             message(f"heading.{key}", **about),
             message(f"meaning.{key}", **about),
@@ -345,7 +345,7 @@ def _value(row: Mapping[str, Any], key: str) -> Estimate | None:
 
 
 def _changes(
-    columns: Sequence[Column], before: Sequence[Estimate | None] | None, after: Sequence[Estimate | None]
+    columns: Sequence[TableColumn], before: Sequence[Estimate | None] | None, after: Sequence[Estimate | None]
 ) -> Iterator[str | None]:
     """Yield `better` or `worse` for each number that differs clearly from the one before."""
     for index, column in enumerate(columns):
@@ -372,7 +372,7 @@ def _measured(models: Mapping[str, Mapping]) -> Message:
 
 
 def _untrained(
-    stages: Mapping[str, Mapping], models: Mapping[str, Mapping], columns: Sequence[Column]
+    stages: Mapping[str, Mapping], models: Mapping[str, Mapping], columns: Sequence[TableColumn]
 ) -> list[Row]:
     """Return the row of the untrained model, if it was measured on the same text."""
     for name, row in models.items():
@@ -385,7 +385,7 @@ def _untrained(
     return []
 
 
-def _best(columns: Sequence[Column]) -> list[Row]:
+def _best(columns: Sequence[TableColumn]) -> list[Row]:
     """Return the row of the best possible model, if there is a best value."""
     if all(column.best is None for column in columns):
         return []
@@ -423,75 +423,48 @@ def _stage_lessons(
 ) -> Iterator[StageLesson]:
     """Yield the sentences of every stage that has some, in the order of the stages."""
     for name, row in stages.items():
-        stage = row.get("stage")
-        own = OWN_SENTENCES.get(stage, _headline)
-        sentences = [*own(row), *_comparison(name, stages, tables, parents)]
+        sentences = (*_own_sentences(row), *_comparison(name, stages, tables, parents))
         if sentences:
-            yield StageLesson(name, str(stage), tuple(sentences))
+            yield StageLesson(name, str(row.get("stage")), sentences)
 
 
-def _pretrain(row: Mapping[str, Any]) -> Iterator[Message]:
-    if row.get("bits_per_byte") is None:
-        return
-    bits, untrained = (f"{row[key]:.3f}" for key in ("bits_per_byte", "untrained_bits_per_byte"))
-    floor = row.get("entropy_floor_bits_per_byte")
-    if row["bits_per_byte"] >= row["untrained_bits_per_byte"]:
-        yield message("pretrain.worse", bits=bits, untrained=untrained)
-    elif floor is None:
-        yield message("pretrain.learned", bits=bits, untrained=untrained)
-    else:
-        yield message("pretrain.floor", bits=bits, untrained=untrained, floor=f"{floor:.3f}")
-
-
-def _preferences(row: Mapping[str, Any]) -> Iterator[Message]:
-    if row.get("preferences") is None:
-        return
-    count = f"{row['preferences']:,}"
-    models = list(display_names(list(row.get("models") or ())).values())
-    agreement = row.get("agreement_with_utility")
-    if agreement is None:
-        yield message("preferences.compared", count=count, models=models)
-    else:
-        yield message("preferences.agreement", count=count, models=models, agreement=f"{agreement:.0%}")
-
-
-def _reward(row: Mapping[str, Any]) -> Iterator[Message]:
-    if row.get("accuracy") is None:
-        return
-    low, high = row.get("accuracy_interval") or (None, None)
-    ends = (
-        {"low": "-", "high": "-"} if low is None else {"low": f"{100 * low:.0f}", "high": f"{100 * high:.0f}"}
-    )
-    yield message("reward.accuracy", accuracy=f"{row['accuracy']:.0%}", count=f"{row['n']:,}", **ends)
-    if low is None or low <= 0.5:
-        yield message("reward.chance")
-    if row.get("bayes_accuracy") is not None:
-        yield message("reward.bayes", bayes=f"{row['bayes_accuracy']:.0%}")
-
-
-def _headline(row: Mapping[str, Any]) -> Iterator[Message]:
-    """Yield the headline of a stage that has no sentences of its own, from the table of stages."""
+def _own_sentences(row: Mapping[str, Any]) -> Iterator[Message]:
+    """Yield what a stage did, as the table of stages says it."""
     stage = STAGES.get(str(row.get("stage")))
-    if stage is not None and stage.headline:
-        values = [
-            message("value", name=column.heading, value=column_text(row, column)) for column in stage.headline
-        ]
-        yield message("headline", title=stage.headline_title, values=values)
+    for sentence in () if stage is None else stage.sentences:
+        if sentence.chance is not None and not _is_chance(row, sentence.chance):
+            continue
+        if sentence.unless_fell is not None and _fell(row, *sentence.unless_fell):
+            continue
+        if all(row.get(number.key) is not None for number in sentence.numbers):
+            yield message(
+                sentence.key, **{number.key: _number_text(row, number) for number in sentence.numbers}
+            )
 
 
-def _taught(row: Mapping[str, Any]) -> Iterator[Message]:
-    yield message(f"{row['stage']}.taught")
+def _is_chance(row: Mapping[str, Any], key: str) -> bool:
+    """Return whether the interval of a share is not above one half."""
+    interval = interval_of(row, key)
+    return row.get(key) is not None and (interval is None or interval[0] <= 0.5)
 
 
-OWN_SENTENCES = {
-    "pretrain": _pretrain,
-    "sft": _taught,
-    "preferences": _preferences,
-    "reward": _reward,
-    "dpo": _taught,
-    "ppo": _taught,
-}
-"""Stage -> its sentences that need no evaluate run."""
+def _fell(row: Mapping[str, Any], before: str, after: str) -> bool:
+    """Return whether a number became smaller, or was not measured."""
+    return row.get(before) is None or row.get(after) is None or row[after] < row[before]
+
+
+def _number_text(row: Mapping[str, Any], number: Number) -> str | list[str]:
+    value = row[number.key]
+    if isinstance(value, Mapping):
+        return list(display_names(list(value)).values())
+    if number.count:
+        return f"{value:,}"
+    digits, scale, sign = (0, 100, "%") if number.percent else (3, 1, "")
+    text = f"{scale * value:.{digits}f}{sign}"
+    interval = interval_of(row, number.key) if number.interval else None
+    return text + (
+        f" [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]" if interval else ""
+    )
 
 
 def _comparison(
@@ -513,8 +486,8 @@ def _comparison(
             if column.key in RATES and not column.less_is_better and value is not None
         ]
         if values:
-            is_pretrained = stages[name].get("stage") == "pretrain"
-            yield message("pretrain.answers" if is_pretrained else "answers.first", values=values)
+            taught = _stage_has(stages[name], "has_conversations")
+            yield message("answers.first" if taught else "answers.untaught", values=values)
         return
     compared = [
         (column, change, old, new)
@@ -643,9 +616,11 @@ def _next_steps(names: RunNames, stages: Mapping[str, Mapping], page: Path | Non
         aligned = _stage_has(stages[chosen], "aligned")
         purpose = message("next.chat" if aligned else "next.chat_sft")
         yield NextStep(purpose, ("chat", str(paths[chosen])))
-    readers = [name for name in paths if stages[name].get("stage") == "pretrain"]
+    readers = [
+        path for name, path in paths.items() if name not in speakers and _is_language_model(stages[name])
+    ]
     if readers:
-        path = paths[readers[0]]
+        path = readers[0]
         if _is_small_world(path):
             yield NextStep(message("next.truth"), ("next", str(path), TRUTH_TEXT, "--truth"))
         elif text := _first_words(path):
@@ -657,6 +632,11 @@ def _next_steps(names: RunNames, stages: Mapping[str, Mapping], page: Path | Non
 def _stage_has(row: Mapping[str, Any], attribute: str) -> bool:
     stage = STAGES.get(str(row.get("stage")))
     return stage is not None and bool(getattr(stage, attribute))
+
+
+def _is_language_model(row: Mapping[str, Any]) -> bool:
+    stage = STAGES.get(str(row.get("stage")))
+    return stage is not None and stage.product == Product.LANGUAGE_MODEL
 
 
 def _won(row: Mapping[str, Any]) -> float:

@@ -30,7 +30,6 @@ from toolkit.report.summary import (
     BaselineComparison,
     Numbers,
     RunNames,
-    column_text,
     comparisons,
     measured_rates,
     rates_of,
@@ -314,7 +313,9 @@ def _stage_tables(
 
 
 def _column_cell(row: Numbers, column: Column) -> Cell:
-    return number_cell(row, column.key, column_text(row, column))
+    if column.count:
+        return number_cell(row, column.key, f"{row[column.key]:,.0f}" if row.get(column.key) else "-")
+    return number_cell(row, column.key, interval_text(row, column.key, percent=column.percent))
 
 
 def number_cell(row: Mapping[str, Any], key: str, text: str, *, tone: str | None = None) -> Cell:

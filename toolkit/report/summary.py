@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import RunError
-from toolkit.config.registry import Column, measures_models
+from toolkit.config.registry import measures_models
 from toolkit.evaluate.naming import display_names, evaluated_models, run_identity
 from toolkit.runs import layout
-from toolkit.stats import interval_text
 
 Numbers = dict[str, object]
 """Measured values of a run by key, as in its evaluation.json."""
@@ -177,13 +176,6 @@ def win_rate_text(row: Mapping, *, is_baseline: bool = False, doubt: str = " (no
     rate = row["win_rate"]
     text = f"{rate['estimate']:.1%} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
     return text + doubt if rate.get("verdict") == "no verdict" else text
-
-
-def column_text(row: Mapping, column: Column) -> str:
-    """Return a headline number of a stage with its interval, `-` if it was not measured."""
-    if column.count:
-        return f"{row[column.key]:,.0f}" if row.get(column.key) else "-"
-    return interval_text(row, column.key, percent=column.percent)
 
 
 def stage_of(path: Path) -> str:

@@ -6,6 +6,7 @@ language. `english` and `japanese` have the templates.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,8 @@ from toolkit.report.japanese import JAPANESE, JAPANESE_STAGES
 Wording = Mapping[str, str]
 """Key of a message -> its template, for `str.format` with the fields of the message."""
 
-LANGUAGES: Mapping[str, Wording] = {"en": ENGLISH, "ja": {**JAPANESE, **JAPANESE_STAGES}}
-"""Code of a language -> its wording."""
+LANGUAGES: Mapping[str, Wording] = {"en": ENGLISH, "ja": ChainMap(JAPANESE, JAPANESE_STAGES, ENGLISH)}
+"""Code of a language -> its wording; sentences of a stage that is not translated are English."""
 
 
 @dataclass(frozen=True)

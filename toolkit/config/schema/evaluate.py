@@ -128,7 +128,7 @@ class EvaluateRecipe(StageRecipe):
     samples: list[str | Turns] = []
     """Prompts that every model answers, shown in the summary. A prompt is a text, or a list of the turns of a
     conversation, which begins and ends with the user's."""
-    answers_per_sample: Count = 5
+    answers_per_sample: Count = 1
     """Answers of each model to each of `samples`: a single one may mislead."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the models' weights; log-probabilities are always fp32."""

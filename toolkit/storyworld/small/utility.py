@@ -7,6 +7,7 @@ test has the value 1.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from toolkit.storyworld.grammar import derivations
 from toolkit.storyworld.reading import split_sentences
@@ -54,8 +55,14 @@ class Measurement:
 
 def measure(messages: list[Message], answer: str) -> Measurement:
     """Return what an answer does; reads any text and never raises."""
-    prompt = read_prompt(messages)
-    text = str(answer).strip()[:_LONGEST_ANSWER]
+    # An evaluation asks for the utility of an answer as its judge, and again for its terms and its rates.
+    return _measure(tuple(str(message.get("content", "")) for message in messages), str(answer))
+
+
+@lru_cache(maxsize=8192)
+def _measure(contents: tuple[str, ...], answer: str) -> Measurement:
+    prompt = read_prompt([{"content": content} for content in contents])
+    text = answer.strip()[:_LONGEST_ANSWER]
     sentences = split_sentences(text)
     is_story = bool(story_derivations(text))
     # Refusals and advice have at most two sentences; not to read stories as such halves the time.
