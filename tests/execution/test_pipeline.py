@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.cli import main
+from toolkit.config import loader
 from toolkit.report.page import write_report
 from toolkit.report.summary import summarize
 
@@ -106,6 +107,14 @@ from toolkit.cli.main import main
 for arguments in json.loads(sys.argv[1]):
     if status := main(arguments):
         sys.exit(f"exit status {status}: {arguments}")
+"""
+
+TWO_CORES = """
+import sys
+from toolkit.runtime import hardware
+hardware.cores, hardware.has_gpu = lambda: 2, lambda: False
+from toolkit.cli.main import main
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -206,6 +215,31 @@ def test_verify_writes_nothing(toy_runs, toolkit):
     sealed = (toy_runs / "evaluate" / "lock.json").read_bytes()
     done = toolkit("verify", str(toy_runs / "evaluate"), "--json", cwd=toy_runs.parent)
     assert json.loads(done.stdout) and (toy_runs / "evaluate" / "lock.json").read_bytes() == sealed
+
+
+@pytest.mark.slow
+def test_stages_side_by_side_have_the_bytes_of_stages_one_after_another(toy_runs):
+    """reward and dpo, of the same sft, on two cores and then one after another."""
+    folder = toy_runs.parent.parent
+    files = {name: folder / f"{name}.jsonl" for name in ("web", "chats", "feedback")}
+    sealed = []
+    for jobs in ("2", "1"):
+        recipes = folder / "recipes" / f"jobs-{jobs}"
+        recipes.mkdir(parents=True)
+        for stage in ("reward", "dpo"):
+            _, path, *overrides = command(stage, files)
+            settings = loader.load(Path(path), overrides).recipe.model_dump(mode="json", exclude_unset=True)
+            (recipes / f"{stage}.yaml").write_text(json.dumps(settings))  # JSON is YAML
+        done = start("-c", TWO_CORES, "run", str(recipes), "--jobs", jobs, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert ("dpo    | 3/3 steps" in done.stderr) == (jobs == "2")
+        locks = [json.loads((folder / "runs" / f"jobs-{jobs}" / stage / "lock.json").read_text())["files"]
+                 for stage in ("reward", "dpo")]  # fmt: skip
+        sealed.append(
+            [{name: lock[name]["sha256"] for name in lock if name.endswith((".safetensors", ".pt", ".pth"))}
+             for lock in locks]
+        )  # fmt: skip
+    assert sealed[0] == sealed[1] and all(len(hashes) >= 4 for hashes in sealed[0])
 
 
 @pytest.mark.slow

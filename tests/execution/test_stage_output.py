@@ -27,11 +27,13 @@ def reports(monkeypatch):
 def test_lines_begin_with_the_name_of_the_stage(capsys):
     with StageOutput(LABELS) as output:
         output.show("t/dpo", "t/dpo: 3/9 steps, loss 0.5\n")
+        output.show("t/dpo", "dpo: 8 pairs\n")
         output.show("t/reward", "\n")
         output.show("t/reward", "a library's bar 1/2\ra library's bar 2/2\n")
         output.end("t/dpo")
     assert capsys.readouterr().err.splitlines() == [
         "dpo    | 3/9 steps, loss 0.5",
+        "dpo    | 8 pairs",
         "reward | a library's bar 2/2",
     ]
 

@@ -19,8 +19,7 @@ class StageOutput:
     """
 
     def __init__(self, labels: Mapping[str, str]):
-        width = max(map(len, labels.values()))
-        self._labels = {name: f"{label:{width}} |" for name, label in labels.items()}
+        self._labels, self._width = labels, max(map(len, labels.values()))
         self._bars: Bars | None = progress.bars() if console.on_terminal() else None
         self._tasks: dict[str, TaskID] = {}
 
@@ -37,13 +36,12 @@ class StageOutput:
             self._tell(name, line)
         elif report.ended:
             self.end(name)
-            self._tell(name, _words(name, report) if report.words else "")
+            self._tell(name, self._words(name, report))
         elif self._bars is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(self._labels[name], words="")
-            self._bars.update(
-                self._tasks[name], total=report.total, completed=report.done, words=_words(name, report)
-            )
+                self._tasks[name] = self._bars.add_task(self._head(name), words="")
+            words = self._words(name, report)
+            self._bars.update(self._tasks[name], total=report.total, completed=report.done, words=words)
 
     def end(self, name: str) -> None:
         """Remove the bar of a stage."""
@@ -56,11 +54,16 @@ class StageOutput:
         if self._bars is not None:
             self._bars.stop()
 
+    def _head(self, name: str) -> str:
+        return f"{self._labels[name]:{self._width}} |"
+
     def _tell(self, name: str, line: str) -> None:
-        line = line.removeprefix(f"{name}: ")  # the label says it
         if line:
-            console.tell(f"{self._labels[name]} {line}")
+            console.tell(f"{self._head(name)} {self._without_name(name, line)}")
 
+    def _words(self, name: str, report: progress.Report) -> str:
+        return self._without_name(name, f"{report.description}: {report.words}") if report.words else ""
 
-def _words(name: str, report: progress.Report) -> str:
-    return report.words if report.description == name else f"{report.description}: {report.words}"
+    def _without_name(self, name: str, line: str) -> str:
+        """Remove the name of the run or the stage, with which its own messages begin."""
+        return line.removeprefix(f"{name}: ").removeprefix(f"{self._labels[name]}: ")
