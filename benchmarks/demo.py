@@ -115,7 +115,7 @@ def _line(model: str, seed: str, row: Mapping[str, Any]) -> str:
 def _mean_line(model: str, rows: Sequence[Mapping[str, Any]]) -> str:
     def mean(values: list[float], form: str) -> str:
         estimate = student_mean(values)
-        return f"**{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]**"
+        return f"**{estimate.estimate:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]**"
 
     won = [row["win_rate"]["estimate"] for row in rows if row.get("win_rate")]
     cells = [
