@@ -1,7 +1,8 @@
 """Runs of an older version are still valid and give the output that the old version printed.
 
 `fixtures/old_run` holds recipes, the sealed runs that `toolkit run recipes --runs-dir runs` of commit 4a212c1
-made of them, and in `reports/` what its verbs then printed (`command`, `exit_status`, `output`).
+made of them, and in `reports/` what its verbs then printed (`command`, `exit_status`, `output`). A command
+names every option whose default has changed since.
 
 Token ids, batch digests and everything else that is counted must be the same everywhere. Floats must have the
 same bits where processor and package versions are those that made the runs; else they may differ as

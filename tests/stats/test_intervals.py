@@ -101,6 +101,20 @@ def test_all_wins_use_the_exact_interval():
     assert not stats.bootstrap_share([0.5] * 50, seed=0).excludes(0.5)
 
 
+def test_difference_of_two_shares_is_newcombes():
+    """Newcombe (1998, Statistics in Medicine 17), table II, method 10: 56/70 and 48/80, 9/10 and 3/10."""
+    for first, second, low, high in (
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+    ):
+        difference = stats.wilson(*first).minus(stats.wilson(*second))
+        assert [difference.low, difference.high] == pytest.approx([low, high], abs=5e-5)
+        assert difference.estimate == pytest.approx(first[0] / first[1] - second[0] / second[1])
+        assert difference.excludes(0.0) and difference.n == min(first[1], second[1])
+    unknown = stats.Estimate(0.5, math.nan, math.nan, 1)
+    assert not stats.wilson(9, 10).minus(unknown).excludes(0.0)
+
+
 def test_wilson_matches_hand_computed_values():
     result = stats.wilson(8, 10)  # (0.8 + 0.1921) / 1.3842 -+ 1.4160 * sqrt(0.016 + 0.0096)
     assert (result.low, result.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))

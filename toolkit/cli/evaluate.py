@@ -25,6 +25,8 @@ COMPARISON = (
     "temperature", "top_k", "top_p",
 )  # fmt: skip
 """Options that are settings of `win_rate` in an evaluate recipe."""
+OF_RECIPE = ("seed", "precision")
+"""Options that are settings of an evaluate recipe."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return evaluate_annotations.main(arguments)
     args = _parser().parse_intermixed_args(arguments)
+    _complete(args)
     from toolkit.cli import evaluate_tables
     from toolkit.evaluate import context, reward_models
     from toolkit.evaluate.naming import models_by_name
@@ -134,7 +137,8 @@ def _parser() -> Parser:
     parser = Parser(
         "evaluate",
         "Measure perplexity and bits per byte of models on any text, with --baseline the win rate of their "
-        "answers against it, and reward models on preferences, each number with its interval.",
+        "answers against it, and reward models on preferences, each number with its interval. Defaults are "
+        "those of an evaluate recipe: docs/EVALUATION.md.",
         "toolkit evaluate runs/tiny/pretrain openai-community/gpt2 --data book.txt\n"
         "toolkit evaluate runs/tiny/dpo --data storyworld --baseline runs/tiny/sft --json\n"
         "toolkit evaluate runs/tiny/reward --data storyworld\n"
@@ -158,7 +162,7 @@ def _parser() -> Parser:
         "--examples",
         type=positive_int,
         metavar="N",
-        help="at most N documents or prompts; default: a whole file, 400 of other data",
+        help="at most N documents or prompts",
     )
     parser.add_argument(
         "--window",
@@ -176,20 +180,22 @@ def _parser() -> Parser:
     _add_comparison(parser)
     add_sampling(parser)
     add_json(parser)
-    parser.set_defaults(**_defaults())
+    parser.set_defaults(**dict.fromkeys((*OF_RECIPE, *SCORING, *COMPARISON)))
     return parser
 
 
-def _defaults() -> dict[str, object]:
-    """Return the defaults of an evaluate recipe by option."""
+def _complete(args: argparse.Namespace) -> None:
+    """Set the options that are not given to the defaults of an evaluate recipe."""
     from toolkit.config.schema import EvaluateRecipe, PerplexitySettings, WinRateSettings
 
-    sources = (
-        (EvaluateRecipe, ("seed", "precision")),
+    for recipe, keys in (
+        (EvaluateRecipe, OF_RECIPE),
         (PerplexitySettings, SCORING),
         (WinRateSettings, COMPARISON),
-    )
-    return {key: cls.model_fields[key].default for cls, keys in sources for key in keys}
+    ):
+        for key in keys:
+            if getattr(args, key) is None:
+                setattr(args, key, recipe.model_fields[key].default)
 
 
 def _add_scoring(parser: Parser) -> None:
@@ -204,9 +210,7 @@ def _add_scoring(parser: Parser) -> None:
         "--no-score-end", dest="score_end", action="store_false", help="do not score end-of-text"
     )
     parser.add_argument("--packed", action="store_true", help="read all documents as one text")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="precision of the weights; default: %(default)s"
-    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of the weights")
 
 
 def _add_comparison(parser: Parser) -> None:
@@ -236,7 +240,7 @@ def _add_comparison(parser: Parser) -> None:
         "--samples-per-prompt",
         type=positive_int,
         metavar="N",
-        help="answers to each prompt; default: %(default)s",
+        help="answers to each prompt",
     )
     parser.add_argument(
         "--best-of", metavar="MODEL", help="a reward model: the best of 2 and of 4 baseline answers, too"

@@ -75,12 +75,8 @@ def non_negative_int(text: str) -> int:
 
 
 def add_sampling(parser: Parser) -> None:
-    parser.add_argument(
-        "--max-new-tokens", type=positive_int, default=200, metavar="N", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, metavar="T", help="0 is greedy; default: %(default)s"
-    )
+    parser.add_argument("--max-new-tokens", type=positive_int, default=200, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy")
     parser.add_argument(
         "--top-k", type=int, default=0, metavar="K", help="sample from the K most probable tokens; 0: all"
     )
