@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from toolkit.base.errors import UsageError
+from toolkit.base.rng import derive
 from toolkit.config import loader
 from toolkit.evaluate import best_of, context, judge_factory, judges, stage
 from toolkit.evaluate.session import Session
@@ -159,6 +160,7 @@ def test_sample_has_several_answers_and_the_first_is_that_of_a_single_one(recipe
 
     single, several = samples(1), samples(3)
     assert [one.get("answers") for one in single] == [None, None]
+    assert single[1]["seed"] == derive(0, "sample", 1)  # as in runs from before there were several
     assert [{key: one[key] for key in single[0]} for one in several] == [
         {key: one[key] for key in single[0]} for one in single
     ]
