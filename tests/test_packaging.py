@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
+PLATFORM_PACKAGE = re.compile(r"nvidia-|cuda-|triton$")
+"""What torch requires on some platforms, in the versions that it names itself."""
 SMALL = (
     "vocab_size=600",
     "train_tokens=20480",
@@ -26,23 +33,70 @@ SMALL = (
 """Overrides with which each stage of recipes/tiny trains a few steps."""
 
 
-def test_lock_pins_releases_available_on_every_index():
-    pins = (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
-    assert "torch==2.13.0" in pins
+def pins(file: str) -> list[str]:
+    return (ROOT / file).read_text(encoding="utf-8").split()
+
+
+def pinned(file: str) -> set[str]:
+    return {canonicalize_name(pin.partition("==")[0]) for pin in pins(file)}
+
+
+def required(requirements: list[str]) -> set[str]:
+    """Return the names of the requirements, and of what those packages require, as installed here."""
+    todo = [Requirement(text) for text in requirements]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while todo:
+        requirement = todo.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen or PLATFORM_PACKAGE.match(name):
+            continue
+        seen.add((name, extras))
+        for text in metadata.requires(name) or []:
+            needed = Requirement(text)
+            if any(not needed.marker or needed.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                todo.append(needed)
+    return {name for name, _ in seen}
+
+
+def test_locks_pin_releases_available_on_every_index():
+    every = pins("requirements.lock") + pins("requirements-test.lock")
+    assert "torch==2.13.0" in every
     # A local version such as 2.13.0+cpu exists only on PyTorch's index.
-    assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin)] == []
+    assert [pin for pin in every if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin)] == []
 
 
-def test_lock_pins_every_dependency():
-    names = {
-        re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower()
-        for pin in (ROOT / "requirements.lock").read_text(encoding="utf-8").split()
+def test_each_lock_pins_what_it_is_for_and_no_more():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    to_run = required(project["dependencies"])
+    to_test = required([*extras["test"], *extras["tasks"]]) - to_run
+    assert len(to_run) > 60 and len(to_test) > 50
+    # Only some platforms and versions of Python require setuptools.
+    assert pinned("requirements.lock") - {"setuptools"} == to_run - {"setuptools"}
+    assert pinned("requirements-test.lock") == to_test
+
+
+def test_toolkit_imports_nothing_that_only_tests_need():
+    packages = metadata.packages_distributions()
+    for_tests = pinned("requirements-test.lock")
+    imported = {
+        (file.relative_to(ROOT).as_posix(), name)
+        for file in (ROOT / "toolkit").rglob("*.py")
+        for name in imported_packages(file)
+        if {canonicalize_name(owner) for owner in packages.get(name, [])} & for_tests
     }
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    section = project[project.index("dependencies = [") : project.index("[project.scripts]")]
-    required = re.findall(r'"([A-Za-z0-9_.-]+)(?:\[\w+\])?>=', section)
-    assert len(required) > 20
-    assert {re.sub(r"[-_.]+", "-", name).lower() for name in required} - names == set()
+    assert imported == {("toolkit/evaluate/tasks.py", "lm_eval")}
+
+
+def imported_packages(file: Path) -> set[str]:
+    """Return the top-level packages that a module imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 @pytest.fixture(scope="module")

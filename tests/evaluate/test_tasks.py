@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from toolkit.cli import main
+from toolkit.cli.evaluate_tasks import INSTALL
 from toolkit.data.chat import template
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.models.loading import load_causal_lm
@@ -116,13 +119,15 @@ def test_an_unknown_task_is_named(folders, tasks, capsys):
     assert "has no task animalz" in err and "Traceback" not in err
 
 
-def test_without_lm_eval_the_extra_is_named(folders):
+def test_without_lm_eval_the_package_is_named(folders):
     """In a process of its own, in which there is no such package."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["optional-dependencies"]["tasks"] == [INSTALL.split("'")[1]]
     code = (
         "import sys; sys.modules['lm_eval'] = None\n"
         "from toolkit.cli import main\n"
         f"sys.exit(main.main(['evaluate', {str(folders / 'first')!r}, '--tasks', 'hellaswag']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and "pip install 'toolkit[tasks]'" in done.stderr
+    assert done.returncode == 2 and INSTALL in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,12 +10,15 @@ from pathlib import Path
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, add_json, non_negative_int, positive_int
 
+INSTALL = "pip install 'lm_eval>=0.4.13,<0.5'"
+"""Also in the extra `tasks` of pyproject.toml."""
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "evaluate",
         "Measure models on tasks of lm-evaluation-harness, with its own code. It must be installed: "
-        "pip install 'toolkit[tasks]'.",
+        f"{INSTALL}.",
         "toolkit evaluate runs/tiny/sft openai-community/gpt2 --tasks hellaswag,piqa --examples 200\n"
         "toolkit evaluate runs/tiny/sft --tasks my_task --include-path my-tasks --json",
     )
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UsageError(
             "tasks are measured by lm-evaluation-harness, which is not installed",
             where="--tasks",
-            fix="pip install 'toolkit[tasks]'",
+            fix=INSTALL,
         ) from None
     from rich.console import Console
 
