@@ -5,10 +5,10 @@
 
 FOLDER contains recipes for the stages ppo, dpo and evaluate, whose `model` and `reward_model` are sealed runs
 in `--runs-dir`. Each method is trained once per seed with the settings of its recipe, and from its model: in
-recipes/tiny, PPO begins with the model that DPO trained. RLOO and GRPO use the settings of ppo.yaml, including
-kl_coefficient, which has another unit in GRPO. All models are evaluated on the same
-prompts. Best-of-n selects one of n answers of the fine-tuned model with the reward model, as
-`win_rate.best_of` of an evaluate recipe does. Finished runs are not trained again.
+recipes/tiny, PPO begins with the model that DPO trained. RLOO and GRPO use the settings of ppo.yaml,
+including kl_coefficient, which has another unit in GRPO. All models are evaluated on the same prompts.
+Best-of-n selects one of n answers of the fine-tuned model with the reward model, as `win_rate.best_of` of an
+evaluate recipe does. Finished runs are not trained again.
 
 The interval of a method is Student's over its seeds; that of best-of-n is over prompts. The output is a
 Markdown table.

@@ -32,8 +32,10 @@ addEventListener("load", async () => {
   document.querySelectorAll("details").forEach(details => { details.open = %(open)s; });
   const found = [], width = document.documentElement.clientWidth;
   if (document.documentElement.scrollWidth > width) {
+    const clips = element => element && element !== document.body &&
+      (getComputedStyle(element).overflowX !== "visible" || clips(element.parentElement));
     for (const element of document.querySelectorAll("body *")) {
-      if (element.getBoundingClientRect().right > width + 1 && !element.closest("pre, .scroll, svg"))
+      if (element.getBoundingClientRect().right > width + 1 && !element.closest("svg") && !clips(element))
         found.push("off the screen: " + element.outerHTML.slice(0, 100));
     }
     found.push("the page is " + document.documentElement.scrollWidth + " pixels wide");

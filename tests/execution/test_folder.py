@@ -3,19 +3,21 @@
 import re
 import signal
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.execution.test_runner import finish, run, start
+from tests.execution.test_runner import finish, run, start, wait_for_step
 from toolkit.base import files
 from toolkit.config import schema
 from toolkit.execution import folder as folder_module
 from toolkit.execution import launching
 from toolkit.runs import layout, seal
-from toolkit.runtime import hardware
+from toolkit.runtime import hardware, signals
 
 STAGES = ["a", "b"]
 
@@ -87,6 +89,25 @@ def test_failing_stage_stops_the_others_in_order(folder):
     assert "tokenizer failed (exit status 1); finished stages are kept" in err
     _, err = run(folder, "recipes/t")
     assert err.count("finished and sealed") == 2 and "b | runs/t/b: not finished yet, resuming" in err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_idle_core_loads_the_libraries_of_a_later_stage(folder):
+    """Its process ends with an interrupted run, and runs the stage in its turn."""
+    recipes = folder / "recipes" / "t"
+    source = (recipes / "a.yaml").read_text().splitlines()[-1]
+    (recipes / "b.yaml").write_text(f"stage: corpus\ntokenizer: runs/t/a\nworkers: 1\n{source}\n")
+    (recipes / "c.yaml").write_text("stage: pretrain\ntokens: runs/t/b\ntrain_tokens: 8192\nthreads: 1\n")
+    process = start(folder, "recipes/t", TOY_STOP_AT="2")
+    wait_for_step(process, 2)
+    while len(processes := signals.children(process.pid)) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130)
+    assert "stopped in tokenizer; the same command continues with this stage" in err
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
+    run(folder, "recipes/t")
+    assert files.read_json(folder / "runs" / "t" / "c" / layout.EVALUATION) == {"preloaded": True}
 
 
 @pytest.mark.slow

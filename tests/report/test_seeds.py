@@ -97,7 +97,7 @@ def test_numbers_are_means_with_students_interval(two_seeds, seeds):
     [table] = lesson.tables
     assert [row.model for row in table.rows if row.model] == ["pretrain", "sft", "dpo"]
     page = write_report(two_seeds, seeds / "report.html").read_text(encoding="utf-8")
-    assert "ppo: mean of 2 runs that differ only in their seeds (0, 7)" in page
+    assert "Mean of 2 runs that differ only in their seeds (0, 7): tokenizer, corpus" in page
     assert "dpo (2 seeds)</th>" in page and "Each seed" in page and "s2/dpo</th>" in page
 
 

@@ -26,6 +26,7 @@ from toolkit.runtime import hardware
 
 STEPS = 3
 hardware.cores = lambda: 2
+started_with = dict(os.environ)
 
 
 def without_torch() -> None:
@@ -79,7 +80,7 @@ def _count(run, seed, progress):
 def meet(run):
     """Wait until another stage is here, too."""
     (run.path.parent / f"{run.path.name}.here").touch()
-    for _ in range(600):
+    for _ in range(2000):
         if len(list(run.path.parent.glob("*.here"))) == 2:
             return
         time.sleep(0.05)
@@ -95,6 +96,9 @@ def corpus(recipe, run):
 
 def pretrain(recipe, run):
     """Sum the ranks over all processes, which requires that all take part."""
+    if os.environ.get("TOY_WITHOUT_TORCH"):
+        run.write_json("evaluation.json", {"preloaded": launching.WAIT in started_with})
+        return
     import torch
 
     value = torch.tensor([run.seed + int(os.environ.get("RANK", "0")) + 1])

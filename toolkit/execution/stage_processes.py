@@ -115,6 +115,8 @@ class StageProcesses:
 
     def stop(self) -> None:
         """Interrupt all stages and wait until they have saved what they can; a second signal kills them."""
+        while self._preloaded:
+            self._preloaded.popitem()[1].discard()
         for process in self._running.values():
             process.interrupt()
         try:
@@ -127,8 +129,6 @@ class StageProcesses:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._preloaded:
-            self._preloaded.popitem()[1].discard()
         self.stop()
 
     def _handle(self, event: _Line | _Loaded | Ended) -> bool:

@@ -53,8 +53,8 @@ ENGLISH: dict[str, str] = {
     # What each stage changed.
     "stages.title": "What each stage changed",
     "pretrain.learned": (
-        "It was trained to predict text: {untrained_bits_per_byte} \N{RIGHTWARDS ARROW} {bits_per_byte} bits "
-        "per byte of unseen text."
+        "It was trained to predict text: {untrained_bits_per_byte} → {bits_per_byte} bits per byte of "
+        "unseen text."
     ),
     "pretrain.worse": (
         "That is no better than before the training: it did not learn what holds for unseen text."
@@ -86,13 +86,13 @@ ENGLISH: dict[str, str] = {
         "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: clearly worse."
     ),
     "win.none": (
-        "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: no verdict, "
-        "because {reason}."
+        "Its answer beats that of {baseline} on {rate} [{low}, {high}] of the prompts: no verdict, because "
+        "{reason}."
     ),
     "reason.interval": "the interval contains 50%",
     "reason.test": "the sign test is not clear (p = {p})",
     "reason.judge": "the judge is not reliable ({doubt})",
-    "change": "{name} {before} \N{RIGHTWARDS ARROW} {after}",
+    "change": "{name} {before} → {after}",
     "change.better": "Better than {before}: {changes}.",
     "change.worse": "Worse than {before}: {changes}.",
     "change.unclear": "No clear difference from {before}: {names}.",
@@ -128,8 +128,8 @@ ENGLISH: dict[str, str] = {
         "what the model learned at each stage, with 95% intervals."
     ),
     "page.seeds": (
-        "{names}: mean of {count} runs that differ only in their seeds ({seeds}). Their intervals are "
-        "Student's 95% intervals over the seeds; samples and answers are those of {first}."
+        "Mean of {count} runs that differ only in their seeds ({seeds}): {names}. Their intervals are "
+        "Student's 95% intervals over the seeds; samples and answers are those of the first seed."
     ),
     "page.details": "Details",
     "beginning.columns": "What the columns mean",
@@ -154,14 +154,14 @@ ENGLISH: dict[str, str] = {
     "steps.all_unknown": "No kind of word is known by the last step.",
     "steps.panel": "Surprise above the truth, by kind of word, nats per token",
     "kind.wording": "fixed wording",
-    "kind.choice": "frequencies of what chance decides",
-    "kind.pronoun": "pronouns (she or he)",
-    "kind.repeat": "words repeated from the text",
-    "kind.answer": "answers to questions",
+    "kind.choice": "frequencies",
+    "kind.pronoun": "pronouns",
+    "kind.repeat": "repeated words",
+    "kind.answer": "answers",
     "kind.meaning": (
         "Fixed wording: words and marks that follow with certainty. Frequencies: where chance decides, how "
-        "likely each word is. Pronouns, repeated words and answers: the text before decides, so the model "
-        "must look back."
+        "likely each word is. Pronouns (she or he), repeated words (names, animals, things, places), and "
+        "answers to questions: the text before decides, so the model must look back."
     ),
     # Curves.
     "axis.step": "step",

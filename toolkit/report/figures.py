@@ -54,7 +54,7 @@ STYLE = {
 }
 WIDTH = 4.6
 """Inches of a panel: 331 units of its SVG, about one CSS pixel each on a phone."""
-TEXT_SIZE = 11.5
+TEXT_SIZE = 12
 MANY_POINTS = 12
 """A curve of more points is shown smoothed, over its points in a lighter line."""
 JAPANESE_FONTS = (
@@ -132,7 +132,7 @@ def _set_margins(figure: Figure, axes: Axes, *, top: float) -> None:
     """Leave room for the labels, in inches; a layout engine of matplotlib would draw every plot twice."""
     width, height = figure.get_size_inches()
     labels = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
-    left = 0.2 + 0.085 * max(map(len, labels), default=0) + 0.22 * bool(axes.get_ylabel())
+    left = 0.2 + 0.088 * max(map(len, labels), default=0) + 0.22 * bool(axes.get_ylabel())
     bottom = (0.3 if axes.get_xticks().size else 0.1) + 0.22 * bool(axes.get_xlabel())
     figure.subplots_adjust(
         left=left / width, right=1 - 0.12 / width, bottom=bottom / height, top=1 - top / height
@@ -222,7 +222,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], *, levels: Sequence[Level] = (
         axes.axhline(level.value, color=level.colour, linestyle="--", linewidth=1.5, label=level.name)
     _scale(axes, axis)
     if levels or any(line.label for line in lines):
-        axes.legend(fontsize=TEXT_SIZE - 1.5)
+        axes.legend(fontsize=TEXT_SIZE - 1)
 
 
 def _scale(axes: Axes, axis: Axis) -> None:
@@ -235,9 +235,13 @@ def _scale(axes: Axes, axis: Axis) -> None:
     if axis.counts_below:
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     if axis.percent:
-        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(_percent)
     if axis.from_zero:
         axes.set_ylim(bottom=0)
+
+
+def _percent(share: float, _: int | None = None) -> str:
+    return f"{round(100 * share, 3):g}%"
 
 
 def draw_shares(axes: Axes, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -262,7 +266,7 @@ def draw_shares(axes: Axes, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     axes.axvline(0.5, color=INK, linewidth=1)
     axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(_percent)
     _name_rows(axes, [name for name, _ in rows])
 
 
@@ -284,8 +288,8 @@ def draw_reliability(axes: Axes, bins: Sequence[dict[str, Any]], *, below: str, 
     axes.plot([0.5, 1], [0.5, 1], color=MUTED, linestyle="--", linewidth=1.5)
     axes.vlines(x, low, high, color=BLUE, linewidth=4, alpha=0.35)
     axes.plot(x, y, "o", color=BLUE)
-    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlim(0.48, 1.02)
     axes.set_ylim(min(0.4, *low), 1.02)
     axes.set_xlabel(below)

@@ -102,7 +102,7 @@ def render(runs: Sequence[Path], data: ReportData, lesson: Lesson) -> str:
     return environment.get_template("page.html.j2").render(
         language=language,
         title=_title(runs, data),
-        seeds=[_seeds_text(data, group) for group in data.groups],
+        seeds=_seeds_texts(data),
         cards=[] if lesson.tables else _cards(data),
         sections=page_sections(runs, data, lesson),
         terms=[
@@ -158,12 +158,17 @@ def _card_label(data: ReportData, card: Card, row: Mapping[str, Any]) -> str:
     return text + (data.say(of_registry(card.limit_label, limit=_short(limit, card))) if limit else "")
 
 
-def _seeds_text(data: ReportData, group: SeedGroup) -> str:
-    seeds = ", ".join(str(seed) for seed in group.members.values())
-    first = next(iter(group.members))
-    return data.say(
-        message("page.seeds", names=group.name, count=str(len(group.members)), seeds=seeds, first=first)
-    )
+def _seeds_texts(data: ReportData) -> list[str]:
+    """Say which runs are means over seeds, once for all that have the same seeds."""
+    by_seeds: dict[tuple[int, ...], list[str]] = {}
+    for group in data.groups:
+        by_seeds.setdefault(tuple(group.members.values()), []).append(group.name)
+    return [
+        data.say(
+            message("page.seeds", names=names, count=str(len(seeds)), seeds=[str(seed) for seed in seeds])
+        )
+        for seeds, names in by_seeds.items()
+    ]
 
 
 def _seeds_section(runs: Sequence[Path], data: ReportData) -> list[PageSection]:

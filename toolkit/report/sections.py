@@ -226,11 +226,15 @@ def _stage_section(
     names = ", ".join(name for name, _, _ in runs)
     title = message("stage.title", name=names, title=of_registry(stage.title))
     blocks: list[Block] = [Paragraph(data.say(of_registry(stage.description)))]
-    for name, _, row in runs:
-        prefix = f"{name}: " if len(runs) > 1 else ""
-        sentences = list(_outcome(data, stage, row))
-        if sentences:
-            blocks.append(Paragraph(prefix + data.join(sentences)))
+    outcomes = {name: list(_outcome(data, stage, row)) for name, _, row in runs}
+    shared = [text for text in outcomes[runs[0][0]] if all(text in texts for texts in outcomes.values())]
+    if len(runs) > 1:
+        for name, texts in outcomes.items():
+            own = [text for text in texts if text not in shared]
+            if own:
+                blocks.append(Paragraph(f"{name}: {data.join(own)}"))
+    if shared:
+        blocks.append(Paragraph(data.join(shared)))
     blocks.append(Plots(shown))
     blocks += _stage_tables(data, stage, runs)
     experts = curves.panels(stage.name, sources, details=True, wording=data.wording)
