@@ -108,6 +108,21 @@ def test_next_token_matches_the_command_line(lm, dpo, capfd):
     assert sum(entry.probability for entry in expected.top) + expected.rest == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "warned"),
+    [
+        (["next", "Once "], True),
+        (["next", "Once"], False),
+        (["generate", "Once ", "--raw", "--max-new-tokens", "2"], True),
+        (["generate", "Once ", "--max-new-tokens", "2"], False),  # in the chat template
+    ],
+)
+def test_text_that_ends_in_a_space_gets_a_warning(dpo, capfd, arguments, warned):
+    verb, *rest = arguments
+    assert main([verb, str(dpo.path), *rest]) == 0
+    assert ("the text ends in a space" in capfd.readouterr().err) == warned
+
+
 def test_next_token_html_has_one_bar_per_token(lm):
     shown = lm.next("Once <b>", top=3)._repr_html_()
     assert shown.count("<tr>") == 4 and shown.count("width:200px") == 4

@@ -49,6 +49,17 @@ def test_shipped_folder_is_ordered_and_complete(folder, stages):
         assert order.index(earlier) < order.index(later)
 
 
+def test_sample_prompts_do_not_end_in_a_space():
+    """A byte-level tokenizer makes the space and the next word one token."""
+    prompts: list[str] = []
+    for recipe in (load(path).recipe for path in FILES):
+        if recipe.stage == "pretrain":
+            prompts += recipe.samples.prompts
+        if recipe.stage == "evaluate":
+            prompts += [prompt if isinstance(prompt, str) else prompt[-1] for prompt in recipe.samples]
+    assert len(prompts) > 10 and not [prompt for prompt in prompts if prompt.endswith(" ")]
+
+
 def test_second_round_continues_the_first():
     rounds = [load_folder(RECIPES / name, []) for name in ("tiny", "tiny-second-round")]
     first, second = ({loaded.name: loaded.recipe for loaded in recipes} for recipes in rounds)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.inference.token_text import StreamDecoder, harmless, token_text, visible
+from toolkit.inference.token_text import (
+    StreamDecoder,
+    ends_in_lone_space,
+    harmless,
+    token_text,
+    visible,
+)
 from toolkit.stages.tokenizer import learn
 
 TEXTS = ["the fox and the bear", "きつねと熊🦊🦊! é", "  two  spaces\n\n", "🦊", ""]
@@ -49,3 +55,15 @@ def test_token_text_shows_bytes_of_partial_characters(tokenizer):
 def test_token_text_escapes_control_characters():
     assert visible(" a\n\tb\x1b") == "·a↵→b\\x1b"
     assert harmless("a\n\x1b[2Jb\tき") == "a\n\ufffd[2Jb\tき"
+
+
+def test_last_space_is_found_where_words_begin_with_one(tokenizer, tiny_tokenizer):
+    assert [
+        text
+        for text in ("the ", "the  ", "the", "the\n", " the", " ", "")
+        if ends_in_lone_space(tokenizer, text)
+    ] == [
+        "the ",
+        "the  ",
+    ]
+    assert not ends_in_lone_space(tiny_tokenizer, "the ")  # a vocabulary of bytes: every space is a token

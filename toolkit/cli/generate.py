@@ -57,7 +57,7 @@ def generate_command(
     """
     from toolkit.inference.generation import generate_answers
     from toolkit.inference.opening import open_model
-    from toolkit.inference.token_text import harmless
+    from toolkit.inference.token_text import LONE_SPACE, ends_in_lone_space, harmless
 
     if count < 1:
         raise UsageError("--n must be at least 1")
@@ -66,6 +66,8 @@ def generate_command(
         raise UsageError("the model has no chat template", where=model, fix="use --raw to continue the text")
     chat = opened.is_chat_model if chat is None else chat
     prompt_ids = opened.prompt_ids(prompt, chat=chat)
+    if not chat and ends_in_lone_space(opened.tokenizer, prompt):
+        tell(LONE_SPACE)
     answers, settings = generate_answers(opened, prompt_ids, settings=settings, count=count)
     if json:
         about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(settings)}

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from toolkit.base.console import tell
 from toolkit.base.errors import UsageError
 from toolkit.cli.parser import MODEL, Parser, add_json, positive_int
-from toolkit.inference.token_text import token_text, visible
+from toolkit.inference.token_text import LONE_SPACE, ends_in_lone_space, token_text, visible
 
 if TYPE_CHECKING:
     from toolkit.inference.next_token import Prediction
@@ -82,6 +83,8 @@ def next_command(
         raise UsageError("--truth is that of documents, not of answers", fix="leave out --chat")
     opened = open_model(model)
     ids = opened.prompt_ids(text, chat=chat)
+    if not chat and ends_in_lone_space(opened.tokenizer, text):
+        tell(LONE_SPACE)
     predictions = follow(opened, ids, top=top, steps=steps, temperature=temperature, seed=seed)
     truths = true_chances(opened, text, predictions) if truth else None
     if json:

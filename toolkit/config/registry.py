@@ -292,6 +292,10 @@ STAGES: dict[str, Stage] = {
                 StageSentence(
                     "pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))
                 ),
+                StageSentence(
+                    "pretrain.memorized",
+                    (Number("lowest_bits_per_byte"), Number("lowest_at_tokens", count=True)),
+                ),
                 StageSentence("pretrain.worse", unless_fell=("untrained_bits_per_byte", "bits_per_byte")),
                 StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),

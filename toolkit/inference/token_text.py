@@ -11,6 +11,10 @@ if TYPE_CHECKING:  # importing it takes 3 s
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
+LONE_SPACE = (
+    "warning: the text ends in a space. This tokenizer makes a space and the word after it one token: "
+    "the model has hardly ever seen a space alone. Leave it out"
+)
 VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
 
 
@@ -35,6 +39,17 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     if not all(character in alphabet for character in piece):
         return text
     return "<" + " ".join(f"{alphabet[character]:02X}" for character in piece) + ">"
+
+
+def ends_in_lone_space(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Return whether a text ends in a space that is a token of its own; see `LONE_SPACE`."""
+    words = text.rstrip(" ")
+    if not words or words == text:
+        return False
+    last = tokenizer(text, add_special_tokens=False)["input_ids"][-1]
+    # Ġ is the space of byte-level BPE, ▁ that of SentencePiece.
+    has_words_with_space = any(len(token) > 1 and token[0] in "Ġ▁" for token in tokenizer.get_vocab())
+    return has_words_with_space and not token_text(tokenizer, last).strip(" ")
 
 
 def visible(text: str) -> str:

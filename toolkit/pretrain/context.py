@@ -70,6 +70,11 @@ class TrainingContext:
         return self.recipe.steps
 
     @property
+    def epochs(self) -> float:
+        """How often the whole training reads the corpus."""
+        return self.order.epoch(self.steps, self.batch_rows)
+
+    @property
     def checkpoint_steps(self) -> int:
         """Steps between two checkpoints."""
         tokens = self.recipe.checkpoint_every_tokens or math.ceil(self.recipe.train_tokens / CHECKPOINTS)

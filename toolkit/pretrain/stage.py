@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
 from toolkit.models.tokenizer_loading import load_tokenizer
-from toolkit.pretrain import kept_weights, optimizer, preflight, sharding, throughput
+from toolkit.pretrain import kept_weights, memorization, optimizer, preflight, sharding, throughput
 from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.held_out import HeldOutEvaluator
 from toolkit.pretrain.loop import sample_texts, train
@@ -92,11 +94,11 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
         flops_per_token=mean_flops_per_token(recipe, vocab_size=len(tokenizer)),
         peak_flops=throughput.peak_flops(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
-    epochs = order.epoch(context.steps, context.batch_rows)
     run.decide("steps", context.steps)
-    if run.is_main and epochs > 1:
-        tell(f"{run.name}: the corpus has {shards.tokens:,} tokens and is read {epochs:.1f} times, "
-              "each time in another order")  # fmt: skip
+    if run.is_main:
+        memorization.report_epochs(
+            run.name, corpus_tokens=shards.tokens, train_tokens=recipe.train_tokens, epochs=context.epochs
+        )
     return context
 
 
@@ -172,20 +174,27 @@ def _finish(context: TrainingContext) -> None:
     nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
+        described, untrained = context.held_out.describe(nats), _untrained_bits_per_byte(run)
+        signs = memorization.find(
+            metrics.read(run.path / layout.METRICS), held_out_loss=math.log(described["perplexity"])
+        )
+        if signs is not None:
+            memorization.warn(signs, bits_per_byte=bits.estimate, untrained=untrained)
         kept_steps = None
         if recipe.keep_weights_at_steps is not None:
             kept_steps = [KeptStep.from_json(step) for step in kept_weights.read_samples(run.path)]
         evaluation = PretrainEvaluation(
             bits_per_byte=bits,
-            untrained_bits_per_byte=_untrained_bits_per_byte(run),
+            untrained_bits_per_byte=untrained,
             entropy_floor_bits_per_byte=context.held_out.shards.entropy_floor(),
-            **context.held_out.describe(nats),
+            **described,
             interval_over=unit, n=bits.n, seed=recipe.seed, bootstrap_samples=bits.samples,
             parameters=parameters(model), tokens=context.steps * recipe.batch_tokens,
-            epochs=context.order.epoch(context.steps, context.batch_rows),
+            epochs=context.epochs,
             tokens_per_second=tokens_per_second, mfu=context.mfu(tokens_per_second),
             peak_flops=context.peak_flops.flops, peak_flops_source=context.peak_flops.source,
             flops_per_token=context.flops_per_token,
+            **({} if signs is None else asdict(signs)),
             samples=[Sample.from_json(sample) for sample in sample_texts(context, model)],
             kept_steps=kept_steps,
             nulls=NULLS,

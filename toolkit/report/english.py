@@ -59,6 +59,10 @@ ENGLISH: dict[str, str] = {
     "pretrain.worse": (
         "That is no better than before the training: it did not learn what holds for unseen text."
     ),
+    "pretrain.memorized": (
+        "It memorized its training text: it predicted unseen text best after {lowest_at_tokens} tokens, with "
+        "{lowest_bits_per_byte} bits per byte."
+    ),
     "pretrain.floor": "The best possible model needs {entropy_floor_bits_per_byte}.",
     "sft.taught": "It was trained on conversations, to answer instead of continuing a text.",
     "preferences.compared": "An annotator compared {preferences} pairs of answers of {models}.",

@@ -57,6 +57,10 @@ JAPANESE: dict[str, str] = {
         "{untrained_bits_per_byte}→{bits_per_byte}。"
     ),
     "pretrain.worse": "学習前より良くなっていません。初めて見る文章に当てはまることは学べませんでした。",
+    "pretrain.memorized": (
+        "学習用の文章を暗記しました。初めて見る文章を最もよく予測したのは{lowest_at_tokens}トークンの時点で、"
+        "バイトあたり{lowest_bits_per_byte}ビットでした。"
+    ),
     "pretrain.floor": "理論上の最良値は{entropy_floor_bits_per_byte}です。",
     "sft.taught": "文章の続きを書くのではなく答えるように、会話で学習しました。",
     "preferences.compared": "アノテーターが{models}の回答を{preferences}組比較しました。",

@@ -343,7 +343,12 @@ class CorpusEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainEvaluation(StageEvaluation):
-    """Bits per byte of held-out text, and the size and speed of the training."""
+    """Bits per byte of held-out text, and the size and speed of the training.
+
+    Attributes:
+        lowest_bits_per_byte, lowest_at_tokens, train_loss, held_out_loss: only where the model memorized its
+            training text (`toolkit.pretrain.memorization`).
+    """
 
     bits_per_byte: Estimate | None = None
     untrained_bits_per_byte: float | None = None
@@ -371,6 +376,10 @@ class PretrainEvaluation(StageEvaluation):
     peak_flops: float | None = None
     peak_flops_source: str | None = None
     flops_per_token: float | None = None
+    lowest_bits_per_byte: float | None = None
+    lowest_at_tokens: int | None = None
+    train_loss: float | None = None
+    held_out_loss: float | None = None
     samples: list[Sample] | None = None
     kept_steps: list[KeptStep] | None = None
 

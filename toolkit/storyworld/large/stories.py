@@ -133,7 +133,7 @@ def document(story: Story) -> str:
     """Return a story under its title. The story determines the title, so both have the same probability.
 
     A model that reads the title learns to look back at it, as at a request. Without titles a small model
-    memorised the names and copied nothing in a million tokens.
+    memorized the names and copied nothing in a million tokens.
     """
     return f"{title(story.roles)}\n{story.text}"
 
