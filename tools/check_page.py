@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (1280, 390, 320)
 SMALLEST_TEXT = 9.0
 """CSS pixels of the text of a plot."""
+SECONDS = 120
 DARK = "@media (prefers-color-scheme: dark)"
 MEASURE = """
 <script>
@@ -94,7 +97,7 @@ def faults(page: str, view: View, *, axe: Path | None = None) -> list[str]:
     measure = MEASURE % {"open": "true", "smallest": SMALLEST_TEXT}
     with tempfile.TemporaryDirectory() as folder:
         path = _frame(Path(folder), page.replace("</body>", f"{script}{measure}</body>"), view, height=2000)
-        shown = _run(path, "--dump-dom", "--virtual-time-budget=60000")
+        shown = _run(path, "--dump-dom", "--virtual-time-budget=20000")
     result = re.search(r'<pre id="faults">(.*?)</pre>', shown, re.DOTALL)
     if result is None:
         raise RuntimeError(f"the browser did not measure the page: {shown[-300:]}")
@@ -129,10 +132,18 @@ def _run(page: Path, *arguments: str) -> str:
     if program is None:
         raise RuntimeError(f"found none of {', '.join(BROWSERS)}")
     command = [program, "--headless", "--no-sandbox", "--disable-gpu", *arguments, page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode != 0:
-        raise RuntimeError(f"{program} failed: {done.stderr[-500:]}")
-    return done.stdout
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        output, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # the browser has several processes
+        process.communicate()
+        raise RuntimeError(f"{program} did not answer in {SECONDS} seconds") from None
+    if process.returncode != 0:
+        raise RuntimeError(f"{program} failed: {errors[-500:]}")
+    return output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
