@@ -37,7 +37,6 @@ DESCRIPTIONS = {
     "ScheduleSettings.name": "Shape of the decay; `wsd` is constant until `decay_tokens` before the end.",
     "ScheduleSettings.warmup_tokens": "Tokens over which the learning rate rises from 0 to its peak.",
     "ScheduleSettings.final_fraction": "Final learning rate as a fraction of the peak.",
-    "SampleSettings.prompts": "Prompts to continue.",
     "max_new_tokens": "Maximum number of generated tokens.",
     "max_prompt_tokens": "Maximum prompt length; a longer prompt loses its oldest turns, then its beginning.",
     "SampleSettings.temperature": "Sampling temperature; 0 is greedy.",

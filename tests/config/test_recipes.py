@@ -54,7 +54,7 @@ def test_sample_prompts_do_not_end_in_a_space():
     prompts: list[str] = []
     for recipe in (load(path).recipe for path in FILES):
         if recipe.stage == "pretrain":
-            prompts += recipe.samples.prompts
+            prompts += recipe.samples.prompts or []
         if recipe.stage == "evaluate":
             prompts += [prompt if isinstance(prompt, str) else prompt[-1] for prompt in recipe.samples]
     assert len(prompts) > 10 and not [prompt for prompt in prompts if prompt.endswith(" ")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -249,3 +250,23 @@ def test_one_long_held_out_text_has_an_interval_over_blocks(pretrain, tmp_path, 
     low, high = numbers["bits_per_byte_interval"]
     assert low < numbers["bits_per_byte"] < high and numbers["interval_over"] == "blocks of 30 bytes"
     assert "is read 2.7 times" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("ends here.\nThe river sings to the moon.\nThe cat sleeps.", "The river sings to"),
+        ("the moon sings to the river", "the moon sings to"),
+        ("x\nIncomprehensibilities unquestionably happened", "Incomprehensibilities"),
+        ("です。\n" + "昔々、" * 10, "昔々、" * 8),
+    ],
+)
+def test_sample_prompt_from_the_held_out_text(pretrain, tmp_path, tiny_tokenizer, corpus, text, prompt):
+    write_part(tmp_path / "own" / "held_out", tiny_tokenizer, [text])
+    shutil.copytree(corpus / "train", tmp_path / "own" / "train")
+    tiny_tokenizer.save_pretrained(tmp_path / "own" / "tokenizer")
+    samples = {"prompts": None, "max_new_tokens": 4}
+    run = pretrain("own", tokens=tmp_path / "own", train_tokens=256, samples=samples)
+    [sample] = json.loads((run / "evaluation.json").read_text())["samples"]
+    assert sample["prompt"] == prompt and sample["text"]
+    assert all(row["samples"][0]["prompt"] == prompt for row in rows_with(run, "samples"))

@@ -59,6 +59,12 @@ class TrainingContext:
         """Held-out documents with the truth about each token; None for text of another world."""
         return KnownDocuments.of(self.held_out.shards, self.tokenizer, window=self.recipe.model.n_positions)
 
+    @cached_property
+    def sample_prompts(self) -> list[str]:
+        """Prompts that are continued during training."""
+        prompts = self.recipe.samples.prompts
+        return [self.held_out.first_words()] if prompts is None else prompts
+
     @property
     def batch_rows(self) -> int:
         """Rows of one optimizer step over all processes."""

@@ -18,6 +18,10 @@ from toolkit.inference.logprobs import score_documents, score_tokens
 from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
+FIRST_TOKENS = 512
+"""Where `first_words` looks for a line."""
+FIRST_WORDS, FIRST_CHARACTERS = 4, 24
+
 
 @dataclass(frozen=True)
 class HeldOutEvaluator:
@@ -41,6 +45,19 @@ class HeldOutEvaluator:
                 "the corpus has no held-out text to measure on", where=str(Path(self.shards.folder)),
                 fix="give its data held_out: {documents: 0.1}, or {last_characters: 0.1} for one long text",
             )  # fmt: skip
+
+    def first_words(self) -> str:
+        """Return the first words of the second line of the held-out text, or of its only line.
+
+        The first line may begin within a word, where the text was divided.
+        """
+        text = self.tokenizer.decode(self.shards.document(0)[:FIRST_TOKENS], skip_special_tokens=True)
+        first, _, rest = text.partition("\n")
+        words = " ".join((rest.split() or first.split())[:FIRST_WORDS])
+        if len(words) <= FIRST_CHARACTERS:
+            return words
+        # Not every language puts spaces between its words.
+        return words[: FIRST_CHARACTERS + 1].rpartition(" ")[0] or words[:FIRST_CHARACTERS]
 
     def estimate(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
         """Return bits per byte of the first `documents`, at most `tokens`, in the precision of the training.

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
-from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text import batch_order
 from toolkit.inference.sampling import generate
 from toolkit.pretrain import incidents, sharding, step_log, training_state
@@ -195,7 +194,7 @@ class TrainingLoop:
         context, state = self.context, self.state
         model = sharding.full_model(context.model)
         samples = sample_texts(context, model)
-        seeds = _sample_seeds(context.recipe)
+        seeds = _sample_seeds(context)
         known = context.known_documents if context.run.is_main else None
         window = context.recipe.model.n_positions
         self.writer.keep(KeptWeights(
@@ -257,7 +256,7 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
     Args:
         model: the context's model, not sharded.
     """
-    settings, prompts = context.recipe.samples, context.recipe.samples.prompts
+    settings, prompts = context.recipe.samples, context.sample_prompts
     if not context.run.is_main or not prompts:
         return []
     positions = context.recipe.model.n_positions
@@ -268,7 +267,7 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
         for prompt in prompts
     ]
     answers = generate(
-        model, encoded, seed=_sample_seeds(context.recipe),
+        model, encoded, seed=_sample_seeds(context),
         end_id=end_id, pad_id=context.tokenizer.pad_token_id, max_new_tokens=new_tokens,
         temperature=settings.temperature,
     )  # fmt: skip
@@ -276,8 +275,8 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _sample_seeds(recipe: PretrainRecipe) -> list[int]:
-    return [derive(recipe.seed, "samples", i) for i in range(len(recipe.samples.prompts))]
+def _sample_seeds(context: TrainingContext) -> list[int]:
+    return [derive(context.recipe.seed, "samples", i) for i in range(len(context.sample_prompts))]
 
 
 def _resume(context: TrainingContext) -> TrainingState:

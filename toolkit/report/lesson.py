@@ -661,5 +661,5 @@ def _is_small_world(pretrain: Path) -> bool:
 
 def _first_words(pretrain: Path) -> str:
     """Return the text that the recipe of a pretraining continues."""
-    prompts = (_settings(pretrain).get("samples") or {}).get("prompts") or [""]
-    return prompts[0].strip()
+    samples = files.read_json(pretrain / layout.EVALUATION).get("samples") or [{"prompt": ""}]
+    return samples[0]["prompt"].strip()

@@ -137,7 +137,8 @@ class GuardSettings(Settings):
 class SampleSettings(Settings):
     """Text that is sampled during training."""
 
-    prompts: list[str] = ["Once"]
+    prompts: list[str] | None = ["Once"]
+    """Prompts to continue; null: the first words of a line of the held-out text, which suit any text."""
     max_new_tokens: Count = 60
     temperature: NonNegative = 0.8
 
