@@ -86,6 +86,12 @@ def test_an_interval_that_is_null_or_missing_stays_so(row):
     assert RewardMetrics.from_json(row).to_json() == row
 
 
+def test_a_bias_without_a_word_is_read_as_the_one_of_length():
+    row = {"score_biases": [{"bias": 0.4, "bias_interval": [0.2, 0.5], "n": 234}]}
+    metrics = RewardMetrics.from_json(row)
+    assert metrics.score_biases[0].word is None and metrics.to_json() == row
+
+
 def test_null_and_missing_are_told_apart():
     given = {
         "models": {"a": {"entropy_floor_bits_per_byte": None}},

@@ -228,7 +228,7 @@ class ScoreBias(Record):
     `bias` is in units of the true utility; n pairs differ in it.
     """
 
-    word: str | None
+    word: str | None = None
     bias: Estimate
     n: int
 
