@@ -1,17 +1,21 @@
 """Stages of a folder that run side by side: two toy stages, each in a process of its own."""
 
+import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.execution.test_runner import finish, run, start, wait_for_step
+from tests.execution.test_runner import PROGRAM, finish, run, start, wait_for_step
+from tests.runs.small_runs import tokenizer
 from toolkit.base import files
 from toolkit.config import schema
 from toolkit.execution import folder as folder_module
@@ -108,6 +112,33 @@ def test_idle_core_loads_the_libraries_of_a_later_stage(folder):
     assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
     run(folder, "recipes/t")
     assert files.read_json(folder / "runs" / "t" / "c" / layout.EVALUATION) == {"preloaded": True}
+
+
+@pytest.mark.slow
+def test_terminal_shows_bars_that_the_stages_report(folder, monkeypatch):
+    for name, value in (("TOY_WITHOUT_TORCH", "1"), ("TOY_MEET_AT", "2"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        command = [sys.executable, str(PROGRAM), "run", "recipes/t", "--runs-dir", "runs"]
+        os.execv(sys.executable, command)
+    shown = b""
+    with suppress(OSError):  # Linux: the other end was closed
+        while piece := os.read(terminal, 10_000):
+            shown += piece
+    os.close(terminal)
+    assert os.waitpid(process, 0)[1] == 0
+    for text in ("a | ", "b | ", "\u2501", "2/3 steps, total", "3/3 steps, total", "finished and sealed"):
+        assert text in shown.decode()
+    assert "\x1e" not in shown.decode()
+
+
+def test_jobs_are_an_option_of_the_folder_only():
+    options = launching.RunOptions(Path("runs"), jobs=2)
+    assert launching.arguments(Path("r"), [], options) == ["run", "r", "--runs-dir", "runs", "--jobs", "2"]
+    loaded = tokenizer()
+    assert "--jobs" not in launching.stage_arguments(loaded, options)
 
 
 @pytest.mark.slow
