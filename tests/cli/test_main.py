@@ -164,7 +164,8 @@ def test_report(carried_out, tmp_path, capsys):
     calls = carried_out("toolkit.report.page", "write_report")
     assert main.main(["report", str(tmp_path)]) == 0
     captured = capsys.readouterr()
-    assert calls == [(([tmp_path / "corpus", tmp_path / "ppo"], tmp_path / "report.html"), {})]
+    options = {"language": "en", "export_to": None}
+    assert calls == [(([tmp_path / "corpus", tmp_path / "ppo"], tmp_path / "report.html"), options)]
     assert captured.out == f"{tmp_path / 'report.html'}\n"
     assert captured.err == "left out, not finished: sft\n"
     assert main.main(["report", str(tmp_path / "sft")]) == 1

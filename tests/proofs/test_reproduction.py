@@ -128,21 +128,21 @@ def test_tokenizer_written_offline_is_equal(finished, again, tmp_path):
 def test_difference_exits_with_status_1(finished, again, monkeypatch, capsys, tmp_path):
     """The rerun is replaced by the earlier output with one changed weight, to avoid a second training."""
 
-    def start(loaded, options):
+    def run(loaded, options):
         place = options.runs_dir / loaded.name
         shutil.copytree(again, place)
         one_bit(place)
         seal_again(place)
         return 0
 
-    monkeypatch.setattr(reproduction.launching, "start", start)
+    monkeypatch.setattr(reproduction.launching, "run", run)
     assert main.main(["reproduce", str(finished), "--json"]) == 1
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert not told["same"] and told["tier"] == "B" and "tier B" in captured.err
     assert [row["file"] for row in told["files"] if row["result"] == "differs"] == ["model/model.safetensors"]
     assert "differ, first model/model.safetensors" in captured.err
-    monkeypatch.setattr(reproduction.launching, "start", lambda loaded, options: 3)
+    monkeypatch.setattr(reproduction.launching, "run", lambda loaded, options: 3)
     assert main.main(["reproduce", str(finished)]) == 3
 
 
@@ -170,7 +170,7 @@ def test_changed_text_is_refused_before_rerunning(tmp_path, monkeypatch, capsys)
     assert main.main(["run", "recipes/t/words.yaml"]) == 0
     Path("text.txt").write_text("The dog sleeps. " * 200)
     monkeypatch.setattr(
-        reproduction.launching, "start", lambda loaded, options: pytest.fail("it was started")
+        reproduction.launching, "run", lambda loaded, options: pytest.fail("it was started")
     )
     capsys.readouterr()
     assert main.main(["reproduce", "runs/t/words"]) == 1

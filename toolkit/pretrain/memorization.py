@@ -36,13 +36,16 @@ class Memorization:
 
 def find(rows: Sequence[Mapping[str, Any]], *, held_out_loss: float) -> Memorization | None:
     """Return the signs in the lines of metrics.jsonl of a finished training; None if there are none."""
-    evaluations = [row for row in rows if "bits_per_byte" in row]
-    train_loss = next(row["loss"] for row in reversed(rows) if "loss" in row)
+    # NaN is logged as text
+    evaluations = [row for row in rows if isinstance(row.get("bits_per_byte"), float)]
+    losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
+    if not evaluations or not losses:
+        return None
     lowest = min(evaluations, key=lambda row: row["bits_per_byte"])
     has_risen = evaluations[-1]["bits_per_byte"] > TOLERANCE * lowest["bits_per_byte"]
-    if not has_risen and train_loss >= LOSS_RATIO * held_out_loss:
+    if not has_risen and losses[-1] >= LOSS_RATIO * held_out_loss:
         return None
-    return Memorization(lowest["bits_per_byte"], lowest["tokens"], train_loss, held_out_loss)
+    return Memorization(lowest["bits_per_byte"], lowest["tokens"], losses[-1], held_out_loss)
 
 
 def warn(signs: Memorization, *, bits_per_byte: float, untrained: float) -> None:
