@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.config.loader import load
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
 FOLDERS = "toolkit|tests|benchmarks|tools|recipes|docs"
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/(?!my/)[\w./-]*\w\.(?:py|md|yaml|json|svg|j2)\b")
 DOTTED = re.compile(r"(?<![\w./-])toolkit(?:\.[A-Za-z_]\w*)+")
+INSTALLS_TOOLKIT = re.compile(r"""pip install(?: -\S+)* ['"]?toolkit\b""")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -61,6 +64,39 @@ def test_names_in_documentation_exist(page):
     assert missing_paths(text) == []
     assert unresolved(text) == []
     assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
+
+
+def test_no_text_installs_the_package_of_that_name_on_pypi():
+    """`toolkit` on PyPI is another project."""
+    sources = [
+        *PAGES,
+        ROOT / "Makefile",
+        *(ROOT / "toolkit").rglob("*.py"),
+        *(ROOT / ".github").rglob("*.yml"),
+    ]
+    assert [path for path in sources if INSTALLS_TOOLKIT.search(path.read_text(encoding="utf-8"))] == []
+    wrong = ["pip install toolkit", "pip install 'toolkit[tasks]'", "pip install -U toolkit==0.1"]
+    assert all(INSTALLS_TOOLKIT.search(text) for text in wrong)
+    assert not INSTALLS_TOOLKIT.search("pip install -e . && toolkit run")
+
+
+def test_recipes_of_the_readme_are_valid(tmp_path):
+    recipes = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert recipes
+    for number, text in enumerate(recipes):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text, encoding="utf-8")
+        load(path)
+
+
+def test_documented_recipes_exist():
+    commands = re.compile(r"toolkit (?:run|check|plan) (recipes/(?!my\b)[\w./-]*\w)")
+    texts = [
+        *(page.read_text(encoding="utf-8") for page in PAGES),
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+    ]
+    named = {name for text in texts for name in commands.findall(text)}
+    assert len(named) > 6 and [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_wrong_names_are_detected():
