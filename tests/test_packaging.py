@@ -117,6 +117,7 @@ def test_wheel_contains_exactly_the_package_files(wheel):
         "toolkit/py.typed",
         "toolkit/config/trl_fields.json",
         "toolkit/publish/model_card.md.j2",
+        "toolkit/report/page.css",
         "toolkit/report/page.html.j2",
         "toolkit/_recipes/tiny/dpo.yaml",
         "toolkit/_recipes/recipe.schema.json",

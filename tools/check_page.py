@@ -44,6 +44,9 @@ addEventListener("load", async () => {
     found.push("the page is " + document.documentElement.scrollWidth + " pixels wide");
   }
   for (const text of document.querySelectorAll("svg text")) {
+    const box = text.getBoundingClientRect(), plot = text.ownerSVGElement.getBoundingClientRect();
+    if (box.width && (box.left < plot.left - 1 || box.right > plot.right + 1))
+      found.push("cut off: " + text.textContent);
     const matrix = text.getScreenCTM();
     const size = matrix && parseFloat(getComputedStyle(text).fontSize) * Math.hypot(matrix.a, matrix.b);
     if (size && size < %(smallest)s) found.push("text of " + size.toFixed(1) + " px: " + text.textContent);

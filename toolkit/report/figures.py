@@ -131,12 +131,12 @@ def japanese_font() -> str | None:
 def _set_margins(figure: Figure, axes: Axes, *, top: float) -> None:
     """Leave room for the labels, in inches; a layout engine of matplotlib would draw every plot twice."""
     width, height = figure.get_size_inches()
-    labels = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
-    left = 0.2 + 0.088 * max(map(len, labels), default=0) + 0.22 * bool(axes.get_ylabel())
     bottom = (0.3 if axes.get_xticks().size else 0.1) + 0.22 * bool(axes.get_xlabel())
-    figure.subplots_adjust(
-        left=left / width, right=1 - 0.12 / width, bottom=bottom / height, top=1 - top / height
-    )
+    # First the height, on which the ticks depend.
+    figure.subplots_adjust(bottom=bottom / height, top=1 - top / height, right=1 - 0.22 / width)
+    labels = axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())
+    left = 0.14 + 0.108 * max(map(len, labels), default=0) + 0.3 * bool(axes.get_ylabel())
+    figure.subplots_adjust(left=left / width)
 
 
 @dataclass(frozen=True)
