@@ -169,9 +169,7 @@ def test_changed_text_is_refused_before_rerunning(tmp_path, monkeypatch, capsys)
     Path("recipes/t/words.yaml").write_text(recipe)
     assert main.main(["run", "recipes/t/words.yaml"]) == 0
     Path("text.txt").write_text("The dog sleeps. " * 200)
-    monkeypatch.setattr(
-        reproduction.launching, "run", lambda loaded, options: pytest.fail("it was started")
-    )
+    monkeypatch.setattr(reproduction.launching, "run", lambda loaded, options: pytest.fail("it was started"))
     capsys.readouterr()
     assert main.main(["reproduce", "runs/t/words"]) == 1
     assert "data: the data is not what the run was made from" in capsys.readouterr().err
