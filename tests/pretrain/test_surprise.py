@@ -20,7 +20,7 @@ TEXT = (
     "There was once a young owl named Ada. One day she wanted to trick Hugo the goat. "
     "She hid his drum in the garden and told a lie. Hugo never saw the drum again. "
     "Ada the owl went home sad.\n"
-    "What kind of animal was Hugo? Hugo was a goat."
+    "What kind of animal was Ada? Ada was an owl."
 )
 
 
@@ -46,7 +46,7 @@ def test_kinds_follow_from_what_is_certain_and_from_the_lexicons(tokenizer):
         "wording", "repeat", "choice", "repeat")  # "an owl": the only animal with "an"  # fmt: skip
     assert (kind("she"), kind("his"), kind("trick"), kind("is called")) == (
         "pronoun", "pronoun", "wording", "wording")  # fmt: skip
-    assert (kind("goat"), kind("goat", 1), kind("Hugo", 3)) == ("choice", "answer", "answer")
+    assert (kind("goat"), kind("Ada", 4)) == ("choice", "answer")
     assert kinds[-1] == "wording"  # the text must end here
     assert {*kinds} == {*KINDS}
 
