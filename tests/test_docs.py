@@ -13,7 +13,7 @@ from toolkit.config.loader import load
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
 FOLDERS = "toolkit|tests|benchmarks|tools|recipes|docs"
-PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/(?!my/)[\w./-]*\w\.(?:py|md|yaml|json|svg|j2)\b")
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/(?!my/)[\w./-]*\w\.(?:py|md|yaml|json|svg|png|j2)\b")
 DOTTED = re.compile(r"(?<![\w./-])toolkit(?:\.[A-Za-z_]\w*)+")
 INSTALLS_TOOLKIT = re.compile(r"""pip install(?: -\S+)* ['"]?toolkit\b""")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
