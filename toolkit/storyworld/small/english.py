@@ -24,15 +24,17 @@ _PRONOUNS = {
     "she": {"he": "she", "He": "She", "his": "her", "him": "her", "hers": "hers"},
     "he": {"he": "he", "He": "He", "his": "his", "him": "him", "hers": "his"},
 }
+# Each place has its own preposition: a small model learns to copy the preposition of a request, but of two places with the
+# same one it took either (49 % right after 700,000 tokens; with prepositions of their own PLACE_RIGHT).
 _PLACES = {
     "river": "by the river",
     "forest": "in the forest",
     "hill": "on the hill",
-    "garden": "in the garden",
+    "garden": "beside the garden",
     "market": "at the market",
-    "barn": "in the barn",
+    "barn": "behind the barn",
     "bridge": "under the bridge",
-    "school": "at the school",
+    "school": "near the school",
 }
 
 ENGLISH = Language(
@@ -75,11 +77,11 @@ ENGLISH = Language(
                 ["{friend} the {pal} wanted it too.", "{He} showed it to {friend} the {pal}."],
             ],
             well=[
-                "They shared the {object} and played until {*dark}.",
-                "{He} gave the {object} to {friend} and was glad.",
+                "they shared the {object} and played until {*dark}.",
+                "{he} gave the {object} to {friend} and was glad.",
             ],
             badly=[
-                "They fought, and the {object} broke.",
+                "they fought, and the {object} broke.",
                 "{friend} took the {object} and ran away.",
             ],
         ),
@@ -92,11 +94,11 @@ ENGLISH = Language(
                 ],
             ],
             well=[
-                "At last {friend} saw the {object} under a {*cover}.",
-                "They looked until {*dark} and found the {object}.",
+                "{friend} saw the {object} under a {*cover}.",
+                "they looked until {*dark} and found the {object}.",
             ],
             badly=[
-                "They looked until {*dark}, but the {object} was gone.",
+                "they looked until {*dark}, but the {object} was gone.",
                 "{friend} found only a piece of the {object}.",
             ],
         ),
@@ -109,7 +111,7 @@ ENGLISH = Language(
                 ["They met {place.at}, and {he} lent it.", "{He} lent it to {friend} {place.at}."],
             ],
             well=[
-                "The next day {friend} brought the {object} back.",
+                "the next day {friend} brought the {object} back.",
                 "{friend} took good care of the {object}.",
             ],
             badly=[
@@ -127,11 +129,11 @@ ENGLISH = Language(
             ],
             well=[
                 "{friend} gave {him} the {object} for one coin.",
-                "{He} paid {friend}, and the {object} was {hers}.",
+                "{he} paid {friend}, and the {object} was {hers}.",
             ],
             badly=[
-                "But {friend} asked too much for the {object}.",
-                "{He} paid {friend}, but the {object} was old and broken.",
+                "{friend} asked too much for the {object}.",
+                "{he} paid {friend}, but the {object} was old and broken.",
             ],
         ),
         "trick": PlotText(
@@ -143,10 +145,13 @@ ENGLISH = Language(
                 ["{He} hid {friend.his} {object} {place.at} and told a lie."],
             ],
             well=[
-                "But {friend} found the {object} and laughed.",
-                "Then {he} gave the {object} back and said sorry.",
+                "{friend} found the {object} and laughed.",
+                "{he} gave the {object} back and said sorry.",
             ],
-            badly=["{friend} looked for the {object} and cried.", "{friend} never saw the {object} again."],
+            badly=[
+                "{friend} looked for the {object} and cried.",
+                "{friend} never saw the {object} again.",
+            ],
         ),
         "frighten": PlotText(
             beats=[
@@ -157,10 +162,13 @@ ENGLISH = Language(
                 ["{He} hid {place.at} and threw {object.a}."],
             ],
             well=[
-                "But {friend} only laughed and took the {object}.",
-                "Then {he} said sorry and gave {friend} the {object}.",
+                "{friend} only laughed and took the {object}.",
+                "{he} said sorry and gave {friend} the {object}.",
             ],
-            badly=["{friend} saw the {object} and ran away.", "{friend} cried, and the {object} broke."],
+            badly=[
+                "{friend} saw the {object} and ran away.",
+                "{friend} cried, and the {object} broke.",
+            ],
         ),
         "steal": PlotText(
             beats=[
@@ -174,12 +182,16 @@ ENGLISH = Language(
                 ],
             ],
             well=[
-                "But {he} was sorry and left the {object} there.",
+                "{he} was sorry and left the {object} there.",
                 "{friend} woke up, and {he} gave the {object} back.",
             ],
-            badly=["{He} took the {object} and ran away.", "The {object} fell and broke."],
+            badly=[
+                "{he} took the {object} and ran away.",
+                "the {object} fell and broke.",
+            ],
         ),
     },
+    outcome_leads={"well": "It ended well: ", "badly": "It ended badly: "},
     closings={
         "well": [
             "{hero} the {animal} went home happy.",
@@ -209,8 +221,8 @@ ENGLISH = Language(
         "hero": ["The {animal} is called {hero}."],
         "place": ["It happens {place.at}."],
         "ending": {
-            "well": ["It has a happy end."],
-            "badly": ["It has a sad end."],
+            "well": ["It ends well."],
+            "badly": ["It ends badly."],
         },
         "length": {"short": ["It is short."], "long": ["It is long."]},
     },
@@ -224,8 +236,8 @@ ENGLISH = Language(
         "hero": ["The {animal} is called {hero}.", "Call the {animal} {hero}."],
         "place": ["It happens {place.at}.", "Let it be {place.at}."],
         "ending": {
-            "well": ["Give it a happy end.", "It must have a happy end."],
-            "badly": ["Give it a sad end.", "It must have a sad end."],
+            "well": ["Let it end well.", "It must end well."],
+            "badly": ["Let it end badly.", "It must end badly."],
         },
         "length": {
             "short": ["Keep it short.", "Make it short."],

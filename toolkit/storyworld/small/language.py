@@ -89,6 +89,7 @@ class Language:
         openings, closings: first sentences of stories; last sentences by ending.
         habits: second sentences of long stories.
         plots: the sentences of each plot.
+        outcome_leads: how the sentence of the outcome begins, by ending.
         briefs: plot -> what its hero does, in a few words.
         blurb_frames, details: what a corpus says about a story before it; `<does>` stands for the brief.
         request_frames, wishes: requests for a story.
@@ -103,6 +104,7 @@ class Language:
     openings: SequenceOf[str]
     habits: SequenceOf[str]
     plots: Mapping[str, PlotText]
+    outcome_leads: Mapping[str, str]
     closings: Mapping[str, SequenceOf[str]]
     briefs: Mapping[str, str]
     blurb_frames: SequenceOf[str]
@@ -139,7 +141,10 @@ class Language:
         for name, plot in self.plots.items():
             endings = {
                 ending: Sequence(
-                    [self._sentences(outcome), self._sentences(self.closings[ending], "closing")]
+                    [
+                        self._sentences([self.outcome_leads[ending] + text for text in outcome]),
+                        self._sentences(self.closings[ending], "closing"),
+                    ]
                 )
                 for ending, outcome in (("well", plot.well), ("badly", plot.badly))
             }
