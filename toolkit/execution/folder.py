@@ -14,7 +14,7 @@ from toolkit.base.errors import RunError, UsageError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
-from toolkit.config.schema import CorpusRecipe, StageRecipe
+from toolkit.config.schema import CorpusRecipe, PreferencesRecipe, StageRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag, launching
 from toolkit.execution.launching import INTERRUPTED, RunOptions
@@ -87,7 +87,8 @@ def cores_of(recipe: StageRecipe, *, launched: bool = False) -> int:
         return 1
     if launched or (recipe.device != "cpu" and hardware.has_gpu()):
         return everything
-    return recipe.threads or everything
+    workers = recipe.workers if isinstance(recipe, PreferencesRecipe) else 1
+    return workers * recipe.threads if recipe.threads else everything
 
 
 class _FolderRun:
@@ -173,10 +174,10 @@ class _FolderRun:
     def _preload(self, processes: StageProcesses) -> None:
         """Let an idle core load the libraries of the next stage that needs torch, one stage at a time.
 
-        Where stages run side by side, one more is loaded than can run: if two start together, so that no core
-        is idle, the stage after the shorter one is ready, too.
+        Where stages run side by side, two more are loaded than can run: while a stage computes on all cores, or
+        two start together, nothing is loaded, and the stages after these must be ready, too.
         """
-        most = self._schedule.jobs + 1 if self._side_by_side else 1
+        most = self._schedule.jobs + 2 if self._side_by_side else 1
         if (
             self._options.launch is not None
             or processes.is_loading

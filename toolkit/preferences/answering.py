@@ -1,17 +1,25 @@
 """The answers of models to training prompts, sampled in batches that a resumed run does not repeat.
 
-A batch is some prompts in their order with the answers of one model. Its content depends on nothing but the
-recipe: not on the number of processes, and not on where a run was interrupted. Each batch is a file in the
-run's scratch folder, written atomically by the process that samples it.
+A batch is some prompts of similar length with the answers of one model. Its content depends on nothing but
+the recipe: not on the number of processes or workers, and not on where a run was interrupted. Each batch is a
+file in the run's scratch folder, written atomically by the process that samples it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.base import files, ranks
+from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config.schema import PreferencesRecipe
@@ -22,9 +30,13 @@ from toolkit.inference.prompts import encode_prompts
 from toolkit.inference.sampling import generate
 from toolkit.runs import layout
 from toolkit.runs.run import Run
+from toolkit.runtime import signals
 from toolkit.runtime.devices import select
 
 Messages = Sequence[Message]
+
+_sampler: _Sampler | None = None
+"""What a worker samples; it inherits it from the process that forks it."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +53,91 @@ def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messag
     batches = batches_of(recipe, prompts)
     own = range(ranks.rank(), len(batches), ranks.world_size())
     for index, model in enumerate(recipe.models):
-        missing = [batch for batch in own if not batch_file(run, index, batch).exists()]
+        missing = [batch for batch in own if _read_batch(run, index, batch, batches[batch]) is None]
         if not missing:
             continue
         opened = open_reference(run.model_reference(model), device=select(recipe.device))
         total = sum(len(batches[batch]) for batch in own)
         done = total - sum(len(batches[batch]) for batch in missing)
+        sampler = _Sampler(recipe, run, opened, prompts, batches, index)
         with Progress(f"{run.name}: answers of {model}", total, "prompt") as progress:
             progress.update(done)
-            for batch in missing:
-                rows = sample_batch(recipe, opened, prompts, batches[batch], model=index)
-                path = batch_file(run, index, batch)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_json(path, [[asdict(answer) for answer in row] for row in rows])
+            for batch in _sample_in_workers(sampler, missing):
                 done += len(batches[batch])
                 progress.update(done)
 
 
-def batches_of(recipe: PreferencesRecipe, prompts: Sequence[Messages]) -> list[range]:
-    """Return the positions of the prompts of each batch."""
+@dataclass(frozen=True)
+class _Sampler:
+    """Samples batches of one model, the one of this position in the recipe, and writes their files."""
+
+    recipe: PreferencesRecipe
+    run: Run
+    opened: OpenModel
+    prompts: Sequence[Messages]
+    batches: Sequence[Sequence[int]]
+    model: int
+
+    def sample(self, batch: int) -> int:
+        positions = self.batches[batch]
+        rows = sample_batch(self.recipe, self.opened, self.prompts, positions, model=self.model)
+        path = batch_file(self.run, self.model, batch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        answers = [[asdict(answer) for answer in row] for row in rows]
+        files.write_json(path, {"prompts": positions, "answers": answers})
+        return batch
+
+
+def _sample_in_workers(sampler: _Sampler, batches: Sequence[int]) -> Iterator[int]:
+    """Sample batches, in the recipe's number of workers on a CPU, and yield each one that is written.
+
+    Workers are forked, because a new process would take seconds to import torch; the threads of torch do not
+    survive a fork, so the recipe must have one thread. Only Linux forks a process with torch safely.
+
+    Raises:
+        ToolkitError: a worker died, usually because the system ran out of memory.
+    """
+    count = min(sampler.recipe.workers, len(batches))
+    if count == 1 or sys.platform != "linux" or sampler.opened.model.device.type != "cpu":
+        yield from map(sampler.sample, batches)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(count, context, _start_worker, (sampler, os.getpid())) as pool:
+        try:
+            for future in as_completed([pool.submit(_sample_here, batch) for batch in batches]):
+                yield future.result()
+        except BrokenProcessPool:
+            raise ToolkitError(
+                "a process that samples died, perhaps for lack of memory",
+                where=sampler.run.name,
+                fix="reduce `workers`; the same command resumes from here",
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(sampler: _Sampler, parent: int) -> None:
+    global _sampler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    signals.die_with_parent(parent)
+    _sampler = sampler
+
+
+def _sample_here(batch: int) -> int:
+    assert _sampler is not None
+    return _sampler.sample(batch)
+
+
+def batches_of(recipe: PreferencesRecipe, prompts: Sequence[Messages]) -> list[list[int]]:
+    """Return the positions of the prompts of each batch.
+
+    Prompts of similar length share a batch, because the rows of a batch are padded to the longest one; the
+    longest come first, so that a lack of memory shows at the beginning.
+    """
+    lengths = [sum(len(message["content"]) for message in prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda row: -lengths[row])
     size = recipe.batch_examples
-    return [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def batch_file(run: Run, model: int, batch: int) -> Path:
@@ -69,8 +145,24 @@ def batch_file(run: Run, model: int, batch: int) -> Path:
     return run.path / layout.SAMPLED_ANSWERS / f"{model}-{batch:06d}.json"
 
 
+def _read_batch(
+    run: Run, model: int, batch: int, positions: Sequence[int]
+) -> list[list[dict[str, Any]]] | None:
+    """Return the sampled answers of a batch; None if it is not on the disk, or is of other prompts."""
+    path = batch_file(run, model, batch)
+    content = files.read_json(path) if path.exists() else None
+    if not isinstance(content, dict) or content["prompts"] != list(positions):
+        return None
+    return content["answers"]
+
+
 def sample_batch(
-    recipe: PreferencesRecipe, opened: OpenModel, prompts: Sequence[Messages], batch: range, *, model: int
+    recipe: PreferencesRecipe,
+    opened: OpenModel,
+    prompts: Sequence[Messages],
+    batch: Sequence[int],
+    *,
+    model: int,
 ) -> list[list[Answer]]:
     """Return the answers of one model to each prompt of a batch, `answers_per_prompt / models` for each.
 
@@ -107,12 +199,13 @@ def sample_batch(
 
 def read_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messages]) -> list[list[Answer]]:
     """Return the answers to every prompt in their order, once all batches are on the disk."""
-    answers: list[list[Answer]] = []
-    for batch in range(len(batches_of(recipe, prompts))):
-        by_model = [
-            [[Answer(**answer) for answer in row] for row in files.read_json(batch_file(run, index, batch))]
-            for index in range(len(recipe.models))
-        ]
-        for rows in zip(*by_model, strict=True):
-            answers.append([answer for turn in zip(*rows, strict=True) for answer in turn])
+    answers: list[list[Answer]] = [[] for _ in prompts]
+    for batch, positions in enumerate(batches_of(recipe, prompts)):
+        by_model = []
+        for index in range(len(recipe.models)):
+            rows = _read_batch(run, index, batch, positions)
+            assert rows is not None
+            by_model.append([[Answer(**answer) for answer in row] for row in rows])
+        for position, rows in zip(positions, zip(*by_model, strict=True), strict=True):
+            answers[position] = [answer for turn in zip(*rows, strict=True) for answer in turn]
     return answers

@@ -65,6 +65,15 @@ class PreferencesRecipe(StageRecipe):
     batch_examples: Count = 64
     """Prompts that are answered at a time, by one process. The answers do not depend on the number of
     processes."""
+    workers: Count = 1
+    """Processes that sample side by side on a CPU (Linux); they need `threads: 1`. The answers do not depend
+    on their number."""
+
+    @model_validator(mode="after")
+    def single_threaded_workers(self) -> PreferencesRecipe:
+        if self.workers > 1 and self.threads != 1:
+            raise ValueError("workers need threads: 1, because threads do not survive a fork")
+        return self
 
     @model_validator(mode="after")
     def distinct_models(self) -> PreferencesRecipe:

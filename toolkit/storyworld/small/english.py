@@ -24,8 +24,9 @@ _PRONOUNS = {
     "she": {"he": "she", "He": "She", "his": "her", "him": "her", "hers": "hers"},
     "he": {"he": "he", "He": "He", "his": "his", "him": "him", "hers": "his"},
 }
-# Each place has its own preposition: a small model learns to copy the preposition of a request, but of two places with the
-# same one it took either (49 % right after 700,000 tokens; with prepositions of their own PLACE_RIGHT).
+# Each place has a preposition of its own: a small model learns to copy the preposition that a request names,
+# and takes any of the places that share it. After 716,800 tokens 49 to 51 % of the places were right, with
+# distinct prepositions 81 to 88 %.
 _PLACES = {
     "river": "by the river",
     "forest": "in the forest",
