@@ -164,6 +164,8 @@ def test_cores_of_a_stage(monkeypatch):
     corpus = schema.CorpusRecipe(stage="corpus", tokenizer="runs/t", data=source)
     assert folder_module.cores_of(corpus) == 8
     assert folder_module.cores_of(corpus.model_copy(update={"workers": 2})) == 2
+    preferences = schema.PreferencesRecipe(stage="preferences", threads=1, workers=2)
+    assert folder_module.cores_of(preferences) == 2
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
     assert folder_module.cores_of(sft) == 8
     assert folder_module.cores_of(sft.model_copy(update={"device": "cpu"})) == 2

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 
@@ -382,6 +383,68 @@ def test_sampled_answers_are_kept_and_not_replaced_by_other_settings(
     resumed = run_recipe(write_recipe(), runs_dir)
     assert len(calls) == 3 + 3  # two of five batches were sampled before
     assert len(read_lines(resumed / "best.jsonl")) == 24
+
+
+def test_batches_hold_each_prompt_once_and_prompts_of_similar_length(write_recipe):
+    recipe = loader.load(write_recipe()).recipe
+    prompts = [row["prompt"] for row in sources.prompts(recipe.data, part="train", seed=recipe.seed)]
+    batches = answering.batches_of(recipe, prompts)
+    lengths = [[sum(len(turn["content"]) for turn in prompts[row]) for row in batch] for batch in batches]
+    assert sorted(row for batch in batches for row in batch) == list(range(24))
+    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 4]
+    assert all(min(longer) >= max(shorter) for longer, shorter in pairwise(lengths))
+
+
+def test_sampled_batch_of_other_prompts_is_sampled_again(write_recipe, tmp_path, monkeypatch):
+    """As after a change of the toolkit that forms other batches."""
+    path, runs_dir = write_recipe(), tmp_path / "runs"
+    undisturbed = run_recipe(path, tmp_path / "undisturbed")
+    sample = answering.sample_batch
+
+    def interrupted(*arguments, **options):
+        monkeypatch.setattr(answering, "sample_batch", stop)
+        return sample(*arguments, **options)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "sample_batch", interrupted)
+        assert runner.run_recipes(path, runs_dir=runs_dir).status == 130
+    monkeypatch.setattr(answering, "sample_batch", sample)
+    written = runs_dir / "t" / "preferences" / ".scratch" / "answers" / "0-000000.json"
+    content = json.loads(written.read_text())
+    written.write_text(json.dumps({**content, "prompts": content["prompts"][::-1]}))
+    resumed = run_recipe(path, runs_dir)
+    assert all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in OUTPUTS)
+
+
+def test_workers_write_the_same_bytes(models, write_recipe, tmp_path):
+    both = [str(models / "a"), str(models / "b")]
+    alone = run_recipe(write_recipe(models=both), tmp_path / "alone")
+    together = run_recipe(write_recipe(models=both, workers=3), tmp_path / "together")
+    assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in OUTPUTS)
+
+
+def test_error_in_a_worker_is_reported_as_without_workers(write_recipe, tmp_path, capsys):
+    """A prompt and 250 new tokens exceed the context of 256."""
+    messages = []
+    for workers in (1, 2):
+        path = write_recipe(max_new_tokens=250, max_prompt_tokens=100, workers=workers)
+        assert runner.run_recipes(path, runs_dir=tmp_path / str(workers)).status == 1
+        messages.append(capsys.readouterr().err.split("error: ")[1].splitlines()[0])
+    assert messages[0] == messages[1] and "context" in messages[0]
+
+
+def test_death_of_a_worker_names_the_fix(write_recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(answering, "sample_batch", lambda *arguments, **options: os._exit(9))
+    assert runner.run_recipes(write_recipe(workers=2), runs_dir=tmp_path / "runs").status == 1
+    assert "a process that samples died, perhaps for lack of memory" in capsys.readouterr().err
+
+
+def test_workers_need_a_single_thread(write_recipe):
+    with pytest.raises(RecipeError, match="workers need threads: 1"):
+        loader.load(write_recipe(workers=2, threads=None))
 
 
 def launch(path: Path, runs_dir: Path, *, processes: int = 1) -> subprocess.Popen:
