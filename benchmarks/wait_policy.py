@@ -5,11 +5,12 @@
 
 A thread that has finished its part of a sum waits for the others. By default GNU's OpenMP, which is part of
 PyTorch's Linux wheels, lets it spin for some milliseconds; beside another program it then takes a core from
-the thread that it waits for. With OMP_WAIT_POLICY=PASSIVE it sleeps.
+the thread that it waits for. With OMP_WAIT_POLICY=PASSIVE it sleeps at once, with ACTIVE it spins for
+minutes, and GOMP_SPINCOUNT sets how long it spins.
 
 Every arm is a process that takes whole steps (forward, backward, clipping, optimizer). In a round each arm
 takes its steps alone, and then each once more beside one process that only computes, so that other load
-affects all arms alike. A number is the median of the rounds.
+affects all arms alike; the arms that wait are stopped. A number is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ from toolkit.models.shape import num_parameters
 from toolkit.runtime import env_vars, hardware
 
 SHAPES = {
-    "recipes/tiny": Shape(n_layer=2, n_head=4, n_embd=96, vocab_size=903, rows=4),
+    "recipes/tiny": Shape(n_layer=2, n_head=6, n_embd=96, vocab_size=917, rows=4),
     "recipes/storyworld-large": Shape(n_layer=2, n_head=6, n_embd=192, vocab_size=4096, rows=8),
 }
-POLICIES = ("ACTIVE", "default", "PASSIVE")
+POLICIES = {
+    "ACTIVE": {env_vars.WAIT_POLICY: "ACTIVE"},
+    "default": {},
+    "GOMP_SPINCOUNT=1000": {env_vars.SPIN_COUNT: "1000"},
+    "PASSIVE": {env_vars.WAIT_POLICY: "PASSIVE"},
+}
 BUSY = "while True: pass"
 
 
@@ -40,11 +46,23 @@ class PolicyArm(Arm):
     """An arm with the speed of each round, in tokens per second, quiet and busy."""
 
     def __init__(self, shape: Shape, policy: str):
-        variables = {} if policy == "default" else {env_vars.WAIT_POLICY: policy}
         options = Options(optimizer="muon")
-        super().__init__(policy, pretrain_arms.order_for("ours", shape, options, None), variables)
+        super().__init__(
+            policy, pretrain_arms.order_for("ours", shape, options, None), dict(POLICIES[policy])
+        )
         self.shape, self.policy = shape, policy
         self.speeds: dict[str, list[float]] = {"quiet": [], "busy": []}
+
+    def take(self, steps: int) -> dict:
+        """Let the process take some steps, and stop it until its next turn: an idle thread may spin, too."""
+        self.process.send_signal(signal.SIGCONT)
+        answer = super().take(steps)
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        super().stop()
 
     def measure_speed(self, steps: int, condition: str) -> None:
         """One round under a condition."""
@@ -102,9 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=6, help="steps of each arm in a round")
     parser.add_argument("--warmup", type=int, default=4, help="warm-up steps of each arm")
     args = parser.parse_args(arguments)
-    os.environ.pop(env_vars.WAIT_POLICY, None)  # or it would apply to the arm "default"
+    for variable in (env_vars.WAIT_POLICY, env_vars.SPIN_COUNT):  # they would apply to the arm "default"
+        os.environ.pop(variable, None)
     load = os.getloadavg()[0]
-    print("| model | threads | OMP_WAIT_POLICY | tokens/s, quiet (range) | beside a busy process | ratio |")
+    print("| model | threads | waiting | tokens/s, quiet (range) | beside a busy process | ratio |")
     print("|---|---|---|---|---|---|")
     for name in args.models:
         shape = SHAPES[name]

@@ -21,6 +21,7 @@ def test_arms_differ_in_threads_and_policy_only():
         (1, {}),
         (2, {"OMP_WAIT_POLICY": "ACTIVE"}),
         (2, {}),
+        (2, {"GOMP_SPINCOUNT": "1000"}),
         (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
     ]
     assert {replace(arm.shape, threads=1) for arm in arms} == {replace(TINY, threads=1)}
@@ -40,7 +41,7 @@ def test_whole_benchmark_of_a_tiny_model(monkeypatch, capsys):
     monkeypatch.setattr(wait_policy, "SHAPES", {"tiny": TINY})
     assert wait_policy.main(["--models", "tiny", "--rounds", "2", "--steps", "1", "--warmup", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and env_vars.WAIT_POLICY not in os.environ
+    assert len(lines) == 7 and env_vars.WAIT_POLICY not in os.environ
     assert all(
         re.match(r"\| tiny \| \d \| \S+ \| [\d,]+ \(.*\) \| [\d,]+ \(.*\) \| [\d.]+ \|", line)
         for line in lines[2:]

@@ -103,13 +103,18 @@ def test_missing_verb_prints_the_overview(capsys):
 
 
 def test_variables_are_set_before_a_verb_imports_torch(monkeypatch, capsys):
-    monkeypatch.setenv(env_vars.WAIT_POLICY, "")
-    monkeypatch.delenv(env_vars.WAIT_POLICY)
+    for variable in (env_vars.WAIT_POLICY, env_vars.SPIN_COUNT):
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
     main.main(["--version"])
-    assert os.environ[env_vars.WAIT_POLICY] == "PASSIVE"
+    assert os.environ[env_vars.SPIN_COUNT] == "1000"
+    monkeypatch.setenv(env_vars.SPIN_COUNT, "7")
+    main.main(["--version"])
+    assert os.environ[env_vars.SPIN_COUNT] == "7"
+    monkeypatch.delenv(env_vars.SPIN_COUNT)
     monkeypatch.setenv(env_vars.WAIT_POLICY, "ACTIVE")
     main.main(["--version"])
-    assert os.environ[env_vars.WAIT_POLICY] == "ACTIVE"
+    assert env_vars.SPIN_COUNT not in os.environ
 
 
 # Arguments passed to the implementation of each verb

@@ -174,8 +174,8 @@ class _FolderRun:
     def _preload(self, processes: StageProcesses) -> None:
         """Let an idle core load the libraries of the next stage that needs torch, one stage at a time.
 
-        Where stages run side by side, two more are loaded than can run: while a stage computes on all cores, or
-        two start together, nothing is loaded, and the stages after these must be ready, too.
+        Where stages run side by side, two more are loaded than can run: while a stage computes on all cores,
+        or two start together, nothing is loaded, and the stages after these must be ready, too.
         """
         most = self._schedule.jobs + 2 if self._side_by_side else 1
         if (

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
+SPIN_COUNT = "GOMP_SPINCOUNT"
+_SPINS = "1000"
+"""How often a thread of GNU's OpenMP looks whether the others are done before it sleeps. By default it is
+300,000: beside another program it then takes the core of the thread that it waits for. With 0, which is
+OMP_WAIT_POLICY=PASSIVE, the threads of small models sleep and wake all the time (docs/BENCHMARKS.md)."""
 _ALWAYS = {
-    # OpenMP's threads sleep while they wait for each other. By default they spin, and beside another program
-    # take the core of the thread that they wait for (docs/BENCHMARKS.md). Read when torch is loaded.
-    WAIT_POLICY: "PASSIVE",
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
@@ -29,5 +31,7 @@ def set_variables(device: str = "auto") -> None:
     """
     for name, value in _ALWAYS.items():
         os.environ.setdefault(name, value)
+    if WAIT_POLICY not in os.environ:
+        os.environ.setdefault(SPIN_COUNT, _SPINS)
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
