@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -18,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from toolkit.base.errors import RecipeError, RunError
+from toolkit.base.errors import RecipeError, RunError, ToolkitError
 from toolkit.config import loader
 from toolkit.config.schema import AnnotatorSettings, ModelSettings
 from toolkit.data.chat import sources
@@ -30,6 +31,7 @@ from toolkit.preferences.answering import Answer
 from toolkit.preferences.stage import best_answers
 from toolkit.runs import references
 from toolkit.runs.evaluation import read
+from toolkit.runtime import signals
 from toolkit.stages.tokenizer import learn
 from toolkit.storyworld import SMALL, preference_probability, split_of
 
@@ -399,19 +401,17 @@ def test_sampled_batch_of_other_prompts_is_sampled_again(write_recipe, tmp_path,
     """As after a change of the toolkit that forms other batches."""
     path, runs_dir = write_recipe(), tmp_path / "runs"
     undisturbed = run_recipe(path, tmp_path / "undisturbed")
-    sample = answering.sample_batch
+    sample, calls = answering.sample_batch, []
 
     def interrupted(*arguments, **options):
-        monkeypatch.setattr(answering, "sample_batch", stop)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
         return sample(*arguments, **options)
-
-    def stop(*arguments, **options):
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(answering, "sample_batch", interrupted)
         assert runner.run_recipes(path, runs_dir=runs_dir).status == 130
-    monkeypatch.setattr(answering, "sample_batch", sample)
     written = runs_dir / "t" / "preferences" / ".scratch" / "answers" / "0-000000.json"
     content = json.loads(written.read_text())
     written.write_text(json.dumps({**content, "prompts": content["prompts"][::-1]}))
@@ -426,24 +426,63 @@ def test_workers_write_the_same_bytes(models, write_recipe, tmp_path):
     assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in OUTPUTS)
 
 
-def test_error_in_a_worker_is_reported_as_without_workers(write_recipe, tmp_path, capsys):
-    """A prompt and 250 new tokens exceed the context of 256."""
+def test_error_in_a_worker_is_reported_as_without_workers(write_recipe, tmp_path):
+    """Answers of 256 tokens leave no room for a prompt in a context of 256."""
     messages = []
     for workers in (1, 2):
-        path = write_recipe(max_new_tokens=250, max_prompt_tokens=100, workers=workers)
-        assert runner.run_recipes(path, runs_dir=tmp_path / str(workers)).status == 1
-        messages.append(capsys.readouterr().err.split("error: ")[1].splitlines()[0])
-    assert messages[0] == messages[1] and "context" in messages[0]
+        path = write_recipe(max_new_tokens=256, workers=workers)
+        with pytest.raises(ToolkitError) as caught:
+            runner.run_recipes(path, runs_dir=tmp_path / str(workers))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "no room for a prompt" in messages[0]
 
 
-def test_death_of_a_worker_names_the_fix(write_recipe, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(answering, "sample_batch", lambda *arguments, **options: os._exit(9))
-    assert runner.run_recipes(write_recipe(workers=2), runs_dir=tmp_path / "runs").status == 1
-    assert "a process that samples died, perhaps for lack of memory" in capsys.readouterr().err
+def test_death_of_one_worker_stops_the_others_and_fewer_resume(write_recipe, tmp_path, monkeypatch):
+    """Fewer workers are not another input: the message says to reduce them."""
+    runs_dir, sample = tmp_path / "runs", answering.sample_batch
+
+    def dies(recipe, opened, prompts, batch, **options):
+        if batch == answering.batches_of(recipe, prompts)[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sample(recipe, opened, prompts, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(answering, "sample_batch", dies)
+        with pytest.raises(ToolkitError, match="a process that samples died, perhaps for lack of memory"):
+            runner.run_recipes(write_recipe(workers=2), runs_dir=runs_dir)
+    assert multiprocessing.active_children() == []
+    resumed = run_recipe(write_recipe(workers=1), runs_dir)
+    undisturbed = run_recipe(write_recipe(), tmp_path / "undisturbed")
+    assert all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in OUTPUTS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_signal_to_the_run_ends_its_workers_and_the_same_command_resumes(write_recipe, tmp_path, number):
+    data = {"name": "storyworld", "world": "small", "config": "prompts", "examples": 400}
+    path = write_recipe(workers=2, data=data, max_new_tokens=100, batch_examples=4)
+    process = launch(path, tmp_path / "runs")
+    folder = tmp_path / "runs/t/preferences/.scratch/answers"
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while len(list(folder.glob("*.json"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = signals.children(process.pid)
+    assert len(workers) == 2
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert b"Traceback" not in err
+    while any(Path(f"/proc/{worker}/stat").exists() for worker in workers):  # init reaps them
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    before = len(list(folder.glob("*.json")))
+    assert before < 100
+    run = run_recipe(path, tmp_path / "runs")
+    assert len(read_lines(run / "best.jsonl")) == 400
 
 
 def test_workers_need_a_single_thread(write_recipe):
-    with pytest.raises(RecipeError, match="workers need threads: 1"):
+    with pytest.raises(RecipeError, match="workers: need threads: 1"):
         loader.load(write_recipe(workers=2, threads=None))
 
 

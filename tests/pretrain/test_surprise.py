@@ -18,7 +18,7 @@ from toolkit.storyworld.small.word_kinds import KINDS, kinds_of
 TEXT = (
     "A story about an owl who hides a drum. The owl is called Ada.\n"
     "There was once a young owl named Ada. One day she wanted to trick Hugo the goat. "
-    "She hid his drum in the garden and told a lie. Hugo never saw the drum again. "
+    "She hid his drum beside the garden and told a lie. It ended badly: Hugo never saw the drum again. "
     "Ada the owl went home sad.\n"
     "What kind of animal was Ada? Ada was an owl."
 )

@@ -106,10 +106,8 @@ def rates_table(models: Mapping[str, Mapping[str, Any]]) -> Table | None:
     measured = measured_rates(models)
     if not measured:
         return None
-    table = Table(title="what the answers do, in % (intervals: --json)", title_justify="left")
-    table.add_column("model", no_wrap=True)
-    for rate in measured:
-        table.add_column(RATES[rate], justify="right", no_wrap=True)
+    columns = [RATES[rate].replace(" ", "\n") for rate in measured]
+    table = number_table("what the answers do, in % (intervals: --json)", ["model"], columns)
     for name, rates in models.items():
         cells = ("-" if rates.get(rate) is None else f"{100 * rates[rate]:.1f}" for rate in measured)
         table.add_row(name, *cells)

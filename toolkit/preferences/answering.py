@@ -11,10 +11,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,6 @@ from toolkit.runtime import signals
 from toolkit.runtime.devices import select
 
 Messages = Sequence[Message]
-
-_sampler: _Sampler | None = None
-"""What a worker samples; it inherits it from the process that forks it."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,13 @@ def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messag
         total = sum(len(batches[batch]) for batch in own)
         done = total - sum(len(batches[batch]) for batch in missing)
         sampler = _Sampler(recipe, run, opened, prompts, batches, index)
-        with Progress(f"{run.name}: answers of {model}", total, "prompt") as progress:
+        # Workers are forked before the progress starts a thread.
+        with (
+            _sampling(sampler, missing) as sampled,
+            Progress(f"{run.name}: answers of {model}", total, "prompt") as progress,
+        ):
             progress.update(done)
-            for batch in _sample_in_workers(sampler, missing):
+            for batch in sampled:
                 done += len(batches[batch])
                 progress.update(done)
 
@@ -78,6 +79,15 @@ class _Sampler:
     batches: Sequence[Sequence[int]]
     model: int
 
+    @property
+    def workers(self) -> int:
+        """Number of processes that sample. A launch has its processes, a GPU serves one.
+
+        Only Linux forks a process with torch safely; a new process would take seconds to import torch.
+        """
+        on_cpu = self.opened.model.device.type == "cpu"
+        return self.recipe.workers if on_cpu and sys.platform == "linux" and ranks.world_size() == 1 else 1
+
     def sample(self, batch: int) -> int:
         positions = self.batches[batch]
         rows = sample_batch(self.recipe, self.opened, self.prompts, positions, model=self.model)
@@ -88,44 +98,77 @@ class _Sampler:
         return batch
 
 
-def _sample_in_workers(sampler: _Sampler, batches: Sequence[int]) -> Iterator[int]:
-    """Sample batches, in the recipe's number of workers on a CPU, and yield each one that is written.
+@contextmanager
+def _sampling(sampler: _Sampler, batches: Sequence[int]) -> Iterator[Iterable[int]]:
+    """Let the recipe's workers sample batches; iterate over the numbers of those that are written.
 
-    Workers are forked, because a new process would take seconds to import torch; the threads of torch do not
-    survive a fork, so the recipe must have one thread. Only Linux forks a process with torch safely.
+    No worker runs any more when the context ends, whatever ends it: the files are written atomically, and
+    another command may continue the run at once.
+    """
+    count = min(sampler.workers, len(batches))
+    if count == 1:
+        yield map(sampler.sample, batches)
+        return
+    workers: list[_Worker] = []
+    try:
+        for number in range(count):
+            workers.append(_Worker(sampler, batches[number::count]))
+        yield _results(workers, where=sampler.run.name)
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+
+
+class _Worker:
+    """A forked process that samples batches, and sends the number of each one, or an error."""
+
+    def __init__(self, sampler: _Sampler, batches: Sequence[int]):
+        context = multiprocessing.get_context("fork")
+        self.results, sender = context.Pipe(duplex=False)
+        with sender:  # closed here, so that the worker's end is the end of the results
+            self.process = context.Process(
+                target=_work, args=(sampler, batches, sender, os.getpid()), daemon=True
+            )
+            self.process.start()
+
+
+def _work(sampler: _Sampler, batches: Sequence[int], sender: Connection, parent: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they stop the parent, which kills this process
+    signals.die_with_parent(parent)
+    try:
+        for batch in batches:
+            sender.send(sampler.sample(batch))
+    except Exception as error:  # the parent raises it again
+        sender.send(error)
+
+
+def _results(workers: Sequence[_Worker], *, where: str) -> Iterator[int]:
+    """Yield what the workers send until all of them have ended.
 
     Raises:
         ToolkitError: a worker died, usually because the system ran out of memory.
+        Exception: an error of a worker.
     """
-    count = min(sampler.recipe.workers, len(batches))
-    if count == 1 or sys.platform != "linux" or sampler.opened.model.device.type != "cpu":
-        yield from map(sampler.sample, batches)
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, _start_worker, (sampler, os.getpid())) as pool:
-        try:
-            for future in as_completed([pool.submit(_sample_here, batch) for batch in batches]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise ToolkitError(
-                "a process that samples died, perhaps for lack of memory",
-                where=sampler.run.name,
-                fix="reduce `workers`; the same command resumes from here",
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(sampler: _Sampler, parent: int) -> None:
-    global _sampler
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
-    signals.die_with_parent(parent)
-    _sampler = sampler
-
-
-def _sample_here(batch: int) -> int:
-    assert _sampler is not None
-    return _sampler.sample(batch)
+    running = {worker.results: worker for worker in workers}
+    while running:
+        for results in wait(list(running)):
+            try:
+                sent = results.recv()
+            except EOFError:
+                process = running.pop(results).process
+                process.join()
+                if process.exitcode != 0:
+                    raise ToolkitError(
+                        "a process that samples died, perhaps for lack of memory",
+                        where=where,
+                        fix="reduce `workers`; the same command resumes from here",
+                    ) from None
+                continue
+            if isinstance(sent, Exception):
+                raise sent
+            yield sent
 
 
 def batches_of(recipe: PreferencesRecipe, prompts: Sequence[Messages]) -> list[list[int]]:
@@ -148,7 +191,7 @@ def batch_file(run: Run, model: int, batch: int) -> Path:
 def _read_batch(
     run: Run, model: int, batch: int, positions: Sequence[int]
 ) -> list[list[dict[str, Any]]] | None:
-    """Return the sampled answers of a batch; None if it is not on the disk, or is of other prompts."""
+    """Return the sampled answers of a batch; None if it is not on the disk, or at other positions."""
     path = batch_file(run, model, batch)
     content = files.read_json(path) if path.exists() else None
     if not isinstance(content, dict) or content["prompts"] != list(positions):

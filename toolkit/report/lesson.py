@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.base import files
 from toolkit.config.registry import STAGES, Number, Product, measures_models
-from toolkit.evaluate.naming import display_names, run_identity
+from toolkit.evaluate.naming import display_names, evaluated_models, run_identity
 from toolkit.report.summary import RATES, RunNames, name_runs, rates_of, summarize
 from toolkit.report.wording import Message, message
 from toolkit.runs import layout, seal
@@ -91,7 +91,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """What one evaluate run measured of each model, in the order of the stages."""
+    """What one evaluate run measured of each model, in the order of its recipe."""
 
     evaluation: str
     title: Message
@@ -248,7 +248,7 @@ def lesson_of(
         _samples(
             [sample for sample in summary["samples"] if sample["evaluated_by"] == name],
             stages[name].get("settings"),
-            list(stages),
+            list(stages[name]["models"]),
         )
         for name in evaluations
     ]
@@ -264,7 +264,13 @@ def lesson_of(
 
 def _parents(names: RunNames) -> dict[str, str]:
     """Return {name of a run: name of the run whose model it trained}, where both are in the summary."""
-    by_identity = {run_identity(path): name for path, name in names.runs.items()}
+    by_identity = {}
+    for path, name in names.runs.items():
+        if name in names.models:  # an evaluate run: models of other folders
+            by_identity |= {
+                model: names.models[name][measured] for measured, model in evaluated_models(path).items()
+            }
+    by_identity |= {run_identity(path): name for path, name in names.runs.items()}
     found: dict[str, str] = {}
     for path, name in names.runs.items():
         for key, parent, _, _ in seal.parents(path):
@@ -281,7 +287,7 @@ def _table(
 ) -> ModelTable | None:
     """Return what an evaluate run measured; None if it measured neither text nor answers."""
     about = stages[evaluation]
-    models = {name: about["models"][name] for name in stages if name in about["models"]}
+    models = about["models"]
     columns = tuple(_columns(models, about.get("baseline")))
     if not columns:
         return None
@@ -421,8 +427,13 @@ def _notes(about: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Message]:
 def _stage_lessons(
     stages: Mapping[str, Mapping], tables: Sequence[ModelTable], parents: Mapping[str, str]
 ) -> Iterator[StageLesson]:
-    """Yield the sentences of every stage that has some, in the order of the stages."""
+    """Yield the sentences of every stage that has some, in the order of the stages.
+
+    Evaluated models of other folders are in the tables only.
+    """
     for name, row in stages.items():
+        if "stage" not in row:
+            continue
         sentences = (*_own_sentences(row), *_comparison(name, stages, tables, parents))
         if sentences:
             yield StageLesson(name, str(row.get("stage")), sentences)

@@ -16,6 +16,7 @@ from toolkit.base.errors import RunError
 from toolkit.config import history
 from toolkit.config.inputs import canonical_keys, canonical_settings
 from toolkit.config.loader import LoadedRecipe
+from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.runs import layout, provenance, references, seal
 
@@ -118,9 +119,12 @@ def read(path: Path) -> Manifest:
 def _updated(content: Manifest) -> Manifest:
     """Return a manifest as this version would have written it (see `config.history`)."""
     stage, recorded = content["stage"], content["inputs"]
+    settings = history.recorded(stage, recorded["settings"])
+    # A setting may have become operational since.
+    moved = {key: settings.pop(key) for key in STAGES[stage].recipe.operational & settings.keys()}
     current: Inputs = {
         **recorded,
-        "settings": canonical_settings(history.recorded(stage, recorded["settings"])),
+        "settings": canonical_settings(settings),
         "parents": history.recorded_keys(stage, recorded["parents"]),
         "data": {
             key: history.data_digest(digest)
@@ -128,7 +132,7 @@ def _updated(content: Manifest) -> Manifest:
         },
     }
     operational = history.recorded(stage, content.get("operational", {}), complete=False)
-    return {**content, "inputs": current, "operational": operational}
+    return {**content, "inputs": current, "operational": {**moved, **operational}}
 
 
 def as_named(recorded: Inputs, name: str, *, new_name: str) -> Inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,8 +24,8 @@ class AnnotatorSettings(Settings):
     """Who compares the answers."""
 
     judge: str = "gold"
-    """`gold` (storyworld's utility); a sealed reward run, a folder or a Hub id; the URL of an OpenAI-
-    compatible endpoint, up to /v1; or a file of votes (.jsonl, .sqlite, .db), whose pairs are then the
+    """`gold` (storyworld's utility); a sealed reward run, a folder or a Hub id; the URL, up to /v1, of an
+    endpoint compatible with OpenAI's; or a file of votes (.jsonl, .sqlite, .db), whose pairs are then the
     preferences."""
     judge_model: str | None = None
     """Name of the model at an endpoint."""
@@ -40,6 +40,8 @@ class AnnotatorSettings(Settings):
 
 class PreferencesRecipe(StageRecipe):
     """Preferences between answers of models to training prompts."""
+
+    operational: ClassVar[frozenset[str]] = StageRecipe.operational | {"workers"}
 
     stage: Literal["preferences"]
     models: list[str] = []
@@ -63,11 +65,11 @@ class PreferencesRecipe(StageRecipe):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample only from the smallest set of tokens with this total probability (1: all)."""
     batch_examples: Count = 64
-    """Prompts that are answered at a time, by one process. The answers do not depend on the number of
-    processes."""
+    """Prompts, of similar length, that one process answers at a time. The answers do not depend on the number
+    of processes."""
     workers: Count = 1
-    """Processes that sample side by side on a CPU (Linux); they need `threads: 1`. The answers do not depend
-    on their number."""
+    """Processes that sample side by side; more than one need `threads: 1`. A GPU, a launch of several
+    processes, and other systems than Linux use one. The answers do not depend on their number."""
 
     @model_validator(mode="after")
     def single_threaded_workers(self) -> PreferencesRecipe:

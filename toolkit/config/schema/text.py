@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class TokenizerRecipe(StageRecipe):
 
 class CorpusRecipe(StageRecipe):
     """Memory-mapped token shards from text, with a train and a held-out part."""
+
+    operational: ClassVar[frozenset[str]] = StageRecipe.operational | {"workers"}
 
     stage: Literal["corpus"]
     tokenizer: str
