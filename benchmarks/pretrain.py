@@ -76,12 +76,15 @@ class Arm:
 
     def start(self, warmup: int) -> None:
         """Start the process and take the warm-up steps."""
+        from toolkit.runtime import signals
+
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
         environment |= self.variables
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "pretrain_arms.py")], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=None if os.environ.get("VERBOSE") else subprocess.DEVNULL,
+            preexec_fn=signals.die_with_parent,
         )  # fmt: skip
         self.process.stdin.write(self.order)
         self.first_seconds = self.take(1)["since_start"]

@@ -10,7 +10,7 @@ minutes, and GOMP_SPINCOUNT sets how long it spins.
 
 Every arm is a process that takes whole steps (forward, backward, clipping, optimizer). In a round each arm
 takes its steps alone, and then each once more beside one process that only computes, so that other load
-affects all arms alike; the arms that wait are stopped. A number is the median of the rounds.
+affects all arms alike; arms that are not being measured are suspended. A number is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks import pretrain_arms
 from benchmarks.pretrain import Arm, say
 from benchmarks.pretrain_arms import Options, Shape
 from toolkit.models.shape import num_parameters
-from toolkit.runtime import env_vars, hardware
+from toolkit.runtime import env_vars, hardware, signals
 
 SHAPES = {
     "recipes/tiny": Shape(n_layer=2, n_head=6, n_embd=96, vocab_size=917, rows=4),
@@ -54,7 +54,7 @@ class PolicyArm(Arm):
         self.speeds: dict[str, list[float]] = {"quiet": [], "busy": []}
 
     def take(self, steps: int) -> dict:
-        """Let the process take some steps, and stop it until its next turn: an idle thread may spin, too."""
+        """Let the process take some steps, and suspend it until its next turn: idle threads may spin, too."""
         self.process.send_signal(signal.SIGCONT)
         answer = super().take(steps)
         self.process.send_signal(signal.SIGSTOP)
@@ -77,11 +77,13 @@ def make_arms(shape: Shape, threads: int) -> list[PolicyArm]:
 
 def measure(arms: list[PolicyArm], args: argparse.Namespace) -> None:
     """Start the arms and run the rounds."""
-    for arm in arms:
-        arm.start(args.warmup)
-    busy = subprocess.Popen([sys.executable, "-c", BUSY])
+    started: list[PolicyArm] = []
+    busy = subprocess.Popen([sys.executable, "-c", BUSY], preexec_fn=signals.die_with_parent)
     try:
         busy.send_signal(signal.SIGSTOP)
+        for arm in arms:
+            arm.start(args.warmup)
+            started.append(arm)
         for number in range(args.rounds):
             say(f"round {number + 1} of {args.rounds}")
             for condition in ("quiet", "busy"):
@@ -92,7 +94,7 @@ def measure(arms: list[PolicyArm], args: argparse.Namespace) -> None:
     finally:
         busy.kill()
         busy.wait()
-        for arm in arms:
+        for arm in started:
             arm.stop()
 
 

@@ -7,9 +7,10 @@ import os
 WAIT_POLICY = "OMP_WAIT_POLICY"
 SPIN_COUNT = "GOMP_SPINCOUNT"
 _SPINS = "1000"
-"""How often a thread of GNU's OpenMP looks whether the others are done before it sleeps. By default it is
-300,000: beside another program it then takes the core of the thread that it waits for. With 0, which is
-OMP_WAIT_POLICY=PASSIVE, the threads of small models sleep and wake all the time (docs/BENCHMARKS.md)."""
+"""How many times a waiting thread of GNU's OpenMP polls before it sleeps; read when torch is loaded. By
+default 300,000 times: beside another program it then takes the core of the thread that it waits for. With 0,
+which is OMP_WAIT_POLICY=PASSIVE, the threads of small models sleep and wake all the time; see
+docs/BENCHMARKS.md."""
 _ALWAYS = {
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
     "HF_HUB_DISABLE_TELEMETRY": "1",
