@@ -40,6 +40,17 @@ def one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def accelerate_state() -> Iterator[None]:
+    """Forget the precision of a module's trainings: Accelerate refuses another one in the same process.
+
+    On a CPU with bf16, `precision: auto` otherwise made tests in fp32 fail that ran after such a module.
+    """
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Return a byte tokenizer without merges: 261 entries, with the special tokens and chat template."""

@@ -399,7 +399,7 @@ def test_renamed_runs_are_finished_runs_of_the_renamed_recipes(runs, tmp_path, c
 def test_other_changes_of_the_current_recipes_are_listed(runs):
     recipe = loader.load(RECIPES / "tiny" / "tokenizer.yaml")
     make(recipe, runs)
-    with pytest.raises(RunError, match=f"vocab_size: {recipe.vocab_size} -> 600"):
+    with pytest.raises(RunError, match=f"vocab_size: {recipe.recipe.vocab_size} -> 600"):
         run_recipes(RECIPES / "tiny" / "tokenizer.yaml", ["vocab_size=600"], runs_dir=runs)
 
 
