@@ -1,6 +1,7 @@
 import os
 import pty
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -49,6 +50,15 @@ def test_reports_are_not_too_frequent_and_the_last_one_says_so(reports):
     assert progress.Report.read("t/dpo: 20/20 steps") is None
 
 
+def read_to_end(terminal: int) -> str:
+    """Return what was written to a terminal whose other end is closed; one `read` may return a part."""
+    shown = b""
+    with suppress(OSError):  # Linux: the other end is closed
+        while piece := os.read(terminal, 100_000):
+            shown += piece
+    return shown.decode()
+
+
 def test_terminal_shows_one_bar_for_each_running_stage(monkeypatch):
     main, terminal = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
@@ -63,7 +73,7 @@ def test_terminal_shows_one_bar_for_each_running_stage(monkeypatch):
             output.show("t/dpo", progress.Report("answers", 9, 9, "9/9 prompts", ended=True).line())
             output.show("t/reward", progress.Report("t/reward", 0, 9, "", ended=True).line())
             assert output._tasks == {}
-    shown = os.read(main, 100_000).decode()
+    shown = read_to_end(main)
     os.close(main)
     assert "dpo    | " in shown and "3/9 steps" in shown and "5/9 steps" in shown and "\x1b[" in shown
     assert "reward | a line" in shown and "dpo    | answers: 9/9 prompts" in shown
