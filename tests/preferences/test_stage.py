@@ -456,6 +456,7 @@ def test_death_of_one_worker_stops_the_others_and_fewer_resume(write_recipe, tmp
     assert all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in OUTPUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_signal_to_the_run_ends_its_workers_and_the_same_command_resumes(write_recipe, tmp_path, number):
     data = {"name": "storyworld", "world": "small", "config": "prompts", "examples": 400}
