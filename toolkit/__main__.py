@@ -1,12 +1,11 @@
 """`python -m toolkit`, the same as `toolkit`; stages of a folder and of a launch run so."""
 
-import atexit
 import os
 import sys
 
 from toolkit.cli.main import main
 from toolkit.execution.launching import PARENT
-from toolkit.runtime import signals
+from toolkit.runtime import signals, upstream_private
 
 if __name__ == "__main__":
     is_stage = PARENT in os.environ
@@ -20,7 +19,7 @@ if __name__ == "__main__":
     if is_stage:
         # The next stage waits for this process. Taking torch, transformers and trl apart took 1.8 s on a busy
         # machine; the functions that libraries registered for the exit, and `os._exit`, 0.05 s.
-        atexit._run_exitfuncs()
+        upstream_private.run_exit_functions()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

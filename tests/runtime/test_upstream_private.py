@@ -56,6 +56,18 @@ def test_attention_implementation_follows_the_public_setter(tiny_model):
     assert upstream_private.attention_implementation(tiny_model) == before == "sdpa"
 
 
+def test_exit_functions_run_before_an_immediate_exit():
+    program = """
+import atexit, os
+from toolkit.runtime import upstream_private
+atexit.register(print, "registered", flush=True)
+upstream_private.run_exit_functions()
+os._exit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (3, "registered\n"), ended.stderr
+
+
 def test_graph_break_raises_the_dynamo_error():
     def broken(values):
         torch._dynamo.graph_break()

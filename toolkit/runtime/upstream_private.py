@@ -1,4 +1,4 @@
-"""The private names of transformers, TRL and torch that the toolkit depends on; no other module uses any.
+"""The private names of transformers, TRL, torch and Python that the toolkit depends on; no other module uses any.
 
 Subclasses of Trainer override the public methods of `TrainerHooks` instead of Trainer's private ones.
 `tests/runtime/test_upstream_private.py` fails if a release of these libraries drops or changes a name. This
@@ -7,6 +7,7 @@ module imports torch and TRL inside functions, because modules that start withou
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 def attention_implementation(model: PreTrainedModel) -> str:
     """Return the name that `model.set_attn_implementation` has set."""
     return model.config._attn_implementation
+
+
+def run_exit_functions() -> None:
+    """Run what was registered with `atexit`, before an `os._exit`, which does not."""
+    atexit._run_exitfuncs()
 
 
 def graph_break_error() -> type[Exception]:
