@@ -1,4 +1,4 @@
-"""The private names of transformers, TRL, torch and Python that the toolkit depends on; no other module uses any.
+"""The private names of transformers, TRL, torch and Python that the toolkit needs; no other module uses any.
 
 Subclasses of Trainer override the public methods of `TrainerHooks` instead of Trainer's private ones.
 `tests/runtime/test_upstream_private.py` fails if a release of these libraries drops or changes a name. This
