@@ -1,4 +1,4 @@
-"""Helpers of the alignment benchmarks: toolkit commands, finished runs, and the last PPO trainer of TRL."""
+"""Helpers of benchmarks: toolkit commands, finished runs, a busy process, and the last PPO trainer of TRL."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+
+from toolkit.runtime import signals
 
 
 def toolkit(*arguments: str, runs_dir: Path) -> None:
     """Run a toolkit command; its messages go to stderr."""
     command = [sys.executable, "-m", "toolkit", *arguments, "--runs-dir", str(runs_dir)]
     subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+@contextmanager
+def busy_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Keep one core busy inside the block; the process may be suspended by SIGSTOP."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=signals.die_with_parent)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def evaluation(runs_dir: Path, name: str) -> dict | None:

@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import header, toolkit
+from benchmarks.commands import busy_process, header, toolkit
 from toolkit.config import loader
 from toolkit.stats import student_mean
 
-BUSY = "while True: pass"
 RATES = {
     "wish_rate": "wishes met",
     "answer_accuracy": "answers right",
@@ -50,18 +47,6 @@ class Chain:
     seconds: dict[str, float]
     elapsed: float | None
     evaluation: Mapping[str, Any]
-
-
-@contextlib.contextmanager
-def busy_process(wanted: bool) -> Iterator[None]:
-    """Keep one core busy inside the block."""
-    process = subprocess.Popen([sys.executable, "-c", BUSY]) if wanted else None
-    try:
-        yield
-    finally:
-        if process is not None:
-            process.kill()
-            process.wait()
 
 
 def run_chain(folder: Path, seed: int, *, runs_dir: Path, options: Sequence[str]) -> Chain:
@@ -143,7 +128,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="stages side by side; default as `toolkit run`")
     options = parser.parse_args()
     jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
-    with busy_process(options.busy):
+    with busy_process() if options.busy else contextlib.nullcontext():
         chains = [
             run_chain(options.folder, seed, runs_dir=options.runs_dir, options=[*options.overrides, *jobs])
             for seed in options.seeds

@@ -19,15 +19,15 @@ import argparse
 import os
 import signal
 import statistics
-import subprocess
-import sys
+from contextlib import ExitStack
 from dataclasses import replace
 
 from benchmarks import pretrain_arms
+from benchmarks.commands import busy_process
 from benchmarks.pretrain import Arm, say
 from benchmarks.pretrain_arms import Options, Shape
 from toolkit.models.shape import num_parameters
-from toolkit.runtime import env_vars, hardware, signals
+from toolkit.runtime import env_vars, hardware
 
 SHAPES = {
     "recipes/tiny": Shape(n_layer=2, n_head=6, n_embd=96, vocab_size=917, rows=4),
@@ -39,7 +39,6 @@ POLICIES = {
     "GOMP_SPINCOUNT=1000": {env_vars.SPIN_COUNT: "1000"},
     "PASSIVE": {env_vars.WAIT_POLICY: "PASSIVE"},
 }
-BUSY = "while True: pass"
 
 
 class PolicyArm(Arm):
@@ -47,9 +46,7 @@ class PolicyArm(Arm):
 
     def __init__(self, shape: Shape, policy: str):
         options = Options(optimizer="muon")
-        super().__init__(
-            policy, pretrain_arms.order_for("ours", shape, options, None), dict(POLICIES[policy])
-        )
+        super().__init__(policy, pretrain_arms.order_for("ours", shape, options, None), POLICIES[policy])
         self.shape, self.policy = shape, policy
         self.speeds: dict[str, list[float]] = {"quiet": [], "busy": []}
 
@@ -77,13 +74,12 @@ def make_arms(shape: Shape, threads: int) -> list[PolicyArm]:
 
 def measure(arms: list[PolicyArm], args: argparse.Namespace) -> None:
     """Start the arms and run the rounds."""
-    started: list[PolicyArm] = []
-    busy = subprocess.Popen([sys.executable, "-c", BUSY], preexec_fn=signals.die_with_parent)
-    try:
+    with ExitStack() as stack:
+        busy = stack.enter_context(busy_process())
         busy.send_signal(signal.SIGSTOP)
         for arm in arms:
             arm.start(args.warmup)
-            started.append(arm)
+            stack.callback(arm.stop)
         for number in range(args.rounds):
             say(f"round {number + 1} of {args.rounds}")
             for condition in ("quiet", "busy"):
@@ -91,11 +87,6 @@ def measure(arms: list[PolicyArm], args: argparse.Namespace) -> None:
                 for arm in arms:
                     arm.measure_speed(args.steps, condition)
             busy.send_signal(signal.SIGSTOP)
-    finally:
-        busy.kill()
-        busy.wait()
-        for arm in started:
-            arm.stop()
 
 
 def rows(name: str, arms: list[PolicyArm]) -> list[str]:

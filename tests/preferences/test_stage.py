@@ -361,21 +361,27 @@ def test_votes_are_preferences_without_ties_bad_and_undone_votes(write_recipe, t
     assert list(manifest["inputs"]["data"]) == ["annotator.judge"]
 
 
-def test_sampled_answers_are_kept_and_not_replaced_by_other_settings(
-    write_recipe, tmp_path, monkeypatch, capsys
-):
+def run_interrupted(path: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch, *, batch: int) -> None:
+    """Run a recipe that is interrupted when it begins to sample this batch, counted from 1."""
     sample, calls = answering.sample_batch, []
 
     def interrupted(*arguments, **options):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == batch:
             raise KeyboardInterrupt
         return sample(*arguments, **options)
 
-    path, runs_dir = write_recipe(), tmp_path / "runs"
     with monkeypatch.context() as patch:
         patch.setattr(answering, "sample_batch", interrupted)
         assert runner.run_recipes(path, runs_dir=runs_dir).status == 130
+
+
+def test_sampled_answers_are_kept_and_not_replaced_by_other_settings(
+    write_recipe, tmp_path, monkeypatch, capsys
+):
+    path, runs_dir = write_recipe(), tmp_path / "runs"
+    run_interrupted(path, runs_dir, monkeypatch, batch=3)
+    sample, calls = answering.sample_batch, []
     assert "the same command resumes from the answers sampled so far" in capsys.readouterr().err
     with pytest.raises(RunError, match="made from other inputs"):
         runner.run_recipes(write_recipe(temperature=0.5), runs_dir=runs_dir)
@@ -383,7 +389,7 @@ def test_sampled_answers_are_kept_and_not_replaced_by_other_settings(
         answering, "sample_batch", lambda *given, **options: calls.append(1) or sample(*given, **options)
     )
     resumed = run_recipe(write_recipe(), runs_dir)
-    assert len(calls) == 3 + 3  # two of five batches were sampled before
+    assert len(calls) == 3  # two of five batches were sampled before
     assert len(read_lines(resumed / "best.jsonl")) == 24
 
 
@@ -401,17 +407,7 @@ def test_sampled_batch_of_other_prompts_is_sampled_again(write_recipe, tmp_path,
     """As after a change of the toolkit that forms other batches."""
     path, runs_dir = write_recipe(), tmp_path / "runs"
     undisturbed = run_recipe(path, tmp_path / "undisturbed")
-    sample, calls = answering.sample_batch, []
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return sample(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(answering, "sample_batch", interrupted)
-        assert runner.run_recipes(path, runs_dir=runs_dir).status == 130
+    run_interrupted(path, runs_dir, monkeypatch, batch=2)
     written = runs_dir / "t" / "preferences" / ".scratch" / "answers" / "0-000000.json"
     content = json.loads(written.read_text())
     written.write_text(json.dumps({**content, "prompts": content["prompts"][::-1]}))
@@ -476,8 +472,7 @@ def test_signal_to_the_run_ends_its_workers_and_the_same_command_resumes(write_r
     while any(Path(f"/proc/{worker}/stat").exists() for worker in workers):  # init reaps them
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    before = len(list(folder.glob("*.json")))
-    assert before < 100
+    assert len(list(folder.glob("*.json"))) < 100
     run = run_recipe(path, tmp_path / "runs")
     assert len(read_lines(run / "best.jsonl")) == 400
 

@@ -344,3 +344,18 @@ def test_names_of_runs_are_those_of_the_summary(seeds):
     assert [table.evaluation for table in about.tables] == ["s1/evaluate", "s2/evaluate"]
     assert [row.model for row in about.tables[1].rows if row.model] == ["s2/pretrain", "s2/sft", "s2/dpo"]
     assert "75% [62, 88] of the prompts" in sentences(about, "s2/dpo")
+
+
+def test_models_of_other_folders_are_in_the_table_only_and_parents_to_compare_with():
+    """As in a second round, whose evaluate run measures the models of the first."""
+    about = lesson_of([OLD_RUNS / stage for stage in ("dpo", "evaluate")])
+    assert [row.model for row in about.tables[0].rows if row.model] == ["pretrain", "sft", "dpo"]
+    assert [stage.name for stage in about.stages] == ["dpo"]
+    whole = row_of(lesson(OLD_RUNS), "dpo")
+    assert row_of(about, "dpo").changes == whole.changes
+    assert "from sft" in sentences(about, "dpo") or "than sft" in sentences(about, "dpo")
+
+
+def row_of(about: Lesson, model: str):
+    (row,) = [row for row in about.tables[0].rows if row.model == model]
+    return row

@@ -9,8 +9,10 @@ from rich.console import Console
 from tests.report.conftest import edit
 from tests.report.test_run_names import STAGES
 from toolkit.cli import summary_tables
+from toolkit.cli.evaluate_tables import rates_table
 from toolkit.report.lesson import lesson_of
 from toolkit.report.page import write_report
+from toolkit.report.summary import RATES
 
 
 def show(runs) -> str:
@@ -36,3 +38,11 @@ def test_rates_are_shown_where_they_were_measured(seeds):
     assert "wishes met" not in table  # not measured
     page = write_report(runs, seeds / "report.html").read_text(encoding="utf-8")
     assert "What do the answers do?" in page and "87.5% [75.0,\N{NO-BREAK SPACE}100.0]</td>" in page
+
+
+def test_headings_of_the_rates_fit_a_terminal_of_80_columns():
+    text = io.StringIO()
+    table = rates_table({"tiny-second-round/dpo-2": dict.fromkeys(RATES, 0.5)})
+    Console(file=text, width=80).print(table)
+    assert "…" not in text.getvalue() and "tiny-second-round/dpo-2" in text.getvalue()
+    assert {word for heading in RATES.values() for word in heading.split()} <= set(text.getvalue().split())

@@ -37,8 +37,8 @@ class BaselineComparison:
     """The models that one evaluate run compared with a baseline.
 
     Attributes:
-        rows: what this evaluate run measured of the baseline and of the models, by name, in the order of the
-            summary.
+        rows: what this evaluate run measured of the baseline and of the models, by name, in the order of its
+            recipe.
         is_only: no other evaluate run of the summary compared models, so it needs no label.
     """
 
@@ -151,9 +151,9 @@ def comparisons(summary: Mapping) -> list[BaselineComparison]:
     for evaluation, about in evaluations.items():
         measured = about["models"]
         rows = {
-            name: measured[name]
-            for name in stages
-            if name in measured and (name == about["baseline"] or "win_rate" in measured[name])
+            name: numbers
+            for name, numbers in measured.items()
+            if name == about["baseline"] or "win_rate" in numbers
         }
         if len(rows) > 1:
             rows_of[evaluation] = rows

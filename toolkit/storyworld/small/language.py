@@ -40,7 +40,7 @@ Details = Mapping[str, SequenceOf[str] | Mapping[str, SequenceOf[str]]]
 
 @dataclass(frozen=True)
 class PlotText:
-    """Sentences of a plot: alternatives for each beat, then for the outcome of either ending."""
+    """Sentences of a plot: alternatives for each beat, then for either outcome, which follows its lead."""
 
     beats: SequenceOf[SequenceOf[str]]
     well: SequenceOf[str]
