@@ -2,6 +2,7 @@
 
     python -m benchmarks.demo --runs-dir DIR                 four seeds, recipes/tiny
     python -m benchmarks.demo --runs-dir DIR --busy          beside one process that only computes
+    python -m benchmarks.demo --runs-dir DIR --prompts 2400  and whether each seed reaches its goals
     python -m benchmarks.demo recipes/tiny --seeds 0 --runs-dir DIR threads=2
 
 Each seed is a whole chain, from the tokenizer to the evaluation, in `DIR/seed-N`; a finished chain is not run
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import demo_goals
 from benchmarks.commands import busy_process, header, toolkit
 from toolkit.config import loader
 from toolkit.stats import student_mean
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--busy", action="store_true", help="run beside one process that only computes")
     parser.add_argument("--jobs", type=int, help="stages side by side; default as `toolkit run`")
+    parser.add_argument("--prompts", type=int, help="evaluate once more on so many prompts, with goals")
     options = parser.parse_args()
     jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
     with busy_process() if options.busy else contextlib.nullcontext():
@@ -135,6 +138,15 @@ def main() -> None:
         ]
     print("\n".join(time_table(chains)), end="\n\n")
     print("\n".join(result_table(chains)))
+    if options.prompts is not None:
+        values = {
+            seed: demo_goals.measure(
+                options.folder, runs_dir=options.runs_dir / f"seed-{seed}", prompts=options.prompts
+            )
+            for seed in options.seeds
+        }
+        print("", *demo_goals.goal_table(values), "", sep="\n")
+        print(f"Prompts: {demo_goals.prompt_counts(values[options.seeds[0]])}.")
 
 
 if __name__ == "__main__":
