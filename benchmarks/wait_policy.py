@@ -27,17 +27,17 @@ from benchmarks.commands import busy_process
 from benchmarks.pretrain import Arm, say
 from benchmarks.pretrain_arms import Options, Shape
 from toolkit.models.shape import num_parameters
-from toolkit.runtime import env_vars, hardware
+from toolkit.runtime import hardware, waiting
 
 SHAPES = {
     "recipes/tiny": Shape(n_layer=2, n_head=6, n_embd=96, vocab_size=917, rows=4),
     "recipes/storyworld-large": Shape(n_layer=2, n_head=6, n_embd=192, vocab_size=4096, rows=8),
 }
 POLICIES = {
-    "ACTIVE": {env_vars.WAIT_POLICY: "ACTIVE"},
+    "ACTIVE": {waiting.WAIT_POLICY: "ACTIVE"},
     "default": {},
-    "GOMP_SPINCOUNT=1000": {env_vars.SPIN_COUNT: "1000"},
-    "PASSIVE": {env_vars.WAIT_POLICY: "PASSIVE"},
+    "GOMP_SPINCOUNT=1000": {waiting.SPIN_COUNT: "1000"},
+    "PASSIVE": {waiting.WAIT_POLICY: "PASSIVE"},
 }
 
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=6, help="steps of each arm in a round")
     parser.add_argument("--warmup", type=int, default=4, help="warm-up steps of each arm")
     args = parser.parse_args(arguments)
-    for variable in (env_vars.WAIT_POLICY, env_vars.SPIN_COUNT):  # they would apply to the arm "default"
+    for variable in (waiting.WAIT_POLICY, waiting.SPIN_COUNT):  # they would apply to the arm "default"
         os.environ.pop(variable, None)
     load = os.getloadavg()[0]
     print("| model | threads | waiting | tokens/s, quiet (range) | beside a busy process | ratio |")

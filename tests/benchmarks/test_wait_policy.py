@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import wait_policy
 from benchmarks.pretrain_arms import Shape
-from toolkit.runtime import env_vars
+from toolkit.runtime import waiting
 
 TINY = Shape(n_layer=1, n_head=1, n_embd=16, vocab_size=64, length=32, rows=2)
 
@@ -37,11 +37,11 @@ def test_row_has_medians_ranges_and_their_ratio():
 
 @pytest.mark.slow
 def test_whole_benchmark_of_a_tiny_model(monkeypatch, capsys):
-    monkeypatch.setenv(env_vars.WAIT_POLICY, "ACTIVE")
+    monkeypatch.setenv(waiting.WAIT_POLICY, "ACTIVE")
     monkeypatch.setattr(wait_policy, "SHAPES", {"tiny": TINY})
     assert wait_policy.main(["--models", "tiny", "--rounds", "2", "--steps", "1", "--warmup", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and env_vars.WAIT_POLICY not in os.environ
+    assert len(lines) == 7 and waiting.WAIT_POLICY not in os.environ
     assert all(
         re.match(r"\| tiny \| \d \| \S+ \| [\d,]+ \(.*\) \| [\d,]+ \(.*\) \| [\d.]+ \|", line)
         for line in lines[2:]

@@ -15,7 +15,6 @@ from toolkit.base.errors import RunError, ToolkitError
 from toolkit.cli import main
 from toolkit.planning.plan import Plan, Question
 from toolkit.runs import seal
-from toolkit.runtime import env_vars
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "stage: dpo\nmodel: runs/x/sft\ndata: {name: storyworld, examples: 10}\ntrainer: {beta: 0.1}\n"
@@ -100,21 +99,6 @@ def test_usage_error_exits_with_status_2(arguments, message, capsys, monkeypatch
 def test_missing_verb_prints_the_overview(capsys):
     assert main.main([]) == 2
     assert capsys.readouterr().err == main.OVERVIEW
-
-
-def test_variables_are_set_before_a_verb_imports_torch(monkeypatch, capsys):
-    for variable in (env_vars.WAIT_POLICY, env_vars.SPIN_COUNT):
-        monkeypatch.setenv(variable, "")
-        monkeypatch.delenv(variable)
-    main.main(["--version"])
-    assert os.environ[env_vars.SPIN_COUNT] == "1000"
-    monkeypatch.setenv(env_vars.SPIN_COUNT, "7")
-    main.main(["--version"])
-    assert os.environ[env_vars.SPIN_COUNT] == "7"
-    monkeypatch.delenv(env_vars.SPIN_COUNT)
-    monkeypatch.setenv(env_vars.WAIT_POLICY, "ACTIVE")
-    main.main(["--version"])
-    assert env_vars.SPIN_COUNT not in os.environ
 
 
 # Arguments passed to the implementation of each verb

@@ -21,7 +21,7 @@ from types import FrameType
 from toolkit.base import error_file, files
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
-from toolkit.runtime import env_vars
+from toolkit.runtime import env_vars, waiting
 
 VERBS = (
     "run",
@@ -111,6 +111,8 @@ def _dispatch(arguments: list[str]) -> int:
         here = Path(verb).exists()
         close = f"; did you mean `toolkit run {verb}`?" if here else did_you_mean(verb.lower(), [*VERBS])
         raise UsageError(f"there is no verb {verb!r}{close}", fix="`toolkit --help` lists the verbs")
+    if verb != "run":  # which chooses by the load of the machine
+        waiting.spin_briefly()
     try:
         return importlib.import_module(f"toolkit.cli.{verb}").main(arguments[1:])
     except SystemExit as stop:  # argparse, after --help

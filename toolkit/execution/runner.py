@@ -22,7 +22,7 @@ from toolkit.execution.folder import RunOutcome, run_folder
 from toolkit.execution.launching import INTERRUPTED, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
 from toolkit.runs.run import Run
-from toolkit.runtime import accelerate_config, env_vars, library_output, signals
+from toolkit.runtime import accelerate_config, env_vars, library_output, signals, waiting
 
 
 def run_recipes(
@@ -54,6 +54,7 @@ def run_recipes(
     path = Path(path)
     options = RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None, jobs)
     _end_with_parent()
+    waiting.spin_by_load()
     progress.report_to_parent()
     with signals.interruptible():
         try:

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import os
 
-WAIT_POLICY = "OMP_WAIT_POLICY"
-SPIN_COUNT = "GOMP_SPINCOUNT"
-_SPINS = "1000"
-"""How many times a waiting thread of GNU's OpenMP polls before it sleeps; read when torch is loaded. By
-default 300,000 times: beside another program it then takes the core of the thread that it waits for. With 0,
-which is OMP_WAIT_POLICY=PASSIVE, the threads of small models sleep and wake all the time; see
-docs/BENCHMARKS.md."""
 _ALWAYS = {
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -32,7 +25,5 @@ def set_variables(device: str = "auto") -> None:
     """
     for name, value in _ALWAYS.items():
         os.environ.setdefault(name, value)
-    if WAIT_POLICY not in os.environ:
-        os.environ.setdefault(SPIN_COUNT, _SPINS)
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
