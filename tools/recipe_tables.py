@@ -70,7 +70,7 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
                  ("guard", schema.GuardSettings), ("samples", schema.SampleSettings)],
     "preferences": [("", schema.PreferencesRecipe), ("annotator", schema.AnnotatorSettings),
                     ("annotator.biases", schema.BiasSettings)],
-    "sft, reward, dpo": [("", schema.TrainerRecipe), ("lora", schema.LoraSettings)],
+    "sft, reward, dpo": [("", schema.TrainerRecipe), ("lora", schema.LoraSettings), ("", schema.SftRecipe)],
     "ppo": [
         ("", schema.PpoRecipe),
         ("rewards", schema.RewardSettings),

@@ -77,16 +77,16 @@ def test_loss_mask_settings():
     prompt = [user("a"), assistant("first"), user("b")]
     only_last = labelled(tokenizer, prompt, "last", max_length=96)
     assert scored(tokenizer, only_last) == "last<|endoftext|>"
-    both = labelled(tokenizer, prompt, "last", max_length=96, loss_on="assistant")
+    both = labelled(tokenizer, prompt, "last", max_length=96, loss_on="all")
     assert scored(tokenizer, both) == "first<|endoftext|>last<|endoftext|>"
-    everything = labelled(tokenizer, prompt, "last", max_length=96, loss_on="all")
+    everything = labelled(tokenizer, prompt, "last", max_length=96, loss_on="tokens")
     assert everything["labels"] == everything["input_ids"] == only_last["input_ids"]
 
 
 def test_long_conversation_drops_oldest_turns_then_truncates_the_answer():
     tokenizer = byte_tokenizer()
     prompt = [user("x" * 30), assistant("first"), user("b"), assistant("second"), user("c")]
-    row = labelled(tokenizer, prompt, "last", max_length=40, loss_on="assistant")
+    row = labelled(tokenizer, prompt, "last", max_length=40, loss_on="all")
     text = tokenizer.decode(row["input_ids"])
     assert text == "<|user|>b<|assistant|>second<|endoftext|><|user|>c<|assistant|>last<|endoftext|>"
     assert scored(tokenizer, row) == "second<|endoftext|>last<|endoftext|>"
@@ -104,7 +104,7 @@ def test_hub_base_model_learns_the_chat_tokens():
     for _ in range(2):
         torch.rand(3)  # the global generator has no effect
         larger = copy.deepcopy(model)
-        sft.make_conversational(larger, tokenizer, seed=1)
+        sft.make_conversational(larger, tokenizer, chat_template="auto", seed=1)
         states.append(larger.get_input_embeddings().weight)
     assert states[0].shape[0] % 64 == 0 and states[0].shape[0] >= len(tokenizer)
     assert torch.equal(states[0], states[1])

@@ -35,7 +35,7 @@ class Added:
     Attributes:
         stage: name of the stage.
         key: dotted; a list in it means each of its entries (`data.temperature`, `rewards.weight`).
-        before: the value that applied to runs before the setting was added.
+        before: the value that applied to runs before the setting was added, or a function of their settings.
     """
 
     stage: str
@@ -147,6 +147,8 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
+    Added("sft", "multi_turn", lambda sft: "all" if sft["trainer"].get("assistant_only_loss") else "last"),
+    Added("sft", "chat_template", "auto"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 
@@ -178,7 +180,8 @@ def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> 
         if isinstance(change, Added):
             if complete and change.before is not ANY:
                 for _, holder in _holders(settings, parents, create=True):
-                    holder.setdefault(name, copy.deepcopy(change.before))
+                    before = change.before(settings) if callable(change.before) else change.before
+                    holder.setdefault(name, copy.deepcopy(before))
             continue
         for _, holder in list(_holders(settings, parents)):
             if name not in holder:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from toolkit.base.errors import DataError
 from toolkit.config.judge_kinds import kind
 from toolkit.config.registry import PRODUCTS
-from toolkit.config.schema import AnnotatorSettings, DataSource, RewardSettings, WinRateSettings
+from toolkit.config.schema import AnnotatorSettings, DataSource, RewardSettings, SftRecipe, WinRateSettings
 from toolkit.config.schema.base import STORYWORLD
 from toolkit.config.yaml_source import Key
 
@@ -24,6 +24,7 @@ ModelType = TypeVar("ModelType", bound=BaseModel)
 
 STORYWORLD_SETTINGS = ("world", "flawed_share", "complying_share", "temperature")
 """Settings of a data source that only the storyworld has."""
+CHAT_TEMPLATES = ("auto", "chatml", "toolkit")
 DATA_SETTINGS = frozenset({"data", "judge_data"})
 """The settings that hold data sources."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
@@ -107,6 +108,13 @@ def files(recipe: BaseModel) -> Iterator[tuple[Key, Path]]:
     for key, value in _settings(recipe, (), models=True):
         if isinstance(value, RewardSettings) and value.function is not None:
             yield (*key, "function"), function_file(value.function)
+        elif isinstance(value, SftRecipe) and value.chat_template not in CHAT_TEMPLATES:
+            if not Path(value.chat_template).is_file():
+                raise DataError(
+                    "there is no such file with a chat template", where=value.chat_template,
+                    fix=f"give one of {', '.join(CHAT_TEMPLATES)}, or the path of a Jinja file",
+                )  # fmt: skip
+            yield (*key, "chat_template"), Path(value.chat_template)
         elif isinstance(value, WinRateSettings | AnnotatorSettings) and kind(value.judge) == "votes":
             if not Path(value.judge).is_file():
                 raise DataError(

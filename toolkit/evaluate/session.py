@@ -124,7 +124,7 @@ class Session:
             model,
             prompts,
             seed=seeds,
-            end_id=tokenizer.eos_token_id,
+            end_id=template.end_id(tokenizer),
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             temperature=contest.temperature,

@@ -133,7 +133,7 @@ def sample(
             model,
             prompt_ids[part],
             seed=seeds[part],
-            end_id=tokenizer.eos_token_id,
+            end_id=template.end_id(tokenizer),
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             batch_rows=contest.batch_examples,
@@ -163,7 +163,7 @@ def kl_to_baseline(
         all_ids, all_ended = sample(
             policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0
         )
-    end_id = tokenizer.eos_token_id
+    end_id = template.end_id(tokenizer)
     tokens = [list(ids) + [end_id] * ended for ids, ended in zip(all_ids, all_ended, strict=True)]
     logprobs = [
         answer_logprobs(model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples)

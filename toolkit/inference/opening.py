@@ -39,8 +39,8 @@ class OpenModel:
 
     @property
     def end_id(self) -> int | None:
-        """The id of end-of-text, None if the tokenizer has none."""
-        return self.tokenizer.eos_token_id
+        """The id with which an answer or a text ends, None if the tokenizer has none."""
+        return template.end_id(self.tokenizer) if self.is_chat_model else self.tokenizer.eos_token_id
 
     def prompt_ids(self, text: str, *, chat: bool) -> list[int]:
         """Return the ids of a user's message in the chat template, or of text to continue."""

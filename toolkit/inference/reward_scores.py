@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.data.chat.template import encode_text, example_ids
+from toolkit.data.chat.template import encode_text, example_ids, turn_end_id
 from toolkit.models.context_length import context_length
 
 BATCH_TOKENS = 16384
@@ -80,17 +80,19 @@ def reward_scores(
     answers in batches of 16 take 0.7 s, in one batch 1.3 s (caches).
 
     Args:
-        ended: whether the answer ended; only then its last token is end-of-text.
+        ended: whether the answer ended; only then its last token is the one that ends an answer.
     """
     limit = context_length(model)
     rows = []
     for prompt, answer, answer_ended in zip(prompts, answers, ended, strict=True):
         if isinstance(prompt, str):
+            end = tokenizer.eos_token_id
             prompt_ids, answer_ids = encode_text(tokenizer, prompt), encode_text(tokenizer, answer)
-            prompt_ids, answer_ids = _shortened(prompt_ids, [*answer_ids, tokenizer.eos_token_id], limit)
+            prompt_ids, answer_ids = _shortened(prompt_ids, [*answer_ids, end], limit)
         else:
+            end = turn_end_id(tokenizer)
             prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=limit)
-        rows.append(prompt_ids + _with_end(answer_ids, tokenizer.eos_token_id, ended=answer_ended))
+        rows.append(prompt_ids + _with_end(answer_ids, end, ended=answer_ended))
     return score_ids(model, rows, pad_id=tokenizer.pad_token_id, batch_examples=batch_examples)
 
 
@@ -103,7 +105,7 @@ def _shortened(prompt: list[int], answer: list[int], limit: int | None) -> tuple
 
 
 def _with_end(answer: list[int], end_id: int, *, ended: bool) -> list[int]:
-    """Return the answer with end-of-text as its last token if it ended, else without."""
+    """Return the answer with `end_id` as its last token if it ended, else without."""
     has_end = bool(answer) and answer[-1] == end_id
     if has_end == ended:
         return answer

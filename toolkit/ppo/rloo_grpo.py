@@ -28,6 +28,7 @@ from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTI
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.rows import training_order
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.stop_tokens import stop_at_turn_end
 from toolkit.ppo import reward_loading, rewards, sampler, trainer_arguments
 from toolkit.ppo.advantages import ScoreScale, set_rewards
 from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
@@ -55,6 +56,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     max_prompt_tokens = settings.max_prompt_tokens
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
+    stop_at_turn_end(policy, tokenizer)
     config = _config(recipe, run, policy, tokenizer)
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
     run.decide("prompts", len(rows))
@@ -129,13 +131,13 @@ def _reward(
     recipe: PpoRecipe, run: Run, terms: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
 ) -> Callable[..., list[float]]:
     """Return the reward function for TRL: PPO's reward, the normalised score less the missing-end penalty."""
-    settings, end_id = recipe.trainer, tokenizer.eos_token_id
+    settings, ends = recipe.trainer, {template.end_id(tokenizer), tokenizer.eos_token_id}
     scale: ScoreScale | None = None
 
     def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
         own = []
         for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
-            ended = bool(ids) and ids[-1] == end_id
+            ended = bool(ids) and ids[-1] in ends
             text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
             own.append(Episode(index, prompt, [], ids, ended, text))
         rewards.score(terms, own)

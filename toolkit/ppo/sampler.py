@@ -33,7 +33,7 @@ def answer(
         prompt, ids = _encode(tokenizer, row["prompt"], max_tokens=args.max_prompt_tokens)
         prompts.append(prompt)
         prompt_ids.append(ids)
-    end_id = tokenizer.eos_token_id
+    end_id = template.end_id(tokenizer)
     answers = generate(
         policy,
         prompt_ids,

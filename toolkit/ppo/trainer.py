@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
+from toolkit.data.chat import template
 from toolkit.inference.sampling import forbidden_bias
 from toolkit.models.kernels import fuse_gelu
 from toolkit.models.loading import load_causal_lm
@@ -92,7 +93,7 @@ class PPOTrainer(RolloutTrainer):
             rewards.value_model(value_model, self.rewards),
             shared=args.critic == "shared",
         )
-        end_id, pad_id = processing_class.eos_token_id, processing_class.pad_token_id
+        end_id, pad_id = template.end_id(processing_class), processing_class.pad_token_id
         forbidden = forbidden_bias(unwrapped(model), pad_id=pad_id, end_id=end_id)
         if ref_model is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model)

@@ -225,7 +225,7 @@ def sample_batch(
         opened.model,
         [prompt for prompt in ids for _ in numbers],
         seed=[derive(recipe.seed, "answer", row, number) for row in batch for number in numbers],
-        end_id=tokenizer.eos_token_id,
+        end_id=template.end_id(tokenizer),
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=recipe.max_new_tokens,
         temperature=recipe.temperature,

@@ -118,7 +118,7 @@ def distance(
     if not messages:
         return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))
     prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
-    end = tokenizer.eos_token_id
+    end = template.end_id(tokenizer)
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=end, pad_id=tokenizer.pad_token_id,
         max_new_tokens=min(128, context - max(len(prompt) for prompt in prompts)), temperature=1.0,

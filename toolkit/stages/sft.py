@@ -20,6 +20,7 @@ from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.stop_tokens import stop_at_turn_end
 from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
@@ -59,7 +60,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     """Fine-tune `recipe.model`; writes the model, metrics, and evaluation.json."""
     target = select(recipe.device)
     model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
-    make_conversational(model, tokenizer, seed=recipe.seed)
+    make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     length = max_length(recipe, SFTConfig, model)
     table = conversation_rows(recipe, tokenizer, length)
     held_out = held_out_conversations(recipe, tokenizer, length)
@@ -80,9 +81,13 @@ def run(recipe: SftRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+def make_conversational(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, chat_template: str, seed: int
+) -> None:
     """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token."""
-    template.configure(tokenizer)
+    template.configure(tokenizer, chat_template)
+    template.require_turn_end(tokenizer)
+    stop_at_turn_end(model, tokenizer)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "rows of the chat tokens") % 2**63)
@@ -94,12 +99,10 @@ def make_conversational(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 def conversation_rows(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> RowTable:
     """Tokenize the training conversations: columns input_ids and labels."""
-    loss_on = "assistant" if recipe.trainer.get("assistant_only_loss") else "answer"
-    if recipe.trainer.get("completion_only_loss") is False:
-        loss_on = "all"
+    loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
     table = RowTable(["input_ids", "labels"])
     for example in sources.conversations(recipe.data, part="train", seed=recipe.seed):
-        answer = example["completion"][0]["content"]
+        answer = example["completion"][0]
         table.append(labelled(tokenizer, example["prompt"], answer, max_length=length, loss_on=loss_on))
     return table
 
@@ -111,7 +114,7 @@ def held_out_conversations(
     held_out = HeldOutConversations([], [], [])
     for example in sources.conversations(recipe.data, part="held_out", seed=recipe.seed):
         prompt, answer = template.example_ids(
-            tokenizer, example["prompt"], example["completion"][0]["content"], max_tokens=length
+            tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )
         held_out.prompts.append(prompt)
         held_out.answers.append(answer)
@@ -152,7 +155,7 @@ def sample_answers(
     prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in indices]
     room = min(128, context - max(len(prompt) for prompt in prompts))
     answers = generate(
-        model, prompts, seed=derive(seed, "samples"), end_id=tokenizer.eos_token_id,
+        model, prompts, seed=derive(seed, "samples"), end_id=template.end_id(tokenizer),
         pad_id=tokenizer.pad_token_id, max_new_tokens=room, temperature=0.7,
     )  # fmt: skip
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from toolkit.config.schema.base import (
     UNKNOWN_WORK,
@@ -66,6 +66,17 @@ class SftRecipe(TrainerRecipe):
     """Supervised fine-tuning on conversations (trainer: trl.SFTConfig)."""
 
     stage: Literal["sft"]
+    multi_turn: Literal["all", "last"] = "all"
+    """Only sft. Which answers of a conversation are learned: all, or the last one."""
+    chat_template: str = "auto"
+    """Only sft. `auto` keeps the template of the model's tokenizer; without one it takes ChatML if the
+    tokenizer has its tokens, else the toolkit's. `chatml`, `toolkit`, or the path of a Jinja file."""
+
+    @model_validator(mode="after")
+    def agrees_with_trl(self) -> SftRecipe:
+        if self.multi_turn == "last" and self.trainer.get("assistant_only_loss"):
+            raise ValueError("multi_turn: last learns one answer, trainer.assistant_only_loss all of them")
+        return self
 
 
 class RewardRecipe(TrainerRecipe):

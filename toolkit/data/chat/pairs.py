@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat.rows import RowTable
-from toolkit.data.chat.template import Message, answer_ids, example_ids, prompt_ids
+from toolkit.data.chat.template import Message, common_prefix, example_ids, shorten
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,24 @@ def encode(
     Answers are never truncated, because the preference may depend on their end; the prompt is.
     """
     for example in preferences:
-        messages = example["prompt"]
-        prompt, chosen = example_ids(tokenizer, messages, example["chosen"][0]["content"])
-        rejected = answer_ids(tokenizer, messages, example["rejected"][0]["content"], prompt)
-        room = max_length - max(len(chosen), len(rejected))
-        if len(prompt) > room:
-            if room < min(len(prompt), max_length // 2):
+        messages, answers = example["prompt"], [example[side][0] for side in ("chosen", "rejected")]
+        pair = _pair(tokenizer, messages, *answers)
+        room = max_length - max(len(pair.chosen), len(pair.rejected))
+        if len(pair.prompt) > room:
+            if room < min(len(pair.prompt), max_length // 2):
                 yield None
                 continue
-            prompt = prompt_ids(tokenizer, messages, max_tokens=room)
-        yield Pair(prompt, chosen, rejected)
+            pair = _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
+        yield pair
+
+
+def _pair(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], chosen: Message, rejected: Message
+) -> Pair:
+    """Return the ids of a pair; a token that merges with one of the answers belongs to both."""
+    (head, first), (other, second) = (example_ids(tokenizer, prompt, answer) for answer in (chosen, rejected))
+    shared = common_prefix(head, other)
+    return Pair(head[:shared], head[shared:] + first, other[shared:] + second)
 
 
 def training_pairs(

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
-from toolkit.data.chat.template import Message, example_ids, shorten
+from toolkit.data.chat.template import Message, example_ids, learned_spans, shorten
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -117,26 +117,29 @@ def _group_by_length(order: np.ndarray, lengths: np.ndarray, batch: int, seed: i
 def labelled(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[Message],
-    answer: str,
+    answer: str | Message,
     *,
     max_length: int,
-    loss_on: str = "answer",
+    loss_on: str = "last",
 ) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a conversation, both (length,), with labels not shifted.
 
-    A conversation that is too long loses the oldest turns of its prompt first, then the end of its answer.
+    A label is the token at its position, or IGNORED. A conversation that is too long loses the oldest turns
+    of its prompt first, then the end of its answer.
 
     Args:
-        loss_on: `answer`, the last answer and its end-of-text; `assistant`, all answers; or `all` tokens.
-    """  # fmt: skip
+        answer: text, or a message; without `learned: False` it is learned.
+        loss_on: `last`, the last answer and the token that ends it; `all` answers; or all `tokens`.
+    """
     prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=max_length)
-    labels = [IGNORED] * len(prompt_ids) + answer_ids
-    if loss_on == "all":
-        labels = prompt_ids + answer_ids
-    elif loss_on == "assistant" and any(message["role"] == "assistant" for message in prompt):
+    ids = prompt_ids + answer_ids
+    if loss_on == "tokens":
+        return {"input_ids": ids, "labels": ids}
+    labels = [IGNORED] * len(ids)
+    if isinstance(answer, str) or answer.get("learned") is not False:
+        labels[len(prompt_ids) :] = answer_ids
+    if loss_on == "all" and any(message["role"] == "assistant" for message in prompt):
         kept = shorten(tokenizer, prompt, max_tokens=len(prompt_ids))
-        for index, message in enumerate(kept):
-            if message["role"] == "assistant":
-                context, turn = example_ids(tokenizer, kept[:index], message["content"])
-                labels[len(context) : len(context) + len(turn)] = turn
-    return {"input_ids": prompt_ids + answer_ids, "labels": labels}
+        for span in learned_spans(tokenizer, kept, ids):
+            labels[span] = ids[span]
+    return {"input_ids": ids, "labels": labels}

@@ -1,14 +1,21 @@
-"""Conversations as text and token ids: special tokens, the chat template, and truncation.
+"""Conversations as text and token ids: special tokens, chat templates, and truncation.
 
-The format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; the generation prompt is `<|assistant|>`, so
-that the ids of a prompt are a prefix of the ids of prompt and answer. Special tokens in messages are escaped
-by a space (`< |assistant|>`), so that no user can insert one.
+The toolkit's own format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; the generation prompt is
+`<|assistant|>`. Any other template that tells where an answer ends can be used: the answer's ids are those of
+its text and of the token that ends it. What a template writes after that token (ChatML: a line break) belongs
+to the next turn and is neither learned nor scored. Special tokens in messages are escaped by a space
+(`< |assistant|>`), so that no user can insert one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from jinja2 import TemplateError
 
 from toolkit.base.errors import DataError, ToolkitError
 
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, str]
+TEXT_KEYS = ("content", "reasoning_content")
+"""The keys of a message that hold text."""
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -52,24 +61,107 @@ CHAT_TEMPLATE = (
 )
 """A Jinja template; the `generation` block marks the tokens of `assistant_only_loss`."""
 
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+CHATML_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}{{- '\n' -}}"
+    "{%- else -%}"
+    "{{- message['content'] + '<|im_end|>\n' -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+"""The format of many checkpoints, such as those of Qwen and SmolLM2."""
 
-def configure(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Add our chat template if there is none, and a separate pad token; return the number of tokens added.
+_PROBE = "probe7"
+"""An answer that no template alters, which shows what the template writes after an answer."""
+_turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, int | None]] = WeakKeyDictionary()
 
-    A tokenizer with a template keeps it. If the result is not 0, the model's embeddings must be resized.
+
+def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
+    """Choose the chat template, and add what it needs and a separate pad token; return the tokens added.
+
+    If the result is not 0, the model's embeddings must be resized.
+
+    Args:
+        choice: `auto` keeps the tokenizer's template; without one it takes ChatML if the tokenizer has its
+            tokens, else the toolkit's. `chatml`, `toolkit`, or the path of a file with a Jinja template.
+
+    Raises:
+        DataError: there is no such file.
     """
     before = len(tokenizer)
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END_OF_TEXT})
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
-    if not tokenizer.chat_template:
+    if choice == "auto" and not tokenizer.chat_template:
+        vocabulary = tokenizer.get_vocab()
+        choice = "chatml" if all(token in vocabulary for token in CHATML_TOKENS) else "toolkit"
+    if choice == "toolkit":
         tokenizer.add_tokens(list(ROLE_TOKENS.values()), special_tokens=True)
         if tokenizer.eos_token != END_OF_TEXT:
             tokenizer.add_tokens([END_OF_TEXT], special_tokens=True)
             tokenizer.eos_token = END_OF_TEXT
         tokenizer.chat_template = CHAT_TEMPLATE
+    elif choice == "chatml":
+        tokenizer.add_tokens(list(CHATML_TOKENS), special_tokens=True)
+        tokenizer.chat_template = CHATML_TEMPLATE
+    elif choice != "auto":
+        tokenizer.chat_template = _read_template(Path(choice))
     return len(tokenizer) - before
+
+
+def _read_template(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(
+            "there is no such file with a chat template",
+            where=str(path),
+            fix="give auto, chatml, toolkit, or the path of a Jinja file as `chat_template`",
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def require_turn_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ToolkitError if the chat template ends an answer with no special token."""
+    if turn_end_id(tokenizer) is None:
+        after = _after_answer(tokenizer)
+        raise ToolkitError(
+            f"the chat template writes {after!r} after an answer, which contains no special token: a model "
+            "would never learn to stop",
+            where=tokenizer.name_or_path or None,
+            fix=f"set chat_template: chatml or toolkit, or end the answers with {tokenizer.eos_token}",
+        )
+
+
+def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token with which the chat template ends an answer, None if it ends it with no token.
+
+    It is the first special or added token after an answer: end-of-text in the toolkit's template,
+    `<|im_end|>` in ChatML, whatever the tokenizer's `eos_token` is.
+    """
+    state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token_id)
+    if tokenizer not in _turn_ends or _turn_ends[tokenizer][0] != state:
+        ends = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+        ids = _ids(tokenizer, _after_answer(tokenizer))
+        _turn_ends[tokenizer] = state, next((token for token in ids if token in ends), None)
+    return _turn_ends[tokenizer][1]
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that ends an answer: `turn_end_id`, or end-of-text where no template names one."""
+    found = None
+    if tokenizer.chat_template:
+        with suppress(DataError):  # it refuses even one question and its answer
+            found = turn_end_id(tokenizer)
+    return tokenizer.eos_token_id if found is None else found
+
+
+def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+    return render(tokenizer, probe, generation_prompt=False).rpartition(_PROBE)[2]
 
 
 def check_messages(messages: Sequence[Message], *, where: str | None = None) -> None:
@@ -114,23 +206,33 @@ def render(
 
     Raises:
         ToolkitError: the tokenizer has no chat template.
+        DataError: the template refuses the messages, for example a system message, or two turns of a user.
     """
     check_messages(messages)
-    special = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and len(token.content) > 1
-    ]
-    safe = [
-        {"role": message["role"], "content": _without(message["content"], special)} for message in messages
-    ]
     if not tokenizer.chat_template:
         raise ToolkitError(
             "the tokenizer has no chat template",
             where=tokenizer.name_or_path or None,
             fix="fine-tune the model with the sft stage first, which adds one",
         )
-    return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation_prompt)
+    special = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
+    ]
+    safe = [
+        {key: _without(value, special) if key in TEXT_KEYS else value for key, value in message.items()}
+        for message in messages
+    ]
+    try:
+        return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation_prompt)
+    except (TemplateError, TypeError) as error:
+        begins = next((message["content"] for message in messages if message["role"] == "user"), "")
+        raise DataError(
+            f"the chat template refuses the conversation that begins {begins[:60]!r}: {error}",
+            where=tokenizer.name_or_path or None,
+            fix="change or remove it (on_bad_row: skip), or set another chat_template",
+        ) from None
 
 
 def prompt_ids(
@@ -145,22 +247,86 @@ def prompt_ids(
 def example_ids(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[Message],
-    answer: str,
+    answer: str | Message,
     *,
     max_tokens: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Return (prompt ids, answer ids); the answer ends with end-of-text.
+    """Return (prompt ids, answer ids); the answer ends with `turn_end_id`.
 
-    If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of `max_tokens`, then the
-    answer is truncated at its end.
+    Where the tokenizer merges the end of the prompt with the beginning of the answer, the token of both
+    belongs to the answer. If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of
+    `max_tokens`, then the answer is truncated at its end.
+
+    Raises:
+        ToolkitError: the text of the prompt is no prefix of the text with the answer, or no token ends it.
     """
-    head = prompt_ids(tokenizer, prompt)
-    tail = answer_ids(tokenizer, prompt, answer, head)
+    head, tail = _split(tokenizer, prompt, answer)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
         return head, tail
     room = max(max_tokens - len(tail), max_tokens // 2)
-    head = prompt_ids(tokenizer, prompt, max_tokens=room)
+    if len(head) > room:
+        head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer)
     return head, tail[: max_tokens - len(head)]
+
+
+def _split(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str | Message
+) -> tuple[list[int], list[int]]:
+    turn = {"role": "assistant", **({"content": answer} if isinstance(answer, str) else answer)}
+    before = render(tokenizer, prompt, generation_prompt=True)
+    text = render(tokenizer, [*prompt, turn], generation_prompt=False)
+    head, whole = _ids(tokenizer, before), _ids(tokenizer, text)
+    if whole[: len(head)] != head:
+        if not text.startswith(before):
+            raise ToolkitError(
+                "the chat template renders a prompt differently once the answer follows it",
+                where=tokenizer.name_or_path or None,
+                fix="set chat_template: chatml or toolkit",
+            )
+        head = whole[: common_prefix(head, whole)]
+    tail, end = whole[len(head) :], turn_end_id(tokenizer)
+    if end not in tail:
+        require_turn_end(tokenizer)
+        raise DataError(
+            f"the chat template does not end an answer with {tokenizer.decode([end])!r}, as it usually does",
+            where=tokenizer.name_or_path or None,
+            fix="set chat_template: chatml or toolkit",
+        )
+    return head, tail[: tail.index(end) + 1]
+
+
+def learned_spans(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: Sequence[int]
+) -> list[slice]:
+    """Return where in the ids of a conversation its answers are, each with the token that ends it.
+
+    Args:
+        messages: the turns before the last answer; those with `learned: False` are left out.
+        ids: of the whole conversation, (length,).
+
+    Raises:
+        ToolkitError: the template renders the beginning of a conversation differently once more turns follow.
+    """
+    spans, end = [], turn_end_id(tokenizer)
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or message.get("learned") is False:
+            continue
+        context = prompt_ids(tokenizer, messages[:index])
+        start = common_prefix(context, ids)
+        if len(context) - start > 1 or end not in ids[start:]:  # one token may merge with the answer
+            raise ToolkitError(
+                "the chat template renders a turn differently once more turns follow it",
+                where=tokenizer.name_or_path or None,
+                fix="set multi_turn: last, which learns the last answer only, or another chat_template",
+            )
+        spans.append(slice(start, ids.index(end, start) + 1))
+    return spans
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens with which both begin."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def shorten(
@@ -198,25 +364,6 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
         if len(prompt_ids(tokenizer, shorter)) <= max_tokens:
             return shorter
     return [{**message, "content": ""}]
-
-
-def answer_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str, head: list[int]
-) -> list[int]:
-    """Return the ids of an answer, end-of-text included, that follow `head`, the ids of its prompt.
-
-    Raises:
-        ToolkitError: the ids of the conversation do not begin with `head`.
-    """
-    messages = [*prompt, {"role": "assistant", "content": answer}]
-    whole = _ids(tokenizer, render(tokenizer, messages, generation_prompt=False))
-    if whole[: len(head)] != head:
-        raise ToolkitError(
-            "the chat template renders a prompt differently once the answer follows it",
-            where=tokenizer.name_or_path or None,
-            fix="use a tokenizer whose prompt is a prefix of the whole conversation",
-        )
-    return whole[len(head) :]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

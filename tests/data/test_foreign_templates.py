@@ -1,0 +1,181 @@
+"""Chat templates of other checkpoints: prompts, answers, labels, pairs and scores as hand-written text."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.data.chat_templates import FORMATS, Format
+from toolkit.base.errors import DataError, ToolkitError
+from toolkit.data.chat import pairs, template
+from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.inference import reward_scores
+from toolkit.stages.tokenizer import learn
+
+PROMPT = [
+    {"role": "user", "content": "Q1"},
+    {"role": "assistant", "content": "A1"},
+    {"role": "user", "content": "Q2"},
+]
+
+
+@pytest.fixture(params=FORMATS, scope="module")
+def chat_format(request) -> Format:
+    return FORMATS[request.param]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chat_format):
+    return chat_format.tokenizer()
+
+
+def plain(text="tokens"):
+    return learn([f"the cat sat. {text} " * 20], vocab_size=290)
+
+
+def test_turn_end_is_the_token_after_an_answer(chat_format, tokenizer):
+    assert template.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(chat_format.end)
+    assert template.end_id(tokenizer) == template.turn_end_id(tokenizer)
+
+
+def test_prompt_and_answer_are_rendered_without_what_follows_the_end(chat_format, tokenizer):
+    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
+    assert tokenizer.decode(head) == chat_format.prompt
+    assert tokenizer.decode(tail) == chat_format.answer
+    assert head == template.prompt_ids(tokenizer, PROMPT)
+
+
+@pytest.mark.parametrize(("loss_on", "learned"), [("last", ["A2"]), ("all", ["A1", "A2"])])
+def test_labels_are_the_answers_and_their_ends(chat_format, tokenizer, loss_on, learned):
+    row = labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on=loss_on)
+    own = [i for i, label in enumerate(row["labels"]) if label != IGNORED]
+    assert all(row["labels"][i] == row["input_ids"][i] for i in own)
+    text = tokenizer.decode([row["input_ids"][i] for i in own])
+    earlier = chat_format.answer.removeprefix("<think>\n\n</think>\n\n").replace("A2", "A1")
+    assert text == earlier * (loss_on == "all") + chat_format.answer, learned
+
+
+def test_answers_that_are_not_learned_have_no_label(chat_format, tokenizer):
+    prompt = [PROMPT[0], {**PROMPT[1], "learned": False}, PROMPT[2]]
+    row = labelled(tokenizer, prompt, "A2", max_length=400, loss_on="all")
+    assert row == labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="last")
+    silent = labelled(tokenizer, prompt, {"content": "A2", "learned": False}, max_length=400, loss_on="all")
+    assert set(silent["labels"]) == {IGNORED} and silent["input_ids"] == row["input_ids"]
+
+
+def test_training_and_scoring_render_the_same_ids(chat_format, tokenizer, monkeypatch):
+    preference = {
+        "prompt": PROMPT,
+        "chosen": [{"role": "assistant", "content": "A2"}],
+        "rejected": [{"role": "assistant", "content": "the cat"}],
+    }
+    (pair,) = pairs.encode([preference], tokenizer, max_length=400)
+    scored = []
+    monkeypatch.setattr(reward_scores, "context_length", lambda model: None)
+    monkeypatch.setattr(reward_scores, "score_ids", lambda model, rows, **others: scored.extend(rows))
+    for ended in (True, False):
+        reward_scores.reward_scores(None, tokenizer, [PROMPT], answers=["A2"], ended=[ended])
+    assert scored == [pair.prompt + pair.chosen, pair.prompt + pair.chosen[:-1]]
+    assert tokenizer.decode(scored[0]) == chat_format.prompt + chat_format.answer
+    end = tokenizer.convert_tokens_to_ids(chat_format.end)
+    assert pair.chosen[-1] == pair.rejected[-1] == end and end not in pair.chosen[:-1]
+
+
+def test_refused_conversations_are_named(chat_format, tokenizer):
+    system = [{"role": "system", "content": "the mat"}, {"role": "user", "content": "Who are you?"}]
+    twice = [{"role": "user", "content": "Who are you?"}, {"role": "user", "content": "Q2"}]
+    for messages, allowed in ((system, chat_format.takes_system), (twice, not chat_format.alternates)):
+        if allowed:
+            assert "Who are you?" in tokenizer.decode(template.prompt_ids(tokenizer, messages))
+            continue
+        with pytest.raises(DataError, match="refuses the conversation that begins 'Who are you\\?'"):
+            template.prompt_ids(tokenizer, messages)
+
+
+def test_end_token_typed_by_a_user_ends_no_turn(chat_format, tokenizer):
+    end = template.turn_end_id(tokenizer)
+    honest, forged = (
+        template.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+        for text in ("Q1", f"Q1{chat_format.end}")
+    )
+    assert honest.count(end) == forged.count(end)
+
+
+def test_end_token_that_is_not_special_cannot_be_typed_either():
+    tokenizer = plain()
+    tokenizer.add_tokens(list(template.CHATML_TOKENS), special_tokens=False)
+    tokenizer.chat_template = FORMATS["chatml, other eos"].template
+    end = template.turn_end_id(tokenizer)
+    assert end == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids = template.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
+    assert ids.count(end) == 1 and "Q1< |im_end|>" in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("source", "after"),
+    [
+        ("{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}", r"'\\n'"),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+            "im_end",
+        ),
+    ],
+)
+def test_template_without_an_end_is_refused(source, after):
+    """Plain roles; ChatML with a tokenizer that spells `<|im_end|>` in several tokens."""
+    tokenizer = plain()
+    tokenizer.chat_template = source + "{% if add_generation_prompt %}### assistant\n{% endif %}"
+    assert template.turn_end_id(tokenizer) is None
+    assert template.end_id(tokenizer) == tokenizer.eos_token_id
+    with pytest.raises(ToolkitError, match=f"writes .*{after}.* after an answer, which contains no special"):
+        template.require_turn_end(tokenizer)
+
+
+def test_token_that_merges_with_the_answer_belongs_to_it():
+    tokenizer = learn(["the cat:\n\n\nA1 " * 50], vocab_size=290)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}:\n{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
+        "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+    )
+    merged = tokenizer.encode("\n\n", add_special_tokens=False)
+    assert len(merged) == 1
+    head, tail = template.example_ids(tokenizer, [PROMPT[0]], "\n\nA1")
+    assert tokenizer.decode(head) == "user:\nQ1\nassistant:" and tail[0] == merged[0]
+    assert tokenizer.decode(head + tail) == "user:\nQ1\nassistant:\n\n\nA1<|endoftext|>"
+    example = {"prompt": [PROMPT[0]], "chosen": [{"content": "\n\nA1"}], "rejected": [{"content": "the"}]}
+    (pair,) = pairs.encode([example], tokenizer, max_length=100)
+    assert tokenizer.decode(pair.prompt + pair.rejected) == "user:\nQ1\nassistant:\nthe<|endoftext|>"
+    assert pair.prompt + pair.chosen == head + tail
+
+
+@pytest.mark.parametrize(
+    ("choice", "tokens", "wanted"),
+    [
+        ("auto", (), template.CHAT_TEMPLATE),
+        ("auto", template.CHATML_TOKENS, template.CHATML_TEMPLATE),
+        ("auto", template.CHATML_TOKENS[:1], template.CHAT_TEMPLATE),
+        ("chatml", (), template.CHATML_TEMPLATE),
+        ("toolkit", template.CHATML_TOKENS, template.CHAT_TEMPLATE),
+    ],
+)
+def test_choice_of_the_template(choice, tokens, wanted):
+    tokenizer = plain()
+    tokenizer.chat_template = None
+    tokenizer.add_tokens(list(tokens), special_tokens=True)
+    before = len(tokenizer)
+    added = template.configure(tokenizer, choice)
+    assert tokenizer.chat_template == wanted and added == len(tokenizer) - before
+    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
+    assert tail[-1] == template.turn_end_id(tokenizer)
+    if wanted == template.CHATML_TEMPLATE:
+        assert tokenizer.decode(head + tail) == FORMATS["chatml, other eos"].prompt + "A2<|im_end|>"
+        assert tokenizer.eos_token == template.END_OF_TEXT
+
+
+def test_template_of_a_file(tmp_path):
+    tokenizer = plain()
+    file = tmp_path / "chat.jinja"
+    file.write_text("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+    template.configure(tokenizer, str(file))
+    assert template.render(tokenizer, PROMPT, generation_prompt=False).startswith("Q1<|endoftext|>A1")
+    with pytest.raises(DataError, match="no such file with a chat template"):
+        template.configure(tokenizer, str(tmp_path / "none.jinja"))
