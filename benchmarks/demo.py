@@ -3,7 +3,7 @@
     python -m benchmarks.demo --runs-dir DIR                 four seeds, recipes/tiny
     python -m benchmarks.demo --runs-dir DIR --busy          beside one process that only computes
     python -m benchmarks.demo --runs-dir DIR --prompts 2400  and whether each seed reaches its goals
-    python -m benchmarks.demo recipes/tiny --seeds 0 --runs-dir DIR threads=2
+    python -m benchmarks.demo recipes/tiny --seeds 0 --runs-dir DIR precision=fp32
 
 Each seed is a whole chain, from the tokenizer to the evaluation, in `DIR/seed-N`; a finished chain is not run
 again, and its whole time is then not known. Intervals of a seed are over prompts, those over seeds Student's.
@@ -118,7 +118,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="run beside one process that only computes")
     parser.add_argument("--jobs", type=int, help="stages side by side; default as `toolkit run`")
     parser.add_argument("--prompts", type=int, help="evaluate once more on so many prompts, with goals")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args(arguments)
     jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
     with busy_process() if options.busy else contextlib.nullcontext():
         chains = [
