@@ -85,7 +85,7 @@ def value_of(row: Mapping[str, Any], name: str, *, location: str) -> Any:
     """
     value = _find(row, name)
     if value is _MISSING:
-        names = sorted(_column_names(row))
+        names = sorted({*_column_names(row)})
         close = difflib.get_close_matches(name, names, n=1)
         raise DataError(
             f"there is no column {name!r}; the columns are: {', '.join(names) or 'none'}",

@@ -94,7 +94,8 @@ class DataSource(Settings):
             raise ValueError("separator must not be empty")
         if self.encoding is not None and not _is_codec(self.encoding):
             names = sorted({name.replace("_", "-") for name in (*aliases, *aliases.values())})
-            close = difflib.get_close_matches(self.encoding.lower().replace("_", "-"), names, n=3)
+            near = difflib.get_close_matches(self.encoding.lower().replace("_", "-"), names, n=3)
+            close = [name for name in near if _is_codec(name)]
             hint = f"; near names are {', '.join(close)}" if close else "; examples are utf-8, utf-16, cp1252"
             raise ValueError(f"encoding must be a text codec of Python, not {self.encoding!r}{hint}")
         return self
