@@ -8,6 +8,7 @@ import json
 import lzma
 import random
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import pyarrow
@@ -160,6 +161,9 @@ def test_table_of_formats():
         assert data_formats.suffix_of(name) == "", name
     assert {*TABLES, ".parquet", ".arrow"} == {*data_formats.TABLES}
     assert {*COMPRESS} == {"", *data_formats.COMPRESSIONS}
+    page = (Path(__file__).parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8")
+    for suffix in (*data_formats.SUFFIXES, *data_formats.COMPRESSIONS):
+        assert f"`{suffix}`" in page and suffix in data_formats.listed()
 
 
 # JSON
