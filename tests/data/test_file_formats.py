@@ -203,6 +203,7 @@ def test_one_object_is_one_row_unless_it_holds_rows(tmp_path, row):
         ('\n"text"', 2, ["expected an array of objects"]),
         ('{"text": ["a", "b"]}', 1, ["one object of columns (text)", ".jsonl"]),
         ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', 1, ["train, test", "not clear"]),
+        ('{"data": [{"text": "a"}], "test": [{"text": "b"}]}', 1, ["data, test", "not clear"]),
         ('{"prompt": "a", "answers": [{"text": "b"}]}', 1, ["prompt, answers", "not clear"]),
         ('[{"text": "a"},\n 3]', 2, ["expected an object, not int"]),
         ('[{"text": "a"}]\n[{"text": "b"}]', 2, ["something after the array"]),
@@ -256,7 +257,7 @@ def test_long_cells_are_read(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
-@pytest.mark.parametrize("damage", ["truncated", "changed", "not an archive"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "not an archive", "second stream"])
 def test_damaged_archives_are_refused(tmp_path, name, compression, damage):
     generator = random.Random(0)
     lines = [f'{{"text": "{generator.random()}"}}' for _ in range(2000)]
@@ -265,9 +266,17 @@ def test_damaged_archives_are_refused(tmp_path, name, compression, damage):
         "truncated": whole[: len(whole) // 2],
         "changed": whole[:10] + bytes(byte ^ 255 for byte in whole[10:60]) + whole[60:],
         "not an archive": b"this is not an archive",
+        "second stream": whole + b"?" + whole[1:],
     }[damage]
     path = write(tmp_path / f"{name}{compression}", content)
     refused(lambda: texts(path), f"{path}: the archive is corrupt or truncated")
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_archives_of_several_streams_are_read(tmp_path, compression):
+    parts = ["猫\n" * 40_000, "b" * 100_000, "c"]
+    content = b"".join(COMPRESS[compression](part.encode()) for part in parts)
+    assert texts(write(tmp_path / f"a.txt{compression}", content)) == ["".join(parts)]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.parquet", "Parquet"), ("a.arrow", "Arrow")])
@@ -383,7 +392,7 @@ def test_paragraphs_nulls_and_white_space(tmp_path, capsys):
         stream = Stream(source, part=part, seed=0)
         assert [piece.text for piece in stream] == expected
         assert stream.dropped == {"the text is null": 1, "empty or only white space": 3}
-    notice = "4 documents are left out: empty or only white space (3); the text is null (1)"
+    notice = "documents left out: empty or only white space (3); the text is null (1)"
     assert capsys.readouterr().err.count(notice) == 1
     path = write(tmp_path / "b.jsonl", '{"doc": null}\n{"doc": {"text": "a"}}')
     stream = Stream(DataSource(name=str(path), field="doc.text"), part="all", seed=0)
@@ -398,6 +407,9 @@ def test_text_files_of_white_space_are_left_out(tmp_path):
     stream = Stream(DataSource(name=str(tmp_path / "*.txt")), part="all", seed=0)
     assert [piece.text for piece in stream] == ["b"] and stream.dropped == {"empty or only white space": 2}
     assert stream.progress() == (6, 6, "byte")
+    for part in ("train", "held_out"):  # a file whose hash puts it into the other part counts once, too
+        stream = Stream(DataSource(name=str(tmp_path / "*.txt")), part=part, seed=0)
+        assert len(list(stream)) == (part == "train") and stream.progress() == (6, 6, "byte")
 
 
 # Folders
@@ -413,7 +425,7 @@ def test_a_folder_is_read_in_order(tmp_path, capsys):
         write(tmp_path / name, content)
     assert texts(tmp_path) == texts(f"{tmp_path}/") == ["a", "b", "c"]
     notice = (
-        f"{tmp_path}: 4 of its entries are not read (hidden, empty or of another type): "
+        f"{tmp_path}: left out are 4 files or folders (hidden, empty or of another type): "
         ".git, .hidden.txt, README.md, b/empty.txt\n"
     )
     assert capsys.readouterr().err.count(notice) == 1
@@ -452,7 +464,7 @@ def test_saved_datasets(tmp_path, capsys):
     refused(lambda: texts(tmp_path / "two", split="dev"), "no split 'dev'; the splits are: train, test")
     refused(lambda: texts(tmp_path / "one", split="train"), "the folder has no split 'train'")
     assert texts(tmp_path, split="test") == ["4", "0", "2", "5"], "a folder of saved datasets"
-    assert "not read" not in capsys.readouterr().err
+    assert "left out" not in capsys.readouterr().err
     (tmp_path / "one" / "data-00001-of-00002.arrow").unlink()
     refused(lambda: texts(tmp_path / "one"), "data-00001-of-00002.arrow: this file does not exist")
     write(tmp_path / "one" / "state.json", "{}")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 TEXT = ".txt"
 LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 """Tables that are text, and may therefore be compressed."""
+CELLS = (".csv", ".tsv")
+"""Tables in which every value is text."""
 BINARY = (".parquet", ".arrow")
 TABLES = (*LINES, *BINARY)
 SUFFIXES = (TEXT, *TABLES)

@@ -5,15 +5,12 @@ Damaged archives and wrong bytes raise DataError with the file, and the line if 
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
 import io
 import lzma
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow
 
@@ -21,6 +18,7 @@ from toolkit.base.errors import DataError
 from toolkit.config import data_formats
 
 PIECE_BYTES = 1 << 20
+_XZ_READ_BYTES = 1 << 16
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of this one
@@ -28,14 +26,9 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_UNREADABLE = (EOFError, OSError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
-_OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
-    "": lambda raw: raw,
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": lambda raw: pyarrow.CompressedInputStream(raw, "zstd"),
-}
+_UNREADABLE = (EOFError, OSError, lzma.LZMAError, pyarrow.ArrowException)
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""Compressions that pyarrow reads. The standard library ends silently at a damaged second stream of .bz2."""
 
 Position = Callable[[int], None]
 """Called with the bytes of a file (as it is on disk) read since the last call, for a progress bar."""
@@ -115,22 +108,45 @@ def split(pieces: Iterable[str], separator: str) -> Iterator[str]:
 def _chunks(path: Path, position: Position | None) -> Iterator[tuple[bytes, bool]]:
     """Yield (decompressed bytes, whether they are the last); the last ones are empty."""
     compression = data_formats.compression_of(path.name)
-    size = max(PIECE_BYTES, 4)  # the first chunk holds a whole byte order mark
     reported = 0
     try:
-        with path.open("rb") as raw, _OPENERS[compression](raw) as file:
-            while chunk := file.read(size):
+        with path.open("rb") as raw:
+            for chunk in _decompressed(raw, compression):
                 if position:
                     position(raw.tell() - reported)
                     reported = raw.tell()
                 yield chunk, False
-            if position:
-                position(path.stat().st_size - reported)
+        if position:
+            position(path.stat().st_size - reported)
     except _UNREADABLE as error:
         what = "the archive is corrupt or truncated" if compression else "the file cannot be read"
         fix = "download or compress the file again" if compression else "check the file and its permissions"
         raise DataError(f"{what}: {error}", where=str(path), fix=fix) from None
     yield b"", True
+
+
+def _decompressed(raw: BinaryIO, compression: str) -> Iterator[bytes]:
+    size = max(PIECE_BYTES, 4)  # the first chunk holds a whole byte order mark
+    if compression == ".xz":
+        yield from _xz_chunks(raw, size)
+        return
+    file = pyarrow.CompressedInputStream(raw, _CODECS[compression]) if compression else raw
+    while chunk := file.read(size):
+        yield chunk
+
+
+def _xz_chunks(raw: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield the bytes of all streams of an .xz file; `lzma.open` ends silently at a damaged second stream."""
+    data = raw.read(_XZ_READ_BYTES)
+    while data:
+        stream = lzma.LZMADecompressor()
+        while not stream.eof:
+            if stream.needs_input and not data and not (data := raw.read(_XZ_READ_BYTES)):
+                raise EOFError("the file ends inside a stream")
+            chunk, data = stream.decompress(data, size), b""
+            if chunk:
+                yield chunk
+        data = stream.unused_data or raw.read(_XZ_READ_BYTES)
 
 
 def _check_mark(chunk: bytes, codec: str, path: Path) -> None:

@@ -105,7 +105,7 @@ def local_files(
     if folder.left_out and not quiet:
         names = [str(left_out.relative_to(path)) for left_out in folder.left_out]
         tell_once(
-            f"{name}: {len(names):,} of its entries are not read (hidden, empty or of another type): "
+            f"{name}: left out are {len(names):,} files or folders (hidden, empty or of another type): "
             f"{_few(names)}"
         )
     return folder.found

@@ -52,7 +52,7 @@ def rows(
         return _arrow_rows(path, position, only)
     if suffix == ".json":
         return _json_rows(path, position, encoding)
-    if suffix in (".csv", ".tsv"):
+    if suffix in data_formats.CELLS:
         return _csv_rows(path, position, encoding)
     return _json_lines(path, position, encoding)
 

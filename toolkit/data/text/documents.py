@@ -114,7 +114,7 @@ class Stream:
         if self.dropped:
             reasons = "; ".join(f"{reason} ({count:,})" for reason, count in sorted(self.dropped.items()))
             names = ", ".join(source.name for source in self.sources)
-            tell_once(f"{names}: {self.dropped.total():,} documents are left out: {reasons}")
+            tell_once(f"{names}: documents left out: {reasons}")
         if self.documents.total():
             check_mixture(self.sources, [self.documents[index] for index in range(len(self.sources))])
 
