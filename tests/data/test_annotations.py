@@ -106,6 +106,20 @@ def test_invalid_rows_are_reported_with_location(tmp_path, text, what, line):
     assert what in error.value.what and error.value.where == f"{path}{line}" and error.value.fix
 
 
+def test_annotations_of_tables_of_cells_and_of_folders(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "instruction,output_1,output_2,preference\nWhy?,So.,No.,1.25\nWhy?,So.,No.,\n"
+    )
+    (tmp_path / "b.tsv").write_text("chosen\trejected\tprompt\nSo.\tNo.\tWhy?\n")
+    found = annotations.read(str(tmp_path))
+    assert [row.outcome for row in found.rows] == [0.75, 1.0]
+    assert found.left_out == {"without a preference": 1}
+    (tmp_path / "a.csv").write_text("instruction,output_1,output_2,preference\nWhy?,So.,No.,first\n")
+    with pytest.raises(DataError, match="'first' is not a number from 1 to 2") as error:
+        annotations.read(str(tmp_path))
+    assert error.value.where == f"{tmp_path}/a.csv:2"
+
+
 def test_missing_and_unsupported_files_are_refused(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(DataError, match="does not exist") as error:

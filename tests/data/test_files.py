@@ -11,7 +11,7 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
-from toolkit.data import files
+from toolkit.data import decoding, files, tables
 
 
 def refused(call, *words):
@@ -79,10 +79,10 @@ def test_glob_is_sorted_and_empty_match_lists_files(tmp_path):
     refused(lambda: resolve(tmp_path / "*.parquet"), "no file matches", "a.txt, b.txt, c.jsonl")
 
 
-def test_folder_empty_file_and_unknown_suffix_are_refused(tmp_path):
-    refused(lambda: resolve(tmp_path), "folder", "/*.txt")
+def test_empty_folder_empty_file_and_unknown_suffix_are_refused(tmp_path):
+    refused(lambda: resolve(tmp_path), "the folder has no file that can be read", ".txt")
     refused(lambda: resolve(write(tmp_path / "e.txt", "")), "e.txt: this file is empty")
-    refused(lambda: resolve(write(tmp_path / "a.pdf", "x")), ".pdf", ".jsonl.gz")
+    refused(lambda: resolve(write(tmp_path / "a.pdf", "x")), ".pdf", ".jsonl", ".gz")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_unresolvable_names_are_refused():
 
 
 def test_text_is_read_unchanged_across_chunk_boundaries(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE_BYTES", 5)
+    monkeypatch.setattr(decoding, "PIECE_BYTES", 5)
     text = "aé\r\nあいう😀\n\n"
     seen = []
     path = write(tmp_path / "a.txt", text)
-    pieces = list(files.text_pieces(path, seen.append))
+    pieces = list(decoding.text_pieces(path, seen.append))
     assert "".join(pieces) == text and len(pieces) > 2
     assert sum(seen) == path.stat().st_size
 
@@ -120,15 +120,15 @@ def test_text_is_read_unchanged_across_chunk_boundaries(tmp_path, monkeypatch):
     ],
 )
 def test_invalid_utf8_is_reported_with_location(tmp_path, monkeypatch, content, offset):
-    monkeypatch.setattr(files, "PIECE_BYTES", 5)
+    monkeypatch.setattr(decoding, "PIECE_BYTES", 5)
     path = write(tmp_path / "a.txt", content)
-    refused(lambda: list(files.text_pieces(path)), "not UTF-8", f"byte {offset} ", "iconv")
+    refused(lambda: list(decoding.text_pieces(path)), "not UTF-8", f"byte {offset} ", "iconv")
 
 
 def test_nul_byte_is_reported_with_location(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PIECE_BYTES", 4)
+    monkeypatch.setattr(decoding, "PIECE_BYTES", 4)
     path = write(tmp_path / "a.txt", b"abcdef\0")
-    refused(lambda: list(files.text_pieces(path)), "NUL byte at byte 6")
+    refused(lambda: list(decoding.text_pieces(path)), "a.txt:1: not text: a NUL character")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_nul_byte_is_reported_with_location(tmp_path, monkeypatch):
 )
 def test_invalid_line_is_reported_with_its_number(tmp_path, line, words):
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n' + line + "\n")
-    refused(lambda: list(files.rows(path)), f"{path}:3:", *words)
+    refused(lambda: list(tables.rows(path)), f"{path}:3:", *words)
 
 
 def test_three_table_formats_give_the_same_rows(tmp_path):
@@ -153,30 +153,30 @@ def test_three_table_formats_give_the_same_rows(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(wanted), table)
     for path in (plain, packed, table):
         seen = []
-        assert [row for _, row in files.rows(path, seen.append)] == wanted
+        assert [row for _, row in tables.rows(path, seen.append)] == wanted
         assert sum(seen) == path.stat().st_size
-    assert [row for _, row in files.rows(table, only="text")] == [{"text": row["text"]} for row in wanted]
+    assert [row for _, row in tables.rows(table, only="text")] == [{"text": row["text"]} for row in wanted]
 
 
 def test_damaged_archive_or_table_is_reported(tmp_path):
     whole = gzip.compress(b'{"text": "a"}\n' * 100)
     path = write(tmp_path / "a.jsonl.gz", whole[:-12])
-    refused(lambda: list(files.rows(path)), "corrupt")
+    refused(lambda: list(tables.rows(path)), "corrupt")
     path = write(tmp_path / "b.jsonl.gz", "not an archive")
-    refused(lambda: list(files.rows(path)), "corrupt")
+    refused(lambda: list(tables.rows(path)), "corrupt")
     path = write(tmp_path / "c.parquet", "not a table")
-    refused(lambda: list(files.rows(path)), "Parquet")
+    refused(lambda: list(tables.rows(path)), "Parquet")
 
 
 def test_missing_or_invalid_column_is_reported():
     refused(
-        lambda: files.column({"texts": "a", "id": 1}, "text", location="f:1"),
+        lambda: tables.column({"texts": "a", "id": 1}, "text", location="f:1"),
         "f:1:",
         "no column 'text'",
         "id, texts",
         "field: texts",
     )
-    refused(lambda: files.column({"text": 3}, "text", location="f:1"), "a number")
+    refused(lambda: tables.column({"text": 3}, "text", location="f:1"), "a number")
 
 
 def test_digest_is_computed_from_bytes(tmp_path):

@@ -53,7 +53,7 @@ def refused(call, *words):
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_last_characters_splits_the_concatenated_text(tmp_path, monkeypatch, share):
-    monkeypatch.setattr("toolkit.data.files.PIECE_BYTES", 7)
+    monkeypatch.setattr("toolkit.data.decoding.PIECE_BYTES", 7)
     contents = ["猫はねる。\n" * 3, "dogs bark. " * 5, "x"]
     for name, content in zip("abc", contents, strict=True):
         (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
@@ -137,7 +137,9 @@ def test_capped_documents_are_a_seeded_sample_within_each_split(tmp_path):
 def test_empty_texts_are_counted_and_field_is_used(tmp_path):
     name = jsonl(tmp_path / "a.jsonl", [{"story": "a"}, {"story": ""}, {"story": "b"}])
     stream = Stream(DataSource(name=name, field="story"), part="all", seed=0)
-    assert [piece.text for piece in stream] == ["a", "b"] and stream.dropped == {"empty": 1}
+    assert [piece.text for piece in stream] == ["a", "b"] and stream.dropped == {
+        "empty or only white space": 1
+    }
     refused(lambda: texts(DataSource(name=name), "all"), "a.jsonl:1", "no column 'text'", "story")
 
 
@@ -483,7 +485,7 @@ def test_offline_error_says_what_to_pass(monkeypatch):
         lambda: texts(DataSource(name="owner/name@v1"), "train"),
         lambda: sources.preferences(DataSource(name="owner/name@v1"), part="train", seed=0),
     ):
-        refused(read, "owner/name@v1: the Hub cannot be reached", "local .jsonl", "storyworld")
+        refused(read, "owner/name@v1: the Hub cannot be reached", "local files", "storyworld")
 
 
 @pytest.fixture

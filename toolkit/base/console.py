@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from typing import Any, TextIO
+
+from toolkit.base import ranks
 
 _redirections: list[TextIO | None] = []
 """The streams of the active `notices_to`, the innermost one last."""
@@ -18,6 +21,13 @@ def tell(message: str, *, end: str = "\n") -> None:
     stream = _redirections[-1] if _redirections else sys.stderr
     if stream is not None:
         print(message, end=end, file=stream, flush=True)
+
+
+@cache
+def tell_once(message: str) -> None:
+    """Print a notice as `tell`, once in this process and only in the process of rank 0."""
+    if ranks.rank() == 0:
+        tell(message)
 
 
 def on_terminal() -> bool:

@@ -150,14 +150,15 @@ def _parser() -> Parser:
         "--data",
         required=True,
         metavar="FILE|NAME",
-        help="a file or glob, a corpus run, storyworld, or owner/name[@revision] of the Hub",
+        help="a file, folder or glob (docs/DATA.md), a corpus run, storyworld, or owner/name[@revision] of "
+        "the Hub",
     )
     parser.add_argument(
         "--world", choices=("small", "large"), help="with --data storyworld: which world; default: large"
     )
     parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
-    parser.add_argument("--split", metavar="NAME", help="split of a Hub dataset")
-    parser.add_argument("--field", metavar="NAME", help="the column that holds the text")
+    parser.add_argument("--split", metavar="NAME", help="split of a Hub dataset or of a saved DatasetDict")
+    parser.add_argument("--field", metavar="NAME", help="the column that holds the text; nested: doc.text")
     parser.add_argument(
         "--examples",
         type=positive_int,
@@ -231,7 +232,7 @@ def _add_comparison(parser: Parser) -> None:
         "--stop-early", action="store_true", help="stop asking an endpoint once the interval excludes 50%%"
     )
     parser.add_argument(
-        "--judge-data", metavar="FILE|NAME", help="preferences that measure the judge's accuracy"
+        "--judge-data", metavar="FILE|NAME", help="preferences that measure the judge's accuracy (as --data)"
     )
     parser.add_argument(
         "--judgements", default="judgements.jsonl", metavar="FILE", help="log of an endpoint's judgements"

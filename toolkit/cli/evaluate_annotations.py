@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         required=True,
         metavar="FILE",
         help="AlpacaEval's annotations.json (instruction, output_1, output_2, preference from 1 to 2), the "
-        "same as .jsonl or .parquet, or preferences (chosen, rejected); or a glob of such files",
+        "same in any other table (docs/DATA.md), or preferences (chosen, rejected); or a folder or a glob",
     )
     parser.add_argument("--baseline", metavar="MODEL", help="a generator that others are compared with")
     parser.add_argument(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from toolkit.base.errors import ProblemKind
-from toolkit.config import inputs
+from toolkit.config import data_formats, inputs
 from toolkit.config.judge_kinds import kind
 from toolkit.config.messages import Mistake, conflict, listed, no_effect, suggestion
 from toolkit.config.registry import STAGES, Stage
@@ -46,7 +47,6 @@ OPTION_CONFIGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """World -> setting of a data source -> the configurations of the world that it acts on."""
 TEXT = {"stories", "turns"}
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def check(recipe: StageRecipe) -> list[Mistake]:
@@ -85,7 +85,10 @@ def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
         ]
         if source.name.startswith("runs/") and set(configs) <= TEXT:
             mistakes.append(conflict((*key, "name"), "a run of preferences has no text; name a file of text"))
-        mistakes += _local(configs, key, source) if inputs.is_local(source.name) else []
+        if inputs.is_local(source.name):
+            mistakes += _local(configs, key, source)
+        else:
+            mistakes += _only_files(key, source)
     is_single = not isinstance(key[-1], int)
     if is_single and "weight" in source.model_fields_set:
         mistakes.append(no_effect((*key, "weight"), "has an effect only in a list of several sources"))
@@ -99,19 +102,30 @@ def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
 
 def _local(configs: tuple[str, ...], key: Key, source: DataSource) -> list[Mistake]:
     mistakes: list[Mistake] = []
-    name = source.name.lower()
-    if not name.endswith(SUFFIXES) and re.search(r"\.[a-z]\w*$", name):
-        mistakes.append(
-            Mistake((*key, "name"), f"must be {', '.join(SUFFIXES)}, not {source.name!r}", ProblemKind.VALUE)
-        )
-    elif name.endswith(".txt") and not set(configs) <= TEXT:
-        sentence = f"plain text has no {configs[0]}; give .jsonl, .jsonl.gz or .parquet"
+    suffix, is_folder = data_formats.suffix_of(source.name), Path(source.name).expanduser().is_dir()
+    if not suffix and not is_folder and re.search(r"\.[A-Za-z]\w*$", source.name):
+        sentence = f"must be a file of {data_formats.listed()}, not {source.name!r}"
         mistakes.append(Mistake((*key, "name"), sentence, ProblemKind.VALUE))
-    if source.split not in (None, "all"):
+    elif suffix == data_formats.TEXT and not set(configs) <= TEXT:
+        sentence = f"plain text has no {configs[0]}; give {data_formats.listed(data_formats.TABLES)}"
+        mistakes.append(Mistake((*key, "name"), sentence, ProblemKind.VALUE))
+    elif source.separator is not None and suffix in data_formats.TABLES:
+        mistakes.append(no_effect((*key, "separator"), "has an effect only on plain text (.txt)"))
+    if source.encoding is not None and suffix in data_formats.BINARY:
+        mistakes.append(no_effect((*key, "encoding"), "has an effect only on files of text"))
+    if source.split not in (None, "all") and not is_folder:
         mistakes.append(conflict((*key, "split"), f"local files have no split {source.split!r}; write all"))
     if source.config is not None:
         mistakes.append(no_effect((*key, "config"), "has no effect: local files have no configurations"))
     return mistakes
+
+
+def _only_files(key: Key, source: DataSource) -> list[Mistake]:
+    return [
+        no_effect((*key, name), "has an effect only on local files")
+        for name in ("encoding", "separator")
+        if getattr(source, name) is not None
+    ]
 
 
 def _storyworld(
@@ -122,6 +136,7 @@ def _storyworld(
         for name in ("split", "field")
         if getattr(source, name) is not None
     ]
+    mistakes += _only_files(key, source)
     config = source.config or configs[0]
     if config not in EVERY_CONFIG:
         choices = ", ".join(EVERY_CONFIG)

@@ -71,9 +71,14 @@ class Renamed:
 Change = Added | Removed | Renamed
 
 
-def _added_to_sources(stage: str, *keys: str) -> tuple[Added, ...]:
-    """Return the settings that chose between worlds: until then there was the large one."""
-    settings = ("world", "complying_share")
+OF_WORLDS = ("world", "complying_share")
+"""Settings of data sources that choose between worlds: until then there was the large one."""
+OF_FILES = ("encoding", "separator")
+"""Settings of data sources that are local files."""
+
+
+def _added_to_sources(stage: str, *keys: str, settings: tuple[str, ...] = OF_WORLDS) -> tuple[Added, ...]:
+    """Return settings that were added to the data sources at some keys; None is what applied before."""
     return tuple(Added(stage, f"{key}.{setting}", None) for key in keys for setting in settings)
 
 
@@ -149,6 +154,14 @@ CHANGES: tuple[Change, ...] = (
     Added("preferences", "compare", "in_turn"),
     Added("sft", "multi_turn", lambda sft: "all" if sft["trainer"].get("assistant_only_loss") else "last"),
     Added("sft", "chat_template", "auto"),
+    *_added_to_sources("tokenizer", "data", settings=OF_FILES),
+    *_added_to_sources("corpus", "data", settings=OF_FILES),
+    *_added_to_sources("sft", "data", settings=OF_FILES),
+    *_added_to_sources("reward", "data", settings=OF_FILES),
+    *_added_to_sources("dpo", "data", settings=OF_FILES),
+    *_added_to_sources("ppo", "data", settings=OF_FILES),
+    *_added_to_sources("preferences", "data", settings=OF_FILES),
+    *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data", settings=OF_FILES),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -10,6 +10,7 @@ from toolkit.base.rng import derive
 from toolkit.config import inputs
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
+from toolkit.data.tables import Row
 from toolkit.storyworld import World, get_world
 
 Part = Literal["train", "held_out", "all"]
@@ -98,7 +99,7 @@ def story_seed(seed: int, index: int) -> int:
     return seed if index == 0 else derive(seed, "source", index)
 
 
-def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Iterator[files.Row]:
+def story_rows(source: DataSource, config: str, *, part: Part, seed: int) -> Iterator[Row]:
     """Yield (location, row) of a storyworld source.
 
     Args:

@@ -1,54 +1,64 @@
-"""Local text files and tables: the files that a name means, their digest, and their text and rows.
+"""Which local files a data source means, and their digest.
 
-This module does not import `datasets`, which takes 1 to 2 s. Mistakes raise DataError with file and line.
+`decoding` reads their text and `tables` their rows. None of these modules imports `datasets`, which takes 1
+to 2 s.
 """
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import glob
-import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import pyarrow
-import pyarrow.parquet
 from pydantic import BaseModel
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import DataError
 from toolkit.base.files import sha256_file
-from toolkit.config import inputs
+from toolkit.config import data_formats, inputs
 from toolkit.config.inputs import HUB_NAME, STORYWORLD_SETTINGS, is_local, key_text
 from toolkit.config.schema import DataSource
 from toolkit.config.schema.base import STORYWORLD
 from toolkit.runs import layout, seal
 from toolkit.storyworld import get_world
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-PIECE_BYTES = 1 << 20
+FILE_SETTINGS = ("encoding", "separator")
+"""Settings of a data source that only local files have."""
+SAVED_DATASET = ("dataset_info.json", "state.json")
+SAVED_SPLITS = "dataset_dict.json"
+"""The files that `save_to_disk` of `datasets` writes beside the data, of a Dataset and of a DatasetDict."""
 _GLOB = re.compile(r"[*?\[]")
-
-Row = tuple[str, dict[str, Any]]
-Position = Callable[[int], None]
-"""Called with the bytes of a file read since the last call, for a progress bar."""
+_NAMES_SHOWN = 5
 
 
-def resolve(source: DataSource) -> list[Path] | None:
-    """Return the files of a local source, sorted; None for storyworld and hub datasets.
+def resolve(source: DataSource, *, quiet: bool = False) -> list[Path] | None:
+    """Return the files of a local source, in order; None for storyworld and hub datasets.
+
+    Args:
+        quiet: do not name the files of a folder that are not read.
 
     Raises:
-        DataError: a missing or empty file, a glob without match, or an unsupported suffix.
+        DataError: a missing or empty file, a folder or glob without a readable file, another suffix, or a
+            setting without effect.
     """
     check(source)
-    name = source.name
-    if not is_local(name):
+    if not is_local(source.name):
         return None
-    return local_files(name)
+    paths = local_files(source.name, split=source.split, quiet=quiet)
+    suffixes = {data_formats.suffix_of(path.name) for path in paths}
+    if source.encoding is not None and suffixes <= {*data_formats.BINARY}:
+        raise DataError(
+            "`encoding` has no effect: the files are not text", where=source.name, fix="remove `encoding`"
+        )
+    if source.separator is not None and data_formats.TEXT not in suffixes:
+        raise DataError(
+            "`separator` has no effect: there is no plain text", where=source.name, fix="remove `separator`"
+        )
+    return paths
 
 
 def is_in_run(source: DataSource) -> bool:
@@ -57,31 +67,86 @@ def is_in_run(source: DataSource) -> bool:
     return path.name in (layout.PREFERENCES, layout.BEST) and seal.run_of(path.parent) is not None
 
 
-def local_files(name: str, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the files that a path or glob names, sorted.
+def local_files(
+    name: str,
+    suffixes: Sequence[str] = data_formats.SUFFIXES,
+    *,
+    split: str | None = None,
+    quiet: bool = False,
+) -> list[Path]:
+    """Return the files that a path, a folder or a glob names, sorted.
+
+    A folder stands for the files of these suffixes below it, and for its data if `save_to_disk` of `datasets`
+    wrote it. The other files of a folder are named once on stderr.
+
+    Args:
+        quiet: do not name them.
+        split: of a saved DatasetDict; `all` joins every split in order.
 
     Raises:
-        DataError: a missing or empty file, a glob without match, or another suffix.
+        DataError: a missing or empty file, a folder or glob without a readable file, or another suffix.
     """
-    paths = _expand(name)
-    for path in paths:
-        _check_file(path, suffixes)
-    return paths
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        paths = _expand(name)
+        for path in paths:
+            _check_file(path, suffixes)
+        return paths
+    folder = _Folder(suffixes, split)
+    folder.read(path)
+    if not folder.found:
+        raise DataError(
+            "the folder has no file that can be read",
+            where=name,
+            fix=f"give files of {data_formats.listed(suffixes)}",
+        )
+    if split not in (None, "all") and not folder.has_splits:
+        raise DataError(f"the folder has no split {split!r}", where=name, fix="remove `split`")
+    if folder.left_out and not quiet:
+        names = [str(left_out.relative_to(path)) for left_out in folder.left_out]
+        tell_once(
+            f"{name}: left out are {len(names):,} files or folders (hidden, empty or of another type): "
+            f"{_few(names)}"
+        )
+    return folder.found
+
+
+def choose_splits(names: Sequence[str], split: str | None, *, where: str) -> list[str]:
+    """Return the splits of a dataset to read: the named one, every one for `all`, or the only one.
+
+    Raises:
+        DataError: no such split, or several and none is named.
+    """
+    if split == "all" or (split is None and len(names) == 1):
+        return list(names)
+    if split is None:
+        raise DataError(
+            f"the dataset has several splits: {', '.join(names)}",
+            where=where,
+            fix="name one with `split`, or `all`",
+        )
+    if split not in names:
+        raise DataError(
+            f"there is no split {split!r}; the splits are: {', '.join(names)}",
+            where=where,
+            fix="name one of them with `split`, or `all`",
+        )
+    return [split]
 
 
 def check(source: DataSource) -> None:
     """Raise DataError for a setting without effect on this kind of source, without reading the data."""
     name = source.name
     if is_local(name):
-        kind, unused = "a local file", ("config", *STORYWORLD_SETTINGS)
-        if source.split not in (None, "all"):
+        kind, unused = "local files", ("config", *STORYWORLD_SETTINGS)
+        if source.split not in (None, "all") and not Path(name).expanduser().is_dir():
             raise DataError(
                 f"local files have no split {source.split!r}, only `all`", where=name, fix="remove `split`"
             )
     elif name == STORYWORLD:
-        kind, unused = "storyworld", ("split", "field")
+        kind, unused = "storyworld", ("split", "field", *FILE_SETTINGS)
     elif HUB_NAME.fullmatch(name):
-        kind, unused = "a hub dataset", STORYWORLD_SETTINGS
+        kind, unused = "a hub dataset", (*STORYWORLD_SETTINGS, *FILE_SETTINGS)
     else:
         raise DataError(
             "is neither a file nor the name of a hub dataset",
@@ -116,7 +181,7 @@ def digests(recipe: BaseModel) -> dict[str, str]:
 
 def digest(source: DataSource) -> str:
     """Return an identifier of a source's content: digest of files or of storyworld, or name and revision."""
-    paths = resolve(source)
+    paths = resolve(source, quiet=True)
     if paths is None:
         if source.name == STORYWORLD:
             return f"{STORYWORLD}:{get_world(source.world).digest}"
@@ -128,80 +193,88 @@ def digest(source: DataSource) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def suffix_of(path: Path) -> str:
-    """Return the suffix, which determines how a file is read, in lower case; `.jsonl.gz` is one suffix."""
-    return ".jsonl.gz" if path.name.lower().endswith(".jsonl.gz") else path.suffix.lower()
-
-
-def text_pieces(path: Path, position: Position | None = None) -> Iterator[str]:
-    """Yield the text of a file, unchanged, in pieces of about a megabyte.
-
-    Raises:
-        DataError: invalid UTF-8 or a NUL byte; the message gives the byte's offset.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with path.open("rb") as file:
-        while chunk := file.read(PIECE_BYTES):
-            nul = chunk.find(b"\0")
-            if nul >= 0:
-                raise DataError(
-                    f"not text: a NUL byte at byte {offset + nul}",
-                    where=str(path),
-                    fix="convert the file to UTF-8 (UTF-16 has NUL bytes)",
-                )
-            text = _decode(decoder, chunk, path, offset=offset)
-            offset += len(chunk)
-            if position:
-                position(len(chunk))
-            if text:
-                yield text
-        _decode(decoder, b"", path, offset=offset, final=True)
-
-
-def rows(path: Path, position: Position | None = None, *, only: str | None = None) -> Iterator[Row]:
-    """Yield (location, row) of a table; the location is `file:line` or `file:row n`.
-
-    Args:
-        only: the only column to read from a Parquet file that has it.
-
-    Raises:
-        DataError: a line that is not a JSON object, a corrupt archive or Parquet file.
-    """
-    if suffix_of(path) == ".parquet":
-        return _parquet_rows(path, position, only)
-    return _json_rows(path, position)
-
-
-def column(row: dict[str, Any], name: str, *, location: str) -> str:
-    """Return a text column of a row; raises DataError if it is missing or not text."""
-    if name not in row:
-        names = ", ".join(sorted(row)) or "none"
-        close = difflib.get_close_matches(name, row, n=1)
-        raise DataError(
-            f"there is no column {name!r}; the columns are: {names}",
-            where=location,
-            fix=f"set `field: {close[0] if close else '<column>'}` in the data source",
-        )
-    value = row[name]
-    if not isinstance(value, str):
-        raise DataError(
-            f"column {name!r} holds {_kind(value)}, not text",
-            where=location,
-            fix="set `field` to the column with the text",
-        )
-    return value
-
-
 def size_bytes(paths: list[Path]) -> int:
     """Return the size of all files in bytes."""
     return sum(path.stat().st_size for path in paths)
 
 
+class _Folder:
+    """The files of a folder and of the folders below it.
+
+    Attributes:
+        found: the files to read, in the order of their paths.
+        left_out: hidden, empty and other files, and hidden folders.
+        has_splits: whether `split` chose among the splits of a saved DatasetDict.
+    """
+
+    def __init__(self, suffixes: Sequence[str], split: str | None):
+        self.found: list[Path] = []
+        self.left_out: list[Path] = []
+        self.has_splits = False
+        self._suffixes, self._split = suffixes, split
+
+    def read(self, folder: Path) -> None:
+        """Add the files of a folder.
+
+        Raises:
+            DataError: a run directory, a link to a folder above, or a damaged saved dataset.
+        """
+        if seal.is_run(folder):
+            raise DataError(
+                "is a run directory, not data",
+                where=str(folder),
+                fix=f"name a file in it, such as {folder / layout.PREFERENCES}",
+            )
+        if (folder / SAVED_SPLITS).is_file():
+            names = _saved(folder / SAVED_SPLITS, "splits")
+            self.has_splits = True
+            for name in choose_splits(names, self._split, where=str(folder)):
+                self.read(folder / name)
+        elif all((folder / name).is_file() for name in SAVED_DATASET):
+            files = [folder / data["filename"] for data in _saved(folder / SAVED_DATASET[1], "_data_files")]
+            for path in files:
+                _check_file(path, self._suffixes)
+            self.found += files
+        else:
+            for entry in _entries(folder):
+                self._add(entry)
+
+    def _add(self, entry: Path) -> None:
+        if entry.name.startswith("."):
+            self.left_out.append(entry)
+        elif entry.is_dir():
+            if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
+                raise DataError("a link leads to a folder above", where=str(entry), fix="remove the link")
+            self.read(entry)
+        elif _is_readable(entry, self._suffixes) and entry.stat().st_size:
+            self.found.append(entry)
+        else:
+            self.left_out.append(entry)
+
+
+def _saved(path: Path, key: str) -> list:
+    """Return a list in a file of a saved dataset."""
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"not a file that `save_to_disk` of datasets wrote: {error!r}",
+            where=str(path),
+            fix="save the dataset again",
+        ) from None
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"the folder cannot be read: {error.strerror}", where=str(folder), fix="check its permissions"
+        ) from None
+
+
 def _expand(name: str) -> list[Path]:
     path = Path(name).expanduser()
-    if path.is_dir():
-        raise DataError("is a folder", where=name, fix=f"give a glob such as {name.rstrip('/')}/*.txt")
     if path.exists() or not _GLOB.search(name):
         return [path]
     matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (the pattern may be absolute)
@@ -217,15 +290,20 @@ def _check_file(path: Path, suffixes: Sequence[str]) -> None:
     if not path.exists():
         raise DataError("this file does not exist", where=str(path), fix=_similar(path))
     if not path.is_file():
-        raise DataError("is not a file", where=str(path), fix="give a path to a file, or a glob")
-    if suffix_of(path) not in suffixes:
+        raise DataError("is not a file", where=str(path), fix="give a path to a file or a folder, or a glob")
+    if not _is_readable(path, suffixes):
+        ending = "".join(path.suffixes[-2:] if data_formats.compression_of(path.name) else path.suffixes[-1:])
         raise DataError(
-            f"files ending in {path.suffix or 'no suffix'} are not read",
+            f"files ending in {ending or 'no suffix'} are not read",
             where=str(path),
-            fix=f"give one of {' '.join(suffixes)}",
+            fix=f"give one of {data_formats.listed(suffixes)}",
         )
     if not path.stat().st_size:
         raise DataError("this file is empty", where=str(path), fix="remove it or name another file")
+
+
+def _is_readable(path: Path, suffixes: Iterable[str]) -> bool:
+    return path.is_file() and data_formats.suffix_of(path.name) in suffixes
 
 
 def _similar(path: Path) -> str:
@@ -240,96 +318,9 @@ def _inside(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return f"the folder {folder} does not exist"
-    names = sorted(entry.name for entry in folder.iterdir() if suffix_of(entry) in SUFFIXES)
-    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-    return f"{folder} holds {shown}" if names else f"{folder} holds no {' '.join(SUFFIXES)} file"
+    names = sorted(entry.name for entry in folder.iterdir() if data_formats.suffix_of(entry.name))
+    return f"{folder} holds {_few(names)}" if names else f"{folder} holds no {data_formats.listed()} file"
 
 
-def _decode(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, path: Path, *, offset: int, final: bool = False
-) -> str:
-    pending = len(decoder.getstate()[0])
-    try:
-        return decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text: byte {offset - pending + error.start} cannot be decoded",
-            where=str(path),
-            fix="convert the file to UTF-8, for example with iconv",
-        ) from None
-
-
-def _json_rows(path: Path, position: Position | None) -> Iterator[Row]:
-    with path.open("rb") as raw:
-        packed = suffix_of(path) == ".jsonl.gz"
-        file: BinaryIO = gzip.open(raw) if packed else raw  # type: ignore[assignment]  # noqa: SIM115
-        reported = 0
-        try:
-            for number, line in enumerate(file, start=1):
-                if position and not number % 64:
-                    # in bytes of the file on disk, which may be compressed
-                    position(raw.tell() - reported)
-                    reported = raw.tell()
-                if line.strip():
-                    yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
-            raise DataError(
-                f"the archive is corrupt: {error}", where=str(path), fix="download the file again"
-            ) from None
-        if position:
-            position(raw.tell() - reported)
-
-
-def _json_object(line: bytes, location: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-        json.dumps(row, ensure_ascii=False).encode() if b"\\ud" in line.lower() else None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text: byte {error.start} of the line", where=location, fix="convert the file to UTF-8"
-        ) from None
-    except UnicodeEncodeError:
-        raise DataError(
-            "the line has half of a surrogate pair, which is not text",
-            where=location,
-            fix="remove the broken \\ud... escape",
-        ) from None
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}", where=location, fix="each line must be a JSON object") from None
-    if not isinstance(row, dict):
-        raise DataError(
-            f"expected a JSON object, not {_kind(row)}",
-            where=location,
-            fix='write each line as {"text": ...}',
-        )
-    return row
-
-
-def _parquet_rows(path: Path, position: Position | None, only: str | None) -> Iterator[Row]:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number, size, total = 0, path.stat().st_size, max(file.metadata.num_rows, 1)
-        columns = [only] if only in file.schema_arrow.names else None
-        for batch in file.iter_batches(batch_size=256, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:row {number}", row
-            if position:
-                position(size * batch.num_rows // total)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"not a readable Parquet file: {error}", where=str(path), fix="download the file again"
-        ) from None
-
-
-def _kind(value: Any) -> str:
-    names = {
-        type(None): "null",
-        str: "text",
-        list: "a list",
-        dict: "an object",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), type(value).__name__)
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + (" ..." if len(names) > _NAMES_SHOWN else "")

@@ -5,7 +5,7 @@ A separate module, because importing `datasets` takes 1 to 2 s.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import datasets
@@ -47,13 +47,13 @@ def rows(source: DataSource, *, streaming: bool) -> Iterator[tuple[str, dict[str
         raise DataError(
             f"the Hub cannot be reached: {error}",
             where=where,
-            fix="go online (unset HF_HUB_OFFLINE), or give a local .jsonl or .parquet file, or `storyworld`",
+            fix="go online (unset HF_HUB_OFFLINE), or name local files or `storyworld`",
         ) from error
     except ValueError as error:
         raise DataError(
             f"the dataset cannot be read like this: {error}", where=where, fix="check `config`"
         ) from error
-    for split in _splits(loaded, source, where=where):
+    for split in files.choose_splits(list(loaded), source.split, where=where):
         yield from _read(loaded[split], where=f"{where} {split}")
 
 
@@ -69,24 +69,3 @@ def _read(rows_of_split: Iterable[dict[str, Any]], *, where: str) -> Iterator[tu
             where=f"{where}:{number + 1}",
             fix="run the same command again: it resumes from its last checkpoint",
         ) from error
-
-
-def _splits(loaded: Mapping[str, Any], source: DataSource, *, where: str) -> list[str]:
-    names = list(loaded)
-    if source.split == "all":
-        return names
-    if source.split is None:
-        if len(names) > 1:
-            raise DataError(
-                f"the dataset has several splits: {', '.join(names)}",
-                where=where,
-                fix="name one with `split`, or `all`",
-            )
-        return names
-    if source.split not in names:
-        raise DataError(
-            f"there is no split {source.split!r}; the splits are: {', '.join(names)}",
-            where=where,
-            fix="name one of them with `split`, or `all`",
-        )
-    return [source.split]

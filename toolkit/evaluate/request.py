@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from toolkit.base.errors import UsageError
+from toolkit.config import data_formats
 from toolkit.config.schema import DataSource, EvaluateRecipe
 from toolkit.config.schema.evaluate import EVALUATED_EXAMPLES
-from toolkit.data import files, hub
+from toolkit.data import files, hub, tables
 from toolkit.data.chat import formats
 from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
@@ -103,11 +104,14 @@ def contents(source: DataSource) -> tuple[bool, bool]:
         return source.config in (None, "stories"), source.config != "stories"
     as_sources(source)
     paths = files.resolve(source)
-    if paths and files.suffix_of(paths[0]) == ".txt":
+    if paths and data_formats.suffix_of(paths[0].name) == data_formats.TEXT:
         return True, False
-    row = _first_row(source, paths)
-    if source.field is not None and source.field in row:
-        return isinstance(row[source.field], str), not isinstance(row[source.field], str)
+    row, value = _first_row(source, paths)
+    if value is not None:
+        is_text = isinstance(value, str) or (
+            isinstance(value, list) and all(isinstance(item, str) for item in value)
+        )
+        return is_text, not is_text
     if "text" in row or CONVERSATION_COLUMNS & row.keys():
         return "text" in row, bool(CONVERSATION_COLUMNS & row.keys())
     raise UsageError(
@@ -117,6 +121,14 @@ def contents(source: DataSource) -> tuple[bool, bool]:
     )
 
 
-def _first_row(source: DataSource, paths: Sequence[Path] | None) -> Mapping[str, object]:
-    rows = hub.rows(source, streaming=True) if paths is None else files.rows(paths[0])
-    return next(rows, ("", {}))[1]
+def _first_row(source: DataSource, paths: Sequence[Path] | None) -> tuple[Mapping[str, object], object]:
+    """Return the first row, and the first value of the column `field` that is not null (None without it)."""
+    rows = (
+        hub.rows(source, streaming=True) if paths is None else tables.rows(paths[0], encoding=source.encoding)
+    )
+    row: Mapping[str, object] = {}
+    for location, row in rows:
+        value = tables.value_of(row, source.field, location=location) if source.field is not None else None
+        if value is not None or source.field is None:
+            return row, value
+    return row, None

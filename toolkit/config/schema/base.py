@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
 from dataclasses import dataclass
+from encodings.aliases import aliases
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -53,16 +56,23 @@ class DataSource(Settings):
     """Where text, conversations or preferences come from."""
 
     name: str
-    """`storyworld`, a local path or glob (.txt .jsonl .jsonl.gz .parquet), or `hub-id[@revision]`."""
+    """`storyworld`, a local file, folder or glob (docs/DATA.md lists the formats), or `hub-id[@revision]`."""
     world: Literal["small", "large"] | None = None
     """Storyworld only: `small` (a few hundred words) or `large` (3,400); the default is `large`."""
     config: str | None = None
     """Storyworld: stories, conversations, preferences, prompts; turns (small world only). Hub: the dataset's
     configuration."""
     split: str | None = None
-    """The split of a Hub dataset; `all` joins every split in order. Local files have only `all`."""
+    """The split of a Hub dataset, or of a folder that `DatasetDict.save_to_disk` wrote; `all` joins every
+    split in order. Other local files have only `all`."""
     field: str | None = None
-    """The column that holds the text (default `text`) or the conversation (default by its name)."""
+    """The column that holds the text (default `text`), nested as in `doc.text`, or the conversation (default
+    by its name)."""
+    encoding: str | None = None
+    """Local files of text: their encoding, a codec of Python such as `cp1252`; the default is UTF-8."""
+    separator: str | None = None
+    """Local plain text: the string between documents, such as `"<|endoftext|>"`; by default a file is one
+    document."""
     weight: Positive = 1.0
     """Weight in a mixture, relative to the other sources."""
     examples: Count | None = None
@@ -77,6 +87,27 @@ class DataSource(Settings):
     """Small storyworld only: the fraction of unkind requests with which the answer complies (default 0.7)."""
     temperature: Positive | None = None
     """Storyworld only: the temperature of the noisy annotator, in units of the utility."""
+
+    @model_validator(mode="after")
+    def text_can_be_read(self) -> DataSource:
+        if self.separator == "":
+            raise ValueError("separator must not be empty")
+        if self.encoding is not None and not _is_codec(self.encoding):
+            names = sorted({name.replace("_", "-") for name in (*aliases, *aliases.values())})
+            near = difflib.get_close_matches(self.encoding.lower().replace("_", "-"), names, n=3)
+            close = [name for name in near if _is_codec(name)]
+            hint = f"; near names are {', '.join(close)}" if close else "; examples are utf-8, utf-16, cp1252"
+            raise ValueError(f"encoding must be a text codec of Python, not {self.encoding!r}{hint}")
+        return self
+
+
+def _is_codec(name: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(name)
+        "".encode(name)  # refuses codecs that are not text, such as hex
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 Data = DataSource | Annotated[list[DataSource], Field(min_length=1)]

@@ -13,17 +13,16 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import DataError
-from toolkit.data import files
+from toolkit.config import data_formats
+from toolkit.data import files, tables
 from toolkit.data.chat import formats
 from toolkit.data.chat.formats import Unusable
 
-SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
 COLUMNS = ("instruction", "output_1", "output_2", "preference")
 ANONYMOUS = "annotator"
 OLD_TIE = 0
@@ -69,15 +68,18 @@ class Annotations:
 
 
 def read(name: str) -> Annotations:
-    """Read the annotations of a file or glob.
+    """Read the annotations of a file, folder or glob.
 
     Raises:
         DataError: no such file, a row of an unknown format, an invalid preference, or no annotation.
     """
     annotations = Annotations()
-    for path in files.local_files(name, SUFFIXES):
-        rows = _array_rows(path) if files.suffix_of(path) == ".json" else files.rows(path)
+    for path in files.local_files(name, data_formats.TABLES):
+        is_json = data_formats.suffix_of(path.name) == ".json"
+        rows = tables.json_array(path, of="annotations") if is_json else tables.rows(path)
         for location, row in rows:
+            if data_formats.suffix_of(path.name) in data_formats.CELLS:
+                row = {**row, "preference": _number(row["preference"])} if "preference" in row else row
             try:
                 annotations.rows += _annotations(row, location)
             except Unusable as reason:
@@ -160,6 +162,14 @@ def _outcomes(value: Any, annotator: str, location: str) -> dict[str, float]:
     }
 
 
+def _number(cell: str) -> float | str | None:
+    """Return the number in a cell of a .csv or .tsv file, None if it is empty, other text unchanged."""
+    try:
+        return float(cell) if cell.strip() else None
+    except ValueError:
+        return cell
+
+
 def _outcome(value: Any, location: str) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if is_number and value == OLD_TIE:
@@ -179,45 +189,3 @@ def _unreadable(row: Mapping[str, Any], column: str, location: str) -> DataError
         where=location,
         fix=f"annotations have {', '.join(COLUMNS)}; or chosen and rejected",
     )
-
-
-def _array_rows(path: Path) -> Iterator[files.Row]:
-    """Yield (file:line, row) of a file with one JSON array of objects."""
-    text = "".join(files.text_pieces(path)).removeprefix("\ufeff")
-    decoder, line, seen = json.JSONDecoder(), 1, 0
-    start = _skip(text, 0)
-    if text[start : start + 1] != "[":
-        raise DataError(
-            "expected a list of annotations", where=f"{path}:1", fix="rename a file of JSON lines to .jsonl"
-        )
-    position = _skip(text, start + 1)
-    while text[position : position + 1] != "]":
-        line, seen = line + text.count("\n", seen, position), position
-        where = f"{path}:{line}"
-        try:
-            row, end = decoder.raw_decode(text, position)
-        except ValueError as error:
-            number = getattr(error, "lineno", line)
-            reason = getattr(error, "msg", error)
-            raise DataError(
-                f"not JSON: {reason}", where=f"{path}:{number}", fix="the file may be truncated"
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"expected an object, not {type(row).__name__}", where=where, fix=f"give {COLUMNS}"
-            )
-        yield where, row
-        position = _skip(text, end)
-        if text[position : position + 1] == ",":
-            position = _skip(text, position + 1)
-        elif text[position : position + 1] != "]":
-            line += text.count("\n", seen, position)
-            raise DataError(
-                "not JSON: expected a comma or ]", where=f"{path}:{line}", fix="the file may be truncated"
-            )
-
-
-def _skip(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\t", "\r", "\n"):
-        position += 1
-    return position

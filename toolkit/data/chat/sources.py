@@ -21,8 +21,9 @@ from toolkit.base import ranks
 from toolkit.base.console import tell
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
+from toolkit.config import data_formats
 from toolkit.config.schema import Data, DataSource
-from toolkit.data import files, hub
+from toolkit.data import files, hub, tables
 from toolkit.data.chat import formats
 from toolkit.data.data_sources import (
     Part,
@@ -154,13 +155,13 @@ def _rows(source: DataSource, index: int, request: _Request) -> Iterator[tuple[s
         yield from hub.rows(source, streaming=False)
         return
     for path in paths:
-        if files.suffix_of(path) == ".txt":
+        if data_formats.suffix_of(path.name) == data_formats.TEXT:
             raise DataError(
                 f"plain text has no {request.config}",
                 where=str(path),
-                fix="give .jsonl, .jsonl.gz or .parquet with columns of messages",
+                fix=f"give {data_formats.listed(data_formats.TABLES)} with columns of messages",
             )
-        yield from files.rows(path)
+        yield from tables.rows(path, encoding=source.encoding)
 
 
 def _converted(

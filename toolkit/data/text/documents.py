@@ -1,21 +1,28 @@
 """Documents of plain text from any source, streamed in pieces, for the tokenizer and corpus stages.
 
-Memory is bounded by one piece (about a megabyte), however long a document is; only `texts` joins the pieces.
+Memory is bounded by one piece (about a megabyte) of a plain-text file that is one document; a row of a table,
+and a part between two separators, are read whole. A file with suffix .json is read whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.console import tell_once
+from toolkit.base.errors import DataError
+from toolkit.config import data_formats
 from toolkit.config.schema import Data, DataSource
-from toolkit.data import files
+from toolkit.data import decoding, files, tables
 from toolkit.data.chat import formats
 from toolkit.data.data_sources import (
     Part,
@@ -31,6 +38,16 @@ from toolkit.data.data_sources import (
 )
 
 PIECE_CHARACTERS = 1 << 18
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>")
+MIN_END_TOKENS = 3
+MIN_BLANK_LINES = 20
+"""How often an end token occurs in the text of a source, or three line ends in a file, before a warning."""
+SEPARATORS = {
+    **{token: (re.compile(re.escape(token)), len(token)) for token in END_TOKENS},
+    "\n\n\n": (re.compile(r"[^\n]\n\n\n"), 4),
+    "\r\n\r\n\r\n": (re.compile(r"[^\n]\r\n\r\n\r\n"), 7),
+}
+"""What may separate the documents of a text: its pattern, and the number of characters that match it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,10 @@ class Stream:
             if piece is None:
                 break
             self.documents[index] += 1
+        if self.dropped:
+            reasons = "; ".join(f"{reason} ({count:,})" for reason, count in sorted(self.dropped.items()))
+            names = ", ".join(source.name for source in self.sources)
+            tell_once(f"{names}: documents left out: {reasons}")
         if self.documents.total():
             check_mixture(self.sources, [self.documents[index] for index in range(len(self.sources))])
 
@@ -161,9 +182,14 @@ class Stream:
 
     def _split_text(self, source: DataSource, index: int, share: float, meter: Meter) -> Iterator[Piece]:
         """Yield the training or held-out text; the last `share` of all documents' characters are held out."""
-        total = sum(len(piece) for document in _read(source) for piece in document.pieces())
+        usable = (document for document in _read(source) if not document.unusable)
+        total = sum(len(piece) for document in usable for piece in document.pieces())
         boundary, characters = int(total * (1 - share)), 0
         for document in _read(source, meter):
+            if document.unusable:
+                self.dropped[document.unusable] += 1
+                document.skip()
+                continue
             for piece, ends in _with_last(document.pieces()):
                 cut = max(0, boundary - characters)
                 characters += len(piece)
@@ -213,6 +239,7 @@ class _SourceDocument:
     """A document in its source: a text file, or the text of a row."""
 
     path: Path | None = None
+    encoding: str | None = None
     text: str = ""
     meter: Meter | None = None
     key: str | None = None
@@ -224,13 +251,14 @@ class _SourceDocument:
         if self.path is None:
             yield self.text
         else:
-            yield from files.text_pieces(self.path, self.meter.add if self.meter else None)
+            position = self.meter.add if self.meter else None
+            yield from decoding.text_pieces(self.path, position, encoding=self.encoding)
 
     def digest(self) -> bytes:
         if self.key is not None:
             return hashlib.sha256(self.key.encode()).digest()
         digest = hashlib.sha256()
-        for piece in [self.text] if self.path is None else files.text_pieces(self.path):
+        for piece in replace(self, meter=None).pieces():
             digest.update(piece.encode())
         return digest.digest()
 
@@ -246,12 +274,29 @@ def _read(source: DataSource, meter: Meter | None = None) -> Iterator[_SourceDoc
         for location, row in hub.rows(source, streaming=True):
             yield _row_document(row, source, location)
         return
+    texts = {path for path in paths if data_formats.suffix_of(path.name) == data_formats.TEXT}
+    if source.separator is None:
+        _warn_of_separators(source.name, frozenset(texts), source.encoding)
+    position, num_parts = meter.add if meter else None, 0
     for path in paths:
-        if files.suffix_of(path) == ".txt":
-            yield _SourceDocument(path=path, meter=meter)
-        else:
-            for location, row in files.rows(path, meter.add if meter else None, only=source.field or "text"):
+        if path not in texts:
+            only = source.field or "text"
+            for location, row in tables.rows(path, position, only=only, encoding=source.encoding):
                 yield _row_document(row, source, location)
+        elif source.separator is None:
+            unusable = _unusable(decoding.text_pieces(path, encoding=source.encoding))
+            yield _SourceDocument(path=path, encoding=source.encoding, meter=meter, unusable=unusable)
+        else:
+            pieces = decoding.text_pieces(path, position, encoding=source.encoding)
+            for text in decoding.split(pieces, source.separator):
+                num_parts += 1
+                yield _SourceDocument(text=text, unusable=_unusable([text]))
+    if source.separator is not None and num_parts == len(texts):
+        raise DataError(
+            f"the separator {source.separator!r} does not occur in the text",
+            where=source.name,
+            fix="give another `separator`, in double quotes if it has \\n, or remove it",
+        )
 
 
 def _row_document(row: Mapping[str, Any], source: DataSource, location: str) -> _SourceDocument:
@@ -264,8 +309,47 @@ def _row_document(row: Mapping[str, Any], source: DataSource, location: str) -> 
     if conversation:
         text, key = conversation
     else:
-        text = files.column(row, source.field or "text", location=location)
-    return _SourceDocument(text=text, key=key, unusable=None if text else "empty")
+        text = tables.column(row, source.field or "text", location=location)
+    if text is None:
+        return _SourceDocument(unusable="the text is null")
+    return _SourceDocument(text=text, key=key, unusable=_unusable([text]))
+
+
+def _unusable(pieces: Iterable[str]) -> str | None:
+    """Return why a document is left out, None if it has text."""
+    return None if any(not piece.isspace() for piece in pieces if piece) else "empty or only white space"
+
+
+@cache
+def _warn_of_separators(name: str, paths: frozenset[Path], encoding: str | None) -> None:
+    """Warn if plain text seems to hold many documents in one file."""
+    total: Counter[str] = Counter()
+    largest: Counter[str] = Counter()
+    for path in paths:
+        found = _separators(decoding.text_pieces(path, encoding=encoding))
+        total += found
+        largest |= found
+    for separator in SEPARATORS:
+        minimum, count = (MIN_END_TOKENS, total) if separator in END_TOKENS else (MIN_BLANK_LINES, largest)
+        if count[separator] >= minimum:
+            tell_once(
+                f"{name}: {json.dumps(separator)} is in the text {total[separator]:,} times, and each file "
+                f"is one document; to split it there, set separator: {json.dumps(separator)}"
+            )
+            return
+
+
+def _separators(pieces: Iterable[str]) -> Counter[str]:
+    """Count the possible separators in a text; a run of line ends counts once."""
+    counts: Counter[str] = Counter()
+    tails = dict.fromkeys(SEPARATORS, "")
+    for piece in pieces:
+        for separator, (pattern, length) in SEPARATORS.items():
+            text = tails[separator] + piece
+            if separator in text:
+                counts[separator] += len(pattern.findall(text))
+            tails[separator] = text[len(text) - length + 1 :] if len(text) >= length else text
+    return counts
 
 
 def _meter(source: DataSource, part: Part) -> Meter:
