@@ -61,7 +61,8 @@ DESCRIPTIONS = {
 }
 SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
     "every stage": [("", schema.StageRecipe)],
-    "data": [("data", schema.DataSource), ("held_out", schema.HeldOut)],
+    "data": [("data", schema.DataSource), ("columns", schema.Columns),
+             ("held_out", schema.HeldOut)],
     "tokenizer": [("", schema.TokenizerRecipe)],
     "corpus": [("", schema.CorpusRecipe)],
     "pretrain": [("", schema.PretrainRecipe), ("model", schema.ModelSettings),

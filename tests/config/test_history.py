@@ -372,7 +372,14 @@ def test_first_version_evaluation_manifest_is_read():
            "perplexity": None}  # fmt: skip
     found = history.recorded("evaluate", old)
     assert (
-        found["data"] == {"name": "storyworld", "world": None, "complying_share": None}
+        found["data"]
+        == {
+            "name": "storyworld",
+            "world": None,
+            "complying_share": None,
+            "columns": None,
+            "on_bad_row": "stop",
+        }
         and "data" not in found["win_rate"]
     )
     assert found["win_rate"]["stop_early"] is False and found["perplexity"] is None

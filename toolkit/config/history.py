@@ -71,10 +71,14 @@ class Renamed:
 Change = Added | Removed | Renamed
 
 
-def _added_to_sources(stage: str, *keys: str) -> tuple[Added, ...]:
-    """Return the settings that chose between worlds: until then there was the large one."""
-    settings = ("world", "complying_share")
-    return tuple(Added(stage, f"{key}.{setting}", None) for key in keys for setting in settings)
+WORLD = {"world": None, "complying_share": None}
+"""Settings that choose between worlds: until then there was the large one."""
+COLUMNS = {"columns": None, "on_bad_row": "stop"}
+
+
+def _added_to_sources(before: dict[str, Any], stage: str, *keys: str) -> tuple[Added, ...]:
+    """Return settings that were added to data sources, with the values that applied before."""
+    return tuple(Added(stage, f"{key}.{name}", value) for key in keys for name, value in before.items())
 
 
 CHANGES: tuple[Change, ...] = (
@@ -138,15 +142,23 @@ CHANGES: tuple[Change, ...] = (
     Added("pretrain", "keep_weights_at_steps", None),
     Added("pretrain", "model.attention_init", "normal"),
     Added("evaluate", "answers_per_sample", 1),
-    *_added_to_sources("tokenizer", "data"),
-    *_added_to_sources("corpus", "data"),
-    *_added_to_sources("sft", "data"),
-    *_added_to_sources("reward", "data"),
-    *_added_to_sources("dpo", "data"),
-    *_added_to_sources("ppo", "data"),
-    *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    *_added_to_sources(WORLD, "tokenizer", "data"),
+    *_added_to_sources(WORLD, "corpus", "data"),
+    *_added_to_sources(WORLD, "sft", "data"),
+    *_added_to_sources(WORLD, "reward", "data"),
+    *_added_to_sources(WORLD, "dpo", "data"),
+    *_added_to_sources(WORLD, "ppo", "data"),
+    *_added_to_sources(WORLD, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
+    *_added_to_sources(COLUMNS, "tokenizer", "data"),
+    *_added_to_sources(COLUMNS, "corpus", "data"),
+    *_added_to_sources(COLUMNS, "sft", "data"),
+    *_added_to_sources(COLUMNS, "reward", "data"),
+    *_added_to_sources(COLUMNS, "dpo", "data"),
+    *_added_to_sources(COLUMNS, "ppo", "data"),
+    *_added_to_sources(COLUMNS, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    *_added_to_sources(COLUMNS, "preferences", "data"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -11,11 +11,9 @@ from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource, EvaluateRecipe
 from toolkit.config.schema.evaluate import EVALUATED_EXAMPLES
 from toolkit.data import files, hub
-from toolkit.data.chat import formats
+from toolkit.data.chat.formats import RowFormat
 from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
-
-CONVERSATION_COLUMNS = {*formats.ANSWER_COLUMNS, "prompt"}
 
 
 def build_recipe(
@@ -108,8 +106,10 @@ def contents(source: DataSource) -> tuple[bool, bool]:
     row = _first_row(source, paths)
     if source.field is not None and source.field in row:
         return isinstance(row[source.field], str), not isinstance(row[source.field], str)
-    if "text" in row or CONVERSATION_COLUMNS & row.keys():
-        return "text" in row, bool(CONVERSATION_COLUMNS & row.keys())
+    has_text = row.get("text") is not None
+    has_prompts = RowFormat(source).holds_prompt(row, location=source.name)
+    if has_text or has_prompts:
+        return has_text, has_prompts
     raise UsageError(
         f"neither text nor conversations: the columns are {', '.join(row)}",
         where=source.name,

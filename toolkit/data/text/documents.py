@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
-from toolkit.data.chat import formats
+from toolkit.data.chat import formats, plain_text
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -250,7 +250,9 @@ def _read(source: DataSource, meter: Meter | None = None) -> Iterator[_SourceDoc
         if files.suffix_of(path) == ".txt":
             yield _SourceDocument(path=path, meter=meter)
         else:
-            for location, row in files.rows(path, meter.add if meter else None, only=source.field or "text"):
+            for location, row in files.rows(
+                path, meter.add if meter else None, only=plain_text.text_column(source)
+            ):
                 yield _row_document(row, source, location)
 
 
@@ -258,13 +260,13 @@ def _row_document(row: Mapping[str, Any], source: DataSource, location: str) -> 
     """Return the text column of a row, or its conversation as text with the first request as key."""
     key = None
     try:
-        conversation = None if source.field or "text" in row else formats.as_text(row, location=location)
+        conversation = plain_text.as_text(row, source, location=location)
     except formats.Unusable as reason:
         return _SourceDocument(unusable=str(reason))
     if conversation:
         text, key = conversation
     else:
-        text = files.column(row, source.field or "text", location=location)
+        text = files.column(row, plain_text.text_column(source), location=location)
     return _SourceDocument(text=text, key=key, unusable=None if text else "empty")
 
 

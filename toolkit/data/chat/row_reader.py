@@ -1,0 +1,414 @@
+"""The forms of a conversation and of a preference that one row may have."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.base.errors import DataError
+from toolkit.data.chat import columns
+from toolkit.data.chat.columns import ColumnError
+from toolkit.data.chat.messages import Messages, Unusable, messages_of, plain, with_prompt, without_prompt
+
+TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
+NO_ANSWER = "no answer of the assistant"
+EQUAL_SCORES = "the scores are equal"
+SEVERAL_MESSAGES = "the answers differ before the last turn, and the template code reads one answer"
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two continuations of the same prompt, each of one or more messages; the last one is an answer.
+
+    Attributes:
+        prompt: the messages with which both conversations begin.
+        margin: by how much the chosen one is better, in the unit of the data; None if they do not say.
+    """
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    margin: float | None = None
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """The chosen and the rejected answer.
+
+        Raises:
+            Unusable: they consist of several messages.
+        """
+        if len(self.chosen) > 1 or len(self.rejected) > 1:
+            raise Unusable(SEVERAL_MESSAGES)
+        return self.chosen[0]["content"], self.rejected[0]["content"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A conversation whose answer is good or bad (the format of KTO)."""
+
+    messages: Messages
+    is_good: bool
+
+
+class RowReader:
+    """One row, with our names of columns; collects which columns are used."""
+
+    def __init__(self, row: dict[str, Any], location: str = ""):
+        self.row, self.location = row, location
+        self.used: set[str] = set()
+        self.unread_keys: set[str] = set()
+
+    # What stages read
+
+    def conversation(self, notes: Counter[str]) -> Messages:
+        label = self._label()
+        messages = self._with_system(self._single())
+        lower = self._lower_score()
+        if label is False:
+            raise Unusable("the label is false: not a good answer")
+        if lower is not None:
+            raise Unusable(lower)
+        messages = _until_last_answer(messages, notes)
+        _require_question(messages[:-1])
+        if not messages[-1]["content"].strip():
+            raise Unusable("an answer is empty")
+        return messages
+
+    def prompt(self, notes: Counter[str]) -> Messages:
+        if self.holds_conversation():
+            messages = _until_last_answer(self._with_system(self._single(any_of_two=True)), notes)[:-1]
+        else:
+            prompts = self._prompts()
+            if not prompts:
+                raise self._missing("prompt", "prompts have `prompt`; map another name with `columns:`")
+            name, value = self._one_prompt(prompts)
+            messages = self._with_system(self._messages(name, value, "user"))
+            beginning = [message["content"].strip() for message in messages[-1:] if message["role"] != "user"]
+            while messages and messages[-1]["role"] == "assistant":
+                messages.pop()
+            if any(beginning):
+                notes["the beginning of an answer, at the end of the prompt, is not used"] += 1
+        return [
+            {k: v for k, v in message.items() if k != "learned"} for message in _require_question(messages)
+        ]
+
+    def preference(self) -> PreferencePair | Labelled:
+        pairs = dict(self._pairs())
+        label = self._label()
+        if not pairs and label is not None:
+            return Labelled(self._answered(self._with_system(self._single())), label)
+        if not pairs:
+            missing = "rejected" if "chosen" in self.row else "chosen"
+            raise self._missing(
+                missing,
+                "preferences have `chosen` and `rejected`; map other names with `columns: {chosen: ...}`",
+            )
+        columns.require_equal(
+            {form: [plain(side) for side in pair] for form, pair in pairs.items()}, location=self.location
+        )
+        chosen, rejected = (self._with_system(side) for side in next(iter(pairs.values())))
+        margin, lower = self._margin(), self._lower_score(equal=True)
+        preference = self._compared(chosen, rejected, margin)
+        if lower is not None:
+            raise Unusable(lower)
+        return preference
+
+    def holds_answer(self) -> bool:
+        """Return whether the row has an answer, or two of which another column names the better."""
+        return (
+            self.holds_conversation()
+            or any(first in self.row and second in self.row for first, second in columns.CHOICES)
+            or self._candidate_columns() is not None
+        )
+
+    def holds_conversation(self) -> bool:
+        """Return whether the row has a conversation; the prompt of other rows is a column."""
+        has_candidates = self._candidate_columns() is not None
+        return (
+            any(name in self.row for name in (*columns.CONVERSATIONS, "chosen"))
+            or ("completion" in self.row and not has_candidates)
+            or any(prompt in self.row and answer in self.row for prompt, answer in columns.PAIRS)
+        )
+
+    # Forms of a conversation
+
+    def _conversations(self, *, any_of_two: bool) -> Iterator[tuple[columns.Form, Messages]]:
+        """Yield the columns and the messages of every form of a conversation that the row has."""
+        row = self.row
+        for name in columns.CONVERSATIONS:
+            if name in row:
+                self._note_repeated_prompt(messages := self._messages(name, row[name], "user"))
+                yield (name,), messages
+        for prompt, answer in columns.PAIRS:
+            if prompt in row and answer in row and not (prompt == "input" and "instruction" in row):
+                yield (prompt, answer), self._with_prompt(prompt, [(answer, row[answer])])[0]
+        if "completion" in row and not any(prompt in row for prompt in columns.PROMPTS):
+            yield ("completion",), self._messages("completion", row["completion"], "assistant")
+        if "chosen" in row and (any_of_two or "rejected" not in row):
+            yield ("chosen",), self._answers([("chosen", row["chosen"])])[0]
+        if not any_of_two:
+            for form, (better, _) in self._pairs():
+                yield form, better
+
+    def _single(self, *, any_of_two: bool = False) -> Messages:
+        """Return the conversation of the row, which is the same in all of its forms.
+
+        Args:
+            any_of_two: whether the prompt matters only, so that the better answer need not be known.
+        """
+        found = dict(self._conversations(any_of_two=any_of_two))
+        if not found:
+            raise self._missing(
+                "messages", "conversations have `messages`, or `prompt` and `completion`; map other names "
+                "with `columns: {messages: ...}`",
+            )  # fmt: skip
+        columns.require_equal(
+            {form: plain(messages) for form, messages in found.items()}, location=self.location
+        )
+        return next(iter(found.values()))
+
+    # Forms of a preference
+
+    def _pairs(self) -> Iterator[tuple[columns.Form, tuple[Messages, Messages]]]:
+        """Yield the columns and the (chosen, rejected) conversations of every form of a preference."""
+        row = self.row
+        if "chosen" in row and "rejected" in row:
+            chosen, rejected = self._answers([(side, row[side]) for side in ("chosen", "rejected")])
+            yield ("chosen", "rejected"), (chosen, rejected)
+        for names in columns.CHOICES:
+            if all(name in row for name in names):
+                self.used.update(names)
+                better = self._better(names)
+                both = self._answers([(name, row[name]) for name in names])
+                yield names, (both[better], both[1 - better])
+        if (found := self._candidate_columns()) is not None:
+            yield found, self._best_and_worst(*found)
+
+    def _better(self, names: tuple[str, str]) -> int:
+        """Return the number of the better of two columns, 0 or 1."""
+        present = {name: self.row[name] for name in columns.CHOSEN if name in self.row}
+        if not present:
+            raise self._missing(
+                "chosen_index", f"name the better of {names[0]} and {names[1]} in this column"
+            )
+        self.used.update(present)
+        sides = {(name,): self._side(name, value, names) for name, value in present.items()}
+        columns.require_equal(sides, location=self.location)
+        side = next(iter(sides.values()))
+        if side is None:
+            raise Unusable("a tie")
+        return side
+
+    def _side(self, column: str, value: Any, names: tuple[str, str]) -> int | None:
+        suffixes = [name.rpartition("_")[2] for name in names]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and float(value).is_integer():
+            value = int(value)
+        text = str(value).strip().lower()
+        if text in TIES or (text == "1.5" and suffixes == ["1", "2"]):
+            return None
+        for side, (name, suffix) in enumerate(zip(names, suffixes, strict=True)):
+            known = {suffix, name, f"model_{suffix}"} | ({str(side)} if suffixes == ["a", "b"] else set())
+            if text in known:
+                return side
+        raise ColumnError(
+            f"{column!r} is {value!r}, which names neither {names[0]} nor {names[1]}",
+            where=self.location,
+            fix=f"give {suffixes[0]} or {suffixes[1]}, or -1 for a tie",
+        )
+
+    def _candidate_columns(self) -> tuple[str, str] | None:
+        lists = [name for name in columns.CANDIDATES if isinstance(self.row.get(name), list)]
+        scores = [name for name in columns.CANDIDATE_SCORES if isinstance(self.row.get(name), list)]
+        return (lists[0], scores[0]) if lists and scores else None
+
+    def _best_and_worst(self, name: str, scores_name: str) -> tuple[Messages, Messages]:
+        answers, scores = self.row[name], self.row[scores_name]
+        if len(answers) != len(scores) or not all(_is_number(score) for score in scores):
+            raise DataError(
+                f"{scores_name!r} does not hold one number for each of {len(answers)} answers in {name!r}",
+                where=self.location,
+                fix="give as many scores as answers",
+            )
+        if len(answers) < 2:
+            raise Unusable("fewer than two answers")
+        if min(scores) == max(scores):
+            raise Unusable(EQUAL_SCORES)
+        sides = [(name, answers[scores.index(extreme(scores))]) for extreme in (max, min)]
+        best, worst = self._answers(sides)
+        return best, worst
+
+    def _compared(self, chosen: Messages, rejected: Messages, margin: float | None) -> PreferencePair:
+        if not chosen or not rejected or {chosen[-1]["role"], rejected[-1]["role"]} != {"assistant"}:
+            raise Unusable(NO_ANSWER)
+        shared = 0
+        for ours, theirs in zip(chosen[:-1], rejected[:-1], strict=False):
+            if ours != theirs:
+                break
+            shared += 1
+        _require_question(chosen[:-1])
+        if not any(message["role"] == "user" for message in chosen[:shared]):
+            raise Unusable("the prompts of the two answers differ")
+        _require_question(chosen[:shared])
+        if not chosen[-1]["content"].strip() or not rejected[-1]["content"].strip():
+            raise Unusable("an answer is empty")
+        if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
+            raise Unusable("the two answers are the same")
+        return PreferencePair(chosen[:shared], chosen[shared:], rejected[shared:], margin)
+
+    # Columns
+
+    def _messages(self, name: str, value: Any, role: str) -> Messages:
+        self.used.add(name)
+        keys: set[str] = set()
+        messages = messages_of(value, role, where=f"{self.location}: {name}", unread=keys)
+        self.unread_keys.update(f"{name}.{key}" for key in keys)
+        return messages
+
+    def _with_prompt(self, prompt: str, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
+        """Return the conversations of a prompt's column with each of (column, answer)."""
+        value = self._prompt(prompt)
+        texts = without_prompt(value, [answer for _, answer in answers])
+        self.used.update(name for name, _ in answers)
+        conversations = []
+        for (name, _), text in zip(answers, texts, strict=True):
+            keys: set[str] = set()
+            where = (f"{self.location}: {prompt}", f"{self.location}: {name}")
+            conversations.append(with_prompt(value, text, where=where, unread=keys))
+            self.unread_keys.update(f"{name}.{key}" for key in keys)
+        return conversations
+
+    def _answers(self, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
+        """Return the conversations of (column, answer) with the row's prompt, if it has one."""
+        if prompts := self._prompts():
+            return self._with_prompt(self._one_prompt(prompts)[0], answers)
+        return [self._messages(name, value, "assistant") for name, value in answers]
+
+    def _prompts(self) -> list[str]:
+        names = [name for name in columns.PROMPTS if name in self.row]
+        return [name for name in names if name != "input" or "instruction" not in names]
+
+    def _one_prompt(self, names: Sequence[str]) -> tuple[str, Any]:
+        values = {name: self._prompt(name) for name in names}
+        columns.require_equal(
+            {(name,): value.strip() if isinstance(value, str) else value for name, value in values.items()},
+            location=self.location,
+        )
+        return names[0], values[names[0]]
+
+    def _prompt(self, name: str) -> Any:
+        """Return the value of a prompt's column; an instruction is followed by its input."""
+        self.used.add(name)
+        value = self.row[name]
+        extra = next((extra for extra in columns.EXTRA_INPUTS if extra in self.row), None)
+        if name != "instruction" or extra is None or not isinstance(self.row[extra], str):
+            return value
+        self.used.add(extra)
+        return "\n\n".join(part for part in (value, self.row[extra]) if part.strip())
+
+    def _note_repeated_prompt(self, messages: Messages) -> None:
+        """Count `prompt` as read if it is one of the messages beside it."""
+        prompt = self.row.get("prompt")
+        if prompt is None:
+            return
+        asked, given = plain(self._messages("prompt", prompt, "user")), plain(messages)
+        if given[: len(asked)] != asked and not (len(asked) == 1 and asked[0] in given):
+            self.used.discard("prompt")
+
+    def _with_system(self, messages: Messages) -> Messages:
+        """Prepend the system column, unless it repeats the system message."""
+        texts = {name: self.row[name] for name in columns.SYSTEMS if name in self.row}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise DataError(
+                    f"column {name!r} holds {type(text).__name__}, not text",
+                    where=self.location,
+                    fix="give the text of the system message",
+                )
+        texts = {name: text.strip() for name, text in texts.items() if text.strip()}
+        if not texts or not messages:
+            return messages
+        name, text = next(iter(texts.items()))
+        if len(set(texts.values())) > 1:
+            raise Unusable(f"{' and '.join(map(repr, texts))} differ")
+        if messages[0]["role"] != "system":
+            return [{"role": "system", "content": self.row[name]}, *messages]
+        if messages[0]["content"].strip() != text:
+            raise Unusable(f"{name!r} differs from the system message of the conversation")
+        return messages
+
+    def _label(self) -> bool | None:
+        """Return whether the only answer of the row is good, None if a column does not say."""
+        label = self.row.get("label")
+        if any(all(name in self.row for name in pair) for pair in columns.CHOICES):
+            return None
+        is_kto = "prompt" in self.row and "completion" in self.row
+        if isinstance(label, bool) or (is_kto and isinstance(label, (int, float)) and label in (0, 1)):
+            self.used.add("label")
+            return bool(label)
+        return None
+
+    def _margin(self) -> float | None:
+        margin = self.row.get("margin")
+        if margin is not None and not _is_number(margin):
+            raise DataError(
+                f"'margin' is {margin!r}, not a number", where=self.location, fix="give a number, or null"
+            )
+        return None if margin is None else float(margin)
+
+    def _lower_score(self, *, equal: bool = False) -> str | None:
+        """Return why the scores contradict the preference.
+
+        Rows of a preferences stage, which have `shown_first`, are not checked: their annotator may be noisy.
+        """
+        if "shown_first" in self.row:
+            return None
+        for better, worse in columns.SCORES:
+            scores = self.row.get(better), self.row.get(worse)
+            if _is_number(scores[0]) and _is_number(scores[1]):
+                if scores[0] < scores[1]:
+                    return f"{better} is lower than {worse}"
+                if equal and scores[0] == scores[1]:
+                    return EQUAL_SCORES
+        return None
+
+    def _answered(self, messages: Messages) -> Messages:
+        if not messages or messages[-1]["role"] != "assistant":
+            raise Unusable(NO_ANSWER)
+        _require_question(messages[:-1])
+        if not messages[-1]["content"].strip():
+            raise Unusable("an answer is empty")
+        return messages
+
+    def _missing(self, name: str, fix: str) -> DataError:
+        return DataError(
+            f"there is no column {name!r}; the columns are: {', '.join(sorted(self.row)) or 'none'}",
+            where=self.location,
+            fix=fix,
+        )
+
+
+def _until_last_answer(messages: Messages, notes: Counter[str]) -> Messages:
+    """Return the messages up to the last answer that is learned."""
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    learned = [i for i in answers if messages[i].get("learned", True)]
+    if not answers:
+        raise Unusable(NO_ANSWER)
+    if not learned:
+        raise Unusable("no answer is learned (weight 0)")
+    if learned[-1] + 1 < len(messages):
+        notes["turns after the last answer that is learned are not used"] += 1
+    return messages[: learned[-1] + 1]
+
+
+def _require_question(prompt: Messages) -> Messages:
+    if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
+        raise Unusable("no message of the user")
+    return prompt
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
