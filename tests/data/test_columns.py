@@ -1,6 +1,8 @@
 """Rows of every known format as text, conversations, preferences and prompts; columns, labels and reports."""
 
 import json
+import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -25,6 +27,7 @@ def system(text):
     return {"role": "system", "content": text}
 
 
+PAGE = Path(__file__).parents[2] / "docs/DATA.md"
 Q, A, B = user("Q"), assistant("A"), assistant("B")
 
 
@@ -553,7 +556,8 @@ def test_unexpected_held_out_share_is_a_warning(rows):
     data = rows(*numbered(40), held_out=HeldOut(documents=0.5))
     data._read(sources.conversations, part="train")
     assert data.report.sources[0].warnings() == []
-    few = [row for row in numbered(400) if row["messages"][0]["content"] in trained(rows)]
+    kept = trained(rows)
+    few = [row for row in numbered(400) if row["messages"][0]["content"] in kept]
     data = rows(*few, held_out=HeldOut(documents=0.3))
     data._read(sources.conversations, part="train")
     assert data.report.sources[0].warnings() == ["0.0% of the rows are held out, instead of 30.0%"]
@@ -562,6 +566,26 @@ def test_unexpected_held_out_share_is_a_warning(rows):
 def trained(rows):
     data = rows(*numbered(400), held_out=HeldOut(documents=0.3))
     return {row["prompt"][0]["content"] for row in data._read(sources.conversations, part="train")}
+
+
+DOCUMENTED = re.findall(r"^\| ([^|]+) \| `(\{.*\})` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize(("name", "row", "stages"), DOCUMENTED, ids=[name for name, *_ in DOCUMENTED])
+def test_documented_rows_are_read_by_their_stages(rows, name, row, stages):
+    data = rows(json.loads(row))
+    usable = {"ppo": data.prompts, "sft": data.sft, "corpus": data.text, "dpo": data.pairs}
+    for stage, read in usable.items():
+        if stage in stages and "label" not in row:
+            assert len(read()) == 1, stage
+            assert stage == "corpus" or data.report.sources[0].unread == {}
+        elif "label" not in row:
+            refused(read, "a.jsonl")
+    assert ("dpo" in stages) == ("reward" in stages)
+
+
+def test_every_documented_row_is_found():
+    assert len(DOCUMENTED) == 17
 
 
 def test_error_without_a_usable_row_names_the_reasons(rows):
