@@ -591,3 +591,37 @@ def test_every_documented_row_is_found():
 def test_error_without_a_usable_row_names_the_reasons(rows):
     data = rows({"messages": [Q]}, {"messages": [Q, A], "tools": [1]})
     refused(data.sft, "no usable row of 2", "1 rows: no answer of the assistant (first ", "a.jsonl:1", TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": [{"role": ["user"], "content": "x"}]}, ["unknown role ['user']"]),
+        ({"messages": [{"role": "user", "content": {"a": 1}}, A]}, ["no text"]),
+        ({"messages": [["user", "Q"]]}, ["`role` and `content`"]),
+        (
+            {"messages": '[{"role": "user", "content": "\\ud83d"}, {"role": "bot", "content": "A"}]'},
+            ["not text"],
+        ),
+        ({"messages": "[{'role': 'user', 'content': b'Q'}]"}, ["not text"]),
+        ({"messages": "[{'role': " + "[" * 100_000}, ["not JSON"]),
+        ({"instruction": [Q], "input": "I", "output": {"a": 1}}, ["`role` and `content`"]),
+        ({"prompt": "Q", "responses": ["A", "B"], "scores": [10**400, 1]}, ["'scores'"]),
+        ({"prompt": "Q", "answer_a": "A", "answer_b": "B", "label": 10**400}, ["'label'"]),
+        ({"prompt": "Q", "answer_a": "A", "answer_b": "B"}, ["chosen_index", "answer_a"]),
+        ({"messages": [Q, assistant("A", thinking=3)]}, ["thinking"]),
+        ({}, ["'messages'", "none"]),
+    ],
+)
+def test_values_of_wrong_types_are_errors_with_a_location(rows, row, words):
+    refused(rows(row).sft, "a.jsonl:1", *words)
+
+
+def test_a_repeated_prompt_is_counted(rows):
+    data = rows(
+        {"prompt": "Q", "chosen": "Q A", "rejected": "Q B"}, {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    )
+    assert data.pairs() == [([Q], [A], [B])] * 2
+    assert data.report.sources[0].notes == {
+        "the answer repeats the text of its prompt, which is read once": 1
+    }

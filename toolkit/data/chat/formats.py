@@ -47,7 +47,7 @@ class RowFormat:
             Unusable: there is no answer, or none that is good.
             DataError: no known column, or a column of another type.
         """
-        return self._read(row, location, lambda reader: reader.conversation(self.notes))
+        return self._read(row, location, RowReader.conversation)
 
     def preference(self, row: Row, *, location: str) -> PreferencePair | Labelled:
         """Return two answers to a prompt, or one answer with a label.
@@ -68,7 +68,7 @@ class RowFormat:
 
     def prompt(self, row: Row, *, location: str) -> Messages:
         """Return the prompt of a conversation, of a preference, or of a row without an answer."""
-        return self._read(row, location, lambda reader: reader.prompt(self.notes), counts_all=False)
+        return self._read(row, location, RowReader.prompt, counts_all=False)
 
     def holds_conversation(self, row: Row, *, location: str) -> bool:
         """Return whether a row has an answer, and not only text or a prompt."""
@@ -97,3 +97,4 @@ class RowFormat:
             known = reader.used | columns.QUIET | conditional
             self.unread.update(name for name in reader.row if name not in known)
             self.unread.update(reader.unread_keys)
+            self.notes.update(reader.notes)

@@ -204,7 +204,6 @@ def _deserialized(text: str, where: str) -> list[Any] | None:
     """Return the messages in JSON text or in the text of a Python list, None if the text is neither."""
     if not _SERIALIZED.match(text):
         return None
-    value = None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -216,6 +215,12 @@ def _deserialized(text: str, where: str) -> list[Any] | None:
                 where=where,
                 fix="write the messages with json.dumps, or as a list instead of as text",
             ) from None
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError):  # bytes or a set; half of a surrogate pair
+        raise DataError(
+            "the list of messages holds something that is not text", where=where, fix="remove it"
+        ) from None
     return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
 
 
@@ -251,9 +256,11 @@ def _messages(item: Any, where: str, unread: set[str]) -> Messages:
 
 def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[str]) -> Message:
     name = role_name.strip().lower() if isinstance(role_name, str) else role_name
-    if name in TOOL_ROLES or item.get("tool_calls") or item.get("function_call"):
+    if item.get("tool_calls") or item.get("function_call"):
         raise Unusable(TOOL_TURN)
-    if name not in ROLES:
+    if not isinstance(name, str) or name not in ROLES:
+        if isinstance(name, str) and name in TOOL_ROLES:
+            raise Unusable(TOOL_TURN)
         raise DataError(
             f"unknown role {role_name!r}",
             where=where,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,16 +53,17 @@ class Labelled:
 
 
 class RowReader:
-    """One row, with our names of columns; collects which columns are used."""
+    """One row, with our names of columns; collects which columns are used, and what of the row is not."""
 
     def __init__(self, row: dict[str, Any], location: str = ""):
         self.row, self.location = row, location
         self.used: set[str] = set()
         self.unread_keys: set[str] = set()
+        self.notes: set[str] = set()
 
     # What stages read
 
-    def conversation(self, notes: Counter[str]) -> Messages:
+    def conversation(self) -> Messages:
         label = self._label()
         messages = self._with_system(self._single())
         lower = self._lower_score()
@@ -71,15 +71,15 @@ class RowReader:
             raise Unusable("the label is false: not a good answer")
         if lower is not None:
             raise Unusable(lower)
-        messages = _until_last_answer(messages, notes)
+        messages = self._until_last_answer(messages)
         _require_question(messages[:-1])
         if not messages[-1]["content"].strip():
             raise Unusable("an answer is empty")
         return messages
 
-    def prompt(self, notes: Counter[str]) -> Messages:
+    def prompt(self) -> Messages:
         if self.holds_conversation():
-            messages = _until_last_answer(self._with_system(self._single(any_of_two=True)), notes)[:-1]
+            messages = self._until_last_answer(self._with_system(self._single(any_of_two=True)))[:-1]
         else:
             prompts = self._prompts()
             if not prompts:
@@ -90,7 +90,7 @@ class RowReader:
             while messages and messages[-1]["role"] == "assistant":
                 messages.pop()
             if any(beginning):
-                notes["the beginning of an answer, at the end of the prompt, is not used"] += 1
+                self.notes.add("the beginning of an answer, at the end of the prompt, is not used")
         return [
             {k: v for k, v in message.items() if k != "learned"} for message in _require_question(messages)
         ]
@@ -204,8 +204,7 @@ class RowReader:
 
     def _side(self, column: str, value: Any, names: tuple[str, str]) -> int | None:
         suffixes = [name.rpartition("_")[2] for name in names]
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and float(value).is_integer():
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         text = str(value).strip().lower()
         if text in TIES or (text == "1.5" and suffixes == ["1", "2"]):
@@ -266,12 +265,19 @@ class RowReader:
         keys: set[str] = set()
         messages = messages_of(value, role, where=f"{self.location}: {name}", unread=keys)
         self.unread_keys.update(f"{name}.{key}" for key in keys)
+        self._note_reasoning(messages)
         return messages
+
+    def _note_reasoning(self, messages: Messages) -> None:
+        if any("reasoning_content" in message for message in messages):
+            self.notes.add("reasoning_content is kept, and the chat template does not render it")
 
     def _with_prompt(self, prompt: str, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
         """Return the conversations of a prompt's column with each of (column, answer)."""
         value = self._prompt(prompt)
         texts = without_prompt(value, [answer for _, answer in answers])
+        if texts != [answer for _, answer in answers]:
+            self.notes.add("the answer repeats the text of its prompt, which is read once")
         self.used.update(name for name, _ in answers)
         conversations = []
         for (name, _), text in zip(answers, texts, strict=True):
@@ -279,6 +285,7 @@ class RowReader:
             where = (f"{self.location}: {prompt}", f"{self.location}: {name}")
             conversations.append(with_prompt(value, text, where=where, unread=keys))
             self.unread_keys.update(f"{name}.{key}" for key in keys)
+            self._note_reasoning(conversations[-1])
         return conversations
 
     def _answers(self, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
@@ -304,7 +311,9 @@ class RowReader:
         self.used.add(name)
         value = self.row[name]
         extra = next((extra for extra in columns.EXTRA_INPUTS if extra in self.row), None)
-        if name != "instruction" or extra is None or not isinstance(self.row[extra], str):
+        if name != "instruction" or extra is None or not isinstance(value, str):
+            return value
+        if not isinstance(self.row[extra], str):
             return value
         self.used.add(extra)
         return "\n\n".join(part for part in (value, self.row[extra]) if part.strip())
@@ -357,7 +366,10 @@ class RowReader:
             raise DataError(
                 f"'margin' is {margin!r}, not a number", where=self.location, fix="give a number, or null"
             )
-        return None if margin is None else float(margin)
+        if margin is None:
+            return None
+        self.notes.add("margin is kept, and the losses of reward and dpo do not use it")
+        return float(margin)
 
     def _lower_score(self, *, equal: bool = False) -> str | None:
         """Return why the scores contradict the preference.
@@ -383,25 +395,24 @@ class RowReader:
             raise Unusable("an answer is empty")
         return messages
 
+    def _until_last_answer(self, messages: Messages) -> Messages:
+        """Return the messages up to the last answer that is learned."""
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        learned = [i for i in answers if messages[i].get("learned", True)]
+        if not answers:
+            raise Unusable(NO_ANSWER)
+        if not learned:
+            raise Unusable("no answer is learned (weight 0)")
+        if learned[-1] + 1 < len(messages):
+            self.notes.add("turns after the last answer that is learned are not used")
+        return messages[: learned[-1] + 1]
+
     def _missing(self, name: str, fix: str) -> DataError:
         return DataError(
             f"there is no column {name!r}; the columns are: {', '.join(sorted(self.row)) or 'none'}",
             where=self.location,
             fix=fix,
         )
-
-
-def _until_last_answer(messages: Messages, notes: Counter[str]) -> Messages:
-    """Return the messages up to the last answer that is learned."""
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    learned = [i for i in answers if messages[i].get("learned", True)]
-    if not answers:
-        raise Unusable(NO_ANSWER)
-    if not learned:
-        raise Unusable("no answer is learned (weight 0)")
-    if learned[-1] + 1 < len(messages):
-        notes["turns after the last answer that is learned are not used"] += 1
-    return messages[: learned[-1] + 1]
 
 
 def _require_question(prompt: Messages) -> Messages:
@@ -411,4 +422,8 @@ def _require_question(prompt: Messages) -> Messages:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
