@@ -1,4 +1,7 @@
-"""Generate the tables of docs/RECIPES.md from the schema: `python -m tools.recipe_tables docs/RECIPES.md`."""
+"""Generate the tables of the documentation: `python -m tools.recipe_tables docs/RECIPES.md`.
+
+Those of docs/RECIPES.md come from the schema, that of docs/DATA.md from the columns that are known.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from toolkit.config import schema, trl_checks
 from toolkit.config.messages import alternatives, is_model, shown
+from toolkit.data.chat import columns
 
 # Descriptions of the settings that have no docstring in the schema.
 DESCRIPTIONS = {
@@ -61,7 +65,8 @@ DESCRIPTIONS = {
 }
 SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
     "every stage": [("", schema.StageRecipe)],
-    "data": [("data", schema.DataSource), ("held_out", schema.HeldOut)],
+    "data": [("data", schema.DataSource), ("columns", schema.Columns),
+             ("held_out", schema.HeldOut)],
     "tokenizer": [("", schema.TokenizerRecipe)],
     "corpus": [("", schema.CorpusRecipe)],
     "pretrain": [("", schema.PretrainRecipe), ("model", schema.ModelSettings),
@@ -160,16 +165,28 @@ def owned_table() -> str:
     )
 
 
+def columns_table() -> str:
+    """Return the table of the columns that are read, refused, warned about or ignored."""
+    lines = ["| columns | | |", "|---|---|---|"]
+    for column in columns.COLUMNS:
+        names = ", ".join(f"`{name}`" for name in column.names)
+        lines.append(f"| {names} | {column.status} | {column.note} |")
+    return "\n".join(lines)
+
+
+GENERATED = {"owned": owned_table, "columns": columns_table}
+"""Tables that are not of settings."""
+
+
 def filled(text: str) -> str:
     """Return the page with every table between `<!-- settings: x -->` and `<!-- end -->` regenerated."""
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]
-        body = (
-            owned_table()
-            if name == "owned"
-            else "\n\n".join(table(model, prefix) for prefix, model in SECTIONS[name])
-        )
+        if name in GENERATED:
+            body = GENERATED[name]()
+        else:
+            body = "\n\n".join(table(model, prefix) for prefix, model in SECTIONS[name])
         return f"<!-- settings: {name} -->\n\n{body}\n\n<!-- end -->"
 
     return re.sub(r"<!-- settings: (.+?) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)

@@ -372,8 +372,8 @@ def test_first_version_evaluation_manifest_is_read():
            "perplexity": None}  # fmt: skip
     found = history.recorded("evaluate", old)
     assert (
-        found["data"] == {**dict.fromkeys(found["data"]), "name": "storyworld"}
-        and {"world", "complying_share"} <= found["data"].keys()
+        found["data"] == {**dict.fromkeys(found["data"]), "name": "storyworld", "on_bad_row": "stop"}
+        and {"world", "complying_share", "encoding", "columns", "on_bad_row"} <= found["data"].keys()
         and "data" not in found["win_rate"]
     )
     assert found["win_rate"]["stop_early"] is False and found["perplexity"] is None

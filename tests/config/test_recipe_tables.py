@@ -1,19 +1,23 @@
-"""The tables of docs/RECIPES.md are up to date and contain every setting."""
+"""The tables of docs/RECIPES.md and docs/DATA.md are up to date; the former contain every setting."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 from toolkit.config import trl_checks
 from toolkit.config.registry import STAGES
 from toolkit.config.yaml_source import parse
 from tools import recipe_tables
 
-PAGE = Path(__file__).parent.parent.parent / "docs/RECIPES.md"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE = DOCS / "RECIPES.md"
 
 
-def test_tables_are_up_to_date():
-    text = PAGE.read_text(encoding="utf-8")
-    assert recipe_tables.filled(text) == text, "write them: python -m tools.recipe_tables docs/RECIPES.md"
+@pytest.mark.parametrize("name", ["RECIPES.md", "DATA.md"])
+def test_tables_are_up_to_date(name):
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert recipe_tables.filled(text) == text, f"write them: python -m tools.recipe_tables docs/{name}"
 
 
 def test_every_setting_is_in_a_table():

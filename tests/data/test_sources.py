@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data import hub
 from toolkit.data.chat import sources
+from toolkit.data.chat.row_reader import SEVERAL_MESSAGES
 from toolkit.data.data_sources import mixture_order
 from toolkit.data.text import documents
 from toolkit.data.text.documents import Piece, Stream, whole_words
@@ -312,19 +314,38 @@ def test_unusable_rows_are_counted_by_reason(tmp_path, capsys):
     source = DataSource(name=jsonl(tmp_path / "a.jsonl", rows))
     report = sources.ReadingReport()
     assert len(sources.preferences(source, part="all", seed=0, report=report)) == 1
+    reasons = {
+        "an answer is empty": 2,
+        "the two answers are the same": 3,
+        "the prompts of the two answers differ": 4,
+        "no message of the user": 5,
+    }
     assert report.as_json() == {
         "read": 5,
         "kept": 1,
-        "dropped": {
-            "an answer is empty": 1,
-            "the two answers are the same": 1,
-            "no message of the user": 1,
-            "the prompts of the two answers differ": 1,
-        },
+        "dropped": dict.fromkeys(reasons, 1),
+        "sources": [
+            {
+                "name": source.name,
+                "read": 5,
+                "used": 1,
+                "left_out": {
+                    reason: {"rows": 1, "first": f"{source.name}:{line}"} for reason, line in reasons.items()
+                },
+                "notes": {},
+                "unread_columns": {},
+            }
+        ],
     }
     assert capsys.readouterr().err == ""
     sources.preferences(source, part="all", seed=0)
-    assert "1 of 5 rows; 1 rows dropped: an answer is empty" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-4:] for line in lines[:2]] == [
+        ["read", "used", "left", "out"],
+        [source.name, "5", "1", "4"],
+    ]
+    assert re.fullmatch(rf"  left out: an answer is empty +1  first: {re.escape(source.name)}:2", lines[2])
+    assert len(lines) == 6
 
 
 @pytest.mark.parametrize(
@@ -334,7 +355,16 @@ def test_unusable_rows_are_counted_by_reason(tmp_path, capsys):
         ({"chosen": "a"}, sources.preferences, ["'rejected'"]),
         ({"text": "a"}, sources.conversations, ["'messages'"]),
         ({"messages": 3}, sources.conversations, ["messages", "int"]),
-        ({"messages": [{"role": "tool", "content": "x"}]}, sources.conversations, ["tool", "role"]),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            sources.conversations,
+            ["tool turn", ":1"],
+        ),
+        (
+            {"messages": [{"role": "wizard", "content": "x"}]},
+            sources.conversations,
+            ["'wizard'", "gpt"],
+        ),
         ({"messages": [{"role": "user"}]}, sources.conversations, ["content"]),
         (
             {"prompt": "", "completion": "A"},
@@ -457,7 +487,7 @@ def test_hh_rlhf_is_read_completely():
     report = sources.ReadingReport()
     rows = sources.preferences(DataSource(name=str(HH)), part="all", seed=0, report=report)
     assert report.read == 2312 and len(rows) == report.kept == 2303
-    assert report.dropped == {"an answer is empty": 4, "the prompts of the two answers differ": 5}
+    assert report.dropped == {"an answer is empty": 4, SEVERAL_MESSAGES: 5}
     for row in rows:
         assert row["prompt"][0]["role"] == row["prompt"][-1]["role"] == "user"
         assert "\n\nHuman:" not in row["chosen"][0]["content"]

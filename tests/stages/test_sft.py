@@ -83,6 +83,26 @@ def test_loss_mask_settings():
     assert everything["labels"] == everything["input_ids"] == only_last["input_ids"]
 
 
+def test_conversations_whose_labels_would_include_an_answer_of_weight_0_are_left_out(folder, load, capsys):
+    bad = {**assistant("bad"), "weight": 0}
+    rows = [{"messages": [user(f"q{i}"), bad, user("again"), assistant("good")]} for i in range(20)]
+    rows += [{"messages": [user(f"r{i}"), assistant("fine")]} for i in range(20)]
+    (folder / "weights.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data, trainer = {"name": f"{folder}/weights.jsonl"}, RECIPE["trainer"]
+    tokenizer = byte_tokenizer()
+
+    def table(**settings):
+        recipe = load("weights", data=data, trainer={**trainer, **settings}).recipe
+        return sft.conversation_rows(recipe, tokenizer, 96).dataset().to_list()
+
+    whole = {scored(tokenizer, row) for row in table()}
+    assert whole == {"good<|endoftext|>", "fine<|endoftext|>"} and "weight 0" not in capsys.readouterr().err
+    for settings in ({"assistant_only_loss": True}, {"completion_only_loss": False}):
+        assert not any("bad" in scored(tokenizer, row) for row in table(**settings))
+        left_out = capsys.readouterr().err.split()[0]
+        assert int(left_out) == len(table()) - len(table(**settings)) > 0
+
+
 def test_long_conversation_drops_oldest_turns_then_truncates_the_answer():
     tokenizer = byte_tokenizer()
     prompt = [user("x" * 30), assistant("first"), user("b"), assistant("second"), user("c")]
@@ -136,6 +156,9 @@ def test_training_learns_and_reports_the_exact_token_mean(folder, load):
     assert evaluation["n"] >= 2 and len(evaluation["samples"]) <= 5
     assert {"prompt", "answer", "ended"} == evaluation["samples"][0].keys()
     assert tokenizer.chat_template == template.CHAT_TEMPLATE
+    [source] = evaluation["data"]["sources"]
+    assert source["read"] == 48 and source["used"] + source["other_part"] == 48
+    assert evaluation["data"]["kept"] == evaluation["examples"] and source["other_part"] == evaluation["n"]
 
 
 def test_quiet_trainers_send_no_telemetry_and_skip_preparation(monkeypatch):

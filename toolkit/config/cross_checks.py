@@ -133,8 +133,8 @@ def _storyworld(
 ) -> list[Mistake]:
     mistakes: list[Mistake] = [
         no_effect((*key, name), "has no effect with storyworld")
-        for name in ("split", "field")
-        if getattr(source, name) is not None
+        for name in ("split", "field", "columns", "on_bad_row")
+        if name in source.model_fields_set and getattr(source, name) is not None
     ]
     mistakes += _only_files(key, source)
     config = source.config or configs[0]

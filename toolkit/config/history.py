@@ -71,15 +71,15 @@ class Renamed:
 Change = Added | Removed | Renamed
 
 
-OF_WORLDS = ("world", "complying_share")
+WORLD = {"world": None, "complying_share": None}
 """Settings of data sources that choose between worlds: until then there was the large one."""
-OF_FILES = ("encoding", "separator")
-"""Settings of data sources that are local files."""
+ROWS = {"encoding": None, "separator": None, "columns": None, "on_bad_row": "stop"}
+"""Settings of data sources that say how files and rows are read."""
 
 
-def _added_to_sources(stage: str, *keys: str, settings: tuple[str, ...] = OF_WORLDS) -> tuple[Added, ...]:
-    """Return settings that were added to the data sources at some keys; None is what applied before."""
-    return tuple(Added(stage, f"{key}.{setting}", None) for key in keys for setting in settings)
+def _added_to_sources(before: dict[str, Any], stage: str, *keys: str) -> tuple[Added, ...]:
+    """Return settings that were added to data sources, with the values that applied before."""
+    return tuple(Added(stage, f"{key}.{name}", value) for key in keys for name, value in before.items())
 
 
 CHANGES: tuple[Change, ...] = (
@@ -143,25 +143,25 @@ CHANGES: tuple[Change, ...] = (
     Added("pretrain", "keep_weights_at_steps", None),
     Added("pretrain", "model.attention_init", "normal"),
     Added("evaluate", "answers_per_sample", 1),
-    *_added_to_sources("tokenizer", "data"),
-    *_added_to_sources("corpus", "data"),
-    *_added_to_sources("sft", "data"),
-    *_added_to_sources("reward", "data"),
-    *_added_to_sources("dpo", "data"),
-    *_added_to_sources("ppo", "data"),
-    *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    *_added_to_sources(WORLD, "tokenizer", "data"),
+    *_added_to_sources(WORLD, "corpus", "data"),
+    *_added_to_sources(WORLD, "sft", "data"),
+    *_added_to_sources(WORLD, "reward", "data"),
+    *_added_to_sources(WORLD, "dpo", "data"),
+    *_added_to_sources(WORLD, "ppo", "data"),
+    *_added_to_sources(WORLD, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
     Added("sft", "multi_turn", lambda sft: "all" if sft["trainer"].get("assistant_only_loss") else "last"),
     Added("sft", "chat_template", "auto"),
-    *_added_to_sources("tokenizer", "data", settings=OF_FILES),
-    *_added_to_sources("corpus", "data", settings=OF_FILES),
-    *_added_to_sources("sft", "data", settings=OF_FILES),
-    *_added_to_sources("reward", "data", settings=OF_FILES),
-    *_added_to_sources("dpo", "data", settings=OF_FILES),
-    *_added_to_sources("ppo", "data", settings=OF_FILES),
-    *_added_to_sources("preferences", "data", settings=OF_FILES),
-    *_added_to_sources("evaluate", "data", "perplexity.data", "win_rate.judge_data", settings=OF_FILES),
+    *_added_to_sources(ROWS, "tokenizer", "data"),
+    *_added_to_sources(ROWS, "corpus", "data"),
+    *_added_to_sources(ROWS, "sft", "data"),
+    *_added_to_sources(ROWS, "reward", "data"),
+    *_added_to_sources(ROWS, "dpo", "data"),
+    *_added_to_sources(ROWS, "ppo", "data"),
+    *_added_to_sources(ROWS, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    *_added_to_sources(ROWS, "preferences", "data"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -26,6 +26,10 @@ def as_sources(data: Data) -> list[DataSource]:
     sources = list(data) if isinstance(data, (list, tuple)) else [data]
     for source in sources:
         files.check(source)
+        if source.name == files.STORYWORLD and source.columns is not None:
+            raise DataError(
+                "`columns` has no effect on storyworld", where=source.name, fix="remove `columns`"
+            )
     if len(sources) == 1 and sources[0].weight != 1.0:
         raise DataError(
             "`weight` has an effect only in a mixture of several sources",

@@ -75,7 +75,7 @@ def json_array(path: Path, *, of: str) -> Iterator[Row]:
     return _array_rows(text, start, path)
 
 
-def value_of(row: Mapping[str, Any], name: str, *, location: str) -> Any:
+def value_of(row: Mapping[str, Any], name: str, *, location: str, setting: str = "field") -> Any:
     """Return the value of a column; `a.b` is column `b` of the object in column `a`.
 
     A column whose own name has the dot comes first. The columns of a null object are null.
@@ -90,7 +90,7 @@ def value_of(row: Mapping[str, Any], name: str, *, location: str) -> Any:
         raise DataError(
             f"there is no column {name!r}; the columns are: {', '.join(names) or 'none'}",
             where=location,
-            fix=f"set `field: {close[0] if close else '<column>'}` in the data source",
+            fix=f"set `{setting}: {close[0] if close else '<column>'}` in the data source",
         )
     return value
 

@@ -12,11 +12,9 @@ from toolkit.config import data_formats
 from toolkit.config.schema import DataSource, EvaluateRecipe
 from toolkit.config.schema.evaluate import EVALUATED_EXAMPLES
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import formats
+from toolkit.data.chat.formats import RowFormat
 from toolkit.data.data_sources import as_sources
 from toolkit.runs import seal
-
-CONVERSATION_COLUMNS = {*formats.ANSWER_COLUMNS, "prompt"}
 
 
 def build_recipe(
@@ -112,8 +110,10 @@ def contents(source: DataSource) -> tuple[bool, bool]:
             isinstance(value, list) and all(isinstance(item, str) for item in value)
         )
         return is_text, not is_text
-    if "text" in row or CONVERSATION_COLUMNS & row.keys():
-        return "text" in row, bool(CONVERSATION_COLUMNS & row.keys())
+    has_text = row.get("text") is not None
+    has_prompts = RowFormat(source).holds_prompt(row, location=source.name)
+    if has_text or has_prompts:
+        return has_text, has_prompts
     raise UsageError(
         f"neither text nor conversations: the columns are {', '.join(row)}",
         where=source.name,

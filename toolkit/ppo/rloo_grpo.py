@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +26,7 @@ from toolkit.base.ranks import world_size
 from toolkit.config.schema import PpoRecipe
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.data.chat import sources, template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import training_order
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.stop_tokens import stop_at_turn_end
@@ -58,7 +59,9 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     stop_at_turn_end(policy, tokenizer)
     config = _config(recipe, run, policy, tokenizer)
-    rows = sources.prompts(recipe.data, part="train", seed=recipe.seed)
+    report = ReadingReport()
+    rows = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
+    report.print()
     run.decide("prompts", len(rows))
     rollouts = run.decide("rollouts", settings.episodes // settings.rollout_examples)
     order = training_order(
@@ -89,7 +92,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     fit(trainer, run)
     if run.is_main:
         rows = metrics.read(run.path / layout.METRICS)
-        run.write_json(layout.EVALUATION, evaluation(recipe, rows, run.decisions.first_rollout).to_json())
+        measured = evaluation(recipe, rows, run.decisions.first_rollout)
+        run.write_json(layout.EVALUATION, replace(measured, data=report.as_json()).to_json())
 
 
 def _config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +12,7 @@ from toolkit import stats
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PpoRecipe
 from toolkit.data.chat import sources
+from toolkit.data.chat.report import ReadingReport
 from toolkit.models.loading import load_causal_lm
 from toolkit.ppo import reward_loading, rewards, rloo_grpo, trainer_arguments
 from toolkit.ppo.config import PPOConfig
@@ -40,7 +42,9 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     target = devices.select(recipe.device)
     config = _config(recipe, run)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
-    prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed)
+    report = ReadingReport()
+    prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
+    report.print()
     trainer = PPOTrainer(
         policy,
         reward_loading.of_recipe(recipe, run, device=target),
@@ -68,14 +72,14 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         evaluation = outcomes.evaluation(recipe)
         if early_stopping is not None:
             evaluation = early_stopping.complete(evaluation)
-        run.write_json(layout.EVALUATION, evaluation.to_json())
+        run.write_json(layout.EVALUATION, replace(evaluation, data=report.as_json()).to_json())
 
 
 def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
     """Return the held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
     if recipe.early_stopping is None:
         return {}
-    held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed)
+    held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport())
     count = min(recipe.early_stopping.prompts, len(held_out))
     run.decide("held_out_prompts", count)
     device = devices.select(recipe.device)

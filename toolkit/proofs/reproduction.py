@@ -199,6 +199,8 @@ def _read(path: Path) -> Any:
         content = json_format.loads(text)
         if path.name == layout.EVALUATION and "models" in content:  # settings that old evaluations lack
             content["settings"] = history.recorded("evaluate", content["settings"])
+        if path.name == layout.EVALUATION:  # the locations of rows; old evaluations lack it
+            content.pop("data", None)
         return _timeless(content)
     lines = enumerate(text.splitlines(), 1)
     return {f"line {number}": _timeless(json_format.loads(line)) for number, line in lines}

@@ -285,6 +285,9 @@ class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
 class StageEvaluation(Record):
     """What a stage measured at its end.
 
+    `data` of sft, reward, dpo and ppo counts the rows of the training data: those used, held out and left out
+    (`toolkit.data.chat.report`).
+
     Attributes:
         compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
     """
@@ -403,6 +406,7 @@ class SftEvaluation(AnswerLoss, StageEvaluation):
     steps: int | None = None
     seed: int | None = None
     samples: list[Sample] | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,6 +420,7 @@ class RewardEvaluation(RewardMetrics, StageEvaluation):
     left_out: int | None = None
     held_out_left_out: int | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,6 +504,7 @@ class DpoEvaluation(PolicyDistance, ImplicitRewardMetrics, StageEvaluation):
     left_out: int | None = None
     held_out_left_out: int | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -547,6 +553,7 @@ class PpoEvaluation(StageEvaluation):
     samples: list[Sample] | None = None
     looks: list[HeldOutMeasurement] | None = None
     kept_rollout: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

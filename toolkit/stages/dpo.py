@@ -14,6 +14,7 @@ from toolkit.config.registry import STAGES
 from toolkit.config.schema import DpoRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
+from toolkit.data.chat.report import ReadingReport
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models.context_length import context_length_or_default
@@ -41,11 +42,14 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     model, tokenizer = load_causal_lm(reference_path, device=target)
     reference, _ = load_causal_lm(reference_path, device=target)
     length = max_length(recipe, DPOConfig, model)
-    train = sources.preferences(recipe.data, part="train", seed=recipe.seed)
+    report = ReadingReport()
+    train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    report.print()
     table, left_out = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
-        sources.preferences(recipe.data, part="held_out", seed=recipe.seed), tokenizer, max_length=length
-    )
+        sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
+        tokenizer, max_length=length,
+    )  # fmt: skip
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
     adapters = lora(recipe, model, "CAUSAL_LM")
     trainer = quiet(DPOTrainer)(
@@ -61,6 +65,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
             distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
             base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
             left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())
 

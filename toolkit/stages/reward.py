@@ -12,6 +12,7 @@ from toolkit.config.registry import STAGES
 from toolkit.config.schema import RewardRecipe
 from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
+from toolkit.data.chat.report import ReadingReport
 from toolkit.models.loading import load_reward_model
 from toolkit.runs import layout
 from toolkit.runs.evaluation import RewardEvaluation
@@ -31,11 +32,14 @@ def run(recipe: RewardRecipe, run: Run) -> None:
         run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
     )
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
-    train = sources.preferences(recipe.data, part="train", seed=recipe.seed)
+    report = ReadingReport()
+    train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    report.print()
     table, left_out = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
-        sources.preferences(recipe.data, part="held_out", seed=recipe.seed), tokenizer, max_length=length
-    )
+        sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
+        tokenizer, max_length=length,
+    )  # fmt: skip
     config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)
     trainer = quiet(RewardTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
@@ -51,6 +55,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
         evaluation = RewardEvaluation.combined(
             metrics, base=recipe.model, tokenizer=recipe.model, examples=len(table), steps=config.max_steps,
             left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())
 

@@ -11,10 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from toolkit import stats
+from toolkit.base import ranks
+from toolkit.base.console import tell
 from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
@@ -62,7 +65,9 @@ def run(recipe: SftRecipe, run: Run) -> None:
     model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     length = max_length(recipe, SFTConfig, model)
-    table = conversation_rows(recipe, tokenizer, length)
+    report = ReadingReport()
+    table = conversation_rows(recipe, tokenizer, length, report=report)
+    report.print()
     held_out = held_out_conversations(recipe, tokenizer, length)
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
     before = token_nats(model, held_out) if run.is_main else []
@@ -76,7 +81,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
         evaluation = SftEvaluation.combined(
             held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed),
             examples=len(table), steps=config.max_steps, seed=recipe.seed,
-            samples=sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
+            samples=sample_answers(trained, tokenizer, held_out, seed=recipe.seed), data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
@@ -97,13 +102,31 @@ def make_conversational(
         model.generation_config.suppress_tokens = list(range(len(tokenizer), rows))
 
 
-def conversation_rows(recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int) -> RowTable:
-    """Tokenize the training conversations: columns input_ids and labels."""
+def conversation_rows(
+    recipe: SftRecipe,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    *,
+    report: ReadingReport | None = None,
+) -> RowTable:
+    """Tokenize the training conversations: columns input_ids and labels.
+
+    Args:
+        report: receives the counts of rows.
+    """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
-    table = RowTable(["input_ids", "labels"])
-    for example in sources.conversations(recipe.data, part="train", seed=recipe.seed):
-        answer = example["completion"][0]
+    table, unmasked = RowTable(["input_ids", "labels"]), 0
+    for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
+        messages, answer = example["prompt"], example["completion"][0]
+        if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
+            unmasked += 1  # the loss on all tokens would teach these answers
+            continue
         table.append(labelled(tokenizer, example["prompt"], answer, max_length=length, loss_on=loss_on))
+    if unmasked and ranks.rank() == 0:
+        tell(
+            f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
+            "learns all tokens"
+        )
     return table
 
 
@@ -112,7 +135,9 @@ def held_out_conversations(
 ) -> HeldOutConversations:
     """Tokenize the held-out conversations."""
     held_out = HeldOutConversations([], [], [])
-    for example in sources.conversations(recipe.data, part="held_out", seed=recipe.seed):
+    for example in sources.conversations(
+        recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()
+    ):
         prompt, answer = template.example_ids(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )

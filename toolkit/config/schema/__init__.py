@@ -7,6 +7,7 @@ the same thing on one CPU and on 64 GPUs. Paths that start with `runs/` are belo
 from __future__ import annotations
 
 from toolkit.config.schema.base import (
+    Columns,
     Count,
     Data,
     DataSource,
@@ -40,6 +41,7 @@ __all__ = [
     "AnnotatorSettings",
     "BestOfSettings",
     "BiasSettings",
+    "Columns",
     "CorpusRecipe",
     "Count",
     "Data",

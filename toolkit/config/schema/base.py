@@ -52,6 +52,35 @@ class HeldOut(Settings):
         return self
 
 
+class Columns(Settings):
+    """The columns of conversations, preferences and text with other names; a dot means a nested column."""
+
+    prompt: str | None = None
+    """The prompt: text or messages."""
+    completion: str | None = None
+    """The answer to the prompt."""
+    chosen: str | None = None
+    """The better of two answers."""
+    rejected: str | None = None
+    """The worse of two answers."""
+    messages: str | None = None
+    """All messages of a conversation; the same as `field`."""
+    system: str | None = None
+    """The system message."""
+    text: str | None = None
+    """Plain text; the same as `field` of a text source."""
+    margin: str | None = None
+    """By how much the chosen answer is better: a number."""
+    label: str | None = None
+    """Of one answer, whether it is good; of two, which one is better."""
+
+    @model_validator(mode="after")
+    def at_least_one(self) -> Columns:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("name at least one column")
+        return self
+
+
 class DataSource(Settings):
     """Where text, conversations or preferences come from."""
 
@@ -73,6 +102,11 @@ class DataSource(Settings):
     separator: str | None = None
     """Local plain text: the string between documents, such as `"<|endoftext|>"`; by default a file is one
     document."""
+    columns: Columns | None = None
+    """Columns with other names than the known ones, such as `{prompt: question, completion: reply}`."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` leaves out rows of conversations and preferences that are malformed, and counts them; `stop` is
+    an error."""
     weight: Positive = 1.0
     """Weight in a mixture, relative to the other sources."""
     examples: Count | None = None
@@ -87,6 +121,12 @@ class DataSource(Settings):
     """Small storyworld only: the fraction of unkind requests with which the answer complies (default 0.7)."""
     temperature: Positive | None = None
     """Storyworld only: the temperature of the noisy annotator, in units of the utility."""
+
+    @model_validator(mode="after")
+    def one_name_for_a_column(self) -> DataSource:
+        if self.field is not None and self.columns is not None:
+            raise ValueError("give `field` or `columns`, not both: field names the text or the messages")
+        return self
 
     @model_validator(mode="after")
     def text_can_be_read(self) -> DataSource:

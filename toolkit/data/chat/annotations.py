@@ -100,8 +100,8 @@ def _annotations(row: Mapping[str, Any], location: str) -> list[Annotation]:
         prompt, first, second = _pair(row, location)
         preference = row["preference"]
     elif "chosen" in row and "rejected" in row:
-        messages, *texts = formats.preference(row, location=location)
-        prompt = json.dumps(messages, ensure_ascii=False)
+        pair = formats.RowFormat().preference_pair(row, location=location)
+        prompt, texts = json.dumps(pair.prompt, ensure_ascii=False), pair.answers
         names = [_name(row, f"{side}_model", location) for side in ("chosen", "rejected")]
         first, second = (AnnotatedAnswer(text, name) for text, name in zip(texts, names, strict=True))
         preference = row.get("preference", 1)

@@ -1,164 +1,100 @@
 """Rows of a dataset as messages; the format is recognised by the names and types of the columns.
 
-Supported formats of preferences are two dialogues as text (hh-rlhf), two lists of messages (UltraFeedback),
-and prompt, chosen and rejected (TRL); of conversations a list of messages (UltraChat; ShareGPT's
-`from`/`value`), and prompt and completion. An unusable row raises Unusable with the reason.
+`toolkit.data.chat.columns` lists the columns, and docs/DATA.md shows a row of every format. An unusable row
+raises Unusable with the reason.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from toolkit.base.errors import DataError
-from toolkit.data.chat import template
+from toolkit.config.schema import DataSource
+from toolkit.data.chat import columns
+from toolkit.data.chat.columns import ColumnError
+from toolkit.data.chat.messages import Messages, Unusable
+from toolkit.data.chat.row_reader import Labelled, PreferencePair, RowReader
 
-Messages = list[dict[str, str]]
-CONVERSATION_COLUMNS = ("messages", "conversation", "conversations")
-ANSWER_COLUMNS = (*CONVERSATION_COLUMNS, "completion", "chosen")
-"""Columns that hold an answer; a row without any of them holds a prompt or plain text."""
-_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-_SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+__all__ = ["Labelled", "Messages", "PreferencePair", "RowFormat", "Unusable"]
 
-
-class Unusable(Exception):
-    """A row is dropped; the message is the reason, the same for all rows of its kind."""
+Row = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
-def preference(row: Mapping[str, Any], *, location: str) -> tuple[Messages, str, str]:
-    """Return (prompt, chosen answer, rejected answer).
+@dataclass
+class RowFormat:
+    """Reads rows of one source.
 
-    Raises:
-        Unusable: the prompts differ, an answer is empty, or the answers are equal.
-        DataError: a column `chosen` or `rejected` is missing or of another type.
+    Attributes:
+        source: for the settings `field`, `columns` and `on_bad_row`.
+        unread: number of rows that have a column, or `column.key` of a message, that is not read.
+        notes: number of rows of which something was left out, by what that was.
     """
-    for name in ("chosen", "rejected"):
-        if name not in row:
-            _missing(row, name, "preferences have `chosen` and `rejected`", location)
-    prompt, chosen = _turns(row, "chosen", location=location)
-    other, rejected = _turns(row, "rejected", location=location)
-    if prompt != other:
-        raise Unusable("the prompts of the two answers differ")
-    if not chosen.strip() or not rejected.strip():
-        raise Unusable("an answer is empty")
-    if chosen == rejected:
-        raise Unusable("the two answers are the same")
-    return prompt, chosen, rejected
 
+    source: DataSource | None = None
+    unread: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
 
-def conversation(row: Mapping[str, Any], *, field: str | None, location: str) -> tuple[Messages, str]:
-    """Return (prompt, answer): the last turn of the assistant, or the chosen answer of a preference."""
-    if field is not None and field not in row:
-        _missing(row, field, "set `field` to the column with the messages", location)
-    name = field or next((column for column in CONVERSATION_COLUMNS if column in row), None)
-    if name is not None:
-        messages = _messages(row[name], "user", location=f"{location}: {name}")
-        while messages and messages[-1]["role"] != "assistant":
-            messages.pop()
-        if not messages:
-            raise Unusable("no answer of the assistant")
-        prompt, answer = _checked(messages[:-1]), messages[-1]["content"]
-    elif "completion" in row:
-        prompt, answer = _turns(row, "completion", location=location)
-    elif "chosen" in row:
-        prompt, answer = _turns(row, "chosen", location=location)
-    else:
-        _missing(row, "messages", "conversations have `messages`, or `prompt` and `completion`", location)
-    if not answer.strip():
-        raise Unusable("an answer is empty")
-    return prompt, answer
+    def conversation(self, row: Row, *, location: str) -> Messages:
+        """Return the messages of a conversation; the last one is an answer that is learned.
 
+        Of two answers, it is the better one.
 
-def prompt_of(row: Mapping[str, Any], *, field: str | None, location: str) -> Messages:
-    """Return the prompt of a conversation, of a preference, or of a row with the column `prompt` only."""
-    if field is None and "prompt" in row and not any(column in row for column in ANSWER_COLUMNS):
-        messages = _messages(row["prompt"], "user", location=f"{location}: prompt")
-        while messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-        return _checked(messages)
-    return conversation(row, field=field, location=location)[0]
+        Raises:
+            Unusable: there is no answer, or none that is good.
+            DataError: no known column, or a column of another type.
+        """
+        return self._read(row, location, RowReader.conversation)
 
+    def preference(self, row: Row, *, location: str) -> PreferencePair | Labelled:
+        """Return two answers to a prompt, or one answer with a label.
 
-def as_text(row: Mapping[str, Any], *, location: str) -> tuple[str, str] | None:
-    """Return (text, first request) of a row with a conversation, None if it has none.
+        Raises:
+            Unusable: the prompts differ, an answer is empty, the answers or their scores are equal, or the
+                chosen answer has the lower score.
+            DataError: no known column, or a column of another type.
+        """
+        return self._read(row, location, RowReader.preference)
 
-    The text has hh-rlhf's format, `Human: ...`, a blank line, `Assistant: ...`, for pretraining; role tokens
-    are only used in fine-tuning.
-    """
-    if not any(column in row for column in ANSWER_COLUMNS):
-        return None
-    prompt, answer = conversation(row, field=None, location=location)
-    messages = [*prompt, {"role": "assistant", "content": answer}]
-    text = "\n\n".join(f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)
-    return text, first_request(prompt)
+    def preference_pair(self, row: Row, *, location: str) -> PreferencePair:
+        """Return two answers to a prompt; raises Unusable for one answer with a label, too."""
+        found = self.preference(row, location=location)
+        if isinstance(found, Labelled):
+            raise Unusable("one answer with a label")
+        return found
 
+    def prompt(self, row: Row, *, location: str) -> Messages:
+        """Return the prompt of a conversation, of a preference, or of a row without an answer."""
+        return self._read(row, location, RowReader.prompt, counts_all=False)
 
-def first_request(prompt: Sequence[Mapping[str, str]]) -> str:
-    """Return the first user message, normalised in case, white space and Unicode form.
+    def holds_conversation(self, row: Row, *, location: str) -> bool:
+        """Return whether a row has an answer, and not only text or a prompt."""
+        return RowReader(columns.mapped(row, self.source, location=location)).holds_answer()
 
-    Its hash determines the part, so that a prompt is in the same part in all stages.
-    """
-    text = next(
-        message["content"] for message in prompt if message["role"] == "user" and message["content"].strip()
-    )
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    def holds_prompt(self, row: Row, *, location: str) -> bool:
+        """Return whether a row has a prompt, alone or with answers."""
+        reader = RowReader(columns.mapped(row, self.source, location=location))
+        return reader.holds_answer() or any(name in reader.row for name in columns.PROMPTS)
 
-
-def _turns(row: Mapping[str, Any], name: str, *, location: str) -> tuple[Messages, str]:
-    """Split the value of column `name`, which may include the prompt, into (prompt, last answer)."""
-    answer = _messages(row[name], "assistant", location=f"{location}: {name}")
-    prompt = row.get("prompt")
-    if prompt is not None and not (answer and answer[0]["role"] != "assistant"):
-        answer = _messages(prompt, "user", location=f"{location}: prompt") + answer
-    if not answer or answer[-1]["role"] != "assistant":
-        raise Unusable("no answer of the assistant")
-    return _checked(answer[:-1]), answer[-1]["content"]
-
-
-def _messages(value: Any, role: str, *, location: str) -> Messages:
-    if isinstance(value, str):
-        if value.lstrip().startswith("Human:"):
-            return _dialogue(value)
-        return [{"role": role, "content": value}]
-    if not isinstance(value, Sequence):
-        raise DataError(
-            f"expected text or a list of messages, not {type(value).__name__}",
-            where=location,
-            fix='write messages as [{"role": "user", "content": "..."}, ...]',
-        )
-    messages = [_message(message) for message in value]
-    template.check_messages(messages, where=location)
-    return messages
-
-
-def _message(message: Any) -> Any:
-    if not isinstance(message, Mapping):
-        return message
-    role = message.get("role", message.get("from"))
-    return {"role": _ROLES.get(role, role), "content": message.get("content", message.get("value"))}
-
-
-def _dialogue(text: str) -> Messages:
-    """Split hh-rlhf's text, "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
-    parts = _TURN.split("\n\n" + text.lstrip())[1:]
-    return [
-        {"role": "user" if speaker == "Human" else "assistant", "content": content.strip()}
-        for speaker, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _checked(prompt: Messages) -> Messages:
-    if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
-        raise Unusable("no message of the user")
-    return prompt
-
-
-def _missing(row: Mapping[str, Any], name: str, fix: str, location: str) -> None:
-    raise DataError(
-        f"there is no column {name!r}; the columns are: {', '.join(sorted(row)) or 'none'}",
-        where=location,
-        fix=fix,
-    )
+    def _read(
+        self, row: Row, location: str, read: Callable[[RowReader], Result], *, counts_all: bool = True
+    ) -> Result:
+        reader = RowReader(columns.mapped(row, self.source, location=location), location)
+        try:
+            columns.refuse(reader.row)
+            return read(reader)
+        except ColumnError:
+            raise
+        except DataError as error:
+            if self.source is not None and self.source.on_bad_row == "skip":
+                raise Unusable(error.what) from None
+            raise
+        finally:
+            conditional = columns.CONDITIONAL if not counts_all else frozenset()
+            known = reader.used | columns.QUIET | conditional
+            self.unread.update(name for name in reader.row if name not in known)
+            self.unread.update(reader.unread_keys)
+            self.notes.update(reader.notes)

@@ -1,30 +1,31 @@
 """Conversations, preferences and prompts from any source, in the columns that TRL's trainers read.
 
-A hash of the first user message determines whether a row is held out, so that no stage trains on a row that
-another stage holds out. For documents of plain text see `toolkit.data.text.documents`.
+A hash of the first user message determines whether a row is held out (see `toolkit.data.chat.split_key`), so
+that no stage trains on a row that another stage holds out. For documents of plain text see
+`toolkit.data.text.documents`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
-from toolkit.base import ranks
-from toolkit.base.console import tell
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
 from toolkit.config import data_formats
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import formats
+from toolkit.data.chat import split_key
+from toolkit.data.chat.formats import Labelled, PreferencePair, RowFormat, Unusable
+from toolkit.data.chat.report import ReadingReport, SourceReport
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -37,68 +38,137 @@ from toolkit.data.data_sources import (
     story_seed,
 )
 
-_MESSAGES = [{"role": datasets.Value("string"), "content": datasets.Value("string")}]
+_MESSAGE = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+_OPTIONAL_KEYS = {"learned": datasets.Value("bool"), "reasoning_content": datasets.Value("string")}
+"""Keys of messages that are nullable columns of the table, if any message has them."""
+_OPTIONAL_COLUMNS = {"margin": datasets.Value("float64")}
 _STORYWORLD_COLUMNS = ("utility_chosen", "utility_rejected", "probability")
 _BATCH_ROWS = 1000
+UNPAIRED = "a label, and no row with the same prompt and the other label"
+
+Example = dict[str, Any]
 
 
-@dataclass
-class ReadingReport:
-    """How many rows were read and kept, and how many were dropped for which reason."""
+class _Reader:
+    """Reads the rows of one source as examples.
 
-    read: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        config: the storyworld configuration if the source names none.
+        columns: of messages, in every example.
+    """
 
-    def __str__(self) -> str:
-        reasons = [f"{count:,} rows dropped: {reason}" for reason, count in sorted(self.dropped.items())]
-        return "; ".join([f"{self.kept:,} of {self.read:,} rows", *reasons])
+    config: str
+    columns: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        return {"read": self.read, "kept": self.kept, "dropped": dict(self.dropped)}
+    def __init__(self, source: DataSource, report: SourceReport):
+        self.format, self.report = RowFormat(source, report.unread, report.notes), report
+
+    def example(self, row: Mapping[str, Any], location: str) -> Example | None:
+        """Return the example of a row, None if it is part of one of `rest`.
+
+        Raises:
+            Unusable: the row is left out.
+            DataError: see `RowFormat`.
+        """
+        raise NotImplementedError
+
+    def rest(self) -> Iterator[Example]:
+        """Yield the examples of several rows, after the last row."""
+        yield from ()
+
+
+class _Conversations(_Reader):
+    config, columns = "conversations", ("prompt", "completion")
+
+    def example(self, row: Mapping[str, Any], location: str) -> Example:
+        messages = self.format.conversation(row, location=location)
+        return {"prompt": messages[:-1], "completion": messages[-1:]}
+
+
+class _Preferences(_Reader):
+    config, columns = "preferences", ("prompt", "chosen", "rejected")
+
+    def __init__(self, source: DataSource, report: SourceReport):
+        super().__init__(source, report)
+        if source.field is not None:
+            raise DataError(
+                "`field` names the column of a conversation, and has no effect on preferences",
+                where=source.name,
+                fix="name the columns with columns: {prompt: ..., chosen: ..., rejected: ...}",
+            )
+        self._labelled: dict[str, list[tuple[Labelled, str]]] = {}
+
+    def example(self, row: Mapping[str, Any], location: str) -> Example | None:
+        found = self.format.preference(row, location=location)
+        if isinstance(found, Labelled):
+            key = json.dumps(found.messages[:-1])
+            self._labelled.setdefault(key, []).append((found, location))
+            return None
+        numbers = {name: row[name] for name in _STORYWORLD_COLUMNS if row.get(name) is not None}
+        return _preference(found) | numbers
+
+    def rest(self) -> Iterator[Example]:
+        """Yield good with bad answers of the same prompt, in the order of the rows."""
+        for rows in self._labelled.values():
+            good = [row for row in rows if row[0].is_good]
+            bad = [row for row in rows if not row[0].is_good]
+            pairs = list(zip(good, bad, strict=False))
+            for (chosen, location), (rejected, _) in pairs:
+                prompt, answers = chosen.messages[:-1], (chosen.messages[-1:], rejected.messages[-1:])
+                if answers[0] == answers[1]:
+                    self.report.leave_out("the two answers are the same", location)
+                else:
+                    yield _preference(PreferencePair(prompt, *answers))
+                self.report.paired += 1
+            for _, location in good[len(pairs) :] + bad[len(pairs) :]:
+                self.report.leave_out(UNPAIRED, location)
+
+
+class _Prompts(_Reader):
+    config, columns = "prompts", ("prompt",)
+
+    def example(self, row: Mapping[str, Any], location: str) -> Example:
+        return {"prompt": self.format.prompt(row, location=location)}
+
+
+def _preference(found: PreferencePair) -> Example:
+    found.answers  # noqa: B018 (raises Unusable for several messages)
+    margin = {} if found.margin is None else {"margin": found.margin}
+    sides = {"prompt": found.prompt, "chosen": found.chosen, "rejected": found.rejected}
+    return {name: [_without_loss(message) for message in side] for name, side in sides.items()} | margin
 
 
 def conversations(
     data: Data, *, part: Part, seed: int, report: ReadingReport | None = None
 ) -> datasets.Dataset:
-    """Return columns prompt (messages) and completion (one message); the chosen answer of a preference."""
+    """Return columns prompt (messages) and completion (one message); the chosen answer of a preference.
 
-    def convert(row: Mapping[str, Any], field: str | None, location: str) -> dict[str, Any]:
-        prompt, answer = formats.conversation(row, field=field, location=location)
-        return {"prompt": prompt, "completion": _answer(answer)}
+    Args:
+        report: receives the counts; without it, they are printed if rows are left out.
 
-    columns = {"prompt": _MESSAGES, "completion": _MESSAGES}
-    return _read(data, convert, _Request("conversations", columns, part, seed), report)
+    Raises:
+        DataError: a row of no known format, a part without a usable row, or see `toolkit.data.files`.
+    """
+    return _read(data, _Conversations, _Request(part, seed), report)
 
 
 def preferences(
     data: Data, *, part: Part, seed: int, report: ReadingReport | None = None
 ) -> datasets.Dataset:
-    """Return columns prompt, chosen and rejected (messages).
+    """Return columns prompt, chosen and rejected (messages), and margin (float) if a row has one.
 
     If one of the sources is storyworld or a run of preferences, there are also utility_chosen,
     utility_rejected and probability (with which the noisy annotator prefers the chosen answer); None in the
     rows of other sources.
     """
-
-    def convert(row: Mapping[str, Any], field: str | None, location: str) -> dict[str, Any]:
-        prompt, chosen, rejected = formats.preference(row, location=location)
-        utilities = {name: row.get(name) for name in _STORYWORLD_COLUMNS if name in columns}
-        return {"prompt": prompt, "chosen": _answer(chosen), "rejected": _answer(rejected), **utilities}
-
-    columns: dict[str, Any] = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES}
-    if any(source.name == files.STORYWORLD or files.is_in_run(source) for source in as_sources(data)):
-        columns |= {name: datasets.Value("float64") for name in _STORYWORLD_COLUMNS}
-    return _read(data, convert, _Request("preferences", columns, part, seed), report)
+    has_truth = any(source.name == files.STORYWORLD or files.is_in_run(source) for source in as_sources(data))
+    numbers = _STORYWORLD_COLUMNS if has_truth else ()
+    return _read(data, _Preferences, _Request(part, seed, numbers), report)
 
 
 def prompts(data: Data, *, part: Part, seed: int, report: ReadingReport | None = None) -> datasets.Dataset:
     """Return column prompt (messages) of conversations, preferences or prompts."""
-
-    def convert(row: Mapping[str, Any], field: str | None, location: str) -> dict[str, Any]:
-        return {"prompt": formats.prompt_of(row, field=field, location=location)}
-
-    return _read(data, convert, _Request("prompts", {"prompt": _MESSAGES}, part, seed), report)
+    return _read(data, _Prompts, _Request(part, seed), report)
 
 
 SALT_OF_RUNS = "preferences of a run:"
@@ -107,48 +177,56 @@ SALT_OF_RUNS = "preferences of a run:"
 Their prompts are all of the training part, so that the hash itself would hold out none of them.
 """
 
-Convert = Callable[[Mapping[str, Any], str | None, str], dict[str, Any]]
-
 
 @dataclass(frozen=True)
 class _Request:
-    """What to read.
+    """What to read; `numbers` are columns of float64."""
 
-    Attributes:
-        config: the storyworld configuration if the source names none.
-    """
-
-    config: str
-    columns: dict[str, Any]
     part: Part
     seed: int
+    numbers: tuple[str, ...] = ()
 
 
-def _read(data: Data, convert: Convert, request: _Request, report: ReadingReport | None) -> datasets.Dataset:
+def _read(
+    data: Data, reader: type[_Reader], request: _Request, report: ReadingReport | None
+) -> datasets.Dataset:
     sources = as_sources(data)
     counts = report if report is not None else ReadingReport()
-    parts = []
+    tables = []
     for index, source in enumerate(sources):
-        rows = _converted(_rows(source, index, request), convert, source, request.part, counts)
-        table = _table(rows, request.columns)
-        if not table.num_rows:
+        found = SourceReport(source.name, request.part)
+        counts.sources.append(found)
+        rows = _rows(source, index, reader.config, request)
+        table = _Table(reader.columns, request.numbers)
+        table.extend(_examples(rows, reader(source, found), source, found))
+        if not len(table):
+            reasons = found.reasons()
             raise DataError(
-                f"the {request.part.replace('_', '-')} part has no usable row ({counts})",
+                f"the {request.part.replace('_', '-')} part has no usable row of {found.read:,}"
+                + (f" ({reasons})" if reasons else ""),
                 where=source.name,
                 fix="give more rows, or change the held_out share",
             )
-        parts.append(_sample(table, source, index, request))
-    table = parts[0] if len(parts) == 1 else _mixed(parts, sources, request.seed)
-    counts.kept = table.num_rows
-    if report is None and counts.dropped and ranks.rank() == 0:
-        tell(f"{', '.join(source.name for source in sources)}: {counts}")
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=datasets.Features(request.columns)))
+        found.used = len(table)
+        if (sample := _sampled(len(table), source, index, request)) is not None:
+            table.take(sample)
+            found.used, found.not_sampled = len(table), found.used - len(table)
+        tables.append(table)
+    merged = _Table.merged(tables)
+    if len(tables) > 1:
+        order = _mixed([len(table) for table in tables], sources, counts.sources, request.seed)
+        merged.take(order)
+    if report is None and counts.is_notable():
+        counts.print()
+    return merged.dataset()
 
 
-def _rows(source: DataSource, index: int, request: _Request) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(
+    source: DataSource, index: int, config: str, request: _Request
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if source.name == files.STORYWORLD:
         seed = story_seed(request.seed, index)
-        yield from story_rows(source, request.config, part=request.part, seed=seed)
+        yield from story_rows(source, config, part=request.part, seed=seed)
         return
     paths = files.resolve(source)
     if paths is None:
@@ -157,71 +235,153 @@ def _rows(source: DataSource, index: int, request: _Request) -> Iterator[tuple[s
     for path in paths:
         if data_formats.suffix_of(path.name) == data_formats.TEXT:
             raise DataError(
-                f"plain text has no {request.config}",
+                f"plain text has no {config}",
                 where=str(path),
                 fix=f"give {data_formats.listed(data_formats.TABLES)} with columns of messages",
             )
         yield from tables.rows(path, encoding=source.encoding)
 
 
-def _converted(
-    rows: Iterator[tuple[str, Mapping[str, Any]]],
-    convert: Convert,
-    source: DataSource,
-    part: Part,
-    report: ReadingReport,
-) -> Iterator[dict[str, Any]]:
-    """Convert the rows of a part; storyworld's rows are all of it."""
+def _examples(
+    rows: Iterator[tuple[str, Mapping[str, Any]]], reader: _Reader, source: DataSource, report: SourceReport
+) -> Iterator[Example]:
+    """Yield the examples of a part; storyworld's rows are all of it."""
     share = held_out_share(source)
+    if source.name != files.STORYWORLD and report.part != "all":
+        report.asked = share
+        head = list(islice(rows, split_key.MEASURED_ROWS))
+        report.key = split_key.measure(head, source)
+        rows = chain(head, rows)
     salt = SALT_OF_RUNS if files.is_in_run(source) else ""
-    part = "all" if source.name == files.STORYWORLD else part
+    for example in _converted(rows, reader, report):
+        digest = hashlib.sha256((salt + report.key.of(example["prompt"])).encode()).digest()
+        if report.asked is None or is_held_out(digest, share=share) == (report.part == "held_out"):
+            yield example
+        else:
+            report.other_part += 1
+
+
+def _converted(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], reader: _Reader, report: SourceReport
+) -> Iterator[Example]:
     for location, row in rows:
         report.read += 1
         try:
-            converted = convert(row, source.field, location)
-        except formats.Unusable as reason:
-            report.dropped[str(reason)] += 1
+            example = reader.example(row, location)
+        except Unusable as reason:
+            report.leave_out(str(reason), location)
             continue
-        if part == "all" or is_held_out(_digest(converted["prompt"], salt), share=share) == (
-            part == "held_out"
-        ):
-            yield converted
+        if example is not None:
+            yield example
+    yield from reader.rest()
 
 
-def _digest(prompt: formats.Messages, salt: str = "") -> bytes:
-    return hashlib.sha256((salt + formats.first_request(prompt)).encode()).digest()
+class _Table:
+    """Examples in Arrow batches, so that only one batch exists as Python objects.
+
+    Keys of messages and columns that few data have are columns only if an example has them.
+    """
+
+    def __init__(self, columns: tuple[str, ...], numbers: tuple[str, ...]):
+        self._columns, self._numbers = columns, numbers
+        self._optional: set[str] = set()
+        self._table = self._features(set()).arrow_schema.empty_table()
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def extend(self, examples: Iterator[Example]) -> None:
+        batches: list[tuple[set[str], pa.Table]] = []
+        while batch := list(islice(examples, _BATCH_ROWS)):
+            optional = {name for example in batch for name in self._optional_names(example)}
+            batches.append((optional, pa.Table.from_pylist(batch, self._features(optional).arrow_schema)))
+        self._optional = {name for optional, _ in batches for name in optional}
+        if batches:
+            schema = self._features(self._optional).arrow_schema
+            self._table = pa.concat_tables(
+                table if optional == self._optional else _rewritten(table, schema)
+                for optional, table in batches
+            )
+
+    def take(self, indices: np.ndarray) -> None:
+        self._table = self._table.take(indices)
+
+    @classmethod
+    def merged(cls, tables: list[_Table]) -> _Table:
+        """Return the rows of tables of the same kind."""
+        result = cls(tables[0]._columns, tables[0]._numbers)
+        result._optional = {name for table in tables for name in table._optional}
+        schema = result._features(result._optional).arrow_schema
+        result._table = pa.concat_tables(
+            table._table if table._optional == result._optional else _rewritten(table._table, schema)
+            for table in tables
+        )
+        return result
+
+    def dataset(self) -> datasets.Dataset:
+        info = datasets.DatasetInfo(features=self._features(self._optional))
+        dataset = datasets.Dataset(self._table, info=info)
+        if not self._optional & _OPTIONAL_KEYS.keys():
+            return dataset
+        return dataset.with_transform(_without_nulls)
+
+    def _features(self, optional: set[str]) -> datasets.Features:
+        message = _MESSAGE | {name: kind for name, kind in _OPTIONAL_KEYS.items() if name in optional}
+        further = {name: kind for name, kind in _OPTIONAL_COLUMNS.items() if name in optional}
+        numbers = {name: datasets.Value("float64") for name in self._numbers}
+        return datasets.Features({name: [message] for name in self._columns} | numbers | further)
+
+    def _optional_names(self, example: Example) -> Iterator[str]:
+        yield from (name for name in _OPTIONAL_COLUMNS if name in example)
+        for column in self._columns:
+            for message in example[column]:
+                if len(message) > len(_MESSAGE):
+                    yield from message.keys() - _MESSAGE.keys()
 
 
-def _table(rows: Iterator[dict[str, Any]], columns: dict[str, Any]) -> pa.Table:
-    """Collect rows in batches, so that only one batch exists as Python objects."""
-    schema = datasets.Features(columns).arrow_schema
-    batches = []
-    while batch := list(islice(rows, _BATCH_ROWS)):
-        batches.append(pa.Table.from_pylist(batch, schema=schema))
+def _rewritten(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table with further nullable columns, at every depth."""
+    batches = [
+        pa.Table.from_pylist(table.slice(start, _BATCH_ROWS).to_pylist(), schema)
+        for start in range(0, table.num_rows, _BATCH_ROWS)
+    ]
     return pa.concat_tables(batches) if batches else schema.empty_table()
 
 
-def _sample(table: pa.Table, source: DataSource, index: int, request: _Request) -> pa.Table:
-    """Return a random sample of at most the source's number of examples, in the order of the data."""
+def _without_nulls(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Remove the keys of messages that the table has for other messages."""
+    return {name: [_clean(value) for value in values] for name, values in columns.items()}
+
+
+def _clean(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return [{key: item for key, item in message.items() if item is not None} for message in value]
+
+
+def _without_loss(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "learned"}
+
+
+def _sampled(rows: int, source: DataSource, index: int, request: _Request) -> np.ndarray | None:
+    """Return a random sample of the source's number of examples, in the order of the data; None for all."""
     limit = example_limit(source, request.part)
-    if limit is None or limit >= table.num_rows or source.name == files.STORYWORLD:
-        return table
+    if limit is None or limit >= rows or source.name == files.STORYWORLD:
+        return None
     generator = np.random.default_rng(derive(request.seed, "sample", index))
-    return table.take(np.sort(generator.choice(table.num_rows, limit, replace=False)))
+    return np.sort(generator.choice(rows, limit, replace=False))
 
 
-def _mixed(parts: list[pa.Table], sources: list[DataSource], seed: int) -> pa.Table:
-    """Interleave by weight until a source is exhausted, so that the shares are exact to a row."""
-    starts = np.cumsum([0] + [part.num_rows for part in parts])
-    counts, order = [0] * len(parts), []
+def _mixed(sizes: list[int], sources: list[DataSource], reports: list[SourceReport], seed: int) -> np.ndarray:
+    """Return an order by weight until a source is exhausted, so that the shares are exact to a row."""
+    starts = np.cumsum([0, *sizes])
+    counts, order = [0] * len(sizes), []
     for index in mixture_order([source.weight for source in sources], seed=seed):
-        if counts[index] == parts[index].num_rows:
+        if counts[index] == sizes[index]:
             break
         order.append(int(starts[index]) + counts[index])
         counts[index] += 1
     check_mixture(sources, counts)
-    return pa.concat_tables(parts).take(np.array(order))
-
-
-def _answer(text: str) -> formats.Messages:
-    return [{"role": "assistant", "content": text}]
+    for report, count in zip(reports, counts, strict=True):
+        report.used, report.not_mixed = count, report.used - count
+    return np.array(order)

@@ -23,7 +23,7 @@ from toolkit.base.errors import DataError
 from toolkit.config import data_formats
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import decoding, files, tables
-from toolkit.data.chat import formats
+from toolkit.data.chat import formats, plain_text
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -280,7 +280,7 @@ def _read(source: DataSource, meter: Meter | None = None) -> Iterator[_SourceDoc
     position, num_parts = meter.add if meter else None, 0
     for path in paths:
         if path not in texts:
-            only = source.field or "text"
+            only = plain_text.text_column(source)
             for location, row in tables.rows(path, position, only=only, encoding=source.encoding):
                 yield _row_document(row, source, location)
         elif source.separator is None:
@@ -303,13 +303,13 @@ def _row_document(row: Mapping[str, Any], source: DataSource, location: str) -> 
     """Return the text column of a row, or its conversation as text with the first request as key."""
     key = None
     try:
-        conversation = None if source.field or "text" in row else formats.as_text(row, location=location)
+        conversation = plain_text.as_text(row, source, location=location)
     except formats.Unusable as reason:
         return _SourceDocument(unusable=str(reason))
     if conversation:
         text, key = conversation
     else:
-        text = tables.column(row, source.field or "text", location=location)
+        text = tables.column(row, plain_text.text_column(source), location=location)
     if text is None:
         return _SourceDocument(unusable="the text is null")
     return _SourceDocument(text=text, key=key, unusable=_unusable([text]))

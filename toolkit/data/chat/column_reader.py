@@ -1,0 +1,165 @@
+"""The columns of one row: messages, prompts, answers, the system message, labels, scores and margins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.base.errors import DataError
+from toolkit.data.chat import columns
+from toolkit.data.chat.messages import Messages, Unusable, messages_of, plain, with_prompt, without_prompt
+
+EQUAL_SCORES = "the scores are equal"
+
+
+class ColumnReader:
+    """One row, with our names of columns; collects which columns are used, and what of the row is not."""
+
+    def __init__(self, row: dict[str, Any], location: str = ""):
+        self.row, self.location = row, location
+        self.used: set[str] = set()
+        self.unread_keys: set[str] = set()
+        self.notes: set[str] = set()
+
+    def _messages(self, name: str, value: Any, role: str) -> Messages:
+        self.used.add(name)
+        keys: set[str] = set()
+        messages = messages_of(value, role, where=f"{self.location}: {name}", unread=keys)
+        self.unread_keys.update(f"{name}.{key}" for key in keys)
+        self._note_reasoning(messages)
+        return messages
+
+    def _note_reasoning(self, messages: Messages) -> None:
+        if any("reasoning_content" in message for message in messages):
+            self.notes.add("reasoning_content is kept, and the chat template does not render it")
+
+    def _with_prompt(self, prompt: str, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
+        """Return the conversations of a prompt's column with each of (column, answer)."""
+        value = self._prompt(prompt)
+        texts = without_prompt(value, [answer for _, answer in answers])
+        if texts != [answer for _, answer in answers]:
+            self.notes.add("the answer repeats the text of its prompt, which is read once")
+        self.used.update(name for name, _ in answers)
+        conversations = []
+        for (name, _), text in zip(answers, texts, strict=True):
+            keys: set[str] = set()
+            where = (f"{self.location}: {prompt}", f"{self.location}: {name}")
+            conversations.append(with_prompt(value, text, where=where, unread=keys))
+            self.unread_keys.update(f"{name}.{key}" for key in keys)
+            self._note_reasoning(conversations[-1])
+        return conversations
+
+    def _answers(self, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
+        """Return the conversations of (column, answer) with the row's prompt, if it has one."""
+        if prompts := self._prompts():
+            return self._with_prompt(self._one_prompt(prompts)[0], answers)
+        return [self._messages(name, value, "assistant") for name, value in answers]
+
+    def _prompts(self) -> list[str]:
+        names = [name for name in columns.PROMPTS if name in self.row]
+        return [name for name in names if name != "input" or "instruction" not in names]
+
+    def _one_prompt(self, names: Sequence[str]) -> tuple[str, Any]:
+        values = {name: self._prompt(name) for name in names}
+        columns.require_equal(
+            {(name,): value.strip() if isinstance(value, str) else value for name, value in values.items()},
+            location=self.location,
+        )
+        return names[0], values[names[0]]
+
+    def _prompt(self, name: str) -> Any:
+        """Return the value of a prompt's column; an instruction is followed by its input."""
+        self.used.add(name)
+        value = self.row[name]
+        extra = next((extra for extra in columns.EXTRA_INPUTS if extra in self.row), None)
+        if name != "instruction" or extra is None or not isinstance(value, str):
+            return value
+        if not isinstance(self.row[extra], str):
+            return value
+        self.used.add(extra)
+        return "\n\n".join(part for part in (value, self.row[extra]) if part.strip())
+
+    def _note_repeated_prompt(self, messages: Messages) -> None:
+        """Count `prompt` as read if it is one of the messages beside it."""
+        prompt = self.row.get("prompt")
+        if prompt is None:
+            return
+        asked, given = plain(self._messages("prompt", prompt, "user")), plain(messages)
+        if given[: len(asked)] != asked and not (len(asked) == 1 and asked[0] in given):
+            self.used.discard("prompt")
+
+    def _with_system(self, messages: Messages) -> Messages:
+        """Prepend the system column, unless it repeats the system message."""
+        texts = {name: self.row[name] for name in columns.SYSTEMS if name in self.row}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise DataError(
+                    f"column {name!r} holds {type(text).__name__}, not text",
+                    where=self.location,
+                    fix="give the text of the system message",
+                )
+        texts = {name: text.strip() for name, text in texts.items() if text.strip()}
+        if not texts or not messages:
+            return messages
+        name, text = next(iter(texts.items()))
+        if len(set(texts.values())) > 1:
+            raise Unusable(f"{' and '.join(map(repr, texts))} differ")
+        if messages[0]["role"] != "system":
+            return [{"role": "system", "content": self.row[name]}, *messages]
+        if messages[0]["content"].strip() != text:
+            raise Unusable(f"{name!r} differs from the system message of the conversation")
+        return messages
+
+    def _label(self) -> bool | None:
+        """Return whether the only answer of the row is good, None if a column does not say."""
+        label = self.row.get("label")
+        if any(all(name in self.row for name in pair) for pair in columns.CHOICES):
+            return None
+        is_kto = "prompt" in self.row and "completion" in self.row
+        if isinstance(label, bool) or (is_kto and isinstance(label, (int, float)) and label in (0, 1)):
+            self.used.add("label")
+            return bool(label)
+        return None
+
+    def _margin(self) -> float | None:
+        margin = self.row.get("margin")
+        if margin is not None and not is_number(margin):
+            raise DataError(
+                f"'margin' is {margin!r}, not a number", where=self.location, fix="give a number, or null"
+            )
+        if margin is None:
+            return None
+        self.notes.add("margin is kept, and the losses of reward and dpo do not use it")
+        return float(margin)
+
+    def _lower_score(self, *, equal: bool = False) -> str | None:
+        """Return why the scores contradict the preference.
+
+        Rows of a preferences stage, which have `shown_first`, are not checked: their annotator may be noisy.
+        """
+        if "shown_first" in self.row:
+            return None
+        for better, worse in columns.SCORES:
+            scores = self.row.get(better), self.row.get(worse)
+            if is_number(scores[0]) and is_number(scores[1]):
+                if scores[0] < scores[1]:
+                    return f"{better} is lower than {worse}"
+                if equal and scores[0] == scores[1]:
+                    return EQUAL_SCORES
+        return None
+
+    def _missing(self, name: str, fix: str) -> DataError:
+        return DataError(
+            f"there is no column {name!r}; the columns are: {', '.join(sorted(self.row)) or 'none'}",
+            where=self.location,
+            fix=fix,
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -1,0 +1,335 @@
+"""Messages from the values of a column: lists of messages, dialogues as text, JSON text, and keyed turns.
+
+A message is a dict with `role` (system, user or assistant) and `content`. Only an answer that carries no loss
+has `"learned": False`, and only an answer with a chain of thought has `reasoning_content`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolkit.base.errors import DataError
+
+Message = dict[str, Any]
+Messages = list[Message]
+
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatbot", "ai"), "assistant"),
+}
+"""Names of roles, in lower case -> the role."""
+TOOL_ROLES = frozenset({"tool", "function", "observation", "ipython", "function_call", "tool_call"})
+ROLE_KEYS = ("role", "from", "speaker")
+CONTENT_KEYS = ("content", "value", "text")
+REASONING_KEYS = ("reasoning_content", "thinking")
+LOSS_KEYS = ("weight", "train", "mask")
+"""Of an answer: whether it carries loss; true for `mask` means that it does not."""
+HARMLESS_KEYS = frozenset(
+    {"id", "message_id", "parent_id", "name", "date", "created_at", "timestamp", "lang"}
+)
+
+TOOL_TURN = "a tool turn, which the chat template does not render"
+_EXAMPLE = 'write messages as [{"role": "user", "content": "..."}, ...]'
+
+_HUMAN_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_HEADING = re.compile(
+    r"(?:^|(?=### ?(?:Human|Assistant):))### ?(System|Instruction|Input|Human|User|Response|Assistant):", re.M
+)
+"""At the beginning of a line; `### Human:` and `### Assistant:` anywhere, as in openassistant-guanaco."""
+_HEADING_ROLES = {"instruction": "user", "response": "assistant", **ROLES}
+_PREAMBLE = "Below is an instruction that describes a task"
+"""How Alpaca's prompts begin; it belongs to the format, as the headings do."""
+_SERIALIZED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|speaker|content|value)["']\s*:""")
+
+
+class Unusable(Exception):
+    """A row is left out; the message is the reason, the same for all rows of its kind."""
+
+
+def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = None) -> Messages:
+    """Return the messages of a value; text without turns is one message with `role`.
+
+    Args:
+        unread: collects the keys of messages that are not read.
+
+    Raises:
+        Unusable: a turn of a tool, a part that is not text, or a message without content.
+        DataError: another type, an unknown role, or an invalid weight.
+    """
+    unread = set() if unread is None else unread
+    if isinstance(value, str):
+        parsed = _deserialized(value, where)
+        if parsed is None:
+            return dialogue(value) or [{"role": role, "content": value}]
+        value = parsed
+    if isinstance(value, Mapping):
+        value = _turns_of_mapping(value, role, where)
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise DataError(
+            f"expected text or a list of messages, not {type(value).__name__}", where=where, fix=_EXAMPLE
+        )
+    return [message for item in value for message in _messages(item, where, unread)]
+
+
+def dialogue(text: str) -> Messages | None:
+    """Return the turns of a dialogue as text, None if it is none.
+
+    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf), and turns below the headings
+    `### Instruction:`, `### Input:` and `### Response:` (Alpaca) or `### Human:` and `### Assistant:`.
+    """
+    beginning = text.lstrip()
+    if beginning.startswith("Human:"):
+        parts = _HUMAN_TURN.split("\n\n" + beginning)[1:]
+        return [
+            {"role": ROLES[speaker.lower()], "content": content.strip()}
+            for speaker, content in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    if _HEADING.match(beginning) or (beginning.startswith(_PREAMBLE) and _HEADING.search(beginning)):
+        return _headed(beginning)
+    return None
+
+
+def with_prompt(
+    prompt: Any, answer: Any, *, where: tuple[str, str], unread: set[str] | None = None
+) -> Messages:
+    """Return prompt and answer as one conversation.
+
+    A prompt that ends with the beginning of an answer is continued by it. An answer that repeats the messages
+    of its prompt, or that is a whole dialogue, is the conversation.
+
+    Args:
+        where: locations of the prompt and of the answer.
+
+    Raises:
+        DataError: the answer begins with turns that differ from those of the prompt.
+    """
+    following = messages_of(answer, "assistant", where=where[1], unread=unread)
+    before = messages_of(prompt, "user", where=where[0], unread=unread)
+    if not following or not before:
+        return before + following
+    if following[0]["role"] != "assistant":
+        return _whole(before, following, where)
+    first = following[0]
+    if not isinstance(prompt, str) or not dialogue(prompt):
+        if before[-1]["role"] != "assistant":
+            return before + following
+        content = before[-1]["content"] + first["content"]
+        return [*before[:-1], {**before[-1], **first, "content": content}, *following[1:]]
+    text = first["content"]
+    if text.lstrip().startswith("Assistant:"):
+        text = text.lstrip().removeprefix("Assistant:")
+        prompt = prompt if before[-1]["role"] == "assistant" else f"{prompt.rstrip()}\n\nAssistant:"
+    elif before[-1]["role"] != "assistant":
+        return before + following
+    turns = dialogue(prompt + text) or []
+    return [*turns[:-1], {**first, **turns[-1]}, *following[1:]]
+
+
+def without_prompt(prompt: Any, answers: Sequence[Any]) -> list[Any]:
+    """Return the answers without the text of their prompt, if all of them begin with it.
+
+    A single answer has to repeat at least three words: "Hello there" answers "Hello".
+    """
+    if not isinstance(prompt, str) or not prompt.strip() or dialogue(prompt):
+        return list(answers)
+    if len(answers) < 2 and len(prompt.split()) < 3:
+        return list(answers)
+    rest = []
+    for answer in answers:
+        if not isinstance(answer, str) or not answer.startswith(prompt):
+            return list(answers)
+        remainder = answer[len(prompt) :]
+        if not remainder.strip() or not (prompt[-1].isspace() or remainder[0].isspace()):
+            return list(answers)
+        rest.append(remainder.lstrip())
+    return rest
+
+
+def plain(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Return (role, content) of messages, for comparisons."""
+    return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _whole(before: Messages, following: Messages, where: tuple[str, str]) -> Messages:
+    """Return the conversation of an answer that begins with turns of its prompt."""
+    asked, given = plain(before), plain(following)
+    if asked[-1][0] == "assistant" and len(given) >= len(asked):  # the beginning of an answer
+        last = given[len(asked) - 1]
+        asked = asked[:-1] if last[0] == "assistant" and last[1].startswith(asked[-1][1]) else asked
+    if given[: len(asked)] == asked:
+        return following
+    if all(role == "system" for role, _ in asked):
+        return before + following
+    if asked[0][0] == "system" and given[: len(asked) - 1] == asked[1:]:
+        return before[:1] + following
+    if len(asked) == 1 and asked[0] in given:
+        return following
+    raise DataError(
+        "the answer begins with turns that differ from those of its prompt",
+        where=where[1],
+        fix=f"remove them, or the column of the prompt ({where[0].rpartition(': ')[2]})",
+    )
+
+
+def _headed(text: str) -> Messages:
+    parts = _HEADING.split(text)
+    preamble = parts[0].strip()
+    messages: Messages = []
+    if preamble and not preamble.startswith(_PREAMBLE):
+        messages.append({"role": "system", "content": preamble})
+    previous = ""
+    for name, content in zip(parts[1::2], parts[2::2], strict=True):
+        if name != "Input":
+            messages.append({"role": _HEADING_ROLES[name.lower()], "content": content.strip()})
+        elif previous != "Instruction":  # a heading in the text of an answer
+            messages[-1 if messages else 0 :] = [_extended(messages, f"### Input:{content.rstrip()}")]
+        elif content.strip():
+            messages[-1]["content"] += f"\n\n{content.strip()}"
+        previous = name
+    return messages
+
+
+def _extended(messages: Messages, text: str) -> Message:
+    if not messages:
+        return {"role": "user", "content": text}
+    return {**messages[-1], "content": f"{messages[-1]['content']}\n{text}"}
+
+
+def _deserialized(text: str, where: str) -> list[Any] | None:
+    """Return the messages in JSON text or in the text of a Python list, None if the text is neither."""
+    if not _SERIALIZED.match(text):
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise DataError(
+                "the text begins like a list of messages, but is not JSON",
+                where=where,
+                fix="write the messages with json.dumps, or as a list instead of as text",
+            ) from None
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError):  # bytes or a set; half of a surrogate pair
+        raise DataError(
+            "the list of messages holds something that is not text", where=where, fix="remove it"
+        ) from None
+    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
+
+
+def _turns_of_mapping(value: Mapping[str, Any], role: str, where: str) -> list[Any]:
+    """Return the messages of one message, of {"text": ...}, or of a struct of lists."""
+    present = {key: item for key, item in value.items() if item is not None}
+    columns = {key: item for key, item in present.items() if isinstance(item, list)}
+    if any(key in columns for key in ROLE_KEYS):
+        if len({len(items) for items in columns.values()}) != 1:
+            raise DataError("the lists of roles and contents differ in length", where=where, fix=_EXAMPLE)
+        return [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+    has_role = any(key in present for key in ROLE_KEYS) or any(key.lower() in ROLES for key in present)
+    if not has_role and any(key in present for key in CONTENT_KEYS):
+        return [{**present, "role": role}]
+    return [value]
+
+
+def _messages(item: Any, where: str, unread: set[str]) -> Messages:
+    """Return the message of one item of a list, or the messages of {"user": ..., "assistant": ...}."""
+    if not isinstance(item, Mapping):
+        raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+    item = {key: value for key, value in item.items() if value is not None or key in CONTENT_KEYS}
+    key = next((key for key in ROLE_KEYS if key in item), None)
+    if key is None:
+        keyed = {name: value for name, value in item.items() if name.strip().lower() in ROLES}
+        if not keyed:
+            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+        unread.update(item.keys() - keyed.keys() - HARMLESS_KEYS)
+        turns = [_message(name, {"content": value}, where, unread) for name, value in keyed.items()]
+        return sorted(turns, key=lambda turn: ("system", "user", "assistant").index(turn["role"]))
+    return [_message(item.pop(key), item, where, unread)]
+
+
+def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[str]) -> Message:
+    name = role_name.strip().lower() if isinstance(role_name, str) else role_name
+    if item.get("tool_calls") or item.get("function_call"):
+        raise Unusable(TOOL_TURN)
+    if not isinstance(name, str) or name not in ROLES:
+        if isinstance(name, str) and name in TOOL_ROLES:
+            raise Unusable(TOOL_TURN)
+        raise DataError(
+            f"unknown role {role_name!r}",
+            where=where,
+            fix=f"use one of {', '.join(sorted(ROLES))}",
+        )
+    role = ROLES[name]
+    key = next((key for key in CONTENT_KEYS if item.get(key) is not None), None)
+    if key is None:
+        if not any(key in item for key in CONTENT_KEYS):
+            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+        raise Unusable("an answer is null" if role == "assistant" else "a message is null")
+    message = {"role": role, "content": _text(item[key], where)}
+    read = {key, "tool_calls", "function_call", "tool_call_id", *LOSS_KEYS}
+    learned = _is_learned(item, where)
+    if role == "assistant":
+        if not learned:
+            message["learned"] = False
+        read.update(REASONING_KEYS)
+        if reasoning := _reasoning(item, where):
+            message["reasoning_content"] = reasoning
+    unread.update(name for name in item.keys() - read - HARMLESS_KEYS if item[name] not in (None, "", [], {}))
+    return message
+
+
+def _text(content: Any, where: str) -> str:
+    """Return text, or the joined text of parts."""
+    if isinstance(content, str):
+        return content
+    parts = [content] if isinstance(content, Mapping) else content
+    if not isinstance(parts, Sequence) or not all(isinstance(part, (str, Mapping)) for part in parts):
+        raise DataError("the content of a message must be text", where=where, fix=_EXAMPLE)
+    texts = []
+    for part in parts:
+        kind = "text" if isinstance(part, str) else part.get("type", "text")
+        text = part if isinstance(part, str) else part.get("text")
+        if kind != "text":
+            raise Unusable(f"a part of type {kind!r} in a message: only text is read")
+        if not isinstance(text, str):
+            raise DataError("a part of a message has no text", where=where, fix=_EXAMPLE)
+        texts.append(text)
+    return "".join(texts)
+
+
+def _is_learned(item: Mapping[str, Any], where: str) -> bool:
+    found = set()
+    for key in LOSS_KEYS:
+        value = item.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise DataError(
+                f"`{key}` of a message is {value!r}, not 0 or 1",
+                where=where,
+                fix="give 1 to an answer that is learned, 0 to one that is not; answers have no other weight",
+            )
+        found.add(bool(value) != (key == "mask"))
+    if len(found) > 1:
+        raise DataError(
+            f"{', '.join(key for key in LOSS_KEYS if key in item)} of a message contradict each other",
+            where=where,
+            fix="keep one of them",
+        )
+    return found != {False}
+
+
+def _reasoning(item: Mapping[str, Any], where: str) -> str:
+    values = {item[key] for key in REASONING_KEYS if isinstance(item.get(key), str) and item[key].strip()}
+    if len(values) > 1 or any(not isinstance(item.get(key, ""), str) for key in REASONING_KEYS):
+        raise DataError(
+            f"{' and '.join(REASONING_KEYS)} of a message are not one text", where=where, fix="keep one text"
+        )
+    return values.pop() if values else ""
