@@ -445,8 +445,8 @@ def test_missing_mapped_column_is_an_error_in_every_stage(rows, reader):
         columns = Columns(prompt="ask", chosen="reply.bets")
         data = rows(row, columns=columns, on_bad_row=on_bad_row)
         refused(
-            getattr(data, reader), "a.jsonl:1", "'reply.bets'", "ask, rejected, reply, reply.best",
-            "columns.chosen", "did you mean 'best'",
+            getattr(data, reader), "a.jsonl:1", "'reply.bets'", "ask, rejected, reply.best",
+            "columns.chosen", "set `columns.chosen: reply.best`",
         )  # fmt: skip
 
 

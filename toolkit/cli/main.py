@@ -24,6 +24,7 @@ from toolkit.cli.parser import did_you_mean
 from toolkit.runtime import env_vars, waiting
 
 VERBS = (
+    "data",
     "run",
     "check",
     "plan",
@@ -46,6 +47,7 @@ OVERVIEW = """usage: toolkit VERB ...
 From plain text to an aligned, evaluated, published language model. Every step is a YAML recipe.
 
 train
+  toolkit data FILE                             what a training would read of your data
   toolkit run RECIPE|FOLDER [key=value ...]     run a recipe, or a folder in reference order
   toolkit check RECIPE|FOLDER                   report every error in recipes without running them
   toolkit plan RECIPE|FOLDER                    estimate parameters, FLOPs, memory and time

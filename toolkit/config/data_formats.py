@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
+
+
+class RowKind(StrEnum):
+    """What rows are read as, in the order in which it is tried: preferences are conversations, too."""
+
+    PREFERENCES = "preferences"
+    SFT = "sft"
+    PROMPTS = "prompts"
+    TEXT = "text"
+
 
 TEXT = ".txt"
 LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")

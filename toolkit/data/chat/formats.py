@@ -32,11 +32,13 @@ class RowFormat:
         source: for the settings `field`, `columns` and `on_bad_row`.
         unread: number of rows that have a column, or `column.key` of a message, that is not read.
         notes: number of rows of which something was left out, by what that was.
+        forms: number of rows by the columns that were read, such as `prompt + completion`.
     """
 
     source: DataSource | None = None
     unread: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
 
     def conversation(self, row: Row, *, location: str) -> Messages:
         """Return the messages of a conversation; the last one is an answer that is learned.
@@ -98,3 +100,4 @@ class RowFormat:
             self.unread.update(name for name in reader.row if name not in known)
             self.unread.update(reader.unread_keys)
             self.notes.update(reader.notes)
+            self.forms[" + ".join(sorted(reader.used & reader.row.keys()))] += 1

@@ -28,6 +28,7 @@ class SourceReport:
         first: the location of the first row of every reason.
         notes: rows of which something is not used, by what that is.
         unread: rows that have a column that is not read, by column.
+        forms: rows by the columns that were read.
         asked: the share to hold out; None for storyworld, which has parts of its own, and a whole source.
     """
 
@@ -43,6 +44,7 @@ class SourceReport:
     first: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
+    forms: Counter[str] = field(default_factory=Counter)
     asked: float | None = None
     key: SplitKey = FIRST_MESSAGE
 

@@ -61,7 +61,8 @@ class _Reader:
     columns: tuple[str, ...]
 
     def __init__(self, source: DataSource, report: SourceReport):
-        self.format, self.report = RowFormat(source, report.unread, report.notes), report
+        self.report = report
+        self.format = RowFormat(source, report.unread, report.notes, report.forms)
 
     def example(self, row: Mapping[str, Any], location: str) -> Example | None:
         """Return the example of a row, None if it is part of one of `rest`.

@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
-from toolkit.data import files
+from toolkit.data import files, tables
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.messages import Message
 
@@ -95,7 +95,7 @@ def _of_source(source: DataSource) -> SplitKey:
         from toolkit.data import hub  # `datasets` takes 1 s
 
         return measure(hub.rows(source, streaming=True), source)
-    return measure((row for path in paths for row in files.rows(path)), source)
+    return measure((row for path in paths for row in tables.rows(path, encoding=source.encoding)), source)
 
 
 def _digest(text: str) -> bytes:

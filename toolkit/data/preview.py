@@ -1,0 +1,208 @@
+"""What a stage would read of a source: format, counts, and a few rows with the part that is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config import data_formats
+from toolkit.config.data_formats import RowKind
+from toolkit.config.schema import DataSource
+from toolkit.data import files, hub, tables
+from toolkit.data.chat import sources
+from toolkit.data.chat.formats import RowFormat, Unusable
+from toolkit.data.chat.report import ReadingReport
+from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.data.chat.template import encode_text, prompt_ids, require_turn_end
+from toolkit.data.text import documents
+
+_STORYWORLD_KINDS = {
+    "conversations": RowKind.SFT,
+    "preferences": RowKind.PREFERENCES,
+    "prompts": RowKind.PROMPTS,
+}
+"""By the configuration; the others hold text."""
+TRIED_ROWS = 20
+MAX_TOKENS = 1 << 20
+"""Nothing is truncated here: how long the rows of a training may be is a setting of its recipe."""
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """A rendered row.
+
+    Attributes:
+        ids: token ids of the whole row, (length,).
+        is_learned: whether each token carries loss, (length,).
+        rejected: ids of the rejected answer of a preference.
+    """
+
+    ids: list[int]
+    is_learned: list[bool]
+    rejected: list[int] = field(default_factory=list)
+
+    def as_json(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return the row as text, and the text that carries loss."""
+        learned = [token for token, learned in zip(self.ids, self.is_learned, strict=True) if learned]
+        rejected = {"rejected": tokenizer.decode(self.rejected)} if self.rejected else {}
+        return {"text": tokenizer.decode(self.ids), "learned": tokenizer.decode(learned), **rejected}
+
+
+@dataclass
+class Preview:
+    """Rows of one source, as stages of this kind read them.
+
+    Attributes:
+        format: of the file and of its rows, in words.
+        left_out: number of rows by reason.
+        first: location of the first row of every reason.
+        warnings: what is unexpected, one sentence each.
+    """
+
+    kind: RowKind
+    format: str
+    rows: int
+    used: int
+    left_out: dict[str, int]
+    first: dict[str, str]
+    warnings: list[str]
+    examples: list[PreviewRow]
+
+
+def preview(
+    source: DataSource,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: RowKind | None = None,
+    count: int = 3,
+) -> Preview:
+    """Read a whole source and render its first rows.
+
+    Args:
+        kind: what the rows are read as; by default what the first rows hold.
+        count: number of rows to render.
+
+    Raises:
+        DataError: a file or row that cannot be read; no usable row is no error.
+        ToolkitError: the tokenizer's chat template cannot be used for training.
+    """
+    kind = kind or kind_of(source)
+    if kind is RowKind.TEXT:
+        return _text(source, tokenizer, count)
+    if kind is not RowKind.PROMPTS:
+        require_turn_end(tokenizer)
+    report = ReadingReport()
+    read: Callable[..., Any] = {
+        RowKind.SFT: sources.conversations,
+        RowKind.PREFERENCES: sources.preferences,
+        RowKind.PROMPTS: sources.prompts,
+    }[kind]
+    try:
+        rows = list(islice(read(source, part="all", seed=0, report=report), count))
+    except DataError:
+        if not report.sources or report.sources[0].used or not report.sources[0].left_out:
+            raise
+        rows = []
+    found = report.sources[0]
+    return Preview(
+        kind,
+        _format_of(source, found.forms),
+        found.read,
+        found.used,
+        dict(found.left_out),
+        dict(found.first),
+        found.warnings(),
+        [_row(row, tokenizer, kind) for row in rows],
+    )
+
+
+def _row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: RowKind) -> PreviewRow:
+    if kind is RowKind.PROMPTS:
+        ids = prompt_ids(tokenizer, row["prompt"])
+        return PreviewRow(ids, [False] * len(ids))
+    if kind is RowKind.SFT:
+        found = labelled(tokenizer, row["prompt"], row["completion"][0], max_length=MAX_TOKENS, loss_on="all")
+        return PreviewRow(found["input_ids"], [label != IGNORED for label in found["labels"]])
+    chosen, rejected = (
+        labelled(tokenizer, row["prompt"], row[side][0], max_length=MAX_TOKENS)
+        for side in ("chosen", "rejected")
+    )
+    return PreviewRow(
+        chosen["input_ids"],
+        [label != IGNORED for label in chosen["labels"]],
+        [label for label in rejected["labels"] if label != IGNORED],
+    )
+
+
+def _text(source: DataSource, tokenizer: PreTrainedTokenizerBase, count: int) -> Preview:
+    stream = documents.Stream(source, part="all", seed=0)
+    used, examples = 0, []
+    for document in documents.joined(stream):
+        used += 1
+        if len(examples) < count:
+            ids = encode_text(tokenizer, document.text)
+            if tokenizer.eos_token_id is not None:
+                ids = [*ids, tokenizer.eos_token_id]
+            examples.append(PreviewRow(ids, [True] * len(ids)))
+    dropped = dict(stream.dropped)
+    rows = used + sum(dropped.values())
+    return Preview(RowKind.TEXT, _format_of(source, {}), rows, used, dropped, {}, [], examples)
+
+
+def kind_of(source: DataSource) -> RowKind:
+    """Return what the first rows of a source hold.
+
+    Raises:
+        DataError: they hold nothing that any stage reads.
+    """
+    if source.name == files.STORYWORLD:
+        return _STORYWORLD_KINDS.get(source.config or "stories", RowKind.TEXT)
+    rows = list(islice(_raw_rows(source), TRIED_ROWS))
+    for kind in RowKind:
+        if kind is not RowKind.TEXT and any(
+            _is_readable(source, kind, location, row) for location, row in rows
+        ):
+            return kind
+    return RowKind.TEXT
+
+
+def _is_readable(source: DataSource, kind: RowKind, location: str, row: dict[str, Any]) -> bool:
+    reader = RowFormat(source)
+    read: Callable[..., Any] = {
+        RowKind.SFT: reader.conversation,
+        RowKind.PREFERENCES: reader.preference,
+        RowKind.PROMPTS: reader.prompt,
+    }[kind]
+    try:
+        read(row, location=location)
+    except Unusable:
+        # A known format whose row is left out, such as a preference with two equal answers.
+        return True
+    except ToolkitError:
+        return False
+    return True
+
+
+def _raw_rows(source: DataSource) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (location, row) of the tables of a source; nothing for plain text."""
+    paths = files.resolve(source)
+    if paths is None:
+        yield from hub.rows(source, streaming=True)
+        return
+    for path in paths:
+        if data_formats.suffix_of(path.name) != data_formats.TEXT:
+            yield from tables.rows(path, encoding=source.encoding)
+
+
+def _format_of(source: DataSource, forms: dict[str, int]) -> str:
+    """Return the format in words: that of the files, and the columns that were read."""
+    paths = None if source.name == files.STORYWORLD else files.resolve(source)
+    suffixes = sorted({"".join(path.suffixes[-2:]) or path.name for path in paths or ()})
+    kind = ", ".join(suffixes) if paths else ("storyworld" if paths is None else "hub dataset")
+    columns = ", ".join(sorted(forms, key=lambda form: -forms[form]))
+    return f"{kind}: {columns}" if columns else kind
