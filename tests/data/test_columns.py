@@ -405,6 +405,12 @@ def test_ambiguous_columns_are_refused_and_never_skipped(rows, row, reader, word
     refused(getattr(data, reader), "a.jsonl:1", *words)
 
 
+def test_forms_with_the_same_prompt_are_no_ambiguity_for_prompts(rows):
+    data = rows({"messages": [Q, B], "prompt": "Q", "chosen": [Q, A], "rejected": [Q, B]})
+    assert data.prompts() == [[Q]] and data.pairs() == [([Q], [A], [B])]
+    refused(data.sft, "'messages' and 'chosen and rejected' both fit")
+
+
 def test_columns_resolves_an_ambiguity(rows):
     row = AMBIGUOUS[0][0]
     assert rows(row, columns=Columns(messages="messages")).sft() == [[Q, A]]
@@ -625,3 +631,14 @@ def test_a_repeated_prompt_is_counted(rows):
     assert data.report.sources[0].notes == {
         "the answer repeats the text of its prompt, which is read once": 1
     }
+
+
+def test_columns_without_effect_are_refused():
+    world = DataSource(name="storyworld", examples=5, columns=Columns(prompt="x"))
+    refused(lambda: sources.prompts(world, part="train", seed=0), "storyworld", "`columns` has no effect")
+    for settings, words in (
+        ({"columns": {}}, "name at least one column"),
+        ({"columns": {"prompt": "x"}, "field": "y"}, "give `field` or `columns`, not both"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            DataSource.model_validate({"name": "a.jsonl", **settings})

@@ -150,7 +150,8 @@ class RowReader(ColumnReader):
         """Return the conversation of the row, which is the same in all of its forms.
 
         Args:
-            any_of_two: whether the prompt matters only, so that the better answer need not be known.
+            any_of_two: whether the prompt matters only: the better answer need not be known, and the last
+                messages may differ.
         """
         found = dict(self._conversations(any_of_two=any_of_two))
         if not found:
@@ -159,9 +160,10 @@ class RowReader(ColumnReader):
                 "with `columns: {messages: ...}`",
             )  # fmt: skip
         if len(found) > 1:
-            columns.require_equal(
-                {form: plain(messages) for form, messages in found.items()}, location=self.location
-            )
+            compared = {
+                form: plain(messages[:-1] if any_of_two else messages) for form, messages in found.items()
+            }
+            columns.require_equal(compared, location=self.location)
         return next(iter(found.values()))
 
     # Forms of a preference
