@@ -62,6 +62,9 @@ def test_every_reference_setting_is_registered():
         "judge_model",  # a model of an endpoint, not a run
         "judge_key_variable",
         "word",  # a word that the annotator likes
+        "chat_template",
+        "encoding",
+        "separator",
         *schema.Columns.model_fields,
     }
 

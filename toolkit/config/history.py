@@ -152,7 +152,11 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources(WORLD, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
-    Added("sft", "multi_turn", lambda sft: "all" if sft["trainer"].get("assistant_only_loss") else "last"),
+    Added(
+        "sft",
+        "multi_turn",
+        lambda sft: "all" if sft.get("trainer", {}).get("assistant_only_loss") else "last",
+    ),
     Added("sft", "chat_template", "auto"),
     *_added_to_sources(ROWS, "tokenizer", "data"),
     *_added_to_sources(ROWS, "corpus", "data"),
