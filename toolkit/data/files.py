@@ -170,11 +170,12 @@ def digests(recipe: BaseModel) -> dict[str, str]:
     Raises:
         DataError: a file is missing.
     """
-    sources = {
-        key_text(key): digest(source)
-        for key, source in inputs.data_sources(recipe)
-        if not source.name.startswith("runs/")  # a parent, whose digest is that of its seal
-    }
+    sources = {}
+    for key, source in inputs.data_sources(recipe):
+        if not source.name.startswith("runs/"):  # a parent, whose digest is that of its seal
+            sources[key_text(key)] = digest(source)
+        if inputs.has_separate_held_out(source):
+            sources[key_text((*key, "held_out"))] = digest(inputs.separate_held_out(source))
     files = {key_text(key): f"sha256:{sha256_file(path)}" for key, path in inputs.files(recipe)}
     return sources | files
 

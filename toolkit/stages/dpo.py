@@ -47,7 +47,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     report.print()
     table, left_out = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
-        sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
+        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
         tokenizer, max_length=length,
     )  # fmt: skip
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)

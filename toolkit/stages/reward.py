@@ -37,7 +37,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     report.print()
     table, left_out = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
-        sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
+        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
         tokenizer, max_length=length,
     )  # fmt: skip
     config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)

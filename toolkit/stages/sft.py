@@ -135,9 +135,7 @@ def held_out_conversations(
 ) -> HeldOutConversations:
     """Tokenize the held-out conversations."""
     held_out = HeldOutConversations([], [], [])
-    for example in sources.conversations(
-        recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()
-    ):
+    for example in sources.measured_while_training(sources.conversations, recipe.data, seed=recipe.seed):
         prompt, answer = template.example_ids(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )

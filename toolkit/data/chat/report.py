@@ -30,10 +30,12 @@ class SourceReport:
         unread: rows that have a column that is not read, by column.
         forms: rows by the columns that were read.
         asked: the share to hold out; None for storyworld, which has parts of its own, and a whole source.
+        has_other_part: whether the source has rows of the other part, too.
     """
 
     name: str
     part: str = "all"
+    has_other_part: bool = True
     read: int = 0
     used: int = 0
     not_sampled: int = 0

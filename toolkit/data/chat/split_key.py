@@ -98,6 +98,11 @@ def _of_source(source: DataSource) -> SplitKey:
     return measure((row for path in paths for row in tables.rows(path, encoding=source.encoding)), source)
 
 
+def fingerprint(text: str) -> int:
+    """Return 8 bytes of a hash, to count texts that occur twice."""
+    return int.from_bytes(_digest(text)[:8], "big")
+
+
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
