@@ -83,7 +83,7 @@ def _added_to_sources(before: dict[str, Any], stage: str, *keys: str) -> tuple[A
 
 
 HELD_OUT = {"held_out.name": ANY, "held_out.split": ANY}
-"""Keys of `held_out`, of which exactly one is given: where these are, `documents` or `last_characters` differs.
+"""Keys of `held_out`, which has exactly one: where one of these was added, another key of it changed, too.
 
 Another value than ANY would add the mapping to manifests whose source has none.
 """

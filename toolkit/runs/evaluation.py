@@ -617,11 +617,15 @@ class ModelComparison(StageEvaluation):
         models: by the name that they are reported under.
         judge: who compared the answers, None without a win rate.
         baseline: the name of the model that the others are compared with.
+        part: of the data that was measured, `held_out`, `train` or `all`; None for a recipe's.
+        trained_on: names of the runs that were trained on the data: models, judges and their ancestors.
     """
 
     models: dict[str, ModelEvaluation]
     judge: JudgeResult | None = None
     baseline: str | None = None
+    part: str | None = None
+    trained_on: list[str] | None = None
     seed: int | None = None
     versions: dict[str, str] | None = None
     settings: dict[str, Any] | None = None

@@ -68,6 +68,11 @@ class SourceReport:
             "left out": self.left_out.total(),
         }
 
+    @property
+    def usable(self) -> int:
+        """Rows, or pairs of two rows, of both parts that could be used."""
+        return self.used + self.not_sampled + self.not_mixed + self.other_part
+
     def reasons(self) -> str:
         """Return the reasons of unusable rows in one line."""
         return "; ".join(
