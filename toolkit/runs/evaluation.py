@@ -327,7 +327,12 @@ class TokenizerEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusEvaluation(StageEvaluation):
-    """Size of a corpus; `digest` stands for every token of its training part."""
+    """Size of a corpus; `digest` stands for every token of its training part.
+
+    Attributes:
+        held_out_in_training: held-out documents whose text, apart from case, white space and Unicode form, is
+            also in the training part; None in runs before it was counted.
+    """
 
     documents: int | None = None
     tokens: int | None = None
@@ -335,6 +340,7 @@ class CorpusEvaluation(StageEvaluation):
     held_out_documents: int | None = None
     held_out_tokens: int | None = None
     held_out_bytes: int | None = None
+    held_out_in_training: int | None = None
     entropy_floor_bits_per_byte: float | None = None
     vocab_size: int | None = None
     digest: str | None = None
