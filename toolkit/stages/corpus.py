@@ -147,7 +147,7 @@ def _write_part(
         "dropped": dict(stream.dropped),
     }
     if part == "held_out":
-        facts["in_training"] = seen[part].count_in(_training_texts(recipe, seen["train"]))
+        facts["held_out_in_training"] = seen[part].count_in(_training_texts(recipe, seen["train"]))
     writer.finish(facts)
     journal.unlink(missing_ok=True)
     return TokenShards.open(folder)
@@ -225,7 +225,7 @@ def _evaluation(
         held_out_documents=held_out.documents,
         held_out_tokens=held_out.tokens,
         held_out_bytes=held_out.bytes,
-        held_out_in_training=held_out.index["facts"].get("in_training"),
+        held_out_in_training=held_out.index["facts"].get("held_out_in_training"),
         entropy_floor_bits_per_byte=held_out.entropy_floor(),
         vocab_size=len(tokenizer),
         digest=train.digest,
