@@ -62,7 +62,7 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             documents=shards[part].documents,
             seconds=round(time.monotonic() - began, 3),
         )
-    evaluation = _evaluation(recipe, shards, tokenizer)
+    evaluation = _evaluation(recipe, shards, tokenizer, _held_out_in_training(recipe, seen))
     if evaluation.held_out_in_training:
         count = f"{evaluation.held_out_in_training:,} of {evaluation.held_out_documents:,} held-out documents"
         tell(
@@ -101,7 +101,7 @@ def _write_part(
     *,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    seen: Mapping[str, NormalisedTexts],
+    seen: Mapping[Part, NormalisedTexts],
 ) -> TokenShards:
     journal = folder / layout.JOURNAL
     if (folder / INDEX).exists():
@@ -142,23 +142,23 @@ def _write_part(
             fix="hold out the end of one long text, held_out: {last_characters: 0.1}; "
             "of few documents a larger share, held_out: {documents: 0.3}",
         )
-    facts = {
-        "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
-        "dropped": dict(stream.dropped),
-    }
-    if part == "held_out":
-        facts["held_out_in_training"] = seen[part].count_in(_training_texts(recipe, seen["train"]))
-    writer.finish(facts)
+    writer.finish(
+        {
+            "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
+            "dropped": dict(stream.dropped),
+        }
+    )
     journal.unlink(missing_ok=True)
     return TokenShards.open(folder)
 
 
-def _training_texts(recipe: CorpusRecipe, seen: NormalisedTexts) -> NormalisedTexts:
-    """Return the texts of the training part, read again if an earlier attempt wrote it."""
-    if not len(seen):
-        for _ in seen.watch(Stream(recipe.data, part="train", seed=recipe.seed)):
-            pass
-    return seen
+def _held_out_in_training(recipe: CorpusRecipe, seen: Mapping[Part, NormalisedTexts]) -> int:
+    """Return the number of held-out texts in the training part; those of earlier attempts are read again."""
+    for part, texts in seen.items():
+        if not len(texts):
+            for _ in texts.watch(Stream(recipe.data, part=part, seed=recipe.seed)):
+                pass
+    return seen["held_out"].count_in(seen["train"])
 
 
 def _append(
@@ -215,7 +215,10 @@ def _pieces(stream: Iterable[Piece], tokenizer: PreTrainedTokenizerBase) -> Iter
 
 
 def _evaluation(
-    recipe: CorpusRecipe, shards: dict[str, TokenShards], tokenizer: PreTrainedTokenizerBase
+    recipe: CorpusRecipe,
+    shards: dict[str, TokenShards],
+    tokenizer: PreTrainedTokenizerBase,
+    held_out_in_training: int,
 ) -> CorpusEvaluation:
     train, held_out = shards["train"], shards["held_out"]
     return CorpusEvaluation(
@@ -225,7 +228,7 @@ def _evaluation(
         held_out_documents=held_out.documents,
         held_out_tokens=held_out.tokens,
         held_out_bytes=held_out.bytes,
-        held_out_in_training=held_out.index["facts"].get("held_out_in_training"),
+        held_out_in_training=held_out_in_training,
         entropy_floor_bits_per_byte=held_out.entropy_floor(),
         vocab_size=len(tokenizer),
         digest=train.digest,
