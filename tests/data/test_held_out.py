@@ -133,6 +133,15 @@ def test_held_out_rows_that_are_trained_on_are_counted(tmp_path, capsys):
     expected = sum(json.loads(line)["messages"][0]["content"] in trained for line in lines[:5])
     rows(limited, "held_out")
     assert 0 < expected < 5 and f" {expected} of 6 held-out rows" in capsys.readouterr().err
+    # Rows that another source of the mixture holds out are not trained on.
+    console.tell_once.cache_clear()
+    half = DataSource(name=train, held_out=HeldOut(documents=0.5))
+    (tmp_path / "why.jsonl").write_text(other)
+    mixture = [half, DataSource(name=str(tmp_path / "why.jsonl"), held_out=source.held_out, weight=0.04)]
+    trained = {row["prompt"][0]["content"] for row in rows(half, "train")}
+    expected = 1 + sum(json.loads(line)["messages"][0]["content"] in trained for line in lines[:5])
+    rows(mixture, "held_out")
+    assert 1 < expected < 6 and f" {expected} of 6 held-out rows" in capsys.readouterr().err
     (tmp_path / "test.jsonl").write_text(other)
     rows(source, "held_out")
     assert "trained on" not in capsys.readouterr().err
