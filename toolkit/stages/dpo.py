@@ -44,8 +44,8 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     length = max_length(recipe, DPOConfig, model)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    table, report.lengths = training_pairs(train, tokenizer, max_length=length)
     report.print()
-    table, left_out = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
         sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
         tokenizer, max_length=length,
@@ -64,7 +64,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
             held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
             distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
             base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
-            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            left_out=report.lengths.left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
             data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())

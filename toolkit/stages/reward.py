@@ -34,8 +34,8 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)
     report.print()
-    table, left_out = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
         sources.preferences(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()),
         tokenizer, max_length=length,
@@ -54,7 +54,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
             trained.config.save_pretrained(run.model_dir)
         evaluation = RewardEvaluation.combined(
             metrics, base=recipe.model, tokenizer=recipe.model, examples=len(table), steps=config.max_steps,
-            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            left_out=report.lengths.left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
             data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())

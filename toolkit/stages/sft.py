@@ -17,7 +17,7 @@ from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
-from toolkit.data.chat.report import ReadingReport
+from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
@@ -115,18 +115,21 @@ def conversation_rows(
         report: receives the counts of rows.
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
-    table, unmasked = RowTable(["input_ids", "labels"]), 0
+    table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
     for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
             unmasked += 1  # the loss on all tokens would teach these answers
             continue
-        table.append(labelled(tokenizer, example["prompt"], answer, max_length=length, loss_on=loss_on))
+        row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        table.append(row)
     if unmasked and ranks.rank() == 0:
         tell(
             f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
             "learns all tokens"
         )
+    if report is not None:
+        report.lengths = lengths
     return table
 
 
