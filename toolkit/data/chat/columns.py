@@ -152,7 +152,7 @@ def mapped(row: Mapping[str, Any], source: DataSource | None, *, location: str) 
 
 
 def _scalar(value: Any) -> Any:
-    """Return the number or truth value that a text spells, as in the cells of a CSV file; None for no text."""
+    """Return the number or truth value that a text spells, as in cells of CSV files; None for no text."""
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
