@@ -222,7 +222,7 @@ def test_the_common_messages_are_the_prompt(rows):
     )
     assert data.pairs() == [([system("S"), Q, A, later], [A], [B])]
     assert data.left_out() == {
-        "the answers differ before the last turn, and the template code reads one answer": 1,
+        "the answers differ before the last turn": 1,
         "the prompts of the two answers differ": 1,
     }
 
