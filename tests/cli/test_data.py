@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.data.chat_templates import FORMATS
+from tests.data.test_columns import DOCUMENTED
 from toolkit.cli.main import main
 
 CHATS = [
@@ -138,3 +139,24 @@ def test_mistakes_are_named(chats, monkeypatch, capsys, arguments, words):
     assert main(["data", *arguments]) == 2
     captured = capsys.readouterr()
     assert words in captured.err and "Traceback" not in captured.err and captured.out == ""
+
+
+LABELLED = "answers with labels (KTO)"
+
+
+@pytest.mark.parametrize(("name", "row", "stages"), DOCUMENTED, ids=[name for name, *_ in DOCUMENTED])
+def test_documented_formats(tmp_path, capsys, name, row, stages):
+    """Every format of docs/DATA.md is recognised, and its answer is what carries loss."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row)
+    kind = "preferences" if "dpo" in stages and name != LABELLED else "sft" if "sft" in stages else "prompts"
+    asked = ["--as", "sft"] if name == LABELLED else []
+    status, found = as_json(capsys, path, *asked)
+    assert (status, found["as"], found["used"], found["left_out"]) == (0, kind, 1, {})
+    (example,) = found["examples"]
+    begun = "Sure, " if name == "a begun answer" else ""
+    system = "<|system|>S" if name == "a system message" else ""
+    prompt = f"{system}<|user|>Q<|assistant|>"
+    learned = "" if kind == "prompts" else f"{begun}A<|endoftext|>"
+    assert example["text"] == prompt + learned and example["learned"] == learned
+    assert example.get("rejected") == ("B<|endoftext|>" if kind == "preferences" else None)
