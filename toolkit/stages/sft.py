@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class HeldOutConversations:
     prompts: list[list[int]]
     answers: list[list[int]]
     messages: list[list[template.Message]]
+    lengths: LengthReport
 
 
 class CpuSFTTrainer(SFTTrainer):
@@ -67,8 +68,9 @@ def run(recipe: SftRecipe, run: Run) -> None:
     length = max_length(recipe, SFTConfig, model)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
-    report.print()
     held_out = held_out_conversations(recipe, tokenizer, length)
+    report.held_out_lengths = held_out.lengths
+    report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
     before = token_nats(model, held_out) if run.is_main else []
     trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
@@ -137,15 +139,16 @@ def held_out_conversations(
     recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int
 ) -> HeldOutConversations:
     """Tokenize the held-out conversations."""
-    held_out = HeldOutConversations([], [], [])
+    held_out = HeldOutConversations([], [], [], LengthReport(length))
     for example in sources.conversations(
         recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()
     ):
-        prompt, answer = template.example_ids(
+        fitted = template.fitted_example(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )
-        held_out.prompts.append(prompt)
-        held_out.answers.append(answer)
+        held_out.lengths.add(shortened=fitted.is_shortened, cut=fitted.is_cut)
+        held_out.prompts.append(fitted.prompt)
+        held_out.answers.append(fitted.answer)
         held_out.messages.append(example["prompt"])
     return held_out
 
@@ -197,8 +200,10 @@ def sample_answers(
 
 
 def _measure(held_out: HeldOutConversations) -> Measure | None:
-    subset = HeldOutConversations(
-        held_out.prompts[:MEASURED_WHILE_TRAINING], held_out.answers[:MEASURED_WHILE_TRAINING], messages=[]
+    subset = replace(
+        held_out,
+        prompts=held_out.prompts[:MEASURED_WHILE_TRAINING],
+        answers=held_out.answers[:MEASURED_WHILE_TRAINING],
     )
     if not subset.prompts:
         return None

@@ -34,15 +34,16 @@ class HeldOutPairs:
         answers: the chosen and the rejected answers as text.
         probability: with which the noisy annotator prefers the chosen answer.
         utility_margin: true utility of the chosen answer minus that of the rejected one.
-        left_out: number of pairs that do not fit in the model's context.
+        lengths: what did not fit.
     """
+
+    lengths: LengthReport
 
     pairs: list[Pair] = field(default_factory=list)
     messages: list[list[Message]] = field(default_factory=list)
     answers: list[tuple[str, str]] = field(default_factory=list)
     probability: list[float | None] = field(default_factory=list)
     utility_margin: list[float | None] = field(default_factory=list)
-    left_out: int = 0
 
     def bayes_accuracy(self) -> float | None:
         """Return the best possible accuracy, mean of max(p, 1 - p); None without probabilities."""
@@ -97,11 +98,9 @@ def training_pairs(
     columns = ["chosen_ids", "rejected_ids"] if joined else ["prompt_ids", "chosen_ids", "rejected_ids"]
     table, lengths = RowTable(columns), LengthReport(max_length)
     for pair in encode(preferences, tokenizer, max_length=max_length):
-        lengths.rows += 1
+        lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
-            lengths.left_out += 1
             continue
-        lengths.shortened += pair.is_shortened
         row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
         if joined:
             table.append({name: pair.prompt + ids for name, ids in row.items()})
@@ -117,10 +116,10 @@ def held_out_pairs(
     preferences: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> HeldOutPairs:
     """Tokenize held-out preferences."""
-    held_out = HeldOutPairs()
+    held_out = HeldOutPairs(LengthReport(max_length))
     for example, pair in zip(preferences, encode(preferences, tokenizer, max_length=max_length), strict=True):
+        held_out.lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
-            held_out.left_out += 1
             continue
         utilities = example.get("utility_chosen"), example.get("utility_rejected")
         held_out.pairs.append(pair)

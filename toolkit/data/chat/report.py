@@ -145,6 +145,13 @@ class LengthReport:
     cut: int = 0
     left_out: int = 0
 
+    def add(self, *, shortened: bool = False, cut: bool = False, left_out: bool = False) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.shortened += shortened
+        self.cut += cut
+        self.left_out += left_out
+
     def sentences(self) -> list[str]:
         """Return what does not fit, one sentence each."""
         counts = {
@@ -162,10 +169,11 @@ class LengthReport:
 
 @dataclass
 class ReadingReport:
-    """The rows of all sources of a setting; `lengths` are those of the rows that are used."""
+    """The rows of all sources of a setting; `lengths` are those of its rows, or of the held-out rows."""
 
     sources: list[SourceReport] = field(default_factory=list)
     lengths: LengthReport | None = None
+    held_out_lengths: LengthReport | None = None
 
     @property
     def read(self) -> int:
@@ -189,8 +197,12 @@ class ReadingReport:
             "kept": self.kept,
             "dropped": dict(self.dropped),
             "sources": [source.as_json() for source in self.sources],
-            **({"lengths": asdict(self.lengths)} if self.lengths is not None else {}),
+            **{key: asdict(lengths) for key, lengths in self._lengths().items()},
         }
+
+    def _lengths(self) -> dict[str, LengthReport]:
+        both = {"lengths": self.lengths, "held_out_lengths": self.held_out_lengths}
+        return {key: lengths for key, lengths in both.items() if lengths is not None}
 
     def is_notable(self) -> bool:
         """Return whether rows were left out, or something is unexpected."""
@@ -224,8 +236,9 @@ class ReadingReport:
                 ]
             )
             lines += [f"  {prefix}{warning}" for warning in source.warnings()]
-        if self.lengths is not None:
-            lines += [f"  {sentence}" for sentence in self.lengths.sentences()]
+        for key, lengths in self._lengths().items():
+            part = "held out, " if key == "held_out_lengths" else ""
+            lines += [f"  {part}{sentence}" for sentence in lengths.sentences()]
         return "\n".join(lines)
 
 

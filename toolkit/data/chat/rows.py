@@ -137,9 +137,7 @@ def labelled(
     example = fitted_example(tokenizer, prompt, answer, max_tokens=max_length)
     prompt_ids, answer_ids = example.prompt, example.answer
     if lengths is not None:
-        lengths.rows += 1
-        lengths.shortened += example.is_shortened
-        lengths.cut += example.is_cut
+        lengths.add(shortened=example.is_shortened, cut=example.is_cut)
     ids = prompt_ids + answer_ids
     if loss_on == "tokens":
         return {"input_ids": ids, "labels": ids}
