@@ -66,7 +66,8 @@ def test_accuracy_is_reported_with_the_bayes_accuracy(model, monkeypatch):
 
 
 def test_no_preferences_give_no_measurements(model):
-    assert reward_quality.measure(model, HeldOutPairs(LengthReport(limit=96)), pad_id=PAD, seed=0).to_json() == {
+    nothing = HeldOutPairs(LengthReport(limit=96))
+    assert reward_quality.measure(model, nothing, pad_id=PAD, seed=0).to_json() == {
         "accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None,
     }  # fmt: skip
 
