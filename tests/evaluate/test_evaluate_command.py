@@ -168,17 +168,20 @@ GIVEN = {
     "judge_model": "j", "judge_key_variable": "K", "stop_early": True, "samples_per_prompt": 3,
     "max_new_tokens": 5, "temperature": 0.5, "top_k": 7, "top_p": 0.25, "judge_data": "storyworld",
     "best_of": "rm", "precision": "bf16", "seed": 9, "examples": 11, "data": "storyworld",
-    "judgements": "said.jsonl",
+    "judgements": "said.jsonl", "part": "held_out",
 }  # fmt: skip
 
 
 def test_every_option_reaches_the_recipe(folders, monkeypatch):
     """The recipe differs from its defaults in everything that the command line sets."""
     calls = []
-    monkeypatch.setattr(stage, "evaluate", lambda *given: calls.append(given) or ModelComparison(models={}))
+    monkeypatch.setattr(
+        stage, "evaluate", lambda *given, part: calls.append((*given, part)) or ModelComparison(models={})
+    )
     first, second = folders / "first", folders / "second"
     assert main.main(arguments([second], baseline=first, json=True, **GIVEN)) == 0
-    [(recipe, surroundings)] = calls
+    [(recipe, surroundings, part)] = calls
+    assert part == "held_out"
     assert recipe.models == [str(first), str(second)] and recipe.baseline == str(first)
     assert (recipe.seed, recipe.precision) == (9, "bf16")
     for settings, names in ((recipe.perplexity, evaluate.SCORING), (recipe.win_rate, evaluate.COMPARISON)):
@@ -191,14 +194,14 @@ def test_every_option_reaches_the_recipe(folders, monkeypatch):
     names = ("samples_per_prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed")
     assert [getattr(contest, name) for name in names] == [GIVEN[name] for name in names]
     assert contest.units == 11
-    separate = {"data", "judge_data", "best_of", "precision", "seed", "examples", "judgements"}
+    separate = {"data", "part", "judge_data", "best_of", "precision", "seed", "examples", "judgements"}
     assert {*evaluate.SCORING, *evaluate.COMPARISON} | separate == GIVEN.keys()
 
 
 def test_the_command_line_and_a_recipe_have_the_same_defaults(folders, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        stage, "evaluate", lambda recipe, _: calls.append(recipe) or ModelComparison(models={})
+        stage, "evaluate", lambda recipe, _, part: calls.append(recipe) or ModelComparison(models={})
     )
     first, second = (str(folders / name) for name in ("first", "second"))
     assert main.main(arguments([second], data="storyworld", baseline=first, json=True)) == 0

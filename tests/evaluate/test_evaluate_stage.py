@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from toolkit.base import console
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
 from toolkit.config import loader
@@ -255,3 +256,33 @@ def test_a_model_given_twice_is_refused(recipe, folders, tmp_path, monkeypatch):
         loaded = recipe(RECIPE.replace("{root}/second", second))
         with pytest.raises(UsageError, match="are the same"), working(loaded, tmp_path) as run:
             stage.run(loaded.recipe, run)
+
+
+OWN_FILE = """
+    stage: evaluate
+    models: [{root}/first]
+    perplexity: {{data: {{name: {file}{more}}}}}
+    run: {run}
+"""
+
+
+def test_a_recipe_measures_the_held_out_tenth_of_a_file_or_all_of_it(recipe, tmp_path, stories, capsys):
+    console.tell_once.cache_clear()
+    file = tmp_path / "test.jsonl"
+    texts = [f"{number} {stories[number % 16][:40]}" for number in range(60)]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cases = {"tenth": "", "half": ", held_out: {documents: 0.5}", "all": ", held_out: all",
+             "some": ", held_out: all, held_out_examples: 7"}  # fmt: skip
+    found, said = {}, {}
+    for name, more in cases.items():
+        path = carry_out(recipe(OWN_FILE, file=file, more=more, run=name), tmp_path)
+        found[name] = json.loads((path / "evaluation.json").read_text())["models"]["first"]["documents"]
+        said[name] = "whole file" in (err := capsys.readouterr().err)
+        if name == "tenth":
+            line = (
+                f"{file}: {found[name]} of 60 documents: the held-out tenth; held_out: all measures the whole"
+            )
+            assert line in err
+    assert 1 <= found["tenth"] <= 15 < found["half"] < 45
+    assert (found["all"], found["some"]) == (60, 7)
+    assert said == {"tenth": True, "half": False, "all": False, "some": False}

@@ -14,7 +14,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import DataSource
 from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import held_out_pairs
-from toolkit.evaluate import judges, reward_models, win_rate
+from toolkit.evaluate import context, judges, reward_models, win_rate
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import Judge, compare
 from toolkit.evaluate.win_rate import Contest
@@ -190,7 +190,7 @@ def test_gold_agrees_with_most_preferences():
 def test_a_reward_judge_has_the_accuracy_that_evaluate_measures(scorer):
     reference = (str(scorer), None)
     judge = judges.reward_judge("scorer", reference, device="cpu", data=PREFERENCES)
-    measured = reward_models.measure({"a": reference}, PREFERENCES, part="held_out", device="cpu", seed=0)
+    measured = reward_models.measure({"a": reference}, PREFERENCES, context.of_current_folder(), seed=0)
     assert (judge.accuracy.estimate, judge.accuracy.n) == (measured["a"].accuracy.estimate, 25)
     assert measured["a"].left_out == 0 and "left_out" not in judge.facts
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from transformers import AutoTokenizer
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
 from toolkit.data.chat import template
-from toolkit.data.text import encoding
+from toolkit.data.text import documents, encoding
+from toolkit.data.text.documents import PIECE_CHARACTERS, Piece
+from toolkit.data.text.duplicates import NormalisedTexts
 from toolkit.data.text.shards import TokenShards
 from toolkit.runs.run import Run
 from toolkit.stages import corpus as stage
@@ -249,3 +252,80 @@ def test_tokenizer_with_another_pattern_gets_whole_documents(tmp_path, vocabular
     stream = stage.Stream(DataSource(name=str(tmp_path / "a.txt")), part="all", seed=0)
     [piece] = stage._pieces(stream, tokenizer)
     assert len(piece.text) == 800_000
+
+
+WIDE_C = "\uff43"
+"""A letter that NFKC writes as c."""
+
+
+def near_copies(path, *, count=60):
+    """Write texts and copies of some with another case, white space or Unicode form.
+
+    Returns:
+        The source, and how many held-out documents are copies of training documents.
+    """
+    texts = [f"the cat number {number} sat on a mat" for number in range(count)]
+    copies = [text.replace("the", "THE").replace(" ", "\n ").replace("c", WIDE_C) for text in texts[::2]]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts + copies), encoding="utf-8")
+    source = DataSource(name=str(path), held_out=HeldOut(documents=0.3))
+    train, held_out = (
+        [
+            document.text.replace(WIDE_C, "c").lower().split()
+            for document in documents.texts(source, part=part, seed=0)
+        ]
+        for part in ("train", "held_out")
+    )
+    return source, sum(words in train for words in held_out)
+
+
+def test_held_out_texts_that_are_also_trained_on_are_counted(vocabulary, tmp_path, capsys):
+    source, expected = near_copies(tmp_path / "texts.jsonl")
+    _, evaluation = made(tmp_path / "a", vocabulary, [source])
+    assert 0 < expected == evaluation["held_out_in_training"] < evaluation["held_out_documents"]
+    count = f"{expected} of {evaluation['held_out_documents']} held-out documents"
+    assert f"warning: {count} are also in the training part" in capsys.readouterr().err
+    distinct = DataSource(name=str(tmp_path / "distinct.jsonl"))
+    rows = [{"text": f"the dog number {number} ran"} for number in range(100)]
+    (tmp_path / "distinct.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, evaluation = made(tmp_path / "b", vocabulary, [distinct])
+    assert evaluation["held_out_in_training"] == 0 and "also in the training" not in capsys.readouterr().err
+
+
+def test_another_file_with_held_out_texts_is_compared(vocabulary, tmp_path):
+    for name, words in (("train", "abcdef"), ("test", "ABx")):
+        rows = "".join(json.dumps({"text": f"{word} dog"}) + "\n" for word in words)
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    held_out = HeldOut(name=str(tmp_path / "test.jsonl"))
+    _, evaluation = made(
+        tmp_path / "a", vocabulary, [DataSource(name=str(tmp_path / "train.jsonl"), held_out=held_out)]
+    )
+    assert (evaluation["documents"], evaluation["held_out_documents"]) == (6, 3)
+    assert evaluation["held_out_in_training"] == 2
+
+
+def test_the_count_is_the_same_after_an_interruption(vocabulary, tmp_path):
+    source, expected = near_copies(tmp_path / "texts.jsonl")
+    folder, _ = made(tmp_path / "a", vocabulary, [source])
+    shutil.rmtree(folder / "held_out")  # as if the run had been stopped after the training part
+    _, evaluation = made(tmp_path / "a", vocabulary, [source])
+    assert evaluation["held_out_in_training"] == expected
+
+
+def test_normalised_texts_do_not_depend_on_the_pieces():
+    text = "\uff21 cat \n\tsat " + "x" * 50 + " İ  on\u00a0a mat. "
+
+    def seen(*texts):
+        watched = NormalisedTexts()
+        pieces = [Piece(part, 0, index == len(texts) - 1) for index, part in enumerate(texts)]
+        assert list(watched.watch(pieces)) == pieces
+        return watched
+
+    whole = seen(text)
+    for cut in range(1, len(text)):
+        assert seen(text[:cut], text[cut:]).count_in(whole) == 1, cut
+    assert seen(*text).count_in(whole) == 1
+    assert seen("a CAT sat " + "X" * 50 + " İ on a mat.").count_in(whole) == 1
+    assert seen(text.replace("cat", "c at")).count_in(whole) == 0
+    assert seen("").count_in(seen(" \n")) == 1
+    long = "y" * (PIECE_CHARACTERS + 5)
+    assert seen(long[:7], long[7:], " z").count_in(seen(long + " z")) == 1

@@ -15,6 +15,7 @@ from tests.chat_fixtures import (
     metrics,
     run_stage,
 )
+from toolkit.base import console
 from toolkit.data.chat.pairs import Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
@@ -94,3 +95,14 @@ def test_unchanged_policy_has_zero_rewards(folder, load):
     assert dpo.distance(model, model, tokenizer, held_out, seed=0).kl.estimate == 0
     metrics = dpo.held_out_metrics(model, model, held_out, beta=0.1, seed=0)
     assert metrics.accuracy.estimate == 0.5 and metrics.held_out_loss == pytest.approx(math.log(2))
+
+
+def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
+    console.tell_once.cache_clear()
+    data = {"name": f"{folder}/preferences.jsonl", "held_out": "none"}
+    path = run_stage(dpo, folder, load("none", data=data, trainer={"max_steps": 1}))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert (evaluation["n"], evaluation["examples"]) == (0, 48)
+    assert [evaluation[key] for key in ("accuracy", "kl")] == [None, None]
+    assert capsys.readouterr().err.count("no held-out rows (held_out: none)") == 1
+    assert not any(key.startswith("held_out") for row in metrics(path) for key in row)

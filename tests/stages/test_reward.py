@@ -14,6 +14,7 @@ from tests.chat_fixtures import (
     metrics,
     run_stage,
 )
+from toolkit.base import console
 from toolkit.data.chat.pairs import encode
 from toolkit.inference.reward_scores import reward_scores, score_ids
 from toolkit.models.loading import load_reward_model
@@ -129,3 +130,14 @@ def test_what_does_not_fit_is_said_before_training(folder, load, capsys):
     text = "longer than 40 tokens: {left_out} of {rows} pairs left out; raise trainer.max_length"
     assert f"  {text.format(**trained)}" in error
     assert ("held out, " in error) is (held_out["left_out"] > 0)
+
+
+def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
+    console.tell_once.cache_clear()
+    data = {"name": f"{folder}/preferences.jsonl", "held_out": "none"}
+    path = run_stage(reward, folder, load("none", data=data, trainer={"max_steps": 1}))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert (evaluation["n"], evaluation["examples"]) == (0, 48)
+    assert [evaluation[key] for key in ("accuracy", "bayes_accuracy")] == [None, None]
+    assert capsys.readouterr().err.count("no held-out rows (held_out: none)") == 1
+    assert not any(key.startswith("held_out") for row in metrics(path) for key in row)

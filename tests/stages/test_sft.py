@@ -17,8 +17,10 @@ from tests.chat_fixtures import (
     built_trainer,
     byte_tokenizer,
     first_batch,
+    metrics,
     run_stage,
 )
+from toolkit.base import console
 from toolkit.data.chat import template
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.stages import sft
@@ -185,3 +187,14 @@ def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(fol
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for all_positions, scored in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(all_positions, scored, rtol=1e-4, atol=1e-7)
+
+
+def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
+    console.tell_once.cache_clear()
+    data = {"name": f"{folder}/conversations.jsonl", "held_out": "none"}
+    path = run_stage(sft, folder, load("none", data=data, trainer={"max_steps": 1}))
+    evaluation = json.loads((path / "evaluation.json").read_text())
+    assert (evaluation["n"], evaluation["examples"]) == (0, 48)
+    assert [evaluation[key] for key in ("held_out_loss", "held_out_perplexity")] == [None, None]
+    assert capsys.readouterr().err.count("no held-out rows (held_out: none)") == 1
+    assert not any(key.startswith("held_out") for row in metrics(path) for key in row)

@@ -66,15 +66,10 @@ def _measure_reward_models(
     args: argparse.Namespace, references: Mapping[str, Reference], surroundings: EvaluationContext
 ) -> ModelComparison:
     from toolkit.evaluate import reward_models
-    from toolkit.runs.evaluation import ModelComparison
-    from toolkit.runtime import devices
 
     if args.baseline is not None:
         raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
-    source = _source(args)
-    part, device = surroundings.part_of(source), devices.select("auto")
-    models = reward_models.measure(references, source, part=part, device=device, seed=args.seed)
-    return ModelComparison(models=models)
+    return reward_models.measure(references, _source(args), surroundings, part=args.part, seed=args.seed)
 
 
 def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationContext) -> ModelComparison:
@@ -102,7 +97,7 @@ def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationC
         raise UsageError("has an effect only on prompts, with --baseline", where="--best-of", fix="give it")
     elif args.baseline is not None:
         print("the data are text without prompts: no win rate", file=sys.stderr)
-    return stage.evaluate(recipe, surroundings)
+    return stage.evaluate(recipe, surroundings, part=args.part)
 
 
 def _source(args: argparse.Namespace) -> DataSource:
@@ -164,6 +159,12 @@ def _parser() -> Parser:
         type=positive_int,
         metavar="N",
         help="at most N documents or prompts",
+    )
+    parser.add_argument(
+        "--part",
+        choices=("held_out", "train", "all"),
+        help="the rows of a file to measure; default: all, but the held-out rows of a file that a model, the "
+        "judge, or a run they were made from was trained on",
     )
     parser.add_argument(
         "--window",

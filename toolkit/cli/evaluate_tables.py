@@ -23,10 +23,10 @@ def show(results: ModelComparison) -> None:
     models, judge = results.models, results.judge
     of_text = {name: row for name, row in models.items() if row.bits_per_byte is not None}  # not best of n
     if of_text:
-        console.print(perplexity_table(of_text))
+        console.print(perplexity_table(of_text, rows=measured_rows(results)))
         console.print(reading(of_text), style="dim")
     if judge is not None:
-        console.print(win_rate_table(models, judge.baseline))
+        console.print(win_rate_table(models, judge.baseline, rows=measured_rows(results)))
         accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"
         power = judge.power or "asked until 50% was excluded; the intervals hold at any time"
         console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats per answer, length in tokens")
@@ -41,10 +41,21 @@ def show(results: ModelComparison) -> None:
             console.print(rates)
 
 
-def perplexity_table(models: Mapping[str, ModelEvaluation]) -> Table:
-    """Return one row per model, and the entropy floor where it is known: no model can be below it."""
+def measured_rows(results: ModelComparison) -> str:
+    """Return the words that follow a number of rows if a model was trained on some of them."""
+    if results.part == "train":
+        return " (training rows)"
+    return " (training rows among them)" if results.part == "all" and results.trained_on else ""
+
+
+def perplexity_table(models: Mapping[str, ModelEvaluation], *, rows: str = "") -> Table:
+    """Return one row per model, and the entropy floor where it is known: no model can be below it.
+
+    Args:
+        rows: follows the number of documents.
+    """
     first = next(iter(models.values()))
-    size = f"{first.documents:,} documents, {first.bytes:,} bytes"
+    size = f"{first.documents:,} documents{rows}, {first.bytes:,} bytes"
     compared = any(row.bits_per_byte_difference is not None for row in models.values())
     columns = ["bits per byte", *(["minus baseline"] if compared else []), "perplexity", "by word"]
     table = number_table(f"{size}; 95% intervals over {first.interval_over}", ["model"], columns)
@@ -78,14 +89,18 @@ def reading(models: Mapping[str, ModelEvaluation]) -> str:
     return ", ".join(words)
 
 
-def win_rate_table(models: Mapping[str, ModelEvaluation], baseline: str) -> Table:
-    """Return one row per model: its win rate against the baseline, KL divergence and answer lengths."""
+def win_rate_table(models: Mapping[str, ModelEvaluation], baseline: str, *, rows: str = "") -> Table:
+    """Return one row per model: its win rate against the baseline, KL divergence and answer lengths.
+
+    Args:
+        rows: follows the number of prompts.
+    """
     prompts = next(iter(models.values())).prompts
     some_unjudged = any(row.win_rate.unjudged for row in models.values() if row.win_rate is not None)
     scored = any(row.score is not None for row in models.values())
     columns = ["verdict", "win rate", *(["judged"] if some_unjudged else []), "equally\nlong", "ties"]
     columns += ["KL", "length", "ended", *(["score"] if scored else [])]
-    title = f"win rate against {baseline} on {prompts} prompts, 95% intervals"
+    title = f"win rate against {baseline} on {prompts} prompts{rows}, 95% intervals"
     table = number_table(title, ["model"], columns)
     for name, row in models.items():
         rate = row.win_rate
@@ -118,7 +133,7 @@ def show_reward_models(results: ModelComparison) -> None:
     """Print one table for each reward model."""
     console = Console(stderr=True, highlight=False)
     for name, metrics in results.models.items():
-        title = f"{name}: {metrics.n} pairs, 95% intervals"
+        title = f"{name}: {metrics.n} pairs{measured_rows(results)}, 95% intervals"
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, pad_edge=False
         )

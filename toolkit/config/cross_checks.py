@@ -14,8 +14,10 @@ from toolkit.config.messages import Mistake, conflict, listed, no_effect, sugges
 from toolkit.config.registry import STAGES, Stage
 from toolkit.config.schema import (
     AnnotatorSettings,
+    CorpusRecipe,
     DataSource,
     EvaluateRecipe,
+    HeldOut,
     PpoRecipe,
     PreferencesRecipe,
     PretrainRecipe,
@@ -63,6 +65,8 @@ def check(recipe: StageRecipe) -> list[Mistake]:
             key="micro_batch_examples",
             name="batch_examples",
         )
+    if isinstance(recipe, CorpusRecipe) or (isinstance(recipe, PpoRecipe) and recipe.early_stopping):
+        mistakes += _without_held_out(recipe)
     if isinstance(recipe, PpoRecipe):
         mistakes += _ppo(recipe)
     if isinstance(recipe, EvaluateRecipe):
@@ -92,12 +96,45 @@ def _source(stage: Stage, key: Key, source: DataSource) -> list[Mistake]:
     is_single = not isinstance(key[-1], int)
     if is_single and "weight" in source.model_fields_set:
         mistakes.append(no_effect((*key, "weight"), "has an effect only in a list of several sources"))
-    held_out = source.held_out
-    if held_out and held_out.last_characters and (not set(configs) <= TEXT or source.name == STORYWORLD):
-        mistakes.append(
-            conflict((*key, "held_out", "last_characters"), "is for one long text; write documents")
-        )
-    return mistakes
+    return mistakes + _held_out(stage, key, source, is_text=set(configs) <= TEXT)
+
+
+def _held_out(stage: Stage, key: Key, source: DataSource, *, is_text: bool) -> list[Mistake]:
+    held_out, key, is_storyworld = source.held_out, (*key, "held_out"), source.name == STORYWORLD
+    if isinstance(held_out, HeldOut):
+        if held_out.last_characters and (not is_text or is_storyworld):
+            return [conflict((*key, "last_characters"), "is for one long text; write documents")]
+        return _separate_held_out(key, held_out, source) if inputs.has_separate_held_out(source) else []
+    if held_out is not None and is_storyworld:
+        return [no_effect(key, f"{held_out} has no effect with storyworld, whose parts are drawn separately")]
+    if held_out == "all" and not stage.reads_held_out:
+        return [conflict(key, "all leaves no row to train on; write a share, {documents: 0.1}")]
+    if held_out == "none" and stage.reads_held_out:
+        return [conflict(key, "none leaves no row to measure on; write all")]
+    return []
+
+
+def _separate_held_out(key: Key, held_out: HeldOut, source: DataSource) -> list[Mistake]:
+    if source.name == STORYWORLD:
+        name = "split" if held_out.name is None else "name"
+        return [no_effect((*key, name), "has no effect with storyworld; write documents")]
+    if held_out.name is not None:
+        if held_out.name != STORYWORLD and not held_out.name.startswith("runs/"):
+            return []
+        return [conflict((*key, "name"), "must be a file, folder, glob or Hub dataset")]
+    if inputs.is_local(source.name) and not Path(source.name).expanduser().is_dir():
+        sentence = "is of a Hub dataset or a saved DatasetDict; for a file, write name"
+        return [conflict((*key, "split"), sentence)]
+    return []
+
+
+def _without_held_out(recipe: CorpusRecipe | PpoRecipe) -> list[Mistake]:
+    """Return the mistake of a stage that needs held-out rows, of data that holds out none."""
+    if any(source.held_out != "none" for source in recipe.data):
+        return []
+    key = next(key for key, _ in inputs.data_sources(recipe))
+    purpose = "pretraining measures on" if isinstance(recipe, CorpusRecipe) else "early_stopping measures on"
+    return [conflict((*key, "held_out"), f"none leaves no held-out rows, which {purpose}; write a share")]
 
 
 def _local(configs: tuple[str, ...], key: Key, source: DataSource) -> list[Mistake]:

@@ -82,6 +82,13 @@ def _added_to_sources(before: dict[str, Any], stage: str, *keys: str) -> tuple[A
     return tuple(Added(stage, f"{key}.{name}", value) for key in keys for name, value in before.items())
 
 
+HELD_OUT = {"held_out.name": ANY, "held_out.split": ANY}
+"""Keys of `held_out`, which has exactly one: where one of these was added, another key of it changed, too.
+
+Another value than ANY would add the mapping to manifests whose source has none.
+"""
+
+
 CHANGES: tuple[Change, ...] = (
     # 2026-11-24
     Renamed("evaluate", "win_rate.data", "data"),
@@ -163,6 +170,14 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources(ROWS, "ppo", "data"),
     *_added_to_sources(ROWS, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     *_added_to_sources(ROWS, "preferences", "data"),
+    *_added_to_sources(HELD_OUT, "tokenizer", "data"),
+    *_added_to_sources(HELD_OUT, "corpus", "data"),
+    *_added_to_sources(HELD_OUT, "sft", "data"),
+    *_added_to_sources(HELD_OUT, "reward", "data"),
+    *_added_to_sources(HELD_OUT, "dpo", "data"),
+    *_added_to_sources(HELD_OUT, "ppo", "data"),
+    *_added_to_sources(HELD_OUT, "preferences", "data"),
+    *_added_to_sources(HELD_OUT, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

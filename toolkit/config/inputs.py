@@ -14,9 +14,17 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from toolkit.base.errors import DataError
+from toolkit.config import data_formats
 from toolkit.config.judge_kinds import kind
 from toolkit.config.registry import PRODUCTS
-from toolkit.config.schema import AnnotatorSettings, DataSource, RewardSettings, SftRecipe, WinRateSettings
+from toolkit.config.schema import (
+    AnnotatorSettings,
+    DataSource,
+    HeldOut,
+    RewardSettings,
+    SftRecipe,
+    WinRateSettings,
+)
 from toolkit.config.schema.base import STORYWORLD
 from toolkit.config.yaml_source import Key
 
@@ -59,6 +67,32 @@ def data_sources(recipe: BaseModel) -> Iterator[tuple[Key, DataSource]]:
     for key, value in _settings(recipe, ()):
         if isinstance(value, DataSource):
             yield key, value
+
+
+def has_separate_held_out(source: DataSource) -> bool:
+    """Return whether the held-out rows of a source are those of another file, dataset or split."""
+    held_out = source.held_out
+    return isinstance(held_out, HeldOut) and (held_out.name is not None or held_out.split is not None)
+
+
+def separate_held_out(source: DataSource) -> DataSource:
+    """Return the other file, dataset or split that holds the held-out rows, to be read as the source is."""
+    assert isinstance(source.held_out, HeldOut)
+    split, name = source.held_out.split, source.held_out.name
+    if name is None:
+        return source.model_copy(update={"held_out": None, "split": split})
+    suffix, is_file = data_formats.suffix_of(name), is_local(name)
+    return source.model_copy(
+        update={
+            "held_out": None,
+            "name": name,
+            "split": "all",
+            "config": None,
+            # Settings without effect on the other file are no mistake of the user.
+            "encoding": source.encoding if is_file and suffix not in data_formats.BINARY else None,
+            "separator": source.separator if is_file and suffix not in data_formats.TABLES else None,
+        }
+    )
 
 
 def references(recipe: BaseModel) -> Iterator[tuple[Key, str]]:

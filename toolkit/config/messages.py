@@ -193,9 +193,11 @@ def _fits(branch: Any, value: Any) -> bool:
 
 def _branch(members: list[Any], tag: str) -> Any:
     for member in members:
-        name = getattr(member, "__name__", str(member))
-        is_list = typing.get_origin(member) is list
-        if (is_list and tag.startswith("list")) or (not is_list and tag == name):
+        origin, name = typing.get_origin(member), getattr(member, "__name__", str(member))
+        if origin in (list, Literal):
+            if tag.startswith(f"{name.lower()}["):
+                return member
+        elif tag == name or (tag.startswith("function-") and tag.rstrip("]").endswith(f" {name}")):
             return member
     return members[0]
 
@@ -267,7 +269,7 @@ def _wrong_type(members: list[Any], key: Key, value: Any) -> Mistake:
         one_of = "one of " if len(words) > 1 else ""
         sentence = f"must be {one_of}{', '.join(words)}, not {shown(value)}{hint}"
         return Mistake(key, sentence, ProblemKind.VALUE if isinstance(value, str) else ProblemKind.TYPE)
-    parts = [TYPE_NAMES[member] for member in members if member in TYPE_NAMES]
+    parts = [*map(str, literals), *(TYPE_NAMES[member] for member in members if member in TYPE_NAMES)]
     parts += [
         "a mapping such as {name: storyworld}" if member is DataSource else "a mapping (key: value)"
         for member in members

@@ -8,7 +8,8 @@ from typing import Literal
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
 from toolkit.config import inputs
-from toolkit.config.schema import Data, DataSource
+from toolkit.config.inputs import has_separate_held_out, separate_held_out
+from toolkit.config.schema import Data, DataSource, HeldOut
 from toolkit.data import files
 from toolkit.data.tables import Row
 from toolkit.storyworld import World, get_world
@@ -26,6 +27,8 @@ def as_sources(data: Data) -> list[DataSource]:
     sources = list(data) if isinstance(data, (list, tuple)) else [data]
     for source in sources:
         files.check(source)
+        if has_separate_held_out(source) and source.name != files.STORYWORLD:
+            files.check(separate_held_out(source))
         if source.name == files.STORYWORLD and source.columns is not None:
             raise DataError(
                 "`columns` has no effect on storyworld", where=source.name, fix="remove `columns`"
@@ -43,17 +46,52 @@ def held_out_share(source: DataSource) -> float:
     """Return the share of documents, conversations or stories that a source holds out.
 
     Raises:
-        DataError: the source holds out the last characters of a text.
+        DataError: the source has another held-out part than a share.
     """
     if source.held_out is None:
         return DEFAULT_HELD_OUT
-    if source.held_out.documents is None:
+    if not isinstance(source.held_out, HeldOut):
         raise DataError(
-            "held_out.last_characters applies to text only, not to conversations or storyworld",
+            f"held_out: {source.held_out} has no effect on storyworld, whose parts are drawn separately",
             where=source.name,
-            fix="give held_out: {documents: 0.1}",
+            fix="remove `held_out`",
+        )
+    if source.held_out.documents is None:
+        (key,) = source.held_out.model_dump(exclude_none=True)
+        kinds = "text only, not to conversations or storyworld" if key == "last_characters" else "files only"
+        raise DataError(
+            f"held_out.{key} applies to {kinds}", where=source.name, fix="give held_out: {documents: 0.1}"
         )
     return source.held_out.documents
+
+
+def has_held_out(data: Data) -> bool:
+    """Return whether any source of `data` holds out rows."""
+    return any(source.held_out != "none" for source in as_sources(data))
+
+
+def rows_of(source: DataSource, part: Part) -> tuple[DataSource | None, Part]:
+    """Return the source that has the rows of a part, and which part of that source they are.
+
+    The source is None for the held-out part of a source that holds out nothing.
+
+    Raises:
+        DataError: training on a source that is only measured on.
+    """
+    held_out = source.held_out
+    if part == "all" or source.name == files.STORYWORLD:
+        return source, part
+    if held_out == "all" and part == "train":
+        raise DataError(
+            "held_out: all leaves no row to train on",
+            where=source.name,
+            fix="remove it, or write a share, held_out: {documents: 0.1}",
+        )
+    if held_out in ("none", "all"):
+        return None if held_out == "none" and part == "held_out" else source, "all"
+    if has_separate_held_out(source):
+        return source if part == "train" else separate_held_out(source), "all"
+    return source, part
 
 
 def is_held_out(digest: bytes, *, share: float) -> bool:

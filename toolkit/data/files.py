@@ -170,11 +170,12 @@ def digests(recipe: BaseModel) -> dict[str, str]:
     Raises:
         DataError: a file is missing.
     """
-    sources = {
-        key_text(key): digest(source)
-        for key, source in inputs.data_sources(recipe)
-        if not source.name.startswith("runs/")  # a parent, whose digest is that of its seal
-    }
+    sources = {}
+    for key, source in inputs.data_sources(recipe):
+        if not source.name.startswith("runs/"):  # a parent, whose digest is that of its seal
+            sources[key_text(key)] = digest(source)
+        if inputs.has_separate_held_out(source):
+            sources[key_text((*key, "held_out"))] = digest(inputs.separate_held_out(source))
     files = {key_text(key): f"sha256:{sha256_file(path)}" for key, path in inputs.files(recipe)}
     return sources | files
 
@@ -186,11 +187,21 @@ def digest(source: DataSource) -> str:
         if source.name == STORYWORLD:
             return f"{STORYWORLD}:{get_world(source.world).digest}"
         return f"hub:{source.name}"
-    total = hashlib.sha256()
+    return joined_digest(file_digests(paths))
+
+
+def file_digests(paths: Iterable[Path]) -> list[bytes]:
+    """Return the SHA-256 of each file."""
+    digests = []
     for path in paths:
         with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{total.hexdigest()}"
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return digests
+
+
+def joined_digest(digests: Iterable[bytes]) -> str:
+    """Return the identifier of a local source whose files have these digests."""
+    return f"sha256:{hashlib.sha256(b''.join(digests)).hexdigest()}"
 
 
 def size_bytes(paths: list[Path]) -> int:

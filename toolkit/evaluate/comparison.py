@@ -9,12 +9,12 @@ from typing import Any
 
 from toolkit.base.errors import UsageError
 from toolkit.config.schema import DataSource
+from toolkit.data.data_sources import Part
 from toolkit.evaluate import context, request, reward_models, stage
 from toolkit.evaluate.naming import models_by_name
 from toolkit.models.tokenizer_loading import Reference
 from toolkit.runs import seal
 from toolkit.runs.evaluation import ModelComparison
-from toolkit.runtime import devices
 
 PathOrText = str | os.PathLike[str]
 
@@ -25,6 +25,7 @@ def evaluate(
     *,
     baseline: PathOrText | None = None,
     judge: PathOrText | None = None,
+    part: Part | None = None,
     examples: int | None = None,
     perplexity: Mapping[str, Any] | None = None,
     win_rate: Mapping[str, Any] | None = None,
@@ -39,6 +40,8 @@ def evaluate(
         data: `storyworld`, a file, a Hub dataset, a sealed corpus run, or a DataSource.
         baseline: the model that the others are compared with.
         judge: who compares the answers: `gold` (the default), a reward model, a file of votes, an endpoint.
+        part: the rows of a file or Hub dataset to measure, `held_out`, `train` or `all`; by default all rows,
+            but the held-out ones of a file that a model, the judge, or one of their ancestors was trained on.
         examples: maximum number of documents or prompts; a DataSource has its own limits.
         perplexity, win_rate: further settings of these parts of an evaluate recipe, such as
             `{"max_new_tokens": 128}`.
@@ -57,12 +60,12 @@ def evaluate(
     by_name = models_by_name(list(dict.fromkeys([*([start] if start else []), *names])))
     references = {name: surroundings.model_reference(model) for name, model in by_name.items()}
     if reward_models.are_reward_models(references):
-        return _measure_reward_models(references, source, surroundings, seed=seed)
+        return _measure_reward_models(references, source, surroundings, part=part, seed=seed)
     settings = {**(win_rate or {}), **({"judge": os.fspath(judge)} if judge is not None else {})}
     recipe = request.build_recipe(
         names, source, baseline=start, perplexity=perplexity, win_rate=settings, seed=seed
     )
-    return stage.evaluate(recipe, surroundings)
+    return stage.evaluate(recipe, surroundings, part=part)
 
 
 def _source(data: PathOrText | DataSource, examples: int | None) -> str | DataSource:
@@ -80,11 +83,10 @@ def _measure_reward_models(
     source: str | DataSource,
     surroundings: context.EvaluationContext,
     *,
+    part: Part | None,
     seed: int,
 ) -> ModelComparison:
     if not isinstance(source, DataSource):
         raise UsageError("is a run, and reward models are measured on preferences", where=source,
                          fix="name preferences, such as storyworld")  # fmt: skip
-    part, device = surroundings.part_of(source), devices.select("auto")
-    measured = reward_models.measure(references, source, part=part, device=device, seed=seed)
-    return ModelComparison(models=measured)
+    return reward_models.measure(references, source, surroundings, part=part, seed=seed)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import RunError, UsageError
-from toolkit.config.schema import Data
+from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
+from toolkit.evaluate.trained_on import MeasuredPart
 from toolkit.models.loading import Reference
 from toolkit.runs import references, seal
+from toolkit.runs.evaluation import ModelComparison
 from toolkit.runs.run import Run
+
+if TYPE_CHECKING:
+    import datasets
 
 JUDGEMENTS = "judgements.jsonl"
 NO_CORPUS = "is not a corpus run"
@@ -26,18 +34,47 @@ class EvaluationContext:
         model_reference: returns what `from_pretrained` loads for a model that the recipe names.
         corpus: returns the directory of a corpus run that the recipe names.
         judgements: the file that keeps the judgements of an endpoint.
-        reads_whole_files: measure on all of a file or Hub dataset, not on its held-out part.
+        measured_part: what of the data is measured; in a recipe the settings of the data say it.
     """
 
     model_reference: Callable[[str], Reference]
     corpus: Callable[[str], Path]
     judgements: Path
-    reads_whole_files: bool = False
+    measured_part: MeasuredPart | None = None
 
-    def part_of(self, data: Data) -> Part:
-        """Return the part of a source that is measured on; of storyworld always the held-out part."""
-        names = {source.name for source in as_sources(data)}
-        return "all" if self.reads_whole_files and files.STORYWORLD not in names else "held_out"
+    @property
+    def part(self) -> Part:
+        """The part of the data to read."""
+        return "held_out" if self.measured_part is None else self.measured_part.part_to_read
+
+    def read_rows(
+        self, read: Callable[..., datasets.Dataset], data: Data, *, unit: str, seed: int
+    ) -> datasets.Dataset:
+        """Return the rows to measure, read by a function of `toolkit.data.chat.sources`."""
+        report = ReadingReport()
+        try:
+            rows = read(data, part=self.part, seed=seed, report=report)
+        finally:  # an error because no row is left comes after the reason
+            for source, found in zip(as_sources(data), report.sources, strict=False):
+                self.tell_part(source, found.used, found.usable, unit)
+        if report.is_notable():
+            report.print()
+        return rows
+
+    def with_part(self, results: ModelComparison) -> ModelComparison:
+        """Return the results with the part that was measured, and the runs that were trained on the data."""
+        if self.measured_part is None:
+            return results
+        return replace(results, part=self.measured_part.part, trained_on=list(self.measured_part.trained_on))
+
+    def tell_part(self, source: DataSource, used: int, total: int, unit: str) -> None:
+        """Say how many of the rows of a source are measured, unless it is what everybody expects."""
+        if self.measured_part is not None:
+            if self.measured_part.trained_on:
+                tell_once(self.measured_part.sentence(used, total, unit))
+        elif source.held_out is source.held_out_examples is None and files.is_local(source.name):
+            count = f"{used:,} of {total:,} {unit}"
+            tell_once(f"{source.name}: {count}: the held-out tenth; held_out: all measures the whole file")
 
 
 def of_run(run: Run) -> EvaluationContext:
@@ -62,4 +99,4 @@ def of_current_folder(judgements: Path = Path(JUDGEMENTS)) -> EvaluationContext:
             raise UsageError(NO_CORPUS, where=reference, fix="name a corpus run, a file or a dataset")
         return path
 
-    return EvaluationContext(references.named_model, corpus, judgements, reads_whole_files=True)
+    return EvaluationContext(references.named_model, corpus, judgements)

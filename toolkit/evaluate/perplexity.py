@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.config.schema import Data
+from toolkit.config.schema import Data, DataSource
 from toolkit.data.chat import template
 from toolkit.data.data_sources import Part, as_sources
 from toolkit.data.text import documents
@@ -104,14 +104,23 @@ def from_corpus(run: Path) -> HeldOutText:
     return HeldOutText(run.name, shards=shards, tokenizer=tokenizer, floor=shards.entropy_floor())
 
 
-def from_data(data: Data, *, part: Part, seed: int) -> HeldOutText:
+def from_data(
+    data: Data, *, part: Part, seed: int, tell_part: Callable[[DataSource, int, int, str], None] | None = None
+) -> HeldOutText:
     """Return one part of a text source, which every model tokenizes itself.
+
+    Args:
+        tell_part: called with each source, its documents in the part, and all its documents.
 
     Raises:
         DataError: the part is empty.
     """
     name = ", ".join(source.name for source in as_sources(data))
-    selected = list(documents.texts(data, part=part, seed=seed))
+    stream = documents.Stream(data, part=part, seed=seed)
+    selected = list(documents.joined(stream))
+    for index, source in enumerate(stream.sources if tell_part else ()):
+        used = stream.documents[index]
+        tell_part(source, used, used + stream.other_documents[index], "documents")
     total = sum(len(document.text.encode()) for document in selected)
     if not total:
         raise DataError(

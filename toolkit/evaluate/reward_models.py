@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-import torch
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -13,9 +13,12 @@ from toolkit.config.schema import DataSource
 from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
+from toolkit.evaluate import trained_on
+from toolkit.evaluate.context import EvaluationContext
 from toolkit.models.loading import load_reward_model
 from toolkit.models.tokenizer_loading import Reference, not_loadable
-from toolkit.runs.evaluation import ModelEvaluation
+from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
+from toolkit.runtime import devices
 from toolkit.stages import reward_quality
 
 
@@ -47,21 +50,34 @@ def _has_score_head(reference: Reference) -> bool:
 
 
 def measure(
-    references: Mapping[str, Reference], source: DataSource, *, part: Part, device: torch.device, seed: int
-) -> dict[str, ModelEvaluation]:
+    references: Mapping[str, Reference],
+    source: DataSource,
+    surroundings: EvaluationContext,
+    *,
+    part: Part | None = None,
+    seed: int,
+) -> ModelComparison:
     """Return the measurements of each reward model on the preferences of a source, by the model's name.
 
+    Args:
+        part: of the source; by default all rows, or those that no training of the models read.
+
     Raises:
+        UsageError: the part cannot be computed.
         DataError: no preferences, or none that fits in the context of a model.
     """
     if source.name == files.STORYWORLD and source.config is None:
         source = source.model_copy(update={"config": "preferences"})
     disable_progress_bar()  # of loading weights
-    rows = sources.preferences(source, part=part, seed=seed)
+    measured_part = trained_on.select(
+        source, references.values(), part=part, is_text=False, keeps_field=source.field is not None
+    )
+    surroundings, device = replace(surroundings, measured_part=measured_part), devices.select("auto")
+    rows = surroundings.read_rows(sources.preferences, measured_part.source, unit="pairs", seed=seed)
     measurements = {}
     for name, reference in references.items():
         model, tokenizer = load_reward_model(reference, device=device)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
         measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)
-    return measurements
+    return surroundings.with_part(ModelComparison(models=measurements))

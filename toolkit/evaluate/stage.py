@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from toolkit.base.console import tell_once
+from toolkit.base.errors import UsageError
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
 from toolkit.data.chat import sources
-from toolkit.data.data_sources import as_sources, world_of
-from toolkit.evaluate import context, judge_factory, judges, perplexity
+from toolkit.data.data_sources import Part, as_sources, world_of
+from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
@@ -58,15 +60,59 @@ SHOWN = ("bits_per_byte", "perplexity", "score", "kl_to_baseline", "mean_length"
 """The numbers that metrics.jsonl has of each model."""
 
 
-def evaluate(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> ModelComparison:
+def evaluate(
+    recipe: EvaluateRecipe, surroundings: EvaluationContext, *, part: Part | None = None
+) -> ModelComparison:
     """Measure the models of a recipe without a run.
+
+    Args:
+        part: of the data; by default all rows, or those that no training of the models read.
 
     Raises:
         ToolkitError: a model, data or a judge that cannot be used.
     """
+    recipe, surroundings = _with_parts(recipe, surroundings, part)
     session = open_session(recipe, surroundings)
     judge = open_judge(recipe, surroundings, session.contest) if session.contest else None
-    return session.results({name: session.measure(name) for name in session.references}, judge)
+    results = session.results({name: session.measure(name) for name in session.references}, judge)
+    return surroundings.with_part(results)
+
+
+def _with_parts(
+    recipe: EvaluateRecipe, surroundings: EvaluationContext, part: Part | None
+) -> tuple[EvaluateRecipe, EvaluationContext]:
+    """Return the recipe whose sources hold out the rows to measure, by the trainings of the models."""
+    settings, contest = recipe.perplexity, recipe.win_rate
+    judges_of_answers = [contest.judge] if contest and judge_kind(contest.judge) == "model" else []
+    choosers = [contest.best_of.reward_model] if contest and contest.best_of else []
+    models, judging, answering = (
+        [surroundings.model_reference(model) for model in names]
+        for names in (recipe.models, judges_of_answers, [*recipe.models, *judges_of_answers, *choosers])
+    )
+    measured_part = None
+    if settings and settings.tokens is not None and part not in (None, "held_out"):
+        raise UsageError("has no effect on a corpus run, whose held-out part is measured", where="--part",
+                         fix="name the file of its text")  # fmt: skip
+    if settings and settings.data:
+        measured_part = trained_on.select(settings.data[0], models, part=part, is_text=True)
+        recipe = recipe.model_copy(
+            update={"perplexity": settings.model_copy(update={"data": [measured_part.source]})}
+        )
+    if recipe.data:
+        measured_part = trained_on.select(recipe.data[0], answering, part=part, is_text=False)
+        recipe = recipe.model_copy(update={"data": [measured_part.source]})
+    if contest and contest.judge_data:
+        measured = trained_on.select(
+            contest.judge_data[0], judging, part=None, is_text=False, keeps_field=False
+        )
+        if measured.trained_on:
+            tell_once(
+                f"{measured.trained_on[0]} was trained on {measured.source.name}: the judge's accuracy is "
+                f"measured on the held-out rows"
+            )
+        judged = contest.model_copy(update={"judge_data": [measured.source]})
+        recipe = recipe.model_copy(update={"win_rate": judged})
+    return recipe, replace(surroundings, measured_part=measured_part)
 
 
 def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Session:
@@ -93,13 +139,15 @@ def open_text(settings: PerplexitySettings, surroundings: EvaluationContext, see
     """Read the text of a corpus run or of a text source."""
     if settings.tokens is not None:
         return perplexity.from_corpus(surroundings.corpus(settings.tokens))
-    return perplexity.from_data(settings.data, part=surroundings.part_of(settings.data), seed=seed)
+    return perplexity.from_data(
+        settings.data, part=surroundings.part, seed=seed, tell_part=surroundings.tell_part
+    )
 
 
 def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Contest:
     """Read the prompts; the contest also defines how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
-    prompts = sources.prompts(recipe.data, part=surroundings.part_of(recipe.data), seed=seed)
+    prompts = surroundings.read_rows(sources.prompts, recipe.data, unit="prompts", seed=seed)
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
@@ -133,7 +181,7 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         settings.judge_model,
         settings.judge_key_variable,
         settings.judge_data,
-        "held_out" if settings.judge_data is None else surroundings.part_of(settings.judge_data),
+        "held_out",
         settings.stop_early,
     )
     is_model = judge_kind(settings.judge) == "model"

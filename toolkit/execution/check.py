@@ -106,7 +106,11 @@ def _parents(
 def _data(loaded: LoadedRecipe) -> list[str]:
     """Return a line for each data source that cannot be checked."""
     unknown = []
-    for key, source in inputs.data_sources(loaded.recipe):
+    sources = list(inputs.data_sources(loaded.recipe))
+    for key, source in sources.copy():
+        if inputs.has_separate_held_out(source):
+            sources.append(((*key, "held_out"), inputs.separate_held_out(source)))
+    for key, source in sources:
         if source.name == inputs.STORYWORLD or source.name.startswith("runs/"):
             continue
         if not inputs.is_local(source.name):

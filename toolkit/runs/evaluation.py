@@ -327,7 +327,12 @@ class TokenizerEvaluation(StageEvaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusEvaluation(StageEvaluation):
-    """Size of a corpus; `digest` stands for every token of its training part."""
+    """Size of a corpus; `digest` stands for every token of its training part.
+
+    Attributes:
+        held_out_in_training: held-out documents whose text, apart from case, white space and Unicode form, is
+            also in the training part; None in runs before it was counted.
+    """
 
     documents: int | None = None
     tokens: int | None = None
@@ -335,6 +340,7 @@ class CorpusEvaluation(StageEvaluation):
     held_out_documents: int | None = None
     held_out_tokens: int | None = None
     held_out_bytes: int | None = None
+    held_out_in_training: int | None = None
     entropy_floor_bits_per_byte: float | None = None
     vocab_size: int | None = None
     digest: str | None = None
@@ -617,11 +623,15 @@ class ModelComparison(StageEvaluation):
         models: by the name that they are reported under.
         judge: who compared the answers, None without a win rate.
         baseline: the name of the model that the others are compared with.
+        part: of the data that was measured, `held_out`, `train` or `all`; None for a recipe's.
+        trained_on: names of the runs that were trained on the data: models, judges and their ancestors.
     """
 
     models: dict[str, ModelEvaluation]
     judge: JudgeResult | None = None
     baseline: str | None = None
+    part: str | None = None
+    trained_on: list[str] | None = None
     seed: int | None = None
     versions: dict[str, str] | None = None
     settings: dict[str, Any] | None = None

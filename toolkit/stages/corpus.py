@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from toolkit.data.chat import template
 from toolkit.data.data_sources import Part
 from toolkit.data.text import documents
 from toolkit.data.text.documents import Piece, Stream
+from toolkit.data.text.duplicates import NormalisedTexts
 from toolkit.data.text.encoding import Encoded, encode_in_order
 from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
 from toolkit.models import tokenizer_loading
@@ -49,10 +50,11 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
     folder = run.path / FOLDER
     tokenizer = load_tokenizer(run.reference(recipe.tokenizer))
     tokenizer.save_pretrained(folder / "tokenizer")
-    shards = {}
+    shards: dict[str, TokenShards] = {}
+    seen = {part: NormalisedTexts() for part in PARTS}
     for part in PARTS:
         began = time.monotonic()
-        shards[part] = _write_part(recipe, part, folder=folder / part, tokenizer=tokenizer)
+        shards[part] = _write_part(recipe, part, folder=folder / part, tokenizer=tokenizer, seen=seen)
         run.metrics.log(
             PARTS.index(part),
             part=part,
@@ -60,7 +62,14 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             documents=shards[part].documents,
             seconds=round(time.monotonic() - began, 3),
         )
-    run.write_json(layout.EVALUATION, _evaluation(recipe, shards, tokenizer).to_json())
+    evaluation = _evaluation(recipe, shards, tokenizer)
+    if evaluation.held_out_in_training:
+        count = f"{evaluation.held_out_in_training:,} of {evaluation.held_out_documents:,} held-out documents"
+        tell(
+            f"warning: {count} are also in the training part, apart from case and white space: losses of the "
+            "held-out part are too low"
+        )
+    run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
@@ -87,7 +96,12 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
 
 
 def _write_part(
-    recipe: CorpusRecipe, part: Part, *, folder: Path, tokenizer: PreTrainedTokenizerBase
+    recipe: CorpusRecipe,
+    part: Part,
+    *,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    seen: Mapping[str, NormalisedTexts],
 ) -> TokenShards:
     journal = folder / layout.JOURNAL
     if (folder / INDEX).exists():
@@ -113,7 +127,7 @@ def _write_part(
     if begun:
         tell(f"corpus: {part}: resuming after {writer.documents:,} documents, {writer.tokens:,} tokens")
     done = begun["pieces"] if begun else 0
-    batches = _batches(islice(_pieces(stream, tokenizer), done, None))
+    batches = _batches(islice(_pieces(seen[part].watch(stream), tokenizer), done, None))
     results = encode_in_order(
         batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or hardware.cores()
     )
@@ -128,14 +142,23 @@ def _write_part(
             fix="hold out the end of one long text, held_out: {last_characters: 0.1}; "
             "of few documents a larger share, held_out: {documents: 0.3}",
         )
-    writer.finish(
-        {
-            "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
-            "dropped": dict(stream.dropped),
-        }
-    )
+    facts = {
+        "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
+        "dropped": dict(stream.dropped),
+    }
+    if part == "held_out":
+        facts["held_out_in_training"] = seen[part].count_in(_training_texts(recipe, seen["train"]))
+    writer.finish(facts)
     journal.unlink(missing_ok=True)
     return TokenShards.open(folder)
+
+
+def _training_texts(recipe: CorpusRecipe, seen: NormalisedTexts) -> NormalisedTexts:
+    """Return the texts of the training part, read again if an earlier attempt wrote it."""
+    if not len(seen):
+        for _ in seen.watch(Stream(recipe.data, part="train", seed=recipe.seed)):
+            pass
+    return seen
 
 
 def _append(
@@ -177,7 +200,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[tuple[list[_Mark], list[str]]]
         yield marks, texts
 
 
-def _pieces(stream: Stream, tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
+def _pieces(stream: Iterable[Piece], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
     """Yield long documents in pieces if that does not change this tokenizer's ids, else whole documents."""
     pattern = json.loads(tokenizer.backend_tokenizer.to_str())
     split = pattern["pre_tokenizer"] or {}
@@ -202,6 +225,7 @@ def _evaluation(
         held_out_documents=held_out.documents,
         held_out_tokens=held_out.tokens,
         held_out_bytes=held_out.bytes,
+        held_out_in_training=held_out.index["facts"].get("held_out_in_training"),
         entropy_floor_bits_per_byte=held_out.entropy_floor(),
         vocab_size=len(tokenizer),
         digest=train.digest,

@@ -140,9 +140,7 @@ def held_out_conversations(
 ) -> HeldOutConversations:
     """Tokenize the held-out conversations."""
     held_out = HeldOutConversations([], [], [], LengthReport(length))
-    for example in sources.conversations(
-        recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport()
-    ):
+    for example in sources.measured_while_training(sources.conversations, recipe.data, seed=recipe.seed):
         fitted = template.fitted_example(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )

@@ -17,6 +17,7 @@ from toolkit.base.errors import DataError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import TokenizerRecipe
 from toolkit.data.chat import template
+from toolkit.data.data_sources import has_held_out
 from toolkit.data.text import documents
 from toolkit.runs import layout
 from toolkit.runs.evaluation import TokenizerEvaluation
@@ -130,7 +131,9 @@ def _tokenize_held_out(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFa
     tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
     if not tokens:
         tell(
-            "tokenizer: the held-out part is empty, so bytes per token are not measured; "
+            "tokenizer: no held-out rows (held_out: none), so bytes per token are not measured"
+            if not has_held_out(recipe.data)
+            else "tokenizer: the held-out part is empty, so bytes per token are not measured; "
             "one long text can be split with held_out: {last_characters: 0.1}"
         )
     return limited, tokens

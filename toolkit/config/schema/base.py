@@ -44,11 +44,19 @@ class HeldOut(Settings):
     """The last fraction of the characters, for one long text."""
     documents: Fraction | None = None
     """The fraction of documents, chosen by a hash of the text (for conversations, of the first prompt)."""
+    name: str | None = None
+    """Another file, folder, glob or Hub dataset, of which all rows are held out; all rows of the source are
+    then for training. Its rows are read with the settings of the source, except `split` and `config`."""
+    split: str | None = None
+    """Another split of the same Hub dataset or saved DatasetDict, held out like `name`."""
 
     @model_validator(mode="after")
     def exactly_one(self) -> HeldOut:
-        if (self.last_characters is None) == (self.documents is None):
-            raise ValueError("give exactly one of last_characters and documents")
+        given = list(self.model_dump(exclude_none=True))
+        if not given:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
+        if len(given) > 1:
+            raise ValueError(f"give only one of {' and '.join(given)}")
         return self
 
 
@@ -111,8 +119,9 @@ class DataSource(Settings):
     """Weight in a mixture, relative to the other sources."""
     examples: Count | None = None
     """Number of documents or examples to train on; the default is all (required with storyworld)."""
-    held_out: HeldOut | None = None
-    """The part that is kept for evaluation; the default is one tenth of the documents."""
+    held_out: Literal["none", "all"] | HeldOut | None = None
+    """The part that is kept for evaluation; the default is one tenth of the documents. `none` keeps nothing,
+    and `all` is for a file that is only measured on."""
     held_out_examples: Count | None = None
     """Maximum number of held-out documents or examples; with storyworld, the exact number."""
     flawed_share: Probability | None = None
@@ -126,6 +135,18 @@ class DataSource(Settings):
     def one_name_for_a_column(self) -> DataSource:
         if self.field is not None and self.columns is not None:
             raise ValueError("give `field` or `columns`, not both: field names the text or the messages")
+        return self
+
+    @model_validator(mode="after")
+    def held_out_is_separate(self) -> DataSource:
+        if isinstance(self.held_out, HeldOut):
+            if self.held_out.split is not None and self.split in (self.held_out.split, "all"):
+                raise ValueError(
+                    f"held_out.split {self.held_out.split!r} is also trained on (split: {self.split}); name "
+                    "the split for training in split"
+                )
+            if self.held_out.name == self.name:
+                raise ValueError("held_out.name is the source itself; name another file or dataset")
         return self
 
     @model_validator(mode="after")

@@ -32,10 +32,12 @@ class SourceReport:
         unread: rows that have a column that is not read, by column.
         forms: rows by the columns that were read.
         asked: the share to hold out; None for storyworld, which has parts of its own, and a whole source.
+        has_other_part: whether the source has rows of the other part, too.
     """
 
     name: str
     part: str = "all"
+    has_other_part: bool = True
     read: int = 0
     used: int = 0
     not_sampled: int = 0
@@ -67,6 +69,11 @@ class SourceReport:
             "not mixed": self.not_mixed,
             "left out": self.left_out.total(),
         }
+
+    @property
+    def usable(self) -> int:
+        """Rows, or pairs of two rows, of both parts that could be used."""
+        return self.used + self.not_sampled + self.not_mixed + self.other_part
 
     def reasons(self) -> str:
         """Return the reasons of unusable rows in one line."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -18,9 +18,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
 from toolkit.config import data_formats
+from toolkit.config.inputs import has_separate_held_out
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files, hub, tables
 from toolkit.data.chat import split_key
@@ -31,9 +33,11 @@ from toolkit.data.data_sources import (
     as_sources,
     check_mixture,
     example_limit,
+    has_held_out,
     held_out_share,
     is_held_out,
     mixture_order,
+    rows_of,
     story_rows,
     story_seed,
 )
@@ -139,6 +143,20 @@ def _preference(found: PreferencePair) -> Example:
     return {name: [_without_loss(message) for message in side] for name, side in sides.items()} | margin
 
 
+def measured_while_training(
+    read: Callable[..., datasets.Dataset], data: Data, *, seed: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the held-out rows of a training; none, which is said, with `held_out: none`.
+
+    Args:
+        read: `conversations` or `preferences`.
+    """
+    if not has_held_out(data):
+        tell_once("no held-out rows (held_out: none): the training measures nothing")
+        return []
+    return read(data, part="held_out", seed=seed, report=ReadingReport())
+
+
 def conversations(
     data: Data, *, part: Part, seed: int, report: ReadingReport | None = None
 ) -> datasets.Dataset:
@@ -191,11 +209,18 @@ class _Request:
 def _read(
     data: Data, reader: type[_Reader], request: _Request, report: ReadingReport | None
 ) -> datasets.Dataset:
-    sources = as_sources(data)
     counts = report if report is not None else ReadingReport()
-    tables = []
-    for index, source in enumerate(sources):
-        found = SourceReport(source.name, request.part)
+    given = [(index, source, *rows_of(source, request.part)) for index, source in enumerate(as_sources(data))]
+    given = [entry for entry in given if entry[2] is not None]
+    if not given:
+        raise DataError(
+            "held_out: none leaves no held-out rows, and they are needed here",
+            where=", ".join(source.name for source in as_sources(data)),
+            fix="hold out a share, held_out: {documents: 0.1}, or name a file, held_out: {name: FILE}",
+        )
+    sources, tables = [source for _, source, _, _ in given], []
+    for index, limits, source, part in given:
+        found = SourceReport(source.name, request.part, has_other_part=part != "all")
         counts.sources.append(found)
         rows = _rows(source, index, reader.config, request)
         table = _Table(reader.columns, request.numbers)
@@ -209,10 +234,12 @@ def _read(
                 fix="give more rows, or change the held_out share",
             )
         found.used = len(table)
-        if (sample := _sampled(len(table), source, index, request)) is not None:
+        if (sample := _sampled(len(table), limits, index, request)) is not None:
             table.take(sample)
             found.used, found.not_sampled = len(table), found.used - len(table)
         tables.append(table)
+    if request.part == "held_out":
+        _warn_of_trained_prompts(list(zip(sources, tables, strict=True)), data, reader, request)
     merged = _Table.merged(tables)
     if len(tables) > 1:
         order = _mixed([len(table) for table in tables], sources, counts.sources, request.seed)
@@ -220,6 +247,26 @@ def _read(
     if report is None and counts.is_notable():
         counts.print()
     return merged.dataset()
+
+
+def _warn_of_trained_prompts(
+    held_out: Sequence[tuple[DataSource, _Table]], data: Data, reader: type[_Reader], request: _Request
+) -> None:
+    """Warn if held-out rows of another file or split have a prompt that is trained on; a share has none."""
+    separate = [(source, table) for source, table in held_out if has_separate_held_out(source)]
+    if not separate or any(source.held_out == "all" for source in as_sources(data)):
+        return  # with `all` no stage trains on these data
+    trained = _read(data, reader, replace(request, part="train"), ReadingReport())
+    for source, table in separate:
+        key = split_key.of_source(source)
+        # 8 bytes instead of a prompt: 10 million prompts take 1 GB as a set of integers.
+        known = {split_key.fingerprint(key.of(row["prompt"])) for row in trained}
+        count = sum(split_key.fingerprint(key.of(prompt)) in known for prompt in table.prompts())
+        if count:
+            tell_once(
+                f"warning: {source.held_out.name or source.held_out.split}: {count:,} of {len(table):,} "
+                "held-out rows have a prompt that is also trained on"
+            )
 
 
 def _rows(
@@ -247,9 +294,9 @@ def _examples(
     rows: Iterator[tuple[str, Mapping[str, Any]]], reader: _Reader, source: DataSource, report: SourceReport
 ) -> Iterator[Example]:
     """Yield the examples of a part; storyworld's rows are all of it."""
-    share = held_out_share(source)
-    if source.name != files.STORYWORLD and report.part != "all":
-        report.asked = share
+    share = 0.0
+    if source.name != files.STORYWORLD and report.has_other_part:
+        report.asked = share = held_out_share(source)
         head = list(islice(rows, split_key.MEASURED_ROWS))
         report.key = split_key.measure(head, source)
         rows = chain(head, rows)
@@ -303,6 +350,11 @@ class _Table:
                 table if optional == self.optional else _rewritten(table, schema)
                 for optional, table in batches
             )
+
+    def prompts(self) -> Iterator[list[dict[str, str]]]:
+        """Yield the prompt of every row."""
+        for batch in self._table.select(["prompt"]).to_batches(_BATCH_ROWS):
+            yield from batch.column("prompt").to_pylist()
 
     def take(self, indices: np.ndarray) -> None:
         self.table = self.table.take(indices)

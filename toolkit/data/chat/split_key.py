@@ -54,7 +54,7 @@ def first_request(prompt: Sequence[Message]) -> str:
 
     Its hash determines the part, so that a prompt is in the same part in all stages.
     """
-    return _normalised(
+    return normalised(
         next(
             message["content"]
             for message in prompt
@@ -65,7 +65,7 @@ def first_request(prompt: Sequence[Message]) -> str:
 
 def whole_prompt(prompt: Sequence[Message]) -> str:
     """Return all messages without the system's, normalised; of one message, this is `first_request`."""
-    return _normalised(" ".join(message["content"] for message in prompt if message["role"] != "system"))
+    return normalised(" ".join(message["content"] for message in prompt if message["role"] != "system"))
 
 
 def measure(rows: Iterable[tuple[str, Mapping[str, Any]]], source: DataSource) -> SplitKey:
@@ -98,9 +98,15 @@ def _of_source(source: DataSource) -> SplitKey:
     return measure((row for path in paths for row in tables.rows(path, encoding=source.encoding)), source)
 
 
+def fingerprint(text: str) -> int:
+    """Return 8 bytes of a hash, to count texts that occur twice."""
+    return int.from_bytes(_digest(text)[:8], "big")
+
+
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _normalised(text: str) -> str:
+def normalised(text: str) -> str:
+    """Return a text without differences in case, white space and Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

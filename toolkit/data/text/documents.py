@@ -21,7 +21,7 @@ from typing import Any
 from toolkit.base.console import tell_once
 from toolkit.base.errors import DataError
 from toolkit.config import data_formats
-from toolkit.config.schema import Data, DataSource
+from toolkit.config.schema import Data, DataSource, HeldOut
 from toolkit.data import decoding, files, tables
 from toolkit.data.chat import formats, plain_text
 from toolkit.data.data_sources import (
@@ -32,6 +32,7 @@ from toolkit.data.data_sources import (
     held_out_share,
     is_held_out,
     mixture_order,
+    rows_of,
     story_counts,
     story_rows,
     story_seed,
@@ -94,16 +95,21 @@ class Stream:
     dropped: Counter[str] = field(default_factory=Counter)
     documents: Counter[int] = field(default_factory=Counter)
     """Documents yielded so far, by source."""
+    other_documents: Counter[int] = field(default_factory=Counter)
+    """Usable documents that were read and not yielded, by source: of the other part, or above the limit."""
 
     def __post_init__(self) -> None:
         self.sources = as_sources(self.data)
-        self._meters = [_meter(source, self.part) for source in self.sources]
+        self._rows = [rows_of(source, self.part) for source in self.sources]
+        self._present = [index for index, (source, _) in enumerate(self._rows) if source is not None]
+        self._meters = {index: self._meter(index) for index in self._present}
         self.log_weights = _log_weights(self.sources)
 
     def __iter__(self) -> Iterator[Piece]:
-        readers = [self._read(index) for index in range(len(self.sources))]
-        for index in mixture_order([source.weight for source in self.sources], seed=self.seed):
-            piece = None
+        readers = {index: self._read(index) for index in self._present}
+        weights = [self.sources[index].weight for index in self._present]
+        for position in mixture_order(weights, seed=self.seed) if readers else ():
+            index, piece = self._present[position], None
             for piece in readers[index]:
                 yield piece
                 if piece.ends:
@@ -116,22 +122,40 @@ class Stream:
             names = ", ".join(source.name for source in self.sources)
             tell_once(f"{names}: documents left out: {reasons}")
         if self.documents.total():
-            check_mixture(self.sources, [self.documents[index] for index in range(len(self.sources))])
+            counts = [self.documents[index] for index in self._present]
+            check_mixture([self.sources[index] for index in self._present], counts)
 
     def fraction(self) -> float:
         """Return the share of the part that was read, 0 if unknown."""
-        return max(meter.fraction() for meter in self._meters)
+        return max((meter.fraction() for meter in self._meters.values()), default=0.0)
 
     def progress(self) -> tuple[int, int, str]:
         """Return (done, total, unit) of the source that will be exhausted first."""
-        meter = max(self._meters, key=Meter.fraction)
+        meter = max(self._meters.values(), key=Meter.fraction, default=Meter(0, "document"))
         return meter.done, meter.total, meter.unit
 
+    def _meter(self, index: int) -> Meter:
+        source, _ = self._rows[index]
+        if source.name == files.STORYWORLD:
+            return Meter(sum(story_counts(source, self.part).values()), "document")
+        paths = files.resolve(source)
+        if paths is None:
+            return Meter(self._limit(index) or 0, "document")
+        return Meter(files.size_bytes(paths), "byte")
+
+    def _limit(self, index: int) -> int | None:
+        return example_limit(self.sources[index], self.part)
+
     def _read(self, index: int) -> Iterator[Piece]:
-        source, meter = self.sources[index], self._meters[index]
+        source, part = self._rows[index]
+        meter = self._meters[index]
         if source.name == files.STORYWORLD:
             return self._stories(source, index, meter)
-        return self._texts(source, index, meter)
+        held_out = source.held_out
+        if part != "all" and isinstance(held_out, HeldOut) and held_out.last_characters:
+            pieces = self._split_text(source, index, held_out.last_characters, meter)
+            return _first_documents(pieces, self._limit(index))
+        return self._sample(source, index, part, meter)
 
     def _stories(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
         log_weight, seed = self.log_weights[index], story_seed(self.seed, index)
@@ -141,19 +165,13 @@ class Stream:
             has_logprob = log_weight is not None and row.get("logprob") is not None
             yield Piece(text, index, True, row["logprob"] + log_weight if has_logprob else None)
 
-    def _texts(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
-        if self.part != "all" and source.held_out and source.held_out.last_characters:
-            pieces = self._split_text(source, index, source.held_out.last_characters, meter)
-            return _first_documents(pieces, example_limit(source, self.part))
-        return self._sample(source, index, meter)
-
-    def _sample(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
+    def _sample(self, source: DataSource, index: int, part: Part, meter: Meter) -> Iterator[Piece]:
         """Yield the documents of the part, at most the limit: a random sample, or the first of a hub dataset.
 
         The sample consists of the documents with the smallest keys, in the order of the data.
         """
-        share = 0.0 if self.part == "all" else held_out_share(source)
-        limit, largest_key = example_limit(source, self.part), None
+        share = None if part == "all" else held_out_share(source)
+        limit, largest_key = self._limit(index), None
         if limit is not None and files.is_local(source.name):
             documents = (document for document in _read(source) if self._is_usable(document, share))
             keys = (_sampling_key(document.digest(), self.seed) for document in documents)
@@ -173,10 +191,13 @@ class Stream:
                 for piece, ends in _with_last(document.pieces()):
                     yield Piece(piece, index, ends)
                 continue
+            else:
+                self.other_documents[index] += 1
             document.skip()
 
-    def _is_usable(self, document: _SourceDocument, share: float) -> bool:
-        if document.unusable or self.part == "all":
+    def _is_usable(self, document: _SourceDocument, share: float | None) -> bool:
+        """Return whether a document is of the part; `share` is held out, None if all documents are."""
+        if document.unusable or share is None:
             return not document.unusable
         return is_held_out(document.digest(), share=share) == (self.part == "held_out")
 
@@ -350,15 +371,6 @@ def _separators(pieces: Iterable[str]) -> Counter[str]:
                 counts[separator] += len(pattern.findall(text))
             tails[separator] = text[len(text) - length + 1 :] if len(text) >= length else text
     return counts
-
-
-def _meter(source: DataSource, part: Part) -> Meter:
-    if source.name == files.STORYWORLD:
-        return Meter(sum(story_counts(source, part).values()), "document")
-    paths = files.resolve(source)
-    if paths is None:
-        return Meter(example_limit(source, part) or 0, "document")
-    return Meter(files.size_bytes(paths), "byte")
 
 
 def _log_weights(sources: Sequence[DataSource]) -> list[float | None]:
