@@ -395,3 +395,18 @@ def test_history_leaves_current_manifests_unchanged():
         unchanged = json.loads(json.dumps(settings))
         kept = {key: value for key, value in history.recorded(stage, unchanged).items() if key in unchanged}
         assert kept == unchanged
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"trainer": {}}, "last"),
+        ({"trainer": {"assistant_only_loss": False}}, "last"),
+        ({"trainer": {"assistant_only_loss": True}}, "all"),
+        ({"trainer": {}, "multi_turn": "all"}, "all"),
+    ],
+)
+def test_older_fine_tuning_is_rebuilt_with_the_answers_that_it_learned(settings, wanted):
+    assert history.as_made("sft", settings)["multi_turn"] == wanted
+    assert "multi_turn" not in history.recorded("sft", {"trainer": {}})
+    assert history.as_made("dpo", {"trainer": {}}) == {"trainer": {}}

@@ -222,7 +222,7 @@ def test_the_common_messages_are_the_prompt(rows):
     )
     assert data.pairs() == [([system("S"), Q, A, later], [A], [B])]
     assert data.left_out() == {
-        "the answers differ before the last turn, and the template code reads one answer": 1,
+        "the answers differ before the last turn": 1,
         "the prompts of the two answers differ": 1,
     }
 
@@ -642,3 +642,26 @@ def test_columns_without_effect_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             DataSource.model_validate({"name": "a.jsonl", **settings})
+
+
+def test_cells_spell_numbers_and_truth_values(tmp_path):
+    """CSV files hold text only: a label that is ignored would make a bad answer a good one."""
+    (tmp_path / "kto.csv").write_text("prompt,completion,label\nQ,A,true\nQ,B,False\nR,C,1\nR,D,0\n")
+    name = str(tmp_path / "kto.csv")
+    chats = sources.conversations(DataSource(name=name), part="all", seed=0)
+    assert [row["completion"][0]["content"] for row in chats] == ["A", "C"]
+    pairs = sources.preferences(DataSource(name=name), part="all", seed=0)
+    assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in pairs] == [
+        ("A", "B"),
+        ("C", "D"),
+    ]
+    lines = ["prompt,chosen,rejected,score_chosen,score_rejected,margin", "Q,A,B,10,9,0.5", "R,C,D,9,10,"]
+    (tmp_path / "scores.csv").write_text("\n".join(lines))
+    report = ReadingReport()
+    source = DataSource(name=str(tmp_path / "scores.csv"))
+    rows = list(sources.preferences(source, part="all", seed=0, report=report))
+    assert [(row["prompt"][0]["content"], row["margin"]) for row in rows] == [("Q", 0.5)]
+    assert report.dropped == {"score_chosen is lower than score_rejected": 1}
+    (tmp_path / "scores.csv").write_text("\n".join([*lines[:2], "R,C,D,high,10,"]))
+    with pytest.raises(DataError, match="'score_chosen' is 'high', not a number"):
+        sources.preferences(source, part="all", seed=0)

@@ -17,7 +17,7 @@ TEXT, PROMPTS = (True, False), (False, True)
     ("name", "content", "field", "expected"),
     [
         ("a.txt", "text", None, TEXT),
-        ("a.txt.gz", gzip.compress(b"text"), None, TEXT),
+        ("a.txt.gz", gzip.compress(b"text", mtime=0), None, TEXT),
         ("a.csv", "text,id\na,1\n", None, TEXT),
         ("a.tsv", "prompt\tcompletion\na\tb\n", None, PROMPTS),
         ("a.json", '[{"text": "a", "prompt": "b"}]', None, (True, True)),

@@ -203,8 +203,8 @@ def test_a_reward_judge_is_checked_on_whole_answers_only(scorer, tokenizer, tmp_
     judge = judges.reward_judge("short", (str(tmp_path / "short"), None), device="cpu", data=PREFERENCES)
     rows = sources.preferences(PREFERENCES, part="held_out", seed=0)
     pairs = held_out_pairs(rows, tokenizer, max_length=128)
-    assert 0 < judge.facts["left_out"] == pairs.left_out and judge.accuracy.n == len(pairs.pairs)
-    assert judges.describe(judge).left_out == pairs.left_out
+    assert 0 < judge.facts["left_out"] == pairs.lengths.left_out and judge.accuracy.n == len(pairs.pairs)
+    assert judges.describe(judge).left_out == pairs.lengths.left_out
 
 
 # Answers of real models

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.report.conftest import OLD_RUNS
+from tests.report.conftest import OLD_RUNS, edit
 from tests.report.test_run_names import STAGES
 from toolkit.cli import main
 from toolkit.report import glossary
@@ -108,3 +108,22 @@ def test_a_japanese_page(page, tmp_path):
 def test_an_unknown_language_is_an_error(capsys):
     assert main.main(["report", str(RUNS[0]), "--language", "fr"]) == 2
     assert "'fr'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", ("rows read", "left out")), ("ja", ("読んだ行", "除いた行"))]
+)
+def test_rows_of_the_training_data_are_shown(seeds, tmp_path, language, words):
+    sources = [
+        {
+            "name": "pairs.jsonl", "read": 2312, "used": 2049, "other_part": 254,
+            "left_out": {"an answer is empty": {"rows": 9, "first": "pairs.jsonl:31"}},
+        }
+    ]  # fmt: skip
+    edit(seeds / "s1" / "dpo", lambda numbers: numbers | {"data": {"sources": sources}})
+    output = tmp_path / "report.html"
+    text = write_report([seeds / "s1" / "dpo"], output, language=language).read_text(encoding="utf-8")
+    table = text[text.index("pairs.jsonl") - 2000 : text.index("pairs.jsonl:31") + 20]
+    assert all(word in table for word in words)
+    assert [count in table for count in ("2,312", "2,049", "254", ">9<")] == [True] * 4
+    assert "an answer is empty" in table

@@ -111,6 +111,27 @@ def test_pair_keeps_complete_answers_and_one_prompt_or_is_skipped():
     assert tokenizer.decode(third.prompt + third.chosen) == "<|user|>q<|assistant|>a<|endoftext|>"
 
 
+def test_what_does_not_fit_is_said_before_training(folder, load, capsys):
+    rows = []
+    for i in range(60):
+        long = "the " * (12 if i % 4 == 0 else 1)
+        prompt = [{"role": "user", "content": f"{i}?"}]
+        sides = {side: [{"role": "assistant", "content": f"{long}{side}"}] for side in ("chosen", "rejected")}
+        rows.append(json.dumps({"prompt": prompt, **sides}) + "\n")
+    (folder / "long.jsonl").write_text("".join(rows))
+    trainer = {**RECIPE["trainer"], "max_steps": 1, "max_length": 40}
+    recipe = load("long", data={"name": f"{folder}/long.jsonl"}, trainer=trainer)
+    evaluation = json.loads((run_stage(reward, folder, recipe) / "evaluation.json").read_text())
+    error = capsys.readouterr().err
+    found = evaluation["data"]
+    trained, held_out = found["lengths"], found["held_out_lengths"]
+    assert trained["rows"] + held_out["rows"] == 60 and trained["left_out"] + held_out["left_out"] == 15
+    assert evaluation["examples"] == trained["rows"] - trained["left_out"]
+    text = "longer than 40 tokens: {left_out} of {rows} pairs left out; raise trainer.max_length"
+    assert f"  {text.format(**trained)}" in error
+    assert ("held out, " in error) is (held_out["left_out"] > 0)
+
+
 def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
     console.tell_once.cache_clear()
     data = {"name": f"{folder}/preferences.jsonl", "held_out": "none"}

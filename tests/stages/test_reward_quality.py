@@ -8,6 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from toolkit.data.chat.pairs import HeldOutPairs, Pair, wins
+from toolkit.data.chat.report import LengthReport
 from toolkit.inference.reward_scores import score_ids
 from toolkit.report import reward_table
 from toolkit.report.wording import say
@@ -35,6 +36,7 @@ def preferences(count=40):
         for _ in range(count)
     ]
     return HeldOutPairs(
+        LengthReport(limit=96),
         pairs=pairs, messages=[[]] * count, answers=[("One.", "Two.")] * count,
         probability=[None] * count, utility_margin=[None] * count,
     )  # fmt: skip
@@ -64,7 +66,8 @@ def test_accuracy_is_reported_with_the_bayes_accuracy(model, monkeypatch):
 
 
 def test_no_preferences_give_no_measurements(model):
-    assert reward_quality.measure(model, HeldOutPairs(), pad_id=PAD, seed=0).to_json() == {
+    nothing = HeldOutPairs(LengthReport(limit=96))
+    assert reward_quality.measure(model, nothing, pad_id=PAD, seed=0).to_json() == {
         "accuracy": None, "accuracy_interval": None, "n": 0, "bayes_accuracy": None,
     }  # fmt: skip
 

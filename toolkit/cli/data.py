@@ -58,12 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
 
     from toolkit.base.console import print_json
+    from toolkit.base.errors import DataError
     from toolkit.data import preview
 
-    tokenizer = _tokenizer(args.model)
-    found = preview.preview(
-        _source(args.name, args.settings), tokenizer, kind=args.kind and RowKind(args.kind), count=args.rows
-    )
+    tokenizer, source = _tokenizer(args.model), _source(args.name, args.settings)
+    kind = RowKind(args.kind) if args.kind else None
+    try:
+        found = preview.preview(source, tokenizer, kind=kind, count=args.rows)
+    except DataError as error:
+        error.exit_status = 2  # nothing of it can be used
+        raise
     if args.json:
         examples = [row.as_json(tokenizer) for row in found.examples]
         print_json(
@@ -72,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
                 "as": found.kind,
                 "rows": found.rows,
                 "used": found.used,
+                "joined": found.joined,
                 "left_out": found.left_out,
                 "warnings": found.warnings,
                 "examples": examples,
@@ -131,6 +136,8 @@ def _show(found: Preview, tokenizer: PreTrainedTokenizerBase, *, with_tokens: bo
     print(f"read as   {found.kind}")
     print(f"rows      {found.rows:,}")
     print(f"used      {found.used:,}")
+    if found.joined:
+        print(f"joined    {found.joined:,}: the rejected answers of other rows")
     for reason, count in found.left_out.items():
         first = f"; first: {found.first[reason]}" if reason in found.first else ""
         print(f"left out  {count:,}: {reason}{first}")

@@ -35,7 +35,7 @@ class Added:
     Attributes:
         stage: name of the stage.
         key: dotted; a list in it means each of its entries (`data.temperature`, `rewards.weight`).
-        before: the value that applied to runs before the setting was added, or a function of their settings.
+        before: the value that applied to runs before the setting was added.
     """
 
     stage: str
@@ -159,11 +159,8 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources(WORLD, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
-    Added(
-        "sft",
-        "multi_turn",
-        lambda sft: "all" if sft.get("trainer", {}).get("assistant_only_loss") else "last",
-    ),
+    # Most conversations have one answer, and learning all or the last one is then the same; see `as_made`.
+    Added("sft", "multi_turn", ANY),
     Added("sft", "chat_template", "auto"),
     *_added_to_sources(ROWS, "tokenizer", "data"),
     *_added_to_sources(ROWS, "corpus", "data"),
@@ -212,8 +209,7 @@ def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> 
         if isinstance(change, Added):
             if complete and change.before is not ANY:
                 for _, holder in _holders(settings, parents, create=True):
-                    before = change.before(settings) if callable(change.before) else change.before
-                    holder.setdefault(name, copy.deepcopy(before))
+                    holder.setdefault(name, copy.deepcopy(change.before))
             continue
         for _, holder in list(_holders(settings, parents)):
             if name not in holder:
@@ -224,6 +220,18 @@ def recorded(stage: str, settings: dict[str, Any], *, complete: bool = True) -> 
             elif _is_among(holder[name], change.now):
                 del holder[name]
     return settings
+
+
+def as_made(stage: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a manifest with the values that made the run where `recorded` accepts any.
+
+    Fine-tuning learned the last answer of a conversation before `multi_turn` was added, or all answers with
+    `assistant_only_loss`.
+    """
+    if stage != "sft" or "multi_turn" in settings:
+        return settings
+    learned_all = settings.get("trainer", {}).get("assistant_only_loss")
+    return {**settings, "multi_turn": "all" if learned_all else "last"}
 
 
 def recorded_keys(stage: str, values: dict[str, Any]) -> dict[str, Any]:

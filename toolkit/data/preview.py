@@ -59,6 +59,8 @@ class Preview:
 
     Attributes:
         format: of the file and of its rows, in words.
+        rows: the sum of the next three.
+        joined: rows that became the rejected answer of another row.
         left_out: number of rows by reason.
         first: location of the first row of every reason.
         warnings: what is unexpected, one sentence each.
@@ -68,6 +70,7 @@ class Preview:
     format: str
     rows: int
     used: int
+    joined: int
     left_out: dict[str, int]
     first: dict[str, str]
     warnings: list[str]
@@ -114,6 +117,7 @@ def preview(
         _format_of(source, found.forms),
         found.read,
         found.used,
+        found.paired,
         dict(found.left_out),
         dict(found.first),
         found.warnings(),
@@ -151,7 +155,7 @@ def _text(source: DataSource, tokenizer: PreTrainedTokenizerBase, count: int) ->
             examples.append(PreviewRow(ids, [True] * len(ids)))
     dropped = dict(stream.dropped)
     rows = used + sum(dropped.values())
-    return Preview(RowKind.TEXT, _format_of(source, {}), rows, used, dropped, {}, [], examples)
+    return Preview(RowKind.TEXT, _format_of(source, {}), rows, used, 0, dropped, {}, [], examples)
 
 
 def kind_of(source: DataSource) -> RowKind:

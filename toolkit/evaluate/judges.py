@@ -135,7 +135,7 @@ def reward_judge(
     if data is not None:
         preferences = sources.preferences(data, part=part, seed=seed)
         held_out = reward_quality.fitting_pairs(model, tokenizer, preferences, where="judge_data")
-        left_out = held_out.left_out
+        left_out = held_out.lengths.left_out
         accuracy, source = (
             reward_quality.preference_accuracy(
                 model, held_out.pairs, pad_id=tokenizer.pad_token_id, seed=derive(seed, "judge")

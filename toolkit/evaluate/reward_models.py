@@ -79,5 +79,5 @@ def measure(
         model, tokenizer = load_reward_model(reference, device=device)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
-        measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.left_out, seed=seed)
+        measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)
     return surroundings.with_part(ModelComparison(models=measurements))

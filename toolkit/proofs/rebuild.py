@@ -72,6 +72,7 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
     """
     run_manifest = content(path)
     settings = {**run_manifest["inputs"]["settings"], **run_manifest.get("operational", {})}
+    settings = history.as_made(run_manifest["stage"], settings)
     removed = history.refused(run_manifest["stage"], settings)
     if removed:
         raise RunError(

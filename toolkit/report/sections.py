@@ -39,6 +39,8 @@ from toolkit.report.wording import Part, Wording, message, of_registry, say
 from toolkit.runs.evaluation import RewardMetrics
 from toolkit.stats import Estimate, interval_of, interval_text, kl_text
 
+DATA_COLUMNS = ("read", "used", "other_part", "left_out")
+"""Counts of a source in `data` of evaluation.json, or their sum."""
 KNOWN_NATS = math.log(2)
 """A kind of word is known if the model's surprise exceeds that of the truth by less: the model then gives
 such words more than half of their true probability, in the geometric mean."""
@@ -239,6 +241,7 @@ def _stage_section(
     blocks += _stage_tables(data, stage, runs)
     experts = curves.panels(stage.name, sources, details=True, wording=data.wording)
     folded: list[Block] = [Plots(experts)] if experts else []
+    folded += [block for name, _, row in runs for block in _data_blocks(data, name, row)]
     if stage.product == Product.REWARD_MODEL:
         folded += [block for name, _, row in runs for block in _reward_details(data, name, row)]
     if folded:
@@ -314,6 +317,33 @@ def _stage_tables(
             [TableRow(run_label(data, name), [_column_cell(row, column) for column in stage.row])
              for name, _, row in runs],
         )  # fmt: skip
+
+
+def _data_blocks(data: ReportData, name: str, row: Numbers) -> Iterator[Block]:
+    """Yield what became of the rows of the training data (`toolkit.data.chat.report`)."""
+    sources = (row.get("data") or {}).get("sources", [])
+    if not sources:
+        return
+    yield PageTable(
+        f"data-{name}",
+        data.say(message("data.title", name=name)),
+        data.say(message("data.source")),
+        [data.say(message(f"data.{key}")) for key in DATA_COLUMNS],
+        [TableRow(source["name"], [_count_cell(source, key) for key in DATA_COLUMNS]) for source in sources],
+    )
+    reasons = [
+        data.say(message("data.reason", reason=reason, count=f"{found['rows']:,}", first=found["first"]))
+        for source in sources
+        for reason, found in source["left_out"].items()
+    ]
+    if reasons:
+        yield Paragraph(data.join(reasons))
+
+
+def _count_cell(source: Mapping[str, Any], key: str) -> Cell:
+    left_out = sum(found["rows"] for found in source["left_out"].values())
+    count = left_out if key == "left_out" else source.get(key, 0)
+    return Cell(f"{count:,}", count)
 
 
 def _column_cell(row: Numbers, column: Column) -> Cell:

@@ -44,12 +44,13 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     length = max_length(recipe, DPOConfig, model)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
-    report.print()
-    table, left_out = training_pairs(train, tokenizer, max_length=length)
+    table, report.lengths = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
         sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
         tokenizer, max_length=length,
     )  # fmt: skip
+    report.held_out_lengths = held_out.lengths
+    report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
     adapters = lora(recipe, model, "CAUSAL_LM")
     trainer = quiet(DPOTrainer)(
@@ -64,7 +65,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
             held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
             distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
             base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
-            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            left_out=report.lengths.left_out, held_out_left_out=held_out.lengths.left_out, seed=recipe.seed,
             data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())

@@ -34,12 +34,13 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
-    report.print()
-    table, left_out = training_pairs(train, tokenizer, max_length=length, joined=True)
+    table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
         sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
         tokenizer, max_length=length,
     )  # fmt: skip
+    report.held_out_lengths = held_out.lengths
+    report.print()
     config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)
     trainer = quiet(RewardTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
@@ -54,7 +55,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
             trained.config.save_pretrained(run.model_dir)
         evaluation = RewardEvaluation.combined(
             metrics, base=recipe.model, tokenizer=recipe.model, examples=len(table), steps=config.max_steps,
-            left_out=left_out, held_out_left_out=held_out.left_out, seed=recipe.seed,
+            left_out=report.lengths.left_out, held_out_left_out=held_out.lengths.left_out, seed=recipe.seed,
             data=report.as_json(),
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())

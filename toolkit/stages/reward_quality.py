@@ -45,7 +45,7 @@ def fitting_pairs(
     pairs = held_out_pairs(preferences, tokenizer, max_length=limit)
     if not pairs.pairs:
         raise DataError(
-            f"none of {pairs.left_out} preferences fits in the {limit} tokens of the reward model",
+            f"none of {pairs.lengths.left_out} preferences fits in the {limit} tokens of the reward model",
             where=where, fix="give shorter preferences, or a model with a longer context",
         )  # fmt: skip
     return pairs

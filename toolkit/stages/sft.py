@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
-from toolkit.data.chat.report import ReadingReport
+from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
@@ -44,6 +44,7 @@ class HeldOutConversations:
     prompts: list[list[int]]
     answers: list[list[int]]
     messages: list[list[template.Message]]
+    lengths: LengthReport
 
 
 class CpuSFTTrainer(SFTTrainer):
@@ -67,8 +68,9 @@ def run(recipe: SftRecipe, run: Run) -> None:
     length = max_length(recipe, SFTConfig, model)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
-    report.print()
     held_out = held_out_conversations(recipe, tokenizer, length)
+    report.held_out_lengths = held_out.lengths
+    report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
     before = token_nats(model, held_out) if run.is_main else []
     trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
@@ -115,18 +117,21 @@ def conversation_rows(
         report: receives the counts of rows.
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
-    table, unmasked = RowTable(["input_ids", "labels"]), 0
+    table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
     for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
             unmasked += 1  # the loss on all tokens would teach these answers
             continue
-        table.append(labelled(tokenizer, example["prompt"], answer, max_length=length, loss_on=loss_on))
+        row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        table.append(row)
     if unmasked and ranks.rank() == 0:
         tell(
             f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
             "learns all tokens"
         )
+    if report is not None:
+        report.lengths = lengths
     return table
 
 
@@ -134,13 +139,14 @@ def held_out_conversations(
     recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int
 ) -> HeldOutConversations:
     """Tokenize the held-out conversations."""
-    held_out = HeldOutConversations([], [], [])
+    held_out = HeldOutConversations([], [], [], LengthReport(length))
     for example in sources.measured_while_training(sources.conversations, recipe.data, seed=recipe.seed):
-        prompt, answer = template.example_ids(
+        fitted = template.fitted_example(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )
-        held_out.prompts.append(prompt)
-        held_out.answers.append(answer)
+        held_out.lengths.add(shortened=fitted.is_shortened, cut=fitted.is_cut)
+        held_out.prompts.append(fitted.prompt)
+        held_out.answers.append(fitted.answer)
         held_out.messages.append(example["prompt"])
     return held_out
 
@@ -192,8 +198,10 @@ def sample_answers(
 
 
 def _measure(held_out: HeldOutConversations) -> Measure | None:
-    subset = HeldOutConversations(
-        held_out.prompts[:MEASURED_WHILE_TRAINING], held_out.answers[:MEASURED_WHILE_TRAINING], messages=[]
+    subset = replace(
+        held_out,
+        prompts=held_out.prompts[:MEASURED_WHILE_TRAINING],
+        answers=held_out.answers[:MEASURED_WHILE_TRAINING],
     )
     if not subset.prompts:
         return None

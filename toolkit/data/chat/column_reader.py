@@ -32,7 +32,7 @@ class ColumnReader:
 
     def _note_reasoning(self, messages: Messages) -> None:
         if any("reasoning_content" in message for message in messages):
-            self.notes.add("reasoning_content is kept, and the chat template does not render it")
+            self.notes.add("reasoning_content is learned only where the chat template renders it")
 
     def _with_prompt(self, prompt: str, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
         """Return the conversations of a prompt's column with each of (column, answer)."""
@@ -142,7 +142,14 @@ class ColumnReader:
             return None
         for better, worse in columns.SCORES:
             scores = self.row.get(better), self.row.get(worse)
-            if is_number(scores[0]) and is_number(scores[1]):
+            for name, score in zip((better, worse), scores, strict=True):
+                if score is not None and not is_number(score):
+                    raise DataError(
+                        f"{name!r} is {score!r}, not a number",
+                        where=self.location,
+                        fix="give a number, or null",
+                    )
+            if None not in scores:
                 if scores[0] < scores[1]:
                     return f"{better} is lower than {worse}"
                 if equal and scores[0] == scores[1]:

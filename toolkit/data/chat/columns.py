@@ -49,6 +49,9 @@ SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 
+SCALARS = frozenset({"label", "margin", *(name for pair in SCORES for name in pair)})
+"""Columns of numbers and truth values, which the cells of CSV files spell."""
+
 REFUSED = {
     **dict.fromkeys(TOOLS, "a row with tools, which the chat template does not render"),
     **dict.fromkeys(MEDIA, "a row with images, audio or video: only text is read"),
@@ -144,7 +147,22 @@ def mapped(row: Mapping[str, Any], source: DataSource | None, *, location: str) 
     taken = {name if name in row else name.partition(".")[0] for name in names.values()}
     hidden = {name for role in names for name in _ALTERNATIVES.get(role, ())}
     rest = {name: value for name, value in row.items() if name not in taken | hidden}
-    return {name: value for name, value in {**rest, **values}.items() if value is not None}
+    read = {name: _scalar(value) if name in SCALARS else value for name, value in {**rest, **values}.items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _scalar(value: Any) -> Any:
+    """Return the number or truth value that a text spells, as in cells of CSV files; None for no text."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text in ("true", "false", ""):
+        return {"true": True, "false": False}.get(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() else number
 
 
 _ALTERNATIVES = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
+from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
 from toolkit.data.chat.template import Message, common_prefix, example_ids, shorten
 
@@ -20,6 +21,8 @@ class Pair:
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    is_shortened: bool = False
+    """Whether the prompt lost its beginning."""
 
 
 @dataclass
@@ -31,15 +34,16 @@ class HeldOutPairs:
         answers: the chosen and the rejected answers as text.
         probability: with which the noisy annotator prefers the chosen answer.
         utility_margin: true utility of the chosen answer minus that of the rejected one.
-        left_out: number of pairs that do not fit in the model's context.
+        lengths: what did not fit.
     """
+
+    lengths: LengthReport
 
     pairs: list[Pair] = field(default_factory=list)
     messages: list[list[Message]] = field(default_factory=list)
     answers: list[tuple[str, str]] = field(default_factory=list)
     probability: list[float | None] = field(default_factory=list)
     utility_margin: list[float | None] = field(default_factory=list)
-    left_out: int = 0
 
     def bayes_accuracy(self) -> float | None:
         """Return the best possible accuracy, mean of max(p, 1 - p); None without probabilities."""
@@ -63,6 +67,7 @@ def encode(
                 yield None
                 continue
             pair = _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
+            pair = replace(pair, is_shortened=True)
         yield pair
 
 
@@ -81,8 +86,8 @@ def training_pairs(
     *,
     max_length: int,
     joined: bool = False,
-) -> tuple[RowTable, int]:
-    """Return the columns prompt_ids, chosen_ids and rejected_ids, and the number of pairs that do not fit.
+) -> tuple[RowTable, LengthReport]:
+    """Return the columns prompt_ids, chosen_ids and rejected_ids, and what did not fit.
 
     Args:
         joined: prepend the prompt to both answers instead of storing it in a column.
@@ -91,30 +96,30 @@ def training_pairs(
         DataError: no pair fits.
     """
     columns = ["chosen_ids", "rejected_ids"] if joined else ["prompt_ids", "chosen_ids", "rejected_ids"]
-    table, left_out = RowTable(columns), 0
+    table, lengths = RowTable(columns), LengthReport(max_length)
     for pair in encode(preferences, tokenizer, max_length=max_length):
+        lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
-            left_out += 1
             continue
         row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
         if joined:
             table.append({name: pair.prompt + ids for name, ids in row.items()})
         else:
             table.append({"prompt_ids": pair.prompt, **row})
-    if left_out and not len(table):
-        raise DataError(f"none of {left_out} preferences fits in {max_length} tokens",
+    if lengths.left_out and not len(table):
+        raise DataError(f"none of {lengths.rows} preferences fits in {max_length} tokens",
                         fix="raise trainer.max_length, or use a model with a longer context")  # fmt: skip
-    return table, left_out
+    return table, lengths
 
 
 def held_out_pairs(
     preferences: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> HeldOutPairs:
     """Tokenize held-out preferences."""
-    held_out = HeldOutPairs()
+    held_out = HeldOutPairs(LengthReport(max_length))
     for example, pair in zip(preferences, encode(preferences, tokenizer, max_length=max_length), strict=True):
+        held_out.lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
-            held_out.left_out += 1
             continue
         utilities = example.get("utility_chosen"), example.get("utility_rejected")
         held_out.pairs.append(pair)

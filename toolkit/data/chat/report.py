@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolkit.base import ranks
 from toolkit.base.console import tell
 from toolkit.data.chat.split_key import FIRST_MESSAGE, SplitKey
 
+SHARE_TO_WARN_OF = 0.1
+"""Share of rows that do not fit, from which the limit should be raised."""
 MEASURED_ROWS = 20
 """Fewest rows of which the held-out share is compared with the one that was asked for."""
 
@@ -133,10 +135,52 @@ class SourceReport:
 
 
 @dataclass
+class LengthReport:
+    """What the limit of tokens did to the rows of a training.
+
+    Attributes:
+        limit: `trainer.max_length`, or the model's context.
+        rows: all rows.
+        shortened: rows whose prompt lost its beginning.
+        cut: rows whose answer lost its end, and with it the token that ends it.
+        left_out: pairs that do not fit.
+    """
+
+    limit: int
+    rows: int = 0
+    shortened: int = 0
+    cut: int = 0
+    left_out: int = 0
+
+    def add(self, *, shortened: bool = False, cut: bool = False, left_out: bool = False) -> None:
+        """Count a row."""
+        self.rows += 1
+        self.shortened += shortened
+        self.cut += cut
+        self.left_out += left_out
+
+    def sentences(self) -> list[str]:
+        """Return what does not fit, one sentence each."""
+        counts = {
+            "prompts lost their beginning": self.shortened,
+            "answers are cut, so that their end is not learned": self.cut,
+            "pairs left out": self.left_out,
+        }
+        return [
+            f"longer than {self.limit:,} tokens: {count:,} of {self.rows:,} {what}"
+            + ("; raise trainer.max_length" if count > SHARE_TO_WARN_OF * self.rows else "")
+            for what, count in counts.items()
+            if count
+        ]
+
+
+@dataclass
 class ReadingReport:
-    """The rows of all sources of a setting."""
+    """The rows of all sources of a setting; `lengths` are those of its rows, or of the held-out rows."""
 
     sources: list[SourceReport] = field(default_factory=list)
+    lengths: LengthReport | None = None
+    held_out_lengths: LengthReport | None = None
 
     @property
     def read(self) -> int:
@@ -160,7 +204,12 @@ class ReadingReport:
             "kept": self.kept,
             "dropped": dict(self.dropped),
             "sources": [source.as_json() for source in self.sources],
+            **{key: asdict(lengths) for key, lengths in self._lengths().items()},
         }
+
+    def _lengths(self) -> dict[str, LengthReport]:
+        both = {"lengths": self.lengths, "held_out_lengths": self.held_out_lengths}
+        return {key: lengths for key, lengths in both.items() if lengths is not None}
 
     def is_notable(self) -> bool:
         """Return whether rows were left out, or something is unexpected."""
@@ -194,6 +243,9 @@ class ReadingReport:
                 ]
             )
             lines += [f"  {prefix}{warning}" for warning in source.warnings()]
+        for key, lengths in self._lengths().items():
+            part = "held out, " if key == "held_out_lengths" else ""
+            lines += [f"  {part}{sentence}" for sentence in lengths.sentences()]
         return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from toolkit.data.chat.messages import Messages, Unusable, plain
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
-SEVERAL_MESSAGES = "the answers differ before the last turn, and the template code reads one answer"
+SEVERAL_MESSAGES = "the answers differ before the last turn"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
 from toolkit.base.rng import derive
-from toolkit.data.chat.template import Message, example_ids, learned_spans, shorten
+from toolkit.data.chat.report import LengthReport
+from toolkit.data.chat.template import Message, fitted_example, learned_spans, shorten
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -121,6 +122,7 @@ def labelled(
     *,
     max_length: int,
     loss_on: str = "last",
+    lengths: LengthReport | None = None,
 ) -> dict[str, list[int]]:
     """Return `input_ids` and `labels` of a conversation, both (length,), with labels not shifted.
 
@@ -130,8 +132,12 @@ def labelled(
     Args:
         answer: text, or a message; without `learned: False` it is learned.
         loss_on: `last`, the last answer and the token that ends it; `all` answers; or all `tokens`.
+        lengths: counts what is removed.
     """
-    prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=max_length)
+    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_length)
+    prompt_ids, answer_ids = example.prompt, example.answer
+    if lengths is not None:
+        lengths.add(shortened=example.is_shortened, cut=example.is_cut)
     ids = prompt_ids + answer_ids
     if loss_on == "tokens":
         return {"input_ids": ids, "labels": ids}

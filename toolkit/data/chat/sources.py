@@ -331,62 +331,62 @@ class _Table:
     """
 
     def __init__(self, columns: tuple[str, ...], numbers: tuple[str, ...]):
-        self._columns, self._numbers = columns, numbers
-        self._optional: set[str] = set()
-        self._table = self._features(set()).arrow_schema.empty_table()
+        self.columns, self.numbers = columns, numbers
+        self.optional: set[str] = set()
+        self.table = self._features(set()).arrow_schema.empty_table()
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self.table.num_rows
 
     def extend(self, examples: Iterator[Example]) -> None:
         batches: list[tuple[set[str], pa.Table]] = []
         while batch := list(islice(examples, _BATCH_ROWS)):
             optional = {name for example in batch for name in self._optional_names(example)}
             batches.append((optional, pa.Table.from_pylist(batch, self._features(optional).arrow_schema)))
-        self._optional = {name for optional, _ in batches for name in optional}
+        self.optional = {name for optional, _ in batches for name in optional}
         if batches:
-            schema = self._features(self._optional).arrow_schema
-            self._table = pa.concat_tables(
-                table if optional == self._optional else _rewritten(table, schema)
+            schema = self._features(self.optional).arrow_schema
+            self.table = pa.concat_tables(
+                table if optional == self.optional else _rewritten(table, schema)
                 for optional, table in batches
             )
 
     def prompts(self) -> Iterator[list[dict[str, str]]]:
         """Yield the prompt of every row."""
-        for batch in self._table.select(["prompt"]).to_batches(_BATCH_ROWS):
+        for batch in self.table.select(["prompt"]).to_batches(_BATCH_ROWS):
             yield from batch.column("prompt").to_pylist()
 
     def take(self, indices: np.ndarray) -> None:
-        self._table = self._table.take(indices)
+        self.table = self.table.take(indices)
 
     @classmethod
     def merged(cls, tables: list[_Table]) -> _Table:
         """Return the rows of tables of the same kind."""
-        result = cls(tables[0]._columns, tables[0]._numbers)
-        result._optional = {name for table in tables for name in table._optional}
-        schema = result._features(result._optional).arrow_schema
-        result._table = pa.concat_tables(
-            table._table if table._optional == result._optional else _rewritten(table._table, schema)
+        result = cls(tables[0].columns, tables[0].numbers)
+        result.optional = {name for table in tables for name in table.optional}
+        schema = result._features(result.optional).arrow_schema
+        result.table = pa.concat_tables(
+            table.table if table.optional == result.optional else _rewritten(table.table, schema)
             for table in tables
         )
         return result
 
     def dataset(self) -> datasets.Dataset:
-        info = datasets.DatasetInfo(features=self._features(self._optional))
-        dataset = datasets.Dataset(self._table, info=info)
-        if not self._optional & _OPTIONAL_KEYS.keys():
+        info = datasets.DatasetInfo(features=self._features(self.optional))
+        dataset = datasets.Dataset(self.table, info=info)
+        if not self.optional & _OPTIONAL_KEYS.keys():
             return dataset
         return dataset.with_transform(_without_nulls)
 
     def _features(self, optional: set[str]) -> datasets.Features:
         message = _MESSAGE | {name: kind for name, kind in _OPTIONAL_KEYS.items() if name in optional}
         further = {name: kind for name, kind in _OPTIONAL_COLUMNS.items() if name in optional}
-        numbers = {name: datasets.Value("float64") for name in self._numbers}
-        return datasets.Features({name: [message] for name in self._columns} | numbers | further)
+        numbers = {name: datasets.Value("float64") for name in self.numbers}
+        return datasets.Features({name: [message] for name in self.columns} | numbers | further)
 
     def _optional_names(self, example: Example) -> Iterator[str]:
         yield from (name for name in _OPTIONAL_COLUMNS if name in example)
-        for column in self._columns:
+        for column in self.columns:
             for message in example[column]:
                 if len(message) > len(_MESSAGE):
                     yield from message.keys() - _MESSAGE.keys()

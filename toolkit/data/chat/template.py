@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -251,7 +252,29 @@ def example_ids(
     *,
     max_tokens: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Return (prompt ids, answer ids); the answer ends with `turn_end_id`.
+    """Return (prompt ids, answer ids) of `fitted_example`."""
+    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_tokens)
+    return example.prompt, example.answer
+
+
+@dataclass(frozen=True)
+class FittedExample:
+    """Token ids of a prompt and its answer within a limit, and what was removed for it."""
+
+    prompt: list[int]
+    answer: list[int]
+    is_shortened: bool = False
+    is_cut: bool = False
+
+
+def fitted_example(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: str | Message,
+    *,
+    max_tokens: int | None = None,
+) -> FittedExample:
+    """Return the ids of a prompt and its answer, which ends with `turn_end_id`.
 
     Where the tokenizer merges the end of the prompt with the beginning of the answer, the token of both
     belongs to the answer. If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of
@@ -262,11 +285,12 @@ def example_ids(
     """
     head, tail = _split(tokenizer, prompt, answer)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
-        return head, tail
+        return FittedExample(head, tail)
     room = max(max_tokens - len(tail), max_tokens // 2)
-    if len(head) > room:
+    if is_shortened := len(head) > room:
         head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer)
-    return head, tail[: max_tokens - len(head)]
+    kept = tail[: max_tokens - len(head)]
+    return FittedExample(head, kept, is_shortened, is_cut=len(kept) < len(tail))
 
 
 def _split(
