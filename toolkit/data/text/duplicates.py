@@ -19,13 +19,13 @@ class NormalisedTexts:
     """
 
     def __init__(self) -> None:
-        self._hashes = array("Q")
+        self.hashes = array("Q")
         self._hash = hashlib.blake2b(digest_size=8)
         self._word = ""
         """The beginning of a word that may continue in the next piece."""
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self.hashes)
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """Yield the pieces unchanged; the result does not depend on how a document is divided into pieces."""
@@ -33,13 +33,13 @@ class NormalisedTexts:
             self._add(piece.text)
             if piece.ends:
                 self._add_words(self._word)
-                self._hashes.append(int.from_bytes(self._hash.digest(), "big"))
+                self.hashes.append(int.from_bytes(self._hash.digest(), "big"))
                 self._hash, self._word = hashlib.blake2b(digest_size=8), ""
             yield piece
 
     def count_in(self, other: NormalisedTexts) -> int:
         """Return how many of these documents have the text of one of the others."""
-        return int(np.isin(np.asarray(self._hashes), np.asarray(other._hashes)).sum())
+        return int(np.isin(np.asarray(self.hashes), np.asarray(other.hashes)).sum())
 
     def _add(self, text: str) -> None:
         text = self._word + text
