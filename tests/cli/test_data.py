@@ -121,7 +121,9 @@ def test_tokens_and_template_of_a_model(chats, tmp_path, capsys):
         "learned": "A<|im_end|>",
     }
     assert main(["data", str(chats), "--model", str(tmp_path / "model")]) == 0
-    assert "|A|<|im_end|>|" in capsys.readouterr().out.replace("\u27e6", "").replace("\u27e7", "")
+    out = capsys.readouterr().out
+    assert "row 2, 12 tokens, 2 of them learned" in out
+    assert "|A|<|im_end|>|" in out.replace("\u27e6", "").replace("\u27e7", "")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,8 @@ def _show(found: Preview, tokenizer: PreTrainedTokenizerBase, *, with_tokens: bo
         return
     for number, row in enumerate(found.examples, 1):
         learned = sum(row.is_learned) + len(row.rejected)
-        size = f", {len(row.ids):,} tokens, {learned:,} of them learned" if with_tokens else ""
+        tokens = len(row.ids) + len(row.rejected)
+        size = f", {tokens:,} tokens, {learned:,} of them learned" if with_tokens else ""
         console.print(f"\n[bold]row {number}{size}[/bold]")
         _print_row(console, row, tokenizer, with_tokens=with_tokens)
 
