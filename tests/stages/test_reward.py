@@ -141,3 +141,26 @@ def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
     assert [evaluation[key] for key in ("accuracy", "bayes_accuracy")] == [None, None]
     assert capsys.readouterr().err.count("no held-out rows (held_out: none)") == 1
     assert not any(key.startswith("held_out") for row in metrics(path) for key in row)
+
+
+def test_margin_reaches_the_loss(folder, load, monkeypatch):
+    rows = [json.loads(line) for line in (folder / "preferences.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row |= {"margin": float(number)} if number % 2 else {}
+    (folder / "margins.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = load("margins", data={"name": f"{folder}/margins.jsonl"})
+    trainer = built_trainer(monkeypatch, reward, folder, recipe)
+    tokenizer, dataset = trainer.processing_class, trainer.train_dataset
+    by_text = {
+        row["chosen"][0]["content"] + row["prompt"][0]["content"]: row.get("margin", 0.0) for row in rows
+    }
+    for row in list(dataset)[:48]:
+        question, _, answer = tokenizer.decode(row["chosen_ids"]).partition("<|assistant|>")
+        text = answer.removesuffix("<|endoftext|>") + question.removeprefix("<|user|>")
+        assert row["margin"] == by_text[text]
+    batch = first_batch(trainer)
+    scores = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    chosen, rejected = scores.chunk(2)
+    wanted = -torch.nn.functional.logsigmoid(chosen - rejected - batch["margin"]).mean()
+    assert batch["margin"].max() > 1
+    assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(float(wanted), rel=1e-5)

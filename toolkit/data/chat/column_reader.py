@@ -130,7 +130,7 @@ class ColumnReader:
             )
         if margin is None:
             return None
-        self.notes.add("margin is kept, and the losses of reward and dpo do not use it")
+        self.notes.add("margin is used by reward models, and not by dpo")
         return float(margin)
 
     def _lower_score(self, *, equal: bool = False) -> str | None:

@@ -98,7 +98,7 @@ COLUMNS = (
     KnownColumn(CANDIDATES, "read", "a list of answers, with a list of scores: the best against the worst"),
     KnownColumn(CANDIDATE_SCORES, "read", "the scores of these answers"),
     KnownColumn(SYSTEMS, "read", "the system message"),
-    KnownColumn(("margin",), "read", "kept in preferences; the losses of reward and dpo do not use it"),
+    KnownColumn(("margin",), "read", "by how much the chosen answer is better; only reward uses it"),
     KnownColumn(_flat(SCORES), "read", "checked: the chosen answer has the higher score"),
     KnownColumn(("text",), "read", "plain text, for tokenizer and corpus; other stages ignore it"),
     KnownColumn(TOOLS, "refused", "the row is left out"),

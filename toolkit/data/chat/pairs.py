@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -81,7 +82,7 @@ def _pair(
 
 
 def training_pairs(
-    preferences: Iterable[Mapping],
+    preferences: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -90,20 +91,26 @@ def training_pairs(
     """Return the columns prompt_ids, chosen_ids and rejected_ids, and what did not fit.
 
     Args:
-        joined: prepend the prompt to both answers instead of storing it in a column.
+        preferences: with or without a column margin.
+        joined: for reward models: prepend the prompt to both answers instead of storing it in a column, and
+            keep the margin, 0 in rows without one.
 
     Raises:
         DataError: no pair fits.
     """
     columns = ["chosen_ids", "rejected_ids"] if joined else ["prompt_ids", "chosen_ids", "rejected_ids"]
-    table, lengths = RowTable(columns), LengthReport(max_length)
-    for pair in encode(preferences, tokenizer, max_length=max_length):
+    has_margin = joined and "margin" in preferences.column_names
+    table = RowTable(columns, ["margin"] if has_margin else [])
+    lengths = LengthReport(max_length)
+    pairs = encode(preferences, tokenizer, max_length=max_length)
+    for example, pair in zip(preferences, pairs, strict=True):
         lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
             continue
         row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
         if joined:
-            table.append({name: pair.prompt + ids for name, ids in row.items()})
+            margin = {"margin": example["margin"] or 0.0} if has_margin else {}
+            table.append({name: pair.prompt + ids for name, ids in row.items()}, **margin)
         else:
             table.append({"prompt_ids": pair.prompt, **row})
     if lengths.left_out and not len(table):

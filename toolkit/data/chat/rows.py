@@ -32,19 +32,23 @@ WINDOW_BATCHES = 50
 
 
 class RowTable:
-    """Columns of integer lists with four bytes per token (Python lists take up to 36)."""
+    """Columns of integer lists with four bytes per token (Python lists take up to 36), and of numbers."""
 
-    def __init__(self, columns: Sequence[str]):
+    def __init__(self, columns: Sequence[str], numbers: Sequence[str] = ()):
         self._values = {name: array("i") for name in columns}
         self._offsets = {name: array("q", [0]) for name in columns}
+        self._numbers = {name: array("d") for name in numbers}
 
-    def append(self, row: Mapping[str, Iterable[int]]) -> None:
+    def append(self, row: Mapping[str, Iterable[int]], **numbers: float) -> None:
         """Append a row, which must have exactly the table's columns."""
-        if row.keys() != self._values.keys():
-            raise KeyError(f"a row of {sorted(row)} in a table of {sorted(self._values)}")
+        if row.keys() != self._values.keys() or numbers.keys() != self._numbers.keys():
+            known = sorted([*self._values, *self._numbers])
+            raise KeyError(f"a row of {sorted([*row, *numbers])} in a table of {known}")
         for name, values in row.items():
             self._values[name].extend(values)
             self._offsets[name].append(len(self._values[name]))
+        for name, number in numbers.items():
+            self._numbers[name].append(number)
 
     def __len__(self) -> int:
         return len(next(iter(self._offsets.values()))) - 1
@@ -62,6 +66,7 @@ class RowTable:
             )
             for name, values in self._values.items()
         }
+        columns |= {name: pyarrow.array(values, pyarrow.float64()) for name, values in self._numbers.items()}
         return datasets.Dataset(InMemoryTable(pyarrow.table(columns)))
 
 
