@@ -665,3 +665,26 @@ def test_cells_spell_numbers_and_truth_values(tmp_path):
     (tmp_path / "scores.csv").write_text("\n".join([*lines[:2], "R,C,D,high,10,"]))
     with pytest.raises(DataError, match="'score_chosen' is 'high', not a number"):
         sources.preferences(source, part="all", seed=0)
+
+
+def test_spelled_end_tokens_are_removed_from_answers(rows):
+    data = rows(
+        {"messages": [user("Q"), assistant("A<|im_end|>"), user("R</s>"), assistant("B </s>\n")]},
+        {"prompt": "Q", "completion": "A<|endoftext|>"},
+        {"prompt": "Q", "completion": "The token </s> ends a text."},
+    )
+    (first, second, third) = data._read(sources.conversations, part="all")
+    texts = [message["content"] for message in [*first["prompt"], *first["completion"]]]
+    assert texts == ["Q", "A", "R</s>", "B "]
+    assert second["completion"][0]["content"] == "A"
+    assert third["completion"][0]["content"] == "The token </s> ends a text."
+    assert data.report.sources[0].notes == {
+        "an end token that is spelled at the end of an answer is removed": 2
+    }
+
+
+def test_answer_before_the_first_request_is_named(rows):
+    data = rows({"messages": [assistant("Hello"), user("Q"), assistant("A")]})
+    (row,) = data._read(sources.conversations, part="all")
+    assert [message["content"] for message in row["prompt"]] == ["Hello", "Q"]
+    assert data.report.sources[0].notes == {"an answer before the first request is not learned": 1}

@@ -179,3 +179,13 @@ def test_template_of_a_file(tmp_path):
     assert template.render(tokenizer, PROMPT, generation_prompt=False).startswith("Q1<|endoftext|>A1")
     with pytest.raises(DataError, match="no such file with a chat template"):
         template.configure(tokenizer, str(tmp_path / "none.jinja"))
+
+
+def test_answer_before_the_first_request_is_not_learned():
+    tokenizer = plain()
+    prompt = [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Q"}]
+    for opening in ([], [{"role": "system", "content": "S"}]):
+        row = labelled(tokenizer, [*opening, *prompt], "A2", max_length=100, loss_on="all")
+        learned = [label for label in row["labels"] if label != IGNORED]
+        assert tokenizer.decode(learned) == "A2<|endoftext|>"
+        assert "Hello<|endoftext|>" in tokenizer.decode(row["input_ids"])

@@ -8,7 +8,15 @@ from typing import Any
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat import columns
-from toolkit.data.chat.messages import Messages, Unusable, messages_of, plain, with_prompt, without_prompt
+from toolkit.data.chat.messages import (
+    Message,
+    Messages,
+    Unusable,
+    messages_of,
+    plain,
+    with_prompt,
+    without_prompt,
+)
 
 EQUAL_SCORES = "the scores are equal"
 
@@ -27,12 +35,21 @@ class ColumnReader:
         keys: set[str] = set()
         messages = messages_of(value, role, where=f"{self.location}: {name}", unread=keys)
         self.unread_keys.update(f"{name}.{key}" for key in keys)
-        self._note_reasoning(messages)
-        return messages
+        return self._noted(messages)
 
-    def _note_reasoning(self, messages: Messages) -> None:
+    def _noted(self, messages: Messages) -> Messages:
+        """Return the messages without end tokens that answers spell, and note what is unusual about them."""
         if any("reasoning_content" in message for message in messages):
             self.notes.add("reasoning_content is learned only where the chat template renders it")
+        if (
+            len(messages) > 1
+            and next((m["role"] for m in messages if m["role"] != "system"), "") == "assistant"
+        ):
+            self.notes.add("an answer before the first request is not learned")
+        cleaned = [_without_end(message) for message in messages]
+        if cleaned != messages:
+            self.notes.add("an end token that is spelled at the end of an answer is removed")
+        return cleaned
 
     def _with_prompt(self, prompt: str, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
         """Return the conversations of a prompt's column with each of (column, answer)."""
@@ -45,9 +62,8 @@ class ColumnReader:
         for (name, _), text in zip(answers, texts, strict=True):
             keys: set[str] = set()
             where = (f"{self.location}: {prompt}", f"{self.location}: {name}")
-            conversations.append(with_prompt(value, text, where=where, unread=keys))
+            conversations.append(self._noted(with_prompt(value, text, where=where, unread=keys)))
             self.unread_keys.update(f"{name}.{key}" for key in keys)
-            self._note_reasoning(conversations[-1])
         return conversations
 
     def _answers(self, answers: Sequence[tuple[str, Any]]) -> list[Messages]:
@@ -162,6 +178,18 @@ class ColumnReader:
             where=self.location,
             fix=fix,
         )
+
+
+END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>")
+"""End tokens of common checkpoints. An answer that spells one would teach its letters, not the token."""
+
+
+def _without_end(message: Message) -> Message:
+    text = message["content"]
+    if message["role"] != "assistant" or not text.rstrip().endswith(END_TOKENS):
+        return message
+    end = next(token for token in END_TOKENS if text.rstrip().endswith(token))
+    return {**message, "content": text.rstrip().removesuffix(end)}
 
 
 def is_number(value: Any) -> bool:

@@ -325,7 +325,8 @@ def learned_spans(
     """Return where in the ids of a conversation its answers are, each with the token that ends it.
 
     Args:
-        messages: the turns before the last answer; those with `learned: False` are left out.
+        messages: the turns before the last answer; those with `learned: False`, and those before the first
+            request, are left out.
         ids: of the whole conversation, (length,).
 
     Raises:
@@ -333,7 +334,10 @@ def learned_spans(
     """
     spans, end = [], turn_end_id(tokenizer)
     for index, message in enumerate(messages):
-        if message["role"] != "assistant" or message.get("learned") is False:
+        is_answer = message["role"] == "assistant" and any(
+            turn["role"] == "user" for turn in messages[:index]
+        )
+        if not is_answer or message.get("learned") is False:
             continue
         context = prompt_ids(tokenizer, messages[:index])
         start = common_prefix(context, ids)
