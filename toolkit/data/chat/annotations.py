@@ -20,7 +20,7 @@ from typing import Any
 from toolkit.base.errors import DataError
 from toolkit.config import data_formats
 from toolkit.data import files, tables
-from toolkit.data.chat import formats
+from toolkit.data.chat import columns, formats
 from toolkit.data.chat.formats import Unusable
 
 COLUMNS = ("instruction", "output_1", "output_2", "preference")
@@ -79,7 +79,7 @@ def read(name: str) -> Annotations:
         rows = tables.json_array(path, of="annotations") if is_json else tables.rows(path)
         for location, row in rows:
             if data_formats.suffix_of(path.name) in data_formats.CELLS:
-                row = {**row, "preference": _number(row["preference"])} if "preference" in row else row
+                row = {**row, "preference": columns.scalar(row["preference"])} if "preference" in row else row
             try:
                 annotations.rows += _annotations(row, location)
             except Unusable as reason:
@@ -160,14 +160,6 @@ def _outcomes(value: Any, annotator: str, location: str) -> dict[str, float]:
         for name, preference in preferences.items()
         if preference is not None
     }
-
-
-def _number(cell: str) -> float | str | None:
-    """Return the number in a cell of a .csv or .tsv file, None if it is empty, other text unchanged."""
-    try:
-        return float(cell) if cell.strip() else None
-    except ValueError:
-        return cell
 
 
 def _outcome(value: Any, location: str) -> float:

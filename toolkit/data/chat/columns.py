@@ -147,11 +147,11 @@ def mapped(row: Mapping[str, Any], source: DataSource | None, *, location: str) 
     taken = {name if name in row else name.partition(".")[0] for name in names.values()}
     hidden = {name for role in names for name in _ALTERNATIVES.get(role, ())}
     rest = {name: value for name, value in row.items() if name not in taken | hidden}
-    read = {name: _scalar(value) if name in SCALARS else value for name, value in {**rest, **values}.items()}
+    read = {name: scalar(value) if name in SCALARS else value for name, value in {**rest, **values}.items()}
     return {name: value for name, value in read.items() if value is not None}
 
 
-def _scalar(value: Any) -> Any:
+def scalar(value: Any) -> Any:
     """Return the number or truth value that a text spells, as in cells of CSV files; None for no text."""
     if not isinstance(value, str):
         return value

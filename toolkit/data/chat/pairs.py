@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import datasets
 import numpy as np
@@ -22,8 +22,6 @@ class Pair:
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
-    is_shortened: bool = False
-    """Whether the prompt lost its beginning."""
 
 
 @dataclass
@@ -53,23 +51,33 @@ class HeldOutPairs:
 
 
 def encode(
-    preferences: Iterable[Mapping], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    preferences: Iterable[Mapping],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    lengths: LengthReport | None = None,
 ) -> Iterator[Pair | None]:
     """Yield the ids of each preference, None if an answer does not fit with a prompt of half the length.
 
     Answers are never truncated, because the preference may depend on their end; the prompt is.
+
+    Args:
+        lengths: counts what does not fit.
     """
     for example in preferences:
         messages, answers = example["prompt"], [example[side][0] for side in ("chosen", "rejected")]
         pair = _pair(tokenizer, messages, *answers)
         room = max_length - max(len(pair.chosen), len(pair.rejected))
-        if len(pair.prompt) > room:
-            if room < min(len(pair.prompt), max_length // 2):
-                yield None
-                continue
-            pair = _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
-            pair = replace(pair, is_shortened=True)
-        yield pair
+        is_long = len(pair.prompt) > room
+        is_left_out = is_long and room < min(len(pair.prompt), max_length // 2)
+        if lengths is not None:
+            lengths.add(shortened=is_long and not is_left_out, left_out=is_left_out)
+        if is_left_out:
+            yield None
+        elif is_long:
+            yield _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
+        else:
+            yield pair
 
 
 def _pair(
@@ -102,9 +110,8 @@ def training_pairs(
     has_margin = joined and "margin" in preferences.column_names
     table = RowTable(columns, ["margin"] if has_margin else [])
     lengths = LengthReport(max_length)
-    pairs = encode(preferences, tokenizer, max_length=max_length)
+    pairs = encode(preferences, tokenizer, max_length=max_length, lengths=lengths)
     for example, pair in zip(preferences, pairs, strict=True):
-        lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
         if pair is None:
             continue
         row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
@@ -124,8 +131,8 @@ def held_out_pairs(
 ) -> HeldOutPairs:
     """Tokenize held-out preferences."""
     held_out = HeldOutPairs(LengthReport(max_length))
-    for example, pair in zip(preferences, encode(preferences, tokenizer, max_length=max_length), strict=True):
-        held_out.lengths.add(shortened=pair is not None and pair.is_shortened, left_out=pair is None)
+    pairs = encode(preferences, tokenizer, max_length=max_length, lengths=held_out.lengths)
+    for example, pair in zip(preferences, pairs, strict=True):
         if pair is None:
             continue
         utilities = example.get("utility_chosen"), example.get("utility_rejected")
