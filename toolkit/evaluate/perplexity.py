@@ -119,8 +119,11 @@ def from_data(
     stream = documents.Stream(data, part=part, seed=seed)
     selected = list(documents.joined(stream))
     for index, source in enumerate(stream.sources if tell_part else ()):
-        used = stream.documents[index]
-        tell_part(source, used, used + stream.other_documents[index], "documents")
+        found = stream.reports.get(index)
+        if found is not None:
+            tell_part(source, found.used, found.usable, "documents")
+    if stream.report.is_notable():
+        stream.report.print()
     total = sum(len(document.text.encode()) for document in selected)
     if not total:
         raise DataError(

@@ -285,8 +285,8 @@ class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
 class StageEvaluation(Record):
     """What a stage measured at its end.
 
-    `data` of sft, reward, dpo and ppo counts the rows of the training data: those used, held out and left out
-    (`toolkit.data.chat.report`).
+    `data` counts the rows of the data: those used, held out and left out (`toolkit.data.chat.report`). Only
+    pretraining, which reads a corpus, has none.
 
     Attributes:
         compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
@@ -323,6 +323,7 @@ class TokenizerEvaluation(StageEvaluation):
     held_out_documents: int | None = None
     held_out_bytes: int | None = None
     held_out_tokens: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +349,7 @@ class CorpusEvaluation(StageEvaluation):
     documents_by_source: list[int] | None = None
     dropped: dict[str, int] | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,6 +491,7 @@ class PreferencesEvaluation(StageEvaluation):
     bayes_accuracy: float | None = None
     samples: list[dict[str, Any]] | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
