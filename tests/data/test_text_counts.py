@@ -61,6 +61,9 @@ def test_parts_add_up_to_the_rows_of_the_file(bad, held_out, examples):
     train, test = found["train"], found["held_out"]
     divided = int("last_characters" in held_out)  # the document in which the held-out text begins
     assert train.of_part + test.of_part == 120 + divided and train.other_part + divided == test.of_part
+    if divided:
+        characters = sum(len(f"document {number}") for number in range(120))
+        assert train.held_out_characters == (characters - int(0.7 * characters), characters)
     assert train.used == min(examples or 120, train.of_part)
     assert test.used == min((examples or 480) // 4, test.of_part)
 

@@ -628,6 +628,9 @@ class ModelComparison(StageEvaluation):
         baseline: the name of the model that the others are compared with.
         part: of the data that was measured, `held_out`, `train` or `all`; None for a recipe's.
         trained_on: names of the runs that were trained on the data: models, judges and their ancestors.
+        also_in_training: unit (`documents`, `prompts`, `pairs`) -> run -> number of measured rows that are
+            also in the training data of this run; of runs whose data could be compared.
+        data: unit -> counts of the rows that were read.
     """
 
     models: dict[str, ModelEvaluation]
@@ -635,6 +638,8 @@ class ModelComparison(StageEvaluation):
     baseline: str | None = None
     part: str | None = None
     trained_on: list[str] | None = None
+    also_in_training: dict[str, dict[str, int]] | None = None
+    data: dict[str, Any] | None = None
     seed: int | None = None
     versions: dict[str, str] | None = None
     settings: dict[str, Any] | None = None

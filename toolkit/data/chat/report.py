@@ -45,6 +45,8 @@ class SourceReport:
         asked: the share to hold out; None for storyworld, which has parts of its own, a whole source, and the
             last characters of a text.
         key: what was hashed for the held-out part; None for the text of a document.
+        held_out_characters: (number of the characters that are held out, all characters) of a text whose end
+            is held out; None for other data.
         in_training: held-out rows of another source whose prompt is also trained on; None if not counted.
     """
 
@@ -66,6 +68,7 @@ class SourceReport:
     forms: Counter[str] = field(default_factory=Counter)
     asked: float | None = None
     key: SplitKey | None = FIRST_MESSAGE
+    held_out_characters: tuple[int, int] | None = None
     in_training: int | None = None
 
     def leave_out(self, reason: str, location: str) -> None:
@@ -145,6 +148,8 @@ class SourceReport:
         }
         if self.asked is not None and self.key is not None:
             content["held_out_by"] = str(self.key)
+        if self.held_out_characters is not None:
+            content["held_out_characters"], content["characters"] = self.held_out_characters
         if self.in_training is not None:
             content["in_training"] = self.in_training
         return content
@@ -299,6 +304,9 @@ class ReadingReport:
                     for reason, count in sorted(source.left_out.items())
                 ]
             )
+            if source.held_out_characters is not None:
+                last, characters = source.held_out_characters
+                lines.append(f"  {prefix}the last {last:,} of {characters:,} characters are held out")
             lines += [f"  {prefix}{warning}" for warning in source.warnings()]
         if (warning := self._mixture_warning()) is not None:
             lines.append(f"  {warning}")
@@ -308,7 +316,7 @@ class ReadingReport:
         return "\n".join(lines)
 
     def _is_said(self, held_out: SourceReport) -> bool:
-        """Return whether the training part leaves out the same rows, because both are of one file."""
+        """Return whether the training part says the same, because both are of one file."""
         return any(
             (source.name, source.left_out, source.first) == (held_out.name, held_out.left_out, held_out.first)
             for source in self.sources

@@ -232,6 +232,7 @@ class Stream:
         num_held_out = num_documents - (bisect_right(starts, boundary) - 1)
         of_part = num_train if self.part == "train" else num_held_out
         limit = self._limit(index)
+        report.held_out_characters = (starts[-1] - boundary, starts[-1])
         report.other_part = num_documents - of_part
         report.not_sampled = 0 if limit is None else max(0, of_part - limit)
         pieces = self._pieces_of_part(source, index, boundary, meter)
