@@ -281,8 +281,9 @@ def test_an_evaluate_recipe_says_which_rows_are_in_the_training_data_of_other_fi
     )
     assert main.main(["run", str(recipe), "--runs-dir", str(chain / "runs")]) == 0
     result, err = evaluation(chain, "evaluate"), capsys.readouterr().err
-    counts = [len(sources.prompts(DataSource(name=f"{chain}/{name}", held_out=HeldOut(documents=0.25)),
-                                  part="train", seed=0)) for name in ("talk.jsonl", "pairs.jsonl")]  # fmt: skip
+    part = HeldOut(documents=0.25)
+    trained = [DataSource(name=f"{chain}/{name}.jsonl", held_out=part) for name in ("talk", "pairs")]
+    counts = [len(sources.prompts(source, part="train", seed=0)) for source in trained]
     assert result["also_in_training"] == {"prompts": dict(zip(("t/sft", "t/reward"), counts, strict=True))}
     for run, count in result["also_in_training"]["prompts"].items():
         assert f"warning: {count} of 48 prompts of {chain}/pairs.jsonl have a prompt that {run}" in err

@@ -108,13 +108,9 @@ class EvaluationContext:
 
     def complete(self, results: ModelComparison) -> ModelComparison:
         """Return the results with what was found out about their data."""
-        found = self.findings
-        results = replace(
-            results,
-            also_in_training={unit: counts for unit, counts in found.also_in_training.items() if counts}
-            or None,
-            data={unit: report.as_json() for unit, report in found.reports.items()},
-        )
+        compared = {unit: counts for unit, counts in self.findings.also_in_training.items() if counts}
+        data = {unit: report.as_json() for unit, report in self.findings.reports.items()}
+        results = replace(results, also_in_training=compared or None, data=data or None)
         if self.measured_part is None:
             return results
         return replace(results, part=self.measured_part.part, trained_on=list(self.measured_part.trained_on))
