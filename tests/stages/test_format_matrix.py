@@ -6,6 +6,7 @@ Every file has a bad row, and every count that a stage prints adds up to the row
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,13 +14,15 @@ from tests.chat_fixtures import byte_tokenizer
 from tests.data import file_formats
 from tests.data.chat_templates import FORMATS
 from toolkit.base.errors import DataError
-from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut, SftRecipe
+from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut, SftRecipe, TokenizerRecipe
 from toolkit.data.chat import pairs, sources, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED
 from toolkit.data.text.documents import Stream, whole_words
 from toolkit.evaluate import context
+from toolkit.runs.run import Run
 from toolkit.stages import corpus, sft
+from toolkit.stages import tokenizer as tokenizer_stage
 from toolkit.stages.tokenizer import Limited
 
 END, USER, ASSISTANT = 0, 2, 3
@@ -314,3 +317,43 @@ def test_the_matrix_has_every_format_that_is_read():
     written = {suffix for suffix, _ in file_formats.ALL} - {""}
     assert written | {data_formats.TEXT} == set(data_formats.SUFFIXES)
     assert {compression for _, compression in file_formats.ALL} - {""} == set(data_formats.COMPRESSIONS)
+
+
+# What else the table says
+
+
+def test_held_out_rows_of_another_file_are_counted(tmp_path):
+    for name, rows in (("train", TALK), ("test", [TALK[0], {"prompt": "q3", "completion": "x"}, TALK[1]])):
+        (tmp_path / name).mkdir()
+        file_formats.write(tmp_path / name, rows, suffix=".jsonl")
+    test = f"{tmp_path}/test/rows.jsonl"
+    source = DataSource(name=f"{tmp_path}/train/rows.jsonl", held_out=HeldOut(name=test))
+    recipe, report = SftRecipe(stage="sft", model="x/y", data=source), ReadingReport()
+    sft.conversation_rows(recipe, byte_tokenizer(), 64, report=report)
+    sft.held_out_conversations(recipe, byte_tokenizer(), 64, report=report)
+    require_sum(report, 3)
+    [held_out] = report.as_json()["held_out"]
+    assert (held_out["name"], held_out["read"], held_out["used"]) == (test, 3, 2)
+    assert held_out["in_training"] == 2, "q3 is Q3 apart from case"
+    assert f"{test} (held out): left out: an answer is empty  1  first: {test}:3" in str(report)
+
+
+def test_a_training_whose_answers_are_all_cut_is_an_error(tmp_path):
+    name = file_formats.write(tmp_path, [{"prompt": "Q", "completion": "A" * 50}] * 3, suffix=".jsonl")
+    recipe = SftRecipe(stage="sft", model="x/y", data=whole(name, "sft")[0])
+    with pytest.raises(DataError, match="all 3 answers are cut") as caught:
+        sft.conversation_rows(recipe, byte_tokenizer(), 40)
+    assert "raise trainer.max_length" in caught.value.fix
+    assert len(sft.conversation_rows(recipe, byte_tokenizer(), 60)) == 3
+
+
+@pytest.mark.parametrize("stage", TEXT_STAGES)
+def test_an_empty_part_is_an_error_that_says_what_was_left_out(tmp_path, stage):
+    name = file_formats.write(tmp_path, [{"text": " "}] * 4, suffix=".jsonl")
+    with pytest.raises(DataError, match=f"4 rows: {EMPTY} .first {name}:1.") as caught:
+        if stage == "tokenizer":
+            recipe = TokenizerRecipe(stage="tokenizer", data=whole(name, stage)[0], vocab_size=300)
+            loaded = SimpleNamespace(name="tokenizer", recipe=recipe, text="", overrides=())
+            tokenizer_stage.run(recipe, Run(loaded, runs_dir=tmp_path, content={"facts": {}}))
+        STAGES[stage][0](*whole(name, stage), tmp_path)
+    assert caught.value.fix
