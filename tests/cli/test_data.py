@@ -62,7 +62,7 @@ def test_rows_are_read_as_what_is_asked_for(tmp_path, capsys, kind, examples):
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps(CHATS[2]))
     assert as_json(capsys, path, "--as", kind) == (0, {
-        "format": ".jsonl" if kind == "text" else ".jsonl: completion + prompt", "as": kind,
+        "format": ".jsonl: completion + prompt", "as": kind,
         "rows": 1, "used": 1, "joined": 0, "left_out": {}, "warnings": [], "examples": examples,
     })  # fmt: skip
 

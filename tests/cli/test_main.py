@@ -258,7 +258,7 @@ def test_sigterm_is_handled_as_interrupt(tmp_path):
 
 
 def test_closed_pipe_prints_nothing():
-    command = f"{sys.executable} -m toolkit schema --output - | head -c 10"
+    command = f"{sys.executable} -m toolkit schema | head -c 10"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert len(done.stdout) == 10 and done.stderr == ""
 
@@ -374,6 +374,10 @@ def test_schema(tmp_path, monkeypatch, capsys):
     assert main.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "toolkit recipe"
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/recipe.schema.json").write_text("old")
+    stored = tmp_path / "recipes/recipe.schema.json"
+    stored.write_text("old")
     assert main.main(["schema"]) == 0
-    assert json.loads((tmp_path / "recipes/recipe.schema.json").read_text())["title"] == "toolkit recipe"
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["title"] == "toolkit recipe" and stored.read_text() == "old"
+    assert main.main(["schema", "--output", str(stored)]) == 0
+    assert stored.read_text() == printed and capsys.readouterr().out == ""

@@ -23,7 +23,8 @@ def validator():
 
 
 def test_stored_schema_is_up_to_date():
-    assert STORED.read_text(encoding="utf-8") == json_schema.text(), "write it: toolkit schema"
+    command = "toolkit schema --output recipes/recipe.schema.json"
+    assert STORED.read_text(encoding="utf-8") == json_schema.text(), f"write it: {command}"
 
 
 def test_schema_is_valid_json_schema(validator):

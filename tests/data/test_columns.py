@@ -526,8 +526,15 @@ def test_mixture_reports_every_source(tmp_path):
     assert [found.used for found in report.sources] == [10, len(read) - 10]
     second = report.sources[1]
     assert second.not_mixed == 40 - second.used and report.kept == len(read)
-    assert report.sources[0].warnings() == []
-    assert second.warnings()[0].startswith(f"{second.used} of 40 rows used: another source is exhausted")
+    assert report.sources[0].warnings() == second.warnings() == [] and report.is_notable()
+    assert str(report).splitlines()[-1] == (
+        f"  the mixture uses {len(read)} of 50 rows: it ends after the 10 rows of {small.name}, whose weight "
+        "is 50.0%; weights 10 : 40 would use all rows"
+    )
+    weighted = [small, large.model_copy(update={"weight": 4.0})]
+    report = ReadingReport()
+    assert len(sources.conversations(weighted, part="all", seed=0, report=report)) == 50
+    assert not report.is_notable() and report.as_json()["sources"][1]["share"] == 0.8
 
 
 def test_common_first_message_is_split_by_the_whole_prompt(rows):

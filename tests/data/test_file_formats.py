@@ -384,7 +384,7 @@ def test_nested_columns(tmp_path):
     refused(lambda: texts(tmp_path / "a.jsonl", field="doc.text.x"), "there is no column 'doc.text.x'")
 
 
-def test_paragraphs_nulls_and_white_space(tmp_path, capsys):
+def test_paragraphs_nulls_and_white_space(tmp_path):
     data = [{"text": ["a", "b"]}, {"text": None}, {"text": " \n"}, {"text": []}, {"text": ""}, {"text": "c"}]
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, data)))
     for part, expected in (("all", ["a\n\nb", "c"]), ("held_out", ["c"])):
@@ -392,8 +392,9 @@ def test_paragraphs_nulls_and_white_space(tmp_path, capsys):
         stream = Stream(source, part=part, seed=0)
         assert [piece.text for piece in stream] == expected
         assert stream.dropped == {"the text is null": 1, "empty or only white space": 3}
-    notice = "documents left out: empty or only white space (3); the text is null (1)"
-    assert capsys.readouterr().err.count(notice) == 1
+        assert stream.report.sources[0].first == {
+            "the text is null": f"{path}:2", "empty or only white space": f"{path}:3"
+        }  # fmt: skip
     path = write(tmp_path / "b.jsonl", '{"doc": null}\n{"doc": {"text": "a"}}')
     stream = Stream(DataSource(name=str(path), field="doc.text"), part="all", seed=0)
     assert [piece.text for piece in stream] == ["a"] and stream.dropped == {"the text is null": 1}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 import toolkit as tk
 from tests.chat_fixtures import COLOURS, THINGS, write_conversations, write_model, write_preferences
+from tests.evaluate.written_runs import select, write_run
 from toolkit.base import console
 from toolkit.base.errors import UsageError
 from toolkit.cli import main
 from toolkit.config.schema import DataSource, HeldOut
-from toolkit.data import files
 from toolkit.data.chat import sources
-from toolkit.evaluate import trained_on
-from toolkit.runs import layout, seal
 
 SENTENCES = [f"the {thing} is {colour} ." for thing in THINGS for colour in COLOURS]
 
@@ -36,36 +33,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_preferences(tmp_path / "pairs.jsonl")
     return tmp_path
-
-
-def write_run(name, stage="reward", *, parents=None, data=None, **settings):
-    """Write a sealed run that says that it read `data`, and return the reference of its model."""
-    run = layout_folder(name)
-    source = None if data is None else DataSource.model_validate(data)
-    inputs = {
-        "settings": {"data": data, **settings} if data is not None else settings,
-        "parents": {
-            key: {"kind": "run", "path": f"../{parent}", "digest": ""}
-            for key, parent in (parents or {}).items()
-        },
-        "data": {"data": files.digest(source)}
-        if source is not None and not data["name"].startswith("runs/")
-        else {},
-    }
-    content = {"format": seal.FORMAT, "name": f"t/{name}", "stage": stage, "inputs": inputs}
-    (run / "manifest.json").write_text(json.dumps(content))
-    seal.seal(run)
-    return str(run / layout.MODEL), None
-
-
-def layout_folder(name):
-    run = Path("runs") / name
-    (run / layout.MODEL).mkdir(parents=True)
-    return run
-
-
-def select(model, name="pairs.jsonl", part=None, *, is_text=False, **settings):
-    return trained_on.select(DataSource(name=name, **settings), [model], part=part, is_text=is_text)
 
 
 def number_of(measured):
@@ -260,13 +227,17 @@ def test_a_reward_model_has_the_accuracy_of_its_training(chain, capsys):
     assert f"{48 - before['n']} pairs (training rows)" in table
     result, err, table = evaluated(capsys, model, pairs, "--part", "all")
     assert next(iter(result["models"].values()))["n"] == 48 and result["trained_on"] == ["t/reward"]
-    assert "48 pairs (training rows among them)" in table
+    assert f"48 pairs ({48 - before['n']} in the training data of t/reward)" in table
     shutil.copy(pairs, chain / "other.jsonl")
     with (chain / "other.jsonl").open("a") as file:
         file.write(pairs.read_text().splitlines()[0] + "\n")
     result, err, table = evaluated(capsys, model, chain / "other.jsonl")
-    assert (result["part"], result["trained_on"], "training rows" in table) == ("all", [], False)
+    assert (result["part"], result["trained_on"]) == ("all", [])
     assert next(iter(result["models"].values()))["n"] == 49
+    trained = result["also_in_training"]["pairs"]["t/reward"]
+    assert trained in (48 - before["n"], 49 - before["n"]), "the appended row repeats a prompt"
+    assert f"49 pairs ({trained} in the training data of t/reward)" in " ".join(table.split())
+    assert result["data"]["pairs"]["read"] == 49
 
 
 @pytest.mark.slow
@@ -297,3 +268,25 @@ def test_a_win_rate_leaves_out_the_prompts_of_the_model_and_of_the_judge(chain, 
     assert result["judge"]["accuracy"] == evaluation(chain, "reward")["accuracy"]
     assert "judge's accuracy is measured on the held-out rows" in err
     assert "prompts (training rows)" in table
+
+
+@pytest.mark.slow
+def test_an_evaluate_recipe_says_which_rows_are_in_the_training_data_of_other_files(chain, capsys):
+    recipe = chain / "t" / "evaluate.yaml"
+    recipe.write_text(
+        "stage: evaluate\nmodels: [runs/t/sft]\nthreads: 1\ndevice: cpu\nprecision: fp32\n"
+        f"data: {{name: {chain}/pairs.jsonl, held_out: all}}\n"
+        f"perplexity: {{data: {{name: {chain}/book.txt, separator: ' .', held_out: all}}}}\n"
+        f"win_rate: {{baseline: runs/t/sft, judge: {chain}/runs/t/reward, max_new_tokens: 2}}\n"
+    )
+    assert main.main(["run", str(recipe), "--runs-dir", str(chain / "runs")]) == 0
+    result, err = evaluation(chain, "evaluate"), capsys.readouterr().err
+    part = HeldOut(documents=0.25)
+    trained = [DataSource(name=f"{chain}/{name}.jsonl", held_out=part) for name in ("talk", "pairs")]
+    counts = [len(sources.prompts(source, part="train", seed=0)) for source in trained]
+    assert result["also_in_training"] == {"prompts": dict(zip(("t/sft", "t/reward"), counts, strict=True))}
+    for run, count in result["also_in_training"]["prompts"].items():
+        assert f"warning: {count} of 48 prompts of {chain}/pairs.jsonl have a prompt that {run}" in err
+    assert result["data"]["prompts"]["read"] == result["data"]["prompts"]["kept"] == 48
+    documents = result["data"]["documents"]
+    assert documents["read"] == documents["kept"] + documents["dropped"].get("empty or only white space", 0)

@@ -120,10 +120,27 @@ def test_rows_of_the_training_data_are_shown(seeds, tmp_path, language, words):
             "left_out": {"an answer is empty": {"rows": 9, "first": "pairs.jsonl:31"}},
         }
     ]  # fmt: skip
-    edit(seeds / "s1" / "dpo", lambda numbers: numbers | {"data": {"sources": sources}})
+    sources.append({"name": "few.jsonl", "read": 9, "used": 7, "not_mixed": 2, "left_out": {}})
+    for source in sources:
+        source["share"] = source["used"] / 2056
+    test = {"name": "test.jsonl", "read": 31, "used": 31, "other_part": 5555, "left_out": {}}
+    lengths = {"limit": 321, "rows": 654, "shortened": 0, "cut": 87, "left_out": 0}
+    counts = {"sources": sources, "held_out": [test], "lengths": lengths}
+    edit(seeds / "s1" / "dpo", lambda numbers: numbers | {"data": counts})
     output = tmp_path / "report.html"
     text = write_report([seeds / "s1" / "dpo"], output, language=language).read_text(encoding="utf-8")
-    table = text[text.index("pairs.jsonl") - 2000 : text.index("pairs.jsonl:31") + 20]
+    table = text[text.index("pairs.jsonl") - 2000 : text.index("pairs.jsonl:31") + 400]
     assert all(word in table for word in words)
     assert [count in table for count in ("2,312", "2,049", "254", ">9<")] == [True] * 4
-    assert "an answer is empty" in table
+    assert "an answer is empty" in table and "99.7%" in table and ">-<" in table
+    assert "5,555" not in table, "the training part of held-out rows is not held out"
+    assert all(count in table for count in ("321", "654", "87"))
+
+
+def test_rows_of_stages_without_a_section_are_shown(seeds, tmp_path):
+    sources = [{"name": "texts.jsonl", "read": 7654, "used": 7653, "left_out": {}}]
+    edit(seeds / "s1" / "corpus", lambda numbers: numbers | {"data": {"sources": sources}})
+    runs = [seeds / "s1" / name for name in ("corpus", "pretrain")]
+    text = write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8")
+    section = text[text.index("What was read") :]
+    assert section.index("Rows of the data of corpus") < section.index("texts.jsonl") < section.index("7,654")

@@ -23,10 +23,10 @@ def show(results: ModelComparison) -> None:
     models, judge = results.models, results.judge
     of_text = {name: row for name, row in models.items() if row.bits_per_byte is not None}  # not best of n
     if of_text:
-        console.print(perplexity_table(of_text, rows=measured_rows(results)))
+        console.print(perplexity_table(of_text, rows=measured_rows(results, "documents")))
         console.print(reading(of_text), style="dim")
     if judge is not None:
-        console.print(win_rate_table(models, judge.baseline, rows=measured_rows(results)))
+        console.print(win_rate_table(models, judge.baseline, rows=measured_rows(results, "prompts")))
         accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"
         power = judge.power or "asked until 50% was excluded; the intervals hold at any time"
         console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats per answer, length in tokens")
@@ -41,10 +41,18 @@ def show(results: ModelComparison) -> None:
             console.print(rates)
 
 
-def measured_rows(results: ModelComparison) -> str:
-    """Return the words that follow a number of rows if a model was trained on some of them."""
+def measured_rows(results: ModelComparison, unit: str) -> str:
+    """Return the words that follow a number of rows if a model was trained on some of them.
+
+    Args:
+        unit: of the rows, `documents`, `prompts` or `pairs`.
+    """
     if results.part == "train":
         return " (training rows)"
+    counts = (results.also_in_training or {}).get(unit, {})
+    known = [f"{count:,} in the training data of {run}" for run, count in counts.items() if count]
+    if known:
+        return f" ({', '.join(known)})"
     return " (training rows among them)" if results.part == "all" and results.trained_on else ""
 
 
@@ -133,7 +141,7 @@ def show_reward_models(results: ModelComparison) -> None:
     """Print one table for each reward model."""
     console = Console(stderr=True, highlight=False)
     for name, metrics in results.models.items():
-        title = f"{name}: {metrics.n} pairs{measured_rows(results)}, 95% intervals"
+        title = f"{name}: {metrics.n} pairs{measured_rows(results, 'pairs')}, 95% intervals"
         table = Table(
             title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, pad_edge=False
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter
@@ -12,7 +11,6 @@ from toolkit.config import trl_checks
 from toolkit.config.registry import STAGES
 from toolkit.config.trl_reserved import OWNED
 
-DEFAULT = Path("recipes/recipe.schema.json")
 _TYPES = {
     "bool": "boolean",
     "int": "integer",

@@ -145,17 +145,25 @@ def _row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: RowKind)
 
 def _text(source: DataSource, tokenizer: PreTrainedTokenizerBase, count: int) -> Preview:
     stream = documents.Stream(source, part="all", seed=0)
-    used, examples = 0, []
+    examples: list[PreviewRow] = []
     for document in documents.joined(stream):
-        used += 1
         if len(examples) < count:
             ids = encode_text(tokenizer, document.text)
             if tokenizer.eos_token_id is not None:
                 ids = [*ids, tokenizer.eos_token_id]
             examples.append(PreviewRow(ids, [True] * len(ids)))
-    dropped = dict(stream.dropped)
-    rows = used + sum(dropped.values())
-    return Preview(RowKind.TEXT, _format_of(source, {}), rows, used, 0, dropped, {}, [], examples)
+    [found] = stream.reports.values()
+    return Preview(
+        RowKind.TEXT,
+        _format_of(source, found.forms),
+        found.read,
+        found.used,
+        0,
+        dict(found.left_out),
+        found.first,
+        found.warnings(),
+        examples,
+    )
 
 
 def kind_of(source: DataSource) -> RowKind:

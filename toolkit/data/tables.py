@@ -57,6 +57,22 @@ def rows(
     return _json_lines(path, position, encoding)
 
 
+def columns_beside(path: Path, only: str) -> tuple[str, ...]:
+    """Return the columns of a Parquet or Arrow file that `rows(path, only=only)` does not read."""
+    if data_formats.suffix_of(path.name) not in data_formats.BINARY:
+        return ()
+    try:
+        if data_formats.suffix_of(path.name) == ".parquet":
+            names = pyarrow.parquet.read_schema(path).names
+        else:
+            with pyarrow.memory_map(str(path)) as file:
+                names = _ipc_reader(file).schema.names
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return ()  # `rows` says what is wrong
+    selected = _selected(names, only)
+    return () if selected is None else tuple(name for name in names if name not in selected)
+
+
 def json_array(path: Path, *, of: str) -> Iterator[Row]:
     """Yield (file:line, row) of a file with one JSON array of objects, which is read into memory.
 
@@ -353,18 +369,24 @@ def _parquet_batches(path: Path, only: str | None) -> Iterator[tuple[pyarrow.Rec
 def _ipc_batches(path: Path, only: str | None) -> Iterator[tuple[pyarrow.RecordBatch, float]]:
     """Yield (batch, share of the file read so far) of Arrow's IPC file or IPC stream."""
     with pyarrow.memory_map(str(path)) as file:
-        if file.read(len(_IPC_FILE)) == _IPC_FILE:
-            reader = pyarrow.ipc.open_file(file)
+        reader = _ipc_reader(file)
+        if isinstance(reader, pyarrow.ipc.RecordBatchFileReader):
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
             shares = ((index + 1) / reader.num_record_batches for index in range(reader.num_record_batches))
         else:
-            file.seek(0)
-            reader = pyarrow.ipc.open_stream(file)
             batches = iter(reader)
             shares = iter(lambda: file.tell() / file.size(), None)
         columns = _selected(reader.schema.names, only)
         for batch in batches:
             yield batch if columns is None else batch.select(columns), next(shares)
+
+
+def _ipc_reader(
+    file: pyarrow.MemoryMappedFile,
+) -> pyarrow.ipc.RecordBatchFileReader | pyarrow.ipc.RecordBatchStreamReader:
+    is_file = file.read(len(_IPC_FILE)) == _IPC_FILE
+    file.seek(0)
+    return pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file)
 
 
 def _selected(names: list[str], only: str | None) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,9 @@ from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
+from toolkit.evaluate import overlap, perplexity
+from toolkit.evaluate.overlap import MeasuredRows
+from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.trained_on import MeasuredPart
 from toolkit.models.loading import Reference
 from toolkit.runs import references, seal
@@ -21,6 +24,21 @@ from toolkit.runs.run import Run
 
 if TYPE_CHECKING:
     import datasets
+
+
+@dataclass
+class Findings:
+    """What was found while the data were read, by unit: `documents`, `prompts` or `pairs`.
+
+    Attributes:
+        reports: what became of the rows.
+        also_in_training: for each run with training data that were compared, how many of the measured rows
+            are in them.
+    """
+
+    reports: dict[str, ReadingReport] = field(default_factory=dict)
+    also_in_training: dict[str, dict[str, int]] = field(default_factory=dict)
+
 
 JUDGEMENTS = "judgements.jsonl"
 NO_CORPUS = "is not a corpus run"
@@ -35,12 +53,16 @@ class EvaluationContext:
         corpus: returns the directory of a corpus run that the recipe names.
         judgements: the file that keeps the judgements of an endpoint.
         measured_part: what of the data is measured; in a recipe the settings of the data say it.
+        models: the models that are measured, and their judges.
+        findings: filled while the data are read.
     """
 
     model_reference: Callable[[str], Reference]
     corpus: Callable[[str], Path]
     judgements: Path
     measured_part: MeasuredPart | None = None
+    models: tuple[Reference, ...] = ()
+    findings: Findings = field(default_factory=Findings)
 
     @property
     def part(self) -> Part:
@@ -57,12 +79,38 @@ class EvaluationContext:
         finally:  # an error because no row is left comes after the reason
             for source, found in zip(as_sources(data), report.sources, strict=False):
                 self.tell_part(source, found.used, found.usable, unit)
-        if report.is_notable():
-            report.print()
+        self.record(report, unit)
+        if not self._are_training_rows:
+            measured = MeasuredRows.of_prompts(
+                data, rows["prompt"], unit=unit, is_held_out=self.part == "held_out"
+            )
+            self.findings.also_in_training[unit] = overlap.count(measured, self.models)
         return rows
 
-    def with_part(self, results: ModelComparison) -> ModelComparison:
-        """Return the results with the part that was measured, and the runs that were trained on the data."""
+    def read_text(self, data: Data, *, seed: int) -> HeldOutText:
+        """Return the documents to measure."""
+        text = perplexity.from_data(data, part=self.part, seed=seed, tell_part=self.tell_part)
+        self.record(text.report, "documents")
+        if not self._are_training_rows:
+            measured = MeasuredRows.of_texts(data, text.texts, is_held_out=self.part == "held_out")
+            self.findings.also_in_training["documents"] = overlap.count(measured, self.models)
+        return text
+
+    @property
+    def _are_training_rows(self) -> bool:
+        return self.measured_part is not None and self.measured_part.part == "train"
+
+    def record(self, report: ReadingReport, unit: str) -> None:
+        """Keep the counts of rows that were read, and print them in a run, or where they are notable."""
+        self.findings.reports[unit] = report
+        if self.measured_part is None or report.is_notable():
+            report.print()
+
+    def complete(self, results: ModelComparison) -> ModelComparison:
+        """Return the results with what was found out about their data."""
+        compared = {unit: counts for unit, counts in self.findings.also_in_training.items() if counts}
+        data = {unit: report.as_json() for unit, report in self.findings.reports.items()}
+        results = replace(results, also_in_training=compared or None, data=data or None)
         if self.measured_part is None:
             return results
         return replace(results, part=self.measured_part.part, trained_on=list(self.measured_part.trained_on))

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import Data, DataSource
 from toolkit.data.chat import template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
 from toolkit.data.text import documents
 from toolkit.data.text.shards import TokenShards
@@ -48,6 +49,7 @@ class HeldOutText:
         shards: the tokens of a corpus run.
         tokenizer: of `shards`.
         floor: exact entropy in bits per byte, None if the true distribution is unknown.
+        report: what became of the documents of a source.
     """
 
     name: str
@@ -55,6 +57,7 @@ class HeldOutText:
     shards: TokenShards | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     floor: float | None = None
+    report: ReadingReport | None = None
 
     def __len__(self) -> int:
         return self.shards.documents if self.texts is None else len(self.texts)
@@ -119,19 +122,21 @@ def from_data(
     stream = documents.Stream(data, part=part, seed=seed)
     selected = list(documents.joined(stream))
     for index, source in enumerate(stream.sources if tell_part else ()):
-        used = stream.documents[index]
-        tell_part(source, used, used + stream.other_documents[index], "documents")
+        found = stream.reports.get(index)
+        if found is not None:
+            tell_part(source, found.used, found.usable, "documents")
     total = sum(len(document.text.encode()) for document in selected)
     if not total:
         raise DataError(
-            "no text to score: the held-out part is empty",
+            "no text to score: the held-out part is empty" + stream.report.in_brackets(),
             where=name,
             fix="of one long text hold out the end, held_out: {last_characters: 0.1}; of few "
             "documents a larger share, held_out: {documents: 0.3}",
         )
     logprobs = [document.logprob for document in selected if document.logprob is not None]
     floor = -sum(logprobs) / math.log(2) / total if len(logprobs) == len(selected) else None
-    return HeldOutText(name, texts=[document.text for document in selected], floor=floor)
+    texts = [document.text for document in selected]
+    return HeldOutText(name, texts=texts, floor=floor, report=stream.report)
 
 
 @dataclass(frozen=True)

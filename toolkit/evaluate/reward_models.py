@@ -72,7 +72,8 @@ def measure(
     measured_part = trained_on.select(
         source, references.values(), part=part, is_text=False, keeps_field=source.field is not None
     )
-    surroundings, device = replace(surroundings, measured_part=measured_part), devices.select("auto")
+    surroundings = replace(surroundings, measured_part=measured_part, models=tuple(references.values()))
+    device = devices.select("auto")
     rows = surroundings.read_rows(sources.preferences, measured_part.source, unit="pairs", seed=seed)
     measurements = {}
     for name, reference in references.items():
@@ -80,4 +81,4 @@ def measure(
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
         measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)
-    return surroundings.with_part(ModelComparison(models=measurements))
+    return surroundings.complete(ModelComparison(models=measurements))

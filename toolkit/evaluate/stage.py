@@ -20,6 +20,7 @@ from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
+from toolkit.models.loading import Reference
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.evaluation import ModelComparison
 from toolkit.runs.run import Run
@@ -37,6 +38,7 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
     if not run.is_main:
         return
     surroundings = context.of_run(run)
+    surroundings = replace(surroundings, models=_models(recipe, surroundings))
     session = open_session(recipe, surroundings)
     judge = open_judge(recipe, surroundings, session.contest) if session.contest else None
     measured = load_measured(run)
@@ -46,7 +48,9 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
         measured[name] = session.measure(name)
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
-    results = replace(results, settings=recipe.model_dump(mode="json", exclude={"stage", "run"}))
+    results = replace(
+        surroundings.complete(results), settings=recipe.model_dump(mode="json", exclude={"stage", "run"})
+    )
     if session.judged is not None:
         write_answers(run, session.contest, measured, session.judged)
     run.metrics.truncate(0)
@@ -75,7 +79,7 @@ def evaluate(
     session = open_session(recipe, surroundings)
     judge = open_judge(recipe, surroundings, session.contest) if session.contest else None
     results = session.results({name: session.measure(name) for name in session.references}, judge)
-    return surroundings.with_part(results)
+    return surroundings.complete(results)
 
 
 def _with_parts(
@@ -83,12 +87,10 @@ def _with_parts(
 ) -> tuple[EvaluateRecipe, EvaluationContext]:
     """Return the recipe whose sources hold out the rows to measure, by the trainings of the models."""
     settings, contest = recipe.perplexity, recipe.win_rate
-    judges_of_answers = [contest.judge] if contest and judge_kind(contest.judge) == "model" else []
-    choosers = [contest.best_of.reward_model] if contest and contest.best_of else []
-    models, judging, answering = (
-        [surroundings.model_reference(model) for model in names]
-        for names in (recipe.models, judges_of_answers, [*recipe.models, *judges_of_answers, *choosers])
+    models, judging = (
+        [surroundings.model_reference(model) for model in names] for names in (recipe.models, _judges(recipe))
     )
+    answering = _models(recipe, surroundings)
     measured_part = None
     if settings and settings.tokens is not None and part not in (None, "held_out"):
         raise UsageError("has no effect on a corpus run, whose held-out part is measured", where="--part",
@@ -112,7 +114,20 @@ def _with_parts(
             )
         judged = contest.model_copy(update={"judge_data": [measured.source]})
         recipe = recipe.model_copy(update={"win_rate": judged})
-    return recipe, replace(surroundings, measured_part=measured_part)
+    return recipe, replace(surroundings, measured_part=measured_part, models=answering)
+
+
+def _judges(recipe: EvaluateRecipe) -> list[str]:
+    """Return the reward model that judges, if there is one."""
+    contest = recipe.win_rate
+    return [contest.judge] if contest and judge_kind(contest.judge) == "model" else []
+
+
+def _models(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> tuple[Reference, ...]:
+    """Return the models, the reward model that judges, and that of best of n."""
+    contest = recipe.win_rate
+    choosers = [contest.best_of.reward_model] if contest and contest.best_of else []
+    return tuple(surroundings.model_reference(name) for name in [*recipe.models, *_judges(recipe), *choosers])
 
 
 def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Session:
@@ -139,9 +154,7 @@ def open_text(settings: PerplexitySettings, surroundings: EvaluationContext, see
     """Read the text of a corpus run or of a text source."""
     if settings.tokens is not None:
         return perplexity.from_corpus(surroundings.corpus(settings.tokens))
-    return perplexity.from_data(
-        settings.data, part=surroundings.part, seed=seed, tell_part=surroundings.tell_part
-    )
+    return surroundings.read_text(settings.data, seed=seed)
 
 
 def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Contest:

@@ -22,7 +22,7 @@ from toolkit.config import data_formats
 from toolkit.config.inputs import has_separate_held_out, separate_held_out
 from toolkit.config.registry import STAGES, Product
 from toolkit.config.schema import DataSource, HeldOut
-from toolkit.data import files, tables
+from toolkit.data import files, hub, tables
 from toolkit.data.chat import plain_text, split_key
 from toolkit.data.chat.formats import Unusable
 from toolkit.data.data_sources import DEFAULT_HELD_OUT, Part
@@ -97,8 +97,7 @@ def select(
         source = separate_held_out(source).model_copy(update={"examples": source.held_out_examples})
     elif source.held_out is not None and part is None:
         part = "all" if source.held_out == "all" else "held_out"
-    paths = files.resolve(source, quiet=True)
-    found = [] if paths is None else _trainings_on(source, paths, models)
+    found = _trainings_on(source, models)
     names = tuple(dict.fromkeys(training.run for training, _ in found))
     part = part or ("held_out" if found else "all")
     if part == "all":
@@ -120,12 +119,12 @@ def _limited(source: DataSource, part: Part, held_out: Any) -> DataSource:
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """A source that a run read the training part of.
 
     Attributes:
         run: name of the run that was trained on it.
-        digest: of the source's content when it was read.
+        digest: of the source's content when it was read; of a Hub dataset its name and revision.
         is_text: its documents were read, not its conversations.
         key: what was hashed for the held-out part, as the run recorded it.
     """
@@ -152,25 +151,49 @@ class _Training:
             source: where the same data, or some of its files, are now.
         """
         place = {"name": source.name, "split": source.split}
-        return self.is_text and not _is_conversation(self.source.model_copy(update=place))
+        return self.is_text and not is_conversation(self.source.model_copy(update=place))
 
 
-def _trainings_on(
-    source: DataSource, paths: list[Path], models: Iterable[Reference]
-) -> list[tuple[_Training, bool]]:
-    """Return the trainings on a local source, nearest first, and whether each read exactly its files."""
-    digests = files.file_digests(paths)
-    digest = files.joined_digest(digests)
-    found: dict[tuple[str, DataSource], tuple[_Training, bool]] = {}
-    for training in (training for model in models for training in _trainings(model, source.name)):
+def _trainings_on(source: DataSource, models: Iterable[Reference]) -> list[tuple[Training, bool]]:
+    """Return the trainings on a file or Hub dataset, nearest first, and whether each read exactly this."""
+    paths = files.resolve(source, quiet=True)
+    digests = None if paths is None else files.file_digests(paths)
+    digest = files.digest(source) if digests is None else files.joined_digest(digests)
+    found: dict[tuple[str, DataSource], tuple[Training, bool]] = {}
+    for training in trainings(models, source.name):
         is_same = training.digest == digest
-        if is_same or not training.files.isdisjoint(digests):
+        if digests is None:
+            is_shared = _is_same_dataset(source, training.source)
+            is_same = is_same and source.split == training.source.split
+        else:
+            is_shared = is_same or not training.files.isdisjoint(digests)
+        if is_shared:
             found.setdefault((training.run, training.source), (training, is_same))
     return list(found.values())
 
 
-def _trainings(model: Reference, name: str) -> Iterator[_Training]:
-    """Yield every source that the run of a model, and the runs that it was made from, were trained on."""
+def _is_same_dataset(source: DataSource, other: DataSource) -> bool:
+    """Return whether two sources have rows of the same Hub dataset in common, of whichever revision.
+
+    A dataset whose split is not named has only one.
+    """
+    if files.is_local(other.name) or files.hub_name(source)[0] != files.hub_name(other)[0]:
+        return False
+    splits = {source.split, other.split}
+    return source.config == other.config and (len(splits) == 1 or not splits.isdisjoint({None, "all"}))
+
+
+def trainings(models: Iterable[Reference], name: str) -> Iterator[Training]:
+    """Yield every source that the runs of models, and the runs that they were made from, were trained on.
+
+    Args:
+        name: of the measured data, for a warning about a run that cannot be read.
+    """
+    for model in models:
+        yield from _trainings(model, name)
+
+
+def _trainings(model: Reference, name: str) -> Iterator[Training]:
     path = Path(model[0])
     run = seal.run_of(path) if path.exists() else None
     waiting, seen = [] if run is None else [(run, "")], {run}
@@ -194,7 +217,7 @@ def _trainings(model: Reference, name: str) -> Iterator[_Training]:
                 waiting.append((parent, trained))
 
 
-def _sources(run: Path, content: manifest.Manifest, trained: str) -> Iterator[_Training]:
+def _sources(run: Path, content: manifest.Manifest, trained: str) -> Iterator[Training]:
     stage, inputs = STAGES[content["stage"]], content["inputs"]
     data = inputs["settings"].get("data")
     # The merges of a tokenizer are no memory of its text.
@@ -214,7 +237,7 @@ def _sources(run: Path, content: manifest.Manifest, trained: str) -> Iterator[_T
         else:
             continue
         is_text = stage.product is Product.CORPUS
-        yield _Training(trained, source, digest, is_text, recorded.get(index))
+        yield Training(trained, source, digest, is_text, recorded.get(index))
 
 
 def _recorded_keys(run: Path) -> dict[int, str]:
@@ -226,7 +249,7 @@ def _recorded_keys(run: Path) -> dict[int, str]:
 
 
 def _held_out_rows(
-    source: DataSource, found: list[tuple[_Training, bool]], *, is_text: bool, keeps_field: bool
+    source: DataSource, found: list[tuple[Training, bool]], *, is_text: bool, keeps_field: bool
 ) -> tuple[DataSource, Any]:
     """Return the source as it was read in the trainings, and the part of it that all of them held out.
 
@@ -241,7 +264,7 @@ def _held_out_rows(
     sources = [training.source for training, _ in found]
     if any(other.held_out == "none" or has_separate_held_out(other) for other in sources):
         return source, "none"
-    by_text = is_text and not _is_conversation(source)
+    by_text = is_text and not is_conversation(source)
     if by_text and any(
         getattr(other, name) != getattr(nearest, name) for other in sources for name in READING
     ):
@@ -268,7 +291,7 @@ def _held_out_rows(
     return source, held_out
 
 
-def _require_same_reading(source: DataSource, found: list[tuple[_Training, bool]]) -> None:
+def _require_same_reading(source: DataSource, found: list[tuple[Training, bool]]) -> None:
     """Raise UsageError if the source is to be read in another way than in a training."""
     for training, _ in found:
         for name in READING:
@@ -278,7 +301,7 @@ def _require_same_reading(source: DataSource, found: list[tuple[_Training, bool]
                 raise _unknown(source, training, reason)
 
 
-def _require_same_hash(source: DataSource, training: _Training, *, by_text: bool) -> None:
+def _require_same_hash(source: DataSource, training: Training, *, by_text: bool) -> None:
     """Raise UsageError if another text was hashed in a training than would be hashed now."""
     if training.is_by_text(source) != by_text:
         what = ("its prompts", "its text") if by_text else ("its text", "its prompts")
@@ -292,27 +315,34 @@ def _require_same_hash(source: DataSource, training: _Training, *, by_text: bool
     key = training.key
     if key is None and training.files:
         key = str(split_key.of_source(training.source))
-    now = str(split_key.of_source(source))
-    if key not in (None, now):
+    if key is not None and key != (now := str(split_key.of_source(source))):
         raise _unknown(
             source, training, f"a hash of {key} chose them, and of these rows alone it would be {now}"
         )
 
 
-def _is_conversation(source: DataSource) -> bool:
+def is_conversation(source: DataSource) -> bool:
     """Return whether the documents of a source are conversations, by its first row."""
-    for path in files.resolve(source, quiet=True) or []:
-        if data_formats.suffix_of(path.name) == data_formats.TEXT:
-            return False
-        for location, row in islice(tables.rows(path, encoding=source.encoding), 1):
-            try:
-                return plain_text.as_text(row, source, location=location) is not None
-            except (Unusable, DataError):
-                return True
+    for location, row in islice(_rows(source), 1):
+        try:
+            return plain_text.as_text(row, source, location=location) is not None
+        except (Unusable, DataError):
+            return True
     return False
 
 
-def _unknown(source: DataSource, training: _Training, reason: str) -> UsageError:
+def _rows(source: DataSource) -> Iterator[tables.Row]:
+    """Yield the rows of a file or Hub dataset until a file of plain text, which has none."""
+    paths = files.resolve(source, quiet=True)
+    if paths is None:
+        yield from hub.rows(source, streaming=True)
+    for path in paths or []:
+        if data_formats.suffix_of(path.name) == data_formats.TEXT:
+            return
+        yield from tables.rows(path, encoding=source.encoding)
+
+
+def _unknown(source: DataSource, training: Training, reason: str) -> UsageError:
     return UsageError(
         f"{training.run} was trained on it, and its held-out rows cannot be computed: {reason}",
         where=source.name,
@@ -320,7 +350,7 @@ def _unknown(source: DataSource, training: _Training, reason: str) -> UsageError
     )
 
 
-def _no_rows(source: DataSource, found: list[tuple[_Training, bool]]) -> UsageError:
+def _no_rows(source: DataSource, found: list[tuple[Training, bool]]) -> UsageError:
     for training, _ in found:
         held_out = training.source.held_out
         if isinstance(held_out, HeldOut):

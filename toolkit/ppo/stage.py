@@ -8,6 +8,8 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
+
 from toolkit import stats
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PpoRecipe
@@ -44,6 +46,11 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     report = ReadingReport()
     prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
+    held_out = None
+    if recipe.early_stopping is not None:
+        counts = ReadingReport()
+        held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed, report=counts)
+        report.add_held_out(counts)
     report.print()
     trainer = PPOTrainer(
         policy,
@@ -52,7 +59,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         prompts.select_columns("prompt"),
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
-        **_judge_arguments(recipe, run),
+        **_judge_arguments(recipe, run, held_out),
     )
     devices.require_agreement(trainer.accelerator.num_processes)
     run.decide("rollouts", trainer.num_rollouts)
@@ -75,11 +82,10 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, replace(evaluation, data=report.as_json()).to_json())
 
 
-def _judge_arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
+def _judge_arguments(recipe: PpoRecipe, run: Run, held_out: Dataset | None) -> dict[str, Any]:
     """Return the held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
-    if recipe.early_stopping is None:
+    if recipe.early_stopping is None or held_out is None:
         return {}
-    held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed, report=ReadingReport())
     count = min(recipe.early_stopping.prompts, len(held_out))
     run.decide("held_out_prompts", count)
     device = devices.select(recipe.device)

@@ -17,6 +17,7 @@ from toolkit.base.console import tell
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import PreferencesRecipe
 from toolkit.data.chat import sources
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import as_sources, world_of
 from toolkit.evaluate import context, judge_factory, votes
 from toolkit.evaluate.judges import AnyJudge
@@ -47,7 +48,10 @@ def run(recipe: PreferencesRecipe, run: Run) -> None:
         if run.is_main:
             _write_votes(recipe, run)
         return
-    prompts = [row["prompt"] for row in sources.prompts(recipe.data, part="train", seed=recipe.seed)]
+    report = ReadingReport()
+    rows = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
+    report.print()
+    prompts = [row["prompt"] for row in rows]
     run.decide("prompts", len(prompts))
     sample_answers(recipe, run, prompts)
     if ranks.world_size() > 1:
@@ -67,7 +71,10 @@ def run(recipe: PreferencesRecipe, run: Run) -> None:
             preference_row(pair, verdict, utilities)
             for pair, verdict, utilities in zip(pairs, verdicts, utility_of, strict=True)
         ]
-        write(recipe, run, prompts=prompts, answers=answers, pairs=pairs, verdicts=verdicts, rows=rows)
+        write(
+            recipe, run, prompts=prompts, answers=answers, pairs=pairs, verdicts=verdicts, rows=rows,
+            data=report.as_json(),
+        )  # fmt: skip
 
 
 def open_judge(recipe: PreferencesRecipe, run: Run) -> AnyJudge:
@@ -148,8 +155,13 @@ def write(
     pairs: Sequence[ShownPair],
     verdicts: Sequence[Verdict],
     rows: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
 ) -> None:
-    """Write the files of the run."""
+    """Write the files of the run.
+
+    Args:
+        data: counts of the rows that the prompts are from.
+    """
     decided = [verdict.value not in (None, TIE) for verdict in verdicts]
     tied = [verdict.value == TIE for verdict in verdicts]
     preferences = [row for row, keep in zip(rows, decided, strict=True) if keep]
@@ -169,6 +181,7 @@ def write(
         models=_by_model(recipe, rows),
         samples=list(preferences[:SAMPLES]),
         seed=recipe.seed,
+        data=dict(data),
     )
     evaluation = replace(evaluation, **_audit(preferences, recipe))
     run.write_json(layout.EVALUATION, evaluation.to_json())

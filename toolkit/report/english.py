@@ -260,12 +260,26 @@ ENGLISH: dict[str, str] = {
     "browse.won": "{model} won against {baseline}: {count}",
     "browse.tied": "{model} and {baseline} tied: {count}",
     "browse.lost": "{model} lost against {baseline}: {count}",
-    "data.title": "Rows of the training data of {name}",
+    "data.title": "Rows of the data of {name}",
+    "data.section": "What was read",
     "data.source": "data",
     "data.read": "rows read",
     "data.used": "used",
     "data.other_part": "held out",
+    "data.joined_in_pairs": "joined in pairs",
+    "data.not_sampled": "not sampled",
+    "data.not_mixed": "after the end of the mixture",
     "data.left_out": "left out",
+    "data.share": "share of the rows used",
+    "data.held_out": "{name}, held out",
+    "data.long": (
+        "Of {rows} rows, {shortened} prompts are shortened, {cut} answers cut and {left_out} pairs left out, "
+        "because they are longer than {limit} tokens."
+    ),
+    "data.long_held_out": (
+        "Of {rows} held-out rows, {shortened} prompts are shortened, {cut} answers cut and {left_out} pairs "
+        "left out, because they are longer than {limit} tokens."
+    ),
     "data.reason": "Left out: {reason} ({count}, first {first}).",
     "seconds.title": "Where the time went",
     "seconds.text": "{total} seconds in total.",

@@ -250,12 +250,26 @@ JAPANESE: dict[str, str] = {
     "browse.won": "{model}が{baseline}に勝った{count}件",
     "browse.tied": "{model}と{baseline}の引き分け{count}件",
     "browse.lost": "{model}が{baseline}に負けた{count}件",
-    "data.title": "{name}の学習データの行",
+    "data.title": "{name}のデータの行",
+    "data.section": "読み込んだデータ",
     "data.source": "データ",
     "data.read": "読んだ行",
     "data.used": "使った行",
     "data.other_part": "評価用",
+    "data.joined_in_pairs": "組にした行",
+    "data.not_sampled": "抽出しなかった行",
+    "data.not_mixed": "混合の終わりより後の行",
     "data.left_out": "除いた行",
+    "data.share": "使った行に占める割合",
+    "data.held_out": "{name}（評価用）",
+    "data.long": (
+        "{rows}行のうち、{limit}トークンより長いため、{shortened}件のプロンプトの始めを除き、"
+        "{cut}件の回答を途中で切り、{left_out}組を除きました。"
+    ),
+    "data.long_held_out": (
+        "評価用の{rows}行のうち、{limit}トークンより長いため、{shortened}件のプロンプトの始めを除き、"
+        "{cut}件の回答を途中で切り、{left_out}組を除きました。"
+    ),
     "data.reason": "除外：{reason}（{count}行、最初は{first}）。",
     "seconds.title": "時間の内訳",
     "seconds.text": "合計{total}秒。",

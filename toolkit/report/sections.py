@@ -39,8 +39,10 @@ from toolkit.report.wording import Part, Wording, message, of_registry, say
 from toolkit.runs.evaluation import RewardMetrics
 from toolkit.stats import Estimate, interval_of, interval_text, kl_text
 
-DATA_COLUMNS = ("read", "used", "other_part", "left_out")
-"""Counts of a source in `data` of evaluation.json, or their sum."""
+DATA_COLUMNS = ("read", "used", "other_part", "joined_in_pairs", "not_sampled", "not_mixed", "left_out")
+"""Counts of a source in `data` of evaluation.json, or their sum; without those that are 0 everywhere."""
+CUT_ROWS = ("shortened", "cut", "left_out")
+"""Counts of rows that do not fit in the limit of tokens."""
 KNOWN_NATS = math.log(2)
 """A kind of word is known if the model's surprise exceeds that of the truth by less: the model then gives
 such words more than half of their true probability, in the geometric mean."""
@@ -100,6 +102,7 @@ def sections(data: ReportData) -> list[PageSection]:
         *(_wins_section(data, comparison) for comparison in compared),
         *(_rates_section(data, comparison) for comparison in compared),
         *(_browse_section(data, name, path) for name, path, _, _ in data.with_stage("measures_models")),
+        _rows_section(data),
         _seconds_section(data),
     ]
     return [section for section in found if section is not None]
@@ -321,29 +324,62 @@ def _stage_tables(
 
 def _data_blocks(data: ReportData, name: str, row: Numbers) -> Iterator[Block]:
     """Yield what became of the rows of the training data (`toolkit.data.chat.report`)."""
-    sources = (row.get("data") or {}).get("sources", [])
-    if not sources:
+    counts = row.get("data") or {}
+    named = [(source["name"], source) for source in counts.get("sources", [])]
+    if not named:
         return
+    for source in counts.get("held_out", []):
+        of_part = {key: value for key, value in source.items() if key != "other_part"}
+        named.append((data.say(message("data.held_out", name=source["name"])), of_part))
+    keys = [key for key in DATA_COLUMNS if any(_count(source, key) for _, source in named)]
+    keys += ["share"] if any("share" in source for _, source in named) else []
     yield PageTable(
         f"data-{name}",
         data.say(message("data.title", name=name)),
         data.say(message("data.source")),
-        [data.say(message(f"data.{key}")) for key in DATA_COLUMNS],
-        [TableRow(source["name"], [_count_cell(source, key) for key in DATA_COLUMNS]) for source in sources],
+        [data.say(message(f"data.{key}")) for key in keys],
+        [TableRow(label, [_count_cell(source, key) for key in keys]) for label, source in named],
     )
-    reasons = [
-        data.say(message("data.reason", reason=reason, count=f"{found['rows']:,}", first=found["first"]))
-        for source in sources
+    sentences = [
+        message("data.reason", reason=reason, count=f"{found['rows']:,}", first=found["first"])
+        for _, source in named
         for reason, found in source["left_out"].items()
     ]
-    if reasons:
-        yield Paragraph(data.join(reasons))
+    for key, part in (("lengths", "data.long"), ("held_out_lengths", "data.long_held_out")):
+        found = counts.get(key) or {}
+        if any(found.get(count) for count in CUT_ROWS):
+            sentences.append(message(part, **{count: f"{value:,}" for count, value in found.items()}))
+    if sentences:
+        yield Paragraph(data.join([data.say(sentence) for sentence in sentences]))
+
+
+def _rows_section(data: ReportData) -> PageSection | None:
+    """Return what the stages read that have no section of their own."""
+    blocks = [
+        block
+        for name, row in data.stages.items()
+        if row.get("stage") in STAGES and not STAGES[row["stage"]].title
+        for block in _data_blocks(data, name, row)
+    ]
+    if not blocks:
+        return None
+    return PageSection(
+        "rows", data.say(message("data.section")), [Folded(data.say(message("stage.experts")), blocks)]
+    )
+
+
+def _count(source: Mapping[str, Any], key: str) -> int:
+    if key == "left_out":
+        return sum(found["rows"] for found in source["left_out"].values())
+    return source.get(key, 0)
 
 
 def _count_cell(source: Mapping[str, Any], key: str) -> Cell:
-    left_out = sum(found["rows"] for found in source["left_out"].values())
-    count = left_out if key == "left_out" else source.get(key, 0)
-    return Cell(f"{count:,}", count)
+    """Return a count, or the share of a source in a mixture; `-` where the source has none."""
+    if key == "share":
+        return Cell(f"{source[key]:.1%}", source[key]) if key in source else Cell("-")
+    count = _count(source, key)
+    return Cell(f"{count:,}", count) if key in source else Cell("-")
 
 
 def _column_cell(row: Numbers, column: Column) -> Cell:

@@ -285,8 +285,8 @@ class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
 class StageEvaluation(Record):
     """What a stage measured at its end.
 
-    `data` of sft, reward, dpo and ppo counts the rows of the training data: those used, held out and left out
-    (`toolkit.data.chat.report`).
+    `data` counts the rows of the data: those used, held out and left out (`toolkit.data.chat.report`). Only
+    pretraining, which reads a corpus, has none.
 
     Attributes:
         compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
@@ -323,6 +323,7 @@ class TokenizerEvaluation(StageEvaluation):
     held_out_documents: int | None = None
     held_out_bytes: int | None = None
     held_out_tokens: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +349,7 @@ class CorpusEvaluation(StageEvaluation):
     documents_by_source: list[int] | None = None
     dropped: dict[str, int] | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -489,6 +491,7 @@ class PreferencesEvaluation(StageEvaluation):
     bayes_accuracy: float | None = None
     samples: list[dict[str, Any]] | None = None
     seed: int | None = None
+    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -625,6 +628,9 @@ class ModelComparison(StageEvaluation):
         baseline: the name of the model that the others are compared with.
         part: of the data that was measured, `held_out`, `train` or `all`; None for a recipe's.
         trained_on: names of the runs that were trained on the data: models, judges and their ancestors.
+        also_in_training: unit (`documents`, `prompts`, `pairs`) -> run -> number of measured rows that are
+            also in the training data of this run; of runs whose data could be compared.
+        data: unit -> counts of the rows that were read.
     """
 
     models: dict[str, ModelEvaluation]
@@ -632,6 +638,8 @@ class ModelComparison(StageEvaluation):
     baseline: str | None = None
     part: str | None = None
     trained_on: list[str] | None = None
+    also_in_training: dict[str, dict[str, int]] | None = None
+    data: dict[str, Any] | None = None
     seed: int | None = None
     versions: dict[str, str] | None = None
     settings: dict[str, Any] | None = None

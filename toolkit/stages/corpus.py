@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
     tokenizer = load_tokenizer(run.reference(recipe.tokenizer))
     tokenizer.save_pretrained(folder / "tokenizer")
     shards: dict[str, TokenShards] = {}
-    seen = {part: NormalisedTexts() for part in PARTS}
-    for part in PARTS:
+    readings = {part: _Reading(Stream(recipe.data, part=part, seed=recipe.seed)) for part in PARTS}
+    for part, reading in readings.items():
         began = time.monotonic()
-        shards[part] = _write_part(recipe, part, folder=folder / part, tokenizer=tokenizer, seen=seen)
+        shards[part] = _write_part(recipe, reading, folder=folder / part, tokenizer=tokenizer)
         run.metrics.log(
             PARTS.index(part),
             part=part,
@@ -62,7 +63,13 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             documents=shards[part].documents,
             seconds=round(time.monotonic() - began, 3),
         )
-    evaluation = _evaluation(recipe, shards, tokenizer, _held_out_in_training(recipe, seen))
+    for reading in readings.values():
+        reading.complete()
+    report = readings["train"].stream.report
+    report.add_held_out(readings["held_out"].stream.report)
+    report.print()
+    in_training = readings["held_out"].texts.count_in(readings["train"].texts)
+    evaluation = replace(_evaluation(recipe, shards, tokenizer, in_training), data=report.as_json())
     if evaluation.held_out_in_training:
         count = f"{evaluation.held_out_in_training:,} of {evaluation.held_out_documents:,} held-out documents"
         tell(
@@ -95,14 +102,27 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@dataclass
+class _Reading:
+    """One part of the text, and the hashes of its documents."""
+
+    stream: Stream
+    texts: NormalisedTexts = field(default_factory=NormalisedTexts)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self.texts.watch(self.stream)
+
+    def complete(self) -> None:
+        """Read the part if an earlier attempt of the run wrote it."""
+        if not len(self.texts):
+            for _ in self:
+                pass
+
+
 def _write_part(
-    recipe: CorpusRecipe,
-    part: Part,
-    *,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    seen: Mapping[Part, NormalisedTexts],
+    recipe: CorpusRecipe, reading: _Reading, *, folder: Path, tokenizer: PreTrainedTokenizerBase
 ) -> TokenShards:
+    stream, part = reading.stream, reading.stream.part
     journal = folder / layout.JOURNAL
     if (folder / INDEX).exists():
         shards = TokenShards.open(folder)
@@ -116,7 +136,6 @@ def _write_part(
         journal.unlink(missing_ok=True)
         return shards
     begun = run_files.read_json(journal) if journal.exists() else None
-    stream = Stream(recipe.data, part=part, seed=recipe.seed)
     writer = TokenWriter(
         folder,
         vocab_size=len(tokenizer),
@@ -127,7 +146,7 @@ def _write_part(
     if begun:
         tell(f"corpus: {part}: resuming after {writer.documents:,} documents, {writer.tokens:,} tokens")
     done = begun["pieces"] if begun else 0
-    batches = _batches(islice(_pieces(seen[part].watch(stream), tokenizer), done, None))
+    batches = _batches(islice(_pieces(reading, tokenizer), done, None))
     results = encode_in_order(
         batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or hardware.cores()
     )
@@ -137,7 +156,7 @@ def _write_part(
             run_files.write_json(journal, {"pieces": done, "writer": writer.state()})
     if not writer.documents:
         raise DataError(
-            f"the {part.replace('_', '-')} part has no document",
+            f"the {part.replace('_', '-')} part has no document" + stream.report.in_brackets(),
             where=_names(stream),
             fix="hold out the end of one long text, held_out: {last_characters: 0.1}; "
             "of few documents a larger share, held_out: {documents: 0.3}",
@@ -150,15 +169,6 @@ def _write_part(
     )
     journal.unlink(missing_ok=True)
     return TokenShards.open(folder)
-
-
-def _held_out_in_training(recipe: CorpusRecipe, seen: Mapping[Part, NormalisedTexts]) -> int:
-    """Return the number of held-out texts in the training part; those of earlier attempts are read again."""
-    for part, texts in seen.items():
-        if not len(texts):
-            for _ in texts.watch(Stream(recipe.data, part=part, seed=recipe.seed)):
-                pass
-    return seen["held_out"].count_in(seen["train"])
 
 
 def _append(

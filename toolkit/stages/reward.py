@@ -36,7 +36,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
     table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
-        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
+        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed, report=report),
         tokenizer, max_length=length,
     )  # fmt: skip
     report.held_out_lengths = held_out.lengths

@@ -68,7 +68,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     length = max_length(recipe, SFTConfig, model)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
-    held_out = held_out_conversations(recipe, tokenizer, length)
+    held_out = held_out_conversations(recipe, tokenizer, length, report=report)
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
@@ -130,17 +130,25 @@ def conversation_rows(
             f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
             "learns all tokens"
         )
+    lengths.require_ends()
     if report is not None:
         report.lengths = lengths
     return table
 
 
 def held_out_conversations(
-    recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int
+    recipe: SftRecipe, tokenizer: PreTrainedTokenizerBase, length: int, *, report: ReadingReport
 ) -> HeldOutConversations:
-    """Tokenize the held-out conversations."""
+    """Tokenize the held-out conversations.
+
+    Args:
+        report: of the training rows; receives the counts of the held-out rows.
+    """
     held_out = HeldOutConversations([], [], [], LengthReport(length))
-    for example in sources.measured_while_training(sources.conversations, recipe.data, seed=recipe.seed):
+    rows = sources.measured_while_training(
+        sources.conversations, recipe.data, seed=recipe.seed, report=report
+    )
+    for example in rows:
         fitted = template.fitted_example(
             tokenizer, example["prompt"], example["completion"][0], max_tokens=length
         )

@@ -17,6 +17,7 @@ from toolkit.base.errors import DataError
 from toolkit.base.progress import Progress
 from toolkit.config.schema import TokenizerRecipe
 from toolkit.data.chat import template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import has_held_out
 from toolkit.data.text import documents
 from toolkit.runs import layout
@@ -96,18 +97,17 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
     )
     if not limited.characters:
         raise DataError(
-            "the training part has no text to learn a tokenizer from",
+            "the training part has no text to learn a tokenizer from" + stream.report.in_brackets(),
             fix="give more text, or a smaller held_out share",
         )
-    if limited.cut:
-        tell(f"tokenizer: learned from the first {limited.characters:,} characters (max_characters)")
     if len(tokenizer) < recipe.vocab_size:
         tell(
             f"tokenizer: {len(tokenizer)} entries, not {recipe.vocab_size}: no further pair occurs "
             f"{recipe.min_frequency} times in this text; give more text or a smaller vocab_size"
         )
     tokenizer.save_pretrained(run.path / FOLDER)
-    held_out, held_out_tokens = _tokenize_held_out(recipe, tokenizer)
+    report = stream.report
+    held_out, held_out_tokens = _tokenize_held_out(recipe, tokenizer, report)
     evaluation = TokenizerEvaluation(
         vocab_size=len(tokenizer),
         requested_vocab_size=recipe.vocab_size,
@@ -119,16 +119,26 @@ def run(recipe: TokenizerRecipe, run: Run) -> None:
         held_out_documents=held_out.documents,
         held_out_bytes=held_out.bytes,
         held_out_tokens=held_out_tokens,
+        data=report.as_json(),
         nulls=frozenset({"bytes_per_token"}),
     )
     run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def _tokenize_held_out(recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast) -> tuple[Limited, int]:
-    """Return the held-out text as read to its limit, and the number of its tokens."""
+def _tokenize_held_out(
+    recipe: TokenizerRecipe, tokenizer: PreTrainedTokenizerFast, report: ReadingReport
+) -> tuple[Limited, int]:
+    """Return the held-out text as read to its limit, and the number of its tokens.
+
+    Args:
+        report: of the training documents; receives the counts of the held-out ones.
+    """
     stream = documents.Stream(recipe.data, part="held_out", seed=recipe.seed)
     limited = Limited(documents.whole_words(stream), HELD_OUT_CHARACTERS)
     tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
+    report.add_held_out(stream.report)
+    if report.held_out:
+        stream.report.print()
     if not tokens:
         tell(
             "tokenizer: no held-out rows (held_out: none), so bytes per token are not measured"
@@ -149,4 +159,7 @@ def _shown(limited: Limited, stream: documents.Stream) -> Iterator[str]:
             share = max(limited.characters / limited.max_characters, stream.fraction())
             progress.update(min(int(total * share), total - 1), documents=limited.documents)
         progress.update(total, documents=limited.documents)
+    stream.report.print()
+    if limited.cut:
+        tell(f"tokenizer: only the first {limited.characters:,} characters are read (max_characters)")
     tell(f"tokenizer: merging pairs of {limited.characters:,} characters")

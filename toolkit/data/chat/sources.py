@@ -144,17 +144,21 @@ def _preference(found: PreferencePair) -> Example:
 
 
 def measured_while_training(
-    read: Callable[..., datasets.Dataset], data: Data, *, seed: int
+    read: Callable[..., datasets.Dataset], data: Data, *, seed: int, report: ReadingReport
 ) -> Sequence[Mapping[str, Any]]:
     """Return the held-out rows of a training; none, which is said, with `held_out: none`.
 
     Args:
         read: `conversations` or `preferences`.
+        report: of the training rows; receives the counts of the held-out rows.
     """
     if not has_held_out(data):
         tell_once("no held-out rows (held_out: none): the training measures nothing")
         return []
-    return read(data, part="held_out", seed=seed, report=ReadingReport())
+    held_out = ReadingReport()
+    rows = read(data, part="held_out", seed=seed, report=held_out)
+    report.add_held_out(held_out)
+    return rows
 
 
 def conversations(
@@ -220,7 +224,7 @@ def _read(
         )
     sources, tables = [source for _, source, _, _ in given], []
     for index, limits, source, part in given:
-        found = SourceReport(source.name, request.part, has_other_part=part != "all")
+        found = SourceReport(source.name, request.part, has_other_part=part != "all", weight=limits.weight)
         counts.sources.append(found)
         rows = _rows(source, index, reader.config, request)
         table = _Table(reader.columns, request.numbers)
@@ -239,7 +243,8 @@ def _read(
             found.used, found.not_sampled = len(table), found.used - len(table)
         tables.append(table)
     if request.part == "held_out":
-        _warn_of_trained_prompts(list(zip(sources, tables, strict=True)), data, reader, request)
+        held_out = list(zip(sources, tables, counts.sources, strict=True))
+        _count_trained_prompts(held_out, data, reader, request)
     merged = _Table.merged(tables)
     if len(tables) > 1:
         order = _mixed([len(table) for table in tables], sources, counts.sources, request.seed)
@@ -249,19 +254,23 @@ def _read(
     return merged.dataset()
 
 
-def _warn_of_trained_prompts(
-    held_out: Sequence[tuple[DataSource, _Table]], data: Data, reader: type[_Reader], request: _Request
+def _count_trained_prompts(
+    held_out: Sequence[tuple[DataSource, _Table, SourceReport]],
+    data: Data,
+    reader: type[_Reader],
+    request: _Request,
 ) -> None:
-    """Warn if held-out rows of another file or split have a prompt that is trained on; a share has none."""
-    separate = [(source, table) for source, table in held_out if has_separate_held_out(source)]
+    """Count held-out rows of another file or split whose prompt is trained on, and warn; a share has none."""
+    separate = [entry for entry in held_out if has_separate_held_out(entry[0])]
     if not separate or any(source.held_out == "all" for source in as_sources(data)):
         return  # with `all` no stage trains on these data
     trained = _read(data, reader, replace(request, part="train"), ReadingReport())
-    for source, table in separate:
+    for source, table, report in separate:
         key = split_key.of_source(source)
         # 8 bytes instead of a prompt: 10 million prompts take 1 GB as a set of integers.
         known = {split_key.fingerprint(key.of(row["prompt"])) for row in trained}
         count = sum(split_key.fingerprint(key.of(prompt)) in known for prompt in table.prompts())
+        report.in_training = count
         if count:
             tell_once(
                 f"warning: {source.held_out.name or source.held_out.split}: {count:,} of {len(table):,} "

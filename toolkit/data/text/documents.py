@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import math
-import re
+from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from toolkit.base.console import tell_once
-from toolkit.base.errors import DataError
-from toolkit.config import data_formats
 from toolkit.config.schema import Data, DataSource, HeldOut
-from toolkit.data import decoding, files, tables
-from toolkit.data.chat import formats, plain_text
+from toolkit.data import files
+from toolkit.data.chat import split_key
+from toolkit.data.chat.report import ReadingReport, SourceReport
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -37,18 +32,9 @@ from toolkit.data.data_sources import (
     story_rows,
     story_seed,
 )
+from toolkit.data.text.source_documents import Meter, SourceDocument, read, row_document
 
 PIECE_CHARACTERS = 1 << 18
-END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>")
-MIN_END_TOKENS = 3
-MIN_BLANK_LINES = 20
-"""How often an end token occurs in the text of a source, or three line ends in a file, before a warning."""
-SEPARATORS = {
-    **{token: (re.compile(re.escape(token)), len(token)) for token in END_TOKENS},
-    "\n\n\n": (re.compile(r"[^\n]\n\n\n"), 4),
-    "\r\n\r\n\r\n": (re.compile(r"[^\n]\r\n\r\n\r\n"), 7),
-}
-"""What may separate the documents of a text: its pattern, and the number of characters that match it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,56 +57,55 @@ class Piece:
 
 
 @dataclass
-class Meter:
-    """How much of a source has been read, in bytes of files or in documents; `total` is 0 if unknown."""
-
-    total: int
-    unit: str
-    done: int = 0
-
-    def add(self, amount: int) -> None:
-        self.done += amount
-
-    def fraction(self) -> float:
-        return min(1.0, self.done / self.total) if self.total else 0.0
-
-
-@dataclass
 class Stream:
-    """The pieces of one part of `data`, to be iterated once; `dropped` counts unusable rows by reason."""
+    """The pieces of one part of `data`, to be iterated once.
+
+    Attributes:
+        reports: what became of the documents of each source that has the part, by the number of the source.
+            They are complete at the end of the iteration.
+    """
 
     data: Data
     part: Part
     seed: int
-    dropped: Counter[str] = field(default_factory=Counter)
-    documents: Counter[int] = field(default_factory=Counter)
-    """Documents yielded so far, by source."""
-    other_documents: Counter[int] = field(default_factory=Counter)
-    """Usable documents that were read and not yielded, by source: of the other part, or above the limit."""
 
     def __post_init__(self) -> None:
         self.sources = as_sources(self.data)
         self._rows = [rows_of(source, self.part) for source in self.sources]
         self._present = [index for index, (source, _) in enumerate(self._rows) if source is not None]
         self._meters = {index: self._meter(index) for index in self._present}
+        self.reports = {index: self._new_report(index) for index in self._present}
         self.log_weights = _log_weights(self.sources)
+
+    @property
+    def report(self) -> ReadingReport:
+        """What became of the documents so far."""
+        return ReadingReport(list(self.reports.values()))
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Unusable documents by reason."""
+        return self.report.dropped
+
+    @property
+    def documents(self) -> Counter[int]:
+        """Documents yielded so far, by source."""
+        return Counter({index: report.used for index, report in self.reports.items()})
 
     def __iter__(self) -> Iterator[Piece]:
         readers = {index: self._read(index) for index in self._present}
         weights = [self.sources[index].weight for index in self._present]
         for position in mixture_order(weights, seed=self.seed) if readers else ():
-            index, piece = self._present[position], None
+            index, is_begun, piece = self._present[position], False, None
             for piece in readers[index]:
+                self.reports[index].used += not is_begun
+                is_begun = True
                 yield piece
                 if piece.ends:
                     break
             if piece is None:
                 break
-            self.documents[index] += 1
-        if self.dropped:
-            reasons = "; ".join(f"{reason} ({count:,})" for reason, count in sorted(self.dropped.items()))
-            names = ", ".join(source.name for source in self.sources)
-            tell_once(f"{names}: documents left out: {reasons}")
+        self._count_rest(readers, ended=index if readers else None)
         if self.documents.total():
             counts = [self.documents[index] for index in self._present]
             check_mixture([self.sources[index] for index in self._present], counts)
@@ -133,6 +118,12 @@ class Stream:
         """Return (done, total, unit) of the source that will be exhausted first."""
         meter = max(self._meters.values(), key=Meter.fraction, default=Meter(0, "document"))
         return meter.done, meter.total, meter.unit
+
+    def _new_report(self, index: int) -> SourceReport:
+        source, part = self._rows[index]
+        return SourceReport(
+            source.name, self.part, has_other_part=part != "all", weight=self.sources[index].weight, key=None
+        )
 
     def _meter(self, index: int) -> Meter:
         source, _ = self._rows[index]
@@ -153,15 +144,31 @@ class Stream:
             return self._stories(source, index, meter)
         held_out = source.held_out
         if part != "all" and isinstance(held_out, HeldOut) and held_out.last_characters:
-            pieces = self._split_text(source, index, held_out.last_characters, meter)
-            return _first_documents(pieces, self._limit(index))
+            return self._split_text(source, index, held_out.last_characters, meter)
         return self._sample(source, index, part, meter)
+
+    def _count_rest(self, readers: Mapping[int, Iterator[Piece]], *, ended: int | None) -> None:
+        """Count the documents after the end of the mixture, but for Hub datasets, which may be very large.
+
+        Args:
+            ended: the source that has no further document.
+        """
+        for index, reader in readers.items():
+            report, (source, _) = self.reports[index], self._rows[index]
+            if source.name == files.STORYWORLD:
+                report.read = self._meters[index].total
+                report.not_mixed = report.read - report.used
+            elif files.is_local(source.name):
+                report.not_mixed += sum(piece.ends for piece in reader)
+            else:
+                report.is_complete = index == ended
 
     def _stories(self, source: DataSource, index: int, meter: Meter) -> Iterator[Piece]:
         log_weight, seed = self.log_weights[index], story_seed(self.seed, index)
         for location, row in story_rows(source, "stories", part=self.part, seed=seed):
             meter.add(1)
-            text = row["text"] if "text" in row else _row_document(row, source, location).text
+            self.reports[index].read += 1
+            text = row["text"] if "text" in row else row_document(row, source, location).text
             has_logprob = log_weight is not None and row.get("logprob") is not None
             yield Piece(text, index, True, row["logprob"] + log_weight if has_logprob else None)
 
@@ -170,45 +177,72 @@ class Stream:
 
         The sample consists of the documents with the smallest keys, in the order of the data.
         """
-        share = None if part == "all" else held_out_share(source)
+        report, is_local = self.reports[index], files.is_local(source.name)
+        report.asked = share = None if part == "all" else held_out_share(source)
         limit, largest_key = self._limit(index), None
-        if limit is not None and files.is_local(source.name):
-            documents = (document for document in _read(source) if self._is_usable(document, share))
+        if limit is not None and is_local:
+            documents = (document for document in read(source) if self._is_usable(document, share))
             keys = (_sampling_key(document.digest(), self.seed) for document in documents)
             largest_key = max(heapq.nsmallest(limit, keys), default=0)
         count = 0
-        for document in _read(source, meter):
-            if limit is not None and count >= limit:
+        for document in read(source, meter, report):
+            if limit is not None and count >= limit and not is_local:
                 return
+            report.read += 1
+            if document.key is not None and report.key is None:
+                report.key = split_key.of_source(source)
             if document.unusable:
-                self.dropped[document.unusable] += 1
-            elif self._is_usable(document, share) and (
-                largest_key is None or _sampling_key(document.digest(), self.seed) <= largest_key
+                report.leave_out(document.unusable, document.location)
+            elif not self._is_usable(document, share):
+                report.other_part += 1
+            elif (limit is not None and count >= limit) or (
+                largest_key is not None and _sampling_key(document.digest(), self.seed) > largest_key
             ):
+                report.not_sampled += 1
+            else:
                 count += 1
-                if largest_key is None and not files.is_local(source.name):
+                if limit is not None and not is_local:
                     meter.add(1)
                 for piece, ends in _with_last(document.pieces()):
                     yield Piece(piece, index, ends)
                 continue
-            else:
-                self.other_documents[index] += 1
             document.skip()
 
-    def _is_usable(self, document: _SourceDocument, share: float | None) -> bool:
+    def _is_usable(self, document: SourceDocument, share: float | None) -> bool:
         """Return whether a document is of the part; `share` is held out, None if all documents are."""
         if document.unusable or share is None:
             return not document.unusable
         return is_held_out(document.digest(), share=share) == (self.part == "held_out")
 
     def _split_text(self, source: DataSource, index: int, share: float, meter: Meter) -> Iterator[Piece]:
-        """Yield the training or held-out text; the last `share` of all documents' characters are held out."""
-        usable = (document for document in _read(source) if not document.unusable)
-        total = sum(len(piece) for document in usable for piece in document.pieces())
-        boundary, characters = int(total * (1 - share)), 0
-        for document in _read(source, meter):
+        """Yield the training or held-out text; the last `share` of all documents' characters are held out.
+
+        The document in which the held-out text begins is in both parts.
+        """
+        report, starts = self.reports[index], array("Q", [0])
+        for document in read(source, report=report):
+            report.read += 1
             if document.unusable:
-                self.dropped[document.unusable] += 1
+                report.leave_out(document.unusable, document.location)
+            else:
+                starts.append(starts[-1] + sum(len(piece) for piece in document.pieces()))
+        boundary = int(starts[-1] * (1 - share))
+        num_documents, num_train = len(starts) - 1, bisect_left(starts, boundary, hi=len(starts) - 1)
+        # the last start that is not above the boundary begins the first document with held-out text
+        num_held_out = num_documents - (bisect_right(starts, boundary) - 1)
+        of_part = num_train if self.part == "train" else num_held_out
+        limit = self._limit(index)
+        report.held_out_characters = (starts[-1] - boundary, starts[-1])
+        report.other_part = num_documents - of_part
+        report.not_sampled = 0 if limit is None else max(0, of_part - limit)
+        pieces = self._pieces_of_part(source, index, boundary, meter)
+        yield from pieces if limit is None else _first_documents(pieces, limit)
+
+    def _pieces_of_part(self, source: DataSource, index: int, boundary: int, meter: Meter) -> Iterator[Piece]:
+        """Yield the text before the boundary, or from it on."""
+        characters = 0
+        for document in read(source, meter):
+            if document.unusable:
                 document.skip()
                 continue
             for piece, ends in _with_last(document.pieces()):
@@ -255,124 +289,6 @@ def whole_words(pieces: Iterable[Piece], *, characters: int = PIECE_CHARACTERS) 
             rest = ""
 
 
-@dataclass
-class _SourceDocument:
-    """A document in its source: a text file, or the text of a row."""
-
-    path: Path | None = None
-    encoding: str | None = None
-    text: str = ""
-    meter: Meter | None = None
-    key: str | None = None
-    """Determines the part instead of the text: the first request of a conversation."""
-    unusable: str | None = None
-    """Why it is dropped, None if it is usable."""
-
-    def pieces(self) -> Iterator[str]:
-        if self.path is None:
-            yield self.text
-        else:
-            position = self.meter.add if self.meter else None
-            yield from decoding.text_pieces(self.path, position, encoding=self.encoding)
-
-    def digest(self) -> bytes:
-        if self.key is not None:
-            return hashlib.sha256(self.key.encode()).digest()
-        digest = hashlib.sha256()
-        for piece in replace(self, meter=None).pieces():
-            digest.update(piece.encode())
-        return digest.digest()
-
-    def skip(self) -> None:
-        if self.path is not None and self.meter:
-            self.meter.add(self.path.stat().st_size)
-
-
-def _read(source: DataSource, meter: Meter | None = None) -> Iterator[_SourceDocument]:
-    if (paths := files.resolve(source)) is None:
-        from toolkit.data import hub  # `datasets` takes 1 s
-
-        for location, row in hub.rows(source, streaming=True):
-            yield _row_document(row, source, location)
-        return
-    texts = {path for path in paths if data_formats.suffix_of(path.name) == data_formats.TEXT}
-    if source.separator is None:
-        _warn_of_separators(source.name, frozenset(texts), source.encoding)
-    position, num_parts = meter.add if meter else None, 0
-    for path in paths:
-        if path not in texts:
-            only = plain_text.text_column(source)
-            for location, row in tables.rows(path, position, only=only, encoding=source.encoding):
-                yield _row_document(row, source, location)
-        elif source.separator is None:
-            unusable = _unusable(decoding.text_pieces(path, encoding=source.encoding))
-            yield _SourceDocument(path=path, encoding=source.encoding, meter=meter, unusable=unusable)
-        else:
-            pieces = decoding.text_pieces(path, position, encoding=source.encoding)
-            for text in decoding.split(pieces, source.separator):
-                num_parts += 1
-                yield _SourceDocument(text=text, unusable=_unusable([text]))
-    if source.separator is not None and num_parts == len(texts):
-        raise DataError(
-            f"the separator {source.separator!r} does not occur in the text",
-            where=source.name,
-            fix="give another `separator`, in double quotes if it has \\n, or remove it",
-        )
-
-
-def _row_document(row: Mapping[str, Any], source: DataSource, location: str) -> _SourceDocument:
-    """Return the text column of a row, or its conversation as text with the first request as key."""
-    key = None
-    try:
-        conversation = plain_text.as_text(row, source, location=location)
-    except formats.Unusable as reason:
-        return _SourceDocument(unusable=str(reason))
-    if conversation:
-        text, key = conversation
-    else:
-        text = tables.column(row, plain_text.text_column(source), location=location)
-    if text is None:
-        return _SourceDocument(unusable="the text is null")
-    return _SourceDocument(text=text, key=key, unusable=_unusable([text]))
-
-
-def _unusable(pieces: Iterable[str]) -> str | None:
-    """Return why a document is left out, None if it has text."""
-    return None if any(not piece.isspace() for piece in pieces if piece) else "empty or only white space"
-
-
-@cache
-def _warn_of_separators(name: str, paths: frozenset[Path], encoding: str | None) -> None:
-    """Warn if plain text seems to hold many documents in one file."""
-    total: Counter[str] = Counter()
-    largest: Counter[str] = Counter()
-    for path in paths:
-        found = _separators(decoding.text_pieces(path, encoding=encoding))
-        total += found
-        largest |= found
-    for separator in SEPARATORS:
-        minimum, count = (MIN_END_TOKENS, total) if separator in END_TOKENS else (MIN_BLANK_LINES, largest)
-        if count[separator] >= minimum:
-            tell_once(
-                f"{name}: {json.dumps(separator)} is in the text {total[separator]:,} times, and each file "
-                f"is one document; to split it there, set separator: {json.dumps(separator)}"
-            )
-            return
-
-
-def _separators(pieces: Iterable[str]) -> Counter[str]:
-    """Count the possible separators in a text; a run of line ends counts once."""
-    counts: Counter[str] = Counter()
-    tails = dict.fromkeys(SEPARATORS, "")
-    for piece in pieces:
-        for separator, (pattern, length) in SEPARATORS.items():
-            text = tails[separator] + piece
-            if separator in text:
-                counts[separator] += len(pattern.findall(text))
-            tails[separator] = text[len(text) - length + 1 :] if len(text) >= length else text
-    return counts
-
-
 def _log_weights(sources: Sequence[DataSource]) -> list[float | None]:
     """Return the log weights that turn a story's logprob into that of the mixture; None if it is unknown.
 
@@ -401,13 +317,13 @@ def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
         yield previous, True
 
 
-def _first_documents(pieces: Iterator[Piece], limit: int | None) -> Iterator[Piece]:
-    remaining = math.inf if limit is None else limit
+def _first_documents(pieces: Iterator[Piece], limit: int) -> Iterator[Piece]:
+    remaining = limit
     for piece in pieces:
-        if remaining <= 0:
-            return
-        remaining -= piece.ends
         yield piece
+        remaining -= piece.ends
+        if not remaining:
+            return
 
 
 def _before_space(text: str, limit: int) -> int:
