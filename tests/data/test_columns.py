@@ -229,16 +229,10 @@ def test_the_common_messages_are_the_prompt(rows):
 
 # Rows that are left out: (row, reason for sft, reason for preferences); None where the row is used
 
-TOOL = "a tool turn, which the chat template does not render"
-TOOLS = "a row with tools, which the chat template does not render"
 SYSTEM = "'system' differs from the system message of the conversation"
 LEFT_OUT = [
-    ({"messages": [Q, {"role": "tool", "content": "x"}, A]}, TOOL),
-    ({"messages": [Q, {"role": "Observation", "content": "x"}, A]}, TOOL),
-    ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [{}]}, A]}, TOOL),
-    ({"messages": [Q, {"role": "assistant", "content": "x", "function_call": {"name": "f"}}, A]}, TOOL),
-    ({"messages": [Q, A], "tools": [{"name": "f"}]}, TOOLS),
-    ({"messages": [Q, A], "tools": '[{"name": "f"}]'}, TOOLS),
+    ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [{}]}, A]},
+     "a tool call that is not a function's name with arguments in JSON"),
     ({"messages": [Q, A], "images": ["x"]}, "a row with images, audio or video: only text is read"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}, A]},
      "a part of type 'image' in a message: only text is read"),
@@ -596,7 +590,8 @@ def test_every_documented_row_is_found():
 
 def test_error_without_a_usable_row_names_the_reasons(rows):
     data = rows({"messages": [Q]}, {"messages": [Q, A], "tools": [1]})
-    refused(data.sft, "no usable row of 2", "1 rows: no answer of the assistant (first ", "a.jsonl:1", TOOLS)
+    tools = "1 rows: tools that are not a list of functions in JSON"
+    refused(data.sft, "no usable row of 2", "1 rows: no answer of the assistant (first ", "a.jsonl:1", tools)
 
 
 @pytest.mark.parametrize(

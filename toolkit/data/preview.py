@@ -106,7 +106,7 @@ def preview(
         RowKind.PROMPTS: sources.prompts,
     }[kind]
     try:
-        rows = list(islice(read(source, part="all", seed=0, report=report), count))
+        rows = list(islice(read(source, part="all", seed=0, report=report, tokenizers=[tokenizer]), count))
     except DataError:
         if not report.sources or report.sources[0].used or not report.sources[0].left_out:
             raise

@@ -133,7 +133,7 @@ def reward_judge(
 
     left_out = 0
     if data is not None:
-        preferences = sources.preferences(data, part=part, seed=seed)
+        preferences = sources.preferences(data, part=part, seed=seed, tokenizers=[tokenizer])
         held_out = reward_quality.fitting_pairs(model, tokenizer, preferences, where="judge_data")
         left_out = held_out.lengths.left_out
         accuracy, source = (

@@ -43,10 +43,14 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     reference, _ = load_causal_lm(reference_path, device=target)
     length = max_length(recipe, DPOConfig, model)
     report = ReadingReport()
-    train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    train = sources.preferences(
+        recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
+    )
     table, report.lengths = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
-        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed),
+        sources.measured_while_training(
+            sources.preferences, recipe.data, seed=recipe.seed, tokenizer=tokenizer
+        ),
         tokenizer, max_length=length,
     )  # fmt: skip
     report.held_out_lengths = held_out.lengths

@@ -11,12 +11,13 @@ from toolkit.data.chat import columns
 from toolkit.data.chat.messages import (
     Message,
     Messages,
-    Unusable,
     messages_of,
     plain,
     with_prompt,
     without_prompt,
 )
+from toolkit.data.chat.tools import tools_message
+from toolkit.data.chat.unusable import Unusable
 
 EQUAL_SCORES = "the scores are equal"
 
@@ -104,6 +105,14 @@ class ColumnReader:
         asked, given = plain(self._messages("prompt", prompt, "user")), plain(messages)
         if given[: len(asked)] != asked and not (len(asked) == 1 and asked[0] in given):
             self.used.discard("prompt")
+
+    def _with_context(self, messages: Messages) -> Messages:
+        """Prepend the tools and the system message that have columns."""
+        messages = self._with_system(messages)
+        listed = {name: found for name in columns.TOOLS if (found := tools_message(self.row.get(name)))}
+        if len({found["content"] for found in listed.values()}) > 1:
+            raise Unusable(f"{' and '.join(map(repr, listed))} differ")
+        return [*list(listed.values())[:1], *messages] if messages else messages
 
     def _with_system(self, messages: Messages) -> Messages:
         """Prepend the system column, unless it repeats the system message."""

@@ -9,7 +9,7 @@ from typing import Any
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
 from toolkit.data import tables
-from toolkit.data.chat.messages import Unusable
+from toolkit.data.chat.unusable import Unusable
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input")
@@ -52,10 +52,7 @@ MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 SCALARS = frozenset({"label", "margin", *(name for pair in SCORES for name in pair)})
 """Columns of numbers and truth values, which the cells of CSV files spell."""
 
-REFUSED = {
-    **dict.fromkeys(TOOLS, "a row with tools, which the chat template does not render"),
-    **dict.fromkeys(MEDIA, "a row with images, audio or video: only text is read"),
-}
+REFUSED = dict.fromkeys(MEDIA, "a row with images, audio or video: only text is read")
 """Columns that leave out the rows in which they are not empty -> the reason."""
 
 HARMLESS = frozenset(
@@ -98,10 +95,10 @@ COLUMNS = (
     KnownColumn(CANDIDATES, "read", "a list of answers, with a list of scores: the best against the worst"),
     KnownColumn(CANDIDATE_SCORES, "read", "the scores of these answers"),
     KnownColumn(SYSTEMS, "read", "the system message"),
+    KnownColumn(TOOLS, "read", "the functions that may be called, a list or JSON text"),
     KnownColumn(("margin",), "read", "by how much the chosen answer is better; only reward uses it"),
     KnownColumn(_flat(SCORES), "read", "checked: the chosen answer has the higher score"),
     KnownColumn(("text",), "read", "plain text, for tokenizer and corpus; other stages ignore it"),
-    KnownColumn(TOOLS, "refused", "the row is left out"),
     KnownColumn(MEDIA, "refused", "the row is left out"),
     KnownColumn(("history", "weight", "rating", "..."), "warned about", "all others are named once"),
     KnownColumn(tuple(sorted(HARMLESS)), "ignored", "metadata"),
@@ -109,7 +106,7 @@ COLUMNS = (
 """Every name that is known; the last line but one stands for all others."""
 
 QUIET = frozenset(
-    {*CONVERSATIONS, *CANDIDATES, *CANDIDATE_SCORES, *SYSTEMS, *REFUSED, *HARMLESS}
+    {*CONVERSATIONS, *CANDIDATES, *CANDIDATE_SCORES, *SYSTEMS, *TOOLS, *REFUSED, *HARMLESS}
     | {*_flat(SCORES), *_flat(CHOICES)}
     | {"chosen", "rejected", "margin", "text"}
 )

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.base.errors import DataError
 from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
-from toolkit.data.chat.template import Message, common_prefix, example_ids, shorten
+from toolkit.data.chat.template import Message, TooLong, common_prefix, example_ids, shorten
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def encode(
         room = max_length - max(len(pair.chosen), len(pair.rejected))
         is_long = len(pair.prompt) > room
         is_left_out = is_long and room < min(len(pair.prompt), max_length // 2)
+        if is_long and not is_left_out:
+            try:
+                pair = _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
+            except TooLong:
+                is_left_out = True
         if lengths is not None:
             lengths.add(shortened=is_long and not is_left_out, left_out=is_left_out)
-        if is_left_out:
-            yield None
-        elif is_long:
-            yield _pair(tokenizer, shorten(tokenizer, messages, max_tokens=room), *answers)
-        else:
-            yield pair
+        yield None if is_left_out else pair
 
 
 def _pair(

@@ -10,7 +10,8 @@ from toolkit.base.errors import DataError
 from toolkit.data.chat import columns
 from toolkit.data.chat.column_reader import EQUAL_SCORES, ColumnReader, is_number
 from toolkit.data.chat.columns import ColumnError
-from toolkit.data.chat.messages import Messages, Unusable, plain
+from toolkit.data.chat.messages import Messages, is_empty, plain
+from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
@@ -58,7 +59,7 @@ class RowReader(ColumnReader):
 
     def conversation(self) -> Messages:
         label = self._label()
-        messages = self._with_system(self._single())
+        messages = self._with_context(self._single())
         lower = self._lower_score()
         if label is False:
             raise Unusable("the label is false: not a good answer")
@@ -66,23 +67,25 @@ class RowReader(ColumnReader):
             raise Unusable(lower)
         messages = self._until_last_answer(messages)
         _require_question(messages[:-1])
-        if not messages[-1]["content"].strip():
+        if is_empty(messages[-1]):
             raise Unusable("an answer is empty")
         return messages
 
     def prompt(self) -> Messages:
         if self.holds_conversation():
-            messages = self._until_last_answer(self._with_system(self._single(any_of_two=True)))[:-1]
+            messages = self._until_last_answer(self._with_context(self._single(any_of_two=True)))[:-1]
         else:
             prompts = self._prompts()
             if not prompts:
                 raise self._missing("prompt", "prompts have `prompt`; map another name with `columns:`")
             name, value = self._one_prompt(prompts)
-            messages = self._with_system(self._messages(name, value, "user"))
-            beginning = [message["content"].strip() for message in messages[-1:] if message["role"] != "user"]
+            messages = self._with_context(self._messages(name, value, "user"))
+            has_beginning = (
+                bool(messages) and messages[-1]["role"] == "assistant" and not is_empty(messages[-1])
+            )
             while messages and messages[-1]["role"] == "assistant":
                 messages.pop()
-            if any(beginning):
+            if has_beginning:
                 self.notes.add("the beginning of an answer, at the end of the prompt, is not used")
         return [
             {k: v for k, v in message.items() if k != "learned"} for message in _require_question(messages)
@@ -92,7 +95,7 @@ class RowReader(ColumnReader):
         pairs = dict(self._pairs())
         label = self._label()
         if not pairs and label is not None:
-            return Labelled(self._answered(self._with_system(self._single())), label)
+            return Labelled(self._answered(self._with_context(self._single())), label)
         if not pairs:
             missing = "rejected" if "chosen" in self.row else "chosen"
             raise self._missing(
@@ -102,7 +105,7 @@ class RowReader(ColumnReader):
         columns.require_equal(
             {form: [plain(side) for side in pair] for form, pair in pairs.items()}, location=self.location
         )
-        chosen, rejected = (self._with_system(side) for side in next(iter(pairs.values())))
+        chosen, rejected = (self._with_context(side) for side in next(iter(pairs.values())))
         margin, lower = self._margin(), self._lower_score(equal=True)
         preference = self._compared(chosen, rejected, margin)
         if lower is not None:
@@ -248,7 +251,7 @@ class RowReader(ColumnReader):
         if not any(message["role"] == "user" for message in chosen[:shared]):
             raise Unusable("the prompts of the two answers differ")
         _require_question(chosen[:shared])
-        if not chosen[-1]["content"].strip() or not rejected[-1]["content"].strip():
+        if is_empty(chosen[-1]) or is_empty(rejected[-1]):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
             raise Unusable("the two answers are the same")
@@ -258,7 +261,7 @@ class RowReader(ColumnReader):
         if not messages or messages[-1]["role"] != "assistant":
             raise Unusable(NO_ANSWER)
         _require_question(messages[:-1])
-        if not messages[-1]["content"].strip():
+        if is_empty(messages[-1]):
             raise Unusable("an answer is empty")
         return messages
 
