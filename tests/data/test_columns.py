@@ -99,6 +99,11 @@ CONVERSATIONS = {
     "parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]},
                             {"role": "assistant", "content": [{"type": "text", "text": "A"}, "!"]}]},
               [Q, assistant("A!")]),
+    "exchanges": ({"conversation": [{"input": "Q", "output": "A"}, {"input": "Q2", "output": "A2"}]},
+                  [Q, A, user("Q2"), assistant("A2")]),
+    "history": ({"instruction": "Q2", "input": "", "output": "A2", "history": [["Q", "A"]]},
+                [Q, A, user("Q2"), assistant("A2")]),
+    "line ends": ({"instruction": "Human:Q\nAssistant:", "output": "A"}, [Q, A]),
     "json text": ({"messages": json.dumps([Q, A])}, [Q, A]),
     "python repr": ({"messages": repr([Q, A])}, [Q, A]),
     "dialogue as text": ({"messages": "Human: Q\n\nAssistant: A"}, [Q, A]),
@@ -193,6 +198,28 @@ PAIRS = {
     "alpacaeval": {"instruction": "Q", "output_1": "B", "output_2": "A", "preference": 2.0},
     "chosen_index": {"question": "Q", "response_0": "A", "response_1": "B", "chosen_index": "0"},
     "candidates": {"prompt": "Q", "responses": ["C", "B", "A"], "scores": [0.5, 0.1, 0.9]},
+    "ranks": {"prompt": "Q", "responses": ["C", "B", "A"], "ranks": [2, 3, 1]},
+    "UltraFeedback": {
+        "instruction": "Q",
+        "completions": [
+            {"response": "B", "overall_score": "1.5"},
+            {"response": "A", "overall_score": 8},
+            {"response": "C", "overall_score": None},
+        ],
+    },
+    "Nectar": {
+        "prompt": DIALOGUE + " ",
+        "answers": [{"answer": "A", "rank": 1.0}, {"answer": "B", "rank": 7.0}, {"answer": "C", "rank": 2.0}],
+    },
+    "scores of two answers": {
+        "question": "Q",
+        "answer_0": "B",
+        "answer_1": "A",
+        "score_0": -0.5,
+        "score_1": 0.5,
+    },
+    "arena": {"conversation_a": [Q, A], "conversation_b": [Q, B], "winner": "model_a"},
+    "conversation as prompt": {"conversations": [Q], "chosen": A, "rejected": {"from": "gpt", "value": "B"}},
     "null columns": {"prompt": "Q", "chosen": "A", "rejected": "B", "responses": None, "label": None},
 }
 
@@ -243,6 +270,7 @@ LEFT_OUT = [
     ({"messages": [Q, assistant("A", weight=0)]}, "no answer is learned (weight 0)"),
     ({"prompt": "Q", "completion": "A", "label": False}, "the label is false: not a good answer"),
     ({"prompt": "Q", "completion": "A", "label": 0}, "the label is false: not a good answer"),
+    ({"messages": [Q, A], "kto_tag": False}, "the label is false: not a good answer"),
     ({"prompt": "Q", "chosen": "A", "rejected": "B", "score_chosen": 1, "score_rejected": 2},
      "score_chosen is lower than score_rejected"),
     ({"prompt": "Q", "chosen": "A", "rejected": "B", "chosen_score": 1, "rejected_score": 2},
@@ -250,6 +278,11 @@ LEFT_OUT = [
     ({"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": -1}, "a tie"),
     ({"prompt": "Q", "response_a": "A", "response_b": "B", "winner": "tie"}, "a tie"),
     ({"prompt": "Q", "output_1": "A", "output_2": "B", "preference": 1.5}, "a tie"),
+    ({"prompt": "Q", "answer_0": "A", "answer_1": "B", "better_response_id": 0, "score_0": 1, "score_1": 2},
+     "the better answer has the lower score"),
+    ({"prompt": "Q", "completions": [{"text": "A", "rating": 1}, {"text": "B", "rating": 1}]},
+     "the scores are equal"),
+    ({"prompt": "Q", "answer_a": "A", "answer_b": "B", "score_a": 3, "score_b": 3}, "the scores are equal"),
     ({"prompt": "Q", "responses": ["A", "B"], "scores": [1, 1.0]}, "the scores are equal"),
     ({"prompt": "Q", "responses": ["A"], "scores": [1]}, "fewer than two answers"),
 ]  # fmt: skip
@@ -263,7 +296,7 @@ def test_unusable_rows_are_counted_by_sft_and_corpus(rows, row, reason):
     assert data.text() == ["Human: Q\n\nAssistant: B"] and data.stream.dropped == {reason: 1}
 
 
-@pytest.mark.parametrize(("row", "reason"), LEFT_OUT[-7:])
+@pytest.mark.parametrize(("row", "reason"), LEFT_OUT[-10:])
 def test_unusable_preferences_are_counted(rows, row, reason):
     data = rows(row, {"prompt": "Q", "chosen": "A", "rejected": "B"})
     assert data.pairs() == [([Q], [A], [B])] and data.left_out() == {reason: 1}

@@ -13,6 +13,7 @@ from toolkit.base.console import tell_once
 from toolkit.base.errors import UsageError
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
+from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part, as_sources, world_of
 from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
@@ -170,6 +171,8 @@ def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Con
 
 def _tokenizers(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> list[PreTrainedTokenizerBase]:
     """Return the tokenizers that render the prompts: of the models, and of reward models that judge."""
+    if all(source.name == files.STORYWORLD for source in as_sources(recipe.data)):
+        return []  # no tools
     settings, names = recipe.win_rate, list(recipe.models)
     if judge_kind(settings.judge) == "model":
         names.append(settings.judge)

@@ -33,6 +33,14 @@ CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_cal
 CALL_KEYS = ("tool_calls", "function_call")
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
+EXCHANGES = (
+    ("input", "output"),
+    ("instruction", "output"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+)
+"""Keys of a request with its answer, in a list of them."""
 REASONING_KEYS = ("reasoning_content", "thinking")
 LOSS_KEYS = ("weight", "train", "mask")
 """Of an answer: whether it carries loss; true for `mask` means that it does not."""
@@ -43,6 +51,7 @@ HARMLESS_KEYS = frozenset(
 _EXAMPLE = 'write messages as [{"role": "user", "content": "..."}, ...]'
 
 _HUMAN_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_HUMAN_LINE = re.compile(r"(?:\A|\n)(Human|Assistant):")
 _HEADING = re.compile(
     r"(?:^|(?=### ?(?:Human|Assistant):))### ?(System|Instruction|Input|Human|User|Response|Assistant):", re.M
 )
@@ -81,12 +90,14 @@ def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = 
 def dialogue(text: str) -> Messages | None:
     """Return the turns of a dialogue as text, None if it is none.
 
-    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf), and turns below the headings
-    `### Instruction:`, `### Input:` and `### Response:` (Alpaca) or `### Human:` and `### Assistant:`.
+    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf; or a line end, if no answer follows a
+    blank line), and turns below the headings `### Instruction:`, `### Input:` and `### Response:` (Alpaca),
+    or `### Human:` and `### Assistant:`.
     """
     beginning = text.lstrip()
     if beginning.startswith("Human:"):
-        parts = _HUMAN_TURN.split("\n\n" + beginning)[1:]
+        has_lines = "\n\nAssistant:" not in beginning and "\nAssistant:" in beginning
+        parts = (_HUMAN_LINE if has_lines else _HUMAN_TURN).split(beginning)[1:]
         return [
             {"role": ROLES[speaker.lower()], "content": content.strip()}
             for speaker, content in zip(parts[::2], parts[1::2], strict=True)
@@ -254,13 +265,19 @@ def _messages(item: Any, where: str, unread: set[str]) -> Messages:
     item = {key: value for key, value in item.items() if value is not None or key in CONTENT_KEYS}
     key = next((key for key in ROLE_KEYS if key in item), None)
     if key is None:
-        keyed = {name: value for name, value in item.items() if _is_speaker(name)}
-        if not keyed:
+        roles = {name: name for name in item if _is_speaker(name)} or _roles_of_exchange(item)
+        if not roles:
             raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
-        unread.update(item.keys() - keyed.keys() - HARMLESS_KEYS)
-        turns = [_message(name, {"content": value}, where, unread) for name, value in keyed.items()]
+        unread.update(item.keys() - roles.keys() - HARMLESS_KEYS)
+        turns = [_message(role, {"content": item[name]}, where, unread) for name, role in roles.items()]
         return sorted(turns, key=lambda turn: ("system", "user", "assistant").index(turn["role"]))
     return [_message(item.pop(key), item, where, unread)]
+
+
+def _roles_of_exchange(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return {key: role} of a request with its answer, such as {"input": ..., "output": ...}."""
+    found = next((pair for pair in EXCHANGES if all(key in item for key in pair)), ())
+    return dict(zip(found, ("user", "assistant"), strict=False))
 
 
 def _is_speaker(key: str) -> bool:
