@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.config.schema import Columns, DataSource, HeldOut
-from toolkit.data.chat import sources, split_key
+from toolkit.data.chat import column_reader, formats, plain_text, sources, split_key
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.text.documents import Stream
 
@@ -345,6 +345,11 @@ def test_reasoning_is_kept(rows, tmp_path):
         [Q, A],
         [Q, assistant("B", reasoning_content="R")],
     ]
+    assert data.report.sources[0].notes == {column_reader.REASONING: 2}
+    row_format = formats.RowFormat(data.source)
+    row = {"messages": [Q, answers[0]]}
+    text, _ = plain_text.as_text(row, data.source, location="a.jsonl:1", row_format=row_format)
+    assert text == "Human: Q\n\nAssistant: A" and row_format.notes == {column_reader.REASONING: 1}
     data = rows({"prompt": [Q], "chosen": [answers[0]], "rejected": "B"})
     assert data.pairs() == [([Q], [assistant("A", reasoning_content="T")], [B])]
 
@@ -618,7 +623,7 @@ def test_documented_rows_are_read_by_their_stages(rows, name, row, stages):
 
 
 def test_every_documented_row_is_found():
-    assert len(DOCUMENTED) == 17
+    assert len(DOCUMENTED) == 24
 
 
 def test_error_without_a_usable_row_names_the_reasons(rows):

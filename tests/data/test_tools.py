@@ -1,6 +1,8 @@
 """Conversations with tools: every spelling of a row, and templates that render them, or do not."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +182,14 @@ def test_calls_without_loss_are_context(rows, qwen):
     [found] = rows(row, tokenizer=qwen).read(sources.conversations)
     row = labelled(qwen, found["prompt"], found["completion"][0], max_length=2000, loss_on="all")
     assert learned(qwen, row) == "A2<|im_end|>"
+
+
+def test_the_documented_row_is_rendered(rows, qwen):
+    page = (Path(__file__).parents[2] / "docs/DATA.md").read_text(encoding="utf-8")
+    [example] = re.findall(r'^    \{"tools":.*?\n\n', page, re.DOTALL | re.MULTILINE)
+    [row] = rows(json.loads(example), tokenizer=qwen).read(sources.conversations)
+    found = labelled(qwen, row["prompt"], row["completion"][0], max_length=2000, loss_on="all")
+    assert learned(qwen, found) == TOOL_FORMATS["qwen2.5"].call + "It is noon.<|im_end|>"
 
 
 # Refusals

@@ -38,7 +38,7 @@ class ColumnReader:
     def _noted(self, messages: Messages) -> Messages:
         """Return the messages without end tokens that answers spell, and note what is unusual about them."""
         if any("reasoning_content" in message for message in messages):
-            self.notes.add("reasoning_content is learned only where the chat template renders it")
+            self.notes.add(REASONING)
         if (
             len(messages) > 1
             and next((m["role"] for m in messages if m["role"] != "system"), "") == "assistant"
@@ -214,6 +214,7 @@ class ColumnReader:
         )
 
 
+REASONING = "reasoning_content is read only where the chat template renders it, and not in plain text"
 END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>")
 """End tokens of common checkpoints. An answer that spells one would teach its letters, not the token."""
 

@@ -17,11 +17,16 @@ def text_column(source: DataSource) -> str:
     return source.field or columns.names_of(source).get("text", "text")
 
 
-def as_text(row: Mapping[str, Any], source: DataSource, *, location: str) -> tuple[str, str] | None:
+def as_text(
+    row: Mapping[str, Any], source: DataSource, *, location: str, row_format: RowFormat | None = None
+) -> tuple[str, str] | None:
     """Return (text, key of its part) of a row with a conversation, None for a row with a column of text.
 
     The text has hh-rlhf's format, `Human: ...`, a blank line, `Assistant: ...`; role tokens are only used in
     fine-tuning.
+
+    Args:
+        row_format: of the source; counts what is not read.
 
     Raises:
         Unusable: there is no answer, or there are tools, or an answer that must not be learned, which plain
@@ -31,7 +36,7 @@ def as_text(row: Mapping[str, Any], source: DataSource, *, location: str) -> tup
     names = columns.names_of(source)
     if source.field or "text" in names or (not names and row.get("text") is not None):
         return None
-    row_format = RowFormat(source)
+    row_format = row_format or RowFormat(source)
     if not row_format.holds_conversation(row, location=location):
         return None
     messages = row_format.conversation(row, location=location)
