@@ -12,6 +12,7 @@ from toolkit.base.errors import DataError
 from toolkit.config.schema import Columns, DataSource, HeldOut
 from toolkit.data.chat import column_reader, formats, plain_text, sources, split_key
 from toolkit.data.chat.report import ReadingReport
+from toolkit.data.chat.row_reader import SEVERAL_MESSAGES
 from toolkit.data.text.documents import Stream
 
 
@@ -246,12 +247,14 @@ def test_the_common_messages_are_the_prompt(rows):
         {"system": "S", "chosen": [Q, A, later, A], "rejected": [Q, A, later, B]},
         {"chosen": [Q, A, later, A], "rejected": [Q, B, later, B]},
         {"chosen": [Q, A], "rejected": [later, B]},
+        {"chosen": [Q, A, A], "rejected": [Q, B]},
     )
-    assert data.pairs() == [([system("S"), Q, A, later], [A], [B])]
-    assert data.left_out() == {
-        "the answers differ before the last turn": 1,
-        "the prompts of the two answers differ": 1,
-    }
+    assert data.pairs() == [
+        ([system("S"), Q, A, later], [A], [B]),
+        ([Q], [A, later, A], [B, later, B]),
+    ]
+    assert data.left_out() == {"the prompts of the two answers differ": 1, SEVERAL_MESSAGES: 1}
+    assert data.sft()[1] == [Q, A, later, A] and data.prompts()[1] == [Q, A, later]
 
 
 # Rows that are left out: (row, reason for sft, reason for preferences); None where the row is used

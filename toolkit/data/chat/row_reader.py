@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from toolkit.data.chat import candidates, columns
@@ -15,7 +16,8 @@ from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
-SEVERAL_MESSAGES = "the answers differ before the last turn"
+SEVERAL_MESSAGES = "the answers differ before the last turn, and one follows another directly"
+SEVERAL_ANSWERS = "the conversations differ before the last turn"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class PreferencePair:
             Unusable: they consist of several messages.
         """
         if len(self.chosen) > 1 or len(self.rejected) > 1:
-            raise Unusable(SEVERAL_MESSAGES)
+            raise Unusable(SEVERAL_ANSWERS)
         return self.chosen[0]["content"], self.rejected[0]["content"]
 
 
@@ -295,6 +297,11 @@ class RowReader(ColumnReader):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
             raise Unusable("the two answers are the same")
+        if len(chosen) - shared > 1 or len(rejected) - shared > 1:
+            turns = [turns for side in (chosen, rejected) for turns in pairwise(side[shared:])]
+            if any(first["role"] == "assistant" == second["role"] for first, second in turns):
+                raise Unusable(SEVERAL_MESSAGES)
+            self.notes.add(f"{SEVERAL_ANSWERS}; all answers after their common beginning are compared")
         return PreferencePair(chosen[:shared], chosen[shared:], rejected[shared:], margin)
 
     def _answered(self, messages: Messages) -> Messages:

@@ -125,11 +125,10 @@ class _Preferences(_Reader):
             key = json.dumps(found.messages[:-1])
             self._labelled.setdefault(key, []).append((found, location))
             return None
-        preference = _preference(found)
         for side in (found.chosen, found.rejected):
             self.require_rendered(found.prompt + side)
         numbers = {name: row[name] for name in _STORYWORLD_COLUMNS if row.get(name) is not None}
-        return preference | numbers
+        return _preference(found) | numbers
 
     def rest(self) -> Iterator[Example]:
         """Yield good with bad answers of the same prompt, in the order of the rows."""
@@ -156,7 +155,6 @@ class _Prompts(_Reader):
 
 
 def _preference(found: PreferencePair) -> Example:
-    found.answers  # noqa: B018 (raises Unusable for several messages)
     margin = {} if found.margin is None else {"margin": found.margin}
     sides = {"prompt": found.prompt, "chosen": found.chosen, "rejected": found.rejected}
     return {name: [_without_loss(message) for message in side] for name, side in sides.items()} | margin
@@ -341,7 +339,9 @@ def _examples(
         rows = chain(head, rows)
     salt = SALT_OF_RUNS if files.is_in_run(source) else ""
     for example in _converted(rows, reader, report):
-        digest = hashlib.sha256((salt + report.key.of(example["prompt"])).encode()).digest()
+        # of a preference, as in sft and ppo, the turns before the last answer of the chosen conversation
+        before = [*example["prompt"], *example.get("chosen", [])[:-1]]
+        digest = hashlib.sha256((salt + report.key.of(before)).encode()).digest()
         if report.asked is None or is_held_out(digest, share=share) == (report.part == "held_out"):
             yield example
         else:
