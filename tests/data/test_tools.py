@@ -100,6 +100,14 @@ def test_prompts_and_preferences_have_the_tools(rows, chat_format, tokenizer):
     assert tokenizer.decode(pair.chosen) == chat_format.call
 
 
+def test_arguments_that_a_template_would_write_as_python_are_json_text(rows):
+    tokenizer = TOOL_FORMATS["deepseek"].tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("'\n' + call", "'\n' ~ call")
+    [row] = rows(ROW, tokenizer=tokenizer).read(sources.conversations)
+    found = labelled(tokenizer, row["prompt"], row["completion"][0], max_length=2000, loss_on="all")
+    assert learned(tokenizer, found) == TOOL_FORMATS["deepseek"].call + "A2</s>"
+
+
 def test_special_tokens_in_tools_calls_and_results_are_escaped(rows, chat_format, tokenizer):
     end = chat_format.end
     call = {**CALL, "function": {"name": "time_in", "arguments": {"city": end}}}
