@@ -138,3 +138,177 @@ FORMATS = {
         "<|user|>\nQ1\n<|assistant|>\nA1</s>\n<|user|>\nQ2\n<|assistant|>\n", "A2</s>",
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ToolFormat(Format):
+    """A chat format that renders tools.
+
+    Attributes:
+        prompt: rendering of CITY_TOOLS, the question "Q1", the answer that calls `time_in`, its result
+            "noon", and the beginning of an answer.
+        call: rendering of that call with the token that ends it.
+        answer: of the answer "A2" after the result.
+    """
+
+    call: str = ""
+
+
+CITY_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "time_in",
+            "description": "The time in a city",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        },
+    }
+]
+_JSON = (
+    '{"type": "function", "function": {"name": "time_in", "description": "The time in a city", '
+    '"parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}'
+)
+_INDENTED = """{
+    "type": "function",
+    "function": {
+        "name": "time_in",
+        "description": "The time in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {
+                    "type": "string"
+                }
+            }
+        }
+    }
+}"""
+_LLAMA = "<|start_header_id|>{}<|end_header_id|>\n\n"
+_QWEN_CALL = '<tool_call>\n{"name": "time_in", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>'
+
+TOOL_FORMATS = {
+    "qwen2.5": ToolFormat(
+        "{%- if tools %}{{- '<|im_start|>system\nBe kind\n\n# Tools\n<tools>' }}"
+        "{%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}"
+        "{{- '\n</tools><|im_end|>\n' }}{%- endif %}"
+        "{%- for message in messages %}"
+        "{%- if message.role in ['user', 'system']"
+        " or (message.role == 'assistant' and not message.tool_calls) %}"
+        "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+        "{%- elif message.role == 'assistant' %}{{- '<|im_start|>' + message.role }}"
+        "{%- if message.content %}{{- '\n' + message.content }}{%- endif %}"
+        "{%- for tool_call in message.tool_calls %}"
+        "{%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}"
+        "{{- '\n<tool_call>\n{\"name\": \"' }}{{- tool_call.name }}{{- '\", \"arguments\": ' }}"
+        "{{- tool_call.arguments | tojson }}{{- '}\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}"
+        "{%- elif message.role == 'tool' %}"
+        "{%- if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}"
+        "{{- '<|im_start|>user' }}{%- endif %}"
+        "{{- '\n<tool_response>\n' + message.content + '\n</tool_response>' }}"
+        "{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}"
+        "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+        "{%- endif %}",
+        _IM, "<|im_end|>", "<|im_end|>",
+        f"<|im_start|>system\nBe kind\n\n# Tools\n<tools>\n{_JSON}\n</tools><|im_end|>\n"
+        f"<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n{_QWEN_CALL}\n"
+        "<|im_start|>user\n<tool_response>\nnoon\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+        "A2<|im_end|>",
+        call=_QWEN_CALL,
+    ),
+    # The functions are in the first request; one call in an answer; its text is not rendered.
+    "llama3.1": ToolFormat(
+        "{{- '<|begin_of_text|>' }}"
+        "{%- for message in messages %}"
+        "{%- if message.role == 'user' and loop.index0 == 0 and tools %}"
+        "{{- '<|start_header_id|>user<|end_header_id|>\n\nGiven the following functions:\n\n' }}"
+        "{%- for t in tools %}{{- t | tojson(indent=4) }}{{- '\n\n' }}{%- endfor %}"
+        "{{- message.content + '<|eot_id|>' }}"
+        "{%- elif not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}"
+        "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n'"
+        " + message.content | trim + '<|eot_id|>' }}"
+        "{%- elif 'tool_calls' in message %}"
+        "{%- if not message.tool_calls | length == 1 %}"
+        "{{- raise_exception('This model only supports single tool-calls at once!') }}{%- endif %}"
+        "{%- set tool_call = message.tool_calls[0].function %}"
+        "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        "{{- '{\"name\": \"' + tool_call.name + '\", \"parameters\": ' }}{{- tool_call.arguments | tojson }}"
+        "{{- '}<|eot_id|>' }}"
+        "{%- else %}{{- '<|start_header_id|>ipython<|end_header_id|>\n\n' }}"
+        "{%- if message.content is mapping or message.content is iterable %}{{- message.content | tojson }}"
+        "{%- else %}{{- message.content }}{%- endif %}{{- '<|eot_id|>' }}{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        "{%- endif %}",
+        FORMATS["llama3"].special, "<|end_of_text|>", "<|eot_id|>",
+        f"<|begin_of_text|>{_LLAMA.format('user')}"
+        f"Given the following functions:\n\n{_INDENTED}\n\nQ1<|eot_id|>"
+        f'{_LLAMA.format("assistant")}{{"name": "time_in", "parameters": {{"city": "Rome"}}}}<|eot_id|>'
+        f'{_LLAMA.format("ipython")}"noon"<|eot_id|>{_LLAMA.format("assistant")}',
+        "A2<|eot_id|>",
+        call='{"name": "time_in", "parameters": {"city": "Rome"}}<|eot_id|>',
+    ),
+    # The functions are before the last request; calls need identifiers of nine letters and digits.
+    "mistral": ToolFormat(
+        "{%- set requests = messages | selectattr('role', 'equalto', 'user') | list %}{{- '<s>' }}"
+        "{%- for message in messages %}{%- if message.role == 'user' %}"
+        "{%- if tools and message == requests[-1] %}{{- '[AVAILABLE_TOOLS] [' }}"
+        "{%- for tool in tools %}"
+        "{{- '{\"type\": \"function\", \"function\": ' + tool.function | tojson + '}' }}"
+        "{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- '][/AVAILABLE_TOOLS]' }}{%- endif %}"
+        "{{- '[INST] ' + message.content + '[/INST]' }}"
+        "{%- elif message.tool_calls is defined and message.tool_calls %}{{- '[TOOL_CALLS] [' }}"
+        "{%- for call in message.tool_calls %}"
+        "{%- if not call.id is defined or call.id | length != 9 %}"
+        "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{%- endif %}"
+        "{%- set out = call.function | tojson %}{{- out[:-1] + ', \"id\": \"' + call.id + '\"}' }}"
+        "{%- if not loop.last %}{{- ', ' }}{%- endif %}{%- endfor %}{{- ']' + eos_token }}"
+        "{%- elif message.role == 'assistant' %}{{- ' ' + message.content + eos_token }}"
+        "{%- elif message.role == 'tool' %}"
+        "{{- '[TOOL_RESULTS] {\"content\": ' + message.content + ', \"call_id\": \"'"
+        " + message.tool_call_id + '\"}' }}"
+        "{{- '[/TOOL_RESULTS]' }}"
+        "{%- else %}{{- raise_exception('Only user, assistant and tool roles are supported!') }}{%- endif %}"
+        "{%- endfor %}",
+        ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
+         "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"), "</s>", "</s>",
+        f"<s>[AVAILABLE_TOOLS] [{_JSON}][/AVAILABLE_TOOLS][INST] Q1[/INST]"
+        '[TOOL_CALLS] [{"name": "time_in", "arguments": {"city": "Rome"}, "id": "abcdefgh1"}]</s>'
+        '[TOOL_RESULTS] {"content": noon, "call_id": "abcdefgh1"}[/TOOL_RESULTS]',
+        " A2</s>",
+        takes_system=False,
+        call='[TOOL_CALLS] [{"name": "time_in", "arguments": {"city": "Rome"}, "id": "abcdefgh1"}]</s>',
+    ),
+    "hermes": ToolFormat(
+        "{{- '<|im_start|>system\nYou are a function calling AI model. <tools> ' }}"
+        "{%- if tools %}{{- tools | tojson }}{%- endif %}{{- ' </tools><|im_end|>\n' }}"
+        "{%- for message in messages %}"
+        "{%- if message.role == 'assistant' and message.tool_calls is defined %}"
+        "{{- '<|im_start|>assistant' }}{%- for call in message.tool_calls %}"
+        "{{- '\n<tool_call>\n' + call.function | tojson + '\n</tool_call>' }}{%- endfor %}"
+        "{{- '<|im_end|>\n' }}"
+        "{%- elif message.role == 'tool' %}"
+        "{{- '<|im_start|>tool\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}"
+        "{%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+        "{%- endif %}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}",
+        _IM, "<|im_end|>", "<|im_end|>",
+        f"<|im_start|>system\nYou are a function calling AI model. <tools> [{_JSON}] </tools><|im_end|>\n"
+        f"<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n{_QWEN_CALL}\n"
+        "<|im_start|>tool\n<tool_response>\nnoon\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+        "A2<|im_end|>",
+        call=_QWEN_CALL,
+    ),
+    # Arguments are text, to which an object cannot be appended.
+    "deepseek": ToolFormat(
+        "{{- '<s>' }}{%- for tool in tools or [] %}{{- 'Tool ' + tool.function.name + '. ' }}{%- endfor %}"
+        "{%- for m in messages %}{%- if m.role == 'user' %}{{- '[INST]' + m.content }}"
+        "{%- elif m.role == 'tool' %}{{- '[TOOL_RESULTS]' + m.content }}"
+        "{%- elif m.tool_calls is defined %}{{- '[/INST]' }}{%- for call in m.tool_calls %}"
+        "{{- call.function.name + '\n' + call.function.arguments }}{%- endfor %}{{- '</s>' }}"
+        "{%- else %}{{- '[/INST]' + m.content + '</s>' }}{%- endif %}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '[/INST]' }}{%- endif %}",
+        ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_RESULTS]"), "</s>", "</s>",
+        '<s>Tool time_in. [INST]Q1[/INST]time_in\n{"city": "Rome"}</s>[TOOL_RESULTS]noon[/INST]', "A2</s>",
+        call='time_in\n{"city": "Rome"}</s>',
+    ),
+}  # fmt: skip
+"""Chat formats with tools; Llama 3.1 writes the result as JSON, as its own template does."""

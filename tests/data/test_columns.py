@@ -10,8 +10,9 @@ import pytest
 
 from toolkit.base.errors import DataError
 from toolkit.config.schema import Columns, DataSource, HeldOut
-from toolkit.data.chat import sources, split_key
+from toolkit.data.chat import column_reader, formats, plain_text, sources, split_key
 from toolkit.data.chat.report import ReadingReport
+from toolkit.data.chat.row_reader import SEVERAL_MESSAGES
 from toolkit.data.text.documents import Stream
 
 
@@ -99,6 +100,11 @@ CONVERSATIONS = {
     "parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]},
                             {"role": "assistant", "content": [{"type": "text", "text": "A"}, "!"]}]},
               [Q, assistant("A!")]),
+    "exchanges": ({"conversation": [{"input": "Q", "output": "A"}, {"input": "Q2", "output": "A2"}]},
+                  [Q, A, user("Q2"), assistant("A2")]),
+    "history": ({"instruction": "Q2", "input": "", "output": "A2", "history": [["Q", "A"]]},
+                [Q, A, user("Q2"), assistant("A2")]),
+    "line ends": ({"instruction": "Human:Q\nAssistant:", "output": "A"}, [Q, A]),
     "json text": ({"messages": json.dumps([Q, A])}, [Q, A]),
     "python repr": ({"messages": repr([Q, A])}, [Q, A]),
     "dialogue as text": ({"messages": "Human: Q\n\nAssistant: A"}, [Q, A]),
@@ -193,6 +199,28 @@ PAIRS = {
     "alpacaeval": {"instruction": "Q", "output_1": "B", "output_2": "A", "preference": 2.0},
     "chosen_index": {"question": "Q", "response_0": "A", "response_1": "B", "chosen_index": "0"},
     "candidates": {"prompt": "Q", "responses": ["C", "B", "A"], "scores": [0.5, 0.1, 0.9]},
+    "ranks": {"prompt": "Q", "responses": ["C", "B", "A"], "ranks": [2, 3, 1]},
+    "UltraFeedback": {
+        "instruction": "Q",
+        "completions": [
+            {"response": "B", "overall_score": "1.5"},
+            {"response": "A", "overall_score": 8},
+            {"response": "C", "overall_score": None},
+        ],
+    },
+    "Nectar": {
+        "prompt": DIALOGUE + " ",
+        "answers": [{"answer": "A", "rank": 1.0}, {"answer": "B", "rank": 7.0}, {"answer": "C", "rank": 2.0}],
+    },
+    "scores of two answers": {
+        "question": "Q",
+        "answer_0": "B",
+        "answer_1": "A",
+        "score_0": -0.5,
+        "score_1": 0.5,
+    },
+    "arena": {"conversation_a": [Q, A], "conversation_b": [Q, B], "winner": "model_a"},
+    "conversation as prompt": {"conversations": [Q], "chosen": A, "rejected": {"from": "gpt", "value": "B"}},
     "null columns": {"prompt": "Q", "chosen": "A", "rejected": "B", "responses": None, "label": None},
 }
 
@@ -219,26 +247,22 @@ def test_the_common_messages_are_the_prompt(rows):
         {"system": "S", "chosen": [Q, A, later, A], "rejected": [Q, A, later, B]},
         {"chosen": [Q, A, later, A], "rejected": [Q, B, later, B]},
         {"chosen": [Q, A], "rejected": [later, B]},
+        {"chosen": [Q, A, A], "rejected": [Q, B]},
     )
-    assert data.pairs() == [([system("S"), Q, A, later], [A], [B])]
-    assert data.left_out() == {
-        "the answers differ before the last turn": 1,
-        "the prompts of the two answers differ": 1,
-    }
+    assert data.pairs() == [
+        ([system("S"), Q, A, later], [A], [B]),
+        ([Q], [A, later, A], [B, later, B]),
+    ]
+    assert data.left_out() == {"the prompts of the two answers differ": 1, SEVERAL_MESSAGES: 1}
+    assert data.sft()[1] == [Q, A, later, A] and data.prompts()[1] == [Q, A, later]
 
 
 # Rows that are left out: (row, reason for sft, reason for preferences); None where the row is used
 
-TOOL = "a tool turn, which the chat template does not render"
-TOOLS = "a row with tools, which the chat template does not render"
 SYSTEM = "'system' differs from the system message of the conversation"
 LEFT_OUT = [
-    ({"messages": [Q, {"role": "tool", "content": "x"}, A]}, TOOL),
-    ({"messages": [Q, {"role": "Observation", "content": "x"}, A]}, TOOL),
-    ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [{}]}, A]}, TOOL),
-    ({"messages": [Q, {"role": "assistant", "content": "x", "function_call": {"name": "f"}}, A]}, TOOL),
-    ({"messages": [Q, A], "tools": [{"name": "f"}]}, TOOLS),
-    ({"messages": [Q, A], "tools": '[{"name": "f"}]'}, TOOLS),
+    ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [{}]}, A]},
+     "a tool call that is not a function's name with arguments in JSON"),
     ({"messages": [Q, A], "images": ["x"]}, "a row with images, audio or video: only text is read"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}, A]},
      "a part of type 'image' in a message: only text is read"),
@@ -249,6 +273,7 @@ LEFT_OUT = [
     ({"messages": [Q, assistant("A", weight=0)]}, "no answer is learned (weight 0)"),
     ({"prompt": "Q", "completion": "A", "label": False}, "the label is false: not a good answer"),
     ({"prompt": "Q", "completion": "A", "label": 0}, "the label is false: not a good answer"),
+    ({"messages": [Q, A], "kto_tag": False}, "the label is false: not a good answer"),
     ({"prompt": "Q", "chosen": "A", "rejected": "B", "score_chosen": 1, "score_rejected": 2},
      "score_chosen is lower than score_rejected"),
     ({"prompt": "Q", "chosen": "A", "rejected": "B", "chosen_score": 1, "rejected_score": 2},
@@ -256,6 +281,11 @@ LEFT_OUT = [
     ({"prompt": "Q", "response_0": "A", "response_1": "B", "better_response_id": -1}, "a tie"),
     ({"prompt": "Q", "response_a": "A", "response_b": "B", "winner": "tie"}, "a tie"),
     ({"prompt": "Q", "output_1": "A", "output_2": "B", "preference": 1.5}, "a tie"),
+    ({"prompt": "Q", "answer_0": "A", "answer_1": "B", "better_response_id": 0, "score_0": 1, "score_1": 2},
+     "the better answer has the lower score"),
+    ({"prompt": "Q", "completions": [{"text": "A", "rating": 1}, {"text": "B", "rating": 1}]},
+     "the scores are equal"),
+    ({"prompt": "Q", "answer_a": "A", "answer_b": "B", "score_a": 3, "score_b": 3}, "the scores are equal"),
     ({"prompt": "Q", "responses": ["A", "B"], "scores": [1, 1.0]}, "the scores are equal"),
     ({"prompt": "Q", "responses": ["A"], "scores": [1]}, "fewer than two answers"),
 ]  # fmt: skip
@@ -269,7 +299,7 @@ def test_unusable_rows_are_counted_by_sft_and_corpus(rows, row, reason):
     assert data.text() == ["Human: Q\n\nAssistant: B"] and data.stream.dropped == {reason: 1}
 
 
-@pytest.mark.parametrize(("row", "reason"), LEFT_OUT[-7:])
+@pytest.mark.parametrize(("row", "reason"), LEFT_OUT[-10:])
 def test_unusable_preferences_are_counted(rows, row, reason):
     data = rows(row, {"prompt": "Q", "chosen": "A", "rejected": "B"})
     assert data.pairs() == [([Q], [A], [B])] and data.left_out() == {reason: 1}
@@ -318,6 +348,11 @@ def test_reasoning_is_kept(rows, tmp_path):
         [Q, A],
         [Q, assistant("B", reasoning_content="R")],
     ]
+    assert data.report.sources[0].notes == {column_reader.REASONING: 2}
+    row_format = formats.RowFormat(data.source)
+    row = {"messages": [Q, answers[0]]}
+    text, _ = plain_text.as_text(row, data.source, location="a.jsonl:1", row_format=row_format)
+    assert text == "Human: Q\n\nAssistant: A" and row_format.notes == {column_reader.REASONING: 1}
     data = rows({"prompt": [Q], "chosen": [answers[0]], "rejected": "B"})
     assert data.pairs() == [([Q], [assistant("A", reasoning_content="T")], [B])]
 
@@ -598,12 +633,13 @@ def test_documented_rows_are_read_by_their_stages(rows, name, row, stages):
 
 
 def test_every_documented_row_is_found():
-    assert len(DOCUMENTED) == 17
+    assert len(DOCUMENTED) == 24
 
 
 def test_error_without_a_usable_row_names_the_reasons(rows):
     data = rows({"messages": [Q]}, {"messages": [Q, A], "tools": [1]})
-    refused(data.sft, "no usable row of 2", "1 rows: no answer of the assistant (first ", "a.jsonl:1", TOOLS)
+    tools = "1 rows: tools that are not a list of functions in JSON"
+    refused(data.sft, "no usable row of 2", "1 rows: no answer of the assistant (first ", "a.jsonl:1", tools)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,25 @@ def test_training_and_scoring_render_the_same_ids(chat_format, tokenizer, monkey
     assert pair.chosen[-1] == pair.rejected[-1] == end and end not in pair.chosen[:-1]
 
 
+def test_all_answers_of_a_pair_of_dialogues_are_scored_and_no_other_turn(chat_format, tokenizer):
+    preference = {
+        "prompt": PROMPT[:1],
+        "chosen": [*PROMPT[1:], {"role": "assistant", "content": "A2"}],
+        "rejected": [{"role": "assistant", "content": "the cat"}],
+    }
+    (pair,) = pairs.encode([preference], tokenizer, max_length=400)
+    assert tokenizer.decode(pair.prompt + pair.chosen) == chat_format.prompt + chat_format.answer
+    assert pair.prompt == template.prompt_ids(tokenizer, PROMPT[:1])
+    context, other = pair.contexts
+    scored = [token for position, token in enumerate(pair.chosen) if position not in context]
+    earlier = chat_format.answer.removeprefix("<think>\n\n</think>\n\n").replace("A2", "A1")
+    assert tokenizer.decode(scored) == earlier + chat_format.answer
+    assert other == [] and tokenizer.decode(pair.rejected).endswith(f"the cat{chat_format.end}")
+    swapped = {**preference, "chosen": preference["rejected"], "rejected": preference["chosen"]}
+    (found,) = pairs.encode([swapped], tokenizer, max_length=400)
+    assert (found.rejected, found.contexts) == (pair.chosen, (other, context))
+
+
 def test_refused_conversations_are_named(chat_format, tokenizer):
     system = [{"role": "system", "content": "the mat"}, {"role": "user", "content": "Who are you?"}]
     twice = [{"role": "user", "content": "Who are you?"}, {"role": "user", "content": "Q2"}]

@@ -358,7 +358,7 @@ def test_unusable_rows_are_counted_by_reason(tmp_path, capsys):
         (
             {"messages": [{"role": "tool", "content": "x"}]},
             sources.conversations,
-            ["tool turn", ":1"],
+            ["no answer of the assistant", ":1"],
         ),
         (
             {"messages": [{"role": "wizard", "content": "x"}]},

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.runs.small_runs import corpus, make, tokenizer
+from tests.runs.small_runs import SOURCE, corpus, make, tokenizer
 from toolkit.base.errors import RunError
-from toolkit.config import loader
+from toolkit.config import loader, schema
+from toolkit.config.loader import LoadedRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag
 from toolkit.execution.runner import run_recipes
@@ -409,3 +410,29 @@ def test_parent_of_another_name_is_a_change(runs):
     make(corpus(), runs)
     with pytest.raises(RunError, match='tokenizer: "runs/t/tokenizer" -> "runs/u/tokenizer"'):
         examine(corpus(parent="runs/u/tokenizer"), runs_dir=runs)
+
+
+def fine_tuning(**settings):
+    recipe = schema.SftRecipe(stage="sft", model="org/model", data=SOURCE, **settings)
+    return LoadedRecipe(Path("t/sft.yaml"), "t/sft", recipe, "stage: sft\n", {})
+
+
+@pytest.mark.parametrize(("trainer", "kept"), [({}, "last"), ({"assistant_only_loss": True}, "all")])
+def test_unfinished_fine_tuning_of_an_earlier_version_learns_the_same_answers(runs, capsys, trainer, kept):
+    loaded = fine_tuning(trainer=trainer)
+    with open_run(loaded, runs_dir=runs) as run:
+        assert run.recipe.multi_turn == "all"
+        (run.checkpoints / "step-00000001").mkdir(parents=True)
+    file = run.path / "manifest.json"
+    content = json.loads(file.read_text())
+    del content["inputs"]["settings"]["multi_turn"]
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    for given in (loaded, fine_tuning(trainer=trainer, multi_turn=kept)):
+        with open_run(given, runs_dir=runs) as run:
+            assert run.recipe.multi_turn == kept
+        is_told = 'multi_turn: "all" -> "last"' in capsys.readouterr().err
+        assert is_told == (given.recipe.multi_turn != kept)
+    if kept == "last":
+        with pytest.raises(RunError, match='multi_turn: "last" -> "all"'):
+            examine(fine_tuning(multi_turn="all"), runs_dir=runs)

@@ -16,7 +16,7 @@ from tests.chat_fixtures import (
     run_stage,
 )
 from toolkit.base import console
-from toolkit.data.chat.pairs import Pair
+from toolkit.data.chat.pairs import CONTEXTS, Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
 
@@ -39,8 +39,15 @@ def test_loss_covers_completions_with_one_end_token(folder, load, monkeypatch):
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
 
 
+COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+
+
 def test_implicit_rewards_match_trl(folder, load, monkeypatch):
-    trainer = built_trainer(monkeypatch, dpo, folder, load("same"))
+    assert_rewards_match(built_trainer(monkeypatch, dpo, folder, load("same")), folder, COLUMNS)
+
+
+def assert_rewards_match(trainer, folder, columns):
+    """Compare the margins that TRL and the held-out measurement compute for the first batch."""
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -48,15 +55,37 @@ def test_implicit_rewards_match_trl(folder, load, monkeypatch):
     batch, rows = first_batch(trainer), trainer.train_dataset[:8]
     trainer.compute_loss(trainer.model, batch)
     theirs = trainer._metrics["eval"]["rewards/margins"][0]
-    pairs = [
-        Pair(*row)
-        for row in zip(*(rows[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")), strict=True)
-    ]
+    values = zip(*(rows[name] for name in columns), strict=True)
+    pairs = [Pair(*row[:3], *([row[3:]] if row[3:] else [])) for row in values]
     reference, _ = load_causal_lm((str(folder / "base"), None))
     after, before = dpo.pair_logprobs(trainer.model, pairs), dpo.pair_logprobs(reference, pairs)
     ours = 0.5 * ((after[0] - before[0]) - (after[1] - before[1])).mean()
     assert ours == pytest.approx(theirs, rel=1e-3)
     assert abs(ours) > 0.01
+
+
+def test_implicit_rewards_of_several_answers_match_trl(folder, load, monkeypatch):
+    file = folder / "dialogues.jsonl"
+    with file.open("w") as out:
+        for i in range(40):
+            texts = {"chosen": ("yes", "no, blue"), "rejected": ("no", "yes")}
+            sides = {
+                side: [
+                    {"role": "assistant" if place % 2 else "user", "content": text}
+                    for place, text in enumerate((f"the cat {i}?", first, "and red?", last))
+                ]
+                for side, (first, last) in texts.items()
+            }
+            print(json.dumps(sides), file=out)
+    trainer = built_trainer(monkeypatch, dpo, folder, load("turns", data={"name": str(file)}))
+    tokenizer, batch = trainer.processing_class, first_batch(trainer)
+    answers = [
+        tokenizer.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    chosen, rejected = "yes<|endoftext|>no, blue<|endoftext|>", "no<|endoftext|>yes<|endoftext|>"
+    assert answers == [chosen] * 8 + [rejected] * 8
+    assert_rewards_match(trainer, folder, (*COLUMNS, *CONTEXTS))
 
 
 def test_training_starts_at_the_reference_and_learns(folder, load):

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_said_before_training(folder, load, capsys):
     trained, held_out = found["lengths"], found["held_out_lengths"]
     assert trained["rows"] + held_out["rows"] == 60 and trained["left_out"] + held_out["left_out"] == 15
     assert evaluation["examples"] == trained["rows"] - trained["left_out"]
-    text = "longer than 40 tokens: {left_out} of {rows} pairs left out; raise trainer.max_length"
+    text = "longer than 40 tokens: {left_out} of {rows} rows left out; raise trainer.max_length"
     assert f"  {text.format(**trained)}" in error
     assert ("held out, " in error) is (held_out["left_out"] > 0)
 

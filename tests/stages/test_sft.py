@@ -20,8 +20,11 @@ from tests.chat_fixtures import (
     metrics,
     run_stage,
 )
+from tests.data.chat_templates import CITY_TOOLS, TOOL_FORMATS
 from toolkit.base import console
+from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.stages import sft
 from toolkit.stages.trainer_runner import quiet, scored_positions_only
@@ -198,3 +201,20 @@ def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
     assert [evaluation[key] for key in ("held_out_loss", "held_out_perplexity")] == [None, None]
     assert capsys.readouterr().err.count("no held-out rows (held_out: none)") == 1
     assert not any(key.startswith("held_out") for row in metrics(path) for key in row)
+
+
+def test_conversations_whose_tools_do_not_fit_are_left_out_and_counted(tmp_path):
+    tokenizer, file = TOOL_FORMATS["qwen2.5"].tokenizer(), tmp_path / "tools.jsonl"
+    call = {"role": "assistant", "tool_calls": [{"name": "time_in", "arguments": {"city": "Rome"}}]}
+    turns = [{"role": "user", "content": "Q1"}, call, {"role": "tool", "content": "noon"}]
+    row = {"messages": [*turns, {"role": "assistant", "content": "A2"}], "tools": CITY_TOOLS}
+    short = {"prompt": "Q1", "completion": "A2"}
+    file.write_text("".join(json.dumps(given) + "\n" for given in (row, short)))
+    data = {"name": str(file), "held_out": "none"}
+    recipe = SftRecipe(stage="sft", model="base", data=data)
+    report = ReadingReport()
+    table = sft.conversation_rows(recipe, tokenizer, 60, report=report)
+    assert len(table) == 1 and (report.lengths.rows, report.lengths.left_out) == (2, 1)
+    assert "1 of 2 rows left out" in str(report)
+    table = sft.conversation_rows(recipe, tokenizer, 600, report=report)
+    assert len(table) == 2 and report.lengths.left_out == 0

@@ -159,7 +159,8 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources(WORLD, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
     # 2026-11-30
     Added("preferences", "compare", "in_turn"),
-    # Most conversations have one answer, and learning all or the last one is then the same; see `as_made`.
+    # Most conversations have one answer, and learning all or the last one is then the same. A recipe without
+    # the setting has the value of its older run: see `as_made`.
     Added("sft", "multi_turn", ANY),
     Added("sft", "chat_template", "auto"),
     *_added_to_sources(ROWS, "tokenizer", "data"),

@@ -14,7 +14,7 @@ from toolkit.config import data_formats
 from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import sources
+from toolkit.data.chat import pairs, sources
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
@@ -106,7 +106,7 @@ def preview(
         RowKind.PROMPTS: sources.prompts,
     }[kind]
     try:
-        rows = list(islice(read(source, part="all", seed=0, report=report), count))
+        rows = list(islice(read(source, part="all", seed=0, report=report, tokenizers=[tokenizer]), count))
     except DataError:
         if not report.sources or report.sources[0].used or not report.sources[0].left_out:
             raise
@@ -132,14 +132,12 @@ def _row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: RowKind)
     if kind is RowKind.SFT:
         found = labelled(tokenizer, row["prompt"], row["completion"][0], max_length=MAX_TOKENS, loss_on="all")
         return PreviewRow(found["input_ids"], [label != IGNORED for label in found["labels"]])
-    chosen, rejected = (
-        labelled(tokenizer, row["prompt"], row[side][0], max_length=MAX_TOKENS)
-        for side in ("chosen", "rejected")
-    )
+    [pair] = pairs.encode([row], tokenizer, max_length=MAX_TOKENS)
+    contexts = [set(context) for context in pair.contexts]
     return PreviewRow(
-        chosen["input_ids"],
-        [label != IGNORED for label in chosen["labels"]],
-        [label for label in rejected["labels"] if label != IGNORED],
+        pair.prompt + pair.chosen,
+        [False] * len(pair.prompt) + [position not in contexts[0] for position in range(len(pair.chosen))],
+        [token for position, token in enumerate(pair.rejected) if position not in contexts[1]],
     )
 
 

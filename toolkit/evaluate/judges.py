@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from toolkit import stats
+from toolkit.base.console import tell_once
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
 from toolkit.config.schema import Data
@@ -133,7 +134,7 @@ def reward_judge(
 
     left_out = 0
     if data is not None:
-        preferences = sources.preferences(data, part=part, seed=seed)
+        preferences = sources.preferences(data, part=part, seed=seed, tokenizers=[tokenizer])
         held_out = reward_quality.fitting_pairs(model, tokenizer, preferences, where="judge_data")
         left_out = held_out.lengths.left_out
         accuracy, source = (
@@ -150,7 +151,13 @@ def reward_judge(
 
 def checked(judge: PairwiseJudge, data: Data, *, part: Part, seed: int) -> PairwiseJudge:
     """Return the judge with its accuracy on preferences; inconsistent verdicts count one half."""
-    rows = list(sources.preferences(data, part=part, seed=seed))
+    preferences = sources.preferences(data, part=part, seed=seed)
+    rows = [row for row in preferences if len(row["chosen"]) == len(row["rejected"]) == 1]
+    if len(rows) < len(preferences):
+        tell_once(
+            f"judge_data: {len(preferences) - len(rows):,} of {len(preferences):,} pairs differ before their "
+            "last turn: the judge is not checked on them"
+        )
     prompts = [row["prompt"] for row in rows]
     chosen, rejected = (
         Answers(texts=[row[side][0]["content"] for row in rows]) for side in ("chosen", "rejected")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate import trained_on
 from toolkit.evaluate.context import EvaluationContext
 from toolkit.models.loading import load_reward_model
-from toolkit.models.tokenizer_loading import Reference, not_loadable
+from toolkit.models.tokenizer_loading import Reference, load_tokenizer, not_loadable
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.runtime import devices
 from toolkit.stages import reward_quality
@@ -74,7 +75,9 @@ def measure(
     )
     surroundings = replace(surroundings, measured_part=measured_part, models=tuple(references.values()))
     device = devices.select("auto")
-    rows = surroundings.read_rows(sources.preferences, measured_part.source, unit="pairs", seed=seed)
+    tokenizers = [load_tokenizer(reference) for reference in references.values()]
+    read = functools.partial(sources.preferences, tokenizers=tokenizers)
+    rows = surroundings.read_rows(read, measured_part.source, unit="pairs", seed=seed)
     measurements = {}
     for name, reference in references.items():
         model, tokenizer = load_reward_model(reference, device=device)

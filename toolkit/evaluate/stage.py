@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.console import tell_once
 from toolkit.base.errors import UsageError
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
+from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part, as_sources, world_of
 from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
@@ -20,7 +24,7 @@ from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
-from toolkit.models.loading import Reference
+from toolkit.models.tokenizer_loading import Reference, load_tokenizer
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.evaluation import ModelComparison
 from toolkit.runs.run import Run
@@ -160,7 +164,8 @@ def open_text(settings: PerplexitySettings, surroundings: EvaluationContext, see
 def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Contest:
     """Read the prompts; the contest also defines how they are answered."""
     settings, seed = recipe.win_rate, recipe.seed
-    prompts = surroundings.read_rows(sources.prompts, recipe.data, unit="prompts", seed=seed)
+    read = functools.partial(sources.prompts, tokenizers=_tokenizers(recipe, surroundings))
+    prompts = surroundings.read_rows(read, recipe.data, unit="prompts", seed=seed)
     return Contest(
         prompts=[row["prompt"] for row in prompts for _ in range(settings.samples_per_prompt)],
         samples_per_prompt=settings.samples_per_prompt,
@@ -174,6 +179,18 @@ def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Con
         batch_examples=settings.batch_examples,
         bootstrap_samples=settings.bootstrap_samples,
     )
+
+
+def _tokenizers(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> list[PreTrainedTokenizerBase]:
+    """Return the tokenizers that render the prompts: of the models, and of reward models that judge."""
+    if all(source.name == files.STORYWORLD for source in as_sources(recipe.data)):
+        return []  # no tools
+    settings, names = recipe.win_rate, list(recipe.models)
+    if judge_kind(settings.judge) == "model":
+        names.append(settings.judge)
+    if settings.best_of is not None:
+        names.append(settings.best_of.reward_model)
+    return [load_tokenizer(surroundings.model_reference(name)) for name in dict.fromkeys(names)]
 
 
 def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> BestOf:

@@ -99,7 +99,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
         with ExitStack() as stack:
             run = _open(loaded, options, stack)
             if run is not None:
-                _work(loaded.recipe, run)
+                _work(run.recipe, run)
                 _seal(run)
         return 0
     except KeyboardInterrupt:
@@ -141,7 +141,7 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             if manifest is not None:
                 run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
                 if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
-                    _work(loaded.recipe, run)
+                    _work(run.recipe, run)
                 rank_zero.wait()
                 rank_zero.decide(functools.partial(_seal, run))
             rank_zero.leave()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from toolkit import stats
 from toolkit.base.errors import ToolkitError
@@ -44,22 +44,22 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     target = devices.select(recipe.device)
     config = _config(recipe, run)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    terms = reward_loading.of_recipe(recipe, run, device=target)
     report = ReadingReport()
-    prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
-    held_out = None
-    if recipe.early_stopping is not None:
-        counts = ReadingReport()
-        held_out = sources.prompts(recipe.data, part="held_out", seed=recipe.seed, report=counts)
-        report.add_held_out(counts)
+    tokenizers = [tokenizer, *(term.tokenizer for term in terms if term.tokenizer is not None)]
+    prompts = sources.prompts(
+        recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=tokenizers
+    )
+    judge = _judge_arguments(recipe, run, tokenizers, report=report)
     report.print()
     trainer = PPOTrainer(
         policy,
-        reward_loading.of_recipe(recipe, run, device=target),
+        terms,
         config,
         prompts.select_columns("prompt"),
         processing_class=tokenizer,
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
-        **_judge_arguments(recipe, run, held_out),
+        **judge,
     )
     devices.require_agreement(trainer.accelerator.num_processes)
     run.decide("rollouts", trainer.num_rollouts)
@@ -82,16 +82,27 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, replace(evaluation, data=report.as_json()).to_json())
 
 
-def _judge_arguments(recipe: PpoRecipe, run: Run, held_out: Dataset | None) -> dict[str, Any]:
-    """Return the held-out prompts and the judge of early stopping, as PPOTrainer's arguments."""
-    if recipe.early_stopping is None or held_out is None:
+def _judge_arguments(
+    recipe: PpoRecipe, run: Run, tokenizers: Sequence[PreTrainedTokenizerBase], *, report: ReadingReport
+) -> dict[str, Any]:
+    """Return the held-out prompts and the judge of early stopping, as PPOTrainer's arguments.
+
+    Args:
+        report: receives the counts of the held-out prompts.
+    """
+    if recipe.early_stopping is None:
         return {}
+    device = devices.select(recipe.device)
+    judge, judge_tokenizer = reward_loading.load(recipe.early_stopping.judge, recipe, run, device=device)
+    counts = ReadingReport()
+    held_out = sources.prompts(
+        recipe.data, part="held_out", seed=recipe.seed, report=counts,
+        tokenizers=[*tokenizers, *([judge_tokenizer] if judge_tokenizer is not None else [])],
+    )  # fmt: skip
+    report.add_held_out(counts)
     count = min(recipe.early_stopping.prompts, len(held_out))
     run.decide("held_out_prompts", count)
-    device = devices.select(recipe.device)
-    judge = rewards.build(
-        *reward_loading.load(recipe.early_stopping.judge, recipe, run, device=device), device=device
-    )
+    judge = rewards.build(judge, judge_tokenizer, device=device)
     return {"eval_dataset": held_out.select(range(count)), "eval_reward_funcs": judge}
 
 

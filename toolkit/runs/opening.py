@@ -43,16 +43,22 @@ def changed_settings(loaded: LoadedRecipe, *, runs_dir: Path) -> list[str]:
     if not seal.is_run(path) or not holds_work(path):
         return []
     settings = manifest.settings(loaded.recipe)
-    changes = manifest.recipe_differences(_recorded(path, loaded.name)["settings"], settings)
+    changes = manifest.recipe_differences(_recorded(path, loaded)["settings"], settings)
     if changes:
         _refuse_renamed(loaded, path, len(changes))
     return changes
 
 
-def _recorded(path: Path, name: str) -> Inputs:
-    """Return the inputs of a run's manifest, its references as those of a run called `name`."""
+def _recorded(path: Path, loaded: LoadedRecipe) -> Inputs:
+    """Return the inputs of a run's manifest, its references as those of a run of the recipe's name.
+
+    Settings of which `history.recorded` accepts any value have the one that applied if the recipe gives one.
+    """
     content = manifest.read(path)
-    return manifest.as_named(content["inputs"], content["name"], new_name=name)
+    inputs = manifest.as_named(content["inputs"], content["name"], new_name=loaded.name)
+    made, given = history.as_made(content["stage"], inputs["settings"]), loaded.recipe.model_fields_set
+    kept = {key: value for key, value in made.items() if key in inputs["settings"] or key in given}
+    return {**inputs, "settings": kept}
 
 
 def _refuse_renamed(loaded: LoadedRecipe, path: Path, differences: int) -> None:
@@ -65,7 +71,7 @@ def _refuse_renamed(loaded: LoadedRecipe, path: Path, differences: int) -> None:
     if name is None or shipped is None or not (shipped / name / f"{stem}.yaml").is_file():
         return
     renamed = loader.load(shipped / name / f"{stem}.yaml")
-    recorded = _recorded(path, renamed.name)["settings"]
+    recorded = _recorded(path, renamed)["settings"]
     if recorded["stage"] != renamed.recipe.stage:
         return
     if len(manifest.recipe_differences(recorded, manifest.settings(renamed.recipe))) < differences:
@@ -107,7 +113,7 @@ def examine(
         raise RunError("the recipe refers to its own run", where=str(path), fix="name another run")
     if fresh or not seal.is_run(path):
         return State(path, "new", given, parents)
-    changed = manifest.differences(_recorded(path, loaded.name), given)
+    changed = manifest.differences(_recorded(path, loaded), given)
     if changed and not holds_work(path):
         return State(path, "new", given, parents)  # it failed before its first checkpoint; nothing is lost
     if changed:
@@ -234,6 +240,8 @@ def _begin(loaded: LoadedRecipe, *, runs_dir: Path, state: State, fresh: bool) -
     else:
         content = manifest.create(loaded, given=state.given)
     run = Run(loaded, runs_dir=runs_dir, content=content)
+    for line in manifest.settings_differences(*map(manifest.settings, (loaded.recipe, run.recipe))):
+        tell(f"{path}: keeping what the run began with, not what it would choose now: {line}")
     run.begin()
     return run
 

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 from toolkit.base import files, ranks
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError
+from toolkit.config import history
 from toolkit.config.loader import LoadedRecipe
+from toolkit.config.schema import StageRecipe
 from toolkit.runs import decisions, layout, manifest, metrics, references, seal
 from toolkit.runs.decisions import Decisions
 from toolkit.runs.manifest import Manifest
@@ -26,10 +28,13 @@ class Run:
         loaded: the recipe with its name and text.
         runs_dir: the directory that `runs/...` in a recipe is below.
         content: the manifest; its `facts` are what earlier attempts decided.
+
+    Attributes:
+        recipe: the recipe; of a run that an earlier version began, with the values that applied then.
     """
 
     def __init__(self, loaded: LoadedRecipe, *, runs_dir: Path, content: Manifest):
-        self.recipe = loaded.recipe
+        self.recipe = _as_begun(loaded.recipe, content)
         self.name = loaded.name
         self.text = loaded.text
         self.runs_dir = Path(runs_dir)
@@ -166,6 +171,12 @@ _ABSENT = object()
 def _as_json(value: Any) -> Any:
     """Return a value as reading it back from JSON gives it."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _as_begun(recipe: StageRecipe, content: Manifest) -> StageRecipe:
+    settings = content["inputs"]["settings"]
+    made = history.as_made(recipe.stage, settings)
+    return recipe.model_copy(update={key: value for key, value in made.items() if key not in settings})
 
 
 class _Timing:

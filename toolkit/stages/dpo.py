@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
@@ -13,7 +15,7 @@ from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import DpoRecipe
 from toolkit.data.chat import sources, template
-from toolkit.data.chat.pairs import HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
+from toolkit.data.chat.pairs import CONTEXTS, HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
@@ -27,6 +29,8 @@ from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_len
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 SAMPLED_FOR_KL = 64
 """Held-out prompts that the policy answers for the estimate of its KL divergence from the reference."""
@@ -43,20 +47,29 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     reference, _ = load_causal_lm(reference_path, device=target)
     length = max_length(recipe, DPOConfig, model)
     report = ReadingReport()
-    train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    train = sources.preferences(
+        recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
+    )
     table, report.lengths = training_pairs(train, tokenizer, max_length=length)
     held_out = held_out_pairs(
-        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed, report=report),
+        sources.measured_while_training(
+            sources.preferences, recipe.data, seed=recipe.seed, tokenizer=tokenizer, report=report
+        ),
         tokenizer, max_length=length,
     )  # fmt: skip
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
+    has_contexts = CONTEXTS[0] in rows.column_names or CONTEXTS[1] in rows.column_names
+    if has_contexts:
+        config.remove_unused_columns = False
     adapters = lora(recipe, model, "CAUSAL_LM")
     trainer = quiet(DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters,
     )  # fmt: skip
+    if has_contexts:
+        trainer.data_collator = _without_contexts(trainer.data_collator)
     fit(trainer, run, measure=_measure(held_out.pairs, reference, config.beta))
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
@@ -71,11 +84,33 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
+def _without_contexts(collate: Collator) -> Collator:
+    """Return TRL's collator without loss on `Pair.contexts`; TRL scores every turn after the prompt."""
+
+    def collate_answers(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = collate(examples)
+        rows = [(example, name) for name in CONTEXTS for example in examples]
+        for mask, (example, name) in zip(batch["completion_mask"], rows, strict=True):
+            for position in example.get(name, []):
+                mask[len(example["prompt_ids"]) + position] = 0
+        return batch
+
+    return collate_answers
+
+
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    """Return log p of the chosen and of the rejected answers, end-of-text included, (pairs,) each."""
+    """Return log p of the chosen and of the rejected answers, end-of-text included, (pairs,) each.
+
+    Of several answers of a conversation, it is the sum of all of them, each given what comes before it.
+    """
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    sums = np.array([values.sum(dtype=np.float64) for values in answer_logprobs(model, prompts, answers)])
+    contexts = [pair.contexts[side] for side in (0, 1) for pair in pairs]
+    scored = [
+        np.delete(values, context) if context else values
+        for values, context in zip(answer_logprobs(model, prompts, answers), contexts, strict=True)
+    ]
+    sums = np.array([values.sum(dtype=np.float64) for values in scored])
     return sums[: len(pairs)], sums[len(pairs) :]
 
 

@@ -33,10 +33,14 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     )
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
-    train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
+    train = sources.preferences(
+        recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
+    )
     table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = held_out_pairs(
-        sources.measured_while_training(sources.preferences, recipe.data, seed=recipe.seed, report=report),
+        sources.measured_while_training(
+            sources.preferences, recipe.data, seed=recipe.seed, tokenizer=tokenizer, report=report
+        ),
         tokenizer, max_length=length,
     )  # fmt: skip
     report.held_out_lengths = held_out.lengths

@@ -118,12 +118,18 @@ def conversation_rows(
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
     table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
-    for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
+    for example in sources.conversations(
+        recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
+    ):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
             unmasked += 1  # the loss on all tokens would teach these answers
             continue
-        row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        try:
+            row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        except template.TooLong:
+            lengths.add(left_out=True)
+            continue
         table.append(row)
     if unmasked and ranks.rank() == 0:
         tell(
@@ -146,12 +152,16 @@ def held_out_conversations(
     """
     held_out = HeldOutConversations([], [], [], LengthReport(length))
     rows = sources.measured_while_training(
-        sources.conversations, recipe.data, seed=recipe.seed, report=report
+        sources.conversations, recipe.data, seed=recipe.seed, tokenizer=tokenizer, report=report
     )
     for example in rows:
-        fitted = template.fitted_example(
-            tokenizer, example["prompt"], example["completion"][0], max_tokens=length
-        )
+        try:
+            fitted = template.fitted_example(
+                tokenizer, example["prompt"], example["completion"][0], max_tokens=length
+            )
+        except template.TooLong:
+            held_out.lengths.add(left_out=True)
+            continue
         held_out.lengths.add(shortened=fitted.is_shortened, cut=fitted.is_cut)
         held_out.prompts.append(fitted.prompt)
         held_out.answers.append(fitted.answer)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from toolkit.base.errors import DataError
-from toolkit.data.chat import columns
+from toolkit.data.chat import candidates, columns
 from toolkit.data.chat.messages import (
     Message,
     Messages,
-    Unusable,
     messages_of,
     plain,
     with_prompt,
     without_prompt,
 )
-
-EQUAL_SCORES = "the scores are equal"
+from toolkit.data.chat.tools import tools_message
+from toolkit.data.chat.unusable import Unusable
 
 
 class ColumnReader:
@@ -40,7 +38,7 @@ class ColumnReader:
     def _noted(self, messages: Messages) -> Messages:
         """Return the messages without end tokens that answers spell, and note what is unusual about them."""
         if any("reasoning_content" in message for message in messages):
-            self.notes.add("reasoning_content is learned only where the chat template renders it")
+            self.notes.add(REASONING)
         if (
             len(messages) > 1
             and next((m["role"] for m in messages if m["role"] != "system"), "") == "assistant"
@@ -62,7 +60,8 @@ class ColumnReader:
         for (name, _), text in zip(answers, texts, strict=True):
             keys: set[str] = set()
             where = (f"{self.location}: {prompt}", f"{self.location}: {name}")
-            conversations.append(self._noted(with_prompt(value, text, where=where, unread=keys)))
+            messages = self._noted(with_prompt(value, text, where=where, unread=keys))
+            conversations.append(self._with_history(messages) if prompt == "instruction" else messages)
             self.unread_keys.update(f"{name}.{key}" for key in keys)
         return conversations
 
@@ -70,7 +69,21 @@ class ColumnReader:
         """Return the conversations of (column, answer) with the row's prompt, if it has one."""
         if prompts := self._prompts():
             return self._with_prompt(self._one_prompt(prompts)[0], answers)
+        if (conversation := self._open_conversation()) is not None:
+            return self._with_prompt(conversation, answers)
         return [self._messages(name, value, "assistant") for name, value in answers]
+
+    def _open_conversation(self) -> str | None:
+        """Return the column of a conversation that ends with a request, which two or more answers follow."""
+        name = next((name for name in columns.CONVERSATIONS if name in self.row), None)
+        answers = [self.row[name] for name in columns.TWO_ANSWERS if name in self.row]
+        if name is None or self._prompts() or not (answers or candidates.of_row(self.row)):
+            return None
+        before = messages_of(self.row[name], "user", where=self.location)
+        after = [messages_of(answer, "assistant", where=self.location) for answer in answers]
+        is_open = bool(before) and before[-1]["role"] != "assistant"
+        is_whole = any(message["role"] == "user" for messages in after for message in messages)
+        return name if is_open and not is_whole else None
 
     def _prompts(self) -> list[str]:
         names = [name for name in columns.PROMPTS if name in self.row]
@@ -96,6 +109,18 @@ class ColumnReader:
         self.used.add(extra)
         return "\n\n".join(part for part in (value, self.row[extra]) if part.strip())
 
+    def _with_history(self, messages: Messages) -> Messages:
+        """Prepend the earlier turns of an instruction."""
+        turns = self.row.get("history")
+        if not isinstance(turns, list) or not all(_is_exchange(turn) for turn in turns):
+            return messages
+        self.used.add("history")
+        roles = ("user", "assistant")
+        earlier = [
+            {"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)
+        ]
+        return [*self._noted(earlier), *messages]
+
     def _note_repeated_prompt(self, messages: Messages) -> None:
         """Count `prompt` as read if it is one of the messages beside it."""
         prompt = self.row.get("prompt")
@@ -104,6 +129,14 @@ class ColumnReader:
         asked, given = plain(self._messages("prompt", prompt, "user")), plain(messages)
         if given[: len(asked)] != asked and not (len(asked) == 1 and asked[0] in given):
             self.used.discard("prompt")
+
+    def _with_context(self, messages: Messages) -> Messages:
+        """Prepend the tools and the system message that have columns."""
+        messages = self._with_system(messages)
+        listed = {name: found for name in columns.TOOLS if (found := tools_message(self.row.get(name)))}
+        if len({found["content"] for found in listed.values()}) > 1:
+            raise Unusable(f"{' and '.join(map(repr, listed))} differ")
+        return [*list(listed.values())[:1], *messages] if messages else messages
 
     def _with_system(self, messages: Messages) -> Messages:
         """Prepend the system column, unless it repeats the system message."""
@@ -129,18 +162,19 @@ class ColumnReader:
 
     def _label(self) -> bool | None:
         """Return whether the only answer of the row is good, None if a column does not say."""
-        label = self.row.get("label")
         if any(all(name in self.row for name in pair) for pair in columns.CHOICES):
             return None
         is_kto = "prompt" in self.row and "completion" in self.row
-        if isinstance(label, bool) or (is_kto and isinstance(label, (int, float)) and label in (0, 1)):
-            self.used.add("label")
-            return bool(label)
+        for name in columns.LABELS:
+            label = self.row.get(name)
+            if isinstance(label, bool) or (is_kto and isinstance(label, (int, float)) and label in (0, 1)):
+                self.used.add(name)
+                return bool(label)
         return None
 
     def _margin(self) -> float | None:
         margin = self.row.get("margin")
-        if margin is not None and not is_number(margin):
+        if margin is not None and not columns.is_number(margin):
             raise DataError(
                 f"'margin' is {margin!r}, not a number", where=self.location, fix="give a number, or null"
             )
@@ -159,7 +193,7 @@ class ColumnReader:
         for better, worse in columns.SCORES:
             scores = self.row.get(better), self.row.get(worse)
             for name, score in zip((better, worse), scores, strict=True):
-                if score is not None and not is_number(score):
+                if score is not None and not columns.is_number(score):
                     raise DataError(
                         f"{name!r} is {score!r}, not a number",
                         where=self.location,
@@ -169,7 +203,7 @@ class ColumnReader:
                 if scores[0] < scores[1]:
                     return f"{better} is lower than {worse}"
                 if equal and scores[0] == scores[1]:
-                    return EQUAL_SCORES
+                    return candidates.EQUAL_SCORES
         return None
 
     def _missing(self, name: str, fix: str) -> DataError:
@@ -180,8 +214,13 @@ class ColumnReader:
         )
 
 
+REASONING = "reasoning_content is read only where the chat template renders it, and not in plain text"
 END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>")
 """End tokens of common checkpoints. An answer that spells one would teach its letters, not the token."""
+
+
+def _is_exchange(turn: Any) -> bool:
+    return isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
 
 
 def _without_end(message: Message) -> Message:
@@ -190,11 +229,3 @@ def _without_end(message: Message) -> Message:
         return message
     end = next(token for token in END_TOKENS if text.rstrip().endswith(token))
     return {**message, "content": text.rstrip().removesuffix(end)}
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a number that a float can hold."""
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
 from toolkit.data import tables
-from toolkit.data.chat.messages import Unusable
+from toolkit.data.chat.unusable import Unusable
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input")
@@ -31,13 +32,23 @@ EXTRA_INPUTS = ("input", "context")
 """Columns that belong to `instruction`."""
 CHOICES = tuple(
     (f"{name}_{first}", f"{name}_{second}")
-    for name in ("response", "answer", "output", "completion")
+    for name in ("response", "answer", "output", "completion", "conversation")
     for first, second in (("0", "1"), ("1", "2"), ("a", "b"))
 )
 """Columns of two answers, the better of which a column of CHOSEN names."""
+CHOICE_SCORES = tuple(
+    (f"score_{first}", f"score_{second}") for first, second in (("0", "1"), ("1", "2"), ("a", "b"))
+)
+"""Their scores, by the ends of their names."""
 CHOSEN = ("better_response_id", "chosen_index", "preferred", "preference", "winner", "label")
 CANDIDATES = ("responses", "completions", "candidates", "answers")
-CANDIDATE_SCORES = ("scores", "ratings", "rewards")
+CANDIDATE_SCORES = ("scores", "ratings", "rewards", "ranks")
+CANDIDATE_KEYS = ("response", "completion", "answer", "output", "text", "content")
+CANDIDATE_SCORE_KEYS = ("overall_score", "score", "rating", "reward", "rank")
+"""Keys of the answers in a list of objects, and of their scores; the first that all answers have counts."""
+RANKS = ("ranks", "rank")
+"""Scores of which the lowest is the best."""
+LABELS = ("label", "kto_tag")
 SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -49,13 +60,10 @@ SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 
-SCALARS = frozenset({"label", "margin", *(name for pair in SCORES for name in pair)})
+SCALARS = frozenset({*LABELS, "margin", *(name for pair in (*SCORES, *CHOICE_SCORES) for name in pair)})
 """Columns of numbers and truth values, which the cells of CSV files spell."""
 
-REFUSED = {
-    **dict.fromkeys(TOOLS, "a row with tools, which the chat template does not render"),
-    **dict.fromkeys(MEDIA, "a row with images, audio or video: only text is read"),
-}
+REFUSED = dict.fromkeys(MEDIA, "a row with images, audio or video: only text is read")
 """Columns that leave out the rows in which they are not empty -> the reason."""
 
 HARMLESS = frozenset(
@@ -86,6 +94,8 @@ def _flat(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for pair in pairs for name in pair))
 
 
+TWO_ANSWERS = ("chosen", "rejected", *_flat(CHOICES))
+
 COLUMNS = (
     KnownColumn(CONVERSATIONS, "read", "the messages of a conversation"),
     KnownColumn(PROMPTS, "read", "the prompt, together with an answer or alone"),
@@ -94,28 +104,31 @@ COLUMNS = (
     KnownColumn(("chosen", "rejected"), "read", "two answers, with or without their prompt"),
     KnownColumn(_flat(CHOICES), "read", "two answers, of which another column names the better"),
     KnownColumn(CHOSEN, "read", "the better one: its number or letter, or its column; -1 and `tie` are ties"),
-    KnownColumn(("label",), "read", "beside one answer, true or false: whether it is good"),
-    KnownColumn(CANDIDATES, "read", "a list of answers, with a list of scores: the best against the worst"),
-    KnownColumn(CANDIDATE_SCORES, "read", "the scores of these answers"),
+    KnownColumn(LABELS, "read", "beside one answer, true or false: whether it is good"),
+    KnownColumn(CANDIDATES, "read", "a list of answers with scores: the best against the worst"),
+    KnownColumn(CANDIDATE_SCORES, "read", "the scores of these answers; of `ranks`, the lowest is the best"),
     KnownColumn(SYSTEMS, "read", "the system message"),
+    KnownColumn(TOOLS, "read", "the functions that may be called, a list or JSON text"),
     KnownColumn(("margin",), "read", "by how much the chosen answer is better; only reward uses it"),
+    KnownColumn(_flat(CHOICE_SCORES), "read", "the scores of two answers: the better one has the higher"),
     KnownColumn(_flat(SCORES), "read", "checked: the chosen answer has the higher score"),
     KnownColumn(("text",), "read", "plain text, for tokenizer and corpus; other stages ignore it"),
-    KnownColumn(TOOLS, "refused", "the row is left out"),
     KnownColumn(MEDIA, "refused", "the row is left out"),
-    KnownColumn(("history", "weight", "rating", "..."), "warned about", "all others are named once"),
+    KnownColumn(("history",), "read", "beside `instruction`: earlier turns, a list of [request, answer]"),
+    KnownColumn(("weight", "rating", "..."), "warned about", "all others are named once"),
     KnownColumn(tuple(sorted(HARMLESS)), "ignored", "metadata"),
 )  # fmt: skip
 """Every name that is known; the last line but one stands for all others."""
 
 QUIET = frozenset(
-    {*CONVERSATIONS, *CANDIDATES, *CANDIDATE_SCORES, *SYSTEMS, *REFUSED, *HARMLESS}
+    {*CONVERSATIONS, *CANDIDATES, *CANDIDATE_SCORES, *SYSTEMS, *TOOLS, *REFUSED, *HARMLESS}
     | {*_flat(SCORES), *_flat(CHOICES)}
     | {"chosen", "rejected", "margin", "text"}
 )
 """Columns that some stage reads, or that no stage needs: no stage names them as not read."""
-CONDITIONAL = frozenset({*PROMPTS, *EXTRA_INPUTS, *ANSWERS, *CHOSEN})
-"""Columns that are read only beside certain others; if they are not, they are named as not read."""
+CONDITIONAL = frozenset({*PROMPTS, *ANSWERS, *CHOSEN, *LABELS, *_flat(CHOICE_SCORES)})
+"""Columns that are read only beside certain others; if they are not, they are named as not read (not by
+stages that only need prompts)."""
 
 
 class ColumnError(DataError):
@@ -165,6 +178,14 @@ def scalar(value: Any) -> Any:
     return int(number) if number.is_integer() else number
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 _ALTERNATIVES = {
     "messages": (*CONVERSATIONS, *ANSWERS, "chosen"),
     "prompt": (*PROMPTS, *EXTRA_INPUTS),
@@ -172,7 +193,7 @@ _ALTERNATIVES = {
     "chosen": (*CONVERSATIONS, *ANSWERS, *CANDIDATES, *_flat(CHOICES)),
     "rejected": (*CONVERSATIONS, *ANSWERS, *CANDIDATES, *_flat(CHOICES)),
     "system": SYSTEMS,
-    "label": CHOSEN,
+    "label": (*CHOSEN, *LABELS),
 }
 
 

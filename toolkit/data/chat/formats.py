@@ -15,8 +15,9 @@ from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
 from toolkit.data.chat import columns
 from toolkit.data.chat.columns import ColumnError
-from toolkit.data.chat.messages import Messages, Unusable
+from toolkit.data.chat.messages import Messages
 from toolkit.data.chat.row_reader import Labelled, PreferencePair, RowReader
+from toolkit.data.chat.unusable import Unusable
 
 __all__ = ["Labelled", "Messages", "PreferencePair", "RowFormat", "Unusable"]
 

@@ -1,7 +1,8 @@
 """Messages from the values of a column: lists of messages, dialogues as text, JSON text, and keyed turns.
 
-A message is a dict with `role` (system, user or assistant) and `content`. Only an answer that carries no loss
-has `"learned": False`, and only an answer with a chain of thought has `reasoning_content`.
+A message is a dict with `role` (system, user, assistant or tool) and `content`. Only an answer that carries
+no loss has `"learned": False`, and only an answer with a chain of thought has `reasoning_content`. For calls
+and results of functions see `toolkit.data.chat.tools`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.base.errors import DataError
+from toolkit.data.chat.tools import CALLS, NOT_JSON_CALL, RESULT_KEYS, TOOL, calls_text, result_text
+from toolkit.data.chat.unusable import Unusable
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -21,11 +24,23 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatbot", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "environment", "tool_response"), TOOL),
+    **dict.fromkeys(("function_response", "tool_result"), TOOL),
 }
 """Names of roles, in lower case -> the role."""
-TOOL_ROLES = frozenset({"tool", "function", "observation", "ipython", "function_call", "tool_call"})
+CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls"})
+"""Roles of answers whose content is a call."""
+CALL_KEYS = ("tool_calls", "function_call")
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
+EXCHANGES = (
+    ("input", "output"),
+    ("instruction", "output"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+)
+"""Keys of a request with its answer, in a list of them."""
 REASONING_KEYS = ("reasoning_content", "thinking")
 LOSS_KEYS = ("weight", "train", "mask")
 """Of an answer: whether it carries loss; true for `mask` means that it does not."""
@@ -33,10 +48,10 @@ HARMLESS_KEYS = frozenset(
     {"id", "message_id", "parent_id", "name", "date", "created_at", "timestamp", "lang"}
 )
 
-TOOL_TURN = "a tool turn, which the chat template does not render"
 _EXAMPLE = 'write messages as [{"role": "user", "content": "..."}, ...]'
 
 _HUMAN_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_HUMAN_LINE = re.compile(r"(?:\A|\n)(Human|Assistant):")
 _HEADING = re.compile(
     r"(?:^|(?=### ?(?:Human|Assistant):))### ?(System|Instruction|Input|Human|User|Response|Assistant):", re.M
 )
@@ -47,10 +62,6 @@ _PREAMBLE = "Below is an instruction that describes a task"
 _SERIALIZED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|speaker|content|value)["']\s*:""")
 
 
-class Unusable(Exception):
-    """A row is left out; the message is the reason, the same for all rows of its kind."""
-
-
 def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = None) -> Messages:
     """Return the messages of a value; text without turns is one message with `role`.
 
@@ -58,7 +69,7 @@ def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = 
         unread: collects the keys of messages that are not read.
 
     Raises:
-        Unusable: a turn of a tool, a part that is not text, or a message without content.
+        Unusable: a call that is not JSON, a part that is not text, or a message without content.
         DataError: another type, an unknown role, or an invalid weight.
     """
     unread = set() if unread is None else unread
@@ -79,12 +90,14 @@ def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = 
 def dialogue(text: str) -> Messages | None:
     """Return the turns of a dialogue as text, None if it is none.
 
-    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf), and turns below the headings
-    `### Instruction:`, `### Input:` and `### Response:` (Alpaca) or `### Human:` and `### Assistant:`.
+    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf; or a line end, if no answer follows a
+    blank line), and turns below the headings `### Instruction:`, `### Input:` and `### Response:` (Alpaca),
+    or `### Human:` and `### Assistant:`.
     """
     beginning = text.lstrip()
     if beginning.startswith("Human:"):
-        parts = _HUMAN_TURN.split("\n\n" + beginning)[1:]
+        has_lines = "\n\nAssistant:" not in beginning and "\nAssistant:" in beginning
+        parts = (_HUMAN_LINE if has_lines else _HUMAN_TURN).split(beginning)[1:]
         return [
             {"role": ROLES[speaker.lower()], "content": content.strip()}
             for speaker, content in zip(parts[::2], parts[1::2], strict=True)
@@ -111,6 +124,8 @@ def with_prompt(
     following = messages_of(answer, "assistant", where=where[1], unread=unread)
     before = messages_of(prompt, "user", where=where[0], unread=unread)
     if not following or not before:
+        return before + following
+    if following[0]["role"] == TOOL or CALLS in before[-1]:
         return before + following
     if following[0]["role"] != "assistant":
         return _whole(before, following, where)
@@ -151,8 +166,13 @@ def without_prompt(prompt: Any, answers: Sequence[Any]) -> list[Any]:
 
 
 def plain(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Return (role, content) of messages, for comparisons."""
-    return [(message["role"], message["content"].strip()) for message in messages]
+    """Return (role, content with calls) of messages, for comparisons."""
+    return [(message["role"], message["content"].strip() + message.get(CALLS, "")) for message in messages]
+
+
+def is_empty(message: Message) -> bool:
+    """Return whether an answer has neither text nor a call."""
+    return not message["content"].strip() and CALLS not in message
 
 
 def _whole(before: Messages, following: Messages, where: tuple[str, str]) -> Messages:
@@ -232,7 +252,7 @@ def _turns_of_mapping(value: Mapping[str, Any], role: str, where: str) -> list[A
         if len({len(items) for items in columns.values()}) != 1:
             raise DataError("the lists of roles and contents differ in length", where=where, fix=_EXAMPLE)
         return [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
-    has_role = any(key in present for key in ROLE_KEYS) or any(key.lower() in ROLES for key in present)
+    has_role = any(key in present for key in ROLE_KEYS) or any(_is_speaker(key) for key in present)
     if not has_role and any(key in present for key in CONTENT_KEYS):
         return [{**present, "role": role}]
     return [value]
@@ -245,37 +265,49 @@ def _messages(item: Any, where: str, unread: set[str]) -> Messages:
     item = {key: value for key, value in item.items() if value is not None or key in CONTENT_KEYS}
     key = next((key for key in ROLE_KEYS if key in item), None)
     if key is None:
-        keyed = {name: value for name, value in item.items() if name.strip().lower() in ROLES}
-        if not keyed:
+        roles = {name: name for name in item if _is_speaker(name)} or _roles_of_exchange(item)
+        if not roles:
             raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
-        unread.update(item.keys() - keyed.keys() - HARMLESS_KEYS)
-        turns = [_message(name, {"content": value}, where, unread) for name, value in keyed.items()]
+        unread.update(item.keys() - roles.keys() - HARMLESS_KEYS)
+        turns = [_message(role, {"content": item[name]}, where, unread) for name, role in roles.items()]
         return sorted(turns, key=lambda turn: ("system", "user", "assistant").index(turn["role"]))
     return [_message(item.pop(key), item, where, unread)]
 
 
+def _roles_of_exchange(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return {key: role} of a request with its answer, such as {"input": ..., "output": ...}."""
+    found = next((pair for pair in EXCHANGES if all(key in item for key in pair)), ())
+    return dict(zip(found, ("user", "assistant"), strict=False))
+
+
+def _is_speaker(key: str) -> bool:
+    """Return whether a key is a role whose value is what it says; `tool` and `function` are other keys."""
+    return ROLES.get(key.strip().lower(), TOOL) != TOOL
+
+
 def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[str]) -> Message:
-    name = role_name.strip().lower() if isinstance(role_name, str) else role_name
-    if item.get("tool_calls") or item.get("function_call"):
-        raise Unusable(TOOL_TURN)
-    if not isinstance(name, str) or name not in ROLES:
-        if isinstance(name, str) and name in TOOL_ROLES:
-            raise Unusable(TOOL_TURN)
-        raise DataError(
-            f"unknown role {role_name!r}",
-            where=where,
-            fix=f"use one of {', '.join(sorted(ROLES))}",
-        )
-    role = ROLES[name]
+    name = role_name.strip().lower() if isinstance(role_name, str) else ""
+    role = "assistant" if name in CALL_ROLES else ROLES.get(name)
+    if role is None:
+        known = sorted([*ROLES, *CALL_ROLES])
+        raise DataError(f"unknown role {role_name!r}", where=where, fix=f"use one of {', '.join(known)}")
     key = next((key for key in CONTENT_KEYS if item.get(key) is not None), None)
-    if key is None:
+    call_keys = CALL_KEYS if role == "assistant" else ()
+    if key is None and not any(item.get(name) for name in call_keys):
         if not any(key in item for key in CONTENT_KEYS):
             raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
         raise Unusable("an answer is null" if role == "assistant" else "a message is null")
-    message = {"role": role, "content": _text(item[key], where)}
-    read = {key, "tool_calls", "function_call", "tool_call_id", *LOSS_KEYS}
+    content = None if key is None else item[key]
+    message = {"role": role, "content": ""}
+    if name not in CALL_ROLES and content is not None:
+        message["content"] = _text(result_text(content) if role == TOOL else content, where)
+    read = {key, "tool_call_id", *call_keys, *LOSS_KEYS}
     learned = _is_learned(item, where)
+    if role == TOOL:
+        message.update({key: item[key] for key in RESULT_KEYS if isinstance(item.get(key), str)})
     if role == "assistant":
+        if calls := _calls(item, content if name in CALL_ROLES else None):
+            message[CALLS] = calls
         if not learned:
             message["learned"] = False
         read.update(REASONING_KEYS)
@@ -283,6 +315,18 @@ def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[st
             message["reasoning_content"] = reasoning
     unread.update(name for name in item.keys() - read - HARMLESS_KEYS if item[name] not in (None, "", [], {}))
     return message
+
+
+def _calls(item: Mapping[str, Any], content: Any) -> str:
+    """Return the calls of an answer as JSON text: of its keys, or its content if the role says so."""
+    found = {
+        text for value in (content, *(item.get(key) for key in CALL_KEYS)) if (text := calls_text(value))
+    }
+    if content is not None and not found:
+        raise Unusable(NOT_JSON_CALL)
+    if len(found) > 1:
+        raise Unusable("`tool_calls` and `function_call` of a message differ")
+    return found.pop() if found else ""
 
 
 def _text(content: Any, where: str) -> str:

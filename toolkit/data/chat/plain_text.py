@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import columns, split_key
+from toolkit.data.chat import columns, split_key, tools
 from toolkit.data.chat.formats import RowFormat, Unusable
 
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
@@ -29,7 +29,8 @@ def as_text(
         row_format: of the source; counts what is not read.
 
     Raises:
-        Unusable: there is no answer, or one that must not be learned, which plain text cannot say.
+        Unusable: there is no answer, or there are tools, or an answer that must not be learned, which plain
+            text cannot say.
         DataError: a column of another type.
     """
     names = columns.names_of(source)
@@ -39,6 +40,8 @@ def as_text(
     if not row_format.holds_conversation(row, location=location):
         return None
     messages = row_format.conversation(row, location=location)
+    if tools.has_tools(messages):
+        raise Unusable("a row with tools, which plain text does not show")
     if not all(message.get("learned", True) for message in messages):
         raise Unusable("an answer has weight 0, which plain text would teach")
     text = "\n\n".join(f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)

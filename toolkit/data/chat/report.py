@@ -164,7 +164,7 @@ class LengthReport:
         rows: all rows.
         shortened: rows whose prompt lost its beginning.
         cut: rows whose answer lost its end, and with it the token that ends it.
-        left_out: pairs that do not fit.
+        left_out: pairs, and conversations with tools, that do not fit.
     """
 
     limit: int
@@ -193,7 +193,7 @@ class LengthReport:
         counts = {
             "prompts lost their beginning": self.shortened,
             "answers are cut, so that their end is not learned": self.cut,
-            "pairs left out": self.left_out,
+            "rows left out": self.left_out,
         }
         return [
             f"longer than {self.limit:,} tokens: {count:,} of {self.rows:,} {what}"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from toolkit.base.errors import DataError
-from toolkit.data.chat import columns
-from toolkit.data.chat.column_reader import EQUAL_SCORES, ColumnReader, is_number
-from toolkit.data.chat.columns import ColumnError
-from toolkit.data.chat.messages import Messages, Unusable, plain
+from toolkit.data.chat import candidates, columns
+from toolkit.data.chat.candidates import EQUAL_SCORES, Candidates
+from toolkit.data.chat.column_reader import ColumnReader
+from toolkit.data.chat.columns import ColumnError, is_number
+from toolkit.data.chat.messages import Messages, is_empty, plain
+from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
-SEVERAL_MESSAGES = "the answers differ before the last turn"
+SEVERAL_MESSAGES = "the answers differ before the last turn, and one follows another directly"
+SEVERAL_ANSWERS = "the conversations differ before the last turn"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class PreferencePair:
             Unusable: they consist of several messages.
         """
         if len(self.chosen) > 1 or len(self.rejected) > 1:
-            raise Unusable(SEVERAL_MESSAGES)
+            raise Unusable(SEVERAL_ANSWERS)
         return self.chosen[0]["content"], self.rejected[0]["content"]
 
 
@@ -58,7 +61,7 @@ class RowReader(ColumnReader):
 
     def conversation(self) -> Messages:
         label = self._label()
-        messages = self._with_system(self._single())
+        messages = self._with_context(self._single())
         lower = self._lower_score()
         if label is False:
             raise Unusable("the label is false: not a good answer")
@@ -66,23 +69,28 @@ class RowReader(ColumnReader):
             raise Unusable(lower)
         messages = self._until_last_answer(messages)
         _require_question(messages[:-1])
-        if not messages[-1]["content"].strip():
+        if is_empty(messages[-1]):
             raise Unusable("an answer is empty")
         return messages
 
     def prompt(self) -> Messages:
-        if self.holds_conversation():
-            messages = self._until_last_answer(self._with_system(self._single(any_of_two=True)))[:-1]
+        if (conversation := self._open_conversation()) is not None:
+            messages = self._with_context(self._messages(conversation, self.row[conversation], "user"))
+        elif self.holds_conversation():
+            messages = self._with_context(self._single(any_of_two=True))
+            if any(message["role"] == "assistant" for message in messages):
+                messages = self._until_last_answer(messages)[:-1]
         else:
             prompts = self._prompts()
             if not prompts:
                 raise self._missing("prompt", "prompts have `prompt`; map another name with `columns:`")
             name, value = self._one_prompt(prompts)
-            messages = self._with_system(self._messages(name, value, "user"))
-            beginning = [message["content"].strip() for message in messages[-1:] if message["role"] != "user"]
+            messages = self._messages(name, value, "user")
+            messages = self._with_context(self._with_history(messages) if name == "instruction" else messages)
+            begun = [message for message in messages[-1:] if message["role"] == "assistant"]
             while messages and messages[-1]["role"] == "assistant":
                 messages.pop()
-            if any(beginning):
+            if begun and not is_empty(begun[0]):
                 self.notes.add("the beginning of an answer, at the end of the prompt, is not used")
         return [
             {k: v for k, v in message.items() if k != "learned"} for message in _require_question(messages)
@@ -92,7 +100,7 @@ class RowReader(ColumnReader):
         pairs = dict(self._pairs())
         label = self._label()
         if not pairs and label is not None:
-            return Labelled(self._answered(self._with_system(self._single())), label)
+            return Labelled(self._answered(self._with_context(self._single())), label)
         if not pairs:
             missing = "rejected" if "chosen" in self.row else "chosen"
             raise self._missing(
@@ -102,7 +110,7 @@ class RowReader(ColumnReader):
         columns.require_equal(
             {form: [plain(side) for side in pair] for form, pair in pairs.items()}, location=self.location
         )
-        chosen, rejected = (self._with_system(side) for side in next(iter(pairs.values())))
+        chosen, rejected = (self._with_context(side) for side in next(iter(pairs.values())))
         margin, lower = self._margin(), self._lower_score(equal=True)
         preference = self._compared(chosen, rejected, margin)
         if lower is not None:
@@ -113,17 +121,19 @@ class RowReader(ColumnReader):
         """Return whether the row has an answer, or two of which another column names the better."""
         return (
             self.holds_conversation()
-            or any(first in self.row and second in self.row for first, second in columns.CHOICES)
-            or self._candidate_columns() is not None
+            or self._choices() is not None
+            or candidates.of_row(self.row) is not None
         )
 
     def holds_conversation(self) -> bool:
         """Return whether the row has a conversation; the prompt of other rows is a column."""
-        has_candidates = self._candidate_columns() is not None
+        has_candidates = candidates.of_row(self.row) is not None
         return (
-            any(name in self.row for name in (*columns.CONVERSATIONS, "chosen"))
+            self._has_called_functions()
+            or any(name in self.row for name in (*columns.CONVERSATIONS, "chosen"))
             or ("completion" in self.row and not has_candidates)
             or any(prompt in self.row and answer in self.row for prompt, answer in columns.PAIRS)
+            or (self._choices() is not None and not self._prompts())
         )
 
     # Forms of a conversation
@@ -132,16 +142,27 @@ class RowReader(ColumnReader):
         """Yield the columns and the messages of every form of a conversation that the row has."""
         row = self.row
         for name in columns.CONVERSATIONS:
-            if name in row:
+            if name in row and name != self._open_conversation():
                 self._note_repeated_prompt(messages := self._messages(name, row[name], "user"))
                 yield (name,), messages
         for prompt, answer in columns.PAIRS:
             if prompt in row and answer in row and not (prompt == "input" and "instruction" in row):
                 yield (prompt, answer), self._with_prompt(prompt, [(answer, row[answer])])[0]
+        if self._has_called_functions():
+            prompt, _ = self._one_prompt(self._prompts())
+            answer = {"role": "assistant", "tool_calls": row["answers"]}
+            yield (prompt, "answers"), self._with_prompt(prompt, [("answers", [answer])])[0]
         if "completion" in row and not any(prompt in row for prompt in columns.PROMPTS):
             yield ("completion",), self._messages("completion", row["completion"], "assistant")
+        yield from self._better_answers(any_of_two=any_of_two)
+
+    def _better_answers(self, *, any_of_two: bool) -> Iterator[tuple[columns.Form, Messages]]:
+        """Yield the conversations with the better of two answers, or with any if only the prompt matters."""
+        row, choices = self.row, self._choices()
         if "chosen" in row and (any_of_two or "rejected" not in row):
             yield ("chosen",), self._answers([("chosen", row["chosen"])])[0]
+        if any_of_two and choices is not None and not self._prompts():
+            yield choices[:1], self._answers([(choices[0], row[choices[0]])])[0]
         if not any_of_two:
             for form, (better, _) in self._pairs():
                 yield form, better
@@ -180,12 +201,29 @@ class RowReader(ColumnReader):
                 better = self._better(names)
                 both = self._answers([(name, row[name]) for name in names])
                 yield names, (both[better], both[1 - better])
-        if (found := self._candidate_columns()) is not None:
-            yield found, self._best_and_worst(*found)
+        if (found := candidates.of_row(self.row)) is not None:
+            yield found.form, self._best_and_worst(found)
+
+    def _choices(self) -> tuple[str, str] | None:
+        """Return the columns of two answers of which another column names the better."""
+        return next((names for names in columns.CHOICES if all(name in self.row for name in names)), None)
+
+    def _has_called_functions(self) -> bool:
+        """Return whether `answers` are calls of the row's tools (the format of xLAM)."""
+        has_tools = any(name in self.row for name in columns.TOOLS)
+        return (
+            has_tools
+            and "answers" in self.row
+            and bool(self._prompts())
+            and candidates.of_row(self.row) is None
+        )
 
     def _better(self, names: tuple[str, str]) -> int:
         """Return the number of the better of two columns, 0 or 1."""
         present = {name: self.row[name] for name in columns.CHOSEN if name in self.row}
+        higher = self._higher_score(names)
+        if not present and higher is not None:
+            return higher
         if not present:
             raise self._missing(
                 "chosen_index", f"name the better of {names[0]} and {names[1]} in this column"
@@ -196,7 +234,26 @@ class RowReader(ColumnReader):
         side = next(iter(sides.values()))
         if side is None:
             raise Unusable("a tie")
+        if higher not in (None, side):
+            raise Unusable("the better answer has the lower score")
         return side
+
+    def _higher_score(self, names: tuple[str, str]) -> int | None:
+        """Return which of two columns has the higher score, 0 or 1; None if they are equal or not there.
+
+        Raises:
+            Unusable: the scores are equal, and no other column names the better answer.
+        """
+        score_names = [f"score_{name.rpartition('_')[2]}" for name in names]
+        scores = [self.row.get(name) for name in score_names]
+        if not all(is_number(score) for score in scores):
+            return None
+        self.used.update(score_names)
+        if scores[0] == scores[1]:
+            if not any(name in self.row for name in columns.CHOSEN):
+                raise Unusable(EQUAL_SCORES)
+            return None
+        return int(scores[1] > scores[0])
 
     def _side(self, column: str, value: Any, names: tuple[str, str]) -> int | None:
         suffixes = [name.rpartition("_")[2] for name in names]
@@ -215,25 +272,13 @@ class RowReader(ColumnReader):
             fix=f"give {suffixes[0]} or {suffixes[1]}, or -1 for a tie",
         )
 
-    def _candidate_columns(self) -> tuple[str, str] | None:
-        lists = [name for name in columns.CANDIDATES if isinstance(self.row.get(name), list)]
-        scores = [name for name in columns.CANDIDATE_SCORES if isinstance(self.row.get(name), list)]
-        return (lists[0], scores[0]) if lists and scores else None
-
-    def _best_and_worst(self, name: str, scores_name: str) -> tuple[Messages, Messages]:
-        answers, scores = self.row[name], self.row[scores_name]
-        if len(answers) != len(scores) or not all(is_number(score) for score in scores):
-            raise DataError(
-                f"{scores_name!r} does not hold one number for each of {len(answers)} answers in {name!r}",
-                where=self.location,
-                fix="give as many scores as answers",
-            )
-        if len(answers) < 2:
-            raise Unusable("fewer than two answers")
-        if min(scores) == max(scores):
-            raise Unusable(EQUAL_SCORES)
-        sides = [(name, answers[scores.index(extreme(scores))]) for extreme in (max, min)]
-        best, worst = self._answers(sides)
+    def _best_and_worst(self, found: Candidates) -> tuple[Messages, Messages]:
+        self.used.update(found.form)
+        self.unread_keys.update(f"{found.form[0]}.{key}" for key in found.unread)
+        known = found.known(location=self.location)
+        if len(known) < len(found.answers):
+            self.notes.add("an answer without a text or without a score is not compared")
+        best, worst = self._answers([(found.form[0], answer) for answer in found.best_and_worst(known)])
         return best, worst
 
     def _compared(self, chosen: Messages, rejected: Messages, margin: float | None) -> PreferencePair:
@@ -248,17 +293,22 @@ class RowReader(ColumnReader):
         if not any(message["role"] == "user" for message in chosen[:shared]):
             raise Unusable("the prompts of the two answers differ")
         _require_question(chosen[:shared])
-        if not chosen[-1]["content"].strip() or not rejected[-1]["content"].strip():
+        if is_empty(chosen[-1]) or is_empty(rejected[-1]):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
             raise Unusable("the two answers are the same")
+        if len(chosen) - shared > 1 or len(rejected) - shared > 1:
+            turns = [turns for side in (chosen, rejected) for turns in pairwise(side[shared:])]
+            if any(first["role"] == "assistant" == second["role"] for first, second in turns):
+                raise Unusable(SEVERAL_MESSAGES)
+            self.notes.add(f"{SEVERAL_ANSWERS}; all answers after their common beginning are compared")
         return PreferencePair(chosen[:shared], chosen[shared:], rejected[shared:], margin)
 
     def _answered(self, messages: Messages) -> Messages:
         if not messages or messages[-1]["role"] != "assistant":
             raise Unusable(NO_ANSWER)
         _require_question(messages[:-1])
-        if not messages[-1]["content"].strip():
+        if is_empty(messages[-1]):
             raise Unusable("an answer is empty")
         return messages
 

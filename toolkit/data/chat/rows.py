@@ -58,13 +58,17 @@ class RowTable:
         return sum(np.diff(np.frombuffer(offsets, dtype=np.int64)) for offsets in self._offsets.values())
 
     def dataset(self) -> datasets.Dataset:
-        """Return the rows as a `datasets.Dataset` in memory, without copying tokens."""
+        """Return the rows as a `datasets.Dataset` in memory, without copying tokens.
+
+        Columns whose lists are all empty are left out.
+        """
         columns = {
             name: pyarrow.LargeListArray.from_arrays(
                 pyarrow.array(np.frombuffer(self._offsets[name], dtype=np.int64)),
                 pyarrow.array(np.frombuffer(values, dtype=np.int32)),
             )
             for name, values in self._values.items()
+            if values
         }
         columns |= {name: pyarrow.array(values, pyarrow.float64()) for name, values in self._numbers.items()}
         return datasets.Dataset(InMemoryTable(pyarrow.table(columns)))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -25,8 +25,8 @@ from toolkit.config import data_formats
 from toolkit.config.inputs import has_separate_held_out
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import split_key
-from toolkit.data.chat.formats import Labelled, PreferencePair, RowFormat, Unusable
+from toolkit.data.chat import rendered_tools, split_key, tools
+from toolkit.data.chat.formats import Labelled, Messages, PreferencePair, RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport, SourceReport
 from toolkit.data.data_sources import (
     Part,
@@ -42,8 +42,14 @@ from toolkit.data.data_sources import (
     story_seed,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _MESSAGE = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-_OPTIONAL_KEYS = {"learned": datasets.Value("bool"), "reasoning_content": datasets.Value("string")}
+_OPTIONAL_KEYS = {
+    "learned": datasets.Value("bool"),
+    **dict.fromkeys(("reasoning_content", tools.CALLS, *tools.RESULT_KEYS), datasets.Value("string")),
+}
 """Keys of messages that are nullable columns of the table, if any message has them."""
 _OPTIONAL_COLUMNS = {"margin": datasets.Value("float64")}
 _STORYWORLD_COLUMNS = ("utility_chosen", "utility_rejected", "probability")
@@ -64,8 +70,10 @@ class _Reader:
     config: str
     columns: tuple[str, ...]
 
-    def __init__(self, source: DataSource, report: SourceReport):
-        self.report = report
+    def __init__(
+        self, source: DataSource, report: SourceReport, tokenizers: Sequence[PreTrainedTokenizerBase]
+    ):
+        self.report, self.tokenizers = report, tokenizers
         self.format = RowFormat(source, report.unread, report.notes, report.forms)
 
     def example(self, row: Mapping[str, Any], location: str) -> Example | None:
@@ -81,20 +89,27 @@ class _Reader:
         """Yield the examples of several rows, after the last row."""
         yield from ()
 
+    def require_rendered(self, messages: Messages) -> Messages:
+        """Return a conversation; raises Unusable if it has tools and a template does not render them."""
+        rendered_tools.require_rendered(messages, self.tokenizers)
+        return messages
+
 
 class _Conversations(_Reader):
     config, columns = "conversations", ("prompt", "completion")
 
     def example(self, row: Mapping[str, Any], location: str) -> Example:
-        messages = self.format.conversation(row, location=location)
+        messages = self.require_rendered(self.format.conversation(row, location=location))
         return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
 class _Preferences(_Reader):
     config, columns = "preferences", ("prompt", "chosen", "rejected")
 
-    def __init__(self, source: DataSource, report: SourceReport):
-        super().__init__(source, report)
+    def __init__(
+        self, source: DataSource, report: SourceReport, tokenizers: Sequence[PreTrainedTokenizerBase]
+    ):
+        super().__init__(source, report, tokenizers)
         if source.field is not None:
             raise DataError(
                 "`field` names the column of a conversation, and has no effect on preferences",
@@ -106,9 +121,12 @@ class _Preferences(_Reader):
     def example(self, row: Mapping[str, Any], location: str) -> Example | None:
         found = self.format.preference(row, location=location)
         if isinstance(found, Labelled):
+            self.require_rendered(found.messages)
             key = json.dumps(found.messages[:-1])
             self._labelled.setdefault(key, []).append((found, location))
             return None
+        for side in (found.chosen, found.rejected):
+            self.require_rendered(found.prompt + side)
         numbers = {name: row[name] for name in _STORYWORLD_COLUMNS if row.get(name) is not None}
         return _preference(found) | numbers
 
@@ -133,50 +151,66 @@ class _Prompts(_Reader):
     config, columns = "prompts", ("prompt",)
 
     def example(self, row: Mapping[str, Any], location: str) -> Example:
-        return {"prompt": self.format.prompt(row, location=location)}
+        return {"prompt": self.require_rendered(self.format.prompt(row, location=location))}
 
 
 def _preference(found: PreferencePair) -> Example:
-    found.answers  # noqa: B018 (raises Unusable for several messages)
     margin = {} if found.margin is None else {"margin": found.margin}
     sides = {"prompt": found.prompt, "chosen": found.chosen, "rejected": found.rejected}
     return {name: [_without_loss(message) for message in side] for name, side in sides.items()} | margin
 
 
 def measured_while_training(
-    read: Callable[..., datasets.Dataset], data: Data, *, seed: int, report: ReadingReport
+    read: Callable[..., datasets.Dataset],
+    data: Data,
+    *,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    report: ReadingReport,
 ) -> Sequence[Mapping[str, Any]]:
     """Return the held-out rows of a training; none, which is said, with `held_out: none`.
 
     Args:
         read: `conversations` or `preferences`.
+        tokenizer: of the model that is trained.
         report: of the training rows; receives the counts of the held-out rows.
     """
     if not has_held_out(data):
         tell_once("no held-out rows (held_out: none): the training measures nothing")
         return []
     held_out = ReadingReport()
-    rows = read(data, part="held_out", seed=seed, report=held_out)
+    rows = read(data, part="held_out", seed=seed, report=held_out, tokenizers=[tokenizer])
     report.add_held_out(held_out)
     return rows
 
 
 def conversations(
-    data: Data, *, part: Part, seed: int, report: ReadingReport | None = None
+    data: Data,
+    *,
+    part: Part,
+    seed: int,
+    report: ReadingReport | None = None,
+    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
 ) -> datasets.Dataset:
     """Return columns prompt (messages) and completion (one message); the chosen answer of a preference.
 
     Args:
         report: receives the counts; without it, they are printed if rows are left out.
+        tokenizers: rows with tools are left out unless the chat templates of all of them render these.
 
     Raises:
         DataError: a row of no known format, a part without a usable row, or see `toolkit.data.files`.
     """
-    return _read(data, _Conversations, _Request(part, seed), report)
+    return _read(data, _Conversations, _Request(part, seed, tokenizers=tokenizers), report)
 
 
 def preferences(
-    data: Data, *, part: Part, seed: int, report: ReadingReport | None = None
+    data: Data,
+    *,
+    part: Part,
+    seed: int,
+    report: ReadingReport | None = None,
+    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
 ) -> datasets.Dataset:
     """Return columns prompt, chosen and rejected (messages), and margin (float) if a row has one.
 
@@ -186,12 +220,19 @@ def preferences(
     """
     has_truth = any(source.name == files.STORYWORLD or files.is_in_run(source) for source in as_sources(data))
     numbers = _STORYWORLD_COLUMNS if has_truth else ()
-    return _read(data, _Preferences, _Request(part, seed, numbers), report)
+    return _read(data, _Preferences, _Request(part, seed, numbers, tokenizers), report)
 
 
-def prompts(data: Data, *, part: Part, seed: int, report: ReadingReport | None = None) -> datasets.Dataset:
+def prompts(
+    data: Data,
+    *,
+    part: Part,
+    seed: int,
+    report: ReadingReport | None = None,
+    tokenizers: Sequence[PreTrainedTokenizerBase] = (),
+) -> datasets.Dataset:
     """Return column prompt (messages) of conversations, preferences or prompts."""
-    return _read(data, _Prompts, _Request(part, seed), report)
+    return _read(data, _Prompts, _Request(part, seed, tokenizers=tokenizers), report)
 
 
 SALT_OF_RUNS = "preferences of a run:"
@@ -203,11 +244,12 @@ Their prompts are all of the training part, so that the hash itself would hold o
 
 @dataclass(frozen=True)
 class _Request:
-    """What to read; `numbers` are columns of float64."""
+    """What to read; `numbers` are columns of float64, `tokenizers` those that have to render tools."""
 
     part: Part
     seed: int
     numbers: tuple[str, ...] = ()
+    tokenizers: Sequence[PreTrainedTokenizerBase] = ()
 
 
 def _read(
@@ -228,7 +270,7 @@ def _read(
         counts.sources.append(found)
         rows = _rows(source, index, reader.config, request)
         table = _Table(reader.columns, request.numbers)
-        table.extend(_examples(rows, reader(source, found), source, found))
+        table.extend(_examples(rows, reader(source, found, request.tokenizers), source, found))
         if not len(table):
             reasons = found.reasons()
             raise DataError(
@@ -311,7 +353,9 @@ def _examples(
         rows = chain(head, rows)
     salt = SALT_OF_RUNS if files.is_in_run(source) else ""
     for example in _converted(rows, reader, report):
-        digest = hashlib.sha256((salt + report.key.of(example["prompt"])).encode()).digest()
+        # of a preference, as in sft and ppo, the turns before the last answer of the chosen conversation
+        before = [*example["prompt"], *example.get("chosen", [])[:-1]]
+        digest = hashlib.sha256((salt + report.key.of(before)).encode()).digest()
         if report.asked is None or is_held_out(digest, share=share) == (report.part == "held_out"):
             yield example
         else:

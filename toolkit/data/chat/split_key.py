@@ -17,6 +17,7 @@ from typing import Any
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource
 from toolkit.data import files, tables
+from toolkit.data.chat import tools
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.messages import Message
 
@@ -64,8 +65,9 @@ def first_request(prompt: Sequence[Message]) -> str:
 
 
 def whole_prompt(prompt: Sequence[Message]) -> str:
-    """Return all messages without the system's, normalised; of one message, this is `first_request`."""
-    return normalised(" ".join(message["content"] for message in prompt if message["role"] != "system"))
+    """Return all messages without system and tools, normalised; of one message, this is `first_request`."""
+    texts = (message["content"] for message in prompt if message["role"] not in ("system", tools.TOOLS))
+    return normalised(" ".join(texts))
 
 
 def measure(rows: Iterable[tuple[str, Mapping[str, Any]]], source: DataSource) -> SplitKey:

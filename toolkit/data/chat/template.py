@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -19,11 +20,13 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.data.chat import tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, str]
+"""See `toolkit.data.chat.messages` for its keys."""
 TEXT_KEYS = ("content", "reasoning_content")
 """The keys of a message that hold text."""
 
@@ -79,6 +82,7 @@ CHATML_TEMPLATE = (
 _PROBE = "probe7"
 """An answer that no template alters, which shows what the template writes after an answer."""
 _turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, int | None]] = WeakKeyDictionary()
+_argument_forms: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, bool]] = WeakKeyDictionary()
 
 
 def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
@@ -180,11 +184,9 @@ def check_messages(messages: Sequence[Message], *, where: str | None = None) -> 
                 where=where,
                 fix='write it as {"role": "user", "content": "..."}',
             )
-        if message.get("role") not in ROLE_TOKENS:
+        if message.get("role") not in (known := sorted([*ROLE_TOKENS, tools.TOOLS, tools.TOOL])):
             raise DataError(
-                f"unknown role {message.get('role')!r}",
-                where=where,
-                fix=f"use one of {', '.join(sorted(ROLE_TOKENS))}",
+                f"unknown role {message.get('role')!r}", where=where, fix=f"use one of {', '.join(known)}"
             )
 
 
@@ -198,6 +200,18 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+class Refused(DataError):
+    """A chat template refuses a conversation; `reason` is what it says."""
+
+    def __init__(self, reason: str, *, begins: str, where: str | None):
+        self.reason = reason
+        super().__init__(
+            f"the chat template refuses the conversation that begins {begins[:60]!r}: {reason}",
+            where=where,
+            fix="change or remove it (on_bad_row: skip), or set another chat_template",
+        )
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool
 ) -> str:
@@ -207,7 +221,7 @@ def render(
 
     Raises:
         ToolkitError: the tokenizer has no chat template.
-        DataError: the template refuses the messages, for example a system message, or two turns of a user.
+        Refused: the template refuses the messages, for example a system message, or two turns of a user.
     """
     check_messages(messages)
     if not tokenizer.chat_template:
@@ -221,19 +235,49 @@ def render(
         for token in tokenizer.added_tokens_decoder.values()
         if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
     ]
-    safe = [
-        {key: _without(value, special) if key in TEXT_KEYS else value for key, value in message.items()}
+    safe = partial(_without, special=special)
+    as_text = any(tools.CALLS in turn for turn in messages) and takes_arguments_as_text(tokenizer)
+    turns = [
+        {key: safe(value) if key in TEXT_KEYS else value for key, value in message.items()}
+        | ({tools.CALLS: tools.calls(message, safe, as_text=as_text)} if tools.CALLS in message else {})
         for message in messages
+        if message["role"] != tools.TOOLS
     ]
     try:
-        return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation_prompt)
+        return tokenizer.apply_chat_template(
+            turns, tools=tools.functions(messages, safe), tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )  # fmt: skip
     except (TemplateError, TypeError) as error:
         begins = next((message["content"] for message in messages if message["role"] == "user"), "")
-        raise DataError(
-            f"the chat template refuses the conversation that begins {begins[:60]!r}: {error}",
-            where=tokenizer.name_or_path or None,
-            fix="change or remove it (on_bad_row: skip), or set another chat_template",
-        ) from None
+        raise Refused(str(error), begins=begins, where=tokenizer.name_or_path or None) from None
+
+
+def takes_arguments_as_text(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the template takes the arguments of a call as JSON text instead of as an object.
+
+    That is so if it cannot render an object, or renders it as Python does.
+    """
+    if tokenizer not in _argument_forms or _argument_forms[tokenizer][0] != tokenizer.chat_template:
+        as_text = not _renders_arguments(tokenizer, {_PROBE: 1}) and _renders_arguments(
+            tokenizer, f'{{"{_PROBE}": 1}}'
+        )
+        _argument_forms[tokenizer] = tokenizer.chat_template, as_text
+    return _argument_forms[tokenizer][1]
+
+
+def _renders_arguments(tokenizer: PreTrainedTokenizerBase, arguments: object) -> bool:
+    function = {"name": "f", "arguments": arguments}
+    call = {"id": "call00001", "type": "function", "function": function}
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "", tools.CALLS: [call]},
+    ]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, TypeError):
+        return False
+    return f"'{_PROBE}'" not in text
 
 
 def prompt_ids(
@@ -357,6 +401,10 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
+class TooLong(ToolkitError):
+    """A conversation cannot be shortened to a number of tokens."""
+
+
 def shorten(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, max_tokens: int
 ) -> list[Message]:
@@ -364,16 +412,28 @@ def shorten(
 
     The oldest turns are removed first, so that the rest begins with a user's turn; a leading system message
     is kept if it fits together with the last turn. A last turn that is too long loses its beginning.
+
+    Raises:
+        TooLong: a conversation with tools, whose tools and turns since the last request do not fit: an answer
+            that calls a function, or uses its result, must not be learned without them.
     """
     messages = list(messages)
     if len(prompt_ids(tokenizer, messages)) <= max_tokens:
         return messages
-    system = messages[:1] if messages and messages[0]["role"] == "system" else []
+    has_tools = tools.has_tools(messages)
+    system = [message for message in messages[:2] if message["role"] in ("system", tools.TOOLS)]
     turns = [i for i, message in enumerate(messages) if message["role"] == "user"] or [len(messages) - 1]
-    candidates = [system + messages[i:] for i in turns if i > 0] + [messages[turns[-1] :]]
+    candidates = [system + messages[i:] for i in turns if i > 0]
+    if not has_tools:
+        candidates.append(messages[turns[-1] :])
     for candidate in candidates:
         if len(prompt_ids(tokenizer, candidate)) <= max_tokens:
             return candidate
+    if has_tools:
+        raise TooLong(
+            f"a conversation with tools has more than {max_tokens} tokens since its last request",
+            fix="allow more tokens, or remove the row",
+        )
     return _shorten_text(tokenizer, messages[-1], max_tokens=max_tokens)
 
 
