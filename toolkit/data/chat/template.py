@@ -4,7 +4,7 @@ The toolkit's own format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; t
 `<|assistant|>`. Any other template that tells where an answer ends can be used: the answer's ids are those of
 its text and of the token that ends it. What a template writes after that token (ChatML: a line break) belongs
 to the next turn and is neither learned nor scored. Special tokens in messages are escaped by a space
-(`< |assistant|>`), so that no user can insert one.
+(`< |assistant|>`), so that no user can insert one; tags of thoughts stay in answers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.data.chat import thoughts
+from toolkit.data.chat.dates import with_fixed_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +80,19 @@ CHATML_TEMPLATE = (
 
 _PROBE = "probe7"
 """An answer that no template alters, which shows what the template writes after an answer."""
-_turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, int | None]] = WeakKeyDictionary()
+_turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, TurnEnds]] = WeakKeyDictionary()
+
+
+class RenderedDifferentlyError(ToolkitError):
+    """The chat template renders the beginning of a conversation differently once more turns follow it."""
+
+
+@dataclass(frozen=True)
+class TurnEnds:
+    """The tokens that follow an answer: as the last turn, and before the next turn (None: there is none)."""
+
+    last: int | None
+    earlier: int | None
 
 
 def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
@@ -142,13 +156,27 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
     It is the first special or added token after an answer: end-of-text in the toolkit's template,
     `<|im_end|>` in ChatML, whatever the tokenizer's `eos_token` is.
+
+    Raises:
+        DataError: the template refuses a question and its answer, or does not write the answer.
     """
+    return _turn_ends_of(tokenizer).last
+
+
+def _turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
     state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token_id)
     if tokenizer not in _turn_ends or _turn_ends[tokenizer][0] != state:
-        ends = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-        ids = _ids(tokenizer, _after_answer(tokenizer))
-        _turn_ends[tokenizer] = state, next((token for token in ids if token in ends), None)
+        last = _first_added_token(tokenizer, _after_answer(tokenizer))
+        earlier = last
+        with suppress(DataError):  # a template for single questions
+            earlier = _first_added_token(tokenizer, _after_answer(tokenizer, is_last=False))
+        _turn_ends[tokenizer] = state, TurnEnds(last, earlier)
     return _turn_ends[tokenizer][1]
+
+
+def _first_added_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return next((token for token in _ids(tokenizer, text) if token in added), None)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -160,9 +188,17 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.eos_token_id if found is None else found
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
-    probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-    return render(tokenizer, probe, generation_prompt=False).rpartition(_PROBE)[2]
+def _after_answer(tokenizer: PreTrainedTokenizerBase, *, is_last: bool = True) -> str:
+    question = {"role": "user", "content": "Hi"}
+    turns = [question, {"role": "assistant", "content": _PROBE}, *([] if is_last else [question])]
+    _, probe, after = render(tokenizer, turns, generation_prompt=False).rpartition(_PROBE)
+    if not probe:
+        raise DataError(
+            "the chat template does not write the text of an answer",
+            where=tokenizer.name_or_path or None,
+            fix="set chat_template: chatml or toolkit",
+        )
+    return after
 
 
 def check_messages(messages: Sequence[Message], *, where: str | None = None) -> None:
@@ -216,17 +252,15 @@ def render(
             where=tokenizer.name_or_path or None,
             fix="fine-tune the model with the sft stage first, which adds one",
         )
-    special = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
-    ]
-    safe = [
-        {key: _without(value, special) if key in TEXT_KEYS else value for key, value in message.items()}
-        for message in messages
-    ]
+    special = _special_tokens(tokenizer)
+    safe = [_without_special(message, special) for message in messages]
     try:
-        return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation_prompt)
+        return tokenizer.apply_chat_template(
+            safe,
+            chat_template=with_fixed_date(tokenizer.chat_template),
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
     except (TemplateError, TypeError) as error:
         begins = next((message["content"] for message in messages if message["role"] == "user"), "")
         raise DataError(
@@ -251,9 +285,10 @@ def example_ids(
     answer: str | Message,
     *,
     max_tokens: int | None = None,
+    ended: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Return (prompt ids, answer ids) of `fitted_example`."""
-    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_tokens)
+    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_tokens, ended=ended)
     return example.prompt, example.answer
 
 
@@ -273,6 +308,7 @@ def fitted_example(
     answer: str | Message,
     *,
     max_tokens: int | None = None,
+    ended: bool = True,
 ) -> FittedExample:
     """Return the ids of a prompt and its answer, which ends with `turn_end_id`.
 
@@ -280,34 +316,33 @@ def fitted_example(
     belongs to the answer. If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of
     `max_tokens`, then the answer is truncated at its end.
 
+    Args:
+        ended: False for a sampled answer that reached the limit of tokens: if the generation prompt opens a
+            thought that the answer does not end, the whole answer is thought, and has no `turn_end_id`.
+
     Raises:
         ToolkitError: the text of the prompt is no prefix of the text with the answer, or no token ends it.
     """
-    head, tail = _split(tokenizer, prompt, answer)
+    head, tail = _split(tokenizer, prompt, answer, ended=ended)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
         return FittedExample(head, tail)
     room = max(max_tokens - len(tail), max_tokens // 2)
     if is_shortened := len(head) > room:
-        head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer)
+        head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer, ended=ended)
     kept = tail[: max_tokens - len(head)]
     return FittedExample(head, kept, is_shortened, is_cut=len(kept) < len(tail))
 
 
 def _split(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str | Message
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str | Message, *, ended: bool
 ) -> tuple[list[int], list[int]]:
     turn = {"role": "assistant", **({"content": answer} if isinstance(answer, str) else answer)}
     before = render(tokenizer, prompt, generation_prompt=True)
-    text = render(tokenizer, [*prompt, turn], generation_prompt=False)
-    head, whole = _ids(tokenizer, before), _ids(tokenizer, text)
-    if whole[: len(head)] != head:
-        if not text.startswith(before):
-            raise ToolkitError(
-                "the chat template renders a prompt differently once the answer follows it",
-                where=tokenizer.name_or_path or None,
-                fix="set chat_template: chatml or toolkit",
-            )
-        head = whole[: common_prefix(head, whole)]
+    head, opening = _ids(tokenizer, before), thoughts.Opening.of(before)
+    if not ended and opening is not None and not opening.is_closed and opening.end not in turn["content"]:
+        return head, encode_text(tokenizer, turn["content"])  # it was cut off within its thought
+    whole = _ids(tokenizer, _with_answer(tokenizer, prompt, turn, before))
+    head = whole[: common_prefix(head, whole)]
     tail, end = whole[len(head) :], turn_end_id(tokenizer)
     if end not in tail:
         require_turn_end(tokenizer)
@@ -319,10 +354,48 @@ def _split(
     return head, tail[: tail.index(end) + 1]
 
 
+def _with_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], turn: Message, before: str
+) -> str:
+    """Return the text of a prompt and its answer, as a model writes it after the generation prompt `before`.
+
+    If the generation prompt begins a thought that the template does not render in the same way, the text is
+    put together from the generation prompt, the thought, and the rendered answer.
+    """
+    turn = _without_special(turn, _special_tokens(tokenizer))
+    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn["content"])
+    text = render(tokenizer, [*prompt, turn], generation_prompt=False)
+    if opening is None and text.startswith(before):
+        return text
+    if opening is not None:
+        header = before.removesuffix(opening.text)
+        rest = text.removeprefix(header)
+        if opening.is_closed and text.startswith(header):
+            # the prompt holds an empty thought; if the answer has one, it takes its place
+            return text if rest.startswith(opening.tag) else before + rest
+        thought, answer = opening.divided(turn)
+        reasoning = {"reasoning_content": thought} if thought else {}
+        for candidate in [{**answer, **reasoning}] if opening.text else [turn, {**answer, **reasoning}]:
+            text = render(tokenizer, [*prompt, candidate], generation_prompt=False)
+            if text.startswith(before) and opening.holds(text.removeprefix(before), thought):
+                return text
+        text = render(tokenizer, [*prompt, answer], generation_prompt=False)
+        if text.startswith(header):
+            return before + opening.continued(thought, text.removeprefix(header))
+    raise ToolkitError(
+        "the chat template renders a prompt differently once the answer follows it",
+        where=tokenizer.name_or_path or None,
+        fix="set chat_template: chatml or toolkit",
+    )
+
+
 def learned_spans(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: Sequence[int]
 ) -> list[slice]:
     """Return where in the ids of a conversation its answers are, each with the token that ends it.
+
+    A token that ends only earlier answers (`<|end|>` of gpt-oss, whose last answer ends with `<|return|>`) is
+    left out: a model that learned it would not stop.
 
     Args:
         messages: the turns before the last answer; those with `learned: False`, and those before the first
@@ -330,9 +403,10 @@ def learned_spans(
         ids: of the whole conversation, (length,).
 
     Raises:
-        ToolkitError: the template renders the beginning of a conversation differently once more turns follow.
+        RenderedDifferentlyError: the template renders the beginning of a conversation differently once more
+            turns follow.
     """
-    spans, end = [], turn_end_id(tokenizer)
+    spans, ends = [], _turn_ends_of(tokenizer)
     for index, message in enumerate(messages):
         is_answer = message["role"] == "assistant" and any(
             turn["role"] == "user" for turn in messages[:index]
@@ -341,13 +415,15 @@ def learned_spans(
             continue
         context = prompt_ids(tokenizer, messages[:index])
         start = common_prefix(context, ids)
-        if len(context) - start > 1 or end not in ids[start:]:  # one token may merge with the answer
-            raise ToolkitError(
+        # one token may merge with the answer, and templates leave out what begins a thought
+        is_prefix = len(context) - start <= 1 or thoughts.is_remainder(tokenizer.decode(context[start:]))
+        if not is_prefix or ends.earlier not in ids[start:]:
+            raise RenderedDifferentlyError(
                 "the chat template renders a turn differently once more turns follow it",
                 where=tokenizer.name_or_path or None,
                 fix="set multi_turn: last, which learns the last answer only, or another chat_template",
             )
-        spans.append(slice(start, ids.index(end, start) + 1))
+        spans.append(slice(start, ids.index(ends.earlier, start) + (ends.earlier == ends.last)))
     return spans
 
 
@@ -396,6 +472,22 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the tokens that text must not contain."""
+    return [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
+    ]
+
+
+def _without_special(message: Message, special: Sequence[str]) -> dict[str, str]:
+    """Return a message whose text contains no special token; an answer may contain tags of thoughts."""
+    if message["role"] == "assistant":
+        special = [token for token in special if token not in thoughts.WRITTEN_BY_MODELS]
+    return {key: _without(value, special) if key in TEXT_KEYS else value for key, value in message.items()}
 
 
 def _without(text: str, special: Sequence[str]) -> str:
