@@ -48,7 +48,7 @@ class StopTokens:
 
     def as_tokens(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """Return the id of each token, as a run records them."""
-        return {tokenizer.convert_ids_to_tokens(token): token for token in self.ids}
+        return {str(tokenizer.convert_ids_to_tokens(token)): token for token in self.ids}
 
 
 def stop_at_all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StopTokens:
@@ -63,8 +63,13 @@ def stop_at_all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def record(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Record in a run how the answers of its model end, and the date that its chat template prints, if any."""
+    """Record in a run the stop tokens of its model, and the date that its chat template prints."""
     run.decide("stop_tokens", StopTokens.of(model, tokenizer).as_tokens(tokenizer))
+    record_date(run, tokenizer)
+
+
+def record_date(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Record in a run the date that its chat template prints, if it prints one."""
     if prints_date(tokenizer.chat_template):
         run.decide("chat_template_date", TEMPLATE_DATE.isoformat())
 

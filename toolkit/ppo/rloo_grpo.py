@@ -60,9 +60,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     stops = stop_at_all_ends(policy, tokenizer)
     stop_tokens.record(run, policy, tokenizer)
-    config = _config(
-        recipe, run, policy, pad_id=None if tokenizer.pad_token_id in stops.ids else tokenizer.pad_token_id
-    )
+    unsampled = {tokenizer.pad_token_id}.difference(stops.ids)
+    config = _config(recipe, run, policy, unsampled=unsampled)
     report = ReadingReport()
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
     report.print()
@@ -101,12 +100,12 @@ def run(recipe: PpoRecipe, run: Run) -> None:
 
 
 def _config(
-    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, *, pad_id: int | None
+    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, *, unsampled: set[int]
 ) -> trl.RLOOConfig | trl.GRPOConfig:
     """Return TRL's configuration: the recipe's settings, and those that the toolkit decides.
 
     Args:
-        pad_id: a padding token that is never sampled.
+        unsampled: tokens that are never sampled, besides those that the policy's own configuration names.
     """
     settings = recipe.trainer
     arguments = trainer_arguments.arguments(recipe, run)
@@ -115,9 +114,7 @@ def _config(
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
     micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
-    suppressed = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
-    if pad_id is not None:
-        suppressed.append(pad_id)
+    suppressed = [*(getattr(policy.generation_config, "suppress_tokens", None) or []), *unsampled]
     config_class = CLASSES[recipe.algorithm][0]
     arguments |= {
         "max_steps": settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches,

@@ -11,10 +11,10 @@ from trl import RewardConfig, RewardTrainer
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import RewardRecipe
 from toolkit.data.chat import sources
-from toolkit.data.chat.dates import TEMPLATE_DATE, prints_date
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
 from toolkit.models.loading import load_reward_model
+from toolkit.models.stop_tokens import record_date
 from toolkit.runs import layout
 from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
@@ -32,8 +32,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     model, tokenizer = load_reward_model(
         run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
     )
-    if prints_date(tokenizer.chat_template):
-        run.decide("chat_template_date", TEMPLATE_DATE.isoformat())
+    record_date(run, tokenizer)
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -119,19 +120,26 @@ def conversation_rows(
         report: receives the counts of rows.
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
-    table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
+    table, lengths = RowTable(["input_ids", "labels"]), LengthReport(length)
+    left_out: Counter[str] = Counter()
+    refusal = None
     for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
-            unmasked += 1  # the loss on all tokens would teach these answers
+            left_out["an answer has weight 0, and completion_only_loss: false learns all tokens"] += 1
             continue
-        row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        try:
+            row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
+        except template.RenderedDifferentlyError as error:
+            refusal = refusal or error
+            left_out[f"{error.what}; {error.fix}"] += 1
+            continue
         table.append(row)
-    if unmasked and ranks.rank() == 0:
-        tell(
-            f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
-            "learns all tokens"
-        )
+    if refusal is not None and not len(table):
+        raise refusal
+    for reason, count in left_out.items():
+        if ranks.rank() == 0:
+            tell(f"{count:,} conversations left out: {reason}")
     if report is not None:
         report.lengths = lengths
     return table

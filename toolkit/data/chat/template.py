@@ -294,8 +294,12 @@ def example_ids(
 
 @dataclass(frozen=True)
 class FittedExample:
-    """Token ids of a prompt and its answer within a limit, and what was removed for it."""
+    """Token ids of a prompt and its answer within a limit, and what was removed for it.
 
+    `messages` are those of the prompt that are left.
+    """
+
+    messages: Sequence[Message]
     prompt: list[int]
     answer: list[int]
     is_shortened: bool = False
@@ -325,12 +329,13 @@ def fitted_example(
     """
     head, tail = _split(tokenizer, prompt, answer, ended=ended)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
-        return FittedExample(head, tail)
+        return FittedExample(prompt, head, tail)
     room = max(max_tokens - len(tail), max_tokens // 2)
     if is_shortened := len(head) > room:
-        head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer, ended=ended)
+        prompt = shorten(tokenizer, prompt, max_tokens=room)
+        head, tail = _split(tokenizer, prompt, answer, ended=ended)
     kept = tail[: max_tokens - len(head)]
-    return FittedExample(head, kept, is_shortened, is_cut=len(kept) < len(tail))
+    return FittedExample(prompt, head, kept, is_shortened, is_cut=len(kept) < len(tail))
 
 
 def _split(
