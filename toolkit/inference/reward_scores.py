@@ -91,9 +91,7 @@ def reward_scores(
             prompt_ids, answer_ids = _shortened(prompt_ids, [*answer_ids, end], limit)
         else:
             end = turn_end_id(tokenizer)
-            prompt_ids, answer_ids = example_ids(
-                tokenizer, prompt, answer, max_tokens=limit, ended=answer_ended
-            )
+            prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=limit)
         rows.append(prompt_ids + _with_end(answer_ids, end, ended=answer_ended))
     return score_ids(model, rows, pad_id=tokenizer.pad_token_id, batch_examples=batch_examples)
 

@@ -285,10 +285,9 @@ def example_ids(
     answer: str | Message,
     *,
     max_tokens: int | None = None,
-    ended: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Return (prompt ids, answer ids) of `fitted_example`."""
-    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_tokens, ended=ended)
+    example = fitted_example(tokenizer, prompt, answer, max_tokens=max_tokens)
     return example.prompt, example.answer
 
 
@@ -312,7 +311,6 @@ def fitted_example(
     answer: str | Message,
     *,
     max_tokens: int | None = None,
-    ended: bool = True,
 ) -> FittedExample:
     """Return the ids of a prompt and its answer, which ends with `turn_end_id`.
 
@@ -320,33 +318,31 @@ def fitted_example(
     belongs to the answer. If both exceed `max_tokens`, the prompt loses its oldest turns, down to half of
     `max_tokens`, then the answer is truncated at its end.
 
-    Args:
-        ended: False for a sampled answer that reached the limit of tokens: if the generation prompt opens a
-            thought that the answer does not end, the whole answer is thought, and has no `turn_end_id`.
-
     Raises:
         ToolkitError: the text of the prompt is no prefix of the text with the answer, or no token ends it.
     """
-    head, tail = _split(tokenizer, prompt, answer, ended=ended)
+    head, tail = _split(tokenizer, prompt, answer)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
         return FittedExample(prompt, head, tail)
     room = max(max_tokens - len(tail), max_tokens // 2)
     if is_shortened := len(head) > room:
         prompt = shorten(tokenizer, prompt, max_tokens=room)
-        head, tail = _split(tokenizer, prompt, answer, ended=ended)
+        head, tail = _split(tokenizer, prompt, answer)
     kept = tail[: max_tokens - len(head)]
     return FittedExample(prompt, head, kept, is_shortened, is_cut=len(kept) < len(tail))
 
 
 def _split(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str | Message, *, ended: bool
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], answer: str | Message
 ) -> tuple[list[int], list[int]]:
     turn = {"role": "assistant", **({"content": answer} if isinstance(answer, str) else answer)}
     before = render(tokenizer, prompt, generation_prompt=True)
     head, opening = _ids(tokenizer, before), thoughts.Opening.of(before)
-    if not ended and opening is not None and not opening.is_closed and opening.end not in turn["content"]:
-        return head, encode_text(tokenizer, turn["content"])  # it was cut off within its thought
-    whole = _ids(tokenizer, _with_answer(tokenizer, prompt, turn, before))
+    text = _with_answer(tokenizer, prompt, turn, before)
+    whole = _ids(tokenizer, text)
+    if opening is not None and text.startswith(before) and whole[: len(head)] != head:
+        # the line breaks around an empty thought would merge; sampling begins after that of the prompt
+        whole = head + _ids(tokenizer, text.removeprefix(before))
     head = whole[: common_prefix(head, whole)]
     tail, end = whole[len(head) :], turn_end_id(tokenizer)
     if end not in tail:
