@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -120,26 +119,27 @@ def conversation_rows(
         report: receives the counts of rows.
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
-    table, lengths = RowTable(["input_ids", "labels"]), LengthReport(length)
-    left_out: Counter[str] = Counter()
-    refusal = None
+    table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
+    refusal: template.RenderedDifferently | None = None
     for example in sources.conversations(recipe.data, part="train", seed=recipe.seed, report=report):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
-            left_out["an answer has weight 0, and completion_only_loss: false learns all tokens"] += 1
+            unmasked += 1  # the loss on all tokens would teach these answers
             continue
         try:
             row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
-        except template.RenderedDifferentlyError as error:
-            refusal = refusal or error
-            left_out[f"{error.what}; {error.fix}"] += 1
+        except template.RenderedDifferently as error:
+            lengths.add(rendered_differently=True)
+            refusal = error
             continue
         table.append(row)
     if refusal is not None and not len(table):
         raise refusal
-    for reason, count in left_out.items():
-        if ranks.rank() == 0:
-            tell(f"{count:,} conversations left out: {reason}")
+    if unmasked and ranks.rank() == 0:
+        tell(
+            f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
+            "learns all tokens"
+        )
     if report is not None:
         report.lengths = lengths
     return table
@@ -151,9 +151,13 @@ def held_out_conversations(
     """Tokenize the held-out conversations."""
     held_out = HeldOutConversations([], [], [], LengthReport(length))
     for example in sources.measured_while_training(sources.conversations, recipe.data, seed=recipe.seed):
-        fitted = template.fitted_example(
-            tokenizer, example["prompt"], example["completion"][0], max_tokens=length
-        )
+        try:
+            fitted = template.fitted_example(
+                tokenizer, example["prompt"], example["completion"][0], max_tokens=length
+            )
+        except template.RenderedDifferently:
+            held_out.lengths.add(rendered_differently=True)
+            continue
         held_out.lengths.add(shortened=fitted.is_shortened, cut=fitted.is_cut)
         held_out.prompts.append(fitted.prompt)
         held_out.answers.append(fitted.answer)

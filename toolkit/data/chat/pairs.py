@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.base.errors import DataError
 from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
-from toolkit.data.chat.template import Message, common_prefix, example_ids, shorten
+from toolkit.data.chat.template import Message, RenderedDifferently, common_prefix, example_ids, shorten
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,21 @@ def encode(
     Answers are never truncated, because the preference may depend on their end; the prompt is.
 
     Args:
-        lengths: counts what does not fit.
+        lengths: counts what does not fit, and what the chat template renders differently.
+
+    Raises:
+        RenderedDifferently: without `lengths`, a prompt is rendered differently once an answer follows.
     """
     for example in preferences:
         messages, answers = example["prompt"], [example[side][0] for side in ("chosen", "rejected")]
-        pair = _pair(tokenizer, messages, *answers)
+        try:
+            pair = _pair(tokenizer, messages, *answers)
+        except RenderedDifferently:
+            if lengths is None:
+                raise
+            lengths.add(rendered_differently=True)
+            yield None
+            continue
         room = max_length - max(len(pair.chosen), len(pair.rejected))
         is_long = len(pair.prompt) > room
         is_left_out = is_long and room < min(len(pair.prompt), max_length // 2)
@@ -120,6 +130,12 @@ def training_pairs(
             table.append({name: pair.prompt + ids for name, ids in row.items()}, **margin)
         else:
             table.append({"prompt_ids": pair.prompt, **row})
+    if lengths.rendered_differently and not len(table):
+        raise RenderedDifferently(
+            "the chat template renders every prompt differently once an answer follows it",
+            where=tokenizer.name_or_path or None,
+            fix="fine-tune the model with another chat_template first: chatml or toolkit",
+        )
     if lengths.left_out and not len(table):
         raise DataError(f"none of {lengths.rows} preferences fits in {max_length} tokens",
                         fix="raise trainer.max_length, or use a model with a longer context")  # fmt: skip

@@ -167,7 +167,7 @@ def labelled(
         lengths: counts what is removed.
 
     Raises:
-        RenderedDifferentlyError: with `loss_on` all, earlier answers cannot be found in the rendered text.
+        RenderedDifferently: the prompt, or with `loss_on` all an earlier answer, is not in the rendered text.
     """
     example = fitted_example(tokenizer, prompt, answer, max_tokens=max_length)
     prompt_ids, answer_ids = example.prompt, example.answer

@@ -83,7 +83,7 @@ _PROBE = "probe7"
 _turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, TurnEnds]] = WeakKeyDictionary()
 
 
-class RenderedDifferentlyError(ToolkitError):
+class RenderedDifferently(ToolkitError):
     """The chat template renders the beginning of a conversation differently once more turns follow it."""
 
 
@@ -319,7 +319,8 @@ def fitted_example(
     `max_tokens`, then the answer is truncated at its end.
 
     Raises:
-        ToolkitError: the text of the prompt is no prefix of the text with the answer, or no token ends it.
+        RenderedDifferently: the text of the prompt is no prefix of the text with the answer.
+        ToolkitError: no token ends the answer.
     """
     head, tail = _split(tokenizer, prompt, answer)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
@@ -383,7 +384,7 @@ def _with_answer(
         text = render(tokenizer, [*prompt, answer], generation_prompt=False)
         if text.startswith(header):
             return before + opening.continued(thought, text.removeprefix(header))
-    raise ToolkitError(
+    raise RenderedDifferently(
         "the chat template renders a prompt differently once the answer follows it",
         where=tokenizer.name_or_path or None,
         fix="set chat_template: chatml or toolkit",
@@ -404,7 +405,7 @@ def learned_spans(
         ids: of the whole conversation, (length,).
 
     Raises:
-        RenderedDifferentlyError: the template renders the beginning of a conversation differently once more
+        RenderedDifferently: the template renders the beginning of a conversation differently once more
             turns follow.
     """
     spans, ends = [], _turn_ends_of(tokenizer)
@@ -419,7 +420,7 @@ def learned_spans(
         # one token may merge with the answer, and templates leave out what begins a thought
         is_prefix = len(context) - start <= 1 or thoughts.is_remainder(tokenizer.decode(context[start:]))
         if not is_prefix or ends.earlier not in ids[start:]:
-            raise RenderedDifferentlyError(
+            raise RenderedDifferently(
                 "the chat template renders a turn differently once more turns follow it",
                 where=tokenizer.name_or_path or None,
                 fix="set multi_turn: last, which learns the last answer only, or another chat_template",
