@@ -19,6 +19,8 @@ class Format:
         end: the token that ends an answer.
         prompt, answer: rendering of the question "Q1", answered by "A1", and the question "Q2"; and of its
             answer "A2" with the token that ends it.
+        earlier: what is learned of the answer "A1"; by default as of "A2".
+        thought: what is learned of the answer "A2" with the thought "T1"; None if no thought is rendered.
         takes_system: whether a system message is allowed.
         alternates: whether two messages of a user in a row are refused.
     """
@@ -29,13 +31,15 @@ class Format:
     end: str
     prompt: str
     answer: str
+    earlier: str | None = None
+    thought: str | None = None
     takes_system: bool = True
     alternates: bool = False
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return a small tokenizer with this format."""
         tokenizer = learn(
-            ["the cat sat on the mat. Q1 A1 Q2 A2 system user assistant\n" * 20], vocab_size=300
+            ["the cat sat on the mat. Q1 A1 Q2 A2 T1 system user assistant\n" * 20], vocab_size=300
         )
         tokenizer.add_special_tokens({"additional_special_tokens": list(self.special)})
         if self.eos not in tokenizer.get_vocab():
@@ -62,6 +66,13 @@ _CHATML_PROMPT = (
 )
 _IM = ("<|im_start|>", "<|im_end|>")
 
+_THINK = ("<think>", "</think>")
+_THOUGHT = (
+    "{% set thought = m.reasoning_content or '' %}{% set text = m.content %}{% if '</think>' in text %}"
+    "{% set thought = text.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+)
+
 FORMATS = {
     "smollm2": Format(
         "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind<|im_end|>\n{% endif %}"
@@ -85,6 +96,7 @@ FORMATS = {
         "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
         _IM, "<|im_end|>", "<|im_end|>", _CHATML_PROMPT, "<think>\n\n</think>\n\nA2<|im_end|>",
+        earlier="A1<|im_end|>", thought="<think>\nT1\n</think>\n\nA2<|im_end|>",
     ),
     "llama3": Format(
         "{{ '<|begin_of_text|>' }}{% for m in messages %}"
@@ -136,6 +148,81 @@ FORMATS = {
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
         ("</s>",), "</s>", "</s>",
         "<|user|>\nQ1\n<|assistant|>\nA1</s>\n<|user|>\nQ2\n<|assistant|>\n", "A2</s>",
+    ),
+    # A system message becomes the beginning of the first question.
+    "gemma3": Format(
+        "{{ '<bos>' }}{% if messages[0]['role'] == 'system' %}"
+        "{% set first = messages[0]['content'] + '\n\n' %}"
+        "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
+        "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+        "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+        "{{ (first if loop.first else '') + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        ("<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"), "<eos>", "<end_of_turn>",
+        "<bos><start_of_turn>user\nQ1<end_of_turn>\n<start_of_turn>model\nA1<end_of_turn>\n"
+        "<start_of_turn>user\nQ2<end_of_turn>\n<start_of_turn>model\n", "A2<end_of_turn>",
+        alternates=True,
+    ),
+    "phi4": Format(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '<|im_sep|>' + m['content'] + '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
+        (*_IM, "<|im_sep|>"), "<|endoftext|>", "<|im_end|>",
+        "<|im_start|>user<|im_sep|>Q1<|im_end|><|im_start|>assistant<|im_sep|>A1<|im_end|>"
+        "<|im_start|>user<|im_sep|>Q2<|im_end|><|im_start|>assistant<|im_sep|>", "A2<|im_end|>",
+    ),
+    # The generation prompt begins a thought; earlier answers have none.
+    "qwen3.5": Format(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}" + _THOUGHT +
+        "{% if loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ text }}"
+        "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+        (*_IM, *_THINK), "<|im_end|>", "<|im_end|>", _CHATML_PROMPT + "<think>\n",
+        "\n</think>\n\nA2<|im_end|>",
+        earlier="A1<|im_end|>", thought="T1\n</think>\n\nA2<|im_end|>",
+    ),
+    # The generation prompt holds an empty thought, which answers without a thought do not have.
+    "no thought": Format(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}",
+        (*_IM, *_THINK), "<|im_end|>", "<|im_end|>", _CHATML_PROMPT + "<think>\n\n</think>\n\n",
+        "A2<|im_end|>",
+    ),
+    "nemotron": Format(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}" + _THOUGHT +
+        "{{ '<think>\n' + thought + '\n</think>\n' if thought and loop.last else '<think></think>' }}"
+        "{{ text }}"
+        "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+        (*_IM, *_THINK), "<|im_end|>", "<|im_end|>",
+        _CHATML_PROMPT.replace("A1", "<think></think>A1") + "<think>\n", "</think>A2<|im_end|>",
+        earlier="</think>A1<|im_end|>", thought="T1\n</think>\nA2<|im_end|>",
+    ),
+    # The generation prompt begins a thought, which the template removes from every answer.
+    "r1": Format(
+        "{{ '<|begin|>' }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{{ '<|Assistant|>' + m['content'].split('</think>')[-1] + '<|end|>' }}"
+        "{% else %}{{ '<|User|>' + m['content'] }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}",
+        ("<|begin|>", "<|User|>", "<|Assistant|>", "<|end|>", *_THINK), "<|end|>", "<|end|>",
+        "<|begin|><|User|>Q1<|Assistant|>A1<|end|><|User|>Q2<|Assistant|><think>\n", "</think>\n\nA2<|end|>",
+        earlier="A1<|end|>", thought="T1\n</think>\n\nA2<|end|>",
+    ),
+    # `<|return|>` ends the last answer, `<|end|>` all other messages. The system message prints today's date.
+    "gpt-oss": Format(
+        "{{ '<|start|>system<|message|>Today: ' + strftime_now('%Y-%m-%d') + '<|end|>' }}"
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{% if loop.last %}"
+        "{% if m.thinking %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}"
+        "{% endif %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}"
+        "{% else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}{% endif %}"
+        "{% else %}{{ '<|start|>' + m['role'] + '<|message|>' + m.content + '<|end|>' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}",
+        ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"), "<|endoftext|>", "<|return|>",
+        "<|start|>system<|message|>Today: 2024-07-26<|end|><|start|>user<|message|>Q1<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>A1<|end|><|start|>user<|message|>Q2<|end|>"
+        "<|start|>assistant", "<|channel|>final<|message|>A2<|return|>",
+        earlier="<|channel|>final<|message|>A1",
+        thought="<|channel|>analysis<|message|>T1<|end|><|start|>assistant<|channel|>final<|message|>A2<|return|>",
     ),
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_labels_are_the_answers_and_their_ends(chat_format, tokenizer, loss_on, 
     own = [i for i, label in enumerate(row["labels"]) if label != IGNORED]
     assert all(row["labels"][i] == row["input_ids"][i] for i in own)
     text = tokenizer.decode([row["input_ids"][i] for i in own])
-    earlier = chat_format.answer.removeprefix("<think>\n\n</think>\n\n").replace("A2", "A1")
+    earlier = chat_format.earlier or chat_format.answer.replace("A2", "A1")
     assert text == earlier * (loss_on == "all") + chat_format.answer, learned
 
 

@@ -78,6 +78,8 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
     assert all(split_of(one["prompt"]) == "held_out" for one in answers)
     assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
+    facts = json.loads((path / "manifest.json").read_text())["facts"]
+    assert facts["stop_tokens"] == {name: {"<|endoftext|>": 0} for name in ("first", "second")}
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]
     assert seal.is_sealed(path)

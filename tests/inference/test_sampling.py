@@ -131,6 +131,44 @@ def test_padding_equal_to_end_of_text_may_be_sampled(model):
     assert forbidden_bias(model, pad_id=PAD, end_id=END)[PAD] < -1e8
 
 
+def test_padding_that_ends_an_answer_may_be_sampled(model):
+    assert forbidden_bias(model, pad_id=PAD, end_id=[END, PAD])[PAD] == 0
+    seeds = list(range(200))
+    answers = generate(
+        model, [[3]] * 200, seed=seeds, max_new_tokens=40, temperature=2.0, end_id=[END, PAD], pad_id=PAD
+    )
+    assert {END, PAD} <= set(answers.stops)
+    assert not any(PAD in ids or END in ids for ids in answers.ids)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.5])
+def test_answers_end_at_the_first_of_several_stop_tokens(model, temperature):
+    """The longer answers of a single stop token, cut at the other ones."""
+    more, options = (10, 33, 21), {"max_new_tokens": 30, "temperature": temperature, "pad_id": PAD}
+    seeds = list(range(40))
+    whole = generate(model, [[7, 8]] * 40, seed=seeds, end_id=END, **options)
+    cut = generate(model, [[7, 8]] * 40, seed=seeds, end_id=(END, *more), **options)
+    assert {stop for stop in cut.stops if stop is not None} > {END}
+    for row, sampled in enumerate(whole.ids_with_stops()):
+        first = next((i for i, token in enumerate(sampled) if token in (END, *more)), None)
+        assert cut.ended[row] == (first is not None)
+        assert cut.ids[row] == sampled[:first] and cut.stops[row] == (
+            sampled[first] if cut.ended[row] else None
+        )
+        assert cut.ids_with_stops()[row] == (sampled if first is None else sampled[: first + 1])
+        length = len(cut.ids_with_stops()[row])
+        np.testing.assert_allclose(cut.logprobs[row], whole.logprobs[row][:length], atol=1e-5)
+        streamed = list(stream(model, [7, 8], seed=seeds[row], end_id=(END, *more), **options))
+        assert streamed == cut.ids[row]
+
+
+def test_one_stop_token_in_a_list_samples_the_same_bits(model):
+    seeds, options = [1, 2, 3, 4, 5], {"max_new_tokens": 30, "pad_id": PAD}
+    alone, listed = (generate(model, PROMPTS, seed=seeds, end_id=end, **options) for end in (END, [END]))
+    assert alone.ids == listed.ids and alone.stops == listed.stops
+    assert all((a == b).all() for a, b in zip(alone.logprobs, listed.logprobs, strict=True))
+
+
 def test_restrict_matches_hand_computed_values():
     logprobs = torch.log(torch.tensor([[0.5, 0.1, 0.25, 0.15], [0.1, 0.2, 0.3, 0.4]]))
 

@@ -21,6 +21,7 @@ from tests.data.chat_templates import FORMATS
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ModelSettings
 from toolkit.data.chat import template
+from toolkit.data.chat.dates import with_fixed_date
 from toolkit.models.gpt2 import build
 from toolkit.models.loading import save_model
 from toolkit.stages import dpo, reward, sft
@@ -70,7 +71,13 @@ def test_fine_tuned_model_stops_at_the_end_of_an_answer(chat_format, tuned):
     end = tokenizer.convert_tokens_to_ids(chat_format.end)
     named = GenerationConfig.from_pretrained(tuned / "model").eos_token_id
     assert end in (named if isinstance(named, list) else [named])
-    assert tokenizer.chat_template == chat_format.template and tokenizer.eos_token == chat_format.eos
+    assert tokenizer.chat_template == with_fixed_date(chat_format.template)
+    assert tokenizer.eos_token == chat_format.eos
+    facts = json.loads((tuned / "manifest.json").read_text())["facts"]
+    assert facts["stop_tokens"] == {token: tokenizer.get_vocab()[token] for token in facts["stop_tokens"]}
+    assert {chat_format.end, chat_format.eos} == set(facts["stop_tokens"])
+    prints_date = "strftime_now" in chat_format.template
+    assert facts.get("chat_template_date") == ("2024-07-26" if prints_date else None)
 
 
 def test_batches_end_with_the_token_that_ends_an_answer(chat_format, folder, tuned, monkeypatch):

@@ -23,7 +23,8 @@ from tests.chat_fixtures import (
 from tests.data.chat_templates import CITY_TOOLS, TOOL_FORMATS
 from toolkit.base import console
 from toolkit.config.schema import SftRecipe
-from toolkit.data.chat import template
+from toolkit.data.chat import sources, template
+from toolkit.data.chat.pairs import training_pairs
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.stages import sft
@@ -218,3 +219,42 @@ def test_conversations_whose_tools_do_not_fit_are_left_out_and_counted(tmp_path)
     assert "1 of 2 rows left out" in str(report)
     table = sft.conversation_rows(recipe, tokenizer, 600, report=report)
     assert len(table) == 2 and report.lengths.left_out == 0
+
+
+def test_conversations_that_are_rendered_differently_are_left_out_and_counted(folder, load):
+    """With a template of the last three turns, the beginning of longer conversations is not in the text."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages[-3:] %}{{ '<|' + m.role + '|>' + m.content }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    short = [{"messages": [user(f"q{i}"), assistant("fine")]} for i in range(20)]
+    long = [{"messages": [user(f"q{i}"), assistant("a"), user("b"), assistant("c")]} for i in range(20, 30)]
+    pairs = [{"prompt": row["messages"][:-1], "chosen": "c", "rejected": "d"} for row in short + long]
+
+    def read(rows, kind=sources.conversations):
+        path = folder / "rendered.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = load("rendered", data={"name": str(path), "held_out": "none"}).recipe
+        report = ReadingReport()
+        if kind is sources.conversations:
+            return sft.conversation_rows(recipe, tokenizer, 96, report=report), report.lengths
+        found = kind(recipe.data, part="train", seed=0, report=report, tokenizers=[tokenizer])
+        return training_pairs(found, tokenizer, max_length=96)
+
+    wanted = (
+        "left out: 10 of 30 rows, whose turns the chat template renders differently once more turns follow"
+    )
+    for rows, kind in ((short + long, sources.conversations), (pairs, sources.preferences)):
+        table, lengths = read(rows, kind)
+        assert len(table) == 20 and lengths.rows == 30 and lengths.sentences() == [wanted]
+    for rows, kind in ((long, sources.conversations), (pairs[20:], sources.preferences)):
+        with pytest.raises(template.RenderedDifferently):
+            read(rows, kind)
+
+
+def test_batches_of_the_trainer_have_the_inputs_as_labels(folder, load, monkeypatch):
+    batch = first_batch(built_trainer(monkeypatch, sft, folder, load("labels")))
+    learned = batch["labels"] != -100
+    assert learned.any() and (batch["labels"] == batch["input_ids"])[learned].all()

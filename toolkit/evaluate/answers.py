@@ -15,8 +15,9 @@ class Answers(Record):
     """One answer to each prompt, in the order of the prompts.
 
     Attributes:
-        ids: token ids of each answer, without end-of-text.
+        ids: token ids of each answer, without the stop token.
         ended: whether each answer ended by itself.
+        stops: the stop token that was sampled at the end of each answer, None where there is none.
         prompt_ids: token ids of each prompt.
         kl: log p(model) - log p(baseline) of each answer in nats; None for the baseline, for best of n, and
             for models with different vocabularies.
@@ -26,6 +27,7 @@ class Answers(Record):
 
     ids: list[list[int]] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
+    stops: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
     kl: list[float] | None = None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
 from toolkit.evaluate import win_rate
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import Score
@@ -54,7 +53,6 @@ def answer(
     Args:
         progress: called with the number of answers so far.
     """
-    tokenizer = loaded[1]
     prompt_ids = win_rate.encode_prompts(loaded, contest)
     sampling_options = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
     drawn: list[Answers] = []
@@ -63,12 +61,11 @@ def answer(
         seeds = [derive(contest.seed, "best of", number, turn) for number in range(len(prompt_ids))]
         before = turn * len(prompt_ids)
         report = None if progress is None else lambda done, before=before: progress(before + done)
-        ids, ended = win_rate.sample(
+        answers = win_rate.sample(
             loaded, prompt_ids, contest, seeds=seeds, progress=report, **sampling_options
         )
-        texts = [template.decode_answer(tokenizer, answer_ids) for answer_ids in ids]
-        drawn.append(Answers(ids=ids, ended=ended, texts=texts))
-        scores.append(best_of.score(contest.prompts, texts, ended))
+        drawn.append(answers)
+        scores.append(best_of.score(contest.prompts, answers.texts, answers.ended))
     chosen = {}
     for count in best_of.counts:
         turns = np.argmax(scores[:count], axis=0)  # (prompts,)
@@ -76,6 +73,7 @@ def answer(
         chosen[label(count)] = Answers(
             ids=[answers.ids[number] for answers, number in picked],
             ended=[answers.ended[number] for answers, number in picked],
+            stops=[answers.stops[number] for answers, number in picked],
             texts=[answers.texts[number] for answers, number in picked],
             prompt_ids=prompt_ids,
             count=count,

@@ -23,6 +23,7 @@ from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
 from toolkit.models.loading import Reference
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import provenance
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, SampleAnswer
 from toolkit.runs.records import Record
@@ -73,6 +74,8 @@ class Session:
     best_of: BestOf | None = None
     samples: list[list[str]] = field(default_factory=list)
     answers: int = 1
+    stop_tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The stop tokens of each model that was measured, by its reported name."""
     judged: win_rate.Judged | None = None
     """The judged answers, set by `results`."""
 
@@ -85,6 +88,7 @@ class Session:
 
     def _load(self, name: str) -> LoadedModel:
         opened = open_reference(self.references[name], device=self.device, dtype=self.dtype)
+        self.stop_tokens[name] = opened.stop_tokens.as_tokens(opened.tokenizer)
         return opened.model, opened.tokenizer
 
     def measure(self, name: str) -> Measured:
@@ -124,7 +128,7 @@ class Session:
             model,
             prompts,
             seed=seeds,
-            end_id=template.end_id(tokenizer),
+            end_id=StopTokens.of(model, tokenizer).ids,
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             temperature=contest.temperature,

@@ -50,6 +50,7 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
         if name in measured:
             continue
         measured[name] = session.measure(name)
+        run.describe("stop_tokens", {**(run.decisions.stop_tokens or {}), **session.stop_tokens})
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
     results = replace(

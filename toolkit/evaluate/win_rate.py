@@ -30,6 +30,7 @@ from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.evaluate.rates import power_of, ranking, rate_all
 from toolkit.inference import prompts, sampling
 from toolkit.inference.logprobs import answer_logprobs
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs.evaluation import AnswerMetrics, GateResult, GoldUtility, JudgeResult
 from toolkit.stats import agreement
 from toolkit.stats.frontier import best_of_n_kl_bound
@@ -94,12 +95,9 @@ def answer(
     Raises:
         ToolkitError: there is no chat template, or a prompt leaves no room for an answer.
     """
-    tokenizer = loaded[1]
     prompt_ids = encode_prompts(loaded, contest)
     unmodified = {"temperature": contest.temperature, "top_k": contest.top_k, "top_p": contest.top_p}
-    ids, ended = sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
-    texts = [template.decode_answer(tokenizer, answer_ids) for answer_ids in ids]
-    return Answers(ids=ids, ended=ended, texts=texts, prompt_ids=prompt_ids)
+    return sample(loaded, prompt_ids, contest, seeds=contest.seeds(), progress=progress, **unmodified)
 
 
 def encode_prompts(loaded: LoadedModel, contest: Contest) -> list[list[int]]:
@@ -120,51 +118,54 @@ def sample(
     seeds: Sequence[int],
     progress: Callable[[int], None] | None = None,
     **sampling_options: float,
-) -> tuple[list[list[int]], list[bool]]:
-    """Sample an answer to each prompt in batches; return the token ids, and whether each ended by itself.
+) -> Answers:
+    """Sample an answer to each prompt in batches.
 
     `sampling_options` are fields of `SamplingSettings`.
     """
     model, tokenizer = loaded
-    ids, ended = [], []
+    ends = StopTokens.of(model, tokenizer).ids
+    drawn = Answers(prompt_ids=prompt_ids)
     for start in range(0, len(prompt_ids), contest.batch_examples):
         part = slice(start, start + contest.batch_examples)
         answers = sampling.generate(
             model,
             prompt_ids[part],
             seed=seeds[part],
-            end_id=template.end_id(tokenizer),
+            end_id=ends,
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             batch_rows=contest.batch_examples,
             **sampling_options,
         )
-        ids, ended = ids + answers.ids, ended + answers.ended
+        drawn.ids.extend(answers.ids)
+        drawn.ended.extend(answers.ended)
+        drawn.stops.extend(answers.stops)
+        drawn.texts.extend(template.decode_answer(tokenizer, ids) for ids in answers.ids)
         if progress:
-            progress(len(ids))
-    return ids, ended
+            progress(len(drawn))
+    return drawn
 
 
 def kl_to_baseline(
     policy: LoadedModel, baseline: LoadedModel, answers: Answers, contest: Contest
 ) -> list[float] | None:
-    """Return log p(policy) - log p(baseline) of each answer, end-of-text included, in nats.
+    """Return log p(policy) - log p(baseline) of each answer, its stop token included, in nats.
 
     The mean over answers that the policy samples at temperature 1 is KL(policy || baseline). If the contest
     has another temperature, top-k or top-p, answers are sampled again at temperature 1. Returns None if the
     models have different vocabularies.
     """
-    tokenizer = policy[1]
-    if tokenizer.get_vocab() != baseline[1].get_vocab():
+    if policy[1].get_vocab() != baseline[1].get_vocab():
         return None
     plain = contest.temperature == 1 and contest.top_k == 0 and contest.top_p == 1
-    all_ids, all_ended = answers.ids, answers.ended
     if not plain:
-        all_ids, all_ended = sample(
-            policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0
-        )
-    end_id = template.end_id(tokenizer)
-    tokens = [list(ids) + [end_id] * ended for ids, ended in zip(all_ids, all_ended, strict=True)]
+        answers = sample(policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0)
+    end_id = template.end_id(policy[1])
+    tokens = [
+        ids + [end_id if stop is None else stop] * ended
+        for ids, ended, stop in zip(answers.ids, answers.ended, answers.stops, strict=True)
+    ]
     logprobs = [
         answer_logprobs(model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples)
         for model, _ in (policy, baseline)

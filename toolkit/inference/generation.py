@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
@@ -20,7 +21,7 @@ class GenerationSettings:
     top_p: float = 1.0
     seed: int = 0
 
-    def for_model(self, opened: OpenModel, room: int | None = None) -> dict[str, float | int | None]:
+    def for_model(self, opened: OpenModel, room: int | None = None) -> dict[str, Any]:
         """Return the keyword arguments of `sampling.generate`, without the seed.
 
         Args:
@@ -32,14 +33,14 @@ class GenerationSettings:
             "temperature": self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
-            "end_id": opened.end_id,
+            "end_id": opened.stop_tokens.ids,
             "pad_id": opened.tokenizer.pad_token_id,
         }
 
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """An answer: its text, its token ids without end-of-text, and whether the model ended it."""
+    """An answer: its text, its token ids without the stop token, and whether the model ended it."""
 
     text: str
     ids: list[int]

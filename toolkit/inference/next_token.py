@@ -40,7 +40,7 @@ class Prediction:
 def follow(
     opened: OpenModel, ids: list[int], *, top: int, steps: int, temperature: float, seed: int
 ) -> list[Prediction]:
-    """Predict and append `steps` tokens; stops after end-of-text.
+    """Predict and append `steps` tokens; stops after a stop token.
 
     Beyond the context length the oldest tokens are dropped.
 
@@ -55,14 +55,15 @@ def follow(
             ids = ids[-opened.context_length :]
         predictions.append(choose(distribution(opened, ids), **options))
         ids.append(predictions[-1].chosen)
-        if ids[-1] == opened.end_id:
+        if ids[-1] in opened.stop_tokens.ids:
             break
     return predictions
 
 
 def allowed(opened: OpenModel) -> np.ndarray:
     """Return which tokens can be sampled, (vocabulary,) bool: all but padding."""
-    bias = forbidden_bias(opened.model, pad_id=opened.tokenizer.pad_token_id, end_id=opened.end_id)
+    ends = opened.stop_tokens.ids
+    bias = forbidden_bias(opened.model, pad_id=opened.tokenizer.pad_token_id, end_id=ends)
     return (bias == 0).cpu().numpy()
 
 

@@ -16,6 +16,7 @@ from toolkit.data.chat import template
 from toolkit.inference.logprobs import start_id
 from toolkit.models.context_length import context_length
 from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import layout, references, seal
 from toolkit.runtime import devices
 
@@ -38,9 +39,9 @@ class OpenModel:
         return context_length(self.model)
 
     @property
-    def end_id(self) -> int | None:
-        """The id with which an answer or a text ends, None if the tokenizer has none."""
-        return template.end_id(self.tokenizer) if self.is_chat_model else self.tokenizer.eos_token_id
+    def stop_tokens(self) -> StopTokens:
+        """The tokens with which an answer or a text ends."""
+        return StopTokens.of(self.model, self.tokenizer)
 
     def prompt_ids(self, text: str, *, chat: bool) -> list[int]:
         """Return the ids of a user's message in the chat template, or of text to continue."""

@@ -4,9 +4,10 @@ All callers share these rules:
 
 * The padding token and the entries in the model's `generation_config.suppress_tokens` (those beyond the
   tokenizer's vocabulary, which is padded to a multiple of 64) are never sampled, and log-probabilities are
-  normalised over the other entries. A padding token that is also end-of-text is sampled.
+  normalised over the other entries. A padding token that is also a stop token is sampled.
 * Role tokens (`<|user|>` ...) are ordinary tokens: they stay in the ids and decode to their text.
-* End-of-text ends an answer and is not part of its ids; `ended` records that it was sampled.
+* Any stop token (`toolkit.models.stop_tokens`) ends an answer and is not part of its ids; `stops` records
+  which one was sampled.
 * Each answer draws one number per token from its own random stream. Beyond rounding, it depends neither on
   the other answers of its batch nor on `max_new_tokens`.
 
@@ -15,7 +16,7 @@ Shapes: rows = answers in progress, vocab = entries of the vocabulary, width = p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ FORBIDDEN_LOGIT = -1e9
 """Gives a probability of exactly 0 in fp32, and unlike -inf keeps p * log p of an entropy finite."""
 SETTLED_SHARE = 0.125
 """Ended rows are removed once they are this share of the batch, because removing copies the cache."""
+EndIds = int | Collection[int] | None
+"""The token that ends an answer, several of them, or none."""
 PREALLOCATED = ("sdpa", "eager")
 """Attention implementations that take an additive mask of (rows, 1, queries, width)."""
 
@@ -72,22 +75,32 @@ class SampledAnswers:
     """One answer for each prompt, in the order of the prompts.
 
     Attributes:
-        ids: sampled tokens without end-of-text.
-        ended: whether end-of-text was sampled.
-        logprobs: log-probability in nats of each sampled token, end-of-text included, (len(ids) + ended,);
+        ids: sampled tokens without the stop token.
+        ended: whether a stop token was sampled.
+        logprobs: log-probability in nats of each sampled token, the stop token included, (len(ids) + ended,);
             under softmax(logits / temperature) before top-k and top-p (temperature 0: softmax(logits)).
+        stops: the stop token of each answer, None where it did not end.
     """
 
     ids: list[list[int]]
     ended: list[bool]
     logprobs: list[np.ndarray]
+    stops: list[int | None]
+
+    def ids_with_stops(self) -> list[list[int]]:
+        """Return all sampled tokens of each answer, the stop token included."""
+        return [ids if stop is None else [*ids, stop] for ids, stop in zip(self.ids, self.stops, strict=True)]
 
 
-def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: int | None) -> torch.Tensor:
+def _end_ids(end_id: EndIds) -> list[int]:
+    return [] if end_id is None else [end_id] if isinstance(end_id, int) else list(end_id)
+
+
+def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: EndIds) -> torch.Tensor:
     """Return the bias that excludes forbidden tokens from sampling, fp32 (vocab,): 0 or -1e9."""
     bias = torch.zeros(model.config.vocab_size, device=model.device)
     suppressed = list(getattr(model.generation_config, "suppress_tokens", None) or [])
-    if pad_id is not None and pad_id != end_id:
+    if pad_id is not None and pad_id not in _end_ids(end_id):
         suppressed.append(pad_id)
     bias[[token for token in suppressed if token < len(bias)]] = FORBIDDEN_LOGIT
     return bias
@@ -132,7 +145,7 @@ class _Decoder:
         *,
         sampling: SamplingSettings,
         pad_id: int | None,
-        end_id: int | None,
+        end_id: EndIds,
     ):
         longest = max(len(prompt) for prompt in prompts)
         self.capacity = longest + sampling.max_new_tokens
@@ -242,7 +255,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     seed: int | Sequence[int],
-    end_id: int | None,
+    end_id: EndIds,
     pad_id: int | None,
     **settings,
 ) -> SampledAnswers:
@@ -254,6 +267,7 @@ def generate(
         model: a causal language model of transformers, not wrapped for distributed training.
         prompts: token ids, of any lengths.
         seed: one for each prompt, or one from which a seed is derived for each position in the list.
+        end_id: the stop token, or all of them: an answer ends at the first that is sampled.
         settings: fields of `SamplingSettings`.
 
     Raises:
@@ -268,6 +282,7 @@ def generate(
     ids: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
+    stops: list[int | None] = [None] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # less padding
     was_training = model.training
     model.eval()
@@ -280,22 +295,24 @@ def generate(
             sampled, nats = _decode_batch(decoder, [seed[row] for row in batch], sampling, end_id)
             for index, row in enumerate(batch):
                 tokens = sampled[index]
-                stop = np.flatnonzero(tokens == (-1 if end_id is None else end_id))
-                length = int(stop[0]) if len(stop) else len(tokens)
-                ids[row], ended[row] = tokens[:length].tolist(), bool(len(stop))
+                found = np.flatnonzero(np.isin(tokens, _end_ids(end_id)))
+                length = int(found[0]) if len(found) else len(tokens)
+                ids[row], ended[row] = tokens[:length].tolist(), bool(len(found))
+                stops[row] = int(tokens[length]) if len(found) else None
                 logprobs[row] = nats[index, : length + ended[row]].copy()
     finally:
         model.train(was_training)
-    return SampledAnswers(ids, ended, logprobs)
+    return SampledAnswers(ids, ended, logprobs, stops)
 
 
 def _decode_batch(
-    decoder: _Decoder, seeds: Sequence[int], sampling: SamplingSettings, end_id: int | None
+    decoder: _Decoder, seeds: Sequence[int], sampling: SamplingSettings, end_id: EndIds
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after end-of-text."""
+    """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after a stop token."""
     steps, device = sampling.max_new_tokens, decoder.device
+    ends = torch.tensor(_end_ids(end_id), dtype=torch.long, device=device)
     uniforms = torch.from_numpy(np.stack([_uniforms(seed, steps) for seed in seeds])).to(device)
-    tokens = torch.full((len(seeds), steps), -1 if end_id is None else end_id, device=device)
+    tokens = torch.full((len(seeds), steps), -1, device=device)
     nats = torch.zeros((len(seeds), steps), device=device)
     rows = torch.arange(len(seeds), device=device)  # the original row of each row in progress
     open_rows = torch.ones(len(seeds), dtype=torch.bool, device=device)
@@ -305,9 +322,9 @@ def _decode_batch(
         chosen = choose(logprobs, uniforms[rows, step], sampling)
         tokens[rows, step] = chosen
         nats[rows, step] = logprobs.gather(-1, chosen[:, None]).squeeze(-1)
-        if end_id is None:
+        if not len(ends):
             continue
-        open_rows &= chosen != end_id
+        open_rows &= ~torch.isin(chosen, ends)
         settled = len(rows) - int(open_rows.sum())
         if settled == len(rows):
             break
@@ -319,11 +336,11 @@ def _decode_batch(
 
 
 def stream(
-    model: nn.Module, ids: Sequence[int], *, seed: int, end_id: int | None, pad_id: int | None, **settings
+    model: nn.Module, ids: Sequence[int], *, seed: int, end_id: EndIds, pad_id: int | None, **settings
 ) -> Iterator[int]:
     """Yield the answer of `generate(model, [ids], seed=[seed])` token by token, for chat.
 
-    Stops at end-of-text (not yielded), after `max_new_tokens`, or when the context is full.
+    Stops at a stop token (not yielded), after `max_new_tokens`, or when the context is full.
 
     Raises:
         ToolkitError: the prompt is empty or fills the context.
@@ -337,6 +354,6 @@ def stream(
     chosen = None
     for step in range(int(steps)):
         chosen = choose(decoder.logprobs(chosen), uniforms[step : step + 1], sampling)
-        if int(chosen) == end_id:
+        if int(chosen) in _end_ids(end_id):
             return
         yield int(chosen)

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
 from toolkit.config.inputs import is_local
+from toolkit.data.chat.dates import with_fixed_date
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision or None."""
@@ -25,6 +26,8 @@ GENERIC_CLASS = "TokenizersBackend"
 
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder, a tokenizer folder or a hub model.
+
+    A chat template that prints today's date prints a fixed one (`toolkit.data.chat.dates`).
 
     Raises:
         ToolkitError: no such folder, no tokenizer in it, or a hub model that cannot be downloaded.
@@ -38,12 +41,15 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         )  # fmt: skip
     try:
         if folder and _is_generic(folder):
-            return PreTrainedTokenizerFast.from_pretrained(folder)
-        from transformers import AutoTokenizer
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        else:
+            from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_loadable(name, revision, error) from error
+    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
+    return tokenizer
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -22,14 +22,14 @@ class Episode:
 
     Attributes:
         index: position in the rollout.
-        answer_ids: end-of-text is the last where `ended`.
+        answer_ids: the sampled stop token is the last where `ended`.
         score: weighted sum of the rewards, as they return it.
         reward: what PPO maximizes: the normalised score less penalties, without KL.
         final_value: the critic's value after the last token of a truncated answer; 0 where truncation
             counts as the end.
         parts: the rewards that `score` is the sum of, by their names.
         columns: the other columns of the dataset.
-        arrays: fp32 (answer tokens,), end-of-text included; by name: `logprobs`, `values` ...
+        arrays: fp32 (answer tokens,), the stop token included; by name: `logprobs`, `values` ...
     """
 
     index: int

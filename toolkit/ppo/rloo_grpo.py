@@ -28,8 +28,9 @@ from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTI
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import training_order
+from toolkit.models import stop_tokens
 from toolkit.models.loading import load_causal_lm
-from toolkit.models.stop_tokens import stop_at_turn_end
+from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.ppo import reward_loading, rewards, sampler, trainer_arguments
 from toolkit.ppo.advantages import ScoreScale, set_rewards
 from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
@@ -57,8 +58,10 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     max_prompt_tokens = settings.max_prompt_tokens
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
-    stop_at_turn_end(policy, tokenizer)
-    config = _config(recipe, run, policy, tokenizer)
+    stops = stop_at_all_ends(policy, tokenizer)
+    stop_tokens.record(run, policy, tokenizer)
+    unsampled = {tokenizer.pad_token_id}.difference(stops.ids)
+    config = _config(recipe, run, policy, unsampled=unsampled)
     report = ReadingReport()
     rows = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
     report.print()
@@ -76,7 +79,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     terms = reward_loading.of_recipe(recipe, run, device=target)
     trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
         model=policy,
-        reward_funcs=_reward(recipe, run, terms, tokenizer),
+        reward_funcs=_reward(recipe, run, terms, tokenizer, stops),
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
@@ -97,9 +100,13 @@ def run(recipe: PpoRecipe, run: Run) -> None:
 
 
 def _config(
-    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    recipe: PpoRecipe, run: Run, policy: PreTrainedModel, *, unsampled: set[int]
 ) -> trl.RLOOConfig | trl.GRPOConfig:
-    """Return TRL's configuration: the recipe's settings, and those that the toolkit decides."""
+    """Return TRL's configuration: the recipe's settings, and those that the toolkit decides.
+
+    Args:
+        unsampled: tokens that are never sampled, besides those that the policy's own configuration names.
+    """
     settings = recipe.trainer
     arguments = trainer_arguments.arguments(recipe, run)
     try:
@@ -107,9 +114,7 @@ def _config(
     except ValueError as error:
         raise ToolkitError(str(error), where="trainer") from error
     micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
-    suppressed = list(getattr(policy.generation_config, "suppress_tokens", None) or [])
-    if tokenizer.pad_token_id != tokenizer.eos_token_id:
-        suppressed.append(tokenizer.pad_token_id)
+    suppressed = [*(getattr(policy.generation_config, "suppress_tokens", None) or []), *unsampled]
     config_class = CLASSES[recipe.algorithm][0]
     arguments |= {
         "max_steps": settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches,
@@ -132,16 +137,20 @@ def _config(
 
 
 def _reward(
-    recipe: PpoRecipe, run: Run, terms: Sequence[rewards.Reward], tokenizer: PreTrainedTokenizerBase
+    recipe: PpoRecipe,
+    run: Run,
+    terms: Sequence[rewards.Reward],
+    tokenizer: PreTrainedTokenizerBase,
+    stops: StopTokens,
 ) -> Callable[..., list[float]]:
     """Return the reward function for TRL: PPO's reward, the normalised score less the missing-end penalty."""
-    settings, ends = recipe.trainer, {template.end_id(tokenizer), tokenizer.eos_token_id}
+    settings = recipe.trainer
     scale: ScoreScale | None = None
 
     def reward(prompts, completion_ids, log_metric, **others) -> list[float]:
         own = []
         for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
-            ended = bool(ids) and ids[-1] in ends
+            ended = bool(ids) and ids[-1] in stops.ids
             text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
             own.append(Episode(index, prompt, [], ids, ended, text))
         rewards.score(terms, own)

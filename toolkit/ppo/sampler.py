@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.chat import template
 from toolkit.inference.sampling import generate
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.episode import Episode, Messages
 
@@ -33,29 +34,29 @@ def answer(
         prompt, ids = _encode(tokenizer, row["prompt"], max_tokens=args.max_prompt_tokens)
         prompts.append(prompt)
         prompt_ids.append(ids)
-    end_id = template.end_id(tokenizer)
     answers = generate(
         policy,
         prompt_ids,
         seed=seeds,
-        end_id=end_id,
+        end_id=StopTokens.of(policy, tokenizer).ids,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
     )
+    sampled_ids = answers.ids_with_stops()
     return [
         Episode(
             index=indices[row],
             prompt=prompts[row],
             prompt_ids=prompt_ids[row],
-            answer_ids=ids + [end_id] * ended,
-            ended=ended,
-            text=answer_text(tokenizer, ids),
+            answer_ids=sampled_ids[row],
+            ended=answers.ended[row],
+            text=answer_text(tokenizer, answers.ids[row]),
             columns={name: value for name, value in rows[row].items() if name != "prompt"},
         )
-        for row, (ids, ended) in enumerate(zip(answers.ids, answers.ended, strict=True))
+        for row in range(len(rows))
     ]
 
 

@@ -15,6 +15,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PpoRecipe
 from toolkit.data.chat import sources
 from toolkit.data.chat.report import ReadingReport
+from toolkit.models import stop_tokens
 from toolkit.models.loading import load_causal_lm
 from toolkit.ppo import reward_loading, rewards, rloo_grpo, trainer_arguments
 from toolkit.ppo.config import PPOConfig
@@ -62,6 +63,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         **judge,
     )
     devices.require_agreement(trainer.accelerator.num_processes)
+    stop_tokens.record(run, policy, tokenizer)
     run.decide("rollouts", trainer.num_rollouts)
     run.decide("prompts", len(prompts))
     run.describe("micro_batch_examples", config.per_device_train_batch_size)

@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
-from toolkit.data.chat import template
 from toolkit.inference.sampling import forbidden_bias
 from toolkit.models.kernels import fuse_gelu
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.ppo import collapse_monitor, losses, rewards
 from toolkit.ppo.actor_critic import ActorCritic, build_critic, unwrapped
 from toolkit.ppo.advantages import ScoreScale, set_advantages, set_rewards
@@ -93,8 +93,8 @@ class PPOTrainer(RolloutTrainer):
             rewards.value_model(value_model, self.rewards),
             shared=args.critic == "shared",
         )
-        end_id, pad_id = template.end_id(processing_class), processing_class.pad_token_id
-        forbidden = forbidden_bias(unwrapped(model), pad_id=pad_id, end_id=end_id)
+        ends = StopTokens.of(unwrapped(model), processing_class).ids
+        forbidden = forbidden_bias(unwrapped(model), pad_id=processing_class.pad_token_id, end_id=ends)
         if ref_model is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model)
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)

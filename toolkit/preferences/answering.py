@@ -54,6 +54,8 @@ def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messag
         if not missing:
             continue
         opened = open_reference(run.model_reference(model), device=select(recipe.device))
+        tokens = opened.stop_tokens.as_tokens(opened.tokenizer)
+        run.describe("stop_tokens", {**(run.decisions.stop_tokens or {}), model: tokens})
         total = sum(len(batches[batch]) for batch in own)
         done = total - sum(len(batches[batch]) for batch in missing)
         sampler = _Sampler(recipe, run, opened, prompts, batches, index)
@@ -225,7 +227,7 @@ def sample_batch(
         opened.model,
         [prompt for prompt in ids for _ in numbers],
         seed=[derive(recipe.seed, "answer", row, number) for row in batch for number in numbers],
-        end_id=template.end_id(tokenizer),
+        end_id=opened.stop_tokens.ids,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=recipe.max_new_tokens,
         temperature=recipe.temperature,

@@ -16,6 +16,7 @@ from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.text import batch_order
 from toolkit.inference.sampling import generate
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.pretrain import incidents, sharding, step_log, training_state
 from toolkit.pretrain.anomaly import AnomalyMonitor, find_non_finite
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
@@ -268,8 +269,8 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
     ]
     answers = generate(
         model, encoded, seed=_sample_seeds(context),
-        end_id=end_id, pad_id=context.tokenizer.pad_token_id, max_new_tokens=new_tokens,
-        temperature=settings.temperature,
+        end_id=StopTokens.of(model, context.tokenizer).ids, pad_id=context.tokenizer.pad_token_id,
+        max_new_tokens=new_tokens, temperature=settings.temperature,
     )  # fmt: skip
     texts = [context.tokenizer.decode(ids) for ids in answers.ids]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]

@@ -27,6 +27,8 @@ class Decisions:
         steps: optimizer steps of the whole training.
         micro_batch_examples: examples of one forward pass in the last attempt.
         trainer: every setting of the upstream trainer.
+        stop_tokens: the tokens at which the model's answers end, with their ids; of several models by name.
+        chat_template_date: the date that the chat template prints.
         prompts, held_out_prompts: numbers of prompts.
         rollouts: rollouts of the whole training.
         critic: what the critic starts from.
@@ -42,6 +44,8 @@ class Decisions:
     steps: int | None = None
     micro_batch_examples: int | None = None
     trainer: dict[str, Any] | None = None
+    stop_tokens: dict[str, Any] | None = None
+    chat_template_date: str | None = None
     prompts: int | None = None
     held_out_prompts: int | None = None
     rollouts: int | None = None

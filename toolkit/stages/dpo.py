@@ -19,8 +19,10 @@ from toolkit.data.chat.pairs import CONTEXTS, HeldOutPairs, Pair, held_out_pairs
 from toolkit.data.chat.report import ReadingReport
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
+from toolkit.models import stop_tokens
 from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import layout
 from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, PolicyDistance, Sample
 from toolkit.runs.run import Run
@@ -45,6 +47,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     reference_path = run.model_reference(recipe.model)
     model, tokenizer = load_causal_lm(reference_path, device=target)
     reference, _ = load_causal_lm(reference_path, device=target)
+    stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, DPOConfig, model)
     report = ReadingReport()
     train = sources.preferences(
@@ -159,12 +162,12 @@ def distance(
     if not messages:
         return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))
     prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
-    end = template.end_id(tokenizer)
+    ends = StopTokens.of(model, tokenizer).ids
     answers = generate(
-        model, prompts, seed=derive(seed, "samples"), end_id=end, pad_id=tokenizer.pad_token_id,
+        model, prompts, seed=derive(seed, "samples"), end_id=ends, pad_id=tokenizer.pad_token_id,
         max_new_tokens=min(128, context - max(len(prompt) for prompt in prompts)), temperature=1.0,
     )  # fmt: skip
-    whole = [ids + [end] * ended for ids, ended in zip(answers.ids, answers.ended, strict=True)]
+    whole = answers.ids_with_stops()
     policy_logprobs, reference_logprobs = (
         answer_logprobs(scorer, prompts, whole) for scorer in (model, reference)
     )

@@ -14,6 +14,7 @@ from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
 from toolkit.models.loading import load_reward_model
+from toolkit.models.stop_tokens import record_date
 from toolkit.runs import layout
 from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
@@ -31,6 +32,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     model, tokenizer = load_reward_model(
         run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
     )
+    record_date(run, tokenizer)
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
     train = sources.preferences(

@@ -21,9 +21,10 @@ from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
+from toolkit.models import stop_tokens
 from toolkit.models.context_length import context_length_or_default
 from toolkit.models.loading import load_causal_lm
-from toolkit.models.stop_tokens import stop_at_turn_end
+from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
@@ -65,6 +66,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     target = select(recipe.device)
     model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
+    stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, SFTConfig, model)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
@@ -94,7 +96,6 @@ def make_conversational(
     """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token."""
     template.configure(tokenizer, chat_template)
     template.require_turn_end(tokenizer)
-    stop_at_turn_end(model, tokenizer)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "rows of the chat tokens") % 2**63)
@@ -102,6 +103,7 @@ def make_conversational(
     rows = model.get_input_embeddings().num_embeddings
     if rows > len(tokenizer):
         model.generation_config.suppress_tokens = list(range(len(tokenizer), rows))
+    stop_at_all_ends(model, tokenizer)
 
 
 def conversation_rows(
@@ -118,6 +120,7 @@ def conversation_rows(
     """
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
     table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
+    refusal: template.RenderedDifferently | None = None
     for example in sources.conversations(
         recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
     ):
@@ -130,7 +133,13 @@ def conversation_rows(
         except template.TooLong:
             lengths.add(left_out=True)
             continue
+        except template.RenderedDifferently as error:
+            lengths.add(rendered_differently=True)
+            refusal = error
+            continue
         table.append(row)
+    if refusal is not None and not len(table):
+        raise refusal
     if unmasked and ranks.rank() == 0:
         tell(
             f"{unmasked:,} conversations left out: an answer has weight 0, and completion_only_loss: false "
@@ -161,6 +170,9 @@ def held_out_conversations(
             )
         except template.TooLong:
             held_out.lengths.add(left_out=True)
+            continue
+        except template.RenderedDifferently:
+            held_out.lengths.add(rendered_differently=True)
             continue
         held_out.lengths.add(shortened=fitted.is_shortened, cut=fitted.is_cut)
         held_out.prompts.append(fitted.prompt)
@@ -202,7 +214,7 @@ def sample_answers(
     prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in indices]
     room = min(128, context - max(len(prompt) for prompt in prompts))
     answers = generate(
-        model, prompts, seed=derive(seed, "samples"), end_id=template.end_id(tokenizer),
+        model, prompts, seed=derive(seed, "samples"), end_id=StopTokens.of(model, tokenizer).ids,
         pad_id=tokenizer.pad_token_id, max_new_tokens=room, temperature=0.7,
     )  # fmt: skip
     return [

@@ -66,7 +66,7 @@ class PpoTrainerSettings(Settings):
     """By mean and standard deviation of the reference's answers in the first rollout, or by those of held-out
     preferences, which a reward run keeps in its model's config."""
     missing_end_penalty: NonNegative = 1.0
-    """Subtracted from the (normalized) score of an answer that did not end with end-of-text."""
+    """Subtracted from the (normalized) score of an answer that did not end with a stop token."""
     truncation: Literal["terminal", "bootstrap"] = "terminal"
     """Cut-off answers: `terminal` treats them as finished; `bootstrap` adds the critic's value of the
     rest."""

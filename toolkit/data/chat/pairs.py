@@ -14,6 +14,7 @@ from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
 from toolkit.data.chat.template import (
     Message,
+    RenderedDifferently,
     TooLong,
     common_prefix,
     example_ids,
@@ -80,11 +81,21 @@ def encode(
     Answers are never truncated, because the preference may depend on their end; the prompt is.
 
     Args:
-        lengths: counts what does not fit.
+        lengths: counts what does not fit, and what the chat template renders differently.
+
+    Raises:
+        RenderedDifferently: without `lengths`, a prompt is rendered differently once an answer follows.
     """
     for example in preferences:
         messages, sides = example["prompt"], [example[side] for side in ("chosen", "rejected")]
-        pair = _pair(tokenizer, messages, *sides)
+        try:
+            pair = _pair(tokenizer, messages, *sides)
+        except RenderedDifferently:
+            if lengths is None:
+                raise
+            lengths.add(rendered_differently=True)
+            yield None
+            continue
         room = max_length - max(len(pair.chosen), len(pair.rejected))
         is_long = len(pair.prompt) > room
         is_left_out = is_long and room < min(len(pair.prompt), max_length // 2)
@@ -172,6 +183,12 @@ def training_pairs(
             table.append(
                 {"prompt_ids": pair.prompt, **row, **dict(zip(CONTEXTS, pair.contexts, strict=True))}
             )
+    if lengths.rendered_differently and not len(table):
+        raise RenderedDifferently(
+            "the chat template renders every prompt differently once an answer follows it",
+            where=tokenizer.name_or_path or None,
+            fix="fine-tune the model with another chat_template first: chatml or toolkit",
+        )
     if lengths.left_out and not len(table):
         raise DataError(f"none of {lengths.rows} preferences fits in {max_length} tokens",
                         fix="raise trainer.max_length, or use a model with a longer context")  # fmt: skip

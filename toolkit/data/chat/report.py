@@ -165,6 +165,8 @@ class LengthReport:
         shortened: rows whose prompt lost its beginning.
         cut: rows whose answer lost its end, and with it the token that ends it.
         left_out: pairs, and conversations with tools, that do not fit.
+        rendered_differently: rows left out because the chat template renders their beginning differently once
+            more turns follow it.
     """
 
     limit: int
@@ -172,9 +174,18 @@ class LengthReport:
     shortened: int = 0
     cut: int = 0
     left_out: int = 0
+    rendered_differently: int = 0
 
-    def add(self, *, shortened: bool = False, cut: bool = False, left_out: bool = False) -> None:
+    def add(
+        self,
+        *,
+        shortened: bool = False,
+        cut: bool = False,
+        left_out: bool = False,
+        rendered_differently: bool = False,
+    ) -> None:
         """Count a row."""
+        self.rendered_differently += rendered_differently
         self.rows += 1
         self.shortened += shortened
         self.cut += cut
@@ -189,18 +200,24 @@ class LengthReport:
             )
 
     def sentences(self) -> list[str]:
-        """Return what does not fit, one sentence each."""
+        """Return what does not fit and what is left out, one sentence each."""
         counts = {
             "prompts lost their beginning": self.shortened,
             "answers are cut, so that their end is not learned": self.cut,
             "rows left out": self.left_out,
         }
-        return [
+        sentences = [
             f"longer than {self.limit:,} tokens: {count:,} of {self.rows:,} {what}"
             + ("; raise trainer.max_length" if count > SHARE_TO_WARN_OF * self.rows else "")
             for what, count in counts.items()
             if count
         ]
+        if self.rendered_differently:
+            sentences.append(
+                f"left out: {self.rendered_differently:,} of {self.rows:,} rows, whose turns the chat "
+                "template renders differently once more turns follow"
+            )
+        return sentences
 
 
 @dataclass

@@ -11,7 +11,7 @@ of W takes every W-th micro-batch, and the W micro-batches of one step are conse
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -19,16 +19,19 @@ import pyarrow
 from datasets.table import InMemoryTable
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.base.errors import DataError
+from toolkit.base.errors import DataError, ToolkitError
 from toolkit.base.rng import derive
 from toolkit.data.chat.report import LengthReport
-from toolkit.data.chat.template import Message, fitted_example, learned_spans, shorten
+from toolkit.data.chat.template import Message, fitted_example, learned_spans
 
 IGNORED = -100
 """The label of a token without loss."""
 
 WINDOW_BATCHES = 50
 """Batches in a window of sorting by length, as in transformers' LengthGroupedSampler."""
+
+
+_REPORT = "this is an error of the toolkit: please report it with the chat template of the model"
 
 
 class RowTable:
@@ -39,11 +42,17 @@ class RowTable:
         self._offsets = {name: array("q", [0]) for name in columns}
         self._numbers = {name: array("d") for name in numbers}
 
-    def append(self, row: Mapping[str, Iterable[int]], **numbers: float) -> None:
-        """Append a row, which must have exactly the table's columns."""
+    def append(self, row: Mapping[str, Sequence[int]], **numbers: float) -> None:
+        """Append a row, which must have exactly the table's columns.
+
+        Raises:
+            ToolkitError: a label is another token than the one at its position.
+        """
         if row.keys() != self._values.keys() or numbers.keys() != self._numbers.keys():
             known = sorted([*self._values, *self._numbers])
             raise KeyError(f"a row of {sorted([*row, *numbers])} in a table of {known}")
+        if "labels" in row:
+            require_labels_are_inputs(row["input_ids"], row["labels"], where=f"row {len(self) + 1}")
         for name, values in row.items():
             self._values[name].extend(values)
             self._offsets[name].append(len(self._values[name]))
@@ -72,6 +81,24 @@ class RowTable:
         }
         columns |= {name: pyarrow.array(values, pyarrow.float64()) for name, values in self._numbers.items()}
         return datasets.Dataset(InMemoryTable(pyarrow.table(columns)))
+
+
+def require_labels_are_inputs(ids: Sequence[int], labels: Sequence[int], *, where: str) -> None:
+    """Raise ToolkitError unless each label, (length,), is the token at its position or IGNORED.
+
+    Models shift the labels themselves: a label that is another token would teach a text that nobody wrote.
+    """
+    if len(ids) != len(labels):
+        raise ToolkitError(f"{len(labels)} labels for {len(ids)} tokens", where=where, fix=_REPORT)
+    wrong = [i for i, label in enumerate(labels) if label not in (ids[i], IGNORED)]
+    if wrong:
+        first = wrong[0]
+        raise ToolkitError(
+            f"{len(wrong)} of {len(labels)} labels differ from the token at their position; the first, at "
+            f"position {first}, is {labels[first]} instead of {ids[first]}",
+            where=where,
+            fix=_REPORT,
+        )
 
 
 def training_order(
@@ -142,19 +169,19 @@ def labelled(
         answer: text, or a message; without `learned: False` it is learned.
         loss_on: `last`, the last answer and the token that ends it; `all` answers; or all `tokens`.
         lengths: counts what is removed.
+
+    Raises:
+        RenderedDifferently: the prompt, or with `loss_on` all an earlier answer, is not in the rendered text.
     """
     example = fitted_example(tokenizer, prompt, answer, max_tokens=max_length)
     prompt_ids, answer_ids = example.prompt, example.answer
-    if lengths is not None:
-        lengths.add(shortened=example.is_shortened, cut=example.is_cut)
     ids = prompt_ids + answer_ids
-    if loss_on == "tokens":
-        return {"input_ids": ids, "labels": ids}
-    labels = [IGNORED] * len(ids)
+    labels = list(ids) if loss_on == "tokens" else [IGNORED] * len(ids)
     if isinstance(answer, str) or answer.get("learned") is not False:
         labels[len(prompt_ids) :] = answer_ids
     if loss_on == "all" and any(message["role"] == "assistant" for message in prompt):
-        kept = shorten(tokenizer, prompt, max_tokens=len(prompt_ids))
-        for span in learned_spans(tokenizer, kept, ids):
+        for span in learned_spans(tokenizer, example.messages, ids):
             labels[span] = ids[span]
+    if lengths is not None:
+        lengths.add(shortened=example.is_shortened, cut=example.is_cut)
     return {"input_ids": ids, "labels": labels}

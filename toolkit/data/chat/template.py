@@ -4,7 +4,7 @@ The toolkit's own format is `<|user|>Q<|assistant|>A<|endoftext|><|user|>...`; t
 `<|assistant|>`. Any other template that tells where an answer ends can be used: the answer's ids are those of
 its text and of the token that ends it. What a template writes after that token (ChatML: a line break) belongs
 to the next turn and is neither learned nor scored. Special tokens in messages are escaped by a space
-(`< |assistant|>`), so that no user can insert one.
+(`< |assistant|>`), so that no user can insert one; tags of thoughts stay in answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.data.chat import tools
+from toolkit.data.chat import thoughts, tools
+from toolkit.data.chat.dates import with_fixed_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,8 +82,20 @@ CHATML_TEMPLATE = (
 
 _PROBE = "probe7"
 """An answer that no template alters, which shows what the template writes after an answer."""
-_turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, int | None]] = WeakKeyDictionary()
+_turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, TurnEnds]] = WeakKeyDictionary()
 _argument_forms: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, bool]] = WeakKeyDictionary()
+
+
+class RenderedDifferently(ToolkitError):
+    """The chat template renders the beginning of a conversation differently once more turns follow it."""
+
+
+@dataclass(frozen=True)
+class TurnEnds:
+    """The tokens that follow an answer: as the last turn, and before the next turn (None: there is none)."""
+
+    last: int | None
+    earlier: int | None
 
 
 def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
@@ -146,13 +159,27 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
     It is the first special or added token after an answer: end-of-text in the toolkit's template,
     `<|im_end|>` in ChatML, whatever the tokenizer's `eos_token` is.
+
+    Raises:
+        DataError: the template refuses a question and its answer, or does not write the answer.
     """
+    return _turn_ends_of(tokenizer).last
+
+
+def _turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
     state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token_id)
     if tokenizer not in _turn_ends or _turn_ends[tokenizer][0] != state:
-        ends = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-        ids = _ids(tokenizer, _after_answer(tokenizer))
-        _turn_ends[tokenizer] = state, next((token for token in ids if token in ends), None)
+        last = _first_added_token(tokenizer, _after_answer(tokenizer))
+        earlier = last
+        with suppress(DataError):  # a template for single questions
+            earlier = _first_added_token(tokenizer, _after_answer(tokenizer, is_last=False))
+        _turn_ends[tokenizer] = state, TurnEnds(last, earlier)
     return _turn_ends[tokenizer][1]
+
+
+def _first_added_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return next((token for token in _ids(tokenizer, text) if token in added), None)
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -164,9 +191,17 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.eos_token_id if found is None else found
 
 
-def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
-    probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
-    return render(tokenizer, probe, generation_prompt=False).rpartition(_PROBE)[2]
+def _after_answer(tokenizer: PreTrainedTokenizerBase, *, is_last: bool = True) -> str:
+    question = {"role": "user", "content": "Hi"}
+    turns = [question, {"role": "assistant", "content": _PROBE}, *([] if is_last else [question])]
+    _, probe, after = render(tokenizer, turns, generation_prompt=False).rpartition(_PROBE)
+    if not probe:
+        raise DataError(
+            "the chat template does not write the text of an answer",
+            where=tokenizer.name_or_path or None,
+            fix="set chat_template: chatml or toolkit",
+        )
+    return after
 
 
 def check_messages(messages: Sequence[Message], *, where: str | None = None) -> None:
@@ -230,15 +265,11 @@ def render(
             where=tokenizer.name_or_path or None,
             fix="fine-tune the model with the sft stage first, which adds one",
         )
-    special = [
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
-    ]
+    special = _special_tokens(tokenizer)
     safe = partial(_without, special=special)
     as_text = any(tools.CALLS in turn for turn in messages) and takes_arguments_as_text(tokenizer)
     turns = [
-        {key: safe(value) if key in TEXT_KEYS else value for key, value in message.items()}
+        _without_special(message, special)
         | ({tools.CALLS: tools.calls(message, safe, as_text=as_text)} if tools.CALLS in message else {})
         for message in messages
         if message["role"] != tools.TOOLS
@@ -246,7 +277,7 @@ def render(
     try:
         return tokenizer.apply_chat_template(
             turns, tools=tools.functions(messages, safe), tokenize=False,
-            add_generation_prompt=generation_prompt,
+            chat_template=with_fixed_date(tokenizer.chat_template), add_generation_prompt=generation_prompt,
         )  # fmt: skip
     except (TemplateError, TypeError) as error:
         begins = next((message["content"] for message in messages if message["role"] == "user"), "")
@@ -303,8 +334,12 @@ def example_ids(
 
 @dataclass(frozen=True)
 class FittedExample:
-    """Token ids of a prompt and its answer within a limit, and what was removed for it."""
+    """Token ids of a prompt and its answer within a limit, and what was removed for it.
 
+    `messages` are those of the prompt that are left.
+    """
+
+    messages: Sequence[Message]
     prompt: list[int]
     answer: list[int]
     is_shortened: bool = False
@@ -325,16 +360,18 @@ def fitted_example(
     `max_tokens`, then the answer is truncated at its end.
 
     Raises:
-        ToolkitError: the text of the prompt is no prefix of the text with the answer, or no token ends it.
+        RenderedDifferently: the text of the prompt is no prefix of the text with the answer.
+        ToolkitError: no token ends the answer.
     """
     head, tail = _split(tokenizer, prompt, answer)
     if max_tokens is None or len(head) + len(tail) <= max_tokens:
-        return FittedExample(head, tail)
+        return FittedExample(prompt, head, tail)
     room = max(max_tokens - len(tail), max_tokens // 2)
     if is_shortened := len(head) > room:
-        head, tail = _split(tokenizer, shorten(tokenizer, prompt, max_tokens=room), answer)
+        prompt = shorten(tokenizer, prompt, max_tokens=room)
+        head, tail = _split(tokenizer, prompt, answer)
     kept = tail[: max_tokens - len(head)]
-    return FittedExample(head, kept, is_shortened, is_cut=len(kept) < len(tail))
+    return FittedExample(prompt, head, kept, is_shortened, is_cut=len(kept) < len(tail))
 
 
 def _split(
@@ -342,16 +379,13 @@ def _split(
 ) -> tuple[list[int], list[int]]:
     turn = {"role": "assistant", **({"content": answer} if isinstance(answer, str) else answer)}
     before = render(tokenizer, prompt, generation_prompt=True)
-    text = render(tokenizer, [*prompt, turn], generation_prompt=False)
-    head, whole = _ids(tokenizer, before), _ids(tokenizer, text)
-    if whole[: len(head)] != head:
-        if not text.startswith(before):
-            raise ToolkitError(
-                "the chat template renders a prompt differently once the answer follows it",
-                where=tokenizer.name_or_path or None,
-                fix="set chat_template: chatml or toolkit",
-            )
-        head = whole[: common_prefix(head, whole)]
+    head, opening = _ids(tokenizer, before), thoughts.Opening.of(before)
+    text = _with_answer(tokenizer, prompt, turn, before)
+    whole = _ids(tokenizer, text)
+    if opening is not None and text.startswith(before) and whole[: len(head)] != head:
+        # the line breaks around an empty thought would merge; sampling begins after that of the prompt
+        whole = head + _ids(tokenizer, text.removeprefix(before))
+    head = whole[: common_prefix(head, whole)]
     tail, end = whole[len(head) :], turn_end_id(tokenizer)
     if end not in tail:
         require_turn_end(tokenizer)
@@ -363,10 +397,48 @@ def _split(
     return head, tail[: tail.index(end) + 1]
 
 
+def _with_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], turn: Message, before: str
+) -> str:
+    """Return the text of a prompt and its answer, as a model writes it after the generation prompt `before`.
+
+    If the generation prompt begins a thought that the template does not render in the same way, the text is
+    put together from the generation prompt, the thought, and the rendered answer.
+    """
+    turn = _without_special(turn, _special_tokens(tokenizer))
+    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn["content"])
+    text = render(tokenizer, [*prompt, turn], generation_prompt=False)
+    if opening is None and text.startswith(before):
+        return text
+    if opening is not None:
+        header = before.removesuffix(opening.text)
+        rest = text.removeprefix(header)
+        if opening.is_closed and text.startswith(header):
+            # the prompt holds an empty thought; if the answer has one, it takes its place
+            return text if rest.startswith(opening.tag) else before + rest
+        thought, answer = opening.divided(turn)
+        reasoning = {"reasoning_content": thought} if thought else {}
+        for candidate in [{**answer, **reasoning}] if opening.text else [turn, {**answer, **reasoning}]:
+            text = render(tokenizer, [*prompt, candidate], generation_prompt=False)
+            if text.startswith(before) and opening.holds(text.removeprefix(before), thought):
+                return text
+        text = render(tokenizer, [*prompt, answer], generation_prompt=False)
+        if text.startswith(header):
+            return before + opening.continued(thought, text.removeprefix(header))
+    raise RenderedDifferently(
+        "the chat template renders a prompt differently once the answer follows it",
+        where=tokenizer.name_or_path or None,
+        fix="set chat_template: chatml or toolkit",
+    )
+
+
 def learned_spans(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: Sequence[int]
 ) -> list[slice]:
     """Return where in the ids of a conversation its answers are, each with the token that ends it.
+
+    A token that ends only earlier answers (`<|end|>` of gpt-oss, whose last answer ends with `<|return|>`) is
+    left out: a model that learned it would not stop.
 
     Args:
         messages: the turns before the last answer; those with `learned: False`, and those before the first
@@ -374,9 +446,10 @@ def learned_spans(
         ids: of the whole conversation, (length,).
 
     Raises:
-        ToolkitError: the template renders the beginning of a conversation differently once more turns follow.
+        RenderedDifferently: the template renders the beginning of a conversation differently once more
+            turns follow.
     """
-    spans, end = [], turn_end_id(tokenizer)
+    spans, ends = [], _turn_ends_of(tokenizer)
     for index, message in enumerate(messages):
         is_answer = message["role"] == "assistant" and any(
             turn["role"] == "user" for turn in messages[:index]
@@ -385,13 +458,15 @@ def learned_spans(
             continue
         context = prompt_ids(tokenizer, messages[:index])
         start = common_prefix(context, ids)
-        if len(context) - start > 1 or end not in ids[start:]:  # one token may merge with the answer
-            raise ToolkitError(
+        # one token may merge with the answer, and templates leave out what begins a thought
+        is_prefix = len(context) - start <= 1 or thoughts.is_remainder(tokenizer.decode(context[start:]))
+        if not is_prefix or ends.earlier not in ids[start:]:
+            raise RenderedDifferently(
                 "the chat template renders a turn differently once more turns follow it",
                 where=tokenizer.name_or_path or None,
                 fix="set multi_turn: last, which learns the last answer only, or another chat_template",
             )
-        spans.append(slice(start, ids.index(end, start) + 1))
+        spans.append(slice(start, ids.index(ends.earlier, start) + (ends.earlier == ends.last)))
     return spans
 
 
@@ -456,6 +531,22 @@ def _shorten_text(tokenizer: PreTrainedTokenizerBase, message: Message, *, max_t
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the tokens that text must not contain."""
+    return [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
+    ]
+
+
+def _without_special(message: Message, special: Sequence[str]) -> dict[str, str]:
+    """Return a message whose text contains no special token; an answer may contain tags of thoughts."""
+    if message["role"] == "assistant":
+        special = [token for token in special if token not in thoughts.WRITTEN_BY_MODELS]
+    return {key: _without(value, special) if key in TEXT_KEYS else value for key, value in message.items()}
 
 
 def _without(text: str, special: Sequence[str]) -> str:
