@@ -19,7 +19,7 @@ GPT_LIKE = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
 WITH_HEAD_DIM = {**LLAMA_LIKE, "head_dim": 16}
 BART_LIKE = {
     "d_model": 32,
-    "encoder_layers": 1,
+    "encoder_layers": 2,
     "decoder_layers": 2,
     "encoder_attention_heads": 2,
     "decoder_attention_heads": 2,
@@ -27,6 +27,7 @@ BART_LIKE = {
     "decoder_ffn_dim": 64,
     "max_position_embeddings": 256,
 }
+BART_DECODER = {**BART_LIKE, "is_encoder_decoder": False, "is_decoder": True, "forced_eos_token_id": None}
 BERT_LIKE = {key: value for key, value in LLAMA_LIKE.items() if key != "num_key_value_heads"}
 LATENT = {
     **LLAMA_LIKE,
@@ -46,7 +47,8 @@ LATENT = {
 """Multi-head latent attention: the width of a key, 24, is not that of a value, 12."""
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
-    "bart": ("BartConfig", {**BART_LIKE, "is_encoder_decoder": False, "is_decoder": True}),
+    "bart": ("BartConfig", BART_DECODER),
+    "bart_one_encoder_layer": ("BartConfig", {**BART_DECODER, "encoder_layers": 1}),
     "biogpt": ("BioGptConfig", BERT_LIKE),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 2}),
     "codegen": ("CodeGenConfig", {**GPT_LIKE, "n_head": 4, "n_ctx": 256, "rotary_dim": 8}),
@@ -89,6 +91,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 """Configuration class and settings. Gemma 2 caps its logits, Cohere and Granite scale them: what the head gives is
 not what the softmax sees."""
+
+REPRESENTATIVES = ("llama", "qwen2", "gemma2", "cohere")
+"""Two architectures with a plain head, one that caps its logits, and one that scales them."""
 
 REFUSED: dict[str, tuple[str, dict[str, object]]] = {
     "bert": ("BertConfig", BERT_LIKE),

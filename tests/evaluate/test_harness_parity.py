@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.evaluate.architectures import ARCHITECTURES, build_architecture
+from tests.architectures import REPRESENTATIVES, build_architecture
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 

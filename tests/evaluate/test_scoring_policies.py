@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluate.architectures import ARCHITECTURES, build_architecture
+from tests.architectures import REPRESENTATIVES, build_architecture
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
 from toolkit.cli import main
@@ -40,7 +40,7 @@ def encode(tokenizer, text):
     return tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, stories, tmp_path, capsys):
     loading.save_model(build_architecture(name, tokenizer), tokenizer, tmp_path / name)
     model, _ = loading.load_causal_lm((str(tmp_path / name), None))

@@ -27,8 +27,6 @@ from toolkit.runtime.upstream_private import attention_implementation
 
 PREALLOCATED = ("sdpa", "eager")
 """Attention implementations that take an additive mask of (rows, 1, queries, width)."""
-STATE_IN_MODULES = ("recurrent_gemma",)
-"""Model types that keep the state of a text in their modules: a second text in progress overwrites it."""
 
 
 @dataclass(frozen=True)
@@ -208,24 +206,21 @@ def _is_right(model: nn.Module, mode: DecodingMode) -> bool:
     """Return whether a mode gives the logits of whole passes: of prompts, two further tokens, and kept rows."""
     if not mode.cached:
         return True
-    if describe(model).model_type in STATE_IN_MODULES:
-        return False
     tokens = checks.probe_ids(model, 8).tolist()
     texts = [tokens[:7], tokens[3:7], tokens[1:6]] if mode.padded else [tokens[:5], tokens[1:6], tokens[2:7]]
     # Foreign code fails in any way if a mode is not its own; the last mode remains.
     with suppress(Exception), torch.inference_mode():
+        ids = [torch.tensor(text, device=model.device) for text in texts]
+        whole = [forward(model, row[None], use_cache=False).logits[0] for row in ids]  # (length, vocab) each
         decoder = Decoder(model, [text[:-2] for text in texts], max_new_tokens=2, mode=mode)
-        given = [torch.tensor([text[place] for text in texts], device=model.device) for place in (-2, -1)]
         kept = torch.tensor([0, 2], device=model.device)
-        steps = [decoder.logits(), decoder.logits(given[0])]
+        steps = [decoder.logits(), decoder.logits(torch.stack([row[-2] for row in ids]))]
         decoder.keep(kept)
-        steps.append(decoder.logits(given[1][kept]))
-        for place, step in zip((-3, -2, -1), steps, strict=True):
-            read = texts if place < -1 else [texts[row] for row in kept.tolist()]
-            for text, logits in zip(read, step, strict=True):
-                ids = torch.tensor([text[: len(text) + place + 1]], device=model.device)
-                whole = forward(model, ids, use_cache=False).logits[0, -1]
-                if not checks.agree(whole, logits, model=model, within=checks.ROUNDING):
-                    return False
-        return True
+        steps.append(decoder.logits(torch.stack([ids[row][-1] for row in kept])))
+        expected = [torch.stack([logits[place] for logits in whole]) for place in (-3, -2, -1)]
+        expected[-1] = expected[-1][kept]
+        return all(
+            checks.agree(expected, step, model=model, within=checks.ROUNDING)
+            for expected, step in zip(expected, steps, strict=True)
+        )
     return False

@@ -21,7 +21,7 @@ from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
-from toolkit.models.context_length import context_length_or_default
+from toolkit.models.context_length import default_length
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.stop_tokens import stop_at_turn_end
 from toolkit.runs import layout
@@ -177,7 +177,7 @@ def sample_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
 ) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
-    context = context_length_or_default(model)
+    context = default_length(model)
     indices = range(min(SAMPLES, len(held_out.prompts)))
     if not indices:
         return []
