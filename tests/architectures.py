@@ -59,38 +59,118 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, object]]] = {
     "falcon_alibi": ("FalconConfig", {**BERT_LIKE, "alibi": True, "new_decoder_architecture": False}),
     "gemma": ("GemmaConfig", WITH_HEAD_DIM),
     "gemma2": ("Gemma2Config", {**WITH_HEAD_DIM, "final_logit_softcapping": 2.0, "sliding_window": 8}),
-    "gemma3": ("Gemma3TextConfig", {**WITH_HEAD_DIM, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**WITH_HEAD_DIM, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "gpt2": ("GPT2Config", GPT_LIKE),
     "gpt_bigcode": ("GPTBigCodeConfig", GPT_LIKE),
-    "gpt_neo": ("GPTNeoConfig", {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 256, "window_size": 8}),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 256,
+            "window_size": 8,
+        },
+    ),
     "gpt_neox": ("GPTNeoXConfig", BERT_LIKE),
     "gpt_oss": ("GptOssConfig", {**WITH_HEAD_DIM, **EXPERTS, "sliding_window": 8}),
     "gptj": ("GPTJConfig", {**GPT_LIKE, "rotary_dim": 8}),
     "granite": ("GraniteConfig", {**LLAMA_LIKE, "logits_scaling": 4.0, "embedding_multiplier": 2.0}),
-    "jamba": ("JambaConfig", {**LLAMA_LIKE, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False}),
+    "jamba": (
+        "JambaConfig",
+        {
+            **LLAMA_LIKE,
+            "num_experts": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+            "use_mamba_kernels": False,
+        },
+    ),
     "llama": ("LlamaConfig", LLAMA_LIKE),
     "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
-    "mamba2": ("Mamba2Config", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 8}),
+    "mamba2": (
+        "Mamba2Config",
+        {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "state_size": 8,
+            "num_heads": 8,
+            "head_dim": 8,
+            "n_groups": 2,
+            "chunk_size": 8,
+        },
+    ),
     "mistral": ("MistralConfig", {**LLAMA_LIKE, "sliding_window": 8}),
     "mixtral": ("MixtralConfig", {**LLAMA_LIKE, **EXPERTS}),
     "mpt": ("MptConfig", {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 256}),
     "olmo2": ("Olmo2Config", LLAMA_LIKE),
-    "opt": ("OPTConfig", {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256, "word_embed_proj_dim": 32}),
+    "opt": (
+        "OPTConfig",
+        {
+            "hidden_size": 32,
+            "ffn_dim": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 256,
+            "word_embed_proj_dim": 32,
+        },
+    ),
     "phi": ("PhiConfig", BERT_LIKE),
     "phi3": ("Phi3Config", LLAMA_LIKE),
     "qwen2": ("Qwen2Config", LLAMA_LIKE),
     "qwen3": ("Qwen3Config", WITH_HEAD_DIM),
-    "qwen3_moe": ("Qwen3MoeConfig", {**WITH_HEAD_DIM, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
-    "qwen3_next": ("Qwen3NextConfig", {**WITH_HEAD_DIM, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}),
-    "recurrent_gemma": ("RecurrentGemmaConfig", {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 8, "head_dim": 16}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**WITH_HEAD_DIM, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+    "qwen3_next": (
+        "Qwen3NextConfig",
+        {
+            **WITH_HEAD_DIM,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "linear_num_value_heads": 2,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "lru_width": 32,
+            "attention_window_size": 8,
+            "head_dim": 16,
+        },
+    ),
     "roberta_decoder": ("RobertaConfig", {**BERT_LIKE, "is_decoder": True}),
-    "rwkv": ("RwkvConfig", {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 64}),
+    "rwkv": (
+        "RwkvConfig",
+        {"hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 64},
+    ),
     "stablelm": ("StableLmConfig", LLAMA_LIKE),
-    "xglm": ("XGLMConfig", {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 2, "max_position_embeddings": 256}),
+    "xglm": (
+        "XGLMConfig",
+        {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 2, "max_position_embeddings": 256},
+    ),
     "xlstm": ("xLSTMConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2, "head_dim": 16}),
-}  # fmt: skip
-"""Configuration class and settings. Gemma 2 caps its logits, Cohere and Granite scale them: what the head gives is
-not what the softmax sees."""
+}
+"""Configuration class and settings. Gemma 2 caps its logits, Cohere and Granite scale them: what the head
+gives is not what the softmax sees."""
 
 REPRESENTATIVES = ("llama", "qwen2", "gemma2", "cohere")
 """Two architectures with a plain head, one that caps its logits, and one that scales them."""
@@ -118,6 +198,6 @@ def build_architecture(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrai
         model = AutoModelForCausalLM.from_config(config).eval()
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
-                if parameter.ndim == 2 and not parameter_name.endswith("A_log"):
+                if parameter.ndim >= 2 and not parameter_name.endswith("A_log"):
                     parameter.copy_(torch.randn(parameter.shape) * 0.4)
     return model

@@ -69,7 +69,7 @@ def theirs(texts, tmp_path, monkeypatch):
     return evaluate
 
 
-@pytest.mark.parametrize("name", ["gpt2", *ARCHITECTURES])
+@pytest.mark.parametrize("name", ["gpt2", *REPRESENTATIVES])
 def test_equal_to_lm_eval_at_stride_window(name, theirs, texts, tokenizer, model):
     scored = model if name == "gpt2" else build_architecture(name, tokenizer)
     metrics, loglikelihoods = theirs(scored, tokenizer, 3)

@@ -257,7 +257,7 @@ def _default_window(model: PreTrainedModel) -> int:
     window, limit = default_length(model, without_limit=DEFAULT_WINDOW), context_length(model)
     if limit is not None and window < limit:
         console.tell_once(
-            f"perplexity: windows of {window} tokens, although the model takes {limit}; `window` sets another length"
+            f"perplexity: windows of {window} tokens, although the model takes {limit}: `window` sets it"
         )
     return window
 

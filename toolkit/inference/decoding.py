@@ -1,8 +1,8 @@
 """Decoding of a batch of rows token by token, with a cache where the model's cache is right.
 
-Architectures differ in what they cache, and whether padding and positions on the left change it. On first use
-of a model, `decoding_mode` compares cached steps with passes over whole texts, and chooses the fastest mode that
-gives the same logits.
+Architectures differ in what they cache, and whether padding on the left changes it. On first use of a model,
+`decoding_mode` compares cached steps with passes over whole texts, and chooses the fastest mode with the same
+logits.
 
 Shapes: rows = answers in progress, vocab = entries of the vocabulary, width = padded length so far.
 """
@@ -171,7 +171,7 @@ class Decoder:
 
 
 def batches(prompts: Sequence[Sequence[int]], *, mode: DecodingMode, batch_rows: int) -> Iterator[list[int]]:
-    """Yield the indices of the prompts of each batch: of similar lengths, or of equal ones without padding."""
+    """Yield the indices of the prompts of each batch: of similar lengths, without padding of equal ones."""
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # less padding
     groups = [by_length]
     if not mode.padded:
@@ -196,14 +196,14 @@ def decoding_mode(model: nn.Module) -> DecodingMode:
         _modes[model] = next(mode for mode in MODES if _is_right(model, mode))
         if not _modes[model].cached:
             console.tell_once(
-                f"{describe(model).class_name} is sampled without a cache: its cached steps differ from whole "
-                "passes, so that each token takes as long as the whole text"
+                f"{describe(model).class_name} is sampled without a cache, because its cached steps fail or "
+                "differ from whole passes: each token takes as long as the whole text"
             )
     return _modes[model]
 
 
 def _is_right(model: nn.Module, mode: DecodingMode) -> bool:
-    """Return whether a mode gives the logits of whole passes: of prompts, two further tokens, and kept rows."""
+    """Return whether a mode gives the logits of whole passes: of prompts, two tokens more, and kept rows."""
     if not mode.cached:
         return True
     tokens = checks.probe_ids(model, 8).tolist()

@@ -1,7 +1,7 @@
 """The head of any architecture, applied to a few hidden states at a time.
 
-Heads may scale or cap logits, so that the matrix of the output embedding alone is not the head. All logits of a
-long row take too much memory: 4,096 positions of a vocabulary of 262,144 entries are 4 GB.
+Heads may scale or cap logits, so that the matrix of the output embedding alone is not the head. All logits of
+a long row take too much memory: 4,096 positions of a vocabulary of 262,144 entries are 4 GB.
 """
 
 from __future__ import annotations

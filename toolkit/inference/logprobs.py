@@ -21,7 +21,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.inference.heads import head_in_blocks
 from toolkit.models import checks
 from toolkit.models.context_length import context_length
-from toolkit.models.description import forward, vocabulary
+from toolkit.models.description import forward, text_config, vocabulary
 from toolkit.models.kernels import inference_gelu
 from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
 
@@ -141,7 +141,7 @@ def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int 
     pretrained here); otherwise the tokenizer's beginning-of-text, or end-of-text if there is none.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    configured = getattr(model.config.get_text_config(), "bos_token_id", None)
+    configured = getattr(text_config(model.config), "bos_token_id", None)
     return end if begin is None or (end is not None and configured == end) else begin
 
 
@@ -228,7 +228,7 @@ def _score_batch(
     """Yield log p of the targets of all rows in order, (scored,) float32, a block of logits at a time."""
     length = max(len(row.inputs) for row in batch)
     # any id may stand to the right of the text; transformers warns about the padding id
-    filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
+    filler = 1 if getattr(text_config(model.config), "pad_token_id", None) == 0 else 0
     inputs = np.full((len(batch), length), filler, dtype=np.int64)
     positions = []
     for row_index, row in enumerate(batch):

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ModelError, ToolkitError
 from toolkit.models.description import ModelDescription, describe, forward, text_config
 
 PROBE_TOKENS = 5
@@ -21,7 +21,7 @@ MOST_UNREADABLE = 64
 ROUNDING = {torch.float64: 5e-3, torch.float32: 5e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 """By how much equal computations in other shapes may differ, as a share of the largest logit."""
 LEAKAGE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 0.02}
-"""By how much earlier logits of a causal model may depend on later tokens: experts compute other shapes then."""
+"""By how much earlier logits of a causal model may depend on later tokens: experts see other shapes."""
 
 _unreadable: WeakKeyDictionary[nn.Module, Mapping[int, str]] = WeakKeyDictionary()
 """Tokens without a row in the input embedding of a model."""
@@ -57,7 +57,7 @@ def require_causal(model: nn.Module, *, where: str | None = None) -> None:
     The last of a few tokens is changed, in eval mode. Nothing is drawn.
 
     Raises:
-        ToolkitError: an encoder, an encoder-decoder, a model that reads no plain text, or logits that are not
+        ModelError: an encoder, an encoder-decoder, a model that reads no plain text, or logits that are not
             finite.
     """
     description = describe(model)
@@ -67,18 +67,18 @@ def require_causal(model: nn.Module, *, where: str | None = None) -> None:
     try:
         logits = forward(model, rows, use_cache=False).logits
     except Exception as error:  # whatever code of any architecture raises
-        raise ToolkitError(
-            f"a {description.class_name} cannot read a plain text: {type(error).__name__}: {error}", where=where,
-            fix="give a causal language model for text, such as a Llama or a GPT-2",
+        raise ModelError(
+            f"a {description.class_name} cannot read a plain text: {type(error).__name__}: {error}",
+            where=where, fix="give a causal language model for text, such as a Llama or a GPT-2",
         ) from error  # fmt: skip
     if logits.shape != (*rows.shape, description.vocabulary):
-        raise ToolkitError(
+        raise ModelError(
             f"a {description.class_name} does not predict one next token at each position", where=where,
             fix="give a causal language model for text, such as a Llama or a GPT-2",
         )  # fmt: skip
     require_finite(logits, model, where=where)
     if not agree(logits[0, :-1], logits[1, :-1], model=model, within=LEAKAGE):
-        raise ToolkitError(
+        raise ModelError(
             f"a {description.class_name} with this configuration is an encoder, not a language model: its "
             "predictions depend on later tokens", where=where,
             fix="give a causal language model, such as a Llama or a GPT-2",
@@ -92,16 +92,16 @@ def _refuse_encoder_decoder(model: nn.Module, description: ModelDescription, whe
         written_as and description.class_name not in written_as
     ):
         name = written_as[0] if written_as else description.class_name
-        raise ToolkitError(
-            f"a {name} is an encoder-decoder, not a language model: its decoder was trained to read an encoder",
+        raise ModelError(
+            f"a {name} is an encoder-decoder, not a language model: its decoder reads an encoder",
             where=where, fix="give a causal language model, such as a Llama or a GPT-2",
         )  # fmt: skip
 
 
 def require_finite(logits: torch.Tensor, model: nn.Module, *, where: str | None = None) -> None:
-    """Raise ToolkitError if a row of logits (..., vocabulary) has no finite maximum; -inf excludes a token."""
+    """Raise ModelError if a row of logits (..., vocabulary) has no finite maximum; -inf is allowed."""
     if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
-        raise ToolkitError(
+        raise ModelError(
             "its logits are not finite (NaN or infinite)",
             where=where or getattr(model, "name_or_path", None) or type(model).__name__,
             fix="use an earlier checkpoint: the training diverged, or the file is damaged; a model that was "

@@ -9,7 +9,7 @@ from toolkit.models.description import position_limit
 DEFAULT_CONTEXT_LENGTH = 1024
 """Tokens of a prompt and its answer for models whose configuration names no limit."""
 LONGEST_DEFAULT = 4096
-"""Tokens of a text by default where a model takes more: attention to 131,072 tokens takes minutes on a CPU."""
+"""Tokens of a text by default where a model takes more: attention to 131,072 takes minutes on a CPU."""
 
 
 def context_length(model: nn.Module) -> int | None:

@@ -76,8 +76,8 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def position_limit(config: PreTrainedConfig) -> int | None:
     """Return how many tokens a model of this configuration attends to at most, None without a limit.
 
-    Rotary positions count as a limit, because models are not trained beyond it. ALiBi and recurrent states have
-    none, except MPT, whose biases are computed for `max_seq_len` positions.
+    Rotary positions count as a limit, because models are not trained beyond it. ALiBi and recurrent states
+    have none, except MPT, whose biases are computed for `max_seq_len` positions.
     """
     text = text_config(config)
     if text.model_type in UNLIMITED or getattr(text, "alibi", False):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -136,7 +135,7 @@ def _load(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **config,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # whatever the code of any architecture raises for its configuration
         raise _other_kind(reference, error) or not_loadable(name, revision, error) from error
 
 
@@ -146,8 +145,8 @@ def _other_kind(reference: Reference, error: Exception) -> ToolkitError | None:
     if found is None:
         return None
     return ToolkitError(
-        f"a {found.group(1)} model is not a causal language model, nor a classifier of one", where=reference[0],
-        fix="give a causal language model, such as a Llama or a GPT-2",
+        f"a {found.group(1)} model is not a causal language model, nor a classifier of one",
+        where=reference[0], fix="give a causal language model, such as a Llama or a GPT-2",
     )  # fmt: skip
 
 
@@ -168,8 +167,9 @@ def _check_classifier(model: PreTrainedModel, loading: dict[str, Any], reference
     name = type(model).__name__
     if not hasattr(model, "score"):
         raise ToolkitError(
-            f"a {name} cannot be a reward model here: an encoder reads its score elsewhere than at the last token "
-            "of a conversation, and was trained on pairs in another form than a chat template", where=reference[0],
+            f"a {name} cannot be a reward model here: an encoder reads its score elsewhere than at the last "
+            "token of a conversation, and was trained on pairs without a chat template",
+            where=reference[0],
             fix="give a run of the reward stage, or a classifier of a causal language model",
         )  # fmt: skip
     for key, stored, expected in loading["mismatched_keys"]:
