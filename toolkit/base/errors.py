@@ -91,4 +91,4 @@ class RunError(ToolkitError):
 
 
 class ModelError(ToolkitError):
-    """A model that cannot be used, whatever it reads: logits that are not finite or depend on later tokens."""
+    """A model that is of no use for any text: an encoder, or one whose logits are not finite."""

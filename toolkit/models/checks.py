@@ -129,19 +129,25 @@ def allow_unreadable_tokens(
             fix="take the model and the tokenizer from the same run",
         )  # fmt: skip
     _unreadable[model] = beyond
-    model.get_input_embeddings().register_forward_pre_hook(partial(_refuse_unreadable, beyond, rows))
+    model.get_input_embeddings().register_forward_pre_hook(partial(_refuse_unreadable, beyond))
+
+
+def unreadable_tokens(model: nn.Module) -> Mapping[int, str]:
+    """Return the tokens by id that had no row in the input embedding when the model was loaded."""
+    return _unreadable.get(model, {})
 
 
 def require_readable(model: nn.Module, largest_id: int) -> None:
     """Raise ToolkitError if the model has no embedding for a token id."""
     rows = describe(model).embedded
     if largest_id >= rows:
-        raise _not_readable(_unreadable.get(model, {}), rows, largest_id)
+        raise _not_readable(unreadable_tokens(model), rows, largest_id)
 
 
 def _refuse_unreadable(
-    beyond: Mapping[int, str], rows: int, module: nn.Module, arguments: tuple[torch.Tensor, ...]
+    beyond: Mapping[int, str], embedding: nn.Module, arguments: tuple[torch.Tensor, ...]
 ) -> None:
+    rows = embedding.weight.shape[0]  # more than at first after resize_token_embeddings
     largest = max((int(ids.max()) for ids in arguments[:1] if ids.numel()), default=0)
     if largest >= rows:
         raise _not_readable(beyond, rows, largest)

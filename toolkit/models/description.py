@@ -59,7 +59,7 @@ def describe(model: nn.Module) -> ModelDescription:
         positions=position_limit(inner.config),
         cache_argument=next((name for name in CACHE_ARGUMENTS if name in parameters), None),
         vocabulary=vocabulary(inner),
-        embedded=inner.get_input_embeddings().num_embeddings,
+        embedded=inner.get_input_embeddings().weight.shape[0],
     )
 
 
