@@ -23,7 +23,7 @@ from transformers import (
 from tests.architectures import BART_LIKE, BERT_LIKE, LLAMA_LIKE, REFUSED, build_architecture
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.logprobs import answer_logprobs, score_documents
-from toolkit.inference.reward_scores import reward_scores
+from toolkit.inference.reward_scores import reward_scores, score_ids
 from toolkit.inference.sampling import generate
 from toolkit.models import checks
 from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
@@ -98,6 +98,38 @@ def test_an_encoder_is_no_reward_model(build, saved):
     for seed in (None, 0):
         with pytest.raises(ToolkitError, match="a BertForSequenceClassification cannot be a reward model"):
             load_reward_model(reference, new_head_seed=seed)
+
+
+@pytest.mark.slow  # transformers imports all configurations for its message
+def test_an_architecture_without_a_classifier_is_no_reward_model(tiny_tokenizer, saved):
+    reference = saved(build_architecture("cohere", tiny_tokenizer))
+    with pytest.raises(ToolkitError, match="a Cohere model cannot be a reward model"):
+        load_reward_model(reference, new_head_seed=0)
+
+
+WITH_CLASSIFIER = """
+biogpt bloom deepseek_v2 deepseek_v3 falcon falcon_alibi gemma gemma2 gemma3 gpt2 gpt_bigcode gpt_neo gpt_neox
+gpt_oss gptj jamba llama mistral mixtral mpt olmo2 opt phi phi3 qwen2 qwen3 qwen3_moe qwen3_next
+stablelm""".split()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("bloom", "llama") else pytest.param(name, marks=pytest.mark.slow)
+        for name in WITH_CLASSIFIER
+    ],
+)
+def test_scores_of_a_padded_batch_are_read_at_the_last_tokens(name, tiny_tokenizer, saved):
+    reference = saved(build_architecture(name, tiny_tokenizer))
+    model, tokenizer = load_reward_model(reference, new_head_seed=0)
+    rows = [[*range(60, 72)], [50], [80, 81, 82], [90, 91, 92, 93]]
+    scores = score_ids(model, rows, pad_id=tokenizer.pad_token_id, batch_examples=4)
+    for row, score in zip(rows, scores, strict=True):
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0, -1]
+            assert float(model.score(hidden)) == pytest.approx(score, abs=1e-5)
+    assert scores.std() > 0.1
 
 
 @pytest.mark.parametrize("labels", [2, 5])

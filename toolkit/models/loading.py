@@ -136,17 +136,26 @@ def _load(
                 output_loading_info=True, **config,
             )  # fmt: skip
     except Exception as error:  # whatever the code of any architecture raises for its configuration
-        raise _other_kind(reference, error) or not_loadable(name, revision, error) from error
+        raise _other_kind(auto, reference, error) or not_loadable(name, revision, error) from error
 
 
-def _other_kind(reference: Reference, error: Exception) -> ToolkitError | None:
-    """Return the error for a model of another kind, such as T5; None if something else is wrong."""
+def _other_kind(
+    auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
+    reference: Reference,
+    error: Exception,
+) -> ToolkitError | None:
+    """Return the error for an architecture that transformers lacks in this form; None for another error."""
     found = re.search(r"Unrecognized configuration class .*?(\w+)Config'", str(error))
     if found is None:
         return None
+    if auto is AutoModelForCausalLM:
+        return ToolkitError(
+            f"a {found.group(1)} model is not a causal language model", where=reference[0],
+            fix="give a causal language model, such as a Llama or a GPT-2",
+        )  # fmt: skip
     return ToolkitError(
-        f"a {found.group(1)} model is not a causal language model, nor a classifier of one",
-        where=reference[0], fix="give a causal language model, such as a Llama or a GPT-2",
+        f"a {found.group(1)} model cannot be a reward model: transformers has no classifier of its kind",
+        where=reference[0], fix="give a model of another architecture, such as a Llama or a GPT-2",
     )  # fmt: skip
 
 
