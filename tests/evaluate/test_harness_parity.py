@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.evaluate.architectures import ARCHITECTURES, build_architecture
+from tests.architectures import REPRESENTATIVES, build_architecture
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 
@@ -69,7 +69,7 @@ def theirs(texts, tmp_path, monkeypatch):
     return evaluate
 
 
-@pytest.mark.parametrize("name", ["gpt2", *ARCHITECTURES])
+@pytest.mark.parametrize("name", ["gpt2", *REPRESENTATIVES])
 def test_equal_to_lm_eval_at_stride_window(name, theirs, texts, tokenizer, model):
     scored = model if name == "gpt2" else build_architecture(name, tokenizer)
     metrics, loglikelihoods = theirs(scored, tokenizer, 3)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.architectures import build_architecture
+from toolkit.base import console
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data.text.shards import TokenWriter
@@ -179,3 +181,19 @@ def test_progress_reaches_the_number_that_it_was_told(model, tokenizer, stories,
         )  # fmt: skip
         assert seen == sorted(seen) and seen[-1] == totals[0]
         assert np.isfinite(measured.nats).all()
+
+
+def test_windows_are_at_most_4096_tokens_by_default_and_that_is_said_once(tokenizer, stories, capsys):
+    """The position limit of a model may be 131,072: windows of that length take minutes without a word."""
+    model = build_architecture("llama", tokenizer)
+    model.config.max_position_embeddings = 131072
+    console.tell_once.cache_clear()
+    for _ in range(2):
+        measured = perplexity.measure(model, tokenizer, HeldOutText("texts", texts=stories[:1]))
+        assert (measured.window, measured.stride) == (4096, 2048)
+    assert capsys.readouterr().err.count("windows of 4096 tokens, although the model takes 131072") == 1
+    settings = ScoringSettings(window=8192)
+    long = perplexity.measure(model, tokenizer, HeldOutText("texts", texts=stories[:1]), settings=settings)
+    endless = build_architecture("mamba", tokenizer)
+    default = perplexity.measure(endless, tokenizer, HeldOutText("texts", texts=stories[:1]))
+    assert (long.window, default.window) == (8192, 2048) and capsys.readouterr().err == ""

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluate.architectures import ARCHITECTURES, build_architecture
+from tests.architectures import REPRESENTATIVES, build_architecture
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
 from toolkit.cli import main
 from toolkit.evaluate import perplexity
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.inference import logprobs
 from toolkit.models import loading
 from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.stages.tokenizer import learn
@@ -40,7 +39,7 @@ def encode(tokenizer, text):
     return tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, stories, tmp_path, capsys):
     loading.save_model(build_architecture(name, tokenizer), tokenizer, tmp_path / name)
     model, _ = loading.load_causal_lm((str(tmp_path / name), None))
@@ -55,19 +54,6 @@ def test_any_architecture_from_a_folder_is_its_own_log_softmax(name, tokenizer, 
     assert main.main(["evaluate", str(tmp_path / name), "--data", str(path), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["models"][name]
     assert row["bits_per_byte"] == pytest.approx(result["bits_per_byte"], rel=1e-9)
-
-
-def test_a_batch_of_whole_logits_is_small(tokenizer, stories, monkeypatch):
-    """Where the head cannot be called apart fewer rows are scored at once, and only the columns asked for."""
-    model = build_architecture("gemma2", tokenizer)
-    shapes = []
-    model.lm_head.register_forward_hook(lambda head, inputs, output: shapes.append(output.shape))
-    whole, _ = measure(model, tokenizer, [" ".join(stories)], window=64, stride=8)
-    assert all(shape[1] <= 64 for shape in shapes) and sum(shape[1] == 8 for shape in shapes) > 2
-    monkeypatch.setattr(logprobs, "BLOCK_LOGITS", 2**16)
-    small, _ = measure(model, tokenizer, [" ".join(stories)], window=64, stride=8)
-    assert max(shape.numel() for shape in shapes[len(shapes) // 2 :]) <= 2**16
-    assert small.nats == pytest.approx(whole.nats, rel=1e-6)
 
 
 @pytest.fixture(scope="module")

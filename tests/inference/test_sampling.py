@@ -214,7 +214,7 @@ def test_invalid_sampling_requests_are_refused(model):
 
 def test_dynamic_cache_gives_the_same_samples(model, monkeypatch):
     fast = generate(model, PROMPTS * 2, seed=4, max_new_tokens=20, **IDS)
-    monkeypatch.setattr("toolkit.inference.sampling.PREALLOCATED", ())
+    monkeypatch.setattr("toolkit.inference.decoding.PREALLOCATED", ())
     plain = generate(model, PROMPTS * 2, seed=4, max_new_tokens=20, **IDS)
     assert fast.ids == plain.ids and fast.ended == plain.ended
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 from trl import SFTTrainer
 
 from tests.chat_fixtures import (
@@ -27,6 +27,7 @@ from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import training_pairs
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.stages import sft
 from toolkit.stages.trainer_runner import quiet, scored_positions_only
 
@@ -136,6 +137,26 @@ def test_hub_base_model_learns_the_chat_tokens():
     assert states[0].shape[0] % 64 == 0 and states[0].shape[0] >= len(tokenizer)
     assert torch.equal(states[0], states[1])
     assert larger.generation_config.suppress_tokens == list(range(len(tokenizer), states[0].shape[0]))
+
+
+@pytest.mark.parametrize("chat_template", ["auto", "chatml"])
+def test_tokens_without_a_row_get_none_or_are_never_sampled(chat_template, tmp_path):
+    """Gemma 3 ships an image token without a row: fine-tuning needs no row for it, but may need others."""
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, max_position_embeddings=32)  # fmt: skip
+    image = len(tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<image>"]})
+    save_model(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path / "model")
+    model, tokenizer = load_causal_lm((str(tmp_path / "model"), None))
+    sft.make_conversational(model, tokenizer, chat_template=chat_template, seed=0)
+    rows = model.get_input_embeddings().num_embeddings
+    if chat_template == "auto":
+        assert rows == image and model.generation_config.suppress_tokens is None
+    else:
+        assert rows % 64 == 0 and rows >= len(tokenizer) == image + 3
+        assert model.generation_config.suppress_tokens == [image, *range(len(tokenizer), rows)]
+        model(input_ids=torch.tensor([[image + 1]]))
 
 
 def test_training_learns_and_reports_the_exact_token_mean(folder, load):

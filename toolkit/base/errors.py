@@ -88,3 +88,7 @@ class DataError(ToolkitError):
 
 class RunError(ToolkitError):
     """A run directory that cannot be used: its parents are unsealed or changed, or it is in use."""
+
+
+class ModelError(ToolkitError):
+    """A model that is of no use for any text: an encoder, or one whose logits are not finite."""

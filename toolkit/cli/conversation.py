@@ -14,7 +14,7 @@ with suppress(ImportError):  # line editing and history at the prompt; not on ev
 from jinja2 import TemplateError
 
 from toolkit.base.console import tell
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ModelError, ToolkitError
 from toolkit.base.rng import derive
 from toolkit.inference import sampling
 from toolkit.inference.generation import GenerationSettings
@@ -171,6 +171,8 @@ def turn(conversation: Conversation, *, interactive: bool) -> bool:
             raise
         conversation.forget_unanswered()
         tell("\n[/quit or Ctrl-D ends]")
+    except ModelError:  # no other message helps
+        raise
     except (ToolkitError, TemplateError) as error:
         tell(f"[{error}]")
     return True

@@ -170,7 +170,7 @@ def _parser() -> Parser:
         "--window",
         type=positive_int,
         metavar="N",
-        help="tokens in one window; default: all positions of the model",
+        help="tokens in one window; default: all positions of the model, 4096 at most",
     )
     parser.add_argument(
         "--stride",

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit.base import console
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import Data, DataSource
 from toolkit.data.chat import template
@@ -25,7 +26,7 @@ from toolkit.data.data_sources import Part, as_sources
 from toolkit.data.text import documents
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_tokens, start_id
-from toolkit.models.context_length import context_length
+from toolkit.models.context_length import context_length, default_length
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.runs import layout
@@ -144,7 +145,7 @@ class ScoringSettings:
     """How documents are presented to a model.
 
     Attributes:
-        window: tokens per window (default: the context length of the model).
+        window: tokens per window (default: the context length of the model, 4096 at most).
         stride: tokens by which the window moves (default: half a window).
         prefix: the token before a document: `bos`, `end` (end-of-text), or `none`, with which the first token
             has no context and is not scored; `auto` as `toolkit.inference.logprobs.start_id`.
@@ -218,7 +219,7 @@ def measure(
         ToolkitError: the tokenizer lacks the prefix or end, or the window exceeds the context.
     """
     ids = text.ids(tokenizer)
-    window = settings.window or context_length(model) or DEFAULT_WINDOW
+    window = settings.window or _default_window(model)
     ends = _ends(settings, model, tokenizer)
     stride = settings.stride or max(1, window // 2)
     scored_ends = int(ends.end is not None)  # per document
@@ -254,6 +255,16 @@ def measure(
         blocks=blocks,
         nulls=frozenset({"prefix_token", "blocks"}),
     )
+
+
+def _default_window(model: PreTrainedModel) -> int:
+    """Return the tokens in one window where the settings name none; a window below the context is said."""
+    window, limit = default_length(model, without_limit=DEFAULT_WINDOW), context_length(model)
+    if limit is not None and window < limit:
+        console.tell_once(
+            f"perplexity: windows of {window} tokens, although the model takes {limit}: `window` sets it"
+        )
+    return window
 
 
 def _ends(settings: ScoringSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> _Ends:

@@ -8,7 +8,6 @@ is lost.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +18,16 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError
+from toolkit.inference.heads import head_in_blocks
+from toolkit.models import checks
 from toolkit.models.context_length import context_length
+from toolkit.models.description import forward, text_config, vocabulary
 from toolkit.models.kernels import inference_gelu
 from toolkit.models.shape import BLOCK_LOGITS, scored_at_once
 
 PLAIN_HEADS = {"gpt2", "gpt_neo", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3"}
-"""Architectures whose logits are the head times the last hidden state; others may cap or scale logits."""
+"""Architectures whose logits are the head times the last hidden state; others may cap or scale logits, see
+`toolkit.inference.heads`."""
 
 BATCH_TOKENS, CPU_BATCH_TOKENS = 8192, 2048
 
@@ -138,7 +141,7 @@ def start_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int 
     pretrained here); otherwise the tokenizer's beginning-of-text, or end-of-text if there is none.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    configured = getattr(model.config.get_text_config(), "bos_token_id", None)
+    configured = getattr(text_config(model.config), "bos_token_id", None)
     return end if begin is None or (end is not None and configured == end) else begin
 
 
@@ -187,34 +190,45 @@ def _score_rows(
     if batch_tokens is None:
         on_cpu = model.get_input_embeddings().weight.device.type == "cpu"
         batch_tokens = CPU_BATCH_TOKENS if on_cpu else BATCH_TOKENS
-    if model.config.model_type not in PLAIN_HEADS:  # computes the logits of whole rows: use few rows
-        batch_tokens = min(batch_tokens, BLOCK_LOGITS // _vocabulary(model))
+    largest_id = max((int(row.targets.max()) for row in rows if len(row.targets)), default=0)
+    checks.require_readable(model, largest_id)
     model.eval()
     try:
+        head = _head(model)
+        if head is None:  # computes the logits of whole rows: use few rows
+            batch_tokens = min(batch_tokens, BLOCK_LOGITS // vocabulary(model))
         with inference_gelu(model):
             for batch in _batches(rows, batch_tokens):
-                logprobs = _score_batch(model, [rows[index] for index in batch])
-                offset = 0
+                parts = []
+                for part in _score_batch(model, [rows[index] for index in batch], head):
+                    parts.append(part)
+                    done += len(part)
+                    if progress:
+                        progress(done)
+                logprobs, offset = np.concatenate(parts), 0
                 for index in batch:
                     count = len(rows[index].targets)
                     yield index, logprobs[offset : offset + count]
                     offset += count
-                done += offset
-                if progress:
-                    progress(done)
     finally:
         model.train(training)
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
-    return model.get_output_embeddings().weight.shape[0]
+def _head(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return what computes logits from last hidden states, (scored, width) -> (scored, vocabulary).
+
+    None if this architecture has to compute the logits of whole rows.
+    """
+    return model.get_output_embeddings() if model.config.model_type in PLAIN_HEADS else head_in_blocks(model)
 
 
-def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
-    """Return log p of the targets of all rows, concatenated, (scored,) float32."""
+def _score_batch(
+    model: PreTrainedModel, batch: list[_Row], head: Callable[[torch.Tensor], torch.Tensor] | None
+) -> Iterator[np.ndarray]:
+    """Yield log p of the targets of all rows in order, (scored,) float32, a block of logits at a time."""
     length = max(len(row.inputs) for row in batch)
     # any id may stand to the right of the text; transformers warns about the padding id
-    filler = 1 if model.config.get_text_config().pad_token_id == 0 else 0
+    filler = 1 if getattr(text_config(model.config), "pad_token_id", None) == 0 else 0
     inputs = np.full((len(batch), length), filler, dtype=np.int64)
     positions = []
     for row_index, row in enumerate(batch):
@@ -225,17 +239,15 @@ def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> np.ndarray:
     input_ids = torch.from_numpy(inputs).to(device)  # (rows, length)
     index = torch.from_numpy(np.concatenate(positions)).to(device)  # (scored,)
     targets = torch.from_numpy(np.concatenate([row.targets for row in batch])).to(device)  # (scored,)
-    if model.config.model_type in PLAIN_HEADS:
-        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        values, head = hidden.flatten(0, 1)[index], model.get_output_embeddings()
+    if head is None:
+        values = _whole_logits(model, input_ids, index)
     else:
-        values, head = _whole_logits(model, input_ids, index), torch.nn.Identity()
-    block = scored_at_once(_vocabulary(model), on_cpu=device.type == "cpu")
-    parts = [
-        _target_logprobs(head(values[at : at + block]), targets[at : at + block])
-        for at in range(0, len(targets), block)
-    ]
-    return torch.cat(parts).cpu().numpy()
+        values = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)[index]
+    block = scored_at_once(vocabulary(model), on_cpu=device.type == "cpu")
+    block = min(block, max(1, BLOCK_LOGITS // vocabulary(model)))
+    for at in range(0, len(targets), block):
+        logits = values[at : at + block] if head is None else head(values[at : at + block])
+        yield _target_logprobs(logits, targets[at : at + block]).cpu().numpy()
 
 
 def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -244,11 +256,9 @@ def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.
     Columns before the first of these positions are skipped if the model supports it.
     """
     first = int((index % input_ids.shape[1]).min())
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)[index]
-    length = input_ids.shape[1] - first
-    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=length).logits
-    return logits[index // input_ids.shape[1], index % input_ids.shape[1] - first]
+    logits = forward(model, input_ids, use_cache=False, logits_to_keep=input_ids.shape[1] - first).logits
+    skipped = input_ids.shape[1] - logits.shape[1]
+    return logits[index // input_ids.shape[1], index % input_ids.shape[1] - skipped]
 
 
 def _target_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ from toolkit.base.rng import derive
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.sampling import forbidden_bias
 from toolkit.inference.token_text import token_text
+from toolkit.models.checks import require_finite
+from toolkit.models.description import forward
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,15 @@ def allowed(opened: OpenModel) -> np.ndarray:
 
 @torch.no_grad()
 def distribution(opened: OpenModel, ids: list[int]) -> np.ndarray:
-    """Return the probabilities of the next token, (vocabulary,) float64, over all entries as in scoring."""
+    """Return the probabilities of the next token, (vocabulary,) float64, over all entries as in scoring.
+
+    Raises:
+        ToolkitError: the model's logits are not finite.
+    """
     model = opened.model
-    logits = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+    ids = torch.tensor([ids], device=model.device)
+    logits = forward(model, ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+    require_finite(logits, model)
     return torch.softmax(logits.float().double().cpu(), dim=0).numpy()
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.data.chat.template import encode_text, example_ids, turn_end_id
+from toolkit.models.checks import require_finite
 from toolkit.models.context_length import context_length
 
 BATCH_TOKENS = 16384
@@ -32,6 +33,9 @@ def score_ids(
         batch_examples: conversations of one forward pass, shortest first; by default as many as make
             `BATCH_TOKENS`, longest first. Scores depend on it by rounding only.
         extra_padding: padding tokens to add to the longest row of each batch.
+
+    Raises:
+        ToolkitError: a score is not finite.
     """
     scores = np.zeros(len(rows))
     lengths = [len(row) + extra_padding for row in rows]
@@ -44,6 +48,7 @@ def score_ids(
             ids[row, : len(rows[index])] = torch.tensor(rows[index])
         mask = (columns < torch.tensor([len(rows[index]) for index in batch])[:, None]).long()
         output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+        require_finite(output.logits, model)
         scores[batch] = output.logits[:, 0].double().cpu().numpy()
     model.train(was_training)
     return scores

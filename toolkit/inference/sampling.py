@@ -1,4 +1,4 @@
-"""Sampling answers from a language model with a key-value cache.
+"""Sampling answers from a language model; how its rows are decoded is in `toolkit.inference.decoding`.
 
 All callers share these rules:
 
@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.rng import derive
+from toolkit.inference import decoding
+from toolkit.inference.decoding import decoding_mode
 from toolkit.models.context_length import context_length
-from toolkit.runtime.upstream_private import attention_implementation
+from toolkit.models.description import describe, vocabulary
 
 FORBIDDEN_LOGIT = -1e9
 """Gives a probability of exactly 0 in fp32, and unlike -inf keeps p * log p of an entropy finite."""
@@ -36,8 +36,6 @@ SETTLED_SHARE = 0.125
 """Ended rows are removed once they are this share of the batch, because removing copies the cache."""
 EndIds = int | Collection[int] | None
 """The token that ends an answer, several of them, or none."""
-PREALLOCATED = ("sdpa", "eager")
-"""Attention implementations that take an additive mask of (rows, 1, queries, width)."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _end_ids(end_id: EndIds) -> list[int]:
 
 def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: EndIds) -> torch.Tensor:
     """Return the bias that excludes forbidden tokens from sampling, fp32 (vocab,): 0 or -1e9."""
-    bias = torch.zeros(model.config.vocab_size, device=model.device)
+    bias = torch.zeros(vocabulary(model), device=model.device)
     suppressed = list(getattr(model.generation_config, "suppress_tokens", None) or [])
     if pad_id is not None and pad_id not in _end_ids(end_id):
         suppressed.append(pad_id)
@@ -106,37 +104,8 @@ def forbidden_bias(model: nn.Module, *, pad_id: int | None, end_id: EndIds) -> t
     return bias
 
 
-class _PreallocatedLayer(DynamicLayer):
-    """Keys and values of one layer in one buffer of (rows, heads, capacity, head width).
-
-    DynamicLayer copies all of them for each token.
-    """
-
-    def __init__(self, capacity: int):
-        super().__init__()
-        self.capacity, self.filled = capacity, 0
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            rows, heads, _, head_width = key_states.shape
-            self.key_buffer = key_states.new_empty(rows, heads, self.capacity, head_width)
-            self.value_buffer = value_states.new_empty(rows, heads, self.capacity, head_width)
-        end = self.filled + key_states.shape[2]
-        self.key_buffer[:, :, self.filled : end] = key_states
-        self.value_buffer[:, :, self.filled : end] = value_states
-        self.filled = end
-        self.keys, self.values = self.key_buffer[:, :, :end], self.value_buffer[:, :, :end]
-        return self.keys, self.values
-
-    def keep(self, rows: torch.Tensor) -> None:
-        self.key_buffer, self.value_buffer = self.key_buffer[rows], self.value_buffer[rows]
-        self.keys = self.key_buffer[:, :, : self.filled]
-        self.values = self.value_buffer[:, :, : self.filled]
-
-
 class _Decoder:
-    """A batch of left-padded rows with their cache, which returns each row's next-token log-probabilities."""
+    """A batch of rows in progress, which returns log-probabilities of what may be sampled."""
 
     def __init__(
         self,
@@ -147,55 +116,21 @@ class _Decoder:
         pad_id: int | None,
         end_id: EndIds,
     ):
-        longest = max(len(prompt) for prompt in prompts)
-        self.capacity = longest + sampling.max_new_tokens
-        self.model, self.device, self.width = model, model.device, 0
-        self.temperature = sampling.temperature or 1.0
+        fill = pad_id if pad_id is not None and pad_id < describe(model).embedded else 0
+        self.rows = decoding.Decoder(
+            model, prompts, max_new_tokens=sampling.max_new_tokens, mode=decoding_mode(model), fill=fill
+        )
+        self.device, self.temperature = self.rows.device, sampling.temperature or 1.0
         self.forbidden = forbidden_bias(model, pad_id=pad_id, end_id=end_id) / self.temperature
-        fill = 0 if pad_id is None else pad_id
-        padded = [[fill] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        self.prompt = torch.tensor(padded, device=self.device)  # (rows, longest)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        columns = torch.arange(self.capacity, device=self.device)
-        self.mask = columns >= (longest - lengths)[:, None]  # (rows, capacity) real tokens
-        self.positions = (columns - (longest - lengths)[:, None]).clamp(min=0)
-        self.cache = DynamicCache(config=model.config)
-        plain = all(type(layer) is DynamicLayer for layer in self.cache.layers) and bool(self.cache.layers)
-        self.preallocated = plain and attention_implementation(model) in PREALLOCATED
-        if self.preallocated:
-            self.cache.layers = [_PreallocatedLayer(self.capacity) for _ in self.cache.layers]
-            self.bias = torch.zeros(self.mask.shape, dtype=model.dtype, device=self.device)
-            self.bias.masked_fill_(~self.mask, torch.finfo(model.dtype).min)
 
     @torch.inference_mode()
     def logprobs(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Feed `ids` (rows,), or first the prompts, and return log-probabilities, fp32 (rows, vocab)."""
-        inputs = self.prompt if ids is None else ids[:, None]
-        end = self.width + inputs.shape[1]
-        mask = self.mask[:, :end].long()
-        if self.preallocated and ids is not None:
-            mask = self.bias[:, None, None, :end]  # a prepared 4-D mask saves building one for each token
-        output = self.model(
-            input_ids=inputs,
-            attention_mask=mask,
-            position_ids=self.positions[:, self.width : end],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.width = end
-        logits = output.logits[:, -1].float() / self.temperature + self.forbidden
-        return torch.log_softmax(logits, dim=-1)
+        return torch.log_softmax(self.rows.logits(ids) / self.temperature + self.forbidden, dim=-1)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with these rows only."""
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
-        if self.preallocated:
-            self.bias = self.bias[rows]
-            for layer in self.cache.layers:
-                layer.keep(rows)
-        else:
-            self.cache.reorder_cache(rows)
+        self.rows.keep(rows)
 
 
 def restrict(logprobs: torch.Tensor, *, top_k: int, top_p: float) -> torch.Tensor:
@@ -283,12 +218,10 @@ def generate(
     ended = [False] * len(prompts)
     logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
     stops: list[int | None] = [None] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # less padding
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(by_length), sampling.batch_rows):
-            batch = by_length[start : start + sampling.batch_rows]
+        for batch in decoding.batches(prompts, mode=decoding_mode(model), batch_rows=sampling.batch_rows):
             decoder = _Decoder(
                 model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id, end_id=end_id
             )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -18,6 +18,8 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
+from toolkit.models import checks
+from toolkit.models.description import describe
 from toolkit.models.tokenizer_loading import Reference, load_tokenizer, local_folder, not_loadable
 from toolkit.runs import layout
 
@@ -34,7 +36,7 @@ def load_causal_lm(
 
     Raises:
         ToolkitError: no such folder, not a model folder, weights missing or not in safetensors, no
-            tokenizer, a reward model, or a hub model that cannot be downloaded.
+            tokenizer, a reward model, an encoder, or a hub model that cannot be downloaded.
     """
     model, loading = _load(AutoModelForCausalLM, reference, dtype)
     tokenizer = load_tokenizer(reference)
@@ -43,14 +45,17 @@ def load_causal_lm(
             "is a reward model, not a language model", where=reference[0],
             fix="give a run of the pretrain, sft, dpo or ppo stage",
         )  # fmt: skip
+    model = model.to(device).eval()
+    if type(model) is not GPT2LMHeadModel:  # causal by construction, and loaded in most runs
+        checks.require_causal(model, where=reference[0])
     if loading["missing_keys"]:
         raise _incomplete(reference, loading["missing_keys"])
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= describe(model).embedded:
         tokenizer.pad_token = tokenizer.eos_token
-    _check_vocabulary(model, tokenizer, reference)
+    checks.allow_unreadable_tokens(model, tokenizer, where=reference[0])
     # transformers cannot infer the loss from the class name: it falls back to this one with a warning
     model.loss_type = model.loss_type or "ForCausalLM"
-    return model.to(device).eval(), tokenizer
+    return model, tokenizer
 
 
 def load_reward_model(
@@ -71,9 +76,13 @@ def load_reward_model(
             detail 11).
 
     Raises:
-        ToolkitError: as `load_causal_lm`, or a language model without `new_head_seed`.
+        ToolkitError: as `load_causal_lm`, a language model without `new_head_seed`, or a classifier with
+            several labels.
     """
-    model, loading = _load(AutoModelForSequenceClassification, reference, dtype, num_labels=1)
+    model, loading = _load(
+        AutoModelForSequenceClassification, reference, dtype, num_labels=1, ignore_mismatched_sizes=True
+    )
+    _check_classifier(model, loading, reference)
     tokenizer = load_tokenizer(reference)
     missing = set(loading["missing_keys"])
     head_missing = {key for key in missing if key.startswith("score.")}
@@ -86,11 +95,11 @@ def load_reward_model(
         raise _incomplete(reference, sorted(missing - head_missing))
     if head_missing:
         generator = torch.Generator().manual_seed(derive(new_head_seed or 0, "score head"))
-        std = (model.config.get_text_config().hidden_size + 1) ** -0.5
+        std = (model.score.in_features + 1) ** -0.5
         with torch.no_grad():
             model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * std)
     _ensure_padding(model, tokenizer)
-    _check_vocabulary(model, tokenizer, reference)
+    checks.allow_unreadable_tokens(model, tokenizer, where=reference[0])
     return model.to(device).eval(), tokenizer
 
 
@@ -126,8 +135,28 @@ def _load(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **config,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise not_loadable(name, revision, error) from error
+    except Exception as error:  # whatever the code of any architecture raises for its configuration
+        raise _other_kind(auto, reference, error) or not_loadable(name, revision, error) from error
+
+
+def _other_kind(
+    auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
+    reference: Reference,
+    error: Exception,
+) -> ToolkitError | None:
+    """Return the error for an architecture that transformers lacks in this form; None for another error."""
+    found = re.search(r"Unrecognized configuration class .*?(\w+)Config'", str(error))
+    if found is None:
+        return None
+    if auto is AutoModelForCausalLM:
+        return ToolkitError(
+            f"a {found.group(1)} model is not a causal language model", where=reference[0],
+            fix="give a causal language model, such as a Llama or a GPT-2",
+        )  # fmt: skip
+    return ToolkitError(
+        f"a {found.group(1)} model cannot be a reward model: transformers has no classifier of its kind",
+        where=reference[0], fix="give a model of another architecture, such as a Llama or a GPT-2",
+    )  # fmt: skip
 
 
 def _check_model_folder(folder: Path) -> None:
@@ -139,6 +168,28 @@ def _check_model_folder(folder: Path) -> None:
         raise ToolkitError(
             "has no weights in safetensors", where=str(folder),
             fix="save the model again with save_pretrained; pickles can run code and are not loaded",
+        )  # fmt: skip
+
+
+def _check_classifier(model: PreTrainedModel, loading: dict[str, Any], reference: Reference) -> None:
+    """Refuse classifiers whose scores would be meaningless."""
+    name = type(model).__name__
+    if not hasattr(model, "score"):
+        raise ToolkitError(
+            f"a {name} cannot be a reward model here: an encoder reads its score elsewhere than at the last "
+            "token of a conversation, and was trained on pairs without a chat template",
+            where=reference[0],
+            fix="give a run of the reward stage, or a classifier of a causal language model",
+        )  # fmt: skip
+    for key, stored, expected in loading["mismatched_keys"]:
+        if key.startswith("score.") and stored[1:] == expected[1:]:
+            raise ToolkitError(
+                f"is a classifier with {stored[0]} labels; a reward model has one, the score of an answer",
+                where=reference[0], fix="give a run of the reward stage",
+            )  # fmt: skip
+        raise ToolkitError(
+            f"cannot be loaded: {key} has the shape {[*stored]}, and config.json says {[*expected]}",
+            where=reference[0], fix="check that the folder is complete",
         )  # fmt: skip
 
 
@@ -154,16 +205,7 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     """Give model and tokenizer one padding id that is not end-of-text."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            # the new rows' values have no effect: there is no softmax over them and padding is masked
-            model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+    if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+        # the new rows' values have no effect: there is no softmax over them and padding is masked
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def _check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, reference: Reference) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise ToolkitError(
-            f"the tokenizer has {len(tokenizer)} entries and the model only {rows}", where=reference[0],
-            fix="take the model and the tokenizer from the same run",
-        )  # fmt: skip

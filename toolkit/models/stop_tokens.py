@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.console import tell_once
 from toolkit.data.chat import template
 from toolkit.data.chat.dates import TEMPLATE_DATE, prints_date
+from toolkit.models.description import text_config, vocabulary
 from toolkit.runs.run import Run
 
 
@@ -36,8 +37,7 @@ class StopTokens:
         Llama 3 and Qwen end answers with any of several tokens. Entries that are no token of the model are
         ignored with a notice.
         """
-        config = model.config.get_text_config()
-        rows, end = config.vocab_size, template.end_id(tokenizer)
+        config, rows, end = text_config(model.config), vocabulary(model), template.end_id(tokenizer)
         named = {
             "the tokenizer": [end, tokenizer.eos_token_id],
             "generation_config": _entries(getattr(model, "generation_config", None)),

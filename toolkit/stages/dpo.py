@@ -20,7 +20,7 @@ from toolkit.data.chat.report import ReadingReport
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models import stop_tokens
-from toolkit.models.context_length import context_length_or_default
+from toolkit.models.context_length import default_length
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import layout
@@ -157,7 +157,7 @@ def distance(
     The estimator is the mean of log p - log p_reference over whole answers (k1). It is unbiased and may
     therefore be slightly negative if the two models are similar.
     """
-    context = context_length_or_default(model)
+    context = default_length(model)
     messages = held_out.messages[:SAMPLED_FOR_KL]
     if not messages:
         return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))

@@ -21,8 +21,8 @@ from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
-from toolkit.models import stop_tokens
-from toolkit.models.context_length import context_length_or_default
+from toolkit.models import checks, stop_tokens
+from toolkit.models.context_length import default_length
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.runs import layout
@@ -96,13 +96,16 @@ def make_conversational(
     """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token."""
     template.configure(tokenizer, chat_template)
     template.require_turn_end(tokenizer)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    question = template.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
+    needed = {template.end_id(tokenizer), tokenizer.pad_token_id, *question}
+    idle = checks.unreadable_tokens(model).keys() - needed  # images and the like
+    if set(range(model.get_input_embeddings().num_embeddings, len(tokenizer))) - idle:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "rows of the chat tokens") % 2**63)
             model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
     rows = model.get_input_embeddings().num_embeddings
     if rows > len(tokenizer):
-        model.generation_config.suppress_tokens = list(range(len(tokenizer), rows))
+        model.generation_config.suppress_tokens = [*sorted(idle), *range(len(tokenizer), rows)]
     stop_at_all_ends(model, tokenizer)
 
 
@@ -207,7 +210,7 @@ def sample_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
 ) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
-    context = context_length_or_default(model)
+    context = default_length(model)
     indices = range(min(SAMPLES, len(held_out.prompts)))
     if not indices:
         return []

@@ -50,7 +50,7 @@ class PerplexitySettings(Settings):
     data: MeasuredSources | None = None
     """Alternative to `tokens`: any text source. Each model uses its own tokenizer."""
     window: Count | None = None
-    """Tokens in one window; the default is the model's n_positions."""
+    """Tokens in one window; the default is the model's number of positions, 4096 at most."""
     stride: Count | None = None
     """Tokens between the starts of two windows; the default is half a window."""
     prefix: Literal["auto", "bos", "end", "none"] = "auto"
