@@ -11,13 +11,15 @@ from typing import TypedDict, Unpack
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.base.errors import UsageError
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.data.chat.template import encode_text
+from toolkit.data.text import lost_text
 from toolkit.inference import next_token
 from toolkit.inference.generation import GeneratedAnswer, GenerationSettings, generate_answers
 from toolkit.inference.logprobs import score_tokens, start_id
 from toolkit.inference.opening import OpenModel, open_model
 from toolkit.inference.token_text import token_text, visible
+from toolkit.runs.evaluation import LostText
 
 Messages = Sequence[dict[str, str]]
 """A conversation, oldest message first: `[{"role": "user", "content": "..."}]`."""
@@ -45,11 +47,13 @@ class TextLogprobs:
         text: what was scored.
         tokens: the text of each scored token, (tokens,).
         logprobs: log p of each token given all before it, nats, (tokens,) float32.
+        lost_text: what the tokenizer does not keep of the text, None if it keeps everything.
     """
 
     text: str
     tokens: list[str]
     logprobs: np.ndarray
+    lost_text: LostText | None = None
 
     @property
     def total(self) -> float:
@@ -58,7 +62,16 @@ class TextLogprobs:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs for a byte of the text in UTF-8."""
+        """Bits that the model needs for a byte of the text in UTF-8.
+
+        Raises:
+            ToolkitError: the tokenizer loses some of the text, so that the number would be that of a poorer text.
+        """
+        if self.lost_text is not None:
+            raise ToolkitError(
+                lost_text.sentence(self.lost_text, documents=1), where="bits_per_byte",
+                fix="use `total`, which is that of the tokens",
+            )  # fmt: skip
         return -self.total / np.log(2) / len(self.text.encode())
 
 
@@ -173,7 +186,10 @@ class LanguageModel:
         nats = score_tokens(self.model, ids, prefix_id=prefix, end_id=None, window=window)
         return [
             TextLogprobs(
-                text, [token_text(self.tokenizer, token) for token in row[len(row) - len(loss) :]], -loss
+                text,
+                [token_text(self.tokenizer, token) for token in row[len(row) - len(loss) :]],
+                -loss,
+                lost_text.lost_text(self.tokenizer, [text], [row]),
             )
             for text, row, loss in zip(texts, ids, nats, strict=True)
         ]

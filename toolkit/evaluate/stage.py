@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from toolkit.base.console import tell_once
+from toolkit.base.console import tell, tell_once
 from toolkit.base.errors import UsageError
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
@@ -47,6 +47,9 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
     results = replace(results, settings=recipe.model_dump(mode="json", exclude={"stage", "run"}))
+    for name, row in results.models.items():
+        if row.lost_text is not None:
+            tell(f"warning: {name}: {perplexity.lost_text_note(row)}")
     if session.judged is not None:
         write_answers(run, session.contest, measured, session.judged)
     run.metrics.truncate(0)

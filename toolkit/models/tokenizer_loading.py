@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.base.errors import ToolkitError
@@ -38,12 +39,27 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         )  # fmt: skip
     try:
         if folder and _is_generic(folder):
-            return PreTrainedTokenizerFast.from_pretrained(folder)
+            return _whole_text(PreTrainedTokenizerFast.from_pretrained(folder))
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return _whole_text(AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_loadable(name, revision, error) from error
+
+
+def _whole_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Switch off what tokenizer.json may store and what would cut, fill or change the ids of a text.
+
+    Truncation and padding are those of the program that saved the tokenizer, and dropout in BPE is meant for
+    its training: ids would be random.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        backend.no_truncation()
+        backend.no_padding()
+        if getattr(backend.model, "dropout", None):
+            backend.model.dropout = None
+    return tokenizer
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
