@@ -65,7 +65,7 @@ class TextLogprobs:
         """Bits that the model needs for a byte of the text in UTF-8.
 
         Raises:
-            ToolkitError: the tokenizer loses some of the text, so that the number would be that of a poorer text.
+            ToolkitError: the tokenizer loses some of the text; the number would be that of a poorer text.
         """
         if self.lost_text is not None:
             raise ToolkitError(

@@ -132,12 +132,13 @@ class GoldUtility(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class LostText(Record):
-    """What a tokenizer does not keep of a text: decoding its ids gives another text (`data/text/lost_text.py`).
+    """What a tokenizer does not keep of a text (`toolkit.data.text.lost_text`).
 
     Attributes:
         documents: documents that differ.
         unknown_tokens: unknown tokens in their ids.
-        characters: characters that differ, by kind: `unknown`, `case`, `normalised`, `white space`, `dropped`.
+        characters: characters that differ, by kind: `unknown`, `case`, `normalised`, `white space`,
+            `dropped`.
         bytes: of these characters in UTF-8.
     """
 

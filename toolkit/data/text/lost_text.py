@@ -1,8 +1,8 @@
 """What a tokenizer loses of a text: unknown characters, case, accents, white space.
 
-A model predicts ids. Where ids do not determine the text, its bits are those of a poorer text, and a division
-by the bytes of the original says too little: a tokenizer that maps everything to one unknown token needs almost
-no bits. Each document is therefore compared with what its ids decode to.
+A model predicts ids. Where ids do not determine the text, its bits are those of a poorer text, and bits per
+byte of the original are too low: a text that is one unknown token needs almost no bits. Each document is
+therefore compared with what its ids decode to.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class LossCounter:
 def lost_text(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> LostText | None:
-    """Return what the ids of documents, special tokens not added, do not keep; None if they keep everything."""
+    """Return what the ids of documents, without added special tokens, do not keep; None if nothing is lost."""
     counter = LossCounter(tokenizer)
     if counter.is_needed:
         for text, document in zip(texts, ids, strict=True):

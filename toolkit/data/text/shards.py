@@ -303,7 +303,7 @@ class TokenWriter:
 
 
 def lost_text_in(content: Mapping[str, Any]) -> LostText | None:
-    """Return the entry `lost_text` of the facts of an index or of a journal, which is there if text was lost."""
+    """Return `lost_text` of the facts of an index, or of a journal; None if no text was lost."""
     return LostText.from_json(content["lost_text"]) if "lost_text" in content else None
 
 
