@@ -15,8 +15,8 @@ from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_i
 if TYPE_CHECKING:
     from toolkit.config.schema import DataSource
     from toolkit.evaluate.context import EvaluationContext
-    from toolkit.models.loading import Reference
     from toolkit.runs.evaluation import ModelComparison
+    from toolkit.runs.hub import Reference
 
 SCORING = ("window", "stride", "prefix", "score_end", "packed")
 """Options that are settings of `perplexity` in an evaluate recipe."""

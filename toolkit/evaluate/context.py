@@ -14,9 +14,9 @@ from toolkit.data import files
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
 from toolkit.evaluate.trained_on import MeasuredPart
-from toolkit.models.loading import Reference
 from toolkit.runs import references, seal
 from toolkit.runs.evaluation import ModelComparison
+from toolkit.runs.hub import Reference
 from toolkit.runs.run import Run
 
 if TYPE_CHECKING:

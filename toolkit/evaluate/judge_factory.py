@@ -14,9 +14,9 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate import endpoint, judges, votes
 from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.judges import AnyJudge
-from toolkit.models.loading import Reference
 from toolkit.runs import layout, seal
 from toolkit.runs.evaluation import RewardEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.storyworld import World
 
 

@@ -19,8 +19,9 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.inference.reward_scores import reward_scores
-from toolkit.models.loading import Reference, load_reward_model
+from toolkit.models.loading import load_reward_model
 from toolkit.runs.evaluation import GateResult, JudgeResult, RewardEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.runs.records import EstimateRecord
 from toolkit.stages import reward_quality
 from toolkit.storyworld import World

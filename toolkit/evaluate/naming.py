@@ -13,7 +13,7 @@ from toolkit.base.errors import UsageError
 from toolkit.runs import layout, seal
 
 if TYPE_CHECKING:
-    from toolkit.models.tokenizer_loading import Reference  # transformers: 2 s
+    from toolkit.runs.hub import Reference
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 

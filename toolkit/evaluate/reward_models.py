@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base.errors import UsageError
@@ -15,9 +14,9 @@ from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
 from toolkit.evaluate import trained_on
 from toolkit.evaluate.context import EvaluationContext
-from toolkit.models.loading import load_reward_model
-from toolkit.models.tokenizer_loading import Reference, not_loadable
+from toolkit.models.loading import is_classifier, load_reward_model
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
 from toolkit.stages import reward_quality
 
@@ -29,7 +28,7 @@ def are_reward_models(references: Mapping[str, Reference]) -> bool:
         ToolkitError: a configuration that cannot be loaded.
         UsageError: reward models and language models are mixed.
     """
-    has_score_head = {name: _has_score_head(reference) for name, reference in references.items()}
+    has_score_head = {name: is_classifier(reference) for name, reference in references.items()}
     if any(has_score_head.values()) and not all(has_score_head.values()):
         language = ", ".join(name for name, has_head in has_score_head.items() if not has_head)
         reward = ", ".join(name for name, has_head in has_score_head.items() if has_head)
@@ -38,15 +37,6 @@ def are_reward_models(references: Mapping[str, Reference]) -> bool:
             where="models", fix="evaluate the reward model separately, or use it as the judge",
         )  # fmt: skip
     return any(has_score_head.values())
-
-
-def _has_score_head(reference: Reference) -> bool:
-    name, revision = reference
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise not_loadable(name, revision, error) from error
-    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
 
 
 def measure(

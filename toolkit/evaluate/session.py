@@ -22,9 +22,9 @@ from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings, TextScores
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
-from toolkit.models.loading import Reference
 from toolkit.runs import provenance
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, SampleAnswer
+from toolkit.runs.hub import Reference
 from toolkit.runs.records import Record
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

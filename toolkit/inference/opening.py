@@ -15,8 +15,9 @@ from toolkit.config.registry import STAGES
 from toolkit.data.chat import template
 from toolkit.inference.logprobs import start_id
 from toolkit.models.context_length import context_length
-from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.models.loading import load_causal_lm
 from toolkit.runs import layout, references, seal
+from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
 
 

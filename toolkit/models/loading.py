@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -18,8 +19,10 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
-from toolkit.models.tokenizer_loading import Reference, load_tokenizer, local_folder, not_loadable
-from toolkit.runs import layout
+from toolkit.models import adapters, checkpoint_folder
+from toolkit.models.load_errors import not_loadable
+from toolkit.models.tokenizer_loading import load_tokenizer
+from toolkit.runs.hub import Reference
 
 PAD_TOKEN = "<|pad|>"
 
@@ -109,37 +112,69 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
 
 
+def is_classifier(reference: Reference) -> bool:
+    """Return whether a checkpoint is a sequence classifier, as reward models are, according to its files.
+
+    Raises:
+        ToolkitError: the configuration cannot be loaded.
+    """
+    _, _, folder = checkpoint_folder.located(reference)
+    if folder and checkpoint_folder.is_adapter(folder):
+        return adapters.is_classifier(folder)
+    return _has_classifier_architecture(_config(reference))
+
+
+def _config(reference: Reference) -> PretrainedConfig:
+    """Return the configuration of a checkpoint, after the checks that its files need no loading for."""
+    name, revision, folder = checkpoint_folder.located(reference)
+    if folder:
+        checkpoint_folder.check(folder)
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
+        )
+    except Exception as error:  # a file of other people may be wrong in any way
+        raise not_loadable(reference, error) from error
+
+
+def _has_classifier_architecture(config: PretrainedConfig) -> bool:
+    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
+
+
 def _load(
     auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
     reference: Reference,
     dtype: torch.dtype,
-    **config: Any,
+    **changes: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return the model and transformers' report of missing and unexpected weights."""
-    name, revision = reference
-    folder = local_folder(name)
-    if folder:
-        _check_model_folder(folder)
-    try:
-        with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
-            return auto.from_pretrained(
-                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **config,
+    """Return the model and transformers' report of missing and unexpected weights.
+
+    The weights of an adapter are merged into those of its base model.
+
+    Args:
+        changes: of the configuration.
+    """
+    name, revision, folder = checkpoint_folder.located(reference)
+    with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
+        if folder and checkpoint_folder.is_adapter(folder):
+            base = checkpoint_folder.base_of_adapter(folder)
+            return adapters.merged(folder, *_load(auto, base, dtype, **changes))
+        config = _config(reference)
+        if "num_labels" in changes and _has_classifier_architecture(config) and config.num_labels != 1:
+            raise ToolkitError(
+                f"is a classifier with {config.num_labels} labels; a reward model has one, its score",
+                where=reference[0], fix="give a reward model, or train one with the reward stage",
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise not_loadable(name, revision, error) from error
-
-
-def _check_model_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        inner = folder / layout.MODEL / "config.json"
-        fix = f"give {folder / 'model'}" if inner.is_file() else "give a folder that save_pretrained wrote"
-        raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
-    if not any(folder.glob("*.safetensors")):
-        raise ToolkitError(
-            "has no weights in safetensors", where=str(folder),
-            fix="save the model again with save_pretrained; pickles can run code and are not loaded",
-        )  # fmt: skip
+        checkpoint_folder.check_config(config.to_dict(), where=reference[0])
+        try:
+            model, report = auto.from_pretrained(
+                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, **checkpoint_folder.gguf_option(folder), **changes,
+            )  # fmt: skip
+        except Exception as error:  # a file of other people may be wrong in any way
+            raise not_loadable(reference, error) from error
+    model.name_or_path = model.config.name_or_path = reference[0]
+    return model, report
 
 
 def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitError:

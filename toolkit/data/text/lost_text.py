@@ -117,7 +117,7 @@ class LossCounter:
 def lost_text(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[Sequence[int]]
 ) -> LostText | None:
-    """Return what the ids of documents, without added special tokens, do not keep; None if nothing is lost."""
+    """Return what the ids of documents, without added special tokens, do not keep; None if nothing."""
     counter = LossCounter(tokenizer)
     if counter.is_needed:
         for text, document in zip(texts, ids, strict=True):
