@@ -33,10 +33,12 @@ def not_loadable(reference: Reference, error: Exception) -> ToolkitError:
             f"cannot be loaded: {_reason(error)}", where=name,
             fix="check that the folder is complete, and the values in config.json",
         )  # fmt: skip
+    fix = "check the name and the revision; a private model needs `hf auth login`"
+    if "connect" in str(error).lower():
+        fix = "the connection was lost: the same command continues the download"
     return ToolkitError(
-        f"is not a local folder and cannot be loaded from the hub: {_reason(error)}", where=where,
-        fix="check the name and the revision; a private model needs `hf auth login`",
-    )  # fmt: skip
+        f"is not a local folder and cannot be loaded from the hub: {_reason(error)}", where=where, fix=fix
+    )
 
 
 def _known(where: str, error: Exception) -> ToolkitError | None:

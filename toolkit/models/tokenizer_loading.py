@@ -39,12 +39,13 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         )  # fmt: skip
     try:
         if folder and _is_generic(folder):
-            return _whole_text(PreTrainedTokenizerFast.from_pretrained(folder))
-        from transformers import AutoTokenizer
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        else:
+            from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
-        )
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
+            )
     except Exception as error:  # a file of other people may be wrong in any way
         raise not_loadable(reference, error) from error
     tokenizer.name_or_path = reference[0]

@@ -65,11 +65,22 @@ def files_of(reference: Reference) -> tuple[str, ...]:
 
 
 def download(reference: Reference, patterns: list[str]) -> Path:
-    """Download the files of a hub model that match the patterns, and return their folder."""
+    """Download the files of a hub model that match the patterns, and return their folder.
+
+    Raises:
+        ToolkitError: as `located`, or the connection was lost.
+    """
     from huggingface_hub import snapshot_download
 
     name, revision = reference
-    return Path(snapshot_download(name, revision=_find(name, revision).commit, allow_patterns=patterns))
+    commit = _find(name, revision).commit
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+    except Exception as error:  # of the HTTP library
+        raise ToolkitError(
+            f"cannot be downloaded: {str(error).strip().splitlines()[0]}", where=name,
+            fix="the same command continues the download",
+        ) from error  # fmt: skip
 
 
 def commit_of(reference: Reference) -> str | None:

@@ -85,7 +85,7 @@ class Run:
         return name, self._commit(reference, (name, revision))
 
     def _commit(self, reference: str, resolved: Reference) -> str | None:
-        """Return the commit of a hub id, recorded when the run first used it: `main` may move until it resumes."""
+        """Return the commit of a hub id, recorded at its first use: `main` may move until the run resumes."""
         commits = self.decisions.hub_commits or {}
         if reference in commits:
             return commits[reference]
