@@ -28,8 +28,9 @@ Messages = Sequence[dict[str, str]]
 class SamplingKeywords(TypedDict, total=False):
     """Keywords of `LanguageModel.generate` and `answers`.
 
-    max_new_tokens (200); temperature (0.8), 0 takes the most probable token; top_k (0: all); top_p (1: all);
-    seed (0): the same seed gives the same answer.
+    max_new_tokens (200); temperature, 0 takes the most probable token; top_k, 0: all; top_p, 1: all;
+    seed (0): the same seed gives the same answer. Where the model's generation_config.json has sampling
+    settings, they are the defaults; else temperature is 0.8, and all tokens can be drawn.
     """
 
     max_new_tokens: int
@@ -214,11 +215,14 @@ class LanguageModel:
         return self.opened.prompt_ids(prompt, chat=self.opened.is_chat_model if chat is None else chat)
 
 
-def load(model: str | os.PathLike[str]) -> LanguageModel:
+def load(model: str | os.PathLike[str], *, dtype: str = "fp32") -> LanguageModel:
     """Load a finished run, a checkpoint, a model folder, or `hub-id[@revision]`.
+
+    Args:
+        dtype: of the weights: `fp32`, `bf16`, `fp16`, or `auto`, that of the checkpoint.
 
     Raises:
         ToolkitError: nothing of that name, or not a language model.
     """
     name = os.fspath(model)
-    return LanguageModel(name, open_model(name))
+    return LanguageModel(name, open_model(name, dtype=dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base.errors import UsageError
@@ -14,7 +15,7 @@ from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
 from toolkit.evaluate import trained_on
 from toolkit.evaluate.context import EvaluationContext
-from toolkit.models.loading import is_classifier, load_reward_model
+from toolkit.models.loading import Dtype, is_classifier, load_reward_model
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
@@ -46,11 +47,13 @@ def measure(
     *,
     part: Part | None = None,
     seed: int,
+    dtype: Dtype = torch.float32,
 ) -> ModelComparison:
     """Return the measurements of each reward model on the preferences of a source, by the model's name.
 
     Args:
         part: of the source; by default all rows, or those that no training of the models read.
+        dtype: of the weights.
 
     Raises:
         UsageError: the part cannot be computed.
@@ -66,7 +69,7 @@ def measure(
     rows = surroundings.read_rows(sources.preferences, measured_part.source, unit="pairs", seed=seed)
     measurements = {}
     for name, reference in references.items():
-        model, tokenizer = load_reward_model(reference, device=device)
+        model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
         measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)

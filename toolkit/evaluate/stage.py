@@ -18,8 +18,9 @@ from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
+from toolkit.evaluate.session import Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
+from toolkit.models.loading import DTYPES
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.evaluation import ModelComparison
 from toolkit.runs.run import Run
@@ -171,7 +172,11 @@ def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Bes
     settings = recipe.win_rate.best_of
     reference = surroundings.model_reference(settings.reward_model)
     chooser = judges.reward_judge(
-        settings.reward_model, reference, device=select(recipe.device), seed=recipe.seed
+        settings.reward_model,
+        reference,
+        device=select(recipe.device),
+        dtype=DTYPES[recipe.precision],
+        seed=recipe.seed,
     )
     return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
@@ -198,6 +203,7 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         run_evaluation=judge_factory.read_run_evaluation(Path(reference[0])) if is_local else None,
         log_path=surroundings.judgements,
         device=select(recipe.device),
+        dtype=DTYPES[recipe.precision],
         where=", ".join(source.name for source in as_sources(recipe.data)),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,10 +25,16 @@ from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs.hub import Reference
 
 PAD_TOKEN = "<|pad|>"
+Dtype = torch.dtype | Literal["auto"]
+"""The dtype of the weights; `auto` is that of the checkpoint."""
+DTYPES: dict[str, Dtype] = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": "auto",
+}  # fmt: skip
+"""The dtype of the weights by its name in recipes and on the command line."""
 
 
 def load_causal_lm(
-    reference: Reference, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    reference: Reference, *, device: torch.device | str = "cpu", dtype: Dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a language model of any architecture built into transformers, and its tokenizer.
 
@@ -60,7 +66,7 @@ def load_reward_model(
     reference: Reference,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: Dtype = torch.float32,
     new_head_seed: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a reward model, a sequence classifier with one label, and its tokenizer; in eval mode.
@@ -144,7 +150,7 @@ def _has_classifier_architecture(config: PretrainedConfig) -> bool:
 def _load(
     auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
     reference: Reference,
-    dtype: torch.dtype,
+    dtype: Dtype,
     **changes: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the model and transformers' report of missing and unexpected weights.
