@@ -81,8 +81,8 @@ def require_distinct(references: Mapping[str, Reference]) -> None:
         references: the (path or hub id, revision) of each model by name.
 
     Raises:
-        UsageError: two names lead to the same folder, symbolic links followed, or to the same revision of a hub
-            id.
+        UsageError: two names lead to the same folder, also by a symbolic link, or to the same revision of a
+            hub id.
     """
     names: dict[Reference, str] = {}
     for name, (path, revision) in references.items():

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -172,10 +173,15 @@ def _load(
                 where=reference[0], fix="give a reward model, or train one with the reward stage",
             )  # fmt: skip
         checkpoint_folder.check_config(config.to_dict(), where=reference[0])
+        options: dict[str, Any] = {**changes, **checkpoint_folder.gguf_option(folder)}
+        if "gguf_file" in options:
+            options["quantization_config"] = GgufConfig(
+                dequantize=True
+            )  # plain weights can be trained and saved
         try:
             model, report = auto.from_pretrained(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **checkpoint_folder.gguf_option(folder), **changes,
+                output_loading_info=True, **options,
             )  # fmt: skip
         except Exception as error:  # a file of other people may be wrong in any way
             raise not_loadable(reference, error) from error
