@@ -47,7 +47,7 @@ def test_models_of_the_toolkit_have_no_settings_of_their_own(folder):
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, (0.6, 0, 0.9)),
         ({"temperature": 0.9, "top_p": 0.6}, (0.9, 0, 0.6)),  # without do_sample, as Llama 2 chat
         ({"do_sample": True, "top_k": 20}, (1.0, 20, 1.0)),
-        ({"temperature": 0.0}, (0.0, 0, 1.0)),
+        ({"temperature": 0}, (0.0, 0, 1.0)),
         ({"temperature": "hot", "top_k": 5}, (1.0, 5, 1.0)),
         ({"temperature": "hot", "top_k": -1, "top_p": 1.5}, (0.8, 0, 1.0)),
         ({"temperature": True}, (0.8, 0, 1.0)),
@@ -57,6 +57,7 @@ def test_models_of_the_toolkit_have_no_settings_of_their_own(folder):
 def test_settings_of_a_checkpoint_are_the_defaults(folder, shipped, used):
     opened = ship(folder, **shipped)
     assert tuple(chosen(opened).values()) == used
+    assert [type(value) for value in chosen(opened).values()] == [float, int, float]
     given = {"temperature": 0.3, "top_k": 3, "top_p": 0.5}
     assert chosen(opened, **given) == given
     assert own_sampling_note(opened, GenerationSettings(**given)) is None

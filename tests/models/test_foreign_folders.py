@@ -74,6 +74,11 @@ def missing_index(folder):
     (folder / "model.safetensors.index.json").unlink()
 
 
+def wrong_index(folder):
+    sharded(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": "model"}')
+
+
 def weights(content):
     return lambda folder: (folder / "model.safetensors").write_bytes(content)
 
@@ -126,6 +131,9 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (config(num_hidden_layers="1"), "'num_hidden_layers' expected int, got str", "without quotes"),
         (config(rms_norm_eps="1e-6"), "'rms_norm_eps' expected float, got str", "without quotes"),
         (config(hidden_size=None), "'hidden_size' expected int, got NoneType", "correct the value"),
+        (config(num_attention_heads=3), "not a multiple of the number of attention", "correct the value"),
+        (config(intermediate_size=8), "other shapes than config.json says", "same checkpoint"),
+        (config(num_hidden_layers=2), "lacks 9 of the model's weights", "save the model again"),
         (config(num_attention_heads=0), "ZeroDivisionError", "values in config.json"),
         (config(model_type=None), "names no model_type", "add the key"),
         (config(model_type="lama"), "'lama' of config.json; did you mean llama", "correct model_type"),
@@ -139,6 +147,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (lambda folder: (folder / "config.json").write_text("[]"), "not a JSON object", "copy the file"),
         (missing_shard, "1 of its . weight files are missing, such as model-00001", "download"),
         (truncated_shard, "is cut off.* of .* bytes", "download it again"),
+        (wrong_index, "has no weight_map", "copy the file again"),
         (missing_index, "no model.safetensors.index.json", "copy model.safetensors.index.json"),
         (weights(b""), "is cut off", "download it again"),
         (weights(b"\xff" * 100), "is cut off", "download it again"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from toolkit.base.errors import ToolkitError
+from toolkit.cli import main
 from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs import hub
@@ -203,6 +204,14 @@ def test_a_run_records_the_commit_and_keeps_it(the_hub, tmp_path):
     requests = len(the_hub.requests)
     assert opened(tmp_path / "other").model_reference(f"{NAME}@{OLD}") == (NAME, OLD)
     assert len(the_hub.requests) == requests, "a commit needs no question"
+
+
+def test_an_evaluation_names_the_commit(the_hub, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the fox ran " * 20)
+    local = str(the_hub.folder)
+    assert main.main(["evaluate", NAME, local, "--data", str(tmp_path / "a.txt"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert rows["model"]["hub_commit"] == NEW and "hub_commit" not in rows["served"]
 
 
 def test_a_folder_has_no_commit(tmp_path, tiny_model, tiny_tokenizer):

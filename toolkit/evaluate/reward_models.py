@@ -16,6 +16,7 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate import trained_on
 from toolkit.evaluate.context import EvaluationContext
 from toolkit.models.loading import Dtype, is_classifier, load_reward_model
+from toolkit.runs import hub
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
 from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
@@ -72,5 +73,7 @@ def measure(
         model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
-        measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)
+        measurements[name] = ModelEvaluation.combined(
+            metrics, left_out=pairs.lengths.left_out, seed=seed, hub_commit=hub.commit_of(reference)
+        )
     return surroundings.with_part(ModelComparison(models=measurements))

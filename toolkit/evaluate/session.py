@@ -23,7 +23,7 @@ from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
 from toolkit.models.loading import Dtype
-from toolkit.runs import provenance
+from toolkit.runs import hub, provenance
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, SampleAnswer
 from toolkit.runs.hub import Reference
 from toolkit.runs.records import Record
@@ -160,6 +160,10 @@ class Session:
             models |= {
                 name: replace(models[name], samples=values.samples) for name, values in measured.items()
             }
+        for name, reference in self.references.items():
+            commit = hub.commit_of(reference) if name in models else None
+            if commit is not None:
+                models[name] = replace(models[name], hub_commit=commit)
         return ModelComparison(
             models=models,
             judge=None if self.judged is None else self.judged.judge,

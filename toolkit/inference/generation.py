@@ -61,7 +61,11 @@ def own_sampling(config: GenerationConfig | None) -> dict[str, float | int]:
     If it has some, the others are those that change nothing. A value that cannot be used is left out, and so
     is `do_sample`: a temperature without it, which several chat models ship, is meant for sampling.
     """
-    own = {name: value for name in DEFAULTS if _is_usable(name, value := getattr(config, name, None))}
+    own = {
+        name: type(default)(value)
+        for name, default in DEFAULTS.items()
+        if _is_usable(name, value := getattr(config, name, None))
+    }
     return {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **own} if own else DEFAULTS
 
 

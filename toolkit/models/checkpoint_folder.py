@@ -142,8 +142,9 @@ def check(folder: Path) -> None:
     if gguf_option(folder):
         return
     if not (folder / "config.json").is_file():
-        inner = folder / layout.MODEL / "config.json"
-        fix = f"give {folder / 'model'}" if inner.is_file() else "give a folder that save_pretrained wrote"
+        inner = [path.parent for path in folder.glob("*/config.json")]
+        model = folder / layout.MODEL if folder / layout.MODEL in inner else max(inner, default=None)
+        fix = f"give {model}" if model else "give a folder that save_pretrained wrote"
         raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
     config = read_json(folder / "config.json")
     check_config(config, where=str(folder))
@@ -158,7 +159,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ToolkitError(
+            f"cannot be read: {error.strerror}", where=str(path), fix="check the file and its permissions"
+        ) from error
+    except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ToolkitError(f"is not JSON: {reason}", where=str(path), fix="copy the file again") from error
     if not isinstance(content, dict):
@@ -208,7 +213,10 @@ def _check_weights(folder: Path, config: dict[str, Any]) -> None:
     if (folder / WEIGHTS).is_file():
         files = [WEIGHTS]
     elif (folder / INDEX).is_file():
-        files = sorted(set(map(str, read_json(folder / INDEX).get("weight_map", {}).values())))
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ToolkitError("has no weight_map", where=str(folder / INDEX), fix="copy the file again")
+        files = sorted(set(map(str, places.values())))
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise ToolkitError(
@@ -242,13 +250,15 @@ def pickles(where: str, config: dict[str, Any], *, target: str | None = None) ->
     """Return the error for weights that are pickles, with a command that converts them.
 
     Args:
-        target: the folder to write; by default the checkpoint's own.
+        target: the folder to write, together with the tokenizer; by default the checkpoint's own.
     """
     architectures = config.get("architectures") or ["AutoModelForCausalLM"]
     command = (
         f"import transformers as t; t.{architectures[0]}.from_pretrained({where!r}, dtype='auto')"
         f".save_pretrained({target or where!r})"
     )
+    if target:
+        command += f"; t.AutoTokenizer.from_pretrained({where!r}).save_pretrained({target!r})"
     return ToolkitError(
         "has no weights in safetensors, only pickles (.bin), which can run code and are not loaded",
         where=where, fix=f'convert them once, if you trust their author: python -c "{command}"',

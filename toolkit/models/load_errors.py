@@ -48,7 +48,12 @@ def _known(where: str, error: Exception) -> ToolkitError | None:
         detail = text.strip().splitlines()[-1].strip()
         return ToolkitError(
             f"config.json: {detail.removeprefix('TypeError: ').removeprefix('ValueError: ')}", where=where,
-            fix="correct the value; numbers stand without quotes",
+            fix="correct the value" + ("; numbers stand without quotes" if "got str" in detail else ""),
+        )  # fmt: skip
+    if "ignore_mismatched_sizes" in text:
+        return ToolkitError(
+            "its weights have other shapes than config.json says", where=where,
+            fix="copy config.json and the weights from the same checkpoint",
         )  # fmt: skip
     packages = [package for package in _PACKAGES if package in text.lower()]
     if packages and isinstance(error, ImportError | ValueError):

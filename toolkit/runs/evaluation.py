@@ -295,11 +295,16 @@ class RewardModelMetrics(RewardMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
-    """What an evaluation measured of one model."""
+    """What an evaluation measured of one model.
+
+    Attributes:
+        hub_commit: the commit of a model of the Hub.
+    """
 
     units = ("interval_units", "prompts", "n")
 
     samples: list[Sample] | None = None
+    hub_commit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
