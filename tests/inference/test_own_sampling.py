@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -12,9 +13,10 @@ import toolkit as tk
 from toolkit.base.errors import UsageError
 from toolkit.cli import main
 from toolkit.evaluate import judges, reward_models
+from toolkit.inference import opening
 from toolkit.inference.generation import DEFAULTS, GenerationSettings, own_sampling_note
 from toolkit.inference.opening import open_model
-from toolkit.models.loading import DTYPES, load_reward_model, save_model
+from toolkit.models.loading import DTYPES, load_causal_lm, load_reward_model, save_model
 
 
 @pytest.fixture
@@ -89,20 +91,33 @@ def test_a_greedy_checkpoint_answers_greedily_unless_told_otherwise(folder):
     ("name", "dtype"),
     [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16), ("auto", torch.bfloat16)],
 )
-@pytest.mark.parametrize("verb", ["generate", "next", "evaluate"])
-def test_precision_of_the_weights_is_a_choice(folder, tiny_tokenizer, tmp_path, capsys, name, dtype, verb):
+@pytest.mark.parametrize("verb", ["generate", "chat", "next", "evaluate"])
+def test_precision_of_the_weights_is_a_choice(
+    folder, tiny_tokenizer, tmp_path, capsys, monkeypatch, name, dtype, verb
+):
     save_model(open_model(str(folder), dtype="bf16").model, tiny_tokenizer, folder)
     assert tk.load(folder, dtype=name).model.dtype == dtype and tk.load(folder).model.dtype == torch.float32
     (tmp_path / "a.txt").write_text("the fox ran " * 20)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+    dtypes = []
+
+    def load(*arguments, **keywords):
+        model, tokenizer = load_causal_lm(*arguments, **keywords)
+        dtypes.append(model.dtype)
+        return model, tokenizer
+
+    monkeypatch.setattr(opening, "load_causal_lm", load)
     words = {
-        "generate": ["a", "--max-new-tokens", "3", "--temperature", "0"],
-        "next": ["a"],
-        "evaluate": ["--data", str(tmp_path / "a.txt")],
+        "generate": ["a", "--max-new-tokens", "3", "--temperature", "0", "--json"],
+        "chat": ["--max-new-tokens", "3", "--temperature", "0"],
+        "next": ["a", "--json"],
+        "evaluate": ["--data", str(tmp_path / "a.txt"), "--json"],
     }[verb]
-    assert main.main([verb, str(folder), *words, "--json", "--dtype", name]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert main.main([verb, str(folder), *words, "--dtype", name]) == 0 and dtypes == [dtype]
+    out = capsys.readouterr().out
     if verb == "evaluate":
-        assert result["models"]["model"]["dtype"] == str(dtype).removeprefix("torch.")
+        assert json.loads(out)["models"]["model"]["dtype"] == str(dtype).removeprefix("torch.")
+    assert main.main([verb, str(folder), *words]) == 0 and dtypes[1:] == [torch.float32]
 
 
 def test_an_unknown_precision_is_refused(folder):

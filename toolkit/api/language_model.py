@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.data.chat.template import encode_text
-from toolkit.data.text import lost_text
+from toolkit.data.text.lost_text import LossCounter, sentence
 from toolkit.inference import next_token
 from toolkit.inference.generation import GeneratedAnswer, GenerationSettings, generate_answers
 from toolkit.inference.logprobs import score_tokens, start_id
@@ -70,7 +70,7 @@ class TextLogprobs:
         """
         if self.lost_text is not None:
             raise ToolkitError(
-                lost_text.sentence(self.lost_text, documents=1), where="bits_per_byte",
+                sentence(self.lost_text, documents=1), where="bits_per_byte",
                 fix="use `total`, which is that of the tokens",
             )  # fmt: skip
         return -self.total / np.log(2) / len(self.text.encode())
@@ -184,13 +184,14 @@ class LanguageModel:
         ids = [encode_text(self.tokenizer, text) for text in texts]
         prefix = start_id(self.model, self.tokenizer)
         window = self.opened.context_length or max((len(row) for row in ids), default=0) + 1
+        losses = LossCounter(self.tokenizer)
         nats = score_tokens(self.model, ids, prefix_id=prefix, end_id=None, window=window)
         return [
             TextLogprobs(
                 text,
                 [token_text(self.tokenizer, token) for token in row[len(row) - len(loss) :]],
                 -loss,
-                lost_text.lost_text(self.tokenizer, [text], [row]),
+                losses.lost(text, row),
             )
             for text, row, loss in zip(texts, ids, nats, strict=True)
         ]

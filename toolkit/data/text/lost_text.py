@@ -74,28 +74,33 @@ class LossCounter:
 
     def add(self, text: str, ids: Sequence[int]) -> None:
         """Count the characters of a document that its ids do not give back."""
+        self.add_counted(self.lost(text, ids))
+
+    def lost(self, text: str, ids: Sequence[int]) -> LostText | None:
+        """Return what the ids of a document do not give back; None if that is nothing. Nothing is counted."""
         if not self.is_needed:
-            return
+            return None
         unknown = self.tokenizer.unk_token_id
         known = [token for token in ids if token != unknown] if unknown is not None else list(ids)
         unknown_tokens = len(ids) - len(known)
         decoded = self.tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         # A space at the beginning, which the tokenizer or its decoder adds or leaves out, is no loss.
         if not unknown_tokens and (decoded in (text, f" {text}") or text == f" {decoded}"):
-            return
+            return None
         missing, added = Counter(text) - Counter(decoded), Counter(decoded) - Counter(text)
         for one, other, surplus in ((text, decoded, missing), (decoded, text, added)):
             if one.startswith(" ") and not other.startswith(" "):
                 surplus[" "] -= 1
         missing, added = +missing, +added
-        kinds = _kinds(missing, added, unknown=unknown_tokens > 0)
-        self.documents += 1
-        self.unknown_tokens += unknown_tokens
-        self.characters.update(kinds)
-        self.bytes += max(_bytes(missing), _bytes(added), 1)
+        return LostText(
+            documents=1,
+            unknown_tokens=unknown_tokens,
+            characters=dict(_kinds(missing, added, unknown=unknown_tokens > 0)),
+            bytes=max(_bytes(missing), _bytes(added), 1),
+        )
 
     def add_counted(self, lost: LostText | None) -> None:
-        """Add what was counted before, by an attempt that was interrupted."""
+        """Add what was counted elsewhere, such as by an attempt that was interrupted."""
         if lost is not None:
             self.documents += lost.documents
             self.unknown_tokens += lost.unknown_tokens
