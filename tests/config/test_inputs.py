@@ -7,8 +7,8 @@ from toolkit.cli import main
 from toolkit.config import inputs, schema
 from toolkit.config.loader import load
 from toolkit.data import files
-from toolkit.models.tokenizer_loading import local_folder
 from toolkit.runs import references
+from toolkit.runs.hub import local_folder
 
 # name, whether it is local as data, whether it is local as a model
 NAMES = [

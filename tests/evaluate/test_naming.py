@@ -42,3 +42,32 @@ def test_two_names_for_one_folder_are_an_error(tmp_path, monkeypatch):
         require_distinct({"a": ("a", None), "c": (str(tmp_path / "a"), None)})
     with pytest.raises(UsageError):
         require_distinct({"x": ("org/x", "1"), "y": ("org/x", "1")})
+
+
+@pytest.mark.parametrize(
+    ("references", "names"),
+    [
+        (["/a/model", "/b/model/"], ["a/model", "b/model"]),
+        (["/x/model", "/x/sub/model"], ["x/model", "sub/model"]),
+        (["model", "./sub/model", "/far/model"], ["model", "sub/model", "far/model"]),
+        (["runs/a/sft/model", "runs/b/sft/model"], ["a/sft/model", "b/sft/model"]),
+        (["org/model", "other/model@main"], ["org/model", "other/model"]),
+    ],
+)
+def test_folders_of_one_name_get_distinct_names(references, names):
+    assert list(display_names(references).values()) == names
+
+
+def test_the_current_folder_has_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "first" / "model").mkdir(parents=True)
+    (tmp_path / "second" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "first" / "model")
+    names = display_names([".", "../../second/model", ".."])
+    assert list(names.values()) == ["first/model", "second/model", "first"]
+
+
+def test_a_link_to_a_model_is_the_same_model(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with pytest.raises(UsageError, match="link and model are the same|model and link are the same"):
+        require_distinct({name: (str(tmp_path / name), None) for name in ("model", "link")})

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
+from tests.foreign_tokenizers import unigram
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
 from toolkit.data.chat import template
@@ -329,3 +330,83 @@ def test_normalised_texts_do_not_depend_on_the_pieces():
     assert seen("").count_in(seen(" \n")) == 1
     long = "y" * (PIECE_CHARACTERS + 5)
     assert seen(long[:7], long[7:], " z").count_in(seen(long + " z")) == 1
+
+
+def accents(path, *, count=400):
+    letters = "abcdefghij"
+    names = ("".join(letters[int(digit)] for digit in str(number)) for number in range(count))
+    texts = (name + " ran" * 20 + (" é ü" if number % 10 == 0 else "") for number, name in enumerate(names))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return DataSource(name=str(path))
+
+
+def test_lost_text_is_counted_also_after_an_interruption(tmp_path, capsys, monkeypatch):
+    unigram().save_pretrained(tmp_path / "vocabulary")
+    data = accents(tmp_path / "texts.jsonl")
+    folder, measured = made(tmp_path / "whole", str(tmp_path / "vocabulary"), data)
+    assert "warning: the train part: the tokenizer does not keep the text of" in capsys.readouterr().err
+    lost = [measured["lost_text"], measured["held_out_lost_text"]]
+    assert sum(part["documents"] for part in lost) == 40 and lost[0]["characters"]["unknown"] > 60
+    assert sum(part["unknown_tokens"] for part in lost) == 80
+    monkeypatch.setattr(stage, "BATCH_CHARACTERS", 3000)
+    monkeypatch.setattr(stage, "JOURNAL_SECONDS", 0.0)
+
+    class Interrupted(Exception):
+        pass
+
+    extend, calls = stage.TokenWriter.extend, []
+
+    def fail(writer, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 150:
+            raise Interrupted
+        extend(writer, *arguments, **keywords)
+
+    monkeypatch.setattr(stage.TokenWriter, "extend", fail)
+    with pytest.raises(Interrupted):
+        made(tmp_path / "again", str(tmp_path / "vocabulary"), data)
+    resumed, again = made(tmp_path / "again", str(tmp_path / "vocabulary"), data)
+    assert "resuming after" in capsys.readouterr().err
+    assert content(resumed) == content(folder) and again == measured
+
+
+def test_corpus_of_unknown_tokens_is_refused(tmp_path):
+    unigram().save_pretrained(tmp_path / "vocabulary")
+    (tmp_path / "a.txt").write_text("きつねは走った。" * 100, encoding="utf-8")
+    data = DataSource(name=str(tmp_path / "a.txt"), held_out=HeldOut(last_characters=0.1))
+    with pytest.raises(DataError, match="does not keep the text of 1 of 1 documents") as caught:
+        made(tmp_path, str(tmp_path / "vocabulary"), data)
+    assert "byte fallback" in caught.value.fix
+
+
+def stores_truncation(tokenizer):
+    tokenizer.enable_truncation(8)
+
+
+def stores_padding(tokenizer):
+    tokenizer.enable_padding(length=400, pad_id=0, pad_token="<|endoftext|>")
+
+
+def stores_dropout(tokenizer):
+    tokenizer.model.dropout = 0.5
+
+
+@pytest.mark.parametrize("store", [stores_truncation, stores_padding, stores_dropout])
+@pytest.mark.parametrize("generic", [True, False], ids=["generic class", "AutoTokenizer"])
+def test_what_tokenizer_json_stores_of_another_program_changes_no_ids(
+    tmp_path, vocabulary, lines, store, generic
+):
+    folder = tmp_path / "vocabulary"
+    shutil.copytree(vocabulary, folder)
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    store(backend)
+    backend.save(str(folder / "tokenizer.json"))
+    if not generic:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["tokenizer_class"] = "GPT2Tokenizer"
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    data = DataSource(name=lines)
+    plain, changed = made(tmp_path / "plain", vocabulary, data), made(tmp_path / "b", str(folder), data)
+    assert changed[1]["digest"] == plain[1]["digest"] and changed[1]["tokens"] == plain[1]["tokens"]
+    saved = json.loads((changed[0] / "tokenizer" / "tokenizer.json").read_text())
+    assert saved["truncation"] is saved["padding"] is saved["model"]["dropout"] is None

@@ -11,13 +11,15 @@ from typing import TypedDict, Unpack
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.base.errors import UsageError
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.data.chat.template import encode_text
+from toolkit.data.text.lost_text import LossCounter, sentence
 from toolkit.inference import next_token
 from toolkit.inference.generation import GeneratedAnswer, GenerationSettings, generate_answers
 from toolkit.inference.logprobs import score_tokens, start_id
 from toolkit.inference.opening import OpenModel, open_model
 from toolkit.inference.token_text import token_text, visible
+from toolkit.runs.evaluation import LostText
 
 Messages = Sequence[dict[str, str]]
 """A conversation, oldest message first: `[{"role": "user", "content": "..."}]`."""
@@ -26,8 +28,9 @@ Messages = Sequence[dict[str, str]]
 class SamplingKeywords(TypedDict, total=False):
     """Keywords of `LanguageModel.generate` and `answers`.
 
-    max_new_tokens (200); temperature (0.8), 0 takes the most probable token; top_k (0: all); top_p (1: all);
-    seed (0): the same seed gives the same answer.
+    max_new_tokens (200); temperature, 0 takes the most probable token; top_k, 0: all; top_p, 1: all;
+    seed (0): the same seed gives the same answer. Where the model's generation_config.json has sampling
+    settings, they are the defaults; else temperature is 0.8, and all tokens can be drawn.
     """
 
     max_new_tokens: int
@@ -45,11 +48,13 @@ class TextLogprobs:
         text: what was scored.
         tokens: the text of each scored token, (tokens,).
         logprobs: log p of each token given all before it, nats, (tokens,) float32.
+        lost_text: what the tokenizer does not keep of the text, None if it keeps everything.
     """
 
     text: str
     tokens: list[str]
     logprobs: np.ndarray
+    lost_text: LostText | None = None
 
     @property
     def total(self) -> float:
@@ -58,7 +63,16 @@ class TextLogprobs:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs for a byte of the text in UTF-8."""
+        """Bits that the model needs for a byte of the text in UTF-8.
+
+        Raises:
+            ToolkitError: the tokenizer loses some of the text; the number would be that of a poorer text.
+        """
+        if self.lost_text is not None:
+            raise ToolkitError(
+                sentence(self.lost_text, documents=1), where="bits_per_byte",
+                fix="use `total`, which is that of the tokens",
+            )  # fmt: skip
         return -self.total / np.log(2) / len(self.text.encode())
 
 
@@ -170,10 +184,14 @@ class LanguageModel:
         ids = [encode_text(self.tokenizer, text) for text in texts]
         prefix = start_id(self.model, self.tokenizer)
         window = self.opened.context_length or max((len(row) for row in ids), default=0) + 1
+        losses = LossCounter(self.tokenizer)
         nats = score_tokens(self.model, ids, prefix_id=prefix, end_id=None, window=window)
         return [
             TextLogprobs(
-                text, [token_text(self.tokenizer, token) for token in row[len(row) - len(loss) :]], -loss
+                text,
+                [token_text(self.tokenizer, token) for token in row[len(row) - len(loss) :]],
+                -loss,
+                losses.lost(text, row),
             )
             for text, row, loss in zip(texts, ids, nats, strict=True)
         ]
@@ -198,11 +216,14 @@ class LanguageModel:
         return self.opened.prompt_ids(prompt, chat=self.opened.is_chat_model if chat is None else chat)
 
 
-def load(model: str | os.PathLike[str]) -> LanguageModel:
+def load(model: str | os.PathLike[str], *, dtype: str = "fp32") -> LanguageModel:
     """Load a finished run, a checkpoint, a model folder, or `hub-id[@revision]`.
+
+    Args:
+        dtype: of the weights: `fp32`, `bf16`, `fp16`, or `auto`, that of the checkpoint.
 
     Raises:
         ToolkitError: nothing of that name, or not a language model.
     """
     name = os.fspath(model)
-    return LanguageModel(name, open_model(name))
+    return LanguageModel(name, open_model(name, dtype=dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.cli.parser import MODEL, Parser, add_sampling, sampling_choice
+from toolkit.cli.parser import MODEL, Parser, add_dtype, add_sampling, sampling_choice
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     add_sampling(parser)
+    add_dtype(parser)
     args = parser.parse_intermixed_args(arguments)
     from toolkit.cli.conversation import chat_command
 
-    return chat_command(args.model, choice=sampling_choice(args), system=args.system)
+    return chat_command(args.model, choice=sampling_choice(args), system=args.system, dtype=args.dtype)

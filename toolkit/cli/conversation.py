@@ -17,7 +17,7 @@ from toolkit.base.console import tell
 from toolkit.base.errors import ModelError, ToolkitError
 from toolkit.base.rng import derive
 from toolkit.inference import sampling
-from toolkit.inference.generation import GenerationSettings
+from toolkit.inference.generation import GenerationSettings, own_sampling_note
 from toolkit.inference.opening import OpenModel, open_model
 from toolkit.inference.token_text import StreamDecoder, harmless
 
@@ -47,6 +47,9 @@ class Conversation:
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     draws: int = 0
+
+    def __post_init__(self) -> None:
+        self.choice = self.choice.for_opened(self.opened)
 
     def fit(self) -> tuple[list[int], int]:
         """Ids of the conversation, and how many of the oldest messages had to be left out.
@@ -113,11 +116,16 @@ class Conversation:
             self.undo()
 
 
-def chat_command(model: str, *, choice: GenerationSettings, system: str | None = None) -> int:
+def chat_command(
+    model: str, *, choice: GenerationSettings, system: str | None = None, dtype: str = "fp32"
+) -> int:
     """Talk with a model until /quit or end-of-file."""
-    opened = open_model(model)
+    opened = open_model(model, dtype=dtype)
+    note = own_sampling_note(opened, choice)
     conversation = Conversation(opened, choice, system)
     warn(opened)
+    if note:
+        tell(f"sampling: {note}; /temperature, /top_k and /top_p change it")
     if sys.stdin.isatty():
         tell(f"{model}: /help lists the commands, Ctrl-C stops an answer, Ctrl-D ends")
     interactive = sys.stdin.isatty() and sys.stdout.isatty()

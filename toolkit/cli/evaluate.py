@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_int
+from toolkit.cli.parser import MODEL, Parser, add_dtype, add_json, add_sampling, positive_int
 
 if TYPE_CHECKING:
     from toolkit.config.schema import DataSource
     from toolkit.evaluate.context import EvaluationContext
-    from toolkit.models.loading import Reference
     from toolkit.runs.evaluation import ModelComparison
+    from toolkit.runs.hub import Reference
 
 SCORING = ("window", "stride", "prefix", "score_end", "packed")
 """Options that are settings of `perplexity` in an evaluate recipe."""
@@ -66,10 +66,18 @@ def _measure_reward_models(
     args: argparse.Namespace, references: Mapping[str, Reference], surroundings: EvaluationContext
 ) -> ModelComparison:
     from toolkit.evaluate import reward_models
+    from toolkit.models.loading import DTYPES
 
     if args.baseline is not None:
         raise UsageError("has no effect on reward models", where="--baseline", fix="leave it out")
-    return reward_models.measure(references, _source(args), surroundings, part=args.part, seed=args.seed)
+    return reward_models.measure(
+        references,
+        _source(args),
+        surroundings,
+        part=args.part,
+        seed=args.seed,
+        dtype=DTYPES[args.precision],
+    )
 
 
 def _measure_language_models(args: argparse.Namespace, surroundings: EvaluationContext) -> ModelComparison:
@@ -212,7 +220,7 @@ def _add_scoring(parser: Parser) -> None:
         "--no-score-end", dest="score_end", action="store_false", help="do not score end-of-text"
     )
     parser.add_argument("--packed", action="store_true", help="read all documents as one text")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision of the weights")
+    add_dtype(parser, "--precision", dest="precision")
 
 
 def _add_comparison(parser: Parser) -> None:

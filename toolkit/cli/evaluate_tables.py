@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from toolkit.cli.number_table import number_table
+from toolkit.evaluate import perplexity
 from toolkit.report import reward_table
 from toolkit.report.summary import RATES, measured_rates
 from toolkit.report.wording import say
@@ -21,10 +22,13 @@ def show(results: ModelComparison) -> None:
     """Print the perplexities and the win rates."""
     console = Console(stderr=True, highlight=False)
     models, judge = results.models, results.judge
-    of_text = {name: row for name, row in models.items() if row.bits_per_byte is not None}  # not best of n
+    of_text = {name: row for name, row in models.items() if row.perplexity is not None}  # not best of n
     if of_text:
         console.print(perplexity_table(of_text, rows=measured_rows(results, "documents")))
         console.print(reading(of_text), style="dim")
+        for name, row in of_text.items():
+            if row.lost_text is not None:
+                console.print(f"{name}: {perplexity.lost_text_note(row)}", style="yellow")
     if judge is not None:
         console.print(win_rate_table(models, judge.baseline, rows=measured_rows(results, "prompts")))
         accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"

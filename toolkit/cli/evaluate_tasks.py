@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import MODEL, Parser, add_json, non_negative_int, positive_int
+from toolkit.cli.parser import MODEL, Parser, add_dtype, add_json, non_negative_int, positive_int
 
 INSTALL = "pip install 'lm_eval>=0.4.13,<0.5'"
 """Also in the extra `tasks` of pyproject.toml."""
@@ -36,9 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--seed", type=non_negative_int, default=0, metavar="N", help="seed of the few-shot examples"
     )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights"
-    )
+    add_dtype(parser, "--precision", dest="precision")
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.console import tell
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import MODEL, Parser, add_json, add_sampling, positive_int, sampling_choice
+from toolkit.cli.parser import MODEL, Parser, add_dtype, add_json, add_sampling, positive_int, sampling_choice
 
 if TYPE_CHECKING:
     from toolkit.inference.generation import GenerationSettings
@@ -31,12 +31,19 @@ def main(arguments: Sequence[str]) -> int:
     way.add_argument("--chat", action="store_true", default=None, help="put it into the chat template")
     way.add_argument("--raw", action="store_false", dest="chat", help="continue it as plain text")
     add_sampling(parser)
+    add_dtype(parser)
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     return generate_command(
-        args.model, prompt, settings=sampling_choice(args), count=args.n, chat=args.chat, json=args.json
+        args.model,
+        prompt,
+        settings=sampling_choice(args),
+        count=args.n,
+        chat=args.chat,
+        json=args.json,
+        dtype=args.dtype,
     )
 
 
@@ -48,26 +55,31 @@ def generate_command(
     count: int = 1,
     chat: bool | None = None,
     json: bool = False,
+    dtype: str = "fp32",
 ) -> int:
     """Print `count` answers on stdout, and remarks about them on stderr.
 
     Args:
         chat: put the prompt into the chat template, or continue it as plain text. By default a model that was
             trained on conversations gets the template.
+        dtype: of the weights, a name of `toolkit.models.loading.DTYPES`.
     """
-    from toolkit.inference.generation import generate_answers
+    from toolkit.inference.generation import generate_answers, own_sampling_note
     from toolkit.inference.opening import open_model
     from toolkit.inference.token_text import LONE_SPACE, ends_in_lone_space, harmless
 
     if count < 1:
         raise UsageError("--n must be at least 1")
-    opened = open_model(model)
+    opened = open_model(model, dtype=dtype)
     if chat and not opened.tokenizer.chat_template:
         raise UsageError("the model has no chat template", where=model, fix="use --raw to continue the text")
     chat = opened.is_chat_model if chat is None else chat
     prompt_ids = opened.prompt_ids(prompt, chat=chat)
     if not chat and ends_in_lone_space(opened.tokenizer, prompt):
         tell(LONE_SPACE)
+    note = own_sampling_note(opened, settings)
+    if note:
+        tell(f"sampling: {note}")
     answers, settings = generate_answers(opened, prompt_ids, settings=settings, count=count)
     if json:
         about = {"model": model, "prompt": prompt, "chat": chat, "settings": asdict(settings)}

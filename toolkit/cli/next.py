@@ -13,7 +13,7 @@ from rich.text import Text
 
 from toolkit.base.console import tell
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import MODEL, Parser, add_json, positive_int
+from toolkit.cli.parser import MODEL, Parser, add_dtype, add_json, positive_int
 from toolkit.inference.token_text import LONE_SPACE, ends_in_lone_space, token_text, visible
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--truth", action="store_true", help="beside the true chance of each token; for the small storyworld"
     )
+    add_dtype(parser)
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
 
@@ -67,12 +68,14 @@ def next_command(
     chat: bool = False,
     truth: bool = False,
     json: bool = False,
+    dtype: str = "fp32",
 ) -> int:
     """Print the next-token distribution of `text`, and of `steps` tokens on.
 
     The most probable token is followed, or with a temperature one drawn from the softened distribution;
     the table always shows the model's own distribution (temperature 1). With `truth`, also the true one of a
-    document of the small storyworld that begins with the text.
+    document of the small storyworld that begins with the text. `dtype` is that of the weights, a name of
+    `toolkit.models.loading.DTYPES`.
     """
     from toolkit.inference.next_token import as_json, follow
     from toolkit.inference.opening import open_model
@@ -81,7 +84,7 @@ def next_command(
         raise UsageError("--top and --steps must be at least 1, --temperature at least 0")
     if truth and chat:
         raise UsageError("--truth is that of documents, not of answers", fix="leave out --chat")
-    opened = open_model(model)
+    opened = open_model(model, dtype=dtype)
     ids = opened.prompt_ids(text, chat=chat)
     if not chat and ends_in_lone_space(opened.tokenizer, text):
         tell(LONE_SPACE)

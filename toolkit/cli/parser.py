@@ -76,19 +76,35 @@ def non_negative_int(text: str) -> int:
 
 def add_sampling(parser: Parser) -> None:
     parser.add_argument("--max-new-tokens", type=positive_int, default=200, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 is greedy")
     parser.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="sample from the K most probable tokens; 0: all"
+        "--temperature", type=float, metavar="T", help="0 is greedy; default: that of the model, else 0.8"
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="sample from the K most probable tokens; 0: all; default: that of the model, else 0",
     )
     parser.add_argument(
         "--top-p",
         type=float,
-        default=1.0,
         metavar="P",
-        help="sample from the smallest set of tokens with total probability P",
+        help="sample from the smallest set of tokens with total probability P; default: that of the model, "
+        "else 1",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed; an equal seed gives an equal answer"
+    )
+
+
+def add_dtype(parser: Parser, *other_names: str, **options: str) -> None:
+    parser.add_argument(
+        "--dtype",
+        *other_names,
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="fp32",
+        help="precision of the weights; default: fp32; auto: that of the checkpoint",
+        **options,
     )
 
 

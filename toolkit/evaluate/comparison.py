@@ -12,9 +12,9 @@ from toolkit.config.schema import DataSource
 from toolkit.data.data_sources import Part
 from toolkit.evaluate import context, request, reward_models, stage
 from toolkit.evaluate.naming import models_by_name
-from toolkit.models.tokenizer_loading import Reference
 from toolkit.runs import seal
 from toolkit.runs.evaluation import ModelComparison
+from toolkit.runs.hub import Reference
 
 PathOrText = str | os.PathLike[str]
 

@@ -17,9 +17,9 @@ from toolkit.evaluate import overlap, perplexity
 from toolkit.evaluate.overlap import MeasuredRows
 from toolkit.evaluate.perplexity import HeldOutText
 from toolkit.evaluate.trained_on import MeasuredPart
-from toolkit.models.loading import Reference
 from toolkit.runs import references, seal
 from toolkit.runs.evaluation import ModelComparison
+from toolkit.runs.hub import Reference
 from toolkit.runs.run import Run
 
 if TYPE_CHECKING:

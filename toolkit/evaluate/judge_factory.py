@@ -14,9 +14,10 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate import endpoint, judges, votes
 from toolkit.evaluate.judge_log import JudgementLog
 from toolkit.evaluate.judges import AnyJudge
-from toolkit.models.loading import Reference
+from toolkit.models.loading import Dtype
 from toolkit.runs import layout, seal
 from toolkit.runs.evaluation import RewardEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.storyworld import World
 
 
@@ -50,6 +51,7 @@ def open_judge(
     run_evaluation: RewardEvaluation | None,
     log_path: Path,
     device: torch.device | str,
+    dtype: Dtype = torch.float32,
     where: str,
 ) -> AnyJudge:
     """Return the judge: gold, votes, an endpoint, or a reward model.
@@ -60,6 +62,7 @@ def open_judge(
         reference: the reward model.
         run_evaluation: evaluation.json of the reward run.
         log_path: file of the judgements of an endpoint.
+        dtype: of the weights of a reward model.
         where: the data that an error about the judge names.
 
     Raises:
@@ -83,6 +86,7 @@ def open_judge(
         settings.judge,
         reference,
         device=device,
+        dtype=dtype,
         data=settings.data,
         part=settings.part,
         run_evaluation=run_evaluation,

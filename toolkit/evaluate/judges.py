@@ -20,8 +20,9 @@ from toolkit.data.data_sources import Part
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.pairwise import PairwiseJudge, PairwiseOutcomes
 from toolkit.inference.reward_scores import reward_scores
-from toolkit.models.loading import Reference, load_reward_model
+from toolkit.models.loading import Dtype, load_reward_model
 from toolkit.runs.evaluation import GateResult, JudgeResult, RewardEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.runs.records import EstimateRecord
 from toolkit.stages import reward_quality
 from toolkit.storyworld import World
@@ -116,6 +117,7 @@ def reward_judge(
     reference: Reference,
     *,
     device: torch.device | str,
+    dtype: Dtype = torch.float32,
     data: Data | None = None,
     part: Part = "held_out",
     run_evaluation: RewardEvaluation | None = None,
@@ -124,10 +126,11 @@ def reward_judge(
     """Return a reward model as a judge, checked on held-out preferences.
 
     Args:
+        dtype: of the weights; the scores are fp32.
         data: preferences; the judge is checked on their `part`.
         run_evaluation: evaluation.json of the reward run, whose accuracy counts if there are no data.
     """
-    model, tokenizer = load_reward_model(reference, device=device)
+    model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
 
     def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
         return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))

@@ -13,7 +13,7 @@ from toolkit.base.errors import UsageError
 from toolkit.runs import layout, seal
 
 if TYPE_CHECKING:
-    from toolkit.models.tokenizer_loading import Reference  # transformers: 2 s
+    from toolkit.runs.hub import Reference
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -59,7 +59,10 @@ def _same(first: str, second: str) -> UsageError:
 def _suffixes(reference: str) -> list[str]:
     """Return the possible names of a reference, shortest first, those with its revision at the end."""
     path, revision = _split_revision(reference)
-    parts = os.path.normpath(path).split("/")
+    normal = os.path.normpath(path)
+    if normal.endswith("."):  # `.` and `..` name no folder
+        normal = os.path.abspath(path)
+    parts = normal.split("/")
     suffixes = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
     return suffixes + [f"{suffix}@{revision}" for suffix in suffixes if revision]
 
@@ -78,11 +81,12 @@ def require_distinct(references: Mapping[str, Reference]) -> None:
         references: the (path or hub id, revision) of each model by name.
 
     Raises:
-        UsageError: two names lead to the same folder, or to the same revision of a hub id.
+        UsageError: two names lead to the same folder, also by a symbolic link, or to the same revision of a
+            hub id.
     """
     names: dict[Reference, str] = {}
     for name, (path, revision) in references.items():
-        location = (os.path.abspath(path) if Path(path).is_dir() else path, revision)
+        location = (os.path.realpath(path) if Path(path).is_dir() else path, revision)
         if location in names:
             raise _same(names[location], name)
         names[location] = name

@@ -2,7 +2,8 @@
 
 Bits per byte are comparable between tokenizers, because the denominator is the UTF-8 of the original text. By
 default end-of-text is scored, too; it has no bytes, but a model has to predict where a document ends. The
-first token is predicted from the token that starts a text.
+first token is predicted from the token that starts a text. A model whose tokenizer loses text has no bits per
+byte: they would be those of a poorer text.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from toolkit.config.schema import Data, DataSource
 from toolkit.data.chat import template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
-from toolkit.data.text import documents
+from toolkit.data.text import documents, lost_text
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_tokens, start_id
 from toolkit.models.context_length import context_length, default_length
 from toolkit.models.loading import load_tokenizer
 from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.runs import layout
-from toolkit.runs.evaluation import TextMetrics
+from toolkit.runs.evaluation import LostText, TextMetrics
 from toolkit.runs.records import Record
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 from toolkit.stats.block_bootstrap import Tiles
@@ -98,6 +99,12 @@ class HeldOutText:
                 fix="give perplexity.data instead of perplexity.tokens, which each model tokenizes itself",
             )
         return [self.shards.document(index) for index in range(len(self))]
+
+    def lost_text(self, tokenizer: PreTrainedTokenizerBase, ids: list[np.ndarray]) -> LostText | None:
+        """Return what `ids` do not keep of the documents; None if they keep everything."""
+        if self.texts is None:
+            return self.shards.lost_text
+        return lost_text.lost_text(tokenizer, self.texts, ids)
 
 
 def from_corpus(run: Path) -> HeldOutText:
@@ -171,6 +178,7 @@ class TextScores(Record):
         nats, tokens: -log p and number of scored tokens of each document, (documents,).
         unscored_tokens: tokens without a context.
         blocks: a text of few documents in tiles, which the interval resamples; None for more documents.
+        lost_text: what the tokenizer does not keep of the text, None if it keeps everything.
     """
 
     window: int
@@ -185,6 +193,7 @@ class TextScores(Record):
     tokens: list[int]
     unscored_tokens: int
     blocks: Tiles | None = None
+    lost_text: LostText | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +262,7 @@ def measure(
         tokens=[int(mask.sum()) for mask in scored],
         unscored_tokens=int(sum((mask == 0).sum() for mask in scored)),
         blocks=blocks,
+        lost_text=text.lost_text(tokenizer, ids),
         nulls=frozenset({"prefix_token", "blocks"}),
     )
 
@@ -323,13 +333,18 @@ def summarize(scores: TextScores, text: HeldOutText, *, seed: int) -> TextMetric
             fix="the training diverged: lower its learning rate",
         )
     words, characters = text.counts
-    bits = _bits_per("bytes", scores, text, seed)
+    by_token = _bits_per("tokens", scores, text, seed)
+    bits = None if loses_text(scores, text) else _bits_per("bytes", scores, text, seed)
+    all_bits = nats.sum() / math.log(2)
+    of_text = {
+        "word_perplexity": _power(all_bits / words) if words and bits else None,
+        "character_perplexity": _power(all_bits / characters) if bits else None,
+        "byte_perplexity": _power(bits.estimate) if bits else None,
+    }
     return TextMetrics(
         bits_per_byte=bits,
-        perplexity=_bits_per("tokens", scores, text, seed).map(_power),
-        word_perplexity=_power(nats.sum() / math.log(2) / words) if words else None,
-        character_perplexity=_power(nats.sum() / math.log(2) / characters),
-        byte_perplexity=_power(bits.estimate),
+        perplexity=by_token.map(_power),
+        **of_text,
         entropy_floor_bits_per_byte=text.floor,
         documents=len(text),
         tokens=sum(scores.tokens),
@@ -346,12 +361,26 @@ def summarize(scores: TextScores, text: HeldOutText, *, seed: int) -> TextMetric
         dtype=scores.dtype,
         tokenizer_digest=scores.tokenizer_digest,
         interval_over=scores.blocks.block_name if scores.blocks else "documents",
-        interval_units=bits.n,
-        level=bits.level,
-        bootstrap_samples=bits.samples,
+        interval_units=by_token.n,
+        level=by_token.level,
+        bootstrap_samples=by_token.samples,
         seed=seed,
+        lost_text=scores.lost_text,
         nulls=frozenset({"word_perplexity", "entropy_floor_bits_per_byte", "prefix_token"}),
     )
+
+
+def loses_text(scores: TextScores, text: HeldOutText) -> bool:
+    """Return whether the tokenizer lost so much of the text that its bits per byte would be wrong."""
+    return lost_text.changes_bits_per_byte(scores.lost_text, float(text.bytes.sum()))
+
+
+def lost_text_note(metrics: TextMetrics) -> str:
+    """Return what the tokenizer of a model lost of the text, and what follows for the model's numbers."""
+    lost = lost_text.sentence(metrics.lost_text, documents=metrics.documents)
+    if metrics.bits_per_byte is None:
+        return f"{lost}: no bits per byte, which would be those of a poorer text; its perplexity is by token"
+    return f"{lost}: too few to change the bits per byte that are shown"
 
 
 def _bits_per(unit: Literal["bytes", "tokens"], scores: TextScores, text: HeldOutText, seed: int) -> Estimate:
@@ -367,8 +396,13 @@ def _power(bits: float) -> float:
     return 2.0 ** min(bits, 1023.0)
 
 
-def difference(scores: TextScores, other: TextScores, text: HeldOutText, *, seed: int) -> Estimate:
-    """Return bits per byte minus those of another model, paired by document, or by block of few documents."""
+def difference(scores: TextScores, other: TextScores, text: HeldOutText, *, seed: int) -> Estimate | None:
+    """Return bits per byte minus those of another model, paired by document, or by block of few documents.
+
+    None if the tokenizer of one of them loses text.
+    """
+    if loses_text(scores, text) or loses_text(other, text):
+        return None
     if scores.blocks is not None and other.blocks is not None:
         return block_bootstrap.difference(scores.blocks, other.blocks, seed=seed)
     nats = np.asarray(scores.nats) - np.asarray(other.nats)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import replace
 
-from transformers import AutoConfig
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base.errors import UsageError
@@ -16,9 +16,11 @@ from toolkit.data.chat import sources
 from toolkit.data.data_sources import Part
 from toolkit.evaluate import trained_on
 from toolkit.evaluate.context import EvaluationContext
-from toolkit.models.loading import load_reward_model
-from toolkit.models.tokenizer_loading import Reference, load_tokenizer, not_loadable
+from toolkit.models.loading import Dtype, is_classifier, load_reward_model
+from toolkit.models.tokenizer_loading import load_tokenizer
+from toolkit.runs import hub
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation
+from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
 from toolkit.stages import reward_quality
 
@@ -30,7 +32,7 @@ def are_reward_models(references: Mapping[str, Reference]) -> bool:
         ToolkitError: a configuration that cannot be loaded.
         UsageError: reward models and language models are mixed.
     """
-    has_score_head = {name: _has_score_head(reference) for name, reference in references.items()}
+    has_score_head = {name: is_classifier(reference) for name, reference in references.items()}
     if any(has_score_head.values()) and not all(has_score_head.values()):
         language = ", ".join(name for name, has_head in has_score_head.items() if not has_head)
         reward = ", ".join(name for name, has_head in has_score_head.items() if has_head)
@@ -41,15 +43,6 @@ def are_reward_models(references: Mapping[str, Reference]) -> bool:
     return any(has_score_head.values())
 
 
-def _has_score_head(reference: Reference) -> bool:
-    name, revision = reference
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise not_loadable(name, revision, error) from error
-    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
-
-
 def measure(
     references: Mapping[str, Reference],
     source: DataSource,
@@ -57,11 +50,13 @@ def measure(
     *,
     part: Part | None = None,
     seed: int,
+    dtype: Dtype = torch.float32,
 ) -> ModelComparison:
     """Return the measurements of each reward model on the preferences of a source, by the model's name.
 
     Args:
         part: of the source; by default all rows, or those that no training of the models read.
+        dtype: of the weights.
 
     Raises:
         UsageError: the part cannot be computed.
@@ -80,8 +75,10 @@ def measure(
     rows = surroundings.read_rows(read, measured_part.source, unit="pairs", seed=seed)
     measurements = {}
     for name, reference in references.items():
-        model, tokenizer = load_reward_model(reference, device=device)
+        model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
         metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
-        measurements[name] = ModelEvaluation.combined(metrics, left_out=pairs.lengths.left_out, seed=seed)
+        measurements[name] = ModelEvaluation.combined(
+            metrics, left_out=pairs.lengths.left_out, seed=seed, hub_commit=hub.commit_of(reference)
+        )
     return surroundings.complete(ModelComparison(models=measurements))

@@ -22,14 +22,12 @@ from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings, TextScores
 from toolkit.evaluate.win_rate import Contest, LoadedModel
 from toolkit.inference import sampling
 from toolkit.inference.opening import open_reference
-from toolkit.models.loading import Reference
+from toolkit.models.loading import Dtype
 from toolkit.models.stop_tokens import StopTokens
-from toolkit.runs import provenance
+from toolkit.runs import hub, provenance
 from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, SampleAnswer
+from toolkit.runs.hub import Reference
 from toolkit.runs.records import Record
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The dtype of the weights by its name in recipes and on the command line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +67,7 @@ class Session:
     baseline: str | None = None
     text: HeldOutText | None = None
     scoring: ScoringSettings = ScoringSettings()
-    dtype: torch.dtype = torch.float32
+    dtype: Dtype = torch.float32
     contest: Contest | None = None
     best_of: BestOf | None = None
     samples: list[list[str]] = field(default_factory=list)
@@ -166,6 +164,10 @@ class Session:
             models |= {
                 name: replace(models[name], samples=values.samples) for name, values in measured.items()
             }
+        for name, reference in self.references.items():
+            commit = hub.commit_of(reference) if name in models else None
+            if commit is not None:
+                models[name] = replace(models[name], hub_commit=commit)
         return ModelComparison(
             models=models,
             judge=None if self.judged is None else self.judged.judge,

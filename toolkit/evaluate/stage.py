@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from toolkit.base.console import tell_once
+from toolkit.base.console import tell, tell_once
 from toolkit.base.errors import UsageError
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
@@ -22,11 +22,13 @@ from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.evaluate.session import DTYPES, Measured, Session, answers_of
+from toolkit.evaluate.session import Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
-from toolkit.models.tokenizer_loading import Reference, load_tokenizer
+from toolkit.models.loading import DTYPES
+from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.evaluation import ModelComparison
+from toolkit.runs.hub import Reference
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
@@ -56,6 +58,9 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
     results = replace(
         surroundings.complete(results), settings=recipe.model_dump(mode="json", exclude={"stage", "run"})
     )
+    for name, row in results.models.items():
+        if row.lost_text is not None:
+            tell(f"warning: {name}: {perplexity.lost_text_note(row)}")
     if session.judged is not None:
         write_answers(run, session.contest, measured, session.judged)
     run.metrics.truncate(0)
@@ -199,7 +204,11 @@ def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Bes
     settings = recipe.win_rate.best_of
     reference = surroundings.model_reference(settings.reward_model)
     chooser = judges.reward_judge(
-        settings.reward_model, reference, device=select(recipe.device), seed=recipe.seed
+        settings.reward_model,
+        reference,
+        device=select(recipe.device),
+        dtype=DTYPES[recipe.precision],
+        seed=recipe.seed,
     )
     return BestOf(tuple(settings.counts), settings.reward_model, chooser.score)
 
@@ -226,6 +235,7 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         run_evaluation=judge_factory.read_run_evaluation(Path(reference[0])) if is_local else None,
         log_path=surroundings.judgements,
         device=select(recipe.device),
+        dtype=DTYPES[recipe.precision],
         where=", ".join(source.name for source in as_sources(recipe.data)),
     )
 

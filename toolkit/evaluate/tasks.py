@@ -14,10 +14,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from toolkit.base.errors import DataError, UsageError
-from toolkit.evaluate.session import DTYPES
 from toolkit.inference.opening import open_reference
-from toolkit.models.loading import Reference
+from toolkit.models.loading import DTYPES
 from toolkit.runs import provenance
+from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
 
 BOOTSTRAP_SAMPLES = 1000

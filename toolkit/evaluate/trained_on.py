@@ -26,8 +26,8 @@ from toolkit.data import files, hub, tables
 from toolkit.data.chat import plain_text, split_key
 from toolkit.data.chat.formats import Unusable
 from toolkit.data.data_sources import DEFAULT_HELD_OUT, Part
-from toolkit.models.tokenizer_loading import Reference
 from toolkit.runs import layout, manifest, seal
+from toolkit.runs.hub import Reference
 
 READING = ("field", "columns", "encoding", "separator")
 """Settings that decide what a document or a prompt is, and so what is hashed."""

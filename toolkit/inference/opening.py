@@ -10,14 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.base import files
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.config.messages import listed
 from toolkit.config.registry import STAGES
 from toolkit.data.chat import template
 from toolkit.inference.logprobs import start_id
 from toolkit.models.context_length import context_length
-from toolkit.models.loading import Reference, load_causal_lm
+from toolkit.models.loading import DTYPES, Dtype, load_causal_lm
 from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import layout, references, seal
+from toolkit.runs.hub import Reference
 from toolkit.runtime import devices
 
 
@@ -71,17 +73,25 @@ class OpenModel:
         return ids
 
 
-def open_model(name: str) -> OpenModel:
+def open_model(name: str, *, dtype: str = "fp32") -> OpenModel:
     """Open a sealed run, a checkpoint, a model folder or `hub-id[@revision]` on the best device.
 
+    Args:
+        dtype: of the weights, a name of `toolkit.models.loading.DTYPES`.
+
     Raises:
+        UsageError: no such dtype.
         ToolkitError: nothing of that name, or not a language model.
     """
-    return open_reference(references.named_model(name), device=devices.select("auto"))
+    if dtype not in DTYPES:
+        raise UsageError(
+            f"{dtype!r} is no precision of weights", where="dtype", fix=f"write {listed(DTYPES)}"
+        )
+    return open_reference(references.named_model(name), device=devices.select("auto"), dtype=DTYPES[dtype])
 
 
 def open_reference(
-    reference: Reference, *, device: torch.device | str, dtype: torch.dtype = torch.float32
+    reference: Reference, *, device: torch.device | str, dtype: Dtype = torch.float32
 ) -> OpenModel:
     """Open a model folder or hub model.
 

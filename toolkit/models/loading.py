@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GgufConfig,
     GPT2LMHeadModel,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -18,16 +21,23 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
-from toolkit.models import checks
+from toolkit.models import adapters, checkpoint_folder, checks
 from toolkit.models.description import describe
-from toolkit.models.tokenizer_loading import Reference, load_tokenizer, local_folder, not_loadable
-from toolkit.runs import layout
+from toolkit.models.load_errors import not_loadable
+from toolkit.models.tokenizer_loading import load_tokenizer
+from toolkit.runs.hub import Reference
 
 PAD_TOKEN = "<|pad|>"
+Dtype = torch.dtype | Literal["auto"]
+"""The dtype of the weights; `auto` is that of the checkpoint."""
+DTYPES: dict[str, Dtype] = {
+    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": "auto",
+}  # fmt: skip
+"""The dtype of the weights by its name in recipes and on the command line."""
 
 
 def load_causal_lm(
-    reference: Reference, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    reference: Reference, *, device: torch.device | str = "cpu", dtype: Dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a language model of any architecture built into transformers, and its tokenizer.
 
@@ -62,7 +72,7 @@ def load_reward_model(
     reference: Reference,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: Dtype = torch.float32,
     new_head_seed: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a reward model, a sequence classifier with one label, and its tokenizer; in eval mode.
@@ -118,25 +128,72 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     tokenizer.save_pretrained(folder)
 
 
+def is_classifier(reference: Reference) -> bool:
+    """Return whether a checkpoint is a sequence classifier, as reward models are, according to its files.
+
+    Raises:
+        ToolkitError: the configuration cannot be loaded.
+    """
+    _, _, folder = checkpoint_folder.located(reference)
+    if folder and checkpoint_folder.is_adapter(folder):
+        return adapters.is_classifier(folder)
+    return _has_classifier_architecture(_config(reference))
+
+
+def _config(reference: Reference) -> PretrainedConfig:
+    """Return the configuration of a checkpoint, after the checks that its files need no loading for."""
+    name, revision, folder = checkpoint_folder.located(reference)
+    if folder:
+        checkpoint_folder.check(folder)
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
+        )
+    except Exception as error:  # a file of other people may be wrong in any way
+        raise not_loadable(reference, error) from error
+
+
+def _has_classifier_architecture(config: PretrainedConfig) -> bool:
+    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
+
+
 def _load(
     auto: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
     reference: Reference,
-    dtype: torch.dtype,
-    **config: Any,
+    dtype: Dtype,
+    **changes: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return the model and transformers' report of missing and unexpected weights."""
-    name, revision = reference
-    folder = local_folder(name)
-    if folder:
-        _check_model_folder(folder)
-    try:
-        with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
-            return auto.from_pretrained(
-                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True, **config,
+    """Return the model and transformers' report of missing and unexpected weights.
+
+    The weights of an adapter are merged into those of its base model.
+
+    Args:
+        changes: of the configuration.
+    """
+    name, revision, folder = checkpoint_folder.located(reference)
+    with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
+        if folder and checkpoint_folder.is_adapter(folder):
+            base = checkpoint_folder.base_of_adapter(folder)
+            return adapters.merged(folder, *_load(auto, base, dtype, **changes))
+        config = _config(reference)
+        if "num_labels" in changes and _has_classifier_architecture(config) and config.num_labels != 1:
+            raise ToolkitError(
+                f"is a classifier with {config.num_labels} labels; a reward model has one, its score",
+                where=reference[0], fix="give a reward model, or train one with the reward stage",
             )  # fmt: skip
-    except Exception as error:  # whatever the code of any architecture raises for its configuration
-        raise _other_kind(auto, reference, error) or not_loadable(name, revision, error) from error
+        checkpoint_folder.check_config(config.to_dict(), where=reference[0])
+        options: dict[str, Any] = {**changes, **checkpoint_folder.gguf_option(folder)}
+        if "gguf_file" in options:  # plain weights can be trained and saved
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        try:
+            model, report = auto.from_pretrained(
+                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, **options,
+            )  # fmt: skip
+        except Exception as error:  # a file of other people may be wrong in any way
+            raise _other_kind(auto, reference, error) or not_loadable(reference, error) from error
+    model.name_or_path = model.config.name_or_path = reference[0]
+    return model, report
 
 
 def _other_kind(
@@ -157,18 +214,6 @@ def _other_kind(
         f"a {found.group(1)} model cannot be a reward model: transformers has no classifier of its kind",
         where=reference[0], fix="give a model of another architecture, such as a Llama or a GPT-2",
     )  # fmt: skip
-
-
-def _check_model_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        inner = folder / layout.MODEL / "config.json"
-        fix = f"give {folder / 'model'}" if inner.is_file() else "give a folder that save_pretrained wrote"
-        raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
-    if not any(folder.glob("*.safetensors")):
-        raise ToolkitError(
-            "has no weights in safetensors", where=str(folder),
-            fix="save the model again with save_pretrained; pickles can run code and are not loaded",
-        )  # fmt: skip
 
 
 def _check_classifier(model: PreTrainedModel, loading: dict[str, Any], reference: Reference) -> None:

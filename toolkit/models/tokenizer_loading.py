@@ -7,18 +7,17 @@ any tokenizer.json takes 0.7 s.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
-from toolkit.config.inputs import is_local
 from toolkit.data.chat.dates import with_fixed_date
-
-Reference = tuple[str, str | None]
-"""A folder or a hub id, and the hub revision or None."""
+from toolkit.models import checkpoint_folder
+from toolkit.models.load_errors import not_loadable
+from toolkit.runs.hub import Reference
 
 GENERIC_CLASS = "TokenizersBackend"
 """`tokenizer_class` of a tokenizer that tokenizer.json describes completely."""
@@ -30,13 +29,15 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     A chat template that prints today's date prints a fixed one (`toolkit.data.chat.dates`).
 
     Raises:
-        ToolkitError: no such folder, no tokenizer in it, or a hub model that cannot be downloaded.
+        ToolkitError: no such folder, no tokenizer in it, one that needs a package that is not installed, or a
+            hub model that cannot be downloaded.
     """
-    name, revision = reference
-    folder = local_folder(name)
-    if folder and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+    name, revision, folder = checkpoint_folder.located(reference)
+    if folder and not checkpoint_folder.has_tokenizer(folder):
+        if checkpoint_folder.is_adapter(folder):
+            return load_tokenizer(checkpoint_folder.base_of_adapter(folder))
         raise ToolkitError(
-            "has no tokenizer (tokenizer.json)", where=name,
+            "has no tokenizer (tokenizer.json)", where=reference[0],
             fix="copy the tokenizer's files into the folder: tokenizer.save_pretrained(folder)",
         )  # fmt: skip
     try:
@@ -45,10 +46,28 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         else:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise not_loadable(name, revision, error) from error
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
+            )
+    except Exception as error:  # a file of other people may be wrong in any way
+        raise not_loadable(reference, error) from error
+    tokenizer.name_or_path = reference[0]
     tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
+    return _whole_text(tokenizer)
+
+
+def _whole_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Switch off what tokenizer.json may store and what would cut, fill or change the ids of a text.
+
+    Truncation and padding are those of the program that saved the tokenizer, and dropout in BPE is meant for
+    its training: ids would be random.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        backend.no_truncation()
+        backend.no_padding()
+        if getattr(backend.model, "dropout", None):
+            backend.model.dropout = None
     return tokenizer
 
 
@@ -69,40 +88,3 @@ def _is_generic(folder: Path) -> bool:
         return config.get("tokenizer_class") == GENERIC_CLASS and (folder / "tokenizer.json").is_file()
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def local_folder(name: str) -> Path | None:
-    """Return the folder that `name` means, or None for a hub id.
-
-    Raises:
-        ToolkitError: a path that does not exist, or a file.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise ToolkitError(
-            "is a file, not a model folder", where=name, fix="give the folder that contains it"
-        )
-    if is_local(name, kind="model"):
-        raise ToolkitError("no such folder", where=name, fix="check the path, or run its stage first")
-    return None
-
-
-def not_loadable(name: str, revision: str | None, error: Exception) -> ToolkitError:
-    """Return the error for a model or tokenizer that transformers failed to load."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(name).expanduser().is_dir():
-        return ToolkitError(
-            f"cannot be loaded: {reason}", where=name, fix="check that the folder is complete"
-        )
-    where = f"{name}@{revision}" if revision else name
-    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or "connect" in str(error).lower()
-    fix = (
-        "the hub is unreachable: download the model on a machine with network access and give its folder"
-        if offline
-        else "check the name and the revision; a private model needs `hf auth login`"
-    )
-    return ToolkitError(
-        f"is not a local folder and cannot be loaded from the hub: {reason}", where=where, fix=fix
-    )

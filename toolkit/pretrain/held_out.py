@@ -133,4 +133,5 @@ class HeldOutEvaluator:
             "held_out_documents": len(nats), "held_out_tokens": tokens, "held_out_bytes": self.shards.bytes,
             "window": self.window, "stride": max(1, self.window // 2), "prefix": "end", "end_scored": True,
             "packed": False, "dtype": "float32", "tokenizer_digest": tokenizer_digest(self.tokenizer),
+            "held_out_lost_text": self.shards.lost_text,
         }  # fmt: skip

@@ -15,6 +15,7 @@ from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text.batch_order import Order
+from toolkit.data.text.lost_text import sentence
 from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
@@ -180,6 +181,9 @@ def _finish(context: TrainingContext) -> None:
         )
         if signs is not None:
             memorization.warn(signs, bits_per_byte=bits.estimate, untrained=untrained)
+        if described["held_out_lost_text"] is not None:
+            lost = sentence(described["held_out_lost_text"], documents=len(nats))
+            tell(f"warning: {run.name}: {lost}: bits per byte are too low")
         kept_steps = None
         if recipe.keep_weights_at_steps is not None:
             kept_steps = [KeptStep.from_json(step) for step in kept_weights.read_samples(run.path)]

@@ -81,14 +81,19 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
         )  # fmt: skip
     cls = STAGES[run_manifest["stage"]].recipe
     parsed = _parse(cls, settings, path)
+    decided = Decisions.of(run_manifest["facts"])
     if runs_dir is not None:
         for key, reference in references.find(parsed).items():
+            commit = (decided.hub_commits or {}).get(reference)
+            # The results of an evaluation contain its settings.
+            if commit is not None and run_manifest["stage"] != "evaluate":
+                _set_nested(settings, key, f"{reference.partition('@')[0]}@{commit}")
             parent = run_manifest["inputs"]["parents"].get(key, {})
             if "path" in parent:
                 folder = Path(os.path.normpath(path.resolve() / parent["path"]))
                 _set_nested(settings, key, _link_parent(folder, reference, runs_dir))
         parsed = _parse(cls, settings, path)
-    return Decisions.of(run_manifest["facts"]).applied_to(parsed)
+    return decided.applied_to(parsed)
 
 
 def _commit(run_manifest: dict[str, Any]) -> str:

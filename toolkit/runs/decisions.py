@@ -33,6 +33,7 @@ class Decisions:
         rollouts: rollouts of the whole training.
         critic: what the critic starts from.
         first_rollout: scores and lengths of the reference's answers.
+        hub_commits: the commit of each model of the Hub, by its name in the recipe.
     """
 
     threads: int | None = None
@@ -51,6 +52,7 @@ class Decisions:
     rollouts: int | None = None
     critic: Literal["shared", "reward model", "policy"] | None = None
     first_rollout: dict[str, Any] | None = None
+    hub_commits: dict[str, str] | None = None
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Decisions:

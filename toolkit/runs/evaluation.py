@@ -131,12 +131,32 @@ class GoldUtility(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LostText(Record):
+    """What a tokenizer does not keep of a text (`toolkit.data.text.lost_text`).
+
+    Attributes:
+        documents: documents that differ.
+        unknown_tokens: unknown tokens in their ids.
+        characters: characters that differ, by kind: `unknown`, `case`, `normalised`, `white space`,
+            `dropped`.
+        bytes: of these characters in UTF-8.
+    """
+
+    documents: int
+    unknown_tokens: int
+    characters: dict[str, int]
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextMetrics(Record):
     """How well a model predicts held-out text, and how the text was presented to it.
 
     Attributes:
-        bits_per_byte: of the original text in UTF-8.
+        bits_per_byte: of the original text in UTF-8; None, as the perplexities by word, character and byte,
+            where the tokenizer lost so much text that the number would not be that of the text.
         perplexity: by token of the model's own tokenizer.
+        lost_text: what the tokenizer did not keep; only where it lost text.
         entropy_floor_bits_per_byte: exact entropy of the text, None if it is unknown.
         window, stride: in tokens.
         prefix_token: the token before a document, None without one.
@@ -172,6 +192,7 @@ class TextMetrics(Record):
     bootstrap_samples: int | None = None
     seed: int | None = None
     bits_per_byte_difference: Estimate | None = None
+    lost_text: LostText | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,11 +295,16 @@ class RewardModelMetrics(RewardMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEvaluation(AnswerMetrics, TextMetrics, RewardModelMetrics):
-    """What an evaluation measured of one model."""
+    """What an evaluation measured of one model.
+
+    Attributes:
+        hub_commit: the commit of a model of the Hub.
+    """
 
     units = ("interval_units", "prompts", "n")
 
     samples: list[Sample] | None = None
+    hub_commit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +359,7 @@ class CorpusEvaluation(StageEvaluation):
     Attributes:
         held_out_in_training: held-out documents whose text, apart from case, white space and Unicode form, is
             also in the training part; None in runs before it was counted.
+        lost_text, held_out_lost_text: what the tokenizer did not keep of each part; only where it lost text.
     """
 
     documents: int | None = None
@@ -342,6 +369,8 @@ class CorpusEvaluation(StageEvaluation):
     held_out_tokens: int | None = None
     held_out_bytes: int | None = None
     held_out_in_training: int | None = None
+    lost_text: LostText | None = None
+    held_out_lost_text: LostText | None = None
     entropy_floor_bits_per_byte: float | None = None
     vocab_size: int | None = None
     digest: str | None = None
@@ -359,6 +388,8 @@ class PretrainEvaluation(StageEvaluation):
     Attributes:
         lowest_bits_per_byte, lowest_at_tokens, train_loss, held_out_loss: only where the model memorized its
             training text (`toolkit.pretrain.memorization`).
+        held_out_lost_text: what the tokenizer of the corpus did not keep of the held-out text; only where it
+            lost text. Bits per byte are then too low.
     """
 
     bits_per_byte: Estimate | None = None
@@ -393,6 +424,7 @@ class PretrainEvaluation(StageEvaluation):
     held_out_loss: float | None = None
     samples: list[Sample] | None = None
     kept_steps: list[KeptStep] | None = None
+    held_out_lost_text: LostText | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ from toolkit.base.errors import RunError
 from toolkit.config import history
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
-from toolkit.runs import decisions, layout, manifest, metrics, references, seal
+from toolkit.runs import decisions, hub, layout, manifest, metrics, references, seal
 from toolkit.runs.decisions import Decisions
+from toolkit.runs.hub import Reference
 from toolkit.runs.manifest import Manifest
 
 Value = TypeVar("Value")
@@ -68,12 +69,35 @@ class Run:
         return self.path / layout.CHECKPOINTS
 
     def reference(self, reference: str) -> Path | str:
-        """Return a sealed run's directory, a local folder, or a hub id (see references.resolve)."""
-        return references.resolve(reference, runs_dir=self.runs_dir)
+        """Return a sealed run's directory, a local folder, or a hub id with its commit, `id@commit`.
 
-    def model_reference(self, reference: str) -> tuple[str, str | None]:
-        """Return (path or hub id, revision) of a model (see references.model)."""
-        return references.model(reference, runs_dir=self.runs_dir)
+        Raises:
+            ToolkitError: as `references.resolve` and `hub.commit_of`.
+        """
+        resolved = references.resolve(reference, runs_dir=self.runs_dir)
+        if isinstance(resolved, Path):
+            return resolved
+        name, _, revision = resolved.partition("@")
+        return f"{name}@{self._commit(reference, (name, revision or None))}"
+
+    def model_reference(self, reference: str) -> Reference:
+        """Return (path or hub id, revision) of a model; the revision of a hub id is its commit.
+
+        Raises:
+            ToolkitError: as `references.model` and `hub.commit_of`.
+        """
+        name, revision = references.model(reference, runs_dir=self.runs_dir)
+        return name, self._commit(reference, (name, revision))
+
+    def _commit(self, reference: str, resolved: Reference) -> str | None:
+        """Return the commit of a hub id, recorded at its first use: `main` may move until the run resumes."""
+        commits = self.decisions.hub_commits or {}
+        if reference in commits:
+            return commits[reference]
+        commit = hub.commit_of(resolved)
+        if commit is not None:
+            self.describe("hub_commits", {**commits, reference: commit})
+        return commit
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run, atomically; main process only."""

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.base import files as run_files
@@ -27,10 +29,11 @@ from toolkit.data.text import documents
 from toolkit.data.text.documents import Piece, Stream
 from toolkit.data.text.duplicates import NormalisedTexts
 from toolkit.data.text.encoding import Encoded, encode_in_order
-from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter
+from toolkit.data.text.lost_text import LossCounter, sentence
+from toolkit.data.text.shards import INDEX, TokenShards, TokenWriter, lost_text_in
 from toolkit.models import tokenizer_loading
 from toolkit.runs import layout
-from toolkit.runs.evaluation import CorpusEvaluation
+from toolkit.runs.evaluation import CorpusEvaluation, LostText
 from toolkit.runs.run import Run
 from toolkit.runtime import hardware
 
@@ -40,8 +43,12 @@ BATCH_CHARACTERS = 1 << 20
 BATCH_PIECES = 2048
 JOURNAL_SECONDS = 5.0
 """Time between journals, and the most work that a kill loses; writing one takes about 10 ms."""
+LARGEST_UNKNOWN_SHARE = 0.1
+"""Of the bytes of a part: a model of such a corpus learns to predict the unknown token."""
 _Mark = tuple[int, bool, float | None]
 """Bytes of a piece's text, whether the piece ends its document, and the document's logprob."""
+_Batch = tuple[list[_Mark], list[str]]
+"""The marks of some pieces, and their texts if the tokenizer may lose some of them."""
 
 
 def run(recipe: CorpusRecipe, run: Run) -> None:
@@ -146,14 +153,19 @@ def _write_part(
     if begun:
         tell(f"corpus: {part}: resuming after {writer.documents:,} documents, {writer.tokens:,} tokens")
     done = begun["pieces"] if begun else 0
+    losses = LossCounter(tokenizer)
+    losses.add_counted(lost_text_in(begun or {}))
     batches = _batches(islice(_pieces(reading, tokenizer), done, None))
     results = encode_in_order(
-        batches, tokenizer=tokenizer.backend_tokenizer, workers=recipe.workers or hardware.cores()
+        (((marks, texts if losses.is_needed else []), texts) for marks, texts in batches),
+        tokenizer=tokenizer.backend_tokenizer,
+        workers=recipe.workers or hardware.cores(),
     )
-    for count in _append(results, writer, stream=stream, description=f"corpus: {part}"):
+    for count in _append(results, writer, losses, stream=stream, description=f"corpus: {part}"):
         done += count
         if _is_due(journal):
-            run_files.write_json(journal, {"pieces": done, "writer": writer.state()})
+            state = {"pieces": done, "writer": writer.state()}
+            run_files.write_json(journal, state | _lost_as_json(losses))
     if not writer.documents:
         raise DataError(
             f"the {part.replace('_', '-')} part has no document" + stream.report.in_brackets(),
@@ -161,24 +173,59 @@ def _write_part(
             fix="hold out the end of one long text, held_out: {last_characters: 0.1}; "
             "of few documents a larger share, held_out: {documents: 0.3}",
         )
+    _warn_of_lost_text(losses.result(), writer, part=part, where=_names(stream))
     writer.finish(
         {
             "documents_by_source": [stream.documents[i] for i in range(len(stream.sources))],
             "dropped": dict(stream.dropped),
         }
+        | _lost_as_json(losses)
     )
     journal.unlink(missing_ok=True)
     return TokenShards.open(folder)
 
 
+def _lost_as_json(losses: LossCounter) -> dict[str, Any]:
+    """Return what was lost as an entry of a JSON object, which has none if nothing was."""
+    lost = losses.result()
+    return {} if lost is None else {"lost_text": lost.to_json()}
+
+
+def _warn_of_lost_text(lost: LostText | None, writer: TokenWriter, *, part: Part, where: str) -> None:
+    """Say what the tokenizer did not keep of a part.
+
+    Raises:
+        DataError: most of it are characters that the tokenizer does not know.
+    """
+    if lost is None:
+        return
+    found = f"the {part.replace('_', '-')} part: {sentence(lost, documents=writer.documents)}"
+    unknown = sum(lost.characters.get(kind, 0) for kind in ("unknown", "dropped"))
+    if unknown > sum(lost.characters.values()) / 2 and lost.bytes > LARGEST_UNKNOWN_SHARE * writer.bytes:
+        raise DataError(
+            found, where=where,
+            fix="use a tokenizer that knows the characters of this text: one with byte fallback, or a "
+            "byte-level one of the tokenizer stage",
+        )  # fmt: skip
+    tell(f"warning: {found}; the bits per byte of a model are then too low")
+
+
 def _append(
-    results: Iterable[tuple[list[_Mark], Encoded]], writer: TokenWriter, *, stream: Stream, description: str
+    results: Iterable[tuple[_Batch, Encoded]],
+    writer: TokenWriter,
+    losses: LossCounter,
+    *,
+    stream: Stream,
+    description: str,
 ) -> Iterator[int]:
     """Write the encoded batches with a progress bar, and yield the number of pieces of each."""
     _, total, unit = stream.progress()
     first_tokens, began = writer.tokens, time.monotonic()
     with Progress(description, total, unit) as progress:
-        for marks, (ids, lengths) in results:
+        for (marks, texts), (ids, lengths) in results:
+            if texts:
+                for text, own in zip(texts, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
+                    losses.add(text, own.tolist())
             position = 0
             for (num_bytes, ends, logprob), length in zip(marks, lengths.tolist(), strict=True):
                 writer.extend(ids[position : position + length], num_bytes=num_bytes)
@@ -197,7 +244,7 @@ def _append(
         progress.update(total, documents=writer.documents, tokens=writer.tokens)
 
 
-def _batches(pieces: Iterable[Piece]) -> Iterator[tuple[list[_Mark], list[str]]]:
+def _batches(pieces: Iterable[Piece]) -> Iterator[_Batch]:
     marks, texts, size = [], [], 0
     for piece in pieces:
         marks.append((len(piece.text.encode()), piece.ends, piece.logprob))
@@ -239,6 +286,8 @@ def _evaluation(
         held_out_tokens=held_out.tokens,
         held_out_bytes=held_out.bytes,
         held_out_in_training=held_out_in_training,
+        lost_text=train.lost_text,
+        held_out_lost_text=held_out.lost_text,
         entropy_floor_bits_per_byte=held_out.entropy_floor(),
         vocab_size=len(tokenizer),
         digest=train.digest,

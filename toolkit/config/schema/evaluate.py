@@ -130,8 +130,9 @@ class EvaluateRecipe(StageRecipe):
     conversation, which begins and ends with the user's."""
     answers_per_sample: Count = 1
     """Answers of each model to each of `samples`: a single one may mislead."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the models' weights; log-probabilities are always fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the weights of models and judges; `auto`: that of each checkpoint. Log-probabilities are
+    always fp32."""
 
     @model_validator(mode="after")
     def something_to_measure(self) -> EvaluateRecipe:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from toolkit.base.errors import DataError, RunError
 from toolkit.base.files import write_json
+from toolkit.runs.evaluation import LostText
 
 INDEX = "index.json"
 DOCUMENTS = "documents.bin"
@@ -132,6 +134,11 @@ class TokenShards:
         """
         total = float(np.sum(self.document_logprobs, dtype=np.float64)) if self.documents else math.nan
         return None if math.isnan(total) or not self.bytes else -total / math.log(2) / self.bytes
+
+    @property
+    def lost_text(self) -> LostText | None:
+        """What the tokenizer did not keep of the documents; None if it kept everything."""
+        return lost_text_in(self.index["facts"])
 
     def verify(self) -> list[str]:
         """Return the names of files whose sha256 differs from the recorded one."""
@@ -293,6 +300,11 @@ class TokenWriter:
             os.truncate(path, size)
             if not size and name != DOCUMENTS:
                 path.unlink()
+
+
+def lost_text_in(content: Mapping[str, Any]) -> LostText | None:
+    """Return `lost_text` of the facts of an index, or of a journal; None if no text was lost."""
+    return LostText.from_json(content["lost_text"]) if "lost_text" in content else None
 
 
 def file_digest(path: Path) -> str:

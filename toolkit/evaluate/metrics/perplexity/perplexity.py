@@ -11,8 +11,7 @@ from toolkit.base.errors import DataError
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
 from toolkit.evaluate.perplexity import measure as measure_text
 from toolkit.evaluate.perplexity import summarize as summarize_text
-from toolkit.evaluate.session import DTYPES
-from toolkit.models.loading import load_causal_lm
+from toolkit.models.loading import DTYPES, load_causal_lm
 from toolkit.runs import references
 from toolkit.runtime import devices
 
@@ -26,7 +25,7 @@ Args:
     prefix: what stands before a document: "bos", "end" (end-of-text), "none" or "auto".
     score_end: whether end-of-text is scored (default True).
     packed: whether all documents are read as one text (default False).
-    precision: "fp32" or "bf16", of the weights.
+    precision: "fp32", "bf16", "fp16" or "auto" (of the checkpoint), of the weights.
     device: "auto", "cpu" or "cuda".
     seed: of the bootstrap.
 Returns:

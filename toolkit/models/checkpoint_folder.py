@@ -1,0 +1,298 @@
+"""What lies in the folder of a checkpoint, and why it cannot be loaded: seen before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from toolkit.base.errors import ToolkitError
+from toolkit.runs import hub, layout
+from toolkit.runs.hub import Reference
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "vocab.json", "vocab.txt", "tekken.json",
+)  # fmt: skip
+"""Any of them makes a tokenizer."""
+_HEADER_BYTES = 8
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors library."""
+_POINTER = b"version https://git-lfs"
+_OTHER_WEIGHTS = {"*.h5": "TensorFlow", "*.msgpack": "Flax", "*.onnx": "ONNX"}
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has files that make a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES) or bool(gguf_option(folder))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter of PEFT instead of a model.
+
+    Raises:
+        ToolkitError: it holds both.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        raise ToolkitError(
+            f"holds a model and an adapter ({ADAPTER_CONFIG}), so that it is not clear which one is meant",
+            where=str(folder),
+            fix="move the adapter's files into a folder of their own",
+        )
+    return True
+
+
+def gguf_option(folder: Path | None) -> dict[str, str]:
+    """Return the option `gguf_file` of `from_pretrained` for a folder whose weights are a GGUF file, else {}.
+
+    Raises:
+        ToolkitError: there are several GGUF files, or the package that reads them is not installed.
+    """
+    if folder is None or (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        return {}
+    files = sorted(path.name for path in folder.glob("*.gguf"))
+    if not files:
+        return {}
+    if len(files) > 1:
+        raise ToolkitError(
+            f"has {len(files)} GGUF files, such as {files[0]} and {files[1]}", where=str(folder),
+            fix="move the one to load into a folder of its own",
+        )  # fmt: skip
+    if find_spec("gguf") is None:
+        raise ToolkitError(
+            f"its weights are a GGUF file ({files[0]}), which only the package gguf reads",
+            where=str(folder), fix="pip install gguf",
+        )  # fmt: skip
+    return {"gguf_file": files[0]}
+
+
+def located(reference: Reference) -> tuple[str, str | None, Path | None]:
+    """Return name, revision and, if it is local, folder of a checkpoint (see `hub.located`).
+
+    An adapter of the Hub is downloaded to the cache, and is a folder then.
+
+    Raises:
+        ToolkitError: as `hub.located`; also a hub model without weights in safetensors.
+    """
+    name, revision = hub.located(reference)
+    folder = hub.local_folder(name)
+    if folder is not None:
+        return name, revision, folder
+    files = hub.files_of(reference)
+    if ADAPTER_CONFIG in files and "config.json" not in files:
+        folder = hub.download(reference, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
+        return str(folder), None, folder
+    if files and not any(file.endswith(".safetensors") for file in files):
+        if any(file.endswith(".gguf") for file in files):
+            raise ToolkitError(
+                "has only GGUF files", where=reference[0],
+                fix="download one of them into a folder of its own and give the folder",
+            )  # fmt: skip
+        if any(file.endswith(".bin") for file in files):
+            raise pickles(reference[0], {}, target=reference[0].rpartition("/")[2])
+    return name, revision, None
+
+
+def base_of_adapter(folder: Path) -> Reference:
+    """Return the model that an adapter was trained on.
+
+    Its path may be relative to the current folder or to the adapter's.
+
+    Raises:
+        ToolkitError: the adapter does not name it, or it is not there.
+    """
+    settings = read_json(folder / ADAPTER_CONFIG)
+    base, file = settings.get("base_model_name_or_path"), folder / ADAPTER_CONFIG
+    if not base or not isinstance(base, str):
+        raise ToolkitError(
+            "is an adapter that does not name its base model", where=str(folder),
+            fix=f"write the base model's folder or hub id as base_model_name_or_path into {file}",
+        )  # fmt: skip
+    if not Path(base).is_dir() and (folder / base).is_dir():
+        base = str(folder / base)
+    if Path(base).is_dir() and Path(base).resolve() == folder.resolve():
+        raise ToolkitError("is an adapter that names itself as base model", where=str(folder),
+                           fix=f"correct base_model_name_or_path in {file}")  # fmt: skip
+    try:
+        hub.located((base, settings.get("revision")))
+    except ToolkitError as error:
+        raise ToolkitError(
+            f"is an adapter, and its base model cannot be loaded: {base}: {error.what}", where=str(folder),
+            fix=f"provide the base model, or write where it is as base_model_name_or_path into {file}",
+        ) from error  # fmt: skip
+    return base, settings.get("revision")
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that is no model of transformers, or one that the toolkit cannot use.
+
+    Raises:
+        ToolkitError: names the reason and what to do.
+    """
+    if gguf_option(folder):
+        return
+    if not (folder / "config.json").is_file():
+        inner = [path.parent for path in folder.glob("*/config.json")]
+        model = folder / layout.MODEL if folder / layout.MODEL in inner else max(inner, default=None)
+        fix = f"give {model}" if model else "give a folder that save_pretrained wrote"
+        raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
+    config = read_json(folder / "config.json")
+    check_config(config, where=str(folder))
+    _check_weights(folder, config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file.
+
+    Raises:
+        ToolkitError: the file holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ToolkitError(
+            f"cannot be read: {error.strerror}", where=str(path), fix="check the file and its permissions"
+        ) from error
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ToolkitError(f"is not JSON: {reason}", where=str(path), fix="copy the file again") from error
+    if not isinstance(content, dict):
+        raise ToolkitError("is not a JSON object", where=str(path), fix="copy the file again")
+    return content
+
+
+def check_config(config: dict[str, Any], *, where: str) -> None:
+    """Refuse a config.json of quantized weights, of custom code, or of an unknown architecture.
+
+    Raises:
+        ToolkitError: names the reason and what to do.
+    """
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise ToolkitError(
+            f"its weights are quantized ({method or 'quantization_config in config.json'}), and the toolkit "
+            "computes with plain weights", where=where,
+            fix="give the checkpoint that it was quantized from; its model card names it",
+        )  # fmt: skip
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise ToolkitError(
+            "config.json names no model_type, so that its architecture is not known", where=where,
+            fix='save the model again with save_pretrained, or add the key, such as "model_type": "llama"',
+        )  # fmt: skip
+    if model_type in transformers.CONFIG_MAPPING:
+        return
+    if config.get("auto_map"):
+        raise ToolkitError(
+            f"needs Python code of its own (auto_map in config.json; model_type {model_type}), which the "
+            "toolkit does not run", where=where,
+            fix="give a checkpoint whose architecture is part of transformers; many are also published so",
+        )  # fmt: skip
+    close = get_close_matches(model_type, [*transformers.CONFIG_MAPPING], n=1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise ToolkitError(
+        f"transformers {transformers.__version__} does not know the architecture {model_type!r} of "
+        f"config.json{meant}", where=where,
+        fix="if the model is newer than this version, update transformers; else correct model_type",
+    )  # fmt: skip
+
+
+def _check_weights(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse weights that are missing, truncated, or not in safetensors."""
+    if (folder / WEIGHTS).is_file():
+        files = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise ToolkitError("has no weight_map", where=str(folder / INDEX), fix="copy the file again")
+        files = sorted(set(map(str, places.values())))
+        missing = [name for name in files if not (folder / name).is_file()]
+        if missing:
+            raise ToolkitError(
+                f"{len(missing)} of its {len(files)} weight files are missing, such as {missing[0]}",
+                where=str(folder), fix="copy or download them again",
+            )  # fmt: skip
+    else:
+        raise _no_weights(folder, config)
+    for name in files:
+        check_safetensors(folder / name)
+
+
+def _no_weights(folder: Path, config: dict[str, Any]) -> ToolkitError:
+    where, shards = str(folder), sorted(path.name for path in folder.glob("*.safetensors"))
+    if shards:
+        return ToolkitError(
+            f"has {shards[0]}, but no {INDEX} that says which weights are where", where=where,
+            fix=f"copy {INDEX}, too; a single file is called {WEIGHTS}",
+        )  # fmt: skip
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        return pickles(where, config)
+    other = next((name for pattern, name in _OTHER_WEIGHTS.items() if any(folder.glob(pattern))), None)
+    found = f": they are of {other}" if other else ""
+    return ToolkitError(
+        f"has no weights in safetensors{found}", where=where,
+        fix=f"copy {WEIGHTS}, too, or save the model again with save_pretrained",
+    )  # fmt: skip
+
+
+def pickles(where: str, config: dict[str, Any], *, target: str | None = None) -> ToolkitError:
+    """Return the error for weights that are pickles, with a command that converts them.
+
+    Args:
+        target: the folder to write, together with the tokenizer; by default the checkpoint's own.
+    """
+    architectures = config.get("architectures") or ["AutoModelForCausalLM"]
+    command = (
+        f"import transformers as t; t.{architectures[0]}.from_pretrained({where!r}, dtype='auto')"
+        f".save_pretrained({target or where!r})"
+    )
+    if target:
+        command += f"; t.AutoTokenizer.from_pretrained({where!r}).save_pretrained({target!r})"
+    return ToolkitError(
+        "has no weights in safetensors, only pickles (.bin), which can run code and are not loaded",
+        where=where, fix=f'convert them once, if you trust their author: python -c "{command}"',
+    )  # fmt: skip
+
+
+def check_safetensors(path: Path) -> None:
+    """Refuse a file of weights that was cut off, or is none: reads its header only.
+
+    Raises:
+        ToolkitError: names the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+        if start and _POINTER.startswith(start):
+            raise ToolkitError(
+                "is a pointer of Git LFS, not the weights", where=str(path),
+                fix="run `git lfs pull` in the folder, or download the file",
+            )  # fmt: skip
+        length = struct.unpack("<Q", start)[0] if len(start) == _HEADER_BYTES else 0
+        header = file.read(length) if 0 < length <= min(size, _LARGEST_HEADER) else b""
+    try:
+        entries = json.loads(header)
+        data = max(
+            (entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"), default=0
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        expected = None
+    else:
+        expected = _HEADER_BYTES + length + data
+    if expected is None or size != expected:
+        sizes = "" if expected is None else f": {size:,} of {expected:,} bytes"
+        raise ToolkitError(
+            f"is cut off, or is not a file of safetensors{sizes}", where=str(path),
+            fix="copy or download it again",
+        )  # fmt: skip
