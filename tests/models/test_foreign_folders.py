@@ -137,7 +137,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (config(num_attention_heads=0), "ZeroDivisionError", "values in config.json"),
         (config(model_type=None), "names no model_type", "add the key"),
         (config(model_type="lama"), "'lama' of config.json; did you mean llama", "correct model_type"),
-        (config(model_type="t5"), "kind T5", "causal language model"),
+        (config(model_type="t5"), "a T5 model is not a causal language model", "such as a Llama"),
         (config(model_type="own", auto_map={"AutoConfig": "own.C"}), "Python code of its own", "is part of"),
         *(
             (config(quantization_config={"quant_method": method}), rf"quantized \({method}\)", "model card")

@@ -29,6 +29,11 @@ def corpus(name: str = "t/corpus", parent: str = "runs/t/tokenizer", **settings)
     return LoadedRecipe(Path(f"{name}.yaml"), name, recipe, "stage: corpus\n", {})
 
 
+def manifest_of(loaded: LoadedRecipe, facts: dict | None = None) -> dict:
+    """The parts of a manifest that `Run` reads, for a run that is not opened."""
+    return {"facts": facts or {}, "inputs": {"settings": loaded.recipe.model_dump(mode="json")}}
+
+
 def make(loaded: LoadedRecipe, runs_dir: Path, text: str = "weights", **options) -> Path:
     """Create a sealed run with one model file."""
     with open_run(loaded, runs_dir=runs_dir, **options) as run:

@@ -15,8 +15,10 @@ import peft
 import pytest
 import torch
 
+from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import ToolkitError
 from toolkit.cli import main
+from toolkit.config.schema import SftRecipe
 from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs import hub
@@ -176,9 +178,14 @@ def the_hub(online, tmp_path, tiny_model, tiny_tokenizer):
 
 
 def opened(folder, facts=None):
-    loaded = SimpleNamespace(name="sft", recipe=SimpleNamespace(seed=0), text="", overrides=())
+    loaded = SimpleNamespace(
+        name="sft",
+        recipe=SftRecipe(stage="sft", model="org/model", data={"name": "rows.jsonl"}),
+        text="",
+        overrides=(),
+    )
     (folder / "sft").mkdir(parents=True, exist_ok=True)
-    run = Run(loaded, runs_dir=folder, content={"facts": facts or {}})
+    run = Run(loaded, runs_dir=folder, content=manifest_of(loaded, facts))
     run._write_manifest = lambda: None
     return run
 

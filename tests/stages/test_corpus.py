@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
 from tests.foreign_tokenizers import unigram
+from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
 from toolkit.data.chat import template
@@ -50,7 +51,7 @@ def lines(tmp_path_factory):
 def opened(folder, recipe):
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     loaded = SimpleNamespace(name="corpus", recipe=recipe, text="", overrides=())
-    return Run(loaded, runs_dir=folder, content={"facts": {}})
+    return Run(loaded, runs_dir=folder, content=manifest_of(loaded))
 
 
 def made(folder, tokenizer, data, **settings):

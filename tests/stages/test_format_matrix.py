@@ -13,6 +13,7 @@ import pytest
 from tests.chat_fixtures import byte_tokenizer
 from tests.data import file_formats
 from tests.data.chat_templates import FORMATS
+from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import DataError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut, SftRecipe, TokenizerRecipe
 from toolkit.data.chat import pairs, sources, template
@@ -354,6 +355,6 @@ def test_an_empty_part_is_an_error_that_says_what_was_left_out(tmp_path, stage):
         if stage == "tokenizer":
             recipe = TokenizerRecipe(stage="tokenizer", data=whole(name, stage)[0], vocab_size=300)
             loaded = SimpleNamespace(name="tokenizer", recipe=recipe, text="", overrides=())
-            tokenizer_stage.run(recipe, Run(loaded, runs_dir=tmp_path, content={"facts": {}}))
+            tokenizer_stage.run(recipe, Run(loaded, runs_dir=tmp_path, content=manifest_of(loaded)))
         STAGES[stage][0](*whole(name, stage), tmp_path)
     assert caught.value.fix

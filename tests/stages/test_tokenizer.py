@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, GPT2Config
 
+from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import DataError
 from toolkit.config.schema import DataSource, HeldOut, TokenizerRecipe
 from toolkit.data.chat import template
@@ -22,7 +23,7 @@ TEXT = "The cat sat on the mat, and the dog sat on the cat. 猫はマットの�
 def opened(tmp_path, recipe, name="tok"):
     loaded = SimpleNamespace(name=name, recipe=recipe, text="", overrides=())
     (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
-    return Run(loaded, runs_dir=tmp_path / "runs", content={"facts": {}})
+    return Run(loaded, runs_dir=tmp_path / "runs", content=manifest_of(loaded))
 
 
 def learned(tmp_path, text=TEXT, *, held_out=None, name="tok", **settings):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from toolkit.base.errors import ToolkitError
@@ -10,7 +9,6 @@ from toolkit.models import checkpoint_folder
 from toolkit.runs.hub import Reference
 
 _PACKAGES = ("sentencepiece", "tiktoken", "protobuf", "gguf", "mistral_common", "mistral-common")
-_CLASS = re.compile(r"Unrecognized configuration class <class '[\w.]*?(\w+)Config'>")
 
 
 def not_loadable(reference: Reference, error: Exception) -> ToolkitError:
@@ -67,12 +65,6 @@ def _known(where: str, error: Exception) -> ToolkitError | None:
         return ToolkitError(
             "needs Python code of its own, which the toolkit does not run", where=where,
             fix="give a checkpoint whose model and tokenizer are part of transformers (tokenizer.json)",
-        )  # fmt: skip
-    unsuitable = _CLASS.search(text)
-    if unsuitable:
-        return ToolkitError(
-            f"is a model of the kind {unsuitable[1]}, which transformers cannot use here", where=where,
-            fix="give a causal language model, or a sequence classifier with one label as reward model",
         )  # fmt: skip
     return None
 
