@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.ppo.training import Killed, run_stage, run_twice
 from toolkit.base.errors import ToolkitError
+from toolkit.models.saving import ModelWriter
 from toolkit.ppo import rewards
 from toolkit.runs import metrics
-from toolkit.stages import trainer_runner as fit_module
 
 NUMBERS = {
     "score",
@@ -82,7 +82,7 @@ def test_resumed_run_is_bitwise_identical(opened, recipe, monkeypatch):
 
 def test_run_killed_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
     whole = run_stage(opened, recipe(), "whole")
-    monkeypatch.setattr(fit_module, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(ModelWriter, "write", lambda *arguments, **named: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run_stage(opened, recipe(), "cut")
     monkeypatch.undo()

@@ -160,6 +160,13 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return tokenizer.eos_token_id if found is None else found
 
 
+def marker_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the special and added tokens that the chat template writes around a question and its answer."""
+    probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+    ids = _ids(tokenizer, render(tokenizer, probe, generation_prompt=False))
+    return {*ids} & {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+
+
 def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
     probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
     return render(tokenizer, probe, generation_prompt=False).rpartition(_PROBE)[2]
