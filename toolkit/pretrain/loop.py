@@ -276,7 +276,7 @@ def sample_texts(
             end_id=end_id, pad_id=context.tokenizer.pad_token_id, max_new_tokens=new_tokens,
             temperature=settings.temperature,
         ),
-        what="samples", run=context.run.name, missing=missing,
+        keys=["samples"], run=context.run.name, missing=missing,
     )  # fmt: skip
     if answers is None:
         return []

@@ -67,7 +67,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         missing: dict[str, str] = {}
         sampled = attempt(
             lambda: distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
-            what="samples and kl", run=run.name, missing=missing,
+            keys=["kl", "samples"], run=run.name, missing=missing,
         )  # fmt: skip
         evaluation = DpoEvaluation.combined(
             held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
