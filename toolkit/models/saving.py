@@ -86,7 +86,7 @@ class ModelWriter:
             except OSError:  # such as a full disk, which is not the model's fault
                 raise
             except Exception as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = " ".join(str(error).split())
                 raise ToolkitError(
                     f"transformers could not write the trained model: {reason}", where=self.where,
                     fix="correct config.json, generation_config.json or the tokenizer of the model",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import peft
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -41,6 +42,7 @@ def lora(
     names = recipe.lora.target_modules
     targets = _targets(model, names)
     _refuse_shared_weights(model, targets)
+    _refuse_head(model, targets)
     settings = _embeddings(model, learned_tokens)
     if task == "SEQ_CLS":
         settings["modules_to_save"] = ["score", *settings.get("modules_to_save", [])]
@@ -57,6 +59,13 @@ def lora(
 def _excluded(model: PreTrainedModel) -> list[str] | None:
     """Return the linear layers that cannot have adapters, None if all can; PEFT refuses these."""
     return [MAMBA_WITHOUT_ADAPTERS] if model.config.model_type in MAMBA else None
+
+
+def show_bias_of_head(model: nn.Module) -> None:
+    """Let a head with trained rows have the attribute `bias`, which TRL's loss reads; such a head has none."""
+    head = model.get_output_embeddings() if isinstance(model, peft.PeftModel) else None
+    if isinstance(head, TrainableTokensWrapper):
+        head.bias = None
 
 
 def _targets(model: PreTrainedModel, names: str | Sequence[str]) -> dict[str, nn.Module]:
@@ -102,6 +111,17 @@ def _refuse_shared_weights(model: PreTrainedModel, targets: dict[str, nn.Module]
                     "cannot be merged",
                     where="lora.target_modules", fix=f"leave {name.rpartition('.')[2]} out",
                 )  # fmt: skip
+
+
+def _refuse_head(model: PreTrainedModel, targets: dict[str, nn.Module]) -> None:
+    """Refuse adapters of the head: log-probabilities are computed from its weight, which has none of them."""
+    head = next((name for name, module in targets.items() if module is model.get_output_embeddings()), None)
+    if head is not None:
+        raise ToolkitError(
+            f"{head} is the head: log-probabilities are computed from its weight, so that its adapters would "
+            "not be trained",
+            where="lora.target_modules", fix=f"leave {head.rpartition('.')[2]} out",
+        )  # fmt: skip
 
 
 def _embeddings(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.adapters import lora
+from toolkit.stages.adapters import lora, show_bias_of_head
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
@@ -86,6 +86,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=lora(recipe, model, "CAUSAL_LM", learned_tokens=new_tokens),
     )  # fmt: skip
+    show_bias_of_head(trainer.model)
     trained = fit(trainer, run, writer, measure=_measure(held_out))
     if trained is not None:
         missing: dict[str, str] = {}

@@ -324,16 +324,19 @@ class _RunCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
             return
-        broken = {key: logs[key] for key in ("loss", "grad_norm") if not math.isfinite(logs.get(key, 0.0))}
-        if broken:
-            problem = " and ".join(f"{key} is {value}" for key, value in broken.items())
-            raise ToolkitError(
-                f"{problem} at step {state.global_step}", where=self.run.name,
-                fix="lower trainer.learning_rate, or check the data; earlier checkpoints are intact",
-            )  # fmt: skip
+        self._require_finite({key: logs[key] for key in ("loss", "grad_norm") if key in logs})
         values = {key: value for key, value in logs.items() if key not in NOT_METRICS}
         self.run.metrics.log(state.global_step, **values, **self.measured)
         self.shown, self.measured = {"loss": values["loss"]}, {}
+
+    def _require_finite(self, values: Mapping[str, float]) -> None:
+        broken = {key: value for key, value in values.items() if not math.isfinite(value)}
+        if broken:
+            problem = " and ".join(f"{key} is {value}" for key, value in broken.items())
+            raise ToolkitError(
+                f"{problem} at step {self.trainer.state.global_step}", where=self.run.name,
+                fix="lower trainer.learning_rate, or check the data; earlier checkpoints are intact",
+            )  # fmt: skip
 
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:
@@ -355,6 +358,7 @@ class _RunCallback(TrainerCallback):
         with torch.no_grad():
             values = self.measure(model)
         model.train(was_training)
+        self._require_finite(values)
         return dict(values)
 
 
