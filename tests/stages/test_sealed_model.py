@@ -48,10 +48,10 @@ def folder(tmp_path_factory):
 def train(folder):
     """Run four steps of a stage from a model folder, and return the run's folder."""
 
-    def run(stage, model, *, name=None, **settings):
+    def run(stage, model, *, name=None, held_out=None, **settings):
         data = "conversations" if stage == "sft" else "preferences"
         content = {
-            "stage": stage, "model": str(model), "data": {"name": f"{folder}/{data}.jsonl"},
+            "stage": stage, "model": str(model), "data": {"name": f"{folder}/{data}.jsonl", "held_out": held_out},
             "batch_examples": 8, "device": "cpu", "precision": "fp32", "threads": 1,
             "trainer": {"max_steps": 4, "learning_rate": 1e-2}, **settings,
         }  # fmt: skip
@@ -250,14 +250,15 @@ def test_a_measurement_that_fails_is_repeated_without_training_again(folder, tra
 
 
 @pytest.mark.parametrize(
-    "stage", ["sft", pytest.param("dpo", marks=slow), pytest.param("reward", marks=slow)]
+    ("stage", "held_out"),
+    [("sft", "none"), *(pytest.param(stage, None, marks=slow) for stage in ("dpo", "reward"))],
 )
-def test_the_last_update_is_looked_at(folder, train, stage):
+def test_the_last_update_is_looked_at(folder, train, stage, held_out):
     """The loss of the only step is finite, and the weights are finite but as large as the learning rate."""
     base = write_tiny(folder / f"diverged-{stage}", "llama", byte_tokenizer())
     trainer = {"max_steps": 1, "learning_rate": 1e30, "lr_scheduler_type": "constant", "max_grad_norm": 1.0}
     with pytest.raises(ToolkitError, match="not finite after step 1|is nan at step 1") as caught:
-        train(stage, base, trainer=trainer)
+        train(stage, base, trainer=trainer, held_out=held_out)
     assert caught.value.fix.startswith(("lower the learning rate", "lower trainer.learning_rate"))
     assert not (folder / f"runs/diverged-{stage}-{stage}/model").exists()
 
@@ -273,7 +274,7 @@ def test_weights_that_are_no_numbers_are_not_kept_as_a_checkpoint(folder, train,
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spoiled)
     with pytest.raises(ToolkitError, match="the weights are not finite after step 1"):
-        train("sft", base, trainer={"max_steps": 1})
+        train("sft", base, trainer={"max_steps": 1}, held_out="none")  # nothing is measured
     assert not list((folder / "runs/nan-sft").glob("checkpoints/step-*"))
 
 

@@ -62,7 +62,7 @@ def _excluded(model: PreTrainedModel) -> list[str] | None:
 
 
 def show_bias_of_head(model: nn.Module) -> None:
-    """Let a head with trained rows have the attribute `bias`, which TRL's loss reads; such a head has none."""
+    """Let a head with trained rows have the attribute `bias`, which TRL's loss reads; it has none."""
     head = model.get_output_embeddings() if isinstance(model, peft.PeftModel) else None
     if isinstance(head, TrainableTokensWrapper):
         head.bias = None
