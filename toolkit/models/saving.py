@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.base.console import tell_once
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
+from toolkit.models.generation_settings import repair_generation_config
 from toolkit.models.loading import load_causal_lm, write_model
 from toolkit.models.soundness import probe_logits, require_finite
 from toolkit.models.stored_dtypes import StoredDtypes
@@ -31,15 +31,6 @@ Load = Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
 """Largest difference between two computations of the same logits in fp32, relative to the largest logit.
 Merging adapters changes logits by about 1e-6; adapters merged into a shared weight change them by 0.1."""
-
-SAMPLING_SETTINGS = {
-    "temperature": 1.0, "top_p": 1.0, "top_k": 50, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-    "min_p": None, "top_h": None,
-}  # fmt: skip
-"""Settings that only sampling uses, and the values at which transformers accepts them without sampling."""
-
-BEAM_SETTINGS = {"early_stopping": False, "length_penalty": 1.0}
-"""The same of beam search."""
 
 
 class ModelWriter:
@@ -174,37 +165,3 @@ class ModelWriter:
             fix="the newest folder in checkpoints/ holds the trained weights; leave embeddings and the head "
             "out of lora.target_modules, if they are in it",
         )  # fmt: skip
-
-
-def repair_generation_config(model: PreTrainedModel, *, where: str) -> None:
-    """Make the model's generation config valid, as `save_pretrained` requires; say so in one line.
-
-    Settings of sampling (Llama 2 chat: temperature and top_p) without `do_sample` mean sampling. Where
-    `do_sample: false` is written, or the temperature is 0, they have no effect and are removed; so are
-    settings of beam search for one beam.
-    """
-    config: GenerationConfig | None = getattr(model, "generation_config", None)
-    if config is None:
-        return
-    changes = []
-    sampling = _set_in(config, SAMPLING_SETTINGS)
-    if sampling and config.do_sample is None and config.temperature != 0:
-        config.do_sample = True
-        changes.append(f"do_sample: true, because it has {', '.join(sampling)}")
-    elif sampling and config.do_sample is not True:
-        changes += _reset(config, sampling, why="without do_sample")
-    if config.num_beams in (None, 1):
-        changes += _reset(config, _set_in(config, BEAM_SETTINGS), why="without beams")
-    if changes:
-        tell_once(f"{where}: the generation config is not valid and is repaired: {'; '.join(changes)}")
-
-
-def _set_in(config: GenerationConfig, neutral: Mapping[str, object]) -> list[str]:
-    """Return the names of the settings that differ from None and from their neutral value."""
-    return [name for name, value in neutral.items() if getattr(config, name, None) not in (None, value)]
-
-
-def _reset(config: GenerationConfig, names: Sequence[str], *, why: str) -> list[str]:
-    for name in names:
-        setattr(config, name, None)
-    return [f"{name} removed, which has no effect {why}" for name in names]
