@@ -50,8 +50,9 @@ def train(folder):
 
     def run(stage, model, *, name=None, held_out=None, **settings):
         data = "conversations" if stage == "sft" else "preferences"
+        source = {"name": f"{folder}/{data}.jsonl", "held_out": held_out}
         content = {
-            "stage": stage, "model": str(model), "data": {"name": f"{folder}/{data}.jsonl", "held_out": held_out},
+            "stage": stage, "model": str(model), "data": source,
             "batch_examples": 8, "device": "cpu", "precision": "fp32", "threads": 1,
             "trainer": {"max_steps": 4, "learning_rate": 1e-2}, **settings,
         }  # fmt: skip
