@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from toolkit.models.tokenizer_loading import Reference, local_folder
+from toolkit.models.tokenizer_loading import Reference
 
 WRITTEN = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """The dtypes that are written, by their names in safetensors; weights of others are written as fp32."""
@@ -74,14 +74,26 @@ class StoredDtypes:
 
 
 def _weight_files(reference: Reference) -> list[Path]:
-    """Return the safetensors files of a model folder, or those of a hub model in the cache."""
-    folder = local_folder(reference[0])
-    if folder is None:
+    """Return the safetensors files of a model folder, or those of a hub model in the cache.
+
+    Those of an adapter's base model, if `reference` is an adapter; none for other files, such as GGUF.
+    """
+    name, revision = reference
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        return []
+    if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(reference[0], revision=reference[1], local_files_only=True))
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
         except (LocalEntryNotFoundError, HfHubHTTPError, ValueError):
             return []
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8"))
+        return _weight_files((base["base_model_name_or_path"], base.get("revision")))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        return sorted(
+            {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
     return [file for file in [folder / "model.safetensors"] if file.is_file()]
