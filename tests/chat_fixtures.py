@@ -103,7 +103,7 @@ class Caught(Exception):
 def built_trainer(monkeypatch, module, folder: Path, loaded: loader.LoadedRecipe):
     """Return the trainer of a stage before training."""
 
-    def caught(trainer, run, *, measure=None):
+    def caught(trainer, run, writer, *, measure=None):
         raise Caught(trainer)
 
     monkeypatch.setattr(module, "fit", caught)

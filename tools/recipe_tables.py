@@ -47,7 +47,6 @@ DESCRIPTIONS = {
     "TrainerRecipe.data": "Training data: conversations for sft, preferences for reward and dpo.",
     "LoraSettings.r": "Rank of the adapters.",
     "LoraSettings.alpha": "Adapters are scaled by alpha / r.",
-    "LoraSettings.target_modules": "Layers with adapters, by the last part of their names.",
     "PpoRecipe.rewards": "Additional rewards, added to the reward model's score with their weights.",
     "PpoRecipe.early_stopping": "Evaluation by a held-out judge during training.",
     "PpoTrainerSettings.learning_rate": "Learning rate of the policy.",

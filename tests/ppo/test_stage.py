@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.ppo.training import Killed, run_stage, run_twice
+from tests.stages.tiny_models import write_tiny
 from toolkit.base.errors import ToolkitError
+from toolkit.models.saving import ModelWriter
 from toolkit.ppo import rewards
 from toolkit.runs import metrics
-from toolkit.stages import trainer_runner as fit_module
 
 NUMBERS = {
     "score",
@@ -82,7 +83,7 @@ def test_resumed_run_is_bitwise_identical(opened, recipe, monkeypatch):
 
 def test_run_killed_after_its_last_checkpoint_only_writes_the_model(opened, recipe, monkeypatch):
     whole = run_stage(opened, recipe(), "whole")
-    monkeypatch.setattr(fit_module, "save_model", lambda *arguments: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(ModelWriter, "write", lambda *arguments, **named: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run_stage(opened, recipe(), "cut")
     monkeypatch.undo()
@@ -119,6 +120,28 @@ def test_adapters_are_trained_and_merged(opened, recipe, world):
     after = AutoModelForCausalLM.from_pretrained(path / "model").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("c_attn.weight" in name for name in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+@pytest.mark.parametrize("lora", [None, {"r": 4, "target_modules": "all-linear"}])
+def test_a_foreign_policy_keeps_its_configuration_and_dtype(
+    opened, recipe, tmp_path, tiny_tokenizer, algorithm, lora
+):
+    base = write_tiny(tmp_path / "llama", "llama", tiny_tokenizer, dtype=torch.bfloat16, bos_token_id=3)
+    changed = recipe(lora=lora, learning_rate=1e-2)
+    settings = changed.trainer.model_copy(update={"answers_per_prompt": 4 if algorithm == "rloo" else None})
+    changed = changed.model_copy(update={"model": str(base), "algorithm": algorithm, "trainer": settings})
+    path = run_stage(opened, changed)
+    assert {tensor.dtype for tensor in load_file(path / "model/model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base, path / "model"))
+    assert before == after
+    assert any(
+        not torch.equal(tensor, load_file(base / "model.safetensors")[name])
+        for name, tensor in load_file(path / "model/model.safetensors").items()
+    )
 
 
 @pytest.mark.parametrize("changes", [{"episodes": 33}, {"minibatches": 3}])

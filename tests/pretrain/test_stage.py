@@ -18,7 +18,7 @@ from toolkit.data.text.batch_order import Order, batch
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_documents
 from toolkit.models.loading import load_causal_lm
-from toolkit.pretrain import loop
+from toolkit.pretrain import loop, stage
 from toolkit.pretrain.loss import TrainingLoss
 from toolkit.pretrain.prefetch import Prefetcher
 from toolkit.runs import checkpoint, metrics
@@ -270,3 +270,30 @@ def test_sample_prompt_from_the_held_out_text(pretrain, tmp_path, tiny_tokenizer
     [sample] = json.loads((run / "evaluation.json").read_text())["samples"]
     assert sample["prompt"] == prompt and sample["text"]
     assert all(row["samples"][0]["prompt"] == prompt for row in rows_with(run, "samples"))
+
+
+def test_samples_that_fail_do_not_cost_the_training(pretrain, monkeypatch, capsys):
+    def fails(*arguments, **settings):
+        raise RuntimeError("no such cache")
+
+    monkeypatch.setattr(loop, "generate", fails)
+    run = pretrain(name="no-samples", train_tokens=256 * 2)
+    numbers = json.loads((run / "evaluation.json").read_text())
+    assert numbers["not_measured"] == {"samples": "RuntimeError: no such cache"}
+    assert numbers["samples"] is None
+    assert numbers["bits_per_byte"] > 0 and (run / "model/model.safetensors").exists()
+    assert all(row["samples"] == [] for row in rows_with(run, "samples"))
+    assert capsys.readouterr().err.count("warning: no samples, because sampling failed") == 1
+
+
+def test_a_model_whose_logits_are_not_finite_is_not_written(pretrain, monkeypatch):
+    def diverged(context):
+        train(context)
+        with torch.no_grad():
+            context.model.transformer.ln_f.weight.fill_(1e20)
+            context.model.transformer.wte.weight.mul_(1e20)
+
+    train = stage.train
+    monkeypatch.setattr(stage, "train", diverged)
+    with pytest.raises(ToolkitError, match="logits are not finite after step 2"):
+        pretrain(name="diverged", train_tokens=256 * 2)

@@ -23,7 +23,7 @@ from toolkit.config.schema import SftRecipe
 from toolkit.data.chat.rows import RowTable, training_order
 from toolkit.models.loading import load_causal_lm
 from toolkit.runs import checkpoint
-from toolkit.stages import sft, trainer_runner
+from toolkit.stages import adapters, sft, trainer_runner
 
 RECIPE = """
     stage: sft
@@ -150,7 +150,7 @@ KILL_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 from tests.chat_fixtures import load_recipe, run_stage
-from toolkit.stages import sft, trainer_runner
+from toolkit.stages import adapters, sft, trainer_runner
 
 move = trainer_runner._move
 def killed(written, folder):
@@ -249,10 +249,10 @@ def test_lora_is_merged_into_a_plain_model(folder):
 def test_lora_handles_transposed_gpt2_weights(folder):
     model, _ = load_causal_lm((str(folder / "base"), None))
     assert isinstance(model.transformer.h[0].attn.c_attn, Conv1D)
-    assert trainer_runner.lora(recipe(lora={}), model, "CAUSAL_LM").fan_in_fan_out is True
-    assert trainer_runner.lora(recipe(), model, "CAUSAL_LM") is None
+    assert adapters.lora(recipe(lora={}), model, "CAUSAL_LM").fan_in_fan_out is True
+    assert adapters.lora(recipe(), model, "CAUSAL_LM") is None
     with pytest.raises(ToolkitError, match="q_proj") as caught:
-        trainer_runner.lora(recipe(lora={"target_modules": ["q_proj"]}), model, "CAUSAL_LM")
+        adapters.lora(recipe(lora={"target_modules": ["q_proj"]}), model, "CAUSAL_LM")
     assert "c_attn" in caught.value.fix
 
 

@@ -30,6 +30,7 @@ from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import training_order
 from toolkit.models import stop_tokens
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.ppo import reward_loading, rewards, sampler, trainer_arguments
 from toolkit.ppo.advantages import ScoreScale, set_rewards
@@ -41,7 +42,8 @@ from toolkit.runs.evaluation import PpoEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.runtime.upstream_private import metric_values, micro_steps
-from toolkit.stages.trainer_runner import checkpointing_key, fit, lora, quiet
+from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_runner import checkpointing_key, fit, quiet
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
 CLASSES = {"rloo": (trl.RLOOConfig, trl.RLOOTrainer), "grpo": (trl.GRPOConfig, trl.GRPOTrainer)}
@@ -55,7 +57,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     """
     target = devices.select(recipe.device)
     settings = recipe.trainer
-    policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    reference = run.model_reference(recipe.model)
+    policy, tokenizer = load_causal_lm(reference, device=target)
     max_prompt_tokens = settings.max_prompt_tokens
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     stops = stop_at_all_ends(policy, tokenizer)
@@ -77,6 +80,10 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         [{"prompt": template.shorten(tokenizer, row["prompt"], max_tokens=max_prompt_tokens)} for row in rows]
     ).select(order)
     terms = reward_loading.of_recipe(recipe, run, device=target)
+    writer = ModelWriter(
+        policy, tokenizer, reference=reference,
+        rows=sampler.prompt_rows(tokenizer, rows, max_tokens=max_prompt_tokens),
+    )  # fmt: skip
     trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
         model=policy,
         reward_funcs=_reward(recipe, run, terms, tokenizer, stops),
@@ -92,7 +99,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
             model.register_forward_pre_hook(_with_positions, with_kwargs=True)
     devices.require_agreement(trainer.accelerator.num_processes)
     run.describe("micro_batch_examples", config.per_device_train_batch_size)
-    fit(trainer, run)
+    fit(trainer, run, writer)
     if run.is_main:
         rows = metrics.read(run.path / layout.METRICS)
         measured = evaluation(recipe, rows, run.decisions.first_rollout)

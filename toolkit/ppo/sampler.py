@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.data.chat import template
 from toolkit.inference.sampling import generate
+from toolkit.models.soundness import PROBE_ROWS
 from toolkit.models.stop_tokens import StopTokens
 from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.episode import Episode, Messages
@@ -63,6 +65,12 @@ def answer(
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return an answer as the rewards read it, with any role tokens that the policy sampled."""
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Dataset, *, max_tokens: int) -> list[list[int]]:
+    """Return the token ids of some prompts, for ModelWriter."""
+    first = prompts.select(range(min(PROBE_ROWS, len(prompts))))
+    return [_encode(tokenizer, row["prompt"], max_tokens=max_tokens)[1] for row in first]
 
 
 def _encode(

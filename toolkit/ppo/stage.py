@@ -17,7 +17,8 @@ from toolkit.data.chat import sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.models import stop_tokens
 from toolkit.models.loading import load_causal_lm
-from toolkit.ppo import reward_loading, rewards, rloo_grpo, trainer_arguments
+from toolkit.models.saving import ModelWriter
+from toolkit.ppo import reward_loading, rewards, rloo_grpo, sampler, trainer_arguments
 from toolkit.ppo.config import PPOConfig
 from toolkit.ppo.early_stopping import EarlyStopping
 from toolkit.ppo.episode import Episode
@@ -26,7 +27,8 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import PpoEvaluation, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
-from toolkit.stages.trainer_runner import fit, lora
+from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_runner import fit
 
 NUM_SAMPLE_ROWS = 4
 """Rows of samples in metrics.jsonl, the one of the first rollout not counted."""
@@ -44,7 +46,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         return
     target = devices.select(recipe.device)
     config = _config(recipe, run)
-    policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    reference = run.model_reference(recipe.model)
+    policy, tokenizer = load_causal_lm(reference, device=target)
     terms = reward_loading.of_recipe(recipe, run, device=target)
     report = ReadingReport()
     tokenizers = [tokenizer, *(term.tokenizer for term in terms if term.tokenizer is not None)]
@@ -53,6 +56,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     )
     judge = _judge_arguments(recipe, run, tokenizers, report=report)
     report.print()
+    rows = sampler.prompt_rows(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
+    writer = ModelWriter(policy, tokenizer, reference=reference, rows=rows)
     trainer = PPOTrainer(
         policy,
         terms,
@@ -76,7 +81,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         early_stopping = EarlyStopping(trainer, run, recipe.early_stopping)
         trainer.observers.append(early_stopping)
         trainer.add_callback(early_stopping)
-    fit(trainer, run)
+    fit(trainer, run, writer)
     if run.is_main:
         evaluation = outcomes.evaluation(recipe)
         if early_stopping is not None:

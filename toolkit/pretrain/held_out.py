@@ -59,6 +59,11 @@ class HeldOutEvaluator:
         # Not every language puts spaces between its words.
         return words[: FIRST_CHARACTERS + 1].rpartition(" ")[0] or words[:FIRST_CHARACTERS]
 
+    def first_rows(self, count: int) -> list[list[int]]:
+        """Return the first tokens, at most a window, of the first documents."""
+        documents = range(min(count, self.shards.documents))
+        return [self.shards.document(index)[: self.window].tolist() for index in documents]
+
     def estimate(self, model: PreTrainedModel, *, documents: int, tokens: int) -> float:
         """Return bits per byte of the first `documents`, at most `tokens`, in the precision of the training.
 

@@ -15,6 +15,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.text import batch_order
+from toolkit.inference.illustrations import attempt
 from toolkit.inference.sampling import generate
 from toolkit.models.stop_tokens import StopTokens
 from toolkit.pretrain import incidents, sharding, step_log, training_state
@@ -251,11 +252,14 @@ class TrainingLoop:
         )  # fmt: skip
 
 
-def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[str, str]]:
+def sample_texts(
+    context: TrainingContext, model: PreTrainedModel, *, missing: dict[str, str] | None = None
+) -> list[dict[str, str]]:
     """Sample a text for each prompt on the main process, with the same random numbers at every step.
 
     Args:
         model: the context's model, not sharded.
+        missing: receives the reason if sampling fails; there are no samples then.
     """
     settings, prompts = context.recipe.samples, context.sample_prompts
     if not context.run.is_main or not prompts:
@@ -267,11 +271,16 @@ def sample_texts(context: TrainingContext, model: PreTrainedModel) -> list[dict[
         [end_id, *context.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
         for prompt in prompts
     ]
-    answers = generate(
-        model, encoded, seed=_sample_seeds(context),
-        end_id=StopTokens.of(model, context.tokenizer).ids, pad_id=context.tokenizer.pad_token_id,
-        max_new_tokens=new_tokens, temperature=settings.temperature,
+    answers = attempt(
+        lambda: generate(
+            model, encoded, seed=_sample_seeds(context),
+            end_id=StopTokens.of(model, context.tokenizer).ids, pad_id=context.tokenizer.pad_token_id,
+            max_new_tokens=new_tokens, temperature=settings.temperature,
+        ),
+        keys=["samples"], run=context.run.name, missing=missing,
     )  # fmt: skip
+    if answers is None:
+        return []
     texts = [context.tokenizer.decode(ids) for ids in answers.ids]
     return [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
 

@@ -19,6 +19,7 @@ from toolkit.data.text.lost_text import sentence
 from toolkit.data.text.shards import TokenShards
 from toolkit.models.gpt2 import build, parameters
 from toolkit.models.shape import mean_flops_per_token
+from toolkit.models.soundness import PROBE_ROWS, require_finite
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.pretrain import kept_weights, memorization, optimizer, preflight, sharding, throughput
 from toolkit.pretrain.context import TrainingContext
@@ -172,6 +173,8 @@ def _untrained_bits_per_byte(run: Run) -> float:
 def _finish(context: TrainingContext) -> None:
     """Evaluate the model on all held-out documents; write evaluation.json and the model."""
     recipe, run, model = context.recipe, context.run, sharding.full_model(context.model)
+    if run.is_main:
+        require_finite(model, context.held_out.first_rows(PROBE_ROWS), step=context.steps, where=run.name)
     nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
@@ -184,6 +187,8 @@ def _finish(context: TrainingContext) -> None:
         if described["held_out_lost_text"] is not None:
             lost = sentence(described["held_out_lost_text"], documents=len(nats))
             tell(f"warning: {run.name}: {lost}: bits per byte are too low")
+        missing: dict[str, str] = {}
+        samples = [Sample.from_json(sample) for sample in sample_texts(context, model, missing=missing)]
         kept_steps = None
         if recipe.keep_weights_at_steps is not None:
             kept_steps = [KeptStep.from_json(step) for step in kept_weights.read_samples(run.path)]
@@ -199,9 +204,8 @@ def _finish(context: TrainingContext) -> None:
             peak_flops=context.peak_flops.flops, peak_flops_source=context.peak_flops.source,
             flops_per_token=context.flops_per_token,
             **({} if signs is None else asdict(signs)),
-            samples=[Sample.from_json(sample) for sample in sample_texts(context, model)],
-            kept_steps=kept_steps,
-            nulls=NULLS,
+            samples=None if missing else samples, not_measured=missing or None, kept_steps=kept_steps,
+            nulls=NULLS | missing.keys(),
         )  # fmt: skip
         with atomic_folder(run.model_dir) as folder:
             ModelExporter(model, context.tokenizer).write(folder, dict(model.named_parameters()))

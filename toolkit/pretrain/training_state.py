@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from toolkit.models.generation_settings import repair_generation_config
 from toolkit.pretrain import optimizer, sharding
 
 STATE_FILE = "training.json"
@@ -49,6 +50,7 @@ class ModelExporter:
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        repair_generation_config(model, where=model.name_or_path)
         self.config, self.tokenizer = copy.deepcopy(model.config), tokenizer
         self.generation_config = copy.deepcopy(model.generation_config)
         self.config.architectures = [type(model).__name__]

@@ -26,6 +26,7 @@ class Decisions:
         shard_weights: whether weights were sharded in the last attempt.
         steps: optimizer steps of the whole training.
         micro_batch_examples: examples of one forward pass in the last attempt.
+        stored_dtype: of the weights of the trained model, as the checkpoint that it started from has them.
         trainer: every setting of the upstream trainer.
         stop_tokens: the tokens at which the model's answers end, with their ids; of several models by name.
         chat_template_date: the date that the chat template prints.
@@ -44,6 +45,7 @@ class Decisions:
     shard_weights: bool | None = None
     steps: int | None = None
     micro_batch_examples: int | None = None
+    stored_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     trainer: dict[str, Any] | None = None
     stop_tokens: dict[str, Any] | None = None
     chat_template_date: str | None = None

@@ -315,9 +315,11 @@ class StageEvaluation(Record):
     pretraining, which reads a corpus, has none.
 
     Attributes:
+        not_measured: what failed at the end of a training and is missing, and the reason; None if nothing is.
         compared: what an evaluate run measured of the stage's model, None without one; not in the JSON.
     """
 
+    not_measured: dict[str, str] | None = None
     compared: ModelEvaluation | None = field(default=None, metadata=NOT_IN_JSON)
 
     @property

@@ -14,8 +14,12 @@ import warnings
 _UNIMPORTANT = (
     # For who calls the library: the toolkit supports the versions that it requires.
     re.compile(r"\bdeprecated\b"),
-    # Trainer copies the tokenizer's special tokens to the model, as it should.
+    # Trainer copies the tokenizer's special tokens to the model; those of before are written.
     re.compile(r"tokens that differ from the model config and generation config"),
+    # models/generation_settings.py repairs them and says so.
+    re.compile(r"generation flags are not valid and may be ignored"),
+    # The tokens of a chat template are new on purpose.
+    re.compile(r"new (embeddings|lm_head weights) will be initialized"),
 )
 _LOAD_REPORT = re.compile(r"\bLOAD REPORT\b")
 _REPORTED = re.compile(r"^(\S+) *\| *([A-Z]+)\b", re.MULTILINE)
@@ -31,6 +35,8 @@ def quiet() -> None:
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         for handler in logging.getLogger("transformers").handlers:
             handler.addFilter(_is_important)
+    # A checkpoint holds the embeddings, too, if tokens were added.
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`", append=True)
 
 
 def _is_important(record: logging.LogRecord) -> bool:

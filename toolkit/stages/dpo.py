@@ -17,17 +17,20 @@ from toolkit.config.schema import DpoRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import CONTEXTS, HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
+from toolkit.inference.illustrations import attempt
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models import stop_tokens
 from toolkit.models.context_length import default_length
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens
 from toolkit.runs import layout
 from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, PolicyDistance, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
@@ -67,22 +70,27 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     if has_contexts:
         config.remove_unused_columns = False
     adapters = lora(recipe, model, "CAUSAL_LM")
+    writer = ModelWriter(model, tokenizer, reference=reference_path, rows=probe_rows(held_out.rows(), rows))
     trainer = quiet(DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters,
     )  # fmt: skip
     if has_contexts:
         trainer.data_collator = _without_contexts(trainer.data_collator)
-    fit(trainer, run, measure=_measure(held_out.pairs, reference, config.beta))
-    if run.is_main:
-        trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
+    trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
+    if trained is not None:
         reference, _ = load_causal_lm(reference_path, device=target)
+        missing: dict[str, str] = {}
+        sampled = attempt(
+            lambda: distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
+            keys=["kl", "samples"], run=run.name, missing=missing,
+        )  # fmt: skip
         evaluation = DpoEvaluation.combined(
             held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
-            distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
+            sampled or PolicyDistance(nulls=frozenset({"kl", "kl_interval", "samples"})),
             base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
             left_out=report.lengths.left_out, held_out_left_out=held_out.lengths.left_out, seed=recipe.seed,
-            data=report.as_json(),
+            data=report.as_json(), not_measured=missing or None,
         )  # fmt: skip
         run.write_json(layout.EVALUATION, evaluation.to_json())
 

@@ -14,13 +14,15 @@ from toolkit.data.chat import sources
 from toolkit.data.chat.pairs import Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
 from toolkit.models.loading import load_reward_model
+from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import record_date
 from toolkit.runs import layout
 from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
-from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
@@ -29,9 +31,8 @@ MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training
 def run(recipe: RewardRecipe, run: Run) -> None:
     """Train a model with a score head; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
-    model, tokenizer = load_reward_model(
-        run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
-    )
+    reference = run.model_reference(recipe.model)
+    model, tokenizer = load_reward_model(reference, device=target, new_head_seed=recipe.seed)
     record_date(run, tokenizer)
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     report = ReadingReport()
@@ -48,17 +49,18 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)
+    writer = ModelWriter(
+        model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows), load=load_reward_model
+    )
     trainer = quiet(RewardTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=lora(recipe, model, "SEQ_CLS"),
     )  # fmt: skip
-    fit(trainer, run, measure=_measure(held_out.pairs, pad_id))
-    if run.is_main:
-        trained, _ = load_reward_model((str(run.model_dir), None), device=target)
+    trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, pad_id))
+    if trained is not None:
         metrics = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
         if held_out.pairs:  # for score_scale: reward_model of PPO
-            trained.config.score_mean, trained.config.score_std = metrics.score_mean, metrics.score_std
-            trained.config.save_pretrained(run.model_dir)
+            writer.add_to_config(run.model_dir, score_mean=metrics.score_mean, score_std=metrics.score_std)
         evaluation = RewardEvaluation.combined(
             metrics, base=recipe.model, tokenizer=recipe.model, examples=len(table), steps=config.max_steps,
             left_out=report.lengths.left_out, held_out_left_out=held_out.lengths.left_out, seed=recipe.seed,

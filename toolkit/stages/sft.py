@@ -19,17 +19,20 @@ from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
+from toolkit.inference.illustrations import attempt
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models import checks, stop_tokens
 from toolkit.models.context_length import default_length
 from toolkit.models.loading import load_causal_lm
+from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
+from toolkit.stages.adapters import lora, show_bias_of_head
+from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
 """Held-out conversations to measure during training; after it all of them are measured."""
@@ -46,6 +49,10 @@ class HeldOutConversations:
     answers: list[list[int]]
     messages: list[list[template.Message]]
     lengths: LengthReport
+
+    def rows(self) -> list[list[int]]:
+        """Return prompt and answer of each conversation."""
+        return [[*prompt, *answer] for prompt, answer in zip(self.prompts, self.answers, strict=True)]
 
 
 class CpuSFTTrainer(SFTTrainer):
@@ -64,8 +71,9 @@ class CpuSFTTrainer(SFTTrainer):
 def run(recipe: SftRecipe, run: Run) -> None:
     """Fine-tune `recipe.model`; writes the model, metrics, and evaluation.json."""
     target = select(recipe.device)
-    model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
-    make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
+    reference = run.model_reference(recipe.model)
+    model, tokenizer = load_causal_lm(reference, device=target)
+    new_tokens = make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, SFTConfig, model)
     report = ReadingReport()
@@ -74,28 +82,45 @@ def run(recipe: SftRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
+    writer = ModelWriter(model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows))
     before = token_nats(model, held_out) if run.is_main else []
     trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
-        peft_config=lora(recipe, model, "CAUSAL_LM"),
+        peft_config=lora(recipe, model, "CAUSAL_LM", learned_tokens=new_tokens),
     )  # fmt: skip
-    fit(trainer, run, measure=_measure(held_out))
-    if run.is_main:
-        trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
+    show_bias_of_head(trainer.model)
+    trained = fit(trainer, run, writer, measure=_measure(held_out))
+    if trained is not None:
+        missing: dict[str, str] = {}
+        samples = attempt(
+            lambda: sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
+            keys=["samples"], run=run.name, missing=missing,
+        )  # fmt: skip
         evaluation = SftEvaluation.combined(
             held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed),
-            examples=len(table), steps=config.max_steps, seed=recipe.seed,
-            samples=sample_answers(trained, tokenizer, held_out, seed=recipe.seed), data=report.as_json(),
+            examples=len(table), steps=config.max_steps, seed=recipe.seed, samples=samples,
+            data=report.as_json(), not_measured=missing or None,
         )  # fmt: skip
+        evaluation = replace(evaluation, nulls=evaluation.nulls | missing.keys())
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
 def make_conversational(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, chat_template: str, seed: int
-) -> None:
-    """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token."""
+) -> list[int]:
+    """Add the chat template and its tokens to a base model's tokenizer, and an embedding for each token.
+
+    Returns:
+        The tokens that the model does not know: those of a template that it did not have. End-of-text of the
+        base model is none of them.
+    """
+    known = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    before, own_template = len(tokenizer), tokenizer.chat_template
     template.configure(tokenizer, chat_template)
     template.require_turn_end(tokenizer)
+    new_tokens = set(range(before, len(tokenizer)))
+    if tokenizer.chat_template != own_template:
+        new_tokens |= template.marker_ids(tokenizer)
     question = template.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
     needed = {template.end_id(tokenizer), tokenizer.pad_token_id, *question}
     idle = checks.unreadable_tokens(model).keys() - needed  # images and the like
@@ -107,6 +132,7 @@ def make_conversational(
     if rows > len(tokenizer):
         model.generation_config.suppress_tokens = [*sorted(idle), *range(len(tokenizer), rows)]
     stop_at_all_ends(model, tokenizer)
+    return sorted(new_tokens - known - {tokenizer.pad_token_id})
 
 
 def conversation_rows(

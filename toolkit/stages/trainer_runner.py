@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,17 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.pytorch_utils import Conv1D
 
 from toolkit.base import ranks
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
-from toolkit.config.schema import PpoRecipe, TrainerRecipe
+from toolkit.config.schema import TrainerRecipe
 from toolkit.data.chat.rows import RowTable, training_order
 from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.kernels import fastest_attention
-from toolkit.models.loading import save_model
+from toolkit.models.saving import ModelWriter
+from toolkit.models.soundness import PROBE_ROWS, require_finite_weights
 from toolkit.runs import checkpoint
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
@@ -200,30 +200,17 @@ def quiet(trainer_class: type[Trainer]) -> type[Trainer]:
     )
 
 
-def lora(recipe: TrainerRecipe | PpoRecipe, model: PreTrainedModel, task: str) -> peft.LoraConfig | None:
-    """Return the configuration of the recipe's LoRA adapters, None without them.
+def probe_rows(held_out: Sequence[Sequence[int]], rows: datasets.Dataset) -> list[list[int]]:
+    """Return token ids of some held-out rows, or of training rows if nothing is held out, for ModelWriter.
 
     Args:
-        task: CAUSAL_LM, or SEQ_CLS, whose new head is trained completely.
-
-    Raises:
-        ToolkitError: the model has none of the target modules.
+        rows: the tokenized training rows of sft, reward or dpo.
     """
-    if recipe.lora is None:
-        return None
-    target_names = tuple(recipe.lora.target_modules)
-    targets = [module for name, module in model.named_modules() if name.rpartition(".")[2] in target_names]
-    if not targets:
-        kinds = sorted({name.rpartition(".")[2] for name, module in model.named_modules()
-                        if isinstance(module, (torch.nn.Linear, Conv1D))})  # fmt: skip
-        raise ToolkitError(f"the model has no module named {' or '.join(target_names)}",
-                           where="lora.target_modules", fix=f"it has {', '.join(kinds)}")  # fmt: skip
-    return peft.LoraConfig(
-        r=recipe.lora.r, lora_alpha=recipe.lora.alpha, lora_dropout=recipe.lora.dropout,
-        target_modules=list(target_names), task_type=task, bias="none",
-        fan_in_fan_out=all(isinstance(module, Conv1D) for module in targets),  # GPT-2 stores them transposed
-        modules_to_save=["score"] if task == "SEQ_CLS" else None,
-    )  # fmt: skip
+    if held_out:
+        return [list(row) for row in held_out[:PROBE_ROWS]]
+    columns = [name for name in ("input_ids", "prompt_ids", "chosen_ids") if name in rows.column_names]
+    first = rows.select(range(min(PROBE_ROWS, len(rows))))
+    return [[token for name in columns for token in row[name]] for row in first]
 
 
 def staging(run: Run) -> Path:
@@ -231,18 +218,26 @@ def staging(run: Run) -> Path:
     return run.path / ".trainer"
 
 
-def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
+def fit(
+    trainer: Trainer, run: Run, writer: ModelWriter, *, measure: Measure | None = None
+) -> PreTrainedModel | None:
     """Train to the end, from the newest sealed checkpoint if there is one, and write `run.model_dir`.
 
     Called on every process. On the same machine, threads and number of processes, a resumed run has bitwise
-    the weights of an uninterrupted one.
+    the weights of an uninterrupted one. The last step is a checkpoint, too: a run that fails after it, or is
+    killed, only writes and measures the model when it is resumed.
 
     Args:
+        writer: writes the model; created before the trainer.
         measure: called on every process before the first step and five times during training; its results are
             logged as metrics.
 
+    Returns:
+        The model that `run.model_dir` holds, to be measured; None except on the main process.
+
     Raises:
-        ToolkitError: the loss or the gradient norm is not finite.
+        ToolkitError: the loss, the gradient norm, a weight or a logit is not finite, or the written model
+            would not be the trained one.
         KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is sealed.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -252,6 +247,7 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
             fix="set distributed_type: MULTI_GPU in the accelerate configuration",
         )
     trainer.model.config.use_cache = False
+    run.decide("stored_dtype", writer.dtypes.name)
     newest = _newest_checkpoint(trainer, run)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -269,9 +265,15 @@ def fit(trainer: Trainer, run: Run, *, measure: Measure | None = None) -> None:
     if not getattr(trainer, "finished", trainer.state.global_step >= trainer.args.max_steps):
         raise KeyboardInterrupt
     signals.stop_at_once()
-    _save(trainer, run)
-    if run.is_main:
-        shutil.rmtree(staging(run), ignore_errors=True)
+    if not run.is_main:
+        return None
+    # unwrapped: without bf16 autocast, so that logits can be compared; in PPO the critic wraps the policy
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model = getattr(model, "policy", model)
+    step = trainer.state.global_step
+    written = writer.write(model, trainer.processing_class, run.model_dir, step=step)
+    shutil.rmtree(staging(run), ignore_errors=True)
+    return written
 
 
 def _models(trainer: Trainer) -> list[PreTrainedModel]:
@@ -322,21 +324,26 @@ class _RunCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
             return
-        broken = {key: logs[key] for key in ("loss", "grad_norm") if not math.isfinite(logs.get(key, 0.0))}
-        if broken:
-            problem = " and ".join(f"{key} is {value}" for key, value in broken.items())
-            raise ToolkitError(
-                f"{problem} at step {state.global_step}", where=self.run.name,
-                fix="lower trainer.learning_rate, or check the data; earlier checkpoints are intact",
-            )  # fmt: skip
+        self._require_finite({key: logs[key] for key in ("loss", "grad_norm") if key in logs})
         values = {key: value for key, value in logs.items() if key not in NOT_METRICS}
         self.run.metrics.log(state.global_step, **values, **self.measured)
         self.shown, self.measured = {"loss": values["loss"]}, {}
+
+    def _require_finite(self, values: Mapping[str, float]) -> None:
+        broken = {key: value for key, value in values.items() if not math.isfinite(value)}
+        if broken:
+            problem = " and ".join(f"{key} is {value}" for key, value in broken.items())
+            raise ToolkitError(
+                f"{problem} at step {self.trainer.state.global_step}", where=self.run.name,
+                fix="lower trainer.learning_rate, or check the data; earlier checkpoints are intact",
+            )  # fmt: skip
 
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:
             torch.distributed.barrier()  # each process writes its random state
         if self.run.is_main:
+            # no later loss shows the last update
+            require_finite_weights(self.trainer.model, step=state.global_step, where=self.run.name)
             written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             checkpoint.save(self.run, state.global_step, lambda folder: _move(written, folder), keep=1)
             shutil.rmtree(written)
@@ -351,6 +358,7 @@ class _RunCallback(TrainerCallback):
         with torch.no_grad():
             values = self.measure(model)
         model.train(was_training)
+        self._require_finite(values)
         return dict(values)
 
 
@@ -359,15 +367,3 @@ def _move(written: Path, folder: Path) -> None:
     for path in written.iterdir():
         if path.name not in ("training_args.bin", "README.md"):
             path.rename(folder / path.name)
-
-
-def _save(trainer: Trainer, run: Run) -> None:
-    """Write the trained model with adapters merged and without TRL's patches."""
-    if not run.is_main:
-        return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model = getattr(model, "policy", model)  # in PPO, the policy is wrapped with a critic
-    if isinstance(model, peft.PeftModel):
-        model = model.merge_and_unload()
-    model.config.use_cache = True
-    save_model(model, trainer.processing_class, run.model_dir)

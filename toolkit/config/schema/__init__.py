@@ -35,9 +35,17 @@ from toolkit.config.schema.pretrain import (
     SpeedSettings,
 )
 from toolkit.config.schema.text import CorpusRecipe, TokenizerRecipe
-from toolkit.config.schema.trainers import DpoRecipe, LoraSettings, RewardRecipe, SftRecipe, TrainerRecipe
+from toolkit.config.schema.trainers import (
+    ALL_LINEAR,
+    DpoRecipe,
+    LoraSettings,
+    RewardRecipe,
+    SftRecipe,
+    TrainerRecipe,
+)
 
 __all__ = [
+    "ALL_LINEAR",
     "AnnotatorSettings",
     "BestOfSettings",
     "BiasSettings",

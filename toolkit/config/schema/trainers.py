@@ -16,6 +16,9 @@ from toolkit.config.schema.base import (
     StageRecipe,
 )
 
+ALL_LINEAR = "all-linear"
+"""The name of all linear layers of a model except its head, as in PEFT."""
+
 
 class LoraSettings(Settings):
     """Train low-rank adapters instead of all weights (Hu et al., 2021); merged when the run is sealed."""
@@ -23,7 +26,9 @@ class LoraSettings(Settings):
     r: Count = 8
     alpha: Positive = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: list[str] = ["c_attn", "c_proj", "c_fc"]
+    target_modules: list[str] | Literal["all-linear"] = ["c_attn", "c_proj", "c_fc"]
+    """Layers with adapters, by their names or the ends of these, or `all-linear`: all linear layers but the
+    head. The default fits GPT-2."""
 
 
 class TrainerRecipe(StageRecipe):

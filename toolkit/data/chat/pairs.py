@@ -63,6 +63,10 @@ class HeldOutPairs:
     probability: list[float | None] = field(default_factory=list)
     utility_margin: list[float | None] = field(default_factory=list)
 
+    def rows(self) -> list[list[int]]:
+        """Return prompt and chosen answer of each pair."""
+        return [pair.prompt + pair.chosen for pair in self.pairs]
+
     def bayes_accuracy(self) -> float | None:
         """Return the best possible accuracy, mean of max(p, 1 - p); None without probabilities."""
         probability = np.array([p for p in self.probability if p is not None])

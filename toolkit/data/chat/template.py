@@ -39,31 +39,37 @@ SPECIAL_TOKENS = (END_OF_TEXT, PAD, *ROLE_TOKENS.values())
 last token that is not padding, which should be the end of an answer."""
 
 
-def _escaped(expression: str) -> str:
-    return expression + "".join(f" | replace('{token}', '{_broken(token)}')" for token in SPECIAL_TOKENS)
-
-
 def _broken(token: str) -> str:
     return token[0] + " " + token[1:]
 
 
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['content'] is not string -%}"
-    "{{- raise_exception('the content of a message must be text') -}}"
-    "{%- endif -%}"
-    f"{{%- set text = {_escaped('message.content')} -%}}"
-    "{%- if message['role'] == 'assistant' -%}"
-    f"{{{{- '{ROLE_TOKENS['assistant']}' -}}}}"
-    f"{{%- generation -%}}{{{{- text + '{END_OF_TEXT}' -}}}}{{%- endgeneration -%}}"
-    "{%- elif message['role'] in ['user', 'system'] -%}"
-    "{{- '<|' + message['role'] + '|>' + text -}}"
-    "{%- else -%}"
-    "{{- raise_exception('unknown role ' + message['role'] + '; known: system, user, assistant') -}}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    f"{{%- if add_generation_prompt -%}}{{{{- '{ROLE_TOKENS['assistant']}' -}}}}{{%- endif -%}}"
-)
+def _escaped(expression: str, end: str = END_OF_TEXT) -> str:
+    tokens = (end, *SPECIAL_TOKENS[1:])
+    return expression + "".join(f" | replace('{token}', '{_broken(token)}')" for token in tokens)
+
+
+def toolkit_template(end: str) -> str:
+    """Return the toolkit's chat template as Jinja text, whose answers end with the token `end`."""
+    return (
+        "{%- for message in messages -%}"
+        "{%- if message['content'] is not string -%}"
+        "{{- raise_exception('the content of a message must be text') -}}"
+        "{%- endif -%}"
+        f"{{%- set text = {_escaped('message.content', end)} -%}}"
+        "{%- if message['role'] == 'assistant' -%}"
+        f"{{{{- '{ROLE_TOKENS['assistant']}' -}}}}"
+        f"{{%- generation -%}}{{{{- text + '{end}' -}}}}{{%- endgeneration -%}}"
+        "{%- elif message['role'] in ['user', 'system'] -%}"
+        "{{- '<|' + message['role'] + '|>' + text -}}"
+        "{%- else -%}"
+        "{{- raise_exception('unknown role ' + message['role'] + '; known: system, user, assistant') -}}"
+        "{%- endif -%}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{- '{ROLE_TOKENS['assistant']}' -}}}}{{%- endif -%}}"
+    )
+
+
+CHAT_TEMPLATE = toolkit_template(END_OF_TEXT)
 """A Jinja template; the `generation` block marks the tokens of `assistant_only_loss`."""
 
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
@@ -120,10 +126,8 @@ def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
         choice = "chatml" if all(token in vocabulary for token in CHATML_TOKENS) else "toolkit"
     if choice == "toolkit":
         tokenizer.add_tokens(list(ROLE_TOKENS.values()), special_tokens=True)
-        if tokenizer.eos_token != END_OF_TEXT:
-            tokenizer.add_tokens([END_OF_TEXT], special_tokens=True)
-            tokenizer.eos_token = END_OF_TEXT
-        tokenizer.chat_template = CHAT_TEMPLATE
+        # the model knows its own end-of-text, and would have to learn another one
+        tokenizer.chat_template = toolkit_template(tokenizer.eos_token)
     elif choice == "chatml":
         tokenizer.add_tokens(list(CHATML_TOKENS), special_tokens=True)
         tokenizer.chat_template = CHATML_TEMPLATE
@@ -140,6 +144,13 @@ def _read_template(path: Path) -> str:
             fix="give auto, chatml, toolkit, or the path of a Jinja file as `chat_template`",
         )
     return path.read_text(encoding="utf-8")
+
+
+def marker_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the special and added tokens that the chat template writes around a question and its answer."""
+    probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+    ids = _ids(tokenizer, render(tokenizer, probe, generation_prompt=False))
+    return {*ids} & {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
 
 
 def require_turn_end(tokenizer: PreTrainedTokenizerBase) -> None:
