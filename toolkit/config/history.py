@@ -162,6 +162,8 @@ CHANGES: tuple[Change, ...] = (
     # Most conversations have one answer, and learning all or the last one is then the same; see `as_made`.
     Added("sft", "multi_turn", ANY),
     Added("sft", "chat_template", "auto"),
+    Added("pretrain", "model.n_kv_head", None),
+    Added("pretrain", "model.n_inner", None),
     *_added_to_sources(ROWS, "tokenizer", "data"),
     *_added_to_sources(ROWS, "corpus", "data"),
     *_added_to_sources(ROWS, "sft", "data"),

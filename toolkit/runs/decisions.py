@@ -24,6 +24,7 @@ class Decisions:
         precision: of the forward pass.
         compile: whether the training step is compiled.
         shard_weights: whether weights were sharded in the last attempt.
+        levers: which fast paths of pretraining a checkpoint allows.
         steps: optimizer steps of the whole training.
         micro_batch_examples: examples of one forward pass in the last attempt.
         trainer: every setting of the upstream trainer.
@@ -39,6 +40,7 @@ class Decisions:
     precision: Literal["fp32", "bf16"] | None = None
     compile: bool | None = None
     shard_weights: bool | None = None
+    levers: dict[str, bool] | None = None
     steps: int | None = None
     micro_batch_examples: int | None = None
     trainer: dict[str, Any] | None = None

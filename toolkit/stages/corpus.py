@@ -73,7 +73,10 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a tokenizer run, a folder or a hub id, and add our chat template if it has none.
+    """Load the tokenizer of a tokenizer run, a folder or a hub id.
+
+    A tokenizer with an end-of-text token stays as it is, so that the corpus fits the checkpoint that it comes
+    from; to one without, our special tokens and chat template are added.
 
     Raises:
         ToolkitError: no tokenizer, the hub is unreachable, or the tokenizer is not a fast one.
@@ -91,8 +94,17 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
             where=str(reference),
             fix="use one that has a tokenizer.json",
         )
-    template.configure(tokenizer)
+    if tokenizer.eos_token is None:
+        template.configure(tokenizer)
     return tokenizer
+
+
+def begin_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that a tokenizer puts in front of a text, None if it puts none or end-of-text there."""
+    bos = tokenizer.bos_token_id
+    if bos is None or bos == tokenizer.eos_token_id:
+        return None
+    return bos if tokenizer("a")["input_ids"][:1] == [bos] else None
 
 
 def _write_part(
@@ -121,6 +133,7 @@ def _write_part(
         folder,
         vocab_size=len(tokenizer),
         end_id=tokenizer.eos_token_id,
+        begin_id=begin_id(tokenizer),
         shard_tokens=recipe.shard_tokens,
         state=begun["writer"] if begun else None,
     )
