@@ -38,9 +38,8 @@ SETTINGS = {
     "keep_weights_at_steps": "log",
     "schedule": {"name": "constant"},  # a shorter training starts like a longer one
 }  # fmt: skip
-LLAMA = {
-    "model": {"architecture": "llama", "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_positions": 32}
-}
+GROUPED = {"architecture": "llama", "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32}
+LLAMA = {"model": GROUPED | {"n_positions": 32}}
 SHORT = {"train_tokens": 256 * 6}
 LOSS, NORM, WEIGHT = 1e-6, 1e-5, 3e-5
 """Tolerances, relative but for weights. Measured over 20 steps: 1.2e-7, 1.6e-6 and 3.3e-6 (AdamW 5.7e-7)."""
@@ -108,8 +107,8 @@ def trained(tmp_path_factory, corpus) -> Path:
     for name, settings in {"plain": {}, "plain-adamw": adamw, "plain-llama": LLAMA}.items():
         alone(write_recipe(folder, corpus, name, **SETTINGS | settings), folder)
     variants = {
-        "spread": {}, "spread-adamw": adamw, "spread-llama": LLAMA, "broken-muon": SHORT, "broken-norm": SHORT,
-        "broken-files": SHORT, "incident": SHORT | {"guard": {"action": "skip"}},
+        "spread": {}, "spread-adamw": adamw, "spread-llama": LLAMA, "broken-muon": SHORT,
+        "broken-norm": SHORT, "broken-files": SHORT, "incident": SHORT | {"guard": {"action": "skip"}},
         "spread-bf16": SHORT | {"precision": "bf16"},
     }  # fmt: skip
     recipes = [

@@ -43,7 +43,7 @@ LARGE_LACKS = ("turns",)
 GPT2_ONLY = {
     "dropout": "Llama has none; leave it out, or write 0",
     "activation": "Llama's is SwiGLU; leave it out",
-    "position_init": "Llama has no position embeddings but turns queries and keys; leave it out, or write normal",
+    "position_init": "Llama has no position embeddings; leave it out, or write normal",
     "attention_init": "its matrices of queries, keys and values are one; leave it out, or write normal",
 }
 LLAMA_ONLY = {

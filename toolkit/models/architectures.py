@@ -24,9 +24,14 @@ def build(settings: ModelSettings, **vocabulary: Any) -> PreTrainedModel:
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the transformer blocks of a model in order; empty if its class does not name their classes."""
+    """Return the transformer blocks of a model in order; empty if its class does not name their classes.
+
+    Sharding makes each block an instance of a subclass.
+    """
     classes = block_classes(model)
-    return [module for module in model.modules() if type(module).__name__ in classes]
+    return [
+        module for module in model.modules() if any(kind.__name__ in classes for kind in type(module).__mro__)
+    ]
 
 
 def parameters(model: nn.Module) -> int:

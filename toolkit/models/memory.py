@@ -128,9 +128,9 @@ def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
     """Return the bytes that one transformer block keeps for each token.
 
     GPT-2, in units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
-    attention, 4 before and 4 after the activation. Llama: the inputs of 2 norms, before and after the division
-    (fp32 always), their 2 outputs (in bf16 5: each matrix keeps its own copy), 3 of query, key (repeated for
-    each head) and value, 1 of attention; and 4 between the matrices of the MLP.
+    attention, 4 before and 4 after the activation. Llama: the inputs of 2 norms, before and after the
+    division (fp32 always), their 2 outputs (in bf16 5: each matrix keeps its own copy), 3 of query, key
+    (repeated for each head) and value, 1 of attention; and 4 between the matrices of the MLP.
     """
     model, size, length = recipe.shape, 2 if bf16 else 4, recipe.row_tokens()
     if model.architecture == "llama":

@@ -132,7 +132,7 @@ class HeldOutEvaluator:
         return {
             "perplexity": math.exp(min(700.0, float(nats.sum()) / tokens)),
             "held_out_documents": len(nats), "held_out_tokens": tokens, "held_out_bytes": self.shards.bytes,
-            "window": self.window, "stride": max(1, self.window // 2), 
+            "window": self.window, "stride": max(1, self.window // 2),
             "prefix": "end" if self.shards.begin_id is None else "bos", "end_scored": True,
             "packed": False, "dtype": "float32", "tokenizer_digest": tokenizer_digest(self.tokenizer),
         }  # fmt: skip

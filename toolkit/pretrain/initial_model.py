@@ -32,7 +32,7 @@ TOLERANCE = 1e-4
 """Largest difference of hidden states, as a fraction of the largest of them, between two implementations of
 the same attention; in fp32 they differ by 1e-6."""
 LEAK = 1e-5
-"""Tolerated change of a hidden state by a token that it must not depend on, as a fraction of the token's own."""
+"""Tolerated change of a hidden state that must not depend on a token, as a fraction of the token's own."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,14 @@ def _require_length(model: PreTrainedModel, recipe: PretrainRecipe) -> None:
 
 @torch.no_grad()
 def _require_causal(model: PreTrainedModel, rows: Tensor, recipe: PretrainRecipe) -> None:
-    """Refuse a model whose predictions depend on later tokens, such as an encoder."""
-    if find_leaks(TrainingLoss(model, bf16=False), rows, tolerated=LEAK):
+    """Refuse a model that is broken, and one whose predictions depend on later tokens, such as an encoder."""
+    loss = TrainingLoss(model, bf16=False)
+    if not bool(loss.hidden(rows).isfinite().all()):
+        raise ToolkitError(
+            f"the hidden states of {recipe.checkpoint} are not finite: its weights hold NaN or are too large",
+            where="model", fix="save or download the checkpoint again",
+        )  # fmt: skip
+    if find_leaks(loss, rows, tolerated=LEAK):
         raise ToolkitError(
             f"{recipe.checkpoint} is not a causal language model: its hidden states depend on later tokens",
             where="model", fix="choose a causal language model, such as HuggingFaceTB/SmolLM2-135M",
@@ -203,9 +209,7 @@ def _require_separate_documents(
         )  # fmt: skip
 
 
-def _require_trainable(
-    model: PreTrainedModel, rows: Tensor, recipe: PretrainRecipe, levers: Levers
-) -> None:
+def _require_trainable(model: PreTrainedModel, rows: Tensor, recipe: PretrainRecipe, levers: Levers) -> None:
     """Refuse a model with state that a checkpoint of the training would not hold.
 
     That is parameters without a gradient, which have no optimizer state, and buffers.

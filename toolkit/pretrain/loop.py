@@ -196,11 +196,6 @@ class TrainingLoop:
             return
         model = sharding.full_model(self.context.model)
         _, bits, _ = self.context.held_out.evaluate(model, seed=self.context.recipe.seed)
-        if not math.isfinite(bits.estimate):
-            raise ToolkitError(
-                "the held-out loss of the checkpoint is not finite before the training",
-                where=self.context.recipe.checkpoint, fix="check its weights: they may hold NaN",
-            )  # fmt: skip
         self.context.run.metrics.log(self.state.step, checkpoint_bits_per_byte=bits.estimate)
 
     def _keep_weights(self) -> None:

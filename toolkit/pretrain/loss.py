@@ -107,7 +107,7 @@ AttentionInterface.register(CAUSAL_ATTENTION, causal_attention)
 
 @contextmanager
 def count_attentions() -> Iterator[list[nn.Module]]:
-    """Yield a list to which every layer is added that computes with `causal_attention` inside this context."""
+    """Yield a list of the layers that compute with `causal_attention` inside this context."""
     layers: list[nn.Module] = []
 
     def counting(module: nn.Module, *args: Any, **settings: Any) -> tuple[Tensor, None]:

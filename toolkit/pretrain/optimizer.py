@@ -111,9 +111,10 @@ def _block_matrices(model: PreTrainedModel) -> set[int]:
 class Muon(Optimizer):
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the matrices of the blocks.
 
-    As torch.optim.Muon with its default adjustment of the learning rate, sqrt(max(1, outputs / inputs)), except:
-    * GPT-2's `Conv1D` stores (inputs, outputs) where `Linear` stores (outputs, inputs): the factor swaps the
-      sides; torch's would halve the step of c_fc and double that of mlp.c_proj;
+    As torch.optim.Muon with its default adjustment of the learning rate, except:
+    * GPT-2's `Conv1D` stores (inputs, outputs) where `Linear` stores (outputs, inputs), so the factor
+      sqrt(max(1, outputs / inputs)) swaps the sides; torch's would halve the step of c_fc and double that of
+      mlp.c_proj;
     * the query, key and value matrices that GPT-2's `c_attn` concatenates are orthogonalised separately;
     * matrices of the same shape are iterated as one batch.
 

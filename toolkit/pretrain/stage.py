@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
+
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.files import atomic_folder
@@ -110,8 +111,9 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
 
 
 def _loss(
-    recipe: PretrainRecipe, run: Run, initial: InitialModel, *, shards: TokenShards, micro_rows: int, bf16: bool
-) -> tuple[TrainingLoss, TrainingKernels]:
+    recipe: PretrainRecipe, run: Run, initial: InitialModel, *, shards: TokenShards, micro_rows: int,
+    bf16: bool,
+) -> tuple[TrainingLoss, TrainingKernels]:  # fmt: skip
     """Return the loss, compiled if the run decided so, and the kernels; both are checked by the preflight."""
     model, levers = initial.model, initial.levers
     micro_tokens = micro_rows * recipe.row_tokens()

@@ -57,8 +57,8 @@ ENGLISH: dict[str, str] = {
         "unseen text."
     ),
     "pretrain.continued": (
-        "It was trained further to predict text: {checkpoint_bits_per_byte} → {bits_per_byte} bits per byte of "
-        "unseen text."
+        "It was trained further to predict text: {checkpoint_bits_per_byte} → {bits_per_byte} bits per byte "
+        "of unseen text."
     ),
     "pretrain.worse": (
         "That is no better than before the training: it did not learn what holds for unseen text."

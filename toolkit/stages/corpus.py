@@ -100,7 +100,7 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
 
 
 def begin_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token that a tokenizer puts in front of a text, None if it puts none or end-of-text there."""
+    """Return the token that a tokenizer puts in front of a text; None if there is none, or end-of-text."""
     bos = tokenizer.bos_token_id
     if bos is None or bos == tokenizer.eos_token_id:
         return None

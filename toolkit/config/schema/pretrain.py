@@ -30,15 +30,16 @@ class ModelSettings(Settings):
     """llama: heads of keys and values, a divisor of `n_head` (grouped-query attention); default `n_head`."""
     n_embd: Count = 256
     n_inner: Count | None = None
-    """llama: width between the matrices of an MLP; the default is 8/3 of `n_embd`, rounded up to a multiple of
-    16, with which a block has as many weights as GPT-2's."""
+    """llama: width between the matrices of an MLP; the default is 8/3 of `n_embd`, rounded up to a multiple
+    of 16, with which a block has as many weights as GPT-2's."""
     n_positions: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """gpt2: dropout probability during training."""
     activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
     """gpt2: `gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
-    """gpt2: initial values of the position embeddings; with `sinusoidal` a small model learns to copy sooner."""
+    """gpt2: initial values of the position embeddings; with `sinusoidal` a small model learns to copy
+    sooner."""
     attention_init: Literal["normal", "copy"] = "normal"
     """gpt2: with `copy`, attention starts by passing on what it attends to: a small model learns to copy
     sooner."""
@@ -263,7 +264,7 @@ class PretrainRecipe(StageRecipe):
 
     @property
     def dropout(self) -> float:
-        """Dropout probability of a model with random weights; that of a checkpoint is in its configuration."""
+        """Dropout probability of a model with random weights; a checkpoint's is in its configuration."""
         return 0.0 if self.checkpoint else self.shape.dropout
 
     @property

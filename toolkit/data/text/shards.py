@@ -1,8 +1,8 @@
 """Memory-mapped token shards on disk: a stream of token ids in several files, and a record of each document.
 
     index.json          sizes and digests; written last and atomically: without it the folder is incomplete
-    tokens-00000.bin    little-endian uint16 or uint32; each document is followed by end-of-text, and begins with
-                        the token that its tokenizer puts in front of a text, if it puts one there
+    tokens-00000.bin    little-endian uint16 or uint32; each document is followed by end-of-text, and begins
+                        with the token that its tokenizer puts in front of a text, if it puts one there
     documents.bin       one record per document: start, tokens (without these two), bytes, logprob
 
 A document may span files. The digest depends on tokens, documents and the size of the files.
