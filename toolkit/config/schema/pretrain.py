@@ -119,11 +119,13 @@ class SpeedSettings(Settings):
     """Speed optimizations. They change results by rounding only; each can be disabled to measure it."""
 
     causal_attention: bool = True
-    """Attend without a mask. GPT-2's own mask loses the flash kernels under torch.compile."""
+    """Attend without a mask. The models' own mask loses the flash kernels under torch.compile. A checkpoint
+    that attends in another way keeps its own attention, which is said."""
     loss_in_module: bool = True
     """Compute the loss inside the compiled module, where the logits can be fused."""
     head_block_tokens: Literal["auto"] | Size = "auto"
-    """Positions whose logits are in memory at once, 0 for all; `auto` splits above 2^27 logits (0.5 GB)."""
+    """Positions whose logits are in memory at once, 0 for all; `auto` splits above 2^27 logits (0.5 GB), and
+    never those of a checkpoint that scales, caps or shifts them."""
     logistic_gelu: Literal["auto"] | bool = "auto"
     """gelu_pytorch_tanh without a tanh: `auto` where a CPU compiles (4 % faster)."""
     keep_memory: bool = True
@@ -197,7 +199,7 @@ class PretrainRecipe(StageRecipe):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 with native hardware support (on a CPU without it, bf16 is 12x slower than fp32)."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile; `auto` compiles on a GPU only."""
+    """torch.compile; `auto` compiles on a GPU only, a checkpoint if training's attention holds for it."""
     exact: bool = False
     """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are summed in a fixed tree."""
     shard_weights: Literal["auto"] | bool = "auto"
@@ -207,7 +209,8 @@ class PretrainRecipe(StageRecipe):
     length_warmup: list[LengthSettings] = []
     """Lengths of the shorter rows at first, in rising order."""
     preflight: Literal["auto"] | bool = "auto"
-    """Check the fast path before the first step; `auto` if the training is compiled."""
+    """Check the fast path before the first step; `auto` if the training is compiled, or goes on from a
+    checkpoint."""
     guard: GuardSettings = GuardSettings()
     log_every_steps: Count = 10
     evaluate_every_tokens: Count | None = None
