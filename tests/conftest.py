@@ -1,5 +1,6 @@
 """Sets offline mode and disables telemetry before other imports; provides a tiny tokenizer and model."""
 
+import copy
 import gc
 import os
 import shutil
@@ -57,6 +58,18 @@ def tiny_tokenizer():
     from toolkit.stages.tokenizer import learn
 
     return learn([""], vocab_size=261)
+
+
+@pytest.fixture(scope="session")
+def bos_tokenizer(tiny_tokenizer):
+    """Return `tiny_tokenizer` with a token that it puts in front of every text, as Llama's tokenizer does."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    begin = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[begin])
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

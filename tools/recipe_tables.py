@@ -22,13 +22,13 @@ from toolkit.data.chat import columns
 DESCRIPTIONS = {
     "stage": "Name of the stage.",
     "TokenizerRecipe.data": "Text to train the tokenizer on.",
-    "CorpusRecipe.tokenizer": "A sealed tokenizer run, a folder, or `hub-id@revision`.",
+    "CorpusRecipe.tokenizer": "A sealed tokenizer run, or the folder or `hub-id@revision` of a checkpoint whose "
+    "tokenizer then stays as it is.",
     "CorpusRecipe.data": "The text to tokenize.",
     "PretrainRecipe.train_tokens": "Total number of training tokens.",
     "PretrainRecipe.keep_checkpoints": "Number of newest checkpoints to keep.",
     "log_every_steps": "Interval of the lines in metrics.jsonl, in steps.",
     "precision": "`auto`: bf16 if the hardware supports it natively.",
-    "ModelSettings.architecture": "Architecture of the model.",
     "ModelSettings.n_layer": "Number of transformer blocks.",
     "ModelSettings.n_head": "Number of attention heads; must divide `n_embd`.",
     "ModelSettings.n_embd": "Embedding size.",

@@ -356,6 +356,8 @@ def test_first_version_pretraining_manifest_is_read():
         "n_layer": 2,
         "position_init": "normal",
         "vocabulary_multiple": 64,
+        "n_kv_head": None,
+        "n_inner": None,
         "attention_init": "normal",
     }
     assert found["speed"]["head_block_tokens"] == 0 and "keep_memory" not in found["speed"]

@@ -7,6 +7,7 @@ import yaml
 
 from toolkit.config.loader import load, load_folder
 from toolkit.execution import dag
+from toolkit.models.shape import num_parameters
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CHAIN = ["tokenizer", "corpus", "pretrain", "sft", "reward", "dpo", "ppo", "evaluate"]
@@ -67,6 +68,18 @@ def test_second_round_continues_the_first():
     dpo, again = first["tiny/dpo"], second["tiny-second-round/dpo-2"]
     assert again.model == "runs/tiny/dpo" and again.trainer == dpo.trainer
     assert second["tiny-second-round/evaluate"].data == first["tiny/evaluate"].data
+
+
+@pytest.mark.parametrize("folder", ["gpt2-or-llama", "gpt2-or-llama-text"])
+def test_compared_architectures_differ_only_in_the_model_and_have_the_same_size(folder):
+    recipes = {loaded.name.rpartition("/")[2]: loaded.recipe for loaded in load_folder(RECIPES / folder, [])}
+    gpt2, llama = recipes["gpt2"], recipes["llama"]
+    assert (gpt2.shape.architecture, llama.shape.architecture) == ("gpt2", "llama")
+    assert gpt2.model_dump(exclude={"model", "run"}) == llama.model_dump(exclude={"model", "run"})
+    vocab_size = recipes["tokenizer"].vocab_size
+    counts = [num_parameters(recipe.shape, vocab_size=vocab_size) for recipe in (gpt2, llama)]
+    assert counts[1] == pytest.approx(counts[0], rel=0.01)
+    assert recipes["evaluate"].models == [f"runs/{folder}/gpt2", f"runs/{folder}/llama"]
 
 
 def test_launcher_files_have_portable_defaults():

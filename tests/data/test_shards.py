@@ -92,6 +92,38 @@ def test_killed_writer_resumes_from_its_state(tmp_path):
         )
 
 
+@pytest.mark.parametrize("stop", range(9))
+def test_documents_that_begin_with_a_token_survive_a_kill(tmp_path, stop):
+    """The token in front is in the stream, not in the document; a kill may come within a document."""
+    steps = [ids[place : place + 5] for ids in DOCUMENT_IDS for place in range(0, max(1, len(ids)), 5)]
+    ends = [place + 5 >= len(ids) for ids in DOCUMENT_IDS for place in range(0, max(1, len(ids)), 5)]
+
+    def write(writer, first, last):
+        for ids, is_end in list(zip(steps, ends, strict=True))[first:last]:
+            writer.extend(ids, num_bytes=len(ids))
+            if is_end:
+                writer.end_document()
+
+    settings = {"vocab_size": 300, "end_id": 0, "begin_id": 299, "shard_tokens": 7}
+    writer = TokenWriter(tmp_path, **settings)
+    write(writer, 0, stop)
+    state = json.loads(json.dumps(writer.state()))
+    writer.extend([9] * 30, num_bytes=5)  # data after the last state, left by a kill
+    writer.state()
+    again = TokenWriter(tmp_path, **settings, state=state)
+    write(again, stop, None)
+    again.finish()
+    shards = TokenShards.open(tmp_path)
+    assert shards.read(0, shards.tokens).tolist() == [t for ids in DOCUMENT_IDS for t in (299, *ids, 0)]
+    assert [shards.document(i).tolist() for i in range(shards.documents)] == DOCUMENT_IDS
+    assert shards.start_id == shards.begin_id == 299 and shards.verify() == []
+
+
+def test_without_a_token_in_front_the_index_is_as_before(tmp_path):
+    shards = written(tmp_path)
+    assert "begin_id" not in shards.index and shards.begin_id is None and shards.start_id == 0
+
+
 def test_resume_detects_a_changed_finished_shard(tmp_path):
     writer = TokenWriter(tmp_path, vocab_size=300, end_id=0, shard_tokens=7)
     writer.add([4] * 20, num_bytes=1)

@@ -7,7 +7,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from toolkit.config.schema import ModelSettings
-from toolkit.models.gpt2 import build, parameters
+from toolkit.models.architectures import parameters
+from toolkit.models.gpt2 import build
 from toolkit.models.shape import flops_per_token, num_parameters, padded_vocabulary
 
 SMALL = ModelSettings(n_layer=2, n_head=2, n_embd=32, n_positions=16)

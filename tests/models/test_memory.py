@@ -10,10 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from toolkit.config.schema import PretrainRecipe, SftRecipe
+from toolkit.config.schema import ModelSettings, PretrainRecipe, SftRecipe
 from toolkit.execution import memory_shortage
 from toolkit.models import memory
+from toolkit.models.architectures import build
+from toolkit.models.shape import block_weights, num_parameters
+from toolkit.pretrain.loss import TrainingLoss, use_training_kernels
 from toolkit.runs.decisions import Decisions
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,8 +25,9 @@ TOLERANCE = 0.35
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 
 
-def recipe(layers=2, width=256, **settings):
-    model = {"n_layer": layers, "n_head": 4, "n_embd": width, "n_positions": 256}
+def recipe(layers=2, width=256, architecture="gpt2", **settings):
+    shape = {"n_layer": layers, "n_head": 4, "n_embd": width, "n_positions": 256}
+    model = {"architecture": architecture, **shape}
     settings = {"batch_tokens": 4096, "model": model, "speed": {"background_saves": False}} | settings
     return PretrainRecipe(stage="pretrain", tokens="runs/x", train_tokens=10**6, **settings)
 
@@ -32,7 +37,7 @@ import json, sys
 import numpy as np, torch
 from toolkit.models import memory
 from toolkit.runs.decisions import Decisions
-from toolkit.models.gpt2 import build
+from toolkit.models.architectures import build
 from toolkit.models.shape import head_block
 from toolkit.config.schema import PretrainRecipe
 from toolkit.inference.logprobs import score_documents
@@ -64,6 +69,14 @@ print(host_memory.process_memory("VmHWM") - before)
 @linux
 @pytest.mark.parametrize("settings,vocab_size,bf16", [
     ({"micro_batch_tokens": 2048}, 4096, False),  # activations and logits
+    pytest.param(
+        {"micro_batch_tokens": 2048, "architecture": "llama", "layers": 4}, 1024, False,
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        {"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"},
+         "architecture": "llama"}, 512, False, marks=pytest.mark.slow,
+    ),
     pytest.param(  # the optimizer's update
         {"layers": 4, "width": 640, "batch_tokens": 256, "optimizer": {"name": "muon"}}, 512, False,
         marks=pytest.mark.slow,
@@ -93,6 +106,44 @@ def test_optimizer_state_memory():
     )
     assert adamw.optimizer == 2 * adamw.weights
     assert adamw.optimizer - muon.optimizer == 4 * (2 * 12 * 256 * 256)
+
+
+def test_muon_keeps_one_moment_for_the_matrices_of_a_llama():
+    found = [
+        memory.estimate(recipe(optimizer={"name": name}, architecture="llama"), vocab_size=4096, bf16=False)
+        for name in ("adamw", "muon")
+    ]
+    # 4 w^2 of attention and 3 w * 688 of the MLP in each of 2 blocks
+    assert found[0].optimizer - found[1].optimizer == 4 * 2 * (4 * 256 * 256 + 3 * 256 * 688)
+    assert found[0].weights == 4 * num_parameters(recipe(architecture="llama").shape, vocab_size=4096)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("bf16", "length"), [(False, 64), (True, 64), (True, 1024)])
+def test_bytes_of_a_block_are_what_autograd_keeps(architecture, bf16, length):
+    """The difference between 3 layers and 1; bf16 also keeps copies of the weights, counted elsewhere."""
+    model = {"architecture": architecture, "n_head": 4, "n_embd": 128, "n_positions": 1024}
+    kept = []
+    for layers in (1, 3):
+        settings = ModelSettings(**model, n_layer=layers)
+        built = build(settings, vocab_size=64, seed=0, end_id=0)
+        loss, storages = TrainingLoss(built, bf16=bf16), {}
+        ours = {parameter.untyped_storage().data_ptr() for parameter in built.parameters()}
+
+        def keep(tensor, storages=storages, ours=ours):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in ours:
+                storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+            return tensor
+
+        rows = torch.ones(2, length + 1, dtype=torch.long)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with use_training_kernels(built), hooks:
+            loss(rows)
+        kept.append(sum(number for number, _ in storages.values()))
+    counted = (kept[1] - kept[0]) / 2 / (2 * length) - 2 * bf16 * block_weights(settings) / 3 / (2 * length)
+    asked = recipe(batch_tokens=2048, model=model, sequence_length=length)
+    assert memory._layer_bytes(asked, bf16=bf16, on_gpu=False) == pytest.approx(counted, rel=0.1)
 
 
 FOUND = {"vocab_size": 4096, "bf16": False}

@@ -17,8 +17,8 @@ from toolkit.runtime import devices
 WORDS = ["river", "bank", "garden", "moon", "cat", "sings", "sleeps", "finds", "the", "a"]
 
 
-def write_part(folder: Path, tokenizer, documents: list[str]) -> None:
-    writer = TokenWriter(folder, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id)
+def write_part(folder: Path, tokenizer, documents: list[str], **settings) -> None:
+    writer = TokenWriter(folder, vocab_size=len(tokenizer), end_id=tokenizer.eos_token_id, **settings)
     for text in documents:
         ids = tokenizer.encode(text, add_special_tokens=False)
         writer.add(ids, num_bytes=len(text.encode()), logprob=-float(len(text)))

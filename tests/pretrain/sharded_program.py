@@ -77,7 +77,7 @@ def _look(context: TrainingContext) -> None:
         "spread_states": sorted({isinstance(value, DTensor) for value in states.values()}),
         "states": sorted({name.rpartition(":")[2] for name in states}),
         "dtypes": sorted({str(tensor.dtype) for tensor in tensors}),
-        "tied": model.lm_head.weight is model.transformer.wte.weight,
+        "tied": model.lm_head.weight is model.get_input_embeddings().weight,
         "bytes": sum(sharding.local_part(tensor).numel() * tensor.element_size() for tensor in tensors),
         "accelerate": context.accelerator.distributed_type.value,
     }

@@ -22,10 +22,14 @@ EXACT = {
     "exact": True, "micro_batch_tokens": 32, "train_tokens": 256 * 10, "evaluate_every_tokens": 256 * 10,
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "dropout": 0.1},
 }  # fmt: skip
+LLAMA = {
+    "architecture": "llama", "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_positions": 32
+}  # fmt: skip
 RECIPES = {
     "adamw": EXACT,
     "muon": EXACT | {"optimizer": {"name": "muon"}},
     "guarded": EXACT | {"guard": {"z_score": 50.0, "window": 10}, "batch_tokens": 512},
+    "llama": EXACT | {"model": LLAMA, "optimizer": {"name": "muon"}, "separate_documents": True},
     "plain": EXACT | {"exact": False},
 }
 
@@ -181,7 +185,7 @@ def trained(tmp_path_factory, corpus):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["adamw", "muon", "guarded"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "guarded", "llama"])
 def test_exact_weights_are_identical_on_1_2_and_4_processes(trained, name):
     """Tier C: weights, optimizer state, and loss and norm of every step, with dropout."""
     for number in (2, 4):

@@ -56,6 +56,10 @@ def test_attention_implementation_follows_the_public_setter(tiny_model):
     assert upstream_private.attention_implementation(tiny_model) == before == "sdpa"
 
 
+def test_block_classes_are_those_of_the_blocks(tiny_model):
+    assert upstream_private.block_classes(tiny_model) == {type(tiny_model.transformer.h[0]).__name__}
+
+
 def test_exit_functions_run_before_an_immediate_exit():
     program = """
 import atexit, os

@@ -1,5 +1,6 @@
 """The corpus stage: deterministic shards, resuming, exact entropy floor, and refused inputs."""
 
+import copy
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from tests.foreign_tokenizers import unigram
@@ -24,6 +26,7 @@ from toolkit.data.text import documents, encoding
 from toolkit.data.text.documents import PIECE_CHARACTERS, Piece
 from toolkit.data.text.duplicates import NormalisedTexts
 from toolkit.data.text.shards import TokenShards
+from toolkit.models.tokenizer_loading import tokenizer_digest
 from toolkit.runs.run import Run
 from toolkit.stages import corpus as stage
 from toolkit.stages.tokenizer import learn
@@ -228,6 +231,52 @@ def test_invalid_tokenizer_is_refused(tmp_path, lines, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ToolkitError, match="no-such-tokenizer"):
         stage.load_tokenizer("owner/no-such-tokenizer@main")
+
+
+def test_tokenizer_of_a_checkpoint_stays_as_it_is(tmp_path, vocabulary, lines):
+    """Its entries, its end and its chat template decide whether the corpus fits the checkpoint."""
+    own = AutoTokenizer.from_pretrained(vocabulary)
+    own.chat_template, own.eos_token, own.pad_token = None, "<|user|>", None
+    own.save_pretrained(tmp_path / "own")
+    folder, measured = made(tmp_path, str(tmp_path / "own"), DataSource(name=lines))
+    kept = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    assert tokenizer_digest(kept) == tokenizer_digest(own) and measured["vocab_size"] == len(own)
+    assert (kept.eos_token, kept.pad_token, kept.chat_template) == ("<|user|>", None, None)
+    shards = TokenShards.open(folder / "train")
+    assert shards.end_id == own.eos_token_id and shards.begin_id is None
+
+
+def test_tokenizer_without_an_end_gets_our_special_tokens(tmp_path, vocabulary, lines):
+    own = AutoTokenizer.from_pretrained(vocabulary)
+    own.eos_token = None
+    own.save_pretrained(tmp_path / "own")
+    folder, _ = made(tmp_path, str(tmp_path / "own"), DataSource(name=lines))
+    assert AutoTokenizer.from_pretrained(folder / "tokenizer").eos_token == "<|endoftext|>"
+
+
+def test_documents_begin_with_what_their_tokenizer_puts_in_front(tmp_path, bos_tokenizer, lines):
+    bos_tokenizer.save_pretrained(tmp_path / "own")
+    folder, _ = made(tmp_path, str(tmp_path / "own"), DataSource(name=lines), workers=2)
+    shards = TokenShards.open(folder / "train")
+    assert shards.begin_id == bos_tokenizer.bos_token_id != shards.end_id
+    stream = shards.read(0, shards.tokens)
+    assert (stream == shards.begin_id).sum() == (stream == shards.end_id).sum() == shards.documents
+    first = bos_tokenizer.decode(shards.document(0))
+    expected = [shards.begin_id, *template.encode_text(bos_tokenizer, first)]
+    assert stream[: len(expected)].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("bos", "form", "begin"),
+    [("<s>", "<s> $A", "<s>"), ("<s>", "$A", None), ("<|endoftext|>", "<|endoftext|> $A", None)],
+)
+def test_end_of_text_in_front_is_the_end_of_the_document_before(tiny_tokenizer, bos, form, begin):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"bos_token": bos})
+    special = [(bos, tokenizer.convert_tokens_to_ids(bos))]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(form, special_tokens=special)
+    expected = None if begin is None else tokenizer.convert_tokens_to_ids(begin)
+    assert stage.begin_id(tokenizer) == expected
 
 
 def test_dead_worker_is_reported(vocabulary, monkeypatch):

@@ -18,6 +18,7 @@ from toolkit.config.schema import (
     DataSource,
     EvaluateRecipe,
     HeldOut,
+    ModelSettings,
     PpoRecipe,
     PreferencesRecipe,
     PretrainRecipe,
@@ -39,6 +40,17 @@ ONE_WORLD = "gold judges answers to storyworld's prompts only, and to those of o
 ENDPOINT_SETTINGS = ("judge_model", "judge_key_variable", "stop_early")
 """Settings that have an effect only if the judge is an endpoint."""
 LARGE_LACKS = ("turns",)
+GPT2_ONLY = {
+    "dropout": "Llama has none; leave it out, or write 0",
+    "activation": "Llama's is SwiGLU; leave it out",
+    "position_init": "Llama has no position embeddings; leave it out, or write normal",
+    "attention_init": "its matrices of queries, keys and values are one; leave it out, or write normal",
+}
+LLAMA_ONLY = {
+    "n_kv_head": "GPT-2 has keys and values for every head; leave it out",
+    "n_inner": "GPT-2's MLP is 4 n_embd wide; leave it out",
+}
+"""Settings of a model that one architecture has -> the reason, and what to write with the other."""
 OPTION_CONFIGS: dict[str, dict[str, tuple[str, ...]]] = {
     "large": {"flawed_share": ("conversations", "preferences"), "temperature": ("preferences",)},
     "small": {
@@ -263,7 +275,28 @@ def _pretrain(recipe: PretrainRecipe) -> list[Mistake]:
         name = "decay_tokens" if schedule.decay_tokens else "warmup_tokens"
         sentence = f"warm-up and decay are longer than train_tokens {recipe.train_tokens}"
         mistakes.append(conflict(("schedule", name), sentence))
-    return mistakes
+    return mistakes + ([] if recipe.checkpoint else _shape(recipe.shape))
+
+
+def _shape(settings: ModelSettings) -> list[Mistake]:
+    """Return the settings that the architecture does not have.
+
+    A value that describes what the architecture always does is no mistake, so that an override can take back
+    what a `base:` or a recipe sets: Llama has no dropout.
+    """
+    fields = type(settings).model_fields
+    if settings.architecture == "gpt2":
+        return [
+            no_effect(("model", key), f"has an effect only with architecture: llama: {reason}")
+            for key, reason in LLAMA_ONLY.items()
+            if getattr(settings, key) is not None
+        ]
+    return [
+        no_effect(("model", key), f"has an effect only with architecture: gpt2: {reason}")
+        for key, reason in GPT2_ONLY.items()
+        if getattr(settings, key) != fields[key].default
+        or (key == "activation" and key in settings.model_fields_set)
+    ]
 
 
 def _ppo(recipe: PpoRecipe) -> list[Mistake]:

@@ -163,6 +163,8 @@ CHANGES: tuple[Change, ...] = (
     # the setting has the value of its older run: see `as_made`.
     Added("sft", "multi_turn", ANY),
     Added("sft", "chat_template", "auto"),
+    Added("pretrain", "model.n_kv_head", None),
+    Added("pretrain", "model.n_inner", None),
     *_added_to_sources(ROWS, "tokenizer", "data"),
     *_added_to_sources(ROWS, "corpus", "data"),
     *_added_to_sources(ROWS, "sft", "data"),

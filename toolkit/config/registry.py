@@ -84,6 +84,8 @@ class Column:
     percent: bool = False
     count: bool = False
     """An integer without an interval."""
+    if_measured: bool = False
+    """The column is left out if no run has the number."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,12 @@ STAGES: dict[str, Stage] = {
                     if_worse="If the loss on training batches fell meanwhile, the model has memorized its "
                     "training text. More text, or a training on fewer tokens, helps.",
                 ),
+                Change(
+                    "bits per byte of held-out text",
+                    "checkpoint_bits_per_byte",
+                    "bits_per_byte",
+                    less_is_better=True,
+                ),
             ),
             notes=(
                 Note(
@@ -266,6 +274,7 @@ STAGES: dict[str, Stage] = {
                     "bits_per_byte",
                     levels={
                         "untrained_bits_per_byte": "untrained",
+                        "checkpoint_bits_per_byte": "checkpoint",
                         "entropy_floor_bits_per_byte": "entropy floor",
                     },
                     over="tokens",
@@ -274,7 +283,8 @@ STAGES: dict[str, Stage] = {
             ),
             row_title="bits per byte",
             row=(
-                Column("untrained", "untrained_bits_per_byte"),
+                Column("untrained", "untrained_bits_per_byte", if_measured=True),
+                Column("checkpoint", "checkpoint_bits_per_byte", if_measured=True),
                 Column("trained [95% interval]", "bits_per_byte"),
                 Column("exact floor", "entropy_floor_bits_per_byte"),
                 Column("parameters", "parameters", count=True),
@@ -293,10 +303,14 @@ STAGES: dict[str, Stage] = {
                     "pretrain.learned", (Number("untrained_bits_per_byte"), Number("bits_per_byte"))
                 ),
                 StageSentence(
+                    "pretrain.continued", (Number("checkpoint_bits_per_byte"), Number("bits_per_byte"))
+                ),
+                StageSentence(
                     "pretrain.memorized",
                     (Number("lowest_bits_per_byte"), Number("lowest_at_tokens", count=True)),
                 ),
                 StageSentence("pretrain.worse", unless_fell=("untrained_bits_per_byte", "bits_per_byte")),
+                StageSentence("pretrain.worse", unless_fell=("checkpoint_bits_per_byte", "bits_per_byte")),
                 StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),
         ),

@@ -49,8 +49,9 @@ def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitErro
     free = _available_on_gpu(str(error)) if on_gpu else available_memory()
     message = "the GPU's memory" if on_gpu else "the memory"
     message += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")
-    if not isinstance(recipe, PretrainRecipe):
-        fix = "set a smaller micro_batch_examples (the batch stays the same), and start over with --fresh"
+    if not isinstance(recipe, PretrainRecipe) or recipe.checkpoint:
+        micro_batch_setting = f"micro_batch_{'tokens' if isinstance(recipe, PretrainRecipe) else 'examples'}"
+        fix = f"set a smaller {micro_batch_setting} (the batch stays the same), and start over with --fresh"
         return ToolkitError(message, where=str(run.path), fix=fix)
     settings = {
         "vocab_size": vocabulary(run, recipe), "bf16": run.decisions.precision == "bf16",

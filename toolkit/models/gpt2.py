@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from toolkit.base.rng import derive
 from toolkit.config.schema import ModelSettings
-from toolkit.models.shape import flops_per_token, num_parameters, padded_vocabulary
-
-__all__ = ["build", "flops_per_token", "num_parameters", "padded_vocabulary", "parameters"]
-
-INITIAL_STD = 0.02
-"""Standard deviation of the initial weights (Radford et al., 2019)."""
+from toolkit.models import initial_weights
+from toolkit.models.initial_weights import INITIAL_STD
+from toolkit.models.shape import padded_vocabulary
 
 COPY_SCALE = 2.0
 """Factor between what the heads of a layer attend to and what they add, with `attention_init: copy`."""
@@ -27,12 +24,8 @@ def build(
     """Return a GPT-2 with random weights, in fp32 on the CPU, embeddings tied to the head.
 
     Every parameter draws from its own stream of `seed`, and the global generator is left as it was: the
-    same settings and seed give bitwise the same model whatever was drawn before.
-
-    The vocabulary is padded to `vocabulary_multiple`. The added rows start at zero and stay in the softmax,
-    so whatever probability they get counts against the model in every loss and every measurement;
-    training makes them improbable within some hundred steps. `generation_config.suppress_tokens` names
-    them, so that `generate` never draws one, not even from an untrained model.
+    same settings and seed give bitwise the same model whatever was drawn before. The vocabulary is padded to
+    `vocabulary_multiple`.
     """
     rows = padded_vocabulary(vocab_size, settings.vocabulary_multiple)
     config = GPT2Config(
@@ -43,34 +36,14 @@ def build(
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):  # the constructor draws from the global generator
         model = GPT2LMHeadModel(config)
-    _initialise(model, seed)
+    initial_weights.draw(model, seed, layers=settings.n_layer, residual=("c_proj.weight",))
     if settings.position_init == "sinusoidal":
         with torch.no_grad():
             model.transformer.wpe.weight.copy_(sinusoids(settings.n_positions, settings.n_embd))
     if settings.attention_init == "copy":
         _let_attention_copy(model, seed)
-    with torch.no_grad():
-        model.transformer.wte.weight[vocab_size:] = 0
-    if rows > vocab_size:
-        model.generation_config.suppress_tokens = list(range(vocab_size, rows))
+    initial_weights.pad_vocabulary(model, vocab_size)
     return model
-
-
-@torch.no_grad()
-def _initialise(model: GPT2LMHeadModel, seed: int) -> None:
-    """Draw all weights as GPT-2 does: N(0, 0.02), residual projections smaller by sqrt(2 * layers).
-
-    Norms stay at one and biases at zero, as their constructors left them (Radford et al., 2019,
-    section 2.3: 1/sqrt(N) for N residual additions).
-    """
-    residual_std = INITIAL_STD / math.sqrt(2 * model.config.n_layer)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            (nn.init.zeros_ if name.endswith("bias") else nn.init.ones_)(parameter)
-            continue
-        generator = torch.Generator().manual_seed(derive(seed, "initial weights", name))
-        std = residual_std if name.endswith("c_proj.weight") else INITIAL_STD
-        parameter.normal_(0.0, std, generator=generator)
 
 
 @torch.no_grad()
@@ -103,8 +76,3 @@ def sinusoids(positions: int, width: int) -> Tensor:
     angles = torch.arange(positions)[:, None] / positions ** (torch.arange(0, width, 2) / width)
     table = torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
     return INITIAL_STD * math.sqrt(2) * table
-
-
-def parameters(model: nn.Module) -> int:
-    """Return the number of trained numbers of a built model; tied tensors count once."""
-    return sum(parameter.numel() for parameter in model.parameters())

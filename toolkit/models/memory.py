@@ -7,12 +7,15 @@ keeps were counted with torch.autograd.graph.saved_tensors_hooks, the others by 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.models.shape import (
     LONGEST_PLAIN,
+    block_matrices,
+    block_weights,
     head_block,
     num_parameters,
     padded_vocabulary,
@@ -69,11 +72,11 @@ def estimate(
 
     On a GPU this is an upper bound, because torch.compile fuses operations and keeps fewer tensors.
     """
-    model, tokens = recipe.model, micro_batch(recipe, processes=processes)
+    model, tokens = recipe.shape, micro_batch(recipe, processes=processes)
     width, layers = model.n_embd, model.n_layer
     rows = padded_vocabulary(vocab_size, model.vocabulary_multiple)
     parameters = num_parameters(model, vocab_size=vocab_size)
-    blocks = 12 * width * width * layers  # weights in matrices of the blocks
+    blocks = block_weights(model)
     muon = recipe.optimizer.name == "muon"
     share = processes if recipe.shard_weights is True else 1
     optimizer = 8 * parameters - 4 * blocks * muon
@@ -92,8 +95,8 @@ def estimate(
         optimizer=optimizer // share,
         activations=layers * layer + tokens * width * (8 if bf16 else 12) + copies,
         logits=max(logits, layer),  # later freed for the gradients of one layer's activations
-        # updates of all matrices, the largest shape stacked, and four stacks in the iteration
-        update=width * width * layers * (80 if bf16 else 92) // share if muon else 0,
+        # the matrices of one shape stacked, their updates, and four stacks in the iteration
+        update=_largest_stack(model) * (20 if bf16 else 23) // share if muon else 0,
         snapshot=saves // share,
         # logits and their log softmax, and before them in bf16; spread weights are measured on a whole copy
         evaluation=(10 if bf16 else 8) * scored
@@ -109,6 +112,14 @@ def micro_batch(recipe: PretrainRecipe, *, processes: int = 1) -> int:
     return min(recipe.micro_batch_tokens or share, share)
 
 
+def _largest_stack(model: ModelSettings) -> int:
+    """Return the numbers in the matrices of one shape of all layers, which Muon stacks, at most."""
+    stacks = Counter[tuple[int, int]]()
+    for inputs, outputs in block_matrices(model).values():
+        stacks[inputs, outputs] += inputs * outputs
+    return model.n_layer * max(stacks.values())
+
+
 def _parts(recipe: PretrainRecipe, tokens: int, processes: int) -> int:
     return max(1, math.ceil(recipe.batch_tokens / processes / tokens))
 
@@ -116,12 +127,17 @@ def _parts(recipe: PretrainRecipe, tokens: int, processes: int) -> int:
 def _layer_bytes(recipe: PretrainRecipe, *, bf16: bool, on_gpu: bool) -> int:
     """Return the bytes that one transformer block keeps for each token.
 
-    In units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
-    attention, 4 before and 4 after the activation.
+    GPT-2, in units of w: 2 inputs of norms (fp32 always), their 2 outputs, 3 of query, key and value, 1 of
+    attention, 4 before and 4 after the activation. Llama: the inputs of 2 norms, before and after the
+    division (fp32 always), their 2 outputs (in bf16 5: each matrix keeps its own copy), 3 of query, key
+    (repeated for each head) and value, 1 of attention; and 4 between the matrices of the MLP.
     """
-    model, size, length = recipe.model, 2 if bf16 else 4, recipe.row_tokens()
-    units = 14 + {"gelu_new": 12, "relu": -4}.get(model.activation, 0)
-    total = (8 + units * size) * model.n_embd
+    model, size, length = recipe.shape, 2 if bf16 else 4, recipe.row_tokens()
+    if model.architecture == "llama":
+        total = (16 + (9 if bf16 else 6) * size) * model.n_embd + 4 * size * model.inner_width
+    else:
+        units = 14 + {"gelu_new": 12, "relu": -4}.get(model.activation, 0)
+        total = (8 + units * size) * model.n_embd
     plain = bf16 and not on_gpu and length <= LONGEST_PLAIN
     if plain:
         total += size * model.n_head * length
@@ -172,13 +188,15 @@ def fitting_micro_batch(
 def fitting_model(recipe: PretrainRecipe, available_bytes: int, **settings: Any) -> ModelSettings | None:
     """Return the model with fewer layers, or else fewer heads, of which one row fits; None if none does.
 
+    Fewer heads are multiples of `n_kv_head`, if it is set.
+
     Args:
         settings: as `fitting_micro_batch`.
     """
-    model = recipe.model
+    model = recipe.shape
     size = model.n_embd // model.n_head
     shapes = [(layers, model.n_head) for layers in range(model.n_layer - 1, 0, -1)]
-    shapes += [(1, heads) for heads in range(model.n_head - 1, 0, -1)]
+    shapes += [(1, heads) for heads in range(model.n_head - 1, 0, -1) if heads % (model.n_kv_head or 1) == 0]
     for layers, heads in shapes:
         smaller = model.model_copy(update={"n_layer": layers, "n_head": heads, "n_embd": heads * size})
         changed = recipe.model_copy(update={"model": smaller})

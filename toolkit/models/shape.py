@@ -1,4 +1,4 @@
-"""What a GPT-2 of given settings costs, before it is built: parameters and FLOPs, without torch."""
+"""What a model of given settings costs, before it is built: parameters and FLOPs, without torch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,45 @@ def padded_vocabulary(vocab_size: int, multiple: int = 64) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
+def block_matrices(settings: ModelSettings) -> dict[str, tuple[int, int]]:
+    """Return the sides (inputs, outputs) of each matrix of a block, by its name in transformers."""
+    width, inner = settings.n_embd, settings.inner_width
+    if settings.architecture == "gpt2":
+        fused = {"c_attn": (width, 3 * width), "attn.c_proj": (width, width)}
+        return {**fused, "c_fc": (width, inner), "mlp.c_proj": (inner, width)}
+    kv_width = width // settings.n_head * settings.kv_heads
+    attention = {"q_proj": (width, width), "k_proj": (width, kv_width), "v_proj": (width, kv_width)}
+    mlp = {"gate_proj": (width, inner), "up_proj": (width, inner), "down_proj": (inner, width)}
+    return {**attention, "o_proj": (width, width), **mlp}
+
+
+def block_weights(settings: ModelSettings) -> int:
+    """Return the number of weights in the matrices of all blocks."""
+    sides = block_matrices(settings).values()
+    return settings.n_layer * sum(inputs * outputs for inputs, outputs in sides)
+
+
 def num_parameters(settings: ModelSettings, *, vocab_size: int) -> int:
     """Return the number of trained numbers; the tied embedding counts once, padded rows count."""
     width = settings.n_embd
-    attention = 4 * width * width + 4 * width  # c_attn (width -> 3 width) and c_proj, with biases
-    mlp = 8 * width * width + 5 * width  # c_fc (width -> 4 width) and c_proj, with biases
-    norms = 4 * width  # ln_1 and ln_2
-    embeddings = (padded_vocabulary(vocab_size, settings.vocabulary_multiple) + settings.n_positions) * width
-    return embeddings + settings.n_layer * (attention + mlp + norms) + 2 * width
+    rows = padded_vocabulary(vocab_size, settings.vocabulary_multiple)
+    if settings.architecture == "gpt2":
+        biases = sum(outputs for _, outputs in block_matrices(settings).values())
+        norms = 4 * width  # scale and shift of ln_1 and ln_2
+        final = 2 * width
+    else:
+        biases, norms, final = 0, 2 * width, width
+    return (
+        (rows + _learned_positions(settings)) * width
+        + block_weights(settings)
+        + settings.n_layer * (biases + norms)
+        + final
+    )
+
+
+def _learned_positions(settings: ModelSettings) -> int:
+    """Return the rows of the position embedding; rotary positions have none."""
+    return settings.n_positions if settings.architecture == "gpt2" else 0
 
 
 def flops_per_token(settings: ModelSettings, *, vocab_size: int, sequence_length: int) -> int:
@@ -43,9 +74,11 @@ def flops_per_token(settings: ModelSettings, *, vocab_size: int, sequence_length
     N parameters that multiply, L layers, H heads, Q = width of a head, T = `sequence_length`. N leaves out
     the position embeddings, which are only looked up; the token embeddings stay in, since they are
     the head's matrix too. The whole attention square counts, as in PaLM: causal kernels that
-    skip half of it therefore show a higher utilisation.
+    skip half of it therefore show a higher utilisation. Grouped-query attention multiplies as often as
+    attention with a key head for each head.
     """
-    multiplying = num_parameters(settings, vocab_size=vocab_size) - settings.n_positions * settings.n_embd
+    looked_up = _learned_positions(settings) * settings.n_embd
+    multiplying = num_parameters(settings, vocab_size=vocab_size) - looked_up
     return 6 * multiplying + 12 * settings.n_layer * settings.n_embd * sequence_length
 
 
@@ -55,7 +88,7 @@ def mean_flops_per_token(recipe: PretrainRecipe, *, vocab_size: int) -> float:
     lengths = [*(entry.sequence_length for entry in recipe.length_warmup), recipe.row_tokens()]
     parts = zip(begins, [*begins[1:], recipe.train_tokens], lengths, strict=True)
     return sum(
-        (end - begin) * flops_per_token(recipe.model, vocab_size=vocab_size, sequence_length=length)
+        (end - begin) * flops_per_token(recipe.shape, vocab_size=vocab_size, sequence_length=length)
         for begin, end, length in parts
     ) / recipe.train_tokens  # fmt: skip
 

@@ -142,7 +142,7 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
     if base is None or vocab_size is None:
         row.note = "no training" if cost is None else "the model's shape is not in these recipes"
         return row
-    model = base.recipe.model
+    model = base.recipe.shape
     row.parameters = num_parameters(model, vocab_size=vocab_size)
     row.state_bytes = row.parameters * cost.bytes_per_parameter
     work = recipe.planned_work(model.n_positions)
@@ -199,8 +199,8 @@ def _flops(recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: 
     """Return the FLOPs of training on one token; with a length warm-up, the mean over the lengths."""
     if recipe is base:
         return mean_flops_per_token(base, vocab_size=vocab_size)
-    length = recipe.longest_sequence(base.model.n_positions)
-    return flops_per_token(base.model, vocab_size=vocab_size, sequence_length=length)
+    length = recipe.longest_sequence(base.shape.n_positions)
+    return flops_per_token(base.shape, vocab_size=vocab_size, sequence_length=length)
 
 
 # Memory and time
@@ -273,7 +273,7 @@ def _set_time(
         return
     if measured:
         full = base.row_tokens()
-        flops = flops_per_token(base.model, vocab_size=vocab_size, sequence_length=full)
+        flops = flops_per_token(base.shape, vocab_size=vocab_size, sequence_length=full)
         rate = answer["tokens_per_second"] * flops
         row.basis = "measured" if pretrains else "scaled"
         row.note += "" if pretrains else "; time scaled by FLOPs from the pretraining's"
@@ -295,7 +295,7 @@ def _evaluation_seconds(recipe: schema.PretrainRecipe, answer: dict[str, Any], q
     Without a corpus, `evaluate_documents` documents of half a window each are assumed.
     """
     index = _index(recipe, "held_out", question)
-    window = recipe.model.n_positions
+    window = recipe.window
     count = index["documents"] if index else recipe.evaluate_documents
     length = index["tokens"] / max(1, count) if index else window / 2
     passes = 2 if length > window else 1  # windows overlap by half

@@ -25,7 +25,7 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.execution import memory_shortage
 from toolkit.inference.logprobs import score_documents
 from toolkit.models import memory
-from toolkit.models.gpt2 import build
+from toolkit.models.architectures import build
 from toolkit.pretrain import optimizer
 from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
 from toolkit.runtime import devices
@@ -68,7 +68,7 @@ def measure(recipe: PretrainRecipe, *, vocab_size: int, processes: int, seconds:
     devices.configure(recipe)
     bf16 = devices.precision(recipe.precision, device) == "bf16"
     largest = _fitting(recipe, vocab_size=vocab_size, bf16=bf16, device=device, processes=processes)
-    model = build(recipe.model, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
+    model = build(recipe.shape, vocab_size=vocab_size, seed=recipe.seed, end_id=0).to(device)
     length, micro_tokens = recipe.row_tokens(), memory.micro_batch(recipe, processes=processes)
     step = _TimedStep(recipe, model, bf16=bf16, micro_tokens=micro_tokens, vocab_size=vocab_size)
     rows = largest // length
@@ -158,11 +158,11 @@ class _TimedStep:
 
 def _score_seconds(model: nn.Module, recipe: PretrainRecipe, *, device: torch.device, bf16: bool) -> float:
     """Return the seconds of scoring one held-out token, measured on 4 documents of half a row."""
-    count = max(1, recipe.model.n_positions // 2)
+    count = max(1, recipe.window // 2)
     documents = [np.full(count, 1 + index) for index in range(4)]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
         began = time.perf_counter()
-        score_documents(model, documents, prefix_id=0, end_id=0, window=recipe.model.n_positions)
+        score_documents(model, documents, prefix_id=0, end_id=0, window=recipe.window)
         return (time.perf_counter() - began) / (count * len(documents))
 
 

@@ -47,8 +47,8 @@ class TrainingContext:
     held_out: HeldOutEvaluator
     micro_rows: int
     """Rows of one forward pass, at full length."""
-    flops_per_token: float
-    """Mean over the training."""
+    flops_per_token: float | None
+    """Mean over the training; None for a checkpoint whose architecture multiplies in another way."""
     peak_flops: PeakFlops
     sharded: bool = False
     """Each process keeps a part of the weights."""
@@ -57,7 +57,7 @@ class TrainingContext:
     @cached_property
     def known_documents(self) -> KnownDocuments | None:
         """Held-out documents with the truth about each token; None for text of another world."""
-        return KnownDocuments.of(self.held_out.shards, self.tokenizer, window=self.recipe.model.n_positions)
+        return KnownDocuments.of(self.held_out.shards, self.tokenizer, window=self.recipe.window)
 
     @cached_property
     def sample_prompts(self) -> list[str]:
@@ -123,7 +123,7 @@ class TrainingContext:
 
     def mfu(self, tokens_per_second: float | None) -> float | None:
         """Return the model FLOPs utilisation, a fraction of the peak; None if the peak is unknown."""
-        if tokens_per_second is None or self.peak_flops.flops is None:
+        if tokens_per_second is None or self.peak_flops.flops is None or self.flops_per_token is None:
             return None
         peak = self.peak_flops.flops * self.accelerator.num_processes
         return tokens_per_second * self.flops_per_token / peak

@@ -100,7 +100,7 @@ class HeldOutEvaluator:
         if len(own):
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 nats[own.start :: processes] = score_documents(
-                    model, [parts[index] for index in own], prefix_id=self.shards.end_id,
+                    model, [parts[index] for index in own], prefix_id=self.shards.start_id,
                     end_id=None, window=self.window,
                 )  # fmt: skip
         total = self.accelerator.reduce(torch.from_numpy(nats).to(device), reduction="sum")
@@ -119,7 +119,8 @@ class HeldOutEvaluator:
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
         # so few documents are not worth distributing over processes
-        scored = score_tokens(model, documents, prefix_id=end_id, end_id=end_id, window=self.window)
+        start_id = self.shards.start_id
+        scored = score_tokens(model, documents, prefix_id=start_id, end_id=end_id, window=self.window)
         sizes = [
             np.append(block_bootstrap.token_bytes(self.tokenizer, document, float(total)), 0.0)
             for document, total in zip(documents, self.shards.document_bytes, strict=True)
@@ -136,7 +137,8 @@ class HeldOutEvaluator:
         return {
             "perplexity": math.exp(min(700.0, float(nats.sum()) / tokens)),
             "held_out_documents": len(nats), "held_out_tokens": tokens, "held_out_bytes": self.shards.bytes,
-            "window": self.window, "stride": max(1, self.window // 2), "prefix": "end", "end_scored": True,
+            "window": self.window, "stride": max(1, self.window // 2),
+            "prefix": "end" if self.shards.begin_id is None else "bos", "end_scored": True,
             "packed": False, "dtype": "float32", "tokenizer_digest": tokenizer_digest(self.tokenizer),
             "held_out_lost_text": self.shards.lost_text,
         }  # fmt: skip

@@ -87,6 +87,7 @@ class TrainingLoop:
         ):
             if state.step == 0:
                 with model_kernels():
+                    self._measure_checkpoint()
                     self._evaluate()
                     if context.recipe.keeps_weights_at(0):
                         self._keep_weights()
@@ -191,6 +192,14 @@ class TrainingLoop:
         samples = sample_texts(context, model)
         context.run.metrics.log(state.step, tokens=state.tokens, bits_per_byte=bits, samples=samples)
 
+    def _measure_checkpoint(self) -> None:
+        """Log the bits per byte of all held-out text before the training, if it goes on from a checkpoint."""
+        if self.context.recipe.checkpoint is None:
+            return
+        model = sharding.full_model(self.context.model)
+        _, bits, _ = self.context.held_out.evaluate(model, seed=self.context.recipe.seed)
+        self.context.run.metrics.log(self.state.step, checkpoint_bits_per_byte=bits.estimate)
+
     def _keep_weights(self) -> None:
         """Write the weights to `steps/`, with samples of the model."""
         context, state = self.context, self.state
@@ -198,7 +207,7 @@ class TrainingLoop:
         samples = sample_texts(context, model)
         seeds = _sample_seeds(context)
         known = context.known_documents if context.run.is_main else None
-        window = context.recipe.model.n_positions
+        window = context.recipe.window
         self.writer.keep(KeptWeights(
             state.step, state.tokens,
             training_state.copy_weights(context.model, keep=context.run.is_main),
@@ -264,11 +273,11 @@ def sample_texts(
     settings, prompts = context.recipe.samples, context.sample_prompts
     if not context.run.is_main or not prompts:
         return []
-    positions = context.recipe.model.n_positions
+    positions = context.recipe.window
     new_tokens = min(settings.max_new_tokens, positions - 1)
-    end_id = context.tokenizer.eos_token_id
+    start_id, end_id = context.shards.start_id, context.shards.end_id
     encoded = [
-        [end_id, *context.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
+        [start_id, *context.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
         for prompt in prompts
     ]
     answers = attempt(

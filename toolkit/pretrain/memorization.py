@@ -48,16 +48,17 @@ def find(rows: Sequence[Mapping[str, Any]], *, held_out_loss: float) -> Memoriza
     return Memorization(lowest["bits_per_byte"], lowest["tokens"], losses[-1], held_out_loss)
 
 
-def warn(signs: Memorization, *, bits_per_byte: float, untrained: float) -> None:
+def warn(signs: Memorization, *, bits_per_byte: float, before: float, start: str) -> None:
     """Print the signs and what to do.
 
     Args:
-        bits_per_byte, untrained: of held-out text, by the final and by the initial weights.
+        bits_per_byte, before: of held-out text, by the final and by the initial weights.
+        start: what the initial weights are.
     """
     fewer = f", or train_tokens={signs.lowest_at_tokens}" if signs.lowest_at_tokens else ""
     tell(
         "warning: the model memorized its training text. Bits per byte of held-out text: "
-        f"{untrained:.2f} untrained, {signs.lowest_bits_per_byte:.2f} at best (after "
+        f"{before:.2f} {start}, {signs.lowest_bits_per_byte:.2f} at best (after "
         f"{signs.lowest_at_tokens:,} tokens), {bits_per_byte:.2f} at the end. Loss, nats per token: "
         f"{signs.train_loss:.2f} on training text, {signs.held_out_loss:.2f} on held-out text.\n"
         f"  fix: use more text{fewer}"

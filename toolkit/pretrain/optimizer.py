@@ -12,38 +12,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
 
+from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import OptimizerSettings
+from toolkit.models.architectures import blocks
 from toolkit.pretrain import sharding
 
 ADAM_LEARNING_RATE = 1e-3
 ADAM_LEARNING_RATE_WITH_MUON = 3e-3
 MUON_LEARNING_RATE = 0.02
+CHECKPOINT_SCALE = 0.1
+"""Learning rates that are not set are this fraction of the above where training goes on from a checkpoint."""
 MUON_MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan, 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 NEWTON_SCHULZ_STEPS = 5
+CONV1D_NAMES = ("c_attn", "c_proj", "c_fc")
+"""GPT-2's matrices, which are stored transposed."""
+LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The matrices of Llama and of models built like it (Mistral, Qwen2, Qwen3, Gemma ...)."""
 MAX_GATHERED_ELEMENTS = 2**26
 """Elements of sharded matrices that are gathered together (256 MB in fp32): gathering those of all blocks
 would take as much memory as the full weights."""
 
 
-def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) -> list[Optimizer]:
-    """Return the optimizers of a GPT-2; each parameter group's `peak_lr` is its highest learning rate.
+def build(
+    model: PreTrainedModel, settings: OptimizerSettings, *, bf16: bool = False, from_checkpoint: bool = False
+) -> list[Optimizer]:
+    """Return the optimizers of a model; each parameter group's `peak_lr` is its highest learning rate.
 
     Weight decay applies to matrices, not to norms and biases (Brown et al., 2020, as in nanoGPT).
 
     Args:
         bf16: Muon iterates in bfloat16; its state and the weights stay in fp32.
+        from_checkpoint: the weights are trained ones; learning rates that are not set are lower.
+
+    Raises:
+        ToolkitError: muon for a model whose matrices it does not know.
     """
+    scale = CHECKPOINT_SCALE if from_checkpoint else 1.0
     named = list(model.named_parameters())
-    matrices = [(name, parameter) for name, parameter in named if _is_block_matrix(name, parameter)]
     muon = settings.name == "muon"
-    rate = settings.learning_rate or ADAM_LEARNING_RATE
+    in_blocks = _block_matrices(model) if muon else set()
+    matrices = [(name, parameter) for name, parameter in named if id(parameter) in in_blocks]
+    rate = settings.learning_rate or scale * ADAM_LEARNING_RATE
     if muon:
-        rate = settings.adam_learning_rate or ADAM_LEARNING_RATE_WITH_MUON
-        named = [(name, parameter) for name, parameter in named if not _is_block_matrix(name, parameter)]
+        rate = settings.adam_learning_rate or scale * ADAM_LEARNING_RATE_WITH_MUON
+        named = [(name, parameter) for name, parameter in named if id(parameter) not in in_blocks]
     groups = [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
@@ -53,8 +70,9 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
     ]
     if muon:
         optimizers.append(Muon(
-            matrices, lr=settings.learning_rate or MUON_LEARNING_RATE, weight_decay=settings.weight_decay,
-            dtype=torch.bfloat16 if bf16 else torch.float32, steps=settings.muon_steps,
+            matrices, lr=settings.learning_rate or scale * MUON_LEARNING_RATE,
+            weight_decay=settings.weight_decay, steps=settings.muon_steps,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
         ))  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -62,22 +80,47 @@ def build(model: nn.Module, settings: OptimizerSettings, *, bf16: bool = False) 
     return optimizers
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Say whether Muon updates a parameter: a matrix inside a transformer block."""
-    return ".h." in name and parameter.ndim == 2
+def _block_matrices(model: PreTrainedModel) -> set[int]:
+    """Return the ids of the parameters that Muon updates: the matrices inside the transformer blocks.
+
+    Raises:
+        ToolkitError: a matrix that may be several in one, such as fused queries, keys and values or stacked
+            experts, whose parts would have to be orthogonalised separately.
+    """
+    known = CONV1D_NAMES if model.config.model_type == "gpt2" else LINEAR_NAMES
+    matrices: set[int] = set()
+    for block in blocks(model):
+        for name, parameter in block.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            layer = name.removesuffix(".weight").rpartition(".")[2]
+            if layer not in known or parameter.ndim > 2:
+                raise ToolkitError(
+                    f"muon does not know the matrix {name} of {model.config.model_type}",
+                    where="optimizer.name", fix="use name: adamw",
+                )  # fmt: skip
+            matrices.add(id(parameter))
+    if not matrices:
+        raise ToolkitError(
+            f"muon finds no blocks in {model.config.model_type}", where="optimizer.name",
+            fix="use name: adamw",
+        )  # fmt: skip
+    return matrices
 
 
 class Muon(Optimizer):
-    """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the `Conv1D` matrices of GPT-2.
+    """Momentum, orthogonalised by Newton-Schulz (Jordan et al., 2024), for the matrices of the blocks.
 
     As torch.optim.Muon with its default adjustment of the learning rate, except:
-    * `Conv1D` stores (inputs, outputs), so the factor sqrt(max(1, outputs / inputs)) swaps the sides;
-      torch's would halve the step of c_fc and double that of mlp.c_proj;
-    * the query, key and value matrices that `c_attn` concatenates are orthogonalised separately;
+    * GPT-2's `Conv1D` stores (inputs, outputs) where `Linear` stores (outputs, inputs), so the factor
+      sqrt(max(1, outputs / inputs)) swaps the sides; torch's would halve the step of c_fc and double that of
+      mlp.c_proj;
+    * the query, key and value matrices that GPT-2's `c_attn` concatenates are orthogonalised separately;
     * matrices of the same shape are iterated as one batch.
 
     Args:
-        named: (name, parameter) of the matrices.
+        named: (name, parameter) of the matrices; the names of `Conv1D` matrices contain `c_attn`, `c_proj` or
+            `c_fc`.
         dtype: of the iteration. It was tuned in bfloat16, which takes 49 instead of 112 ms for 4 layers of
             192 on a CPU core that supports it.
         steps: number of iterations.
@@ -88,9 +131,12 @@ class Muon(Optimizer):
         dtype: torch.dtype = torch.float32, steps: int = NEWTON_SCHULZ_STEPS,
     ):  # fmt: skip
         named = list(named)
+        conv1d = [(name, p) for name, p in named if any(word in name for word in CONV1D_NAMES)]
+        linear = [p for name, p in named if not any(word in name for word in CONV1D_NAMES)]
         groups = [
-            {"params": [p for name, p in named if "c_attn" in name], "parts": 3},
-            {"params": [p for name, p in named if "c_attn" not in name], "parts": 1},
+            {"params": [p for name, p in conv1d if "c_attn" in name], "parts": 3, "outputs": 1},
+            {"params": [p for name, p in conv1d if "c_attn" not in name], "parts": 1, "outputs": 1},
+            {"params": linear, "parts": 1, "outputs": 0},
         ]
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": MUON_MOMENTUM}
         self.dtype, self.steps = dtype, steps
@@ -120,7 +166,8 @@ class Muon(Optimizer):
         updates = [sharding.full_tensor(self._nesterov(matrix, group["momentum"])) for matrix in matrices]
         stacked = torch.stack([part for update in updates for part in update.chunk(parts, dim=1)])
         del updates
-        scale = math.sqrt(max(1.0, stacked.shape[2] / stacked.shape[1]))
+        sides = stacked.shape[1:]
+        scale = math.sqrt(max(1.0, sides[group["outputs"]] / sides[1 - group["outputs"]]))
         directions = orthogonalise(stacked.to(self.dtype), self.steps).to(stacked.dtype)
         for matrix, direction_parts in zip(matrices, directions.split(parts), strict=True):
             direction = sharding.shard_like(matrix, torch.cat(tuple(direction_parts), dim=1))

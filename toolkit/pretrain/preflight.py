@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
-from toolkit.config.schema import ModelSettings, PretrainRecipe
+from toolkit.config.schema import PretrainRecipe
 from toolkit.pretrain.loss import LONGEST_PLAIN, TrainingKernels, TrainingLoss
 from toolkit.runtime.upstream_private import graph_break_error
 
@@ -41,7 +41,8 @@ class CapturedGraph:
 
 def is_enabled(recipe: PretrainRecipe, *, compiled: bool) -> bool:
     """Say whether the recipe's `preflight` asks for the check."""
-    return compiled if recipe.preflight == "auto" else recipe.preflight
+    is_foreign = recipe.checkpoint is not None
+    return compiled or is_foreign if recipe.preflight == "auto" else recipe.preflight
 
 
 def check(
@@ -60,7 +61,7 @@ def check(
         ToolkitError: lists all problems; nothing was trained.
     """
     model, length = loss.model, recipe.row_tokens()
-    rows = random_rows(length, vocab_size, model.config.eos_token_id).to(model.device)
+    rows = random_rows(length, vocab_size, loss.end_id or 0).to(model.device)
     training = model.training
     model.eval()  # dropout would differ between forward passes
     try:
@@ -68,7 +69,7 @@ def check(
             problems = find_leaks(loss, rows)
             if compiled:
                 problems += find_slow_paths(loss, rows)
-                problems += find_kernel_problems(loss, recipe.model, length)
+                problems += find_kernel_problems(loss, length, dropout=recipe.dropout)
     finally:
         model.train(training)
     if problems:
@@ -82,7 +83,7 @@ def check(
 
 
 def random_rows(length: int, vocab_size: int, end_id: int) -> Tensor:
-    """Return rows of random ids, (2, length + 1), with an end-of-text in the middle of each."""
+    """Return rows of random ids, (2, length + 1), with the token before a document in the middle of each."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(0, vocab_size, (ROWS, length + 1), generator=generator)
     rows[rows == end_id] = (end_id + 1) % vocab_size
@@ -136,22 +137,28 @@ def _uses_matmul_attention(loss: TrainingLoss, rows: Tensor) -> bool:
     return loss.bf16 and rows.device.type == "cpu" and rows.shape[1] - 1 <= LONGEST_PLAIN
 
 
-def find_kernel_problems(loss: TrainingLoss, settings: ModelSettings, length: int) -> list[str]:
+def find_kernel_problems(loss: TrainingLoss, length: int, *, dropout: float) -> list[str]:
     """Check whether a GPU's flash kernel supports this training's queries; a CPU has only one kernel."""
     device = loss.model.device
     if device.type != "cuda" or loss.end_id is not None:
         return []
     dtype = torch.bfloat16 if loss.bf16 else torch.float32
-    size = (1, settings.n_head, length, settings.n_embd // settings.n_head)
+    config = loss.model.config.get_text_config()
+    heads = config.num_attention_heads
+    size = (1, heads, length, getattr(config, "head_dim", None) or config.hidden_size // heads)
     query = torch.zeros(size, dtype=dtype, device=device)
-    parameters = torch.backends.cuda.SDPAParams(query, query, query, None, settings.dropout, True, False)
+    parameters = torch.backends.cuda.SDPAParams(query, query, query, None, dropout, True, False)
     if torch.backends.cuda.can_use_flash_attention(parameters, False):
         return []
     return [f"the GPU's flash attention does not support {dtype} heads of {size[-1]}: use precision: bf16"]
 
 
-def find_leaks(loss: TrainingLoss, rows: Tensor) -> list[str]:
-    """Change one token; hidden states of earlier positions and of other documents must not change."""
+def find_leaks(loss: TrainingLoss, rows: Tensor, *, tolerated: float = LEAK) -> list[str]:
+    """Change one token; hidden states of earlier positions and of other documents must not change.
+
+    Args:
+        tolerated: change, as a fraction of the change that the token makes to its own hidden state.
+    """
     length = rows.shape[1] - 1
     problems = []
     if length < 4:
@@ -159,12 +166,12 @@ def find_leaks(loss: TrainingLoss, rows: Tensor) -> list[str]:
     hidden = loss.hidden(rows).float()
     late = length - 2
     change = _max_change(hidden, loss.hidden(_replace_token(rows, late)).float())
-    if change[:, :late].max() > LEAK * change[:, late].max():
+    if change[:, :late].max() > tolerated * change[:, late].max():
         problems.append("a token changes the hidden states before it: attention sees the future")
     if loss.end_id is not None:
         early, border = 1, length // 2
         change = _max_change(hidden, loss.hidden(_replace_token(rows, early)).float())
-        if change[:, border:].max() > LEAK * change[:, early].max():
+        if change[:, border:].max() > tolerated * change[:, early].max():
             problems.append("a token changes the hidden states of the next document: documents leak")
     return problems
 

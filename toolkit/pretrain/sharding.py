@@ -30,11 +30,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from toolkit.models.architectures import blocks
+
 
 def shard_model(
     loss: nn.Module, model: PreTrainedModel, *, device: torch.device, reshard_after_forward: bool = True
 ) -> None:  # fmt: skip
-    """Keep only this process's part of the weights of a GPT-2 and of the loss module around it.
+    """Keep only this process's part of the weights of a model and of the loss module around it.
 
     Each block is a unit; the root's unit holds the embeddings, tied to the head, and the last
     norm. Create optimizers afterwards: sharding replaces the parameters.
@@ -44,7 +46,7 @@ def shard_model(
             third less is sent, and all weights are whole at the end of the forward pass.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in model.base_model.h:
+    for block in blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
     fully_shard(loss, mesh=mesh)
     assert is_sharded(model.parameters()), "fully_shard left weights whole"
@@ -99,6 +101,9 @@ def full_model(model: PreTrainedModel) -> PreTrainedModel:
     weights = {name: full_tensor(parameter.detach()) for name, parameter in model.named_parameters()}
     full.load_state_dict(weights, strict=False, assign=True)
     full.tie_weights()
+    for name, buffer in model.named_buffers():  # whole on every process; the copy's are on the meta device
+        parent, _, last = name.rpartition(".")
+        setattr(full.get_submodule(parent), last, buffer)
     full.generation_config = copy.deepcopy(model.generation_config)
     assert not any(tensor.is_meta for tensor in [*full.parameters(), *full.buffers()])
     return full.eval()

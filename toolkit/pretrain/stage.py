@@ -1,4 +1,4 @@
-"""The pretrain stage: train a GPT-2 on a corpus of token shards and evaluate it on held-out text."""
+"""The pretrain stage: train a language model on a corpus of token shards and evaluate it on held-out text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError, ToolkitError
@@ -17,15 +16,28 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text.batch_order import Order
 from toolkit.data.text.lost_text import sentence
 from toolkit.data.text.shards import TokenShards
-from toolkit.models.gpt2 import build, parameters
-from toolkit.models.shape import mean_flops_per_token
+from toolkit.models.architectures import parameters
 from toolkit.models.soundness import PROBE_ROWS, require_finite
-from toolkit.models.tokenizer_loading import load_tokenizer
-from toolkit.pretrain import kept_weights, memorization, optimizer, preflight, sharding, throughput
+from toolkit.pretrain import (
+    initial_model,
+    kept_weights,
+    memorization,
+    optimizer,
+    preflight,
+    sharding,
+    throughput,
+)
 from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.held_out import HeldOutEvaluator
+from toolkit.pretrain.initial_model import InitialModel
 from toolkit.pretrain.loop import sample_texts, train
-from toolkit.pretrain.loss import build_loss, should_compile, training_kernels
+from toolkit.pretrain.loss import (
+    TrainingKernels,
+    TrainingLoss,
+    build_loss,
+    should_compile,
+    training_kernels,
+)
 from toolkit.pretrain.training_state import ModelExporter
 from toolkit.runs import layout, metrics, references
 from toolkit.runs.evaluation import KeptStep, PretrainEvaluation, Sample
@@ -33,18 +45,22 @@ from toolkit.runs.run import Run
 from toolkit.runtime import accelerate_config, devices
 
 NULLS = frozenset(
-    {"entropy_floor_bits_per_byte", "tokens_per_second", "mfu", "peak_flops", "peak_flops_source"}
-)
-"""Numbers that are null where they are unknown: of the text, of a resumed training, of the processor."""
+    {
+        "entropy_floor_bits_per_byte", "tokens_per_second", "mfu", "peak_flops", "peak_flops_source",
+        "flops_per_token",
+    }
+)  # fmt: skip
+"""Numbers that are null where they are unknown: of the text, of a resumed training, of the processor, of a
+checkpoint."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
 def run(recipe: PretrainRecipe, run: Run) -> None:
-    """Train a GPT-2 from random weights, evaluate it, and write its folder; called on every process.
+    """Train a model, evaluate it, and write its folder; called on every process.
 
     Raises:
         ToolkitError: a batch that cannot be divided among the processes, no held-out text, a corpus shorter
-            than a row, a loss that is not finite.
+            than a row, a checkpoint that does not fit (see `initial_model.load`), a loss that is not finite.
     """
     context = prepare(recipe, run)
     train(context)
@@ -61,39 +77,31 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
             f"pretraining supports DDP and FSDP2, not {accelerator.distributed_type.value}",
             where=run.name, fix="use distributed_type: MULTI_GPU or FSDP in the accelerate configuration",
         )  # fmt: skip
-    length = recipe.row_tokens()
-    micro_rows = _micro_rows(recipe, length=length, processes=accelerator.num_processes)
+    micro_rows = _micro_rows(recipe, length=recipe.row_tokens(), processes=accelerator.num_processes)
     folder = _corpus(run, recipe.tokens)
     shards = TokenShards.open(folder / "train")
-    order = Order(shards.tokens, length, seed=recipe.seed, digest=shards.digest)
-    tokenizer = load_tokenizer((str(folder / "tokenizer"), None))
+    order = Order(shards.tokens, recipe.row_tokens(), seed=recipe.seed, digest=shards.digest)
     bf16 = run.decide("precision", devices.precision(recipe.precision, device)) == "bf16"
-    model = _build(recipe, tokenizer).to(device)
+    initial = initial_model.load(recipe, run, corpus=folder, device=device)
+    model, tokenizer = initial.model, initial.tokenizer
     sharded = _sharded(recipe, run)
-    loss = build_loss(recipe, model, micro_tokens=micro_rows * length, end_id=shards.end_id, bf16=bf16)
-    compiled = run.decide("compile", should_compile(recipe, device))
-    if compiled:
-        loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
-    kernels = training_kernels(recipe, model, compiled=compiled)
-    if preflight.is_enabled(recipe, compiled=compiled):
-        preflight.check(
-            loss, recipe, kernels, vocab_size=len(tokenizer), compiled=compiled, run_name=run.name,
-            verbose=run.is_main,
-        )  # fmt: skip
+    loss, kernels = _loss(recipe, run, initial, shards=shards, micro_rows=micro_rows, bf16=bf16)
     if sharded:
         reshard = accelerate_config.lets_go()
         sharding.shard_model(loss, model, device=device, reshard_after_forward=reshard)
     held_out = HeldOutEvaluator(
         TokenShards.open(folder / "held_out"), accelerator=accelerator, tokenizer=tokenizer, bf16=bf16,
-        window=recipe.model.n_positions,
+        window=recipe.window,
     )  # fmt: skip
     fsdp = accelerator.distributed_type is DistributedType.FSDP  # its prepare_model wants the optimizer too
+    optimizers = optimizer.build(
+        model, recipe.optimizer, bf16=bf16, from_checkpoint=recipe.checkpoint is not None
+    )
     context = TrainingContext(
         recipe=recipe, run=run, accelerator=accelerator, model=model, training_kernels=kernels,
         loss=loss if sharded or recipe.exact or fsdp else accelerator.prepare_model(loss), sharded=sharded,
-        optimizers=optimizer.build(model, recipe.optimizer, bf16=bf16), tokenizer=tokenizer,
-        shards=shards, order=order, held_out=held_out, micro_rows=micro_rows,
-        flops_per_token=mean_flops_per_token(recipe, vocab_size=len(tokenizer)),
+        optimizers=optimizers, tokenizer=tokenizer, shards=shards, order=order, held_out=held_out,
+        micro_rows=micro_rows, flops_per_token=initial.flops_per_token(recipe),
         peak_flops=throughput.peak_flops(device, "bf16" if bf16 else "fp32"),
     )  # fmt: skip
     run.decide("steps", context.steps)
@@ -104,19 +112,34 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
     return context
 
 
+def _loss(
+    recipe: PretrainRecipe, run: Run, initial: InitialModel, *, shards: TokenShards, micro_rows: int,
+    bf16: bool,
+) -> tuple[TrainingLoss, TrainingKernels]:  # fmt: skip
+    """Return the loss, compiled if the run decided so, and the kernels; both are checked by the preflight."""
+    model, levers = initial.model, initial.levers
+    micro_tokens = micro_rows * recipe.row_tokens()
+    loss = build_loss(
+        recipe, model, micro_tokens=micro_tokens, end_id=shards.start_id, bf16=bf16, levers=levers
+    )
+    compiled = run.decide("compile", should_compile(recipe, model.device, levers))
+    if compiled:
+        loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
+    kernels = training_kernels(recipe, model, compiled=compiled, levers=levers)
+    if preflight.is_enabled(recipe, compiled=compiled):
+        preflight.check(
+            loss, recipe, kernels, vocab_size=len(initial.tokenizer), compiled=compiled, run_name=run.name,
+            verbose=run.is_main,
+        )  # fmt: skip
+    return loss, kernels
+
+
 def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     """Say whether weights are sharded; this may change when a run is resumed, as checkpoints are not."""
     sharded = run.describe("shard_weights", accelerate_config.spreads_weights(recipe))
     if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
         tell(f"{run.name}: weights are not sharded: there is only one process")
     return sharded
-
-
-def _build(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return build(
-        recipe.model, vocab_size=len(tokenizer), seed=recipe.seed,
-        end_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id,
-    )  # fmt: skip
 
 
 def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
@@ -164,10 +187,17 @@ def _corpus(run: Run, reference: str) -> Path:
     return folder
 
 
-def _untrained_bits_per_byte(run: Run) -> float:
-    """Return the evaluation of some documents before the first step: it hardly depends on the text."""
+def _before(recipe: PretrainRecipe, run: Run) -> dict[str, float]:
+    """Return the bits per byte before the first step, by the name of the field in evaluation.json.
+
+    A checkpoint was measured on all held-out text. Random weights were measured on some documents: their
+    result hardly depends on the text.
+    """
     rows = metrics.read(run.path / layout.METRICS)
-    return next(row["bits_per_byte"] for row in rows if row["step"] == 0 and "bits_per_byte" in row)
+    logged, name = "bits_per_byte", "untrained_bits_per_byte"
+    if recipe.checkpoint is not None:
+        logged = name = "checkpoint_bits_per_byte"
+    return {name: next(row[logged] for row in rows if row["step"] == 0 and logged in row)}
 
 
 def _finish(context: TrainingContext) -> None:
@@ -178,12 +208,15 @@ def _finish(context: TrainingContext) -> None:
     nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
-        described, untrained = context.held_out.describe(nats), _untrained_bits_per_byte(run)
+        described, before = context.held_out.describe(nats), _before(recipe, run)
         signs = memorization.find(
             metrics.read(run.path / layout.METRICS), held_out_loss=math.log(described["perplexity"])
         )
         if signs is not None:
-            memorization.warn(signs, bits_per_byte=bits.estimate, untrained=untrained)
+            memorization.warn(
+                signs, bits_per_byte=bits.estimate, before=next(iter(before.values())),
+                start="as the checkpoint" if recipe.checkpoint else "untrained",
+            )  # fmt: skip
         if described["held_out_lost_text"] is not None:
             lost = sentence(described["held_out_lost_text"], documents=len(nats))
             tell(f"warning: {run.name}: {lost}: bits per byte are too low")
@@ -194,7 +227,7 @@ def _finish(context: TrainingContext) -> None:
             kept_steps = [KeptStep.from_json(step) for step in kept_weights.read_samples(run.path)]
         evaluation = PretrainEvaluation(
             bits_per_byte=bits,
-            untrained_bits_per_byte=untrained,
+            **before,
             entropy_floor_bits_per_byte=context.held_out.shards.entropy_floor(),
             **described,
             interval_over=unit, n=bits.n, seed=recipe.seed, bootstrap_samples=bits.samples,

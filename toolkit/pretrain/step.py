@@ -92,7 +92,7 @@ def _with_dropout_seeds(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (index, micro-batch), with dropout seeded by the micro-batch's number among all processes."""
     for index, micro_batch in enumerate(micro_batches):
-        if context.recipe.model.dropout:
+        if context.recipe.checkpoint or context.recipe.dropout:
             global_index = context.accelerator.process_index * len(micro_batches) + index
             torch.manual_seed(derive(context.recipe.seed, "dropout", step, global_index))
         yield index, micro_batch

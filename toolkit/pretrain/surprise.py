@@ -31,6 +31,7 @@ class KnownDocuments:
     ids: Sequence[Sequence[int]]
     truth: Sequence[np.ndarray]
     kinds: Sequence[Sequence[str]]
+    start_id: int
     end_id: int
 
     @classmethod
@@ -57,11 +58,11 @@ class KnownDocuments:
                 kinds.append(kinds_of(text, encoded["offset_mapping"], truths))
         except ValueError:  # the grammar does not derive the text, or the tokenizer merges words
             return None
-        return cls(ids, surprises, kinds, shards.end_id)
+        return cls(ids, surprises, kinds, shards.start_id, shards.end_id)
 
     def surprise(self, model: PreTrainedModel, *, window: int) -> dict[str, KindSurprise]:
         """Return the mean surprise of a model and of the truth about each kind of word, in nats per token."""
-        nats = score_tokens(model, self.ids, prefix_id=self.end_id, end_id=self.end_id, window=window)
+        nats = score_tokens(model, self.ids, prefix_id=self.start_id, end_id=self.end_id, window=window)
         of_model, of_truth = np.concatenate(nats), np.concatenate(self.truth)
         kinds = np.array([kind for document in self.kinds for kind in document])
         return {

@@ -30,6 +30,7 @@ PROVENANCE = "provenance"
 HEADLINES = {
     "bits_per_byte": "bits per byte, held out",
     "untrained_bits_per_byte": "bits per byte, untrained",
+    "checkpoint_bits_per_byte": "bits per byte of the checkpoint, held out",
     "entropy_floor_bits_per_byte": "exact entropy floor, bits per byte",
     "perplexity": "perplexity per token, held out",
     "held_out_loss": "loss on held-out answers, nats per token",

@@ -56,6 +56,10 @@ ENGLISH: dict[str, str] = {
         "It was trained to predict text: {untrained_bits_per_byte} → {bits_per_byte} bits per byte of "
         "unseen text."
     ),
+    "pretrain.continued": (
+        "It was trained further to predict text: {checkpoint_bits_per_byte} → {bits_per_byte} bits per byte "
+        "of unseen text."
+    ),
     "pretrain.worse": (
         "That is no better than before the training: it did not learn what holds for unseen text."
     ),

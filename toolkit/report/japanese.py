@@ -56,6 +56,10 @@ JAPANESE: dict[str, str] = {
         "文章を予測するように学習しました。初めて見る文章のバイトあたりビット数："
         "{untrained_bits_per_byte}→{bits_per_byte}。"
     ),
+    "pretrain.continued": (
+        "文章を予測する学習を続けました。初めて見る文章のバイトあたりビット数："
+        "{checkpoint_bits_per_byte}→{bits_per_byte}。"
+    ),
     "pretrain.worse": "学習前より良くなっていません。初めて見る文章に当てはまることは学べませんでした。",
     "pretrain.memorized": (
         "学習用の文章を暗記しました。初めて見る文章を最もよく予測したのは{lowest_at_tokens}トークンの時点で、"
@@ -370,6 +374,7 @@ JAPANESE_STAGES: dict[str, str] = {
     "Loss on training batches, nats per token": "学習バッチの損失（トークンあたりナット）",
     "Held-out text, bits per byte": "評価用の文章（バイトあたりビット数）",
     "untrained": "学習前",
+    "checkpoint": "元のモデル",
     "entropy floor": "エントロピー下限",
     "trained [95% interval]": "学習後 [95%区間]",
     "exact floor": "厳密な下限",

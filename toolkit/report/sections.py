@@ -311,13 +311,18 @@ def _sentence(text: str) -> str:
 def _stage_tables(
     data: ReportData, stage: Stage, runs: Sequence[tuple[str, Path, Numbers]]
 ) -> Iterator[Block]:
-    if stage.row:
+    columns = [
+        column
+        for column in stage.row
+        if not column.if_measured or any(row.get(column.key) is not None for _, _, row in runs)
+    ]
+    if columns:
         yield PageTable(
             stage.name,
             data.say(message("stage.table", title=of_registry(stage.title))),
             data.say(of_registry(stage.row_title)),
-            [data.say(of_registry(column.heading)) for column in stage.row],
-            [TableRow(run_label(data, name), [_column_cell(row, column) for column in stage.row])
+            [data.say(of_registry(column.heading)) for column in columns],
+            [TableRow(run_label(data, name), [_column_cell(row, column) for column in columns])
              for name, _, row in runs],
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ class Decisions:
         precision: of the forward pass.
         compile: whether the training step is compiled.
         shard_weights: whether weights were sharded in the last attempt.
+        levers: which fast paths of pretraining a checkpoint allows.
         steps: optimizer steps of the whole training.
         micro_batch_examples: examples of one forward pass in the last attempt.
         stored_dtype: of the weights of the trained model, as the checkpoint that it started from has them.
@@ -43,6 +44,7 @@ class Decisions:
     precision: Literal["fp32", "bf16"] | None = None
     compile: bool | None = None
     shard_weights: bool | None = None
+    levers: dict[str, bool] | None = None
     steps: int | None = None
     micro_batch_examples: int | None = None
     stored_dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -388,6 +388,8 @@ class PretrainEvaluation(StageEvaluation):
     """Bits per byte of held-out text, and the size and speed of the training.
 
     Attributes:
+        untrained_bits_per_byte: before the training, of some held-out documents, by random weights.
+        checkpoint_bits_per_byte: before the training, of all of them, by the checkpoint it went on from.
         lowest_bits_per_byte, lowest_at_tokens, train_loss, held_out_loss: only where the model memorized its
             training text (`toolkit.pretrain.memorization`).
         held_out_lost_text: what the tokenizer of the corpus did not keep of the held-out text; only where it
@@ -396,6 +398,7 @@ class PretrainEvaluation(StageEvaluation):
 
     bits_per_byte: Estimate | None = None
     untrained_bits_per_byte: float | None = None
+    checkpoint_bits_per_byte: float | None = None
     entropy_floor_bits_per_byte: float | None = None
     perplexity: float | None = None
     held_out_documents: int | None = None

@@ -23,6 +23,11 @@ def attention_implementation(model: PreTrainedModel) -> str:
     return model.config._attn_implementation
 
 
+def block_classes(model: PreTrainedModel) -> set[str]:
+    """Return the names of the classes of a model's blocks, which no device map divides."""
+    return set(model._no_split_modules or ())
+
+
 def run_exit_functions() -> None:
     """Run what was registered with `atexit`, before an `os._exit`, which does not."""
     atexit._run_exitfuncs()

@@ -87,7 +87,10 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a tokenizer run, a folder or a hub id, and add our chat template if it has none.
+    """Load the tokenizer of a tokenizer run, a folder or a hub id.
+
+    A tokenizer with an end-of-text token stays as it is, so that the corpus fits the checkpoint that it comes
+    from; to one without, our special tokens and chat template are added.
 
     Raises:
         ToolkitError: no tokenizer, the hub is unreachable, or the tokenizer is not a fast one.
@@ -105,7 +108,8 @@ def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
             where=str(reference),
             fix="use one that has a tokenizer.json",
         )
-    template.configure(tokenizer)
+    if tokenizer.eos_token is None:
+        template.configure(tokenizer)
     return tokenizer
 
 
@@ -124,6 +128,14 @@ class _Reading:
         if not len(self.texts):
             for _ in self:
                 pass
+
+
+def begin_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that a tokenizer puts in front of a text; None if there is none, or end-of-text."""
+    bos = tokenizer.bos_token_id
+    if bos is None or bos == tokenizer.eos_token_id:
+        return None
+    return bos if tokenizer("a")["input_ids"][:1] == [bos] else None
 
 
 def _write_part(
@@ -147,6 +159,7 @@ def _write_part(
         folder,
         vocab_size=len(tokenizer),
         end_id=tokenizer.eos_token_id,
+        begin_id=begin_id(tokenizer),
         shard_tokens=recipe.shard_tokens,
         state=begun["writer"] if begun else None,
     )

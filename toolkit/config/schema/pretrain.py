@@ -19,20 +19,30 @@ from toolkit.config.schema.base import (
 
 
 class ModelSettings(Settings):
-    """Shape of a GPT-2; the vocabulary comes from the tokenizer, padded to a multiple of 64."""
+    """Shape of a model with random weights; the vocabulary comes from the tokenizer, padded to a multiple."""
 
-    architecture: Literal["gpt2"] = "gpt2"
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    """`gpt2`: learned positions, LayerNorm, GELU, biases. `llama`: rotary positions, RMSNorm, SwiGLU, no
+    biases. Both tie the embedding to the head."""
     n_layer: Count = 4
     n_head: Count = 4
+    n_kv_head: Count | None = None
+    """llama: heads of keys and values, a divisor of `n_head` (grouped-query attention); default `n_head`."""
     n_embd: Count = 256
+    n_inner: Count | None = None
+    """llama: width between the matrices of an MLP; the default is 8/3 of `n_embd`, rounded up to a multiple
+    of 16, with which a block has as many weights as GPT-2's."""
     n_positions: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """gpt2: dropout probability during training."""
     activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
-    """`gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
+    """gpt2: `gelu_pytorch_tanh` is GPT-2's function as one fused kernel."""
     position_init: Literal["normal", "sinusoidal"] = "normal"
-    """Initial values of the position embeddings; with `sinusoidal` a small model learns to copy sooner."""
+    """gpt2: initial values of the position embeddings; with `sinusoidal` a small model learns to copy
+    sooner."""
     attention_init: Literal["normal", "copy"] = "normal"
-    """With `copy`, attention starts by passing on what it attends to: a small model learns to copy sooner."""
+    """gpt2: with `copy`, attention starts by passing on what it attends to: a small model learns to copy
+    sooner."""
     vocabulary_multiple: Count = 64
     """Rows of the embedding are padded to a multiple of this: GPT-2's 50257 trains 25 % faster as 50304."""
 
@@ -40,7 +50,26 @@ class ModelSettings(Settings):
     def heads_divide_width(self) -> ModelSettings:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_kv_head {self.n_kv_head} does not divide n_head {self.n_head}")
+        if self.architecture == "llama" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"n_embd {self.n_embd} gives heads of {self.n_embd // self.n_head}: rotary positions turn "
+                "pairs of numbers, so the width of a head must be even"
+            )
         return self
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def inner_width(self) -> int:
+        """Width between the matrices of an MLP."""
+        if self.architecture == "gpt2":
+            return 4 * self.n_embd
+        return self.n_inner or -(-8 * self.n_embd // 48) * 16
 
 
 class OptimizerSettings(Settings):
@@ -48,7 +77,8 @@ class OptimizerSettings(Settings):
 
     name: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive | None = None
-    """Peak learning rate: of AdamW (default 1e-3), or of Muon for the matrices (default 0.02)."""
+    """Peak learning rate: of AdamW (default 1e-3), or of Muon for the matrices (default 0.02); the defaults
+    are a tenth of these from a checkpoint."""
     adam_learning_rate: Positive | None = None
     """With muon: peak learning rate of AdamW for embeddings, norms and biases (default 3e-3)."""
     muon_steps: Annotated[int, Field(ge=1, le=10)] = 5
@@ -89,11 +119,13 @@ class SpeedSettings(Settings):
     """Speed optimizations. They change results by rounding only; each can be disabled to measure it."""
 
     causal_attention: bool = True
-    """Attend without a mask. GPT-2's own mask loses the flash kernels under torch.compile."""
+    """Attend without a mask. The models' own mask loses the flash kernels under torch.compile. A checkpoint
+    that attends in another way keeps its own attention, which is said."""
     loss_in_module: bool = True
     """Compute the loss inside the compiled module, where the logits can be fused."""
     head_block_tokens: Literal["auto"] | Size = "auto"
-    """Positions whose logits are in memory at once, 0 for all; `auto` splits above 2^27 logits (0.5 GB)."""
+    """Positions whose logits are in memory at once, 0 for all; `auto` splits above 2^27 logits (0.5 GB), and
+    never those of a checkpoint that scales, caps or shifts them."""
     logistic_gelu: Literal["auto"] | bool = "auto"
     """gelu_pytorch_tanh without a tanh: `auto` where a CPU compiles (4 % faster)."""
     keep_memory: bool = True
@@ -144,16 +176,19 @@ class SampleSettings(Settings):
 
 
 class PretrainRecipe(StageRecipe):
-    """A GPT-2 from random weights, on token shards, with Accelerate."""
+    """A language model from random weights or from a checkpoint, on token shards, with Accelerate."""
 
     stage: Literal["pretrain"]
     tokens: str
     """A sealed corpus run."""
-    model: ModelSettings = ModelSettings()
+    model: ModelSettings | str = ModelSettings()
+    """The shape of a model with random weights; or the checkpoint that training goes on from: a sealed run, a
+    model folder, or `hub-id@revision`, of any causal language model of transformers."""
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     sequence_length: Count | None = None
-    """Tokens of one training row; the default is n_positions."""
+    """Tokens of one training row; the default is n_positions. A checkpoint needs it; held-out text is then
+    measured in windows of this length."""
     separate_documents: bool = False
     """Attend within each document of a row only, with positions from 0; a GPU loses its flash kernel."""
     batch_tokens: Count = 8192
@@ -164,7 +199,7 @@ class PretrainRecipe(StageRecipe):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 with native hardware support (on a CPU without it, bf16 is 12x slower than fp32)."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile; `auto` compiles on a GPU only."""
+    """torch.compile; `auto` compiles on a GPU only, a checkpoint if training's attention holds for it."""
     exact: bool = False
     """Bitwise the same weights on 1, 2, 4 ... processes: micro-batches are summed in a fixed tree."""
     shard_weights: Literal["auto"] | bool = "auto"
@@ -174,7 +209,8 @@ class PretrainRecipe(StageRecipe):
     length_warmup: list[LengthSettings] = []
     """Lengths of the shorter rows at first, in rising order."""
     preflight: Literal["auto"] | bool = "auto"
-    """Check the fast path before the first step; `auto` if the training is compiled."""
+    """Check the fast path before the first step; `auto` if the training is compiled, or goes on from a
+    checkpoint."""
     guard: GuardSettings = GuardSettings()
     log_every_steps: Count = 10
     evaluate_every_tokens: Count | None = None
@@ -216,13 +252,48 @@ class PretrainRecipe(StageRecipe):
             for entry in self.length_warmup:
                 if step * self.batch_tokens < entry.tokens:
                     return entry.sequence_length
-        return self.sequence_length or self.model.n_positions
+        return self.sequence_length or self.shape.n_positions
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The model that training goes on from; None: random weights."""
+        return self.model if isinstance(self.model, str) else None
+
+    @property
+    def shape(self) -> ModelSettings:
+        """The shape of a model with random weights; a checkpoint has its own."""
+        assert isinstance(self.model, ModelSettings), f"{self.model} is a checkpoint"
+        return self.model
+
+    @property
+    def dropout(self) -> float:
+        """Dropout probability of a model with random weights; a checkpoint's is in its configuration."""
+        return 0.0 if self.checkpoint else self.shape.dropout
+
+    @property
+    def has_fused_gelu(self) -> bool:
+        """Whether the model is built with GPT-2's activation as one kernel."""
+        settings = None if self.checkpoint else self.shape
+        return settings is not None and (settings.architecture, settings.activation) == (
+            "gpt2", "gelu_pytorch_tanh"
+        )  # fmt: skip
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once where text is scored or written."""
+        return self.row_tokens() if self.checkpoint else self.shape.n_positions
 
     def longest_sequence(self, positions: int) -> int:
         return self.row_tokens()
 
     def planned_work(self, positions: int) -> PlannedWork:
         return PlannedWork(self.train_tokens, note=f"{self.train_tokens // self.batch_tokens:,} steps")
+
+    @model_validator(mode="after")
+    def checkpoint_needs_a_length(self) -> PretrainRecipe:
+        if self.checkpoint and self.sequence_length is None:
+            raise ValueError("sequence_length is required with a checkpoint: the tokens of a training row")
+        return self
 
     @model_validator(mode="after")
     def lengths_rise(self) -> PretrainRecipe:
@@ -263,15 +334,18 @@ class PretrainRecipe(StageRecipe):
             raise ValueError("separate_documents needs speed.causal_attention")
         if not self.speed.loss_in_module and self.compile is False:
             raise ValueError("speed.loss_in_module has an effect only with compile")
-        if self.speed.logistic_gelu is True and self.model.activation != "gelu_pytorch_tanh":
-            raise ValueError("speed.logistic_gelu has an effect only with activation: gelu_pytorch_tanh")
+        if self.speed.logistic_gelu is True and not self.has_fused_gelu:
+            raise ValueError(
+                "speed.logistic_gelu has an effect only with architecture: gpt2 and activation: "
+                "gelu_pytorch_tanh"
+            )
         return self
 
     @model_validator(mode="after")
     def whole_rows(self) -> PretrainRecipe:
         length = self.row_tokens()
-        if length > self.model.n_positions:
-            raise ValueError(f"sequence_length {length} is more than n_positions {self.model.n_positions}")
+        if length > self.window:
+            raise ValueError(f"sequence_length {length} is more than n_positions {self.window}")
         for name in ("batch_tokens", "micro_batch_tokens"):
             tokens = getattr(self, name)
             if tokens is not None and tokens % length:

@@ -1,8 +1,9 @@
 """Memory-mapped token shards on disk: a stream of token ids in several files, and a record of each document.
 
     index.json          sizes and digests; written last and atomically: without it the folder is incomplete
-    tokens-00000.bin    little-endian uint16 or uint32; each document is followed by end-of-text
-    documents.bin       one record per document: start, tokens (without end-of-text), bytes, logprob
+    tokens-00000.bin    little-endian uint16 or uint32; each document is followed by end-of-text, and begins
+                        with the token that its tokenizer puts in front of a text, if it puts one there
+    documents.bin       one record per document: start, tokens (without these two), bytes, logprob
 
 A document may span files. The digest depends on tokens, documents and the size of the files.
 """
@@ -52,6 +53,8 @@ class TokenShards:
         self.bytes: int = index["bytes"]
         self.vocab_size: int = index["vocab_size"]
         self.end_id: int = index["end_id"]
+        self.begin_id: int | None = index.get("begin_id")
+        """The token in front of each document; None: there is none."""
         self.digest: str = index["digest"]
         self.dtype = np.dtype(index["dtype"])
         self._shard_tokens: int = index["shard_tokens"]
@@ -85,6 +88,11 @@ class TokenShards:
                     fix="run the corpus recipe again with --fresh",
                 )
         return cls(folder, index)
+
+    @property
+    def start_id(self) -> int:
+        """The token before the first token of a document: in front of it, or at the end of the one before."""
+        return self.end_id if self.begin_id is None else self.begin_id
 
     @property
     def document_bytes(self) -> np.ndarray:
@@ -166,15 +174,18 @@ class TokenWriter:
         *,
         vocab_size: int,
         end_id: int,
+        begin_id: int | None = None,
         shard_tokens: int = 100_000_000,
         state: dict[str, Any] | None = None,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.vocab_size, self.end_id, self.shard_tokens = vocab_size, end_id, shard_tokens
+        self.vocab_size, self.shard_tokens = vocab_size, shard_tokens
+        self.end_id, self.begin_id = end_id, begin_id
         self.dtype = dtype_for(vocab_size)
         self.tokens = self.documents = self.bytes = 0
         self._open_start = self._open_bytes = 0
+        self._is_open = False
         self._digests: list[str] = []
         self._buffer: list[np.ndarray] = []
         self._buffered = 0
@@ -191,6 +202,7 @@ class TokenWriter:
 
     def extend(self, ids: np.ndarray | list[int], *, num_bytes: int) -> None:
         """Append a piece of the open document; raises DataError for an id outside the vocabulary."""
+        self._begin_document()
         ids = np.asarray(ids)
         if len(ids):
             if ids.max() >= self.vocab_size or ids.min() < 0:
@@ -200,6 +212,7 @@ class TokenWriter:
 
     def end_document(self, logprob: float | None = None) -> None:
         """Close the open document with end-of-text."""
+        self._begin_document()
         length = self.tokens - self._open_start
         self._records += _RECORD_BYTES.pack(
             self._open_start, length, self._open_bytes, math.nan if logprob is None else logprob
@@ -207,7 +220,16 @@ class TokenWriter:
         self._append(np.array([self.end_id], self.dtype))
         self.documents += 1
         self.bytes += self._open_bytes
-        self._open_start, self._open_bytes = self.tokens, 0
+        self._open_start, self._open_bytes, self._is_open = self.tokens, 0, False
+
+    def _begin_document(self) -> None:
+        """Write what stands in front of a document, unless one is open."""
+        if self._is_open:
+            return
+        self._is_open = True
+        if self.begin_id is not None:
+            self._append(np.array([self.begin_id], self.dtype))
+            self._open_start = self.tokens
 
     def state(self) -> dict[str, Any]:
         """Write everything to disk and return the state from which a new writer can resume."""
@@ -216,6 +238,7 @@ class TokenWriter:
             "tokens": self.tokens,
             "documents": self.documents,
             "bytes": self.bytes,
+            "is_open": self._is_open,
             "open_start": self._open_start,
             "open_bytes": self._open_bytes,
             "digests": list(self._digests),
@@ -223,7 +246,7 @@ class TokenWriter:
 
     def finish(self, facts: dict[str, Any] | None = None) -> dict[str, Any]:
         """Write the index atomically and return it; `facts` are stored in it but not part of the digest."""
-        if self._open_start != self.tokens:
+        if self._is_open:
             raise ValueError("the last document is still open")
         self._flush(sync=True)
         if self.tokens % self.shard_tokens:
@@ -241,6 +264,8 @@ class TokenWriter:
             "bytes": self.bytes,
             "files": files,
         }
+        if self.begin_id is not None:
+            index["begin_id"] = self.begin_id
         index["digest"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
         index["facts"] = facts or {}
         write_json(self.folder / INDEX, index)
@@ -271,6 +296,7 @@ class TokenWriter:
     def _restore(self, state: dict[str, Any]) -> None:
         self.tokens, self.documents, self.bytes = state["tokens"], state["documents"], state["bytes"]
         self._open_start, self._open_bytes = state["open_start"], state["open_bytes"]
+        self._is_open = state.get("is_open", self._open_start != self.tokens)  # older journals do not say
         self._digests = list(state["digests"])
         for shard, digest in enumerate(self._digests):
             path = self.folder / shard_name(shard)
