@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import inputs, registry
-from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, run_name
+from toolkit.config.loader import LoadedRecipe, load, recipes_beside, read_folder, recipe_files, run_name
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
 from toolkit.execution import dag
@@ -43,7 +43,7 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check a recipe, or all recipes of a folder, without running or writing anything."""
     loaded, problems = _read(path, overrides)
     makers = {recipe.name: recipe.recipe.stage for recipe in loaded}
-    files = {run_name(file) for file in recipe_files(path if path.is_dir() else path.parent)}
+    files = {run_name(file) for file in (recipe_files(path) if path.is_dir() else recipes_beside(path))}
     checked = []
     for recipe in loaded:
         wrong, unknown = _parents(recipe, makers, files | set(makers))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base import console, files, progress, ranks
-from toolkit.base.errors import ToolkitError
-from toolkit.config import loader
+from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.config import loader, recipe_texts
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
@@ -77,7 +77,14 @@ class _ErrorOfThisRank(ToolkitError):
 
 
 def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> RunOutcome:
-    loaded = loader.load(path, overrides)
+    texts = recipe_texts.receive()
+    if ranks.world_size() > 1 and path.exists() and path not in texts:
+        raise UsageError(
+            "a recipe from a pipe can be read by one process only",
+            where=str(path),
+            fix="write the recipe to a file, or use --launch instead of a launcher",
+        )
+    loaded = loader.load(path, overrides, texts=texts)
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
         status = launching.run(loaded, options)

@@ -1,0 +1,63 @@
+"""The texts of recipe files: each file is read once, and a process that starts another one hands its texts over.
+
+A recipe may change on disk while a folder of recipes runs, and a pipe can be read only once. So the text that
+was checked is the text that every process of the run uses and that the run seals.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from toolkit.config.yaml_source import read_text
+
+VARIABLE = "TOOLKIT_RECIPE"
+"""The environment variable that holds the texts for a process that runs one recipe."""
+
+
+class RecipeTexts:
+    """The texts of recipe files by path, as the recipe writes it; a file is read at its first use only.
+
+    Args:
+        known: texts that are not read from disk.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None):
+        self._texts = dict(known or {})
+
+    def __getitem__(self, path: Path) -> str:
+        """Return the text of a file.
+
+        Raises:
+            RecipeError: it cannot be read.
+        """
+        if str(path) not in self._texts:
+            self._texts[str(path)] = read_text(path)
+        return self._texts[str(path)]
+
+    def __contains__(self, path: Path) -> bool:
+        """Return whether there is such a file."""
+        return str(path) in self._texts or path.is_file()
+
+
+def handed_over(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variable that hands texts over to another process."""
+    packed = zlib.compress(json.dumps(texts).encode())
+    return {VARIABLE: base64.b64encode(packed).decode()}
+
+
+def are_handed_over() -> bool:
+    """Return whether another process handed the recipe over to this one."""
+    return VARIABLE in os.environ
+
+
+def receive() -> RecipeTexts:
+    """Return the texts that another process handed over, once; none if it did not."""
+    packed = os.environ.pop(VARIABLE, None)
+    if packed is None:
+        return RecipeTexts()
+    return RecipeTexts(json.loads(zlib.decompress(base64.b64decode(packed))))
