@@ -1,4 +1,4 @@
-"""The texts of recipe files: each file is read once, and a process that starts another one hands its texts over.
+"""The texts of recipe files: each file is read once, and handed over to the processes that run the recipe.
 
 A recipe may change on disk while a folder of recipes runs, and a pipe can be read only once. So the text that
 was checked is the text that every process of the run uses and that the run seals.

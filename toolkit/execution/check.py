@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import inputs, registry
-from toolkit.config.loader import LoadedRecipe, load, recipes_beside, read_folder, recipe_files, run_name
+from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, recipes_beside, run_name
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
 from toolkit.execution import dag
