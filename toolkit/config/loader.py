@@ -44,15 +44,6 @@ class LoadedRecipe:
     """The texts of the file and of its bases by path, for `recipe_texts.handed_over`."""
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The content of a recipe file, merged over its bases."""
-
-    tree: Tree
-    texts: dict[str, str]
-    """The texts of all these files by path, the file itself last."""
-
-
 def load(path: Path, overrides: Sequence[str] = (), *, texts: RecipeTexts | None = None) -> LoadedRecipe:
     """Read and check one recipe.
 
@@ -63,7 +54,8 @@ def load(path: Path, overrides: Sequence[str] = (), *, texts: RecipeTexts | None
         RecipeError: the recipe has problems; the error lists all of them.
     """
     path = Path(path)
-    return _checked(path, _read(path, texts or RecipeTexts()), [Override.read(text) for text in overrides])
+    tree, sources = _read(path, texts or RecipeTexts())
+    return _checked(path, tree, [Override.read(text) for text in overrides], sources)
 
 
 def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]:
@@ -93,26 +85,22 @@ def read_folder(
     files = recipe_files(path)
     changes = [Override.read(text) for text in overrides]
     problems: dict[Path, list[Problem]] = {}
-    sources: dict[Path, _Source] = {}
+    trees: dict[Path, Tree] = {}
+    sources: dict[Path, dict[str, str]] = {}
     texts = RecipeTexts()
     for file in files:
         try:
-            sources[file] = _read(file, texts)
+            trees[file], sources[file] = _read(file, texts)
         except RecipeError as error:
             problems[file] = error.problems
-    trees = {file: source.tree for file, source in sources.items()}
     unused = [problem for change in changes if (problem := _unused(change, path, trees))]
     if unused and not problems:
         problems[path] = unused
     loaded: list[LoadedRecipe] = []
-    for file, source in sources.items():
+    for file, tree in trees.items():
         try:
-            applicable = [
-                change
-                for change in changes
-                if change.with_current_key(source.tree).key in source.tree.positions
-            ]
-            loaded.append(_checked(file, source, applicable))
+            applicable = [change for change in changes if change.with_current_key(tree).key in tree.positions]
+            loaded.append(_checked(file, tree, applicable, sources[file]))
         except RecipeError as error:
             problems[file] = error.problems
     duplicates = _same_run(loaded)
@@ -161,15 +149,15 @@ def run_name(path: Path) -> str:
     return "/".join(parts[-2:])
 
 
-def _read(path: Path, texts: RecipeTexts) -> _Source:
-    """Return the file's tree merged over that of its `base:`, with current names of settings."""
+def _read(path: Path, texts: RecipeTexts) -> tuple[Tree, dict[str, str]]:
+    """Return the file's tree merged over that of its `base:`, with current names, and these files' texts."""
     files = _layers(path, texts)
     layers = list(files.values())
     stages = [layer.value["stage"] for layer in layers if "stage" in layer.value]
     if stages and isinstance(stages[-1], str):
         for layer in layers:
             _warn(history.update(layer, stages[-1]))
-    return _Source(functools.reduce(merge, layers), {str(file): texts[file] for file in files})
+    return functools.reduce(merge, layers), {str(file): texts[file] for file in files}
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -236,8 +224,7 @@ def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     return problems
 
 
-def _checked(path: Path, source: _Source, changes: Sequence[Override]) -> LoadedRecipe:
-    tree = source.tree
+def _checked(path: Path, tree: Tree, changes: Sequence[Override], sources: Mapping[str, str]) -> LoadedRecipe:
     current = [change.with_current_key(tree) for change in changes]
     problems = [problem for change in current if (problem := change.apply(tree))]
     if problems:
@@ -250,9 +237,7 @@ def _checked(path: Path, source: _Source, changes: Sequence[Override]) -> Loaded
     recipe = _validated(cls, tree)
     name = recipe.run or run_name(path)
     applied = tuple(change.text for change in changes)
-    return LoadedRecipe(
-        path, name, recipe, source.texts[str(path)], tree.positions, applied, sources=source.texts
-    )
+    return LoadedRecipe(path, name, recipe, sources[str(path)], tree.positions, applied, sources=sources)
 
 
 def _stage_class(tree: Tree) -> type[StageRecipe]:

@@ -77,7 +77,11 @@ REFUSED_VALUES = {
     "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),  # need evaluation during training
     "train_sampling_strategy": ("batch_rebalance",),  # its order depends on the number of processes
 }
-TEXT_VALUES = {"pad_to_multiple_of": ("auto",)}
+TEXT_VALUES = {
+    "pad_to_multiple_of": ("auto",),
+    "torch_compile_backend": ("inductor", "eager", "aot_eager"),
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
 
 
 def check(stage: str, trainer: Mapping[str, Any]) -> list[Mistake]:
@@ -240,6 +244,9 @@ def _together(stage: str, given: Mapping[str, Any], names: set[str]) -> list[Mis
     for key in _OF_WORKERS:
         if given.get(key) and not given.get("dataloader_num_workers"):
             mistakes.append(no_effect((key,), "has an effect only with dataloader_num_workers above 0"))
+    if given.get("torch_compile_mode") and given.get("torch_compile_backend", "inductor") != "inductor":
+        sentence = "has an effect only with torch_compile_backend: inductor"
+        mistakes.append(no_effect(("torch_compile_mode",), sentence))
     usual, schedule = defaults(stage), given.get("lr_scheduler_type", "linear")
     return [
         *mistakes,

@@ -115,10 +115,17 @@ def _arguments(optimizer: str, text: str) -> list[Mistake]:
     values = {name: value.lower() for name, _, value in pairs}
     if len(values) < len(pairs):
         mistakes.append(Mistake(key, "has a key twice", ProblemKind.VALUE))
-    if not mistakes and _BOOLEANS.get(values.get("nesterov", "false")):
-        if float(values.get("momentum", 0)) == 0 or float(values.get("dampening", 0)) != 0:
-            mistakes.append(conflict(key, "nesterov needs a momentum above 0 and no dampening"))
-    return mistakes
+    return mistakes or _momentum(values)
+
+
+def _momentum(values: Mapping[str, str]) -> list[Mistake]:
+    """Return the mistakes of valid arguments of sgd that need a momentum."""
+    momentum, dampening = float(values.get("momentum", 0)), float(values.get("dampening", 0))
+    if _BOOLEANS[values.get("nesterov", "false")] and (not momentum or dampening):
+        return [conflict(("optim_args",), "nesterov needs a momentum above 0 and no dampening")]
+    if dampening and not momentum:
+        return [no_effect(("optim_args",), "dampening has an effect only with momentum")]
+    return []
 
 
 def _fits(name: str, value: str) -> bool:

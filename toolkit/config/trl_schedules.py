@@ -40,9 +40,7 @@ def check(given: Mapping[str, Any], allowed: Sequence[str], *, learning_rate: fl
     for key, value in options.items():
         if key not in allowed:
             sentence = f"unknown key: the schedule {name} takes {', '.join(allowed) or 'none'}"
-            mistakes.append(
-                Mistake((OPTIONS, key), sentence + suggestion(key, allowed), ProblemKind.UNKNOWN)
-            )
+            mistakes.append(Mistake((OPTIONS, key), sentence + suggestion(key, allowed), ProblemKind.UNKNOWN))
         elif wrong := _wrong_value(key, value):
             mistakes.append(Mistake((OPTIONS, key), wrong, ProblemKind.VALUE))
         elif key in ("lr_end", "min_lr") and value >= learning_rate:
@@ -63,11 +61,12 @@ def too_long(given: Mapping[str, Any], *, steps: int) -> list[Mistake]:
     parts = [options.get(key, 0) for key in ("num_stable_steps", "num_decay_steps")]
     warmup_steps = math.ceil(steps * warmup) if warmup < 1 else warmup
     if not mistakes and any(parts) and warmup_steps + sum(parts) > steps:
-        sentence = f"{warmup_steps + sum(parts):g} steps of warm-up, stable rate and decay are longer than the "
-        mistakes.append(conflict((OPTIONS, "num_decay_steps"), sentence + f"training, which has {steps:,}"))
+        total = warmup_steps + sum(parts)
+        sentence = f"warm-up, stable rate and decay have {total:g} steps, and the training has {steps:,}"
+        mistakes.append(conflict((OPTIONS, "num_decay_steps"), sentence))
     every = given.get("ref_model_sync_steps", 512)
     if given.get("sync_ref_model") and every > steps:
-        sentence = f"has no effect: the reference changes every {every:,} steps, and the training has {steps:,}"
+        sentence = f"has no effect: the reference changes every {every:,} steps; the training has {steps:,}"
         key = "ref_model_sync_steps" if "ref_model_sync_steps" in given else "sync_ref_model"
         mistakes.append(no_effect((key,), sentence))
     return mistakes
@@ -112,7 +111,7 @@ def _wrong_value(key: str, value: Any) -> str | None:
         return None
     high = _NUMBERS[key]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and (0 < value if key == "num_cycles" else 0 <= value <= high):
+    if is_number and (value > 0 if key == "num_cycles" else 0 <= value <= high):
         return None
     bounds = "above 0" if key == "num_cycles" else "of at least 0" if high == math.inf else "from 0 to 1"
     return f"must be a number {bounds}, not {shown(value)}"

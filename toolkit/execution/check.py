@@ -12,7 +12,7 @@ from toolkit.config import inputs, registry
 from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, recipes_beside, run_name
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
-from toolkit.execution import dag
+from toolkit.execution import dag, machine_checks
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class CheckedRecipe:
     """A recipe that could be read.
 
     Attributes:
-        ok: no reference is to a run of the wrong stage or to the recipe's own run.
+        ok: no reference is to a run of the wrong stage or to the recipe's own run, and this machine can do
+            what the settings say.
         not_checked: parents and data that cannot be checked yet, one line each.
     """
 
@@ -48,6 +49,7 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
     for recipe in loaded:
         wrong, unknown = _parents(recipe, makers, files | set(makers))
         problems.setdefault(recipe.path, []).extend(wrong)
+        wrong += machine_checks.problems(recipe)
         unknown += _data(recipe)
         checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
     distinct = list(dict.fromkeys(itertools.chain.from_iterable(problems.values())))

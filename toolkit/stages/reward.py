@@ -19,6 +19,7 @@ from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
+from toolkit.stages.model_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training
@@ -32,6 +33,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
         run.model_reference(recipe.model), device=target, new_head_seed=recipe.seed
     )
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
+    require_supported(recipe, model, length=length)
     report = ReadingReport()
     train = sources.preferences(recipe.data, part="train", seed=recipe.seed, report=report)
     table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)

@@ -28,6 +28,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
+from toolkit.stages.model_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
@@ -66,6 +67,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     model, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
     make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     length = max_length(recipe, SFTConfig, model)
+    require_supported(recipe, model, length=length)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
     held_out = held_out_conversations(recipe, tokenizer, length)
