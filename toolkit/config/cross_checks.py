@@ -399,6 +399,8 @@ def _evaluate(recipe: EvaluateRecipe) -> list[Mistake]:
         if judge_kind in ("gold", "votes") and win_rate.judge_data is not None:
             judge = "gold" if judge_kind == "gold" else "people's votes"
             mistakes.append(no_effect(("win_rate", "judge_data"), f"has no effect with judge: {judge}"))
+        if judge_kind == "gold" and recipe.data and inputs.world_of(recipe.data) is None:
+            mistakes.append(conflict(("win_rate", "judge"), ONE_WORLD))
         mistakes += _endpoint(("win_rate",), win_rate)
     return mistakes
 
