@@ -239,6 +239,7 @@ def test_settings_of_a_gpu_are_refused_on_a_cpu(folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # older names of settings, which upstream still reads
 @pytest.mark.parametrize("stage", MODULES)
 def test_settings_change_the_weights(folder, stage):
     seen: dict[str, bytes] = {}
@@ -283,6 +284,7 @@ STATES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("stage", "trainer", "settings"), STATES)
 def test_interrupted_training_with_state_resumes_bitwise(folder, monkeypatch, stage, trainer, settings):
     name = f"state-{STATES.index((stage, trainer, settings))}"

@@ -310,10 +310,7 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
             mistakes.append(no_effect(("trainer", "answers_per_prompt"), sentence))
     else:
         mistakes += _without_critic(recipe)
-    mistakes += _ppo_sizes(settings)
-    if settings.kl_target is not None and settings.kl_coefficient == 0:
-        sentence = "has no effect with kl_coefficient: 0, which it multiplies"
-        mistakes.append(no_effect(("trainer", "kl_target"), sentence))
+    mistakes += _ppo_steps(settings)
     if settings.score_scale != "first_rollout" and not settings.normalize_scores:
         mistakes.append(
             no_effect(("trainer", "score_scale"), "has an effect only with normalize_scores: true")
@@ -330,11 +327,20 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     return mistakes
 
 
-def _ppo_sizes(settings: PpoTrainerSettings) -> list[Mistake]:
+def _ppo_steps(settings: PpoTrainerSettings) -> list[Mistake]:
     steps = settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches
     if settings.episodes > MOST_EXAMPLES:
         return [conflict(("trainer", "episodes"), _too_many(settings.episodes, "answers"))]
-    return [conflict(("trainer", "epochs"), _too_many(steps, "steps"))] if steps > MOST_STEPS else []
+    if steps > MOST_STEPS:
+        return [conflict(("trainer", "epochs"), _too_many(steps, "steps"))]
+    mistakes = []
+    if settings.kl_target is not None and settings.kl_coefficient == 0:
+        sentence = "has no effect with kl_coefficient: 0, which it multiplies"
+        mistakes.append(no_effect(("trainer", "kl_target"), sentence))
+    if settings.target_kl is not None and settings.epochs * settings.minibatches == 1:
+        sentence = "has no effect: with epochs 1 and minibatches 1, no step follows the first"
+        mistakes.append(no_effect(("trainer", "target_kl"), sentence))
+    return mistakes
 
 
 def _ppo_stopping(recipe: PpoRecipe, reward_models: Sequence[str | None]) -> list[Mistake]:
