@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from tests.chat_fixtures import (
     write_model,
     write_preferences,
 )
+from tests.stages.test_trainer_runner import KILL_MAIN_WHILE_SAVING
 from toolkit.base.errors import ToolkitError
 from toolkit.config import trl_checks
 from toolkit.execution import machine_checks
@@ -293,3 +297,29 @@ def test_interrupted_training_with_state_resumes_bitwise(folder, monkeypatch, st
     assert weights(resumed) == weights(whole)
     last, expected = (metrics(path)[-1] for path in (resumed, whole))
     assert last == expected
+
+
+@pytest.mark.slow
+def test_reference_that_changes_is_resumed_on_two_processes(tmp_path):
+    """Rank 0 writes it into the checkpoint, and every rank reads it."""
+    write_model(tmp_path / "base")
+    write_preferences(tmp_path / "preferences.jsonl")
+    (tmp_path / "program.py").write_text(KILL_MAIN_WHILE_SAVING)
+    trainer = {"max_steps": 12, **SYNCED}
+    loaded = load(tmp_path, "two", "dpo", trainer, micro_batch_examples=2, checkpoint_every_steps=4)
+
+    def toolkit(runs: str, **variables: str) -> int:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [sys.executable, *launcher, "program.py", "run", str(loaded.path), "--runs-dir", runs]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
+        ).returncode  # fmt: skip
+
+    assert toolkit("whole") == 0
+    assert toolkit("killed", KILL="1") != 0
+    assert [path.name for path in (tmp_path / "killed/dpo-two/checkpoints").glob("step-*")] == [
+        "step-00000004"
+    ]
+    assert toolkit("killed") == 0
+    assert weights(tmp_path / "killed/dpo-two") == weights(tmp_path / "whole/dpo-two")

@@ -59,7 +59,7 @@ class SyncedReferenceTrainer(TrainerHooks, DPOTrainer):
     def load_checkpoint(self, folder: str, model: nn.Module | None = None) -> None:
         super().load_checkpoint(folder, model)
         reference = self.accelerator.unwrap_model(self.ref_model)
-        load_model_weights(reference, Path(folder) / REFERENCE_WEIGHTS, device=str(self.args.device))
+        load_model_weights(reference, Path(folder) / REFERENCE_WEIGHTS)
 
 
 def run(recipe: DpoRecipe, run: Run) -> None:
