@@ -1,5 +1,7 @@
 """The recipe loader: bases, overrides, folders and run names."""
 
+import base64
+import random
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,9 @@ def test_files_of_a_recipe_are_read_once_or_handed_over(write, tmp_path, monkeyp
 def test_endless_files_are_no_recipes():
     with pytest.raises(RecipeError, match="larger than a recipe can be"):
         load(Path("/dev/zero"))
+    noise = base64.b64encode(random.Random(0).randbytes(130_000)).decode()
+    with pytest.raises(RecipeError, match=r"^r.yaml: is, with its bases, larger than a recipe can be"):
+        recipe_texts.handed_over({"_base.yaml": noise[:80_000], "r.yaml": noise[80_000:]})
 
 
 def test_recipe_is_frozen_and_keeps_its_text(write):

@@ -13,10 +13,13 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from toolkit.base.errors import Problem, RecipeError
 from toolkit.config.yaml_source import read_text
 
 VARIABLE = "TOOLKIT_RECIPE"
 """The environment variable that holds the texts for a process that runs one recipe."""
+LARGEST_VARIABLE = 120_000
+"""Bytes of an environment variable; Linux allows 128 KiB with its name."""
 
 
 class RecipeTexts:
@@ -45,9 +48,15 @@ class RecipeTexts:
 
 
 def handed_over(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variable that hands texts over to another process."""
-    packed = zlib.compress(json.dumps(texts).encode())
-    return {VARIABLE: base64.b64encode(packed).decode()}
+    """Return the environment variable that hands texts over to another process.
+
+    Raises:
+        RecipeError: a recipe and its bases are too long for one.
+    """
+    packed = base64.b64encode(zlib.compress(json.dumps(texts).encode())).decode()
+    if len(packed) > LARGEST_VARIABLE:
+        raise RecipeError([Problem(list(texts)[-1], "", "is, with its bases, larger than a recipe can be")])
+    return {VARIABLE: packed}
 
 
 def are_handed_over() -> bool:

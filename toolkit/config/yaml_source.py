@@ -24,7 +24,7 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-LARGEST_FILE = 200_000
+LARGEST_FILE = 100_000
 """Bytes; a recipe that a person writes has a few thousand, and a device such as /dev/zero never ends."""
 DEEPEST = 32  # a recipe has 4 levels; the limit keeps `[[[[...` from exhausting Python's stack
 

@@ -29,7 +29,7 @@ from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, Policy
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.runtime.upstream_private import TrainerHooks
-from toolkit.stages.model_checks import require_supported
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training

@@ -19,7 +19,7 @@ from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
-from toolkit.stages.model_checks import require_supported
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training

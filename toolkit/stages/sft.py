@@ -28,7 +28,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.model_checks import require_supported
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_length, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
