@@ -1,12 +1,15 @@
 """The recipe loader: bases, overrides, folders and run names."""
 
+import base64
+import random
 from pathlib import Path
 
 import pytest
 
 from toolkit.base.errors import RecipeError
+from toolkit.config import recipe_texts
 from toolkit.config.loader import load, load_folder, run_name
-from toolkit.config.yaml_source import Tree, merge, parse
+from toolkit.config.yaml_source import Tree, merge, parse, read_text
 
 TOKENIZER = "stage: tokenizer\ndata: {name: storyworld, config: stories, examples: 10}\nvocab_size: 300\n"
 DPO = "stage: dpo\nmodel: runs/x/sft\ndata: {name: a.jsonl}\ntrainer: {beta: 0.1, max_steps: 5}\n"
@@ -33,6 +36,29 @@ def said(function, *arguments):
 def test_integer_is_accepted_as_number(write):
     recipe = load(write("r.yaml", PRETRAIN + "optimizer: {learning_rate: 1}\n")).recipe
     assert recipe.optimizer.learning_rate == 1.0 and isinstance(recipe.optimizer.learning_rate, float)
+
+
+def test_files_of_a_recipe_are_read_once_or_handed_over(write, tmp_path, monkeypatch):
+    write("_base.yaml", "seed: 5\n")
+    path = write("r.yaml", "base: _base.yaml\n" + TOKENIZER)
+    read = []
+    monkeypatch.setattr(recipe_texts, "read_text", lambda path: read.append(path) or read_text(path))
+    loaded = load(path)
+    assert read == [path, tmp_path / "_base.yaml"]
+    monkeypatch.setenv(*next(iter(recipe_texts.handed_over(loaded.sources).items())))
+    path.unlink()
+    (tmp_path / "_base.yaml").write_text("seed: 6\n")
+    again = load(path, texts=recipe_texts.receive())
+    assert again == loaded and again.recipe.seed == 5 and again.text == "base: _base.yaml\n" + TOKENIZER
+    assert len(read) == 2 and not recipe_texts.are_handed_over()
+
+
+def test_endless_files_are_no_recipes():
+    with pytest.raises(RecipeError, match="larger than a recipe can be"):
+        load(Path("/dev/zero"))
+    noise = base64.b64encode(random.Random(0).randbytes(130_000)).decode()
+    with pytest.raises(RecipeError, match=r"^r.yaml: is, with its bases, larger than a recipe can be"):
+        recipe_texts.handed_over({"_base.yaml": noise[:80_000], "r.yaml": noise[80_000:]})
 
 
 def test_recipe_is_frozen_and_keeps_its_text(write):

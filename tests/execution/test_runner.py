@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -218,6 +219,40 @@ def test_run_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch
     assert (run / "manifest.json").exists() and not (run / "lock.json").exists()
     assert run_command("recipes/t/tokenizer.yaml", ["seed=7"], runs_dir="runs") == 0
     assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 7
+
+
+def test_recipe_from_a_pipe_is_run_and_sealed(folder):
+    text = (folder / "recipes" / "t" / "tokenizer.yaml").read_text() + "# from a pipe\n"
+    command = [sys.executable, str(PROGRAM), "run", "/dev/stdin", "run=t/piped", "--runs-dir", "runs"]
+    environment = {**os.environ, "TOY_WITHOUT_TORCH": "1"}
+    subprocess.run(command, cwd=folder, input=text, text=True, env=environment, check=True, timeout=60)
+    run = folder / "runs" / "t" / "piped"
+    assert (run / "recipe.yaml").read_text() == text and seal.is_sealed(run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["recipe"] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_recipe_from_a_pipe_is_refused_on_several_processes(here, monkeypatch):
+    os.mkfifo(here / "pipe")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="pipe can be read by one process only"):
+        run_command("pipe", runs_dir="runs")
+
+
+def test_recipes_and_bases_that_change_while_a_folder_runs_are_run_as_they_were_checked(folder):
+    recipes = folder / "recipes" / "t"
+    (recipes / "_base.yaml").write_text("seed: 3\n")
+    text = f"base: _base.yaml\n{(recipes / 'corpus.yaml').read_text()}"
+    (recipes / "corpus.yaml").write_text(text)
+    process = start(folder, "recipes/t", TOY_STOP_AT="1")
+    wait_for_step(process, 1)  # of the first stage
+    (recipes / "_base.yaml").write_text("seed: 4\n")
+    (recipes / "corpus.yaml").unlink()
+    (folder / "go").touch()
+    finish(process, 0)
+    run = folder / "runs" / "t" / "corpus"
+    assert (run / "recipe.yaml").read_text() == text
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["seed"] == 3
 
 
 def test_changed_data_are_refused(here):

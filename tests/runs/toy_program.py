@@ -69,12 +69,20 @@ def _count(run, seed, progress):
             raise DataError("a toy's complaint", where="toy.txt", fix="none")
         if os.environ.get("TOY_STOP_AT") == str(step):
             print(f"at step {step}", file=sys.stderr, flush=True)
-            time.sleep(60)
+            wait_for("go")
         if os.environ.get("TOY_FULL_AT") == str(step):
             raise OSError(28, "No space left on device")
     print("a library that prints on stdout")
     run.write_text("model/weights.txt", f"{total}\n")
     run.write_json("evaluation.json", {"total": total, "steps_here": STEPS - (newest[0] if newest else 0)})
+
+
+def wait_for(file):
+    """Wait up to a minute for a file of the working directory."""
+    for _ in range(1200):
+        if Path(file).exists():
+            return
+        time.sleep(0.05)
 
 
 def meet(run):

@@ -22,7 +22,7 @@ import yaml
 from toolkit.api.run_view import RunView
 from toolkit.base import console, error_file
 from toolkit.base.errors import RunError, UsageError
-from toolkit.config import loader
+from toolkit.config import loader, recipe_texts
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
 from toolkit.config.shipped_recipes import locate
@@ -69,7 +69,13 @@ def run(
         if path.is_dir():
             raise UsageError("is a folder of recipes", where=str(path), fix="give it to run_folder")
         loaded = loader.load(path, settings)
-        _run_process(path, settings, options=_options(runs_dir, fresh, launch), quiet=quiet)
+        _run_process(
+            path,
+            settings,
+            options=_options(runs_dir, fresh, launch),
+            quiet=quiet,
+            handed=recipe_texts.handed_over(loaded.sources),
+        )
     return _view(loaded, runs_dir)
 
 
@@ -141,8 +147,12 @@ def _run_process(
     *,
     options: RunOptions,
     quiet: bool,
+    handed: Mapping[str, str] | None = None,
 ) -> None:
     """Run `toolkit run` in a subprocess.
+
+    Args:
+        handed: the environment variable that hands over the text of a recipe that was read here.
 
     Raises:
         ToolkitError: the error that it reported, or that it failed without one.
@@ -155,6 +165,7 @@ def _run_process(
             [sys.executable, *PROGRAM, *arguments(path, settings, options)],
             env={
                 **os.environ,
+                **(handed or {}),
                 PARENT: str(os.getpid()),
                 error_file.VARIABLE: str(file),
             },

@@ -56,13 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--replay-incident", action=_ReplayIncident, help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_intermixed_args(arguments)
+    from toolkit.config import recipe_texts
     from toolkit.config.shipped_recipes import locate
     from toolkit.runs import references
 
     # Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x.
     overrides = [*references.of_overrides(args.overrides, args.runs_dir), *args.set]
     return run_command(
-        locate(args.recipe),
+        args.recipe if recipe_texts.are_handed_over() else locate(args.recipe),
         overrides,
         runs_dir=args.runs_dir,
         fresh=args.fresh,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from toolkit.base.errors import ProblemKind
-from toolkit.config import data_formats, inputs
+from toolkit.config import data_formats, inputs, trl_checks, trl_schedules
 from toolkit.config.judge_kinds import kind
 from toolkit.config.messages import Mistake, conflict, listed, no_effect, suggestion
 from toolkit.config.registry import STAGES, Stage
@@ -27,9 +27,12 @@ from toolkit.config.schema import (
     WinRateSettings,
 )
 from toolkit.config.schema.base import STORYWORLD
-from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
+from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS, PpoTrainerSettings
+from toolkit.config.trl_checks import MOST_STEPS
 from toolkit.config.yaml_source import Key
 
+MOST_EXAMPLES = 1_000_000_000
+"""More examples than any of these trainings has; a list of them would fill the memory."""
 EVERY_CONFIG = ("stories", "conversations", "preferences", "prompts", "turns")
 VOTES_REPLACE = {
     "models", "data", "answers_per_prompt", "compare", "max_prompt_tokens", "max_new_tokens", "temperature",
@@ -71,6 +74,7 @@ def check(recipe: StageRecipe) -> list[Mistake]:
     if isinstance(recipe, PretrainRecipe):
         mistakes += _pretrain(recipe)
     if isinstance(recipe, TrainerRecipe):
+        mistakes += _trainer(recipe)
         mistakes += _batch(
             recipe.batch_examples,
             recipe.micro_batch_examples,
@@ -263,6 +267,30 @@ def _batch(batch: int, micro: int | None, *, key: str, name: str) -> list[Mistak
     return [conflict((key,), f"{name} {batch} is not a multiple of {micro}")]
 
 
+def _trainer(recipe: TrainerRecipe) -> list[Mistake]:
+    if trl_checks.check(recipe.stage, recipe.trainer):
+        return []  # those come first; a wrong type cannot be compared
+    mistakes: list[Mistake] = []
+    steps, settings = recipe.planned_steps(), recipe.trainer
+    if steps is not None:
+        mistakes += [
+            mistake._replace(key=("trainer", *mistake.key))
+            for mistake in trl_schedules.too_long(settings, steps=steps)
+        ]
+        if steps * recipe.batch_examples > MOST_EXAMPLES:
+            name = "max_steps" if settings.get("max_steps", -1) > 0 else "num_train_epochs"
+            key = ("trainer", name) if name in settings else ("batch_examples",)
+            mistakes.append(conflict(key, _too_many(steps, f"steps of {recipe.batch_examples:,} examples")))
+    if recipe.lora is not None and settings.get("sync_ref_model"):
+        sentence = "contradicts lora: the reference is then the same model without adapters"
+        mistakes.append(conflict(("trainer", "sync_ref_model"), sentence))
+    return mistakes
+
+
+def _too_many(count: int, words: str) -> str:
+    return f"{count:,} {words} are more than a training can have"
+
+
 def _pretrain(recipe: PretrainRecipe) -> list[Mistake]:
     mistakes = _batch(
         recipe.batch_tokens, recipe.micro_batch_tokens, key="micro_batch_tokens", name="batch_tokens"
@@ -270,6 +298,10 @@ def _pretrain(recipe: PretrainRecipe) -> list[Mistake]:
     if recipe.train_tokens < recipe.batch_tokens:
         sentence = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}"
         mistakes.append(conflict(("train_tokens",), sentence))
+    if recipe.steps > MOST_STEPS:
+        mistakes.append(
+            conflict(("train_tokens",), f"{_too_many(recipe.steps, 'steps')}; raise batch_tokens")
+        )
     schedule = recipe.schedule
     if schedule.warmup_tokens + (schedule.decay_tokens or 0) > recipe.train_tokens:
         name = "decay_tokens" if schedule.decay_tokens else "warmup_tokens"
@@ -311,6 +343,7 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
             mistakes.append(no_effect(("trainer", "answers_per_prompt"), sentence))
     else:
         mistakes += _without_critic(recipe)
+    mistakes += _ppo_steps(settings)
     if settings.score_scale != "first_rollout" and not settings.normalize_scores:
         mistakes.append(
             no_effect(("trainer", "score_scale"), "has an effect only with normalize_scores: true")
@@ -321,7 +354,30 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     if recipe.algorithm == "ppo" and recipe.preset == "fast" and settings.critic == "separate":
         mistakes.append(conflict(("trainer", "critic"), "contradicts preset: fast, which shares the critic"))
     reward_models = [recipe.reward_model, *(reward.reward_model for reward in recipe.rewards)]
-    stopping = recipe.early_stopping
+    mistakes += _ppo_stopping(recipe, reward_models)
+    if inputs.world_of(recipe.data) is None:
+        mistakes += [conflict(key, ONE_WORLD) for key, judge in _ppo_judges(recipe) if judge == "gold"]
+    return mistakes
+
+
+def _ppo_steps(settings: PpoTrainerSettings) -> list[Mistake]:
+    steps = settings.episodes // settings.rollout_examples * settings.epochs * settings.minibatches
+    if settings.episodes > MOST_EXAMPLES:
+        return [conflict(("trainer", "episodes"), _too_many(settings.episodes, "answers"))]
+    if steps > MOST_STEPS:
+        return [conflict(("trainer", "epochs"), _too_many(steps, "steps"))]
+    mistakes = []
+    if settings.kl_target is not None and settings.kl_coefficient == 0:
+        sentence = "has no effect with kl_coefficient: 0, which it multiplies"
+        mistakes.append(no_effect(("trainer", "kl_target"), sentence))
+    if settings.target_kl is not None and settings.epochs * settings.minibatches == 1:
+        sentence = "has no effect: with epochs 1 and minibatches 1, no step follows the first"
+        mistakes.append(no_effect(("trainer", "target_kl"), sentence))
+    return mistakes
+
+
+def _ppo_stopping(recipe: PpoRecipe, reward_models: Sequence[str | None]) -> list[Mistake]:
+    stopping, mistakes = recipe.early_stopping, []
     if stopping and kind(stopping.judge) in ("endpoint", "votes"):
         mistakes.append(
             Mistake(
@@ -333,8 +389,6 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
     if stopping and _normal(stopping.judge) in map(_normal, reward_models):
         sentence = f"{stopping.judge} is trained on, so it cannot judge the training; name another"
         mistakes.append(conflict(("early_stopping", "judge"), sentence))
-    if inputs.world_of(recipe.data) is None:
-        mistakes += [conflict(key, ONE_WORLD) for key, judge in _ppo_judges(recipe) if judge == "gold"]
     return mistakes
 
 
@@ -384,6 +438,8 @@ def _evaluate(recipe: EvaluateRecipe) -> list[Mistake]:
         if judge_kind in ("gold", "votes") and win_rate.judge_data is not None:
             judge = "gold" if judge_kind == "gold" else "people's votes"
             mistakes.append(no_effect(("win_rate", "judge_data"), f"has no effect with judge: {judge}"))
+        if judge_kind == "gold" and recipe.data and inputs.world_of(recipe.data) is None:
+            mistakes.append(conflict(("win_rate", "judge"), ONE_WORLD))
         mistakes += _endpoint(("win_rate",), win_rate)
     return mistakes
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,9 +18,10 @@ from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import cross_checks, history, trl_checks
 from toolkit.config.messages import Mistake, explain, settings_of, shown, suggestion
 from toolkit.config.overrides import COMMAND_LINE, Override
+from toolkit.config.recipe_texts import RecipeTexts
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
-from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse, read_text
+from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -39,16 +40,22 @@ class LoadedRecipe:
     """The position of every key that is set: `file:line`, or `command line`."""
     overrides: tuple[str, ...] = ()
     """The overrides that were applied to it."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The texts of the file and of its bases by path, for `recipe_texts.handed_over`."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def load(path: Path, overrides: Sequence[str] = (), *, texts: RecipeTexts | None = None) -> LoadedRecipe:
     """Read and check one recipe.
+
+    Args:
+        texts: of files that another process has read already.
 
     Raises:
         RecipeError: the recipe has problems; the error lists all of them.
     """
     path = Path(path)
-    return _checked(path, _read(path), [Override.read(text) for text in overrides])
+    tree, sources = _read(path, texts or RecipeTexts())
+    return _checked(path, tree, [Override.read(text) for text in overrides], sources)
 
 
 def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]:
@@ -79,9 +86,11 @@ def read_folder(
     changes = [Override.read(text) for text in overrides]
     problems: dict[Path, list[Problem]] = {}
     trees: dict[Path, Tree] = {}
+    sources: dict[Path, dict[str, str]] = {}
+    texts = RecipeTexts()
     for file in files:
         try:
-            trees[file] = _read(file)
+            trees[file], sources[file] = _read(file, texts)
         except RecipeError as error:
             problems[file] = error.problems
     unused = [problem for change in changes if (problem := _unused(change, path, trees))]
@@ -91,7 +100,7 @@ def read_folder(
     for file, tree in trees.items():
         try:
             applicable = [change for change in changes if change.with_current_key(tree).key in tree.positions]
-            loaded.append(_checked(file, tree, applicable))
+            loaded.append(_checked(file, tree, applicable, sources[file]))
         except RecipeError as error:
             problems[file] = error.problems
     duplicates = _same_run(loaded)
@@ -118,6 +127,11 @@ def recipe_files(folder: Path) -> list[Path]:
     return files
 
 
+def recipes_beside(path: Path) -> list[Path]:
+    """Return the recipes in the folder of a recipe, by name; a pipe has none."""
+    return _recipes_in(path.parent) if path.is_file() else []
+
+
 def _recipes_in(folder: Path) -> list[Path]:
     return sorted(
         path
@@ -135,14 +149,15 @@ def run_name(path: Path) -> str:
     return "/".join(parts[-2:])
 
 
-def _read(path: Path) -> Tree:
-    """Return the file's tree merged over that of its `base:`, with current names of settings."""
-    layers = _layers(path)
+def _read(path: Path, texts: RecipeTexts) -> tuple[Tree, dict[str, str]]:
+    """Return the file's tree merged over that of its `base:`, with current names, and these files' texts."""
+    files = _layers(path, texts)
+    layers = list(files.values())
     stages = [layer.value["stage"] for layer in layers if "stage" in layer.value]
     if stages and isinstance(stages[-1], str):
         for layer in layers:
             _warn(history.update(layer, stages[-1]))
-    return functools.reduce(merge, layers)
+    return functools.reduce(merge, layers), {str(file): texts[file] for file in files}
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -151,16 +166,16 @@ def _warn(warnings: Sequence[str]) -> None:
             tell(f"warning: {warning}")
 
 
-def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
+def _layers(path: Path, texts: RecipeTexts, children: tuple[Path, ...] = ()) -> dict[Path, Tree]:
     """Return the trees of a file and of its bases, the file's own last."""
-    tree = parse(read_text(path), str(path))
+    tree = parse(texts[path], str(path))
     if tree.value is None:
         raise RecipeError([Problem(f"{path}:1", "", "the file is empty; a recipe starts with `stage:`")])
     if not isinstance(tree.value, dict):
         message = f"a recipe is a mapping (key: value), not {shown(tree.value)}"
         raise RecipeError([Problem(f"{path}:1", "", message)])
     if "base" not in tree.value:
-        return [tree]
+        return {path: tree}
     base, position = tree.value.pop("base"), tree.positions.pop(("base",))
     forget(tree.positions, ("base",))
     if not isinstance(base, str) or not base:
@@ -180,10 +195,10 @@ def _layers(path: Path, children: tuple[Path, ...] = ()) -> list[Tree]:
                 )
             ]
         )
-    if not file.is_file():
+    if file not in texts:
         close = suggestion(file.name, [other.name for other in path.parent.glob("*.y*ml") if other != path])
         raise RecipeError([Problem(position, "base", f"there is no file {file}{close}", ProblemKind.MISSING)])
-    return [*_layers(file, chain), tree]
+    return {**_layers(file, texts, chain), path: tree}
 
 
 def _unused(change: Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
@@ -209,7 +224,7 @@ def _same_run(loaded: Sequence[LoadedRecipe]) -> list[Problem]:
     return problems
 
 
-def _checked(path: Path, tree: Tree, changes: Sequence[Override]) -> LoadedRecipe:
+def _checked(path: Path, tree: Tree, changes: Sequence[Override], sources: Mapping[str, str]) -> LoadedRecipe:
     current = [change.with_current_key(tree) for change in changes]
     problems = [problem for change in current if (problem := change.apply(tree))]
     if problems:
@@ -222,7 +237,7 @@ def _checked(path: Path, tree: Tree, changes: Sequence[Override]) -> LoadedRecip
     recipe = _validated(cls, tree)
     name = recipe.run or run_name(path)
     applied = tuple(change.text for change in changes)
-    return LoadedRecipe(path, name, recipe, read_text(path), tree.positions, applied)
+    return LoadedRecipe(path, name, recipe, sources[str(path)], tree.positions, applied, sources=sources)
 
 
 def _stage_class(tree: Tree) -> type[StageRecipe]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import ProblemKind
+from toolkit.config import trl_optimizers, trl_schedules
 from toolkit.config.messages import (
     TYPE_NAMES,
     Mistake,
@@ -28,6 +29,7 @@ from toolkit.config.messages import (
     suggestion,
 )
 from toolkit.config.registry import STAGES
+from toolkit.config.trl_optimizers import missing_package
 from toolkit.config.trl_reserved import OWNED, RENAMED
 
 SNAPSHOT = Path(__file__).with_name("trl_fields.json")
@@ -35,7 +37,7 @@ SNAPSHOT = Path(__file__).with_name("trl_fields.json")
 # key: (lowest, is it included, highest, is it included)
 RANGES: dict[str, tuple[float | None, bool, float | None, bool]] = {
     **dict.fromkeys(
-        ("learning_rate", "num_train_epochs", "beta", "adam_epsilon", "discopop_tau", "neftune_noise_alpha"),
+        ("learning_rate", "beta", "adam_epsilon", "discopop_tau", "neftune_noise_alpha"),
         (0, False, None, False),
     ),
     **dict.fromkeys(
@@ -43,49 +45,43 @@ RANGES: dict[str, tuple[float | None, bool, float | None, bool]] = {
             "weight_decay",
             "warmup_steps",
             "max_grad_norm",
-            "dataloader_num_workers",
             "center_rewards_coefficient",
             "router_aux_loss_coef",
         ),
         (0, True, None, False),
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), (0, True, 1, False)),
-    **dict.fromkeys(("ld_alpha", "ref_model_mixup_alpha"), (0, True, 1, True)),
+    "ld_alpha": (0, True, 1, True),
+    "ref_model_mixup_alpha": (0, False, 1, True),
+    "num_train_epochs": (0, False, 100_000, True),
+    "max_length": (1, True, 10_000_000, True),
+    "pad_to_multiple_of": (1, True, 1_000_000, True),
+    "dataloader_num_workers": (0, True, 1024, True),
+    "dataloader_prefetch_factor": (1, True, 100_000, True),
     **dict.fromkeys(
         (
-            "max_length",
             "ref_model_sync_steps",
             "precompute_ref_batch_size",
-            "pad_to_multiple_of",
             "torch_empty_cache_steps",
-            "dataloader_prefetch_factor",
         ),
         (1, True, None, False),
     ),
     "label_smoothing": (0, True, 0.5, False),
 }
 
+MOST_STEPS = 100_000_000
+"""More steps than any training has; a list of their examples would fill the memory."""
+
 # Values that the class accepts and that fail later, or that cannot work here.
 REFUSED_VALUES = {
     "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),  # need evaluation during training
     "train_sampling_strategy": ("batch_rebalance",),  # its order depends on the number of processes
 }
-TEXT_VALUES = {"pad_to_multiple_of": ("auto",)}
-PACKAGES = {
-    **dict.fromkeys(("bnb", "paged", "adamw_8bit", "lion", "ademamix"), "bitsandbytes"),
-    "galore": "galore_torch",
-    "apollo": "apollo_torch",
-    "lomo": "lomo_optim",
-    "grokadamw": "grokadamw",
-    "schedule_free": "schedulefree",
-    "stable_adamw": "optimi",
-    "torch_4bit": "torchao",
-    "torch_8bit": "torchao",
-    "anyprecision": "torchdistx",
-    "xla": "torch_xla",
-    "npu": "torch_npu",
+TEXT_VALUES = {
+    "pad_to_multiple_of": ("auto",),
+    "torch_compile_backend": ("inductor", "eager", "aot_eager"),
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
-"""Part of an optimizer's name -> the package that it needs (transformers/trainer_optimizer.py)."""
 
 
 def check(stage: str, trainer: Mapping[str, Any]) -> list[Mistake]:
@@ -99,7 +95,7 @@ def check(stage: str, trainer: Mapping[str, Any]) -> list[Mistake]:
     ]
     wrong = {mistake.key[0] for mistake in mistakes}
     right = {key: value for key, value in trainer.items() if key not in wrong}
-    return mistakes + _together(right, set(trainer))
+    return mistakes + _together(stage, right, set(trainer))
 
 
 def settable(stage: str) -> list[str]:
@@ -206,24 +202,20 @@ def _wrong_choice(key: str, value: Any, described: Mapping[str, Any]) -> str | N
         return "must not be empty"
     for item in value if isinstance(value, list) else [value]:
         if allowed and isinstance(item, str) and item not in allowed:
-            usable = [choice for choice in allowed if key != "optim" or _missing_package(choice) is None]
+            usable = [choice for choice in allowed if key != "optim" or missing_package(choice) is None]
             words = f"one of {', '.join(usable)}" if len(usable) > 1 else f"{usable[0]} or an integer"
             return f"must be {words}, not {shown(item)}{suggestion(item, usable)}"
-    if key == "optim" and (package := _missing_package(value)):
+    if key == "optim" and (package := missing_package(value)):
         return f"{shown(value)} needs the package {package}, which is not installed"
     return None
 
 
-def _missing_package(optimizer: str) -> str | None:
-    for part, package in PACKAGES.items():
-        if part in optimizer:
-            return None if importlib.util.find_spec(package) else package
-    return None
-
-
 def _wrong_range(key: str, value: Any) -> str | None:
-    if key == "max_steps" and value != -1 and value < 1:
-        return f"must be at least 1 (or -1 for num_train_epochs), not {shown(value)}"
+    if key == "max_steps" and value != -1 and not 1 <= value <= MOST_STEPS:
+        bounds = "at least 1 (or -1 for num_train_epochs)" if value < 1 else f"at most {MOST_STEPS}"
+        return f"must be {bounds}, not {shown(value)}"
+    if key == "warmup_steps" and value > 1 and value != int(value):
+        return f"must be an integer, or below 1 as a share of the training, not {shown(value)}"
     if key not in RANGES or not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     low, includes_low, high, includes_high = RANGES[key]
@@ -234,7 +226,7 @@ def _wrong_range(key: str, value: Any) -> str | None:
     return None
 
 
-def _together(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
+def _together(stage: str, given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
     """Return mistakes of settings that contradict each other, or that act only together with another.
 
     Args:
@@ -249,10 +241,24 @@ def _together(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
                 mistakes.append(no_effect((key,), f"has an effect only with {partner}: {listed(values)}"))
     if given.get("max_steps", -1) > 0 and "num_train_epochs" in given:
         mistakes.append(no_effect(("num_train_epochs",), "has no effect: max_steps decides"))
-    if given.get("dataloader_prefetch_factor") and not given.get("dataloader_num_workers"):
-        sentence = "has an effect only with dataloader_num_workers above 0"
-        mistakes.append(no_effect(("dataloader_prefetch_factor",), sentence))
-    return mistakes + _schedule(given) + _losses(given)
+    for key in _OF_WORKERS:
+        if given.get(key) and not given.get("dataloader_num_workers"):
+            mistakes.append(no_effect((key,), "has an effect only with dataloader_num_workers above 0"))
+    if given.get("torch_compile_mode") and given.get("torch_compile_backend", "inductor") != "inductor":
+        sentence = "has an effect only with torch_compile_backend: inductor"
+        mistakes.append(no_effect(("torch_compile_mode",), sentence))
+    usual, schedule = defaults(stage), given.get("lr_scheduler_type", "linear")
+    return [
+        *mistakes,
+        *trl_optimizers.check(given, default=usual.get("optim", "")),
+        *trl_schedules.check(
+            given,
+            _description()["schedulers"].get(schedule, []),
+            learning_rate=given.get("learning_rate", usual.get("learning_rate", math.inf)),
+        ),
+        *_checkpointing(stage, given),
+        *(_losses(given, names) if stage == "dpo" else _answers(given)),
+    ]
 
 
 _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -265,28 +271,54 @@ _NEEDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "torch_compile_backend": ("torch_compile", (True,)),
     "torch_compile_mode": ("torch_compile", (True,)),
 }
+_OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_multiprocessing_context")
+_CHECKPOINTING_OPTIONS = ("use_reentrant", "preserve_rng_state")
+"""Options of torch.utils.checkpoint that a recipe may set."""
 
 
-def _schedule(given: Mapping[str, Any]) -> list[Mistake]:
-    name, options = given.get("lr_scheduler_type", "linear"), given.get("lr_scheduler_kwargs") or {}
-    allowed = _description()["schedulers"].get(name, [])
-    where = ("lr_scheduler_kwargs" if options else "lr_scheduler_type",)
-    sentence = f"unknown key: the schedule {name} takes {', '.join(allowed) or 'none'}"
+def _checkpointing(stage: str, given: Mapping[str, Any]) -> list[Mistake]:
+    """Return the mistakes in activation checkpointing, which has an older name, too."""
+    new, old = "activation_checkpointing", "gradient_checkpointing"
     mistakes = [
-        Mistake(("lr_scheduler_kwargs", key), sentence + suggestion(key, allowed), ProblemKind.UNKNOWN)
-        for key in options
-        if key not in allowed
+        conflict((old + end,), f"is the older name of {new}{end}: give one of them")
+        for end in ("", "_kwargs")
+        if old + end in given and new + end in given
     ]
-    if name == "warmup_stable_decay" and "num_decay_steps" not in options:
-        sentence = f"the schedule {name} needs lr_scheduler_kwargs: {{num_decay_steps: ...}}"
-        mistakes.append(Mistake(where, sentence, ProblemKind.MISSING))
-    if name.endswith("min_lr") and not {"min_lr", "min_lr_rate"} & set(options):
-        sentence = f"the schedule {name} needs lr_scheduler_kwargs: {{min_lr_rate: ...}}"
-        mistakes.append(Mistake(where, sentence, ProblemKind.MISSING))
+    for key in (f"{old}_kwargs", f"{new}_kwargs"):
+        options = given.get(key)
+        if options is None:
+            continue
+        if not (given.get(new) or given.get(old)):
+            mistakes.append(no_effect((key,), f"has an effect only with {key.removesuffix('_kwargs')}: true"))
+        allowed = (*_CHECKPOINTING_OPTIONS, "selective") if stage == "sft" else _CHECKPOINTING_OPTIONS
+        for name, value in options.items():
+            if name not in allowed:
+                sentence = f"unknown key: it takes {', '.join(allowed)}{suggestion(name, allowed)}"
+                mistakes.append(Mistake((key, name), sentence, ProblemKind.UNKNOWN))
+            elif not isinstance(value, bool):
+                mistakes.append(
+                    Mistake((key, name), f"must be true or false, not {shown(value)}", ProblemKind.TYPE)
+                )
+        if options.get("selective") and options.get("use_reentrant"):
+            mistakes.append(conflict((key, "selective"), "contradicts use_reentrant: true"))
     return mistakes
 
 
-def _losses(given: Mapping[str, Any]) -> list[Mistake]:
+def _answers(given: Mapping[str, Any]) -> list[Mistake]:
+    """Return contradictions about the tokens that are learned, and smoothing that a loss ignores."""
+    mistakes = []
+    if given.get("assistant_only_loss") and given.get("completion_only_loss") is False:
+        sentence = "contradicts assistant_only_loss: true, which learns answers only"
+        mistakes.append(conflict(("completion_only_loss",), sentence))
+    if given.get("label_smoothing_factor") and given.get("loss_type") == "dft":
+        mistakes.append(no_effect(("label_smoothing_factor",), "has no effect with loss_type: dft"))
+    return mistakes
+
+
+_OF_COMPARISON = ("beta", "f_divergence_type", "ld_alpha", "sync_ref_model", "precompute_ref_log_probs")
+
+
+def _losses(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
     """Return what trl/trainer/dpo_trainer.py refuses after model and data are loaded."""
     losses = given.get("loss_type", ["sigmoid"])
     losses = [losses] if isinstance(losses, str) else losses
@@ -301,9 +333,19 @@ def _losses(given: Mapping[str, Any]) -> list[Mistake]:
         mistakes.append(conflict(("f_divergence_type",), sentence))
     if given.get("use_weighting") and {"aot", "aot_unpaired"} & set(losses):
         mistakes.append(conflict(("use_weighting",), "is not defined for loss_type aot and aot_unpaired"))
-    if "exo_pair" in losses and not given.get("label_smoothing"):
-        sentence = "exo_pair needs label_smoothing above 0, for instance 1e-3"
-        mistakes.append(conflict(("loss_type",), sentence))
+    for loss, example in (("exo_pair", "1e-3"), ("robust", "0.1; without it, it is sigmoid")):
+        is_known = "label_smoothing" in given or "label_smoothing" not in names
+        if loss in losses and not given.get("label_smoothing") and is_known:
+            sentence = f"{loss} needs label_smoothing above 0, for instance {example}"
+            mistakes.append(conflict(("loss_type",), sentence))
+    if weights is not None and not any(weights):
+        mistakes.append(conflict(("loss_weights",), "must not all be 0, which learns nothing"))
+    if set(losses) == {"sft"}:
+        mistakes += [
+            no_effect((key,), "has no effect with loss_type: sft, which does not compare with the reference")
+            for key in _OF_COMPARISON
+            if given.get(key) not in (None, False, "reverse_kl")
+        ]
     if given.get("sync_ref_model") and given.get("precompute_ref_log_probs"):
         sentence = "contradicts precompute_ref_log_probs: the reference would change"
         mistakes.append(conflict(("sync_ref_model",), sentence))

@@ -14,6 +14,7 @@ _MODEL = "the toolkit loads model and tokenizer; set model at the top of the rec
 _LAUNCH = "belongs in an Accelerate configuration; give it with `toolkit run --launch FILE`"
 _RESUME = "the same command resumes an unfinished run automatically, exactly"
 _ROWS = "one row is one conversation: packed, GPT-2 would attend to the conversation before"
+_LIGER = "is not supported: Liger replaces a model's forward pass, and so does TRL to compute the loss"
 _FIXED = "the toolkit sets it: the result must not depend on the number of processes"
 
 OWNED: dict[str, str] = {
@@ -147,6 +148,8 @@ OWNED: dict[str, str] = {
         ("resume_from_checkpoint", "ignore_data_skip", "restore_callback_states_from_checkpoint"), _RESUME
     ),
     **dict.fromkeys(("packing", "packing_strategy", "padding_free", "eval_packing"), _ROWS),
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
+    "dataloader_persistent_workers": "the workers start once: the whole training is one pass over its rows",
     "truncation_mode": "a row that is too long is truncated from the oldest turns of its prompt",
     **dict.fromkeys(("average_tokens_across_devices", "dataloader_in_order", "dataloader_drop_last"), _FIXED),
 }

@@ -24,6 +24,8 @@ BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": F
 INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+LARGEST_FILE = 100_000
+"""Bytes; a recipe that a person writes has a few thousand, and a device such as /dev/zero never ends."""
 DEEPEST = 32  # a recipe has 4 levels; the limit keeps `[[[[...` from exhausting Python's stack
 
 
@@ -65,16 +67,21 @@ def read_text(path: Path) -> str:
     """Return the text of a recipe file.
 
     Raises:
-        RecipeError: the file does not exist, is a folder, or is not UTF-8.
+        RecipeError: the file does not exist, is a folder, is too large for a recipe, or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise RecipeError([Problem(str(path), "", "there is no such file", ProblemKind.MISSING)]) from None
     except IsADirectoryError:
         raise RecipeError([Problem(str(path), "", "this is a folder, not a recipe")]) from None
     except OSError as error:
         raise RecipeError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
+    if len(content) > LARGEST_FILE:
+        raise RecipeError(
+            [Problem(str(path), "", f"is larger than a recipe can be ({LARGEST_FILE:,} bytes)")]
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

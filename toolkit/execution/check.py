@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import inputs, registry
-from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, run_name
+from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, recipes_beside, run_name
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
-from toolkit.execution import dag
+from toolkit.execution import dag, machine_checks
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class CheckedRecipe:
     """A recipe that could be read.
 
     Attributes:
-        ok: no reference is to a run of the wrong stage or to the recipe's own run.
+        ok: no reference is to a run of the wrong stage or to the recipe's own run, and this machine can do
+            what the settings say.
         not_checked: parents and data that cannot be checked yet, one line each.
     """
 
@@ -43,11 +44,12 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
     """Check a recipe, or all recipes of a folder, without running or writing anything."""
     loaded, problems = _read(path, overrides)
     makers = {recipe.name: recipe.recipe.stage for recipe in loaded}
-    files = {run_name(file) for file in recipe_files(path if path.is_dir() else path.parent)}
+    files = {run_name(file) for file in (recipe_files(path) if path.is_dir() else recipes_beside(path))}
     checked = []
     for recipe in loaded:
         wrong, unknown = _parents(recipe, makers, files | set(makers))
         problems.setdefault(recipe.path, []).extend(wrong)
+        wrong += machine_checks.problems(recipe)
         unknown += _data(recipe)
         checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
     distinct = list(dict.fromkeys(itertools.chain.from_iterable(problems.values())))

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.base import console, ranks
-from toolkit.base.errors import RunError, UsageError
+from toolkit.base.errors import RecipeError, RunError, UsageError
 from toolkit.config import loader
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import CorpusRecipe, PreferencesRecipe, StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import dag, launching
+from toolkit.execution import dag, launching, machine_checks
 from toolkit.execution.launching import INTERRUPTED, RunOptions
 from toolkit.execution.schedule import Schedule, StageTask
 from toolkit.execution.stage_output import StageOutput
@@ -64,6 +64,7 @@ def run_folder(
     if not options.fresh:
         _refuse_changed(recipes, options)
     run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)
+    _refuse_unable(recipes, options)
     if options.fresh:  # all together, children first: an interrupted folder is resumed without --fresh
         for run_dir in reversed(run_dirs):
             opening.discard(run_dir, runs_dir=options.runs_dir)
@@ -222,6 +223,18 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> Non
             "existing runs were made from other settings:\n    " + "\n    ".join(lines),
             fix="restore the settings, name another --runs-dir, or start over with --fresh",
         )
+
+
+def _refuse_unable(recipes: Sequence[LoadedRecipe], options: RunOptions) -> None:
+    """Refuse settings that this machine cannot carry out, of recipes that are still to run."""
+    problems = [
+        problem
+        for loaded in recipes
+        if options.fresh or not seal.is_sealed(references.below(loaded.name, options.runs_dir))
+        for problem in machine_checks.problems(loaded)
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:

@@ -17,6 +17,7 @@ import yaml
 
 from toolkit.base import console, progress, ranks
 from toolkit.base.errors import UsageError
+from toolkit.config import recipe_texts
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.runtime import accelerate_config, signals
@@ -89,7 +90,11 @@ class LaunchedStage(StageProcess):
         self._interrupted = False
         child = subprocess.Popen(
             [sys.executable, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
-            env={**os.environ, signals.STATUS: str(self._status_file)},
+            env={
+                **os.environ,
+                **recipe_texts.handed_over(loaded.sources),
+                signals.STATUS: str(self._status_file),
+            },
             stdout=sys.__stderr__,
             preexec_fn=signals.die_with_parent,
             process_group=0,
@@ -205,7 +210,12 @@ def _child(
         variables[progress.REPORTS] = "1"
     return subprocess.Popen(
         [sys.executable, *PROGRAM, *stage_arguments(loaded, options)],
-        env={**os.environ, PARENT: str(os.getpid()), **variables},
+        env={
+            **os.environ,
+            **recipe_texts.handed_over(loaded.sources),
+            PARENT: str(os.getpid()),
+            **variables,
+        },
         stdout=subprocess.PIPE if captured else sys.__stderr__,
         stderr=subprocess.STDOUT if captured else None,
         pass_fds=pass_fds,

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base import console, files, progress, ranks
-from toolkit.base.errors import ToolkitError
-from toolkit.config import loader
+from toolkit.base.errors import RecipeError, ToolkitError, UsageError
+from toolkit.config import loader, recipe_texts
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import launching, memory_shortage
+from toolkit.execution import launching, machine_checks, memory_shortage
 from toolkit.execution.folder import RunOutcome, run_folder
 from toolkit.execution.launching import INTERRUPTED, PARENT, RunOptions
 from toolkit.runs import layout, opening, references
@@ -77,14 +77,21 @@ class _ErrorOfThisRank(ToolkitError):
 
 
 def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> RunOutcome:
-    loaded = loader.load(path, overrides)
+    texts = recipe_texts.receive()
+    if ranks.world_size() > 1 and path.exists() and path not in texts:
+        raise UsageError(
+            "a recipe from a pipe can be read by one process only",
+            where=str(path),
+            fix="write the recipe to a file, or use --launch instead of a launcher",
+        )
+    loaded = loader.load(path, overrides, texts=texts)
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
         status = launching.run(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
         with console.stdout_to_stderr():
-            if not launching.wait_for_start(functools.partial(_prepare, loaded.recipe)):
+            if not launching.wait_for_start(functools.partial(_prepare, loaded)):
                 return RunOutcome(INTERRUPTED)
             status = _run_in_this_process(loaded, options, run_dir)
     return RunOutcome(status, (run_dir,))
@@ -118,7 +125,7 @@ def _open(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> Run | 
             runs_dir=options.runs_dir,
             fresh=options.fresh,
             data=data_files.digests(recipe),
-            before=lambda: _prepare(recipe),
+            before=lambda: _prepare(loaded),
         )
     )
 
@@ -161,8 +168,11 @@ def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
     return getattr(importlib.import_module(module), name)
 
 
-def _prepare(recipe: StageRecipe) -> None:
-    """Check, before anything is written, that the device exists and that the stage can be imported."""
+def _prepare(loaded: LoadedRecipe) -> None:
+    """Check, before anything is written, that this machine can do it and that the stage can be imported."""
+    recipe = loaded.recipe
+    if problems := machine_checks.problems(loaded):
+        raise RecipeError(problems)
     if STAGES[recipe.stage].uses_torch:  # those only read text
         from toolkit.runtime import devices  # torch: 3 s
 

@@ -19,7 +19,7 @@ from toolkit.base import files
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import schema
-from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder
+from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder, recipes_beside
 from toolkit.config.registry import STAGES
 from toolkit.execution import dag
 from toolkit.models import memory
@@ -130,7 +130,7 @@ def plan(
 
 
 def _neighbours(path: Path) -> list[LoadedRecipe]:
-    return read_folder(path.parent)[0] if path.parent.is_dir() else []
+    return read_folder(path.parent)[0] if recipes_beside(path) else []
 
 
 def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: Question) -> StagePlan:

@@ -275,7 +275,7 @@ def sample_texts(
         return []
     positions = context.recipe.window
     new_tokens = min(settings.max_new_tokens, positions - 1)
-    start_id, end_id = context.shards.start_id, context.shards.end_id
+    start_id = context.shards.start_id
     encoded = [
         [start_id, *context.tokenizer.encode(prompt, add_special_tokens=False)][-(positions - new_tokens) :]
         for prompt in prompts

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model as load_model_weights
+from safetensors.torch import save_model as save_model_weights
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
 
@@ -29,7 +33,9 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, PolicyDistance, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
+from toolkit.runtime.upstream_private import TrainerHooks
 from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
@@ -44,6 +50,26 @@ SAMPLES = 5
 """Answers to them that are kept in evaluation.json."""
 
 
+REFERENCE_WEIGHTS = "reference.safetensors"
+"""File of a checkpoint with the weights of a reference that changes (`sync_ref_model`)."""
+
+
+class SyncedReferenceTrainer(TrainerHooks, DPOTrainer):
+    """TRL's trainer whose checkpoints hold the reference, too, which `sync_ref_model` changes."""
+
+    def write_model(self, folder: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super().write_model(folder, state_dict)
+        if not self.args.should_save:
+            return
+        reference = self.accelerator.unwrap_model(self.ref_model)
+        save_model_weights(reference, str(Path(folder or self.args.output_dir) / REFERENCE_WEIGHTS))
+
+    def load_checkpoint(self, folder: str, model: nn.Module | None = None) -> None:
+        super().load_checkpoint(folder, model)
+        reference = self.accelerator.unwrap_model(self.ref_model)
+        load_model_weights(reference, Path(folder) / REFERENCE_WEIGHTS)
+
+
 def run(recipe: DpoRecipe, run: Run) -> None:
     """Train `recipe.model`, which is also the reference; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
@@ -52,6 +78,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     reference, _ = load_causal_lm(reference_path, device=target)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, DPOConfig, model)
+    require_supported(recipe, model, length=length)
     report = ReadingReport()
     train = sources.preferences(
         recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
@@ -71,7 +98,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         config.remove_unused_columns = False
     adapters = lora(recipe, model, "CAUSAL_LM")
     writer = ModelWriter(model, tokenizer, reference=reference_path, rows=probe_rows(held_out.rows(), rows))
-    trainer = quiet(DPOTrainer)(
+    trainer = quiet(SyncedReferenceTrainer if config.sync_ref_model else DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters,
     )  # fmt: skip

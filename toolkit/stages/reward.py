@@ -22,6 +22,7 @@ from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
 from toolkit.stages.adapters import lora
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["reward"].held_out_while_training
@@ -35,6 +36,7 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     model, tokenizer = load_reward_model(reference, device=target, new_head_seed=recipe.seed)
     record_date(run, tokenizer)
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
+    require_supported(recipe, model, length=length)
     report = ReadingReport()
     train = sources.preferences(
         recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]

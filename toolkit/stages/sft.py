@@ -32,6 +32,7 @@ from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages.adapters import lora, show_bias_of_head
+from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
 MEASURED_WHILE_TRAINING = STAGES["sft"].held_out_while_training
@@ -76,6 +77,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     new_tokens = make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, SFTConfig, model)
+    require_supported(recipe, model, length=length)
     report = ReadingReport()
     table = conversation_rows(recipe, tokenizer, length, report=report)
     held_out = held_out_conversations(recipe, tokenizer, length, report=report)

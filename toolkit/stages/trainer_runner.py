@@ -32,7 +32,10 @@ from toolkit.base import ranks
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
+from toolkit.config import trl_schedules
+from toolkit.config.cross_checks import MOST_EXAMPLES
 from toolkit.config.schema import TrainerRecipe
+from toolkit.config.yaml_source import dotted
 from toolkit.data.chat.rows import RowTable, training_order
 from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.kernels import fastest_attention
@@ -134,6 +137,7 @@ def arguments(
     """
     micro, accumulation = split_batch(recipe)
     steps = num_steps(recipe, config_class, examples=len(table))
+    _require_fitting(recipe, steps)
     order = training_order(
         table.lengths(), steps=steps, batch=recipe.batch_examples, seed=recipe.seed,
         strategy=recipe.trainer.get("train_sampling_strategy", "random"),
@@ -168,6 +172,18 @@ def arguments(
         raise ToolkitError(f"trl's {config_class.__name__} rejects the settings: {error}") from error
     run.decide("trainer", _effective(config, recipe, settings.keys() | owned.keys()))
     return config, table.dataset().select(order)
+
+
+def _require_fitting(recipe: TrainerRecipe, steps: int) -> None:
+    """Refuse what `check` cannot know where the number of steps follows from the data."""
+    if steps * recipe.batch_examples > MOST_EXAMPLES:
+        raise ToolkitError(
+            f"{steps:,} steps of {recipe.batch_examples:,} examples are more than a training can have",
+            where="trainer.num_train_epochs", fix="lower it, or set max_steps",
+        )  # fmt: skip
+    for mistake in trl_schedules.too_long(recipe.trainer, steps=steps):
+        raise ToolkitError(mistake.what, where=dotted(("trainer", *mistake.key)),
+                           fix="lower it, or train longer")  # fmt: skip
 
 
 def checkpointing_key(config_class: type[TrainingArguments]) -> str:

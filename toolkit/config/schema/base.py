@@ -21,6 +21,12 @@ from pydantic import (
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+ProcessCount = Annotated[int, Field(gt=0, le=1024)]
+"""Threads or processes of one machine."""
+BatchSize = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Examples or answers that are computed together."""
+SequenceLength = Annotated[int, Field(gt=0, le=10_000_000)]
+"""Tokens of one sequence."""
 Size = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -223,7 +229,7 @@ class StageRecipe(Settings):
     """The root seed of all random streams of the stage."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`cuda` fails without a GPU; `auto` uses a GPU if there is one."""
-    threads: Count | None = None
+    threads: ProcessCount | None = None
     """CPU threads per process; the default is the number of cores divided by the local processes."""
 
     def longest_sequence(self, positions: int) -> int:

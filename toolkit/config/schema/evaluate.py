@@ -8,10 +8,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from toolkit.config.schema.base import (
     STORYWORLD,
-    Count,
+    BatchSize,
     DataSource,
     DataSources,
     NonNegative,
+    SequenceLength,
     Settings,
     Size,
     StageRecipe,
@@ -49,9 +50,9 @@ class PerplexitySettings(Settings):
     """A sealed corpus run: its held-out part is scored, with its own tokenizer."""
     data: MeasuredSources | None = None
     """Alternative to `tokens`: any text source. Each model uses its own tokenizer."""
-    window: Count | None = None
+    window: SequenceLength | None = None
     """Tokens in one window; the default is the model's number of positions, 4096 at most."""
-    stride: Count | None = None
+    stride: SequenceLength | None = None
     """Tokens between the starts of two windows; the default is half a window."""
     prefix: Literal["auto", "bos", "end", "none"] = "auto"
     """The token before a document: the tokenizer's beginning-of-text, end-of-text, or none (then the first
@@ -98,19 +99,19 @@ class WinRateSettings(Settings):
     judge_data: MeasuredSources | None = None
     """Preferences that measure the accuracy of a reward model or an endpoint. If its interval includes 50%,
     the verdict is `no verdict`. The default for a reward run is its own accuracy."""
-    samples_per_prompt: Count = 1
+    samples_per_prompt: BatchSize = 1
     """Answers of each model to each prompt. Intervals resample prompts, because answers to one prompt are
     correlated."""
     best_of: BestOfSettings | None = None
-    max_prompt_tokens: Count = 256
-    max_new_tokens: Count = 112
+    max_prompt_tokens: SequenceLength = 256
+    max_new_tokens: SequenceLength = 112
     temperature: NonNegative = 1.0
     """Sampling temperature; 0 is greedy."""
     top_k: Size = 0
     """Sample only from the k most probable tokens (0: all)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample only from the smallest set of tokens with this total probability (1: all)."""
-    batch_examples: Count = 64
+    batch_examples: BatchSize = 64
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
 
 
@@ -128,7 +129,7 @@ class EvaluateRecipe(StageRecipe):
     samples: list[str | Turns] = []
     """Prompts that every model answers, shown in the summary. A prompt is a text, or a list of the turns of a
     conversation, which begins and ends with the user's."""
-    answers_per_sample: Count = 1
+    answers_per_sample: BatchSize = 1
     """Answers of each model to each of `samples`: a single one may mislead."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Precision of the weights of models and judges; `auto`: that of each checkpoint. Log-probabilities are

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from toolkit.config.schema.base import (
+    BatchSize,
     Count,
     DataSources,
     NonNegative,
     PlannedWork,
     Positive,
     Probability,
+    SequenceLength,
     Settings,
     StageRecipe,
 )
@@ -36,11 +38,11 @@ class PpoTrainerSettings(Settings):
     """Learning rate of the critic; the default is the policy's."""
     episodes: Count = 2048
     """Answers sampled in the whole training."""
-    rollout_examples: Count = 64
+    rollout_examples: BatchSize = 64
     """Answers sampled between two phases of optimization, over all processes."""
     epochs: Count = 4
     """Passes over the answers of one rollout."""
-    minibatches: Count = 1
+    minibatches: BatchSize = 1
     """Optimizer steps in one pass."""
     kl_coefficient: NonNegative = 0.05
     """beta: reward = score - beta * KL, spread over the tokens (k1 estimator)."""
@@ -76,10 +78,10 @@ class PpoTrainerSettings(Settings):
     guard: Literal["stop", "warn", "off"] = "stop"
     """What happens when answers degenerate (repetition, likeness, length, KL) while the score rises: `warn`
     only warns; `stop` also ends the run on a collapse."""
-    answers_per_prompt: Annotated[int, Field(ge=2)] | None = None
+    answers_per_prompt: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """Answers per prompt for rloo and grpo (default 4); ppo samples one."""
-    max_prompt_tokens: Count = 128
-    max_new_tokens: Count = 96
+    max_prompt_tokens: SequenceLength = 128
+    max_new_tokens: SequenceLength = 96
     temperature: Positive = 1.0
     """Divides the logits for sampling and for the log-probabilities of policy and reference."""
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -150,7 +152,7 @@ class PpoRecipe(StageRecipe):
     data: DataSources
     """Prompts: any source of conversations or preferences; only its prompts are read."""
     early_stopping: EarlyStoppingSettings | None = None
-    micro_batch_examples: Count | None = None
+    micro_batch_examples: BatchSize | None = None
     """Answers in one forward pass on one process. The default is the process's share of the minibatch (on a
     CPU at most 16, in bf16 at most 32)."""
     lora: LoraSettings | None = None

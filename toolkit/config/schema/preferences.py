@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.config.schema.base import Count, DataSources, NonNegative, Settings, Size, StageRecipe
+from toolkit.config.schema.base import (
+    BatchSize,
+    DataSources,
+    NonNegative,
+    ProcessCount,
+    SequenceLength,
+    Settings,
+    Size,
+    StageRecipe,
+)
 
 
 class BiasSettings(Settings):
@@ -49,25 +58,25 @@ class PreferencesRecipe(StageRecipe):
     data: DataSources | None = None
     """Conversations, preferences or prompts, whose training prompts are answered; held-out ones are never
     asked."""
-    answers_per_prompt: Annotated[int, Field(ge=2)] = 2
+    answers_per_prompt: Annotated[int, Field(ge=2, le=10_000)] = 2
     """Answers to each prompt."""
     compare: Literal["in_turn", "best_with_worst"] = "in_turn"
     """`in_turn`: the first answer to a prompt with the second, the third with the fourth, and so on.
     `best_with_worst`: the one that gold or a reward model scores highest with the one it scores lowest, one
     pair for each prompt; the annotator then compares the two with its noise."""
     annotator: AnnotatorSettings = AnnotatorSettings()
-    max_prompt_tokens: Count = 256
-    max_new_tokens: Count = 96
+    max_prompt_tokens: SequenceLength = 256
+    max_new_tokens: SequenceLength = 96
     temperature: NonNegative = 1.0
     """Sampling temperature."""
     top_k: Size = 0
     """Sample only from the k most probable tokens (0: all)."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Sample only from the smallest set of tokens with this total probability (1: all)."""
-    batch_examples: Count = 64
+    batch_examples: BatchSize = 64
     """Prompts, of similar length, that one process answers at a time. The answers do not depend on the number
     of processes."""
-    workers: Count = 1
+    workers: ProcessCount = 1
     """Processes that sample side by side; more than one need `threads: 1`. A GPU, a launch of several
     processes, and other systems than Linux use one. The answers do not depend on their number."""
 

@@ -12,6 +12,7 @@ from toolkit.config.schema.base import (
     PlannedWork,
     Positive,
     Probability,
+    SequenceLength,
     Settings,
     Size,
     StageRecipe,
@@ -24,15 +25,15 @@ class ModelSettings(Settings):
     architecture: Literal["gpt2", "llama"] = "gpt2"
     """`gpt2`: learned positions, LayerNorm, GELU, biases. `llama`: rotary positions, RMSNorm, SwiGLU, no
     biases. Both tie the embedding to the head."""
-    n_layer: Count = 4
-    n_head: Count = 4
+    n_layer: Annotated[int, Field(gt=0, le=10_000)] = 4
+    n_head: Annotated[int, Field(gt=0, le=100_000)] = 4
     n_kv_head: Count | None = None
     """llama: heads of keys and values, a divisor of `n_head` (grouped-query attention); default `n_head`."""
-    n_embd: Count = 256
-    n_inner: Count | None = None
+    n_embd: Annotated[int, Field(gt=0, le=1_000_000)] = 256
+    n_inner: Annotated[int, Field(gt=0, le=10_000_000)] | None = None
     """llama: width between the matrices of an MLP; the default is 8/3 of `n_embd`, rounded up to a multiple
     of 16, with which a block has as many weights as GPT-2's."""
-    n_positions: Count = 256
+    n_positions: SequenceLength = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """gpt2: dropout probability during training."""
     activation: Literal["gelu_new", "gelu_pytorch_tanh", "relu"] = "gelu_pytorch_tanh"
@@ -43,7 +44,7 @@ class ModelSettings(Settings):
     attention_init: Literal["normal", "copy"] = "normal"
     """gpt2: with `copy`, attention starts by passing on what it attends to: a small model learns to copy
     sooner."""
-    vocabulary_multiple: Count = 64
+    vocabulary_multiple: Annotated[int, Field(gt=0, le=1_000_000)] = 64
     """Rows of the embedding are padded to a multiple of this: GPT-2's 50257 trains 25 % faster as 50304."""
 
     @model_validator(mode="after")
@@ -141,7 +142,7 @@ class LengthSettings(Settings):
 
     tokens: Count
     """Number of trained tokens up to which rows have this `sequence_length`."""
-    sequence_length: Count
+    sequence_length: SequenceLength
     """Length of these rows, a divisor of the full length. A step reads the same tokens with any length."""
 
 
@@ -171,7 +172,7 @@ class SampleSettings(Settings):
 
     prompts: list[str] | None = ["Once"]
     """Prompts to continue; null: the first words of a line of the held-out text, which suit any text."""
-    max_new_tokens: Count = 60
+    max_new_tokens: SequenceLength = 60
     temperature: NonNegative = 0.8
 
 
@@ -186,14 +187,14 @@ class PretrainRecipe(StageRecipe):
     model folder, or `hub-id@revision`, of any causal language model of transformers."""
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
-    sequence_length: Count | None = None
+    sequence_length: SequenceLength | None = None
     """Tokens of one training row; the default is n_positions. A checkpoint needs it; held-out text is then
     measured in windows of this length."""
     separate_documents: bool = False
     """Attend within each document of a row only, with positions from 0; a GPU loses its flash kernel."""
-    batch_tokens: Count = 8192
+    batch_tokens: Annotated[int, Field(gt=0, le=1_000_000_000)] = 8192
     """Tokens per optimizer step, over all processes."""
-    micro_batch_tokens: Count | None = None
+    micro_batch_tokens: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
     """Tokens per forward pass on one process; the default is all tokens of the process."""
     train_tokens: Count
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -9,6 +9,7 @@ from pydantic import Field
 from toolkit.config.schema.base import (
     Count,
     DataSources,
+    ProcessCount,
     StageRecipe,
 )
 
@@ -36,5 +37,5 @@ class CorpusRecipe(StageRecipe):
     data: DataSources
     shard_tokens: Count = 100_000_000
     """Tokens in one shard file."""
-    workers: Count | None = None
+    workers: ProcessCount | None = None
     """Number of tokenizing processes; the default is the number of cores. The shards do not depend on it."""

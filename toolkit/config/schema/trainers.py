@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from toolkit.config.schema.base import (
     UNKNOWN_WORK,
+    BatchSize,
     Count,
     DataSources,
     PlannedWork,
@@ -23,7 +25,7 @@ ALL_LINEAR = "all-linear"
 class LoraSettings(Settings):
     """Train low-rank adapters instead of all weights (Hu et al., 2021); merged when the run is sealed."""
 
-    r: Count = 8
+    r: Annotated[int, Field(gt=0, le=100_000)] = 8
     alpha: Positive = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: list[str] | Literal["all-linear"] = ["c_attn", "c_proj", "c_fc"]
@@ -37,9 +39,9 @@ class TrainerRecipe(StageRecipe):
     model: str
     """A sealed run, a model folder, or `hub-id@revision`."""
     data: DataSources
-    batch_examples: Count = 16
+    batch_examples: BatchSize = 16
     """Examples per optimizer step, over all processes."""
-    micro_batch_examples: Count | None = None
+    micro_batch_examples: BatchSize | None = None
     """Examples per forward pass on one process; the default is all examples of the process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     lora: LoraSettings | None = None
@@ -65,6 +67,11 @@ class TrainerRecipe(StageRecipe):
         if len(counts) < len(self.data):
             return None
         return self.trainer.get("num_train_epochs", 3.0) * sum(counts)
+
+    def planned_steps(self) -> int | None:
+        """Return the largest number of optimizer steps; None if it depends on the data."""
+        examples = self._planned_examples()
+        return None if examples is None else max(1, math.ceil(examples / self.batch_examples))
 
 
 class SftRecipe(TrainerRecipe):
