@@ -208,6 +208,19 @@ def test_override_list_index_out_of_range(write):
     assert load(path, ["models=[c]"]).recipe.models == ["c"]
 
 
+def test_unknown_keys_do_not_hide_broken_rules(write):
+    path = write("e.yaml", "stage: evaluate\nmodels: [a]\nxx: 3\nwin_rate: {baseline: c, yy: 1}\n")
+    lines = said(load, path).splitlines()
+    assert [line.split(": ", 1)[1].partition(";")[0] for line in lines] == [
+        "data: has the prompts of win_rate: give both or neither", "xx: unknown key",
+        "win_rate.yy: unknown key",
+    ]  # fmt: skip
+    path = write("s.yaml", DPO.rstrip() + "\nxx: 3\n")
+    assert [line.split(": ")[1] for line in said(load, path, ["micro_batch_examples=3"]).splitlines()] == [
+        "micro_batch_examples", "xx"
+    ]  # fmt: skip
+
+
 # folders
 
 
@@ -217,6 +230,22 @@ def test_folder_override_applies_where_the_key_is_set(write, tmp_path):
     assert first.recipe.trainer["beta"] == 0.5 and "beta" not in second.recipe.trainer
     assert tokenizer.recipe.data[0].examples == 7 and second.recipe.data[0].examples is None
     assert (first.overrides, second.overrides) == (("trainer.beta=0.5",), ())
+
+
+def test_folder_override_of_a_model_leaves_the_stages_of_the_folder_connected(write, tmp_path):
+    for name, model in [("a", "org/base"), ("b", "runs/my/a"), ("c", "runs/my/named")]:
+        write(f"recipes/my/{name}.yaml", f"stage: dpo\nmodel: {model}\ndata: {{name: rows.jsonl}}\n")
+    write("recipes/my/d.yaml", "stage: dpo\nrun: my/named\nmodel: org/other\ndata: {name: rows.jsonl}\n")
+    loaded = load_folder(tmp_path / "recipes" / "my", ["model=mine"])
+    assert [one.recipe.model for one in loaded] == ["mine", "runs/my/a", "runs/my/named", "mine"]
+    assert [one.overrides for one in loaded] == [("model=mine",), (), (), ("model=mine",)]
+
+
+def test_folder_override_of_a_model_applies_to_all_if_each_is_a_run_of_the_folder(write, tmp_path):
+    for name, model in [("a", "runs/my/b"), ("b", "runs/my/a")]:
+        write(f"recipes/my/{name}.yaml", f"stage: dpo\nmodel: {model}\ndata: {{name: rows.jsonl}}\n")
+    loaded = load_folder(tmp_path / "recipes" / "my", ["model=mine"])
+    assert [one.recipe.model for one in loaded] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize("override,end", [

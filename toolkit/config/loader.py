@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from toolkit.base.console import tell
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import cross_checks, history, trl_checks
+from toolkit.config.inputs import setting_of
 from toolkit.config.messages import Mistake, explain, settings_of, shown, suggestion
 from toolkit.config.overrides import COMMAND_LINE, Override
 from toolkit.config.recipe_texts import RecipeTexts
-from toolkit.config.registry import STAGES
+from toolkit.config.registry import PRODUCTS, STAGES
 from toolkit.config.schema import StageRecipe
-from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse
+from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse, without
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -62,7 +63,8 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """Read and check the recipes that lie directly in a folder, by file name.
 
     A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
-    set its key.
+    set its key. If some of them refer to runs of this folder there and others do not, it applies to the others:
+    `model=DIR` replaces the model that the folder starts from, and its stages still follow each other.
 
     Raises:
         RecipeError: recipes have problems, or no recipe sets an override's key; the error lists all problems.
@@ -93,13 +95,16 @@ def read_folder(
             trees[file], sources[file] = _read(file, texts)
         except RecipeError as error:
             problems[file] = error.problems
-    unused = [problem for change in changes if (problem := _unused(change, path, trees))]
+    changed = [_changed_files(change, trees) for change in changes]
+    unused = [
+        _unused(change, path, trees) for change, where in zip(changes, changed, strict=True) if not where
+    ]
     if unused and not problems:
         problems[path] = unused
     loaded: list[LoadedRecipe] = []
     for file, tree in trees.items():
         try:
-            applicable = [change for change in changes if change.with_current_key(tree).key in tree.positions]
+            applicable = [change for change, where in zip(changes, changed, strict=True) if file in where]
             loaded.append(_checked(file, tree, applicable, sources[file]))
         except RecipeError as error:
             problems[file] = error.problems
@@ -201,9 +206,18 @@ def _layers(path: Path, texts: RecipeTexts, children: tuple[Path, ...] = ()) -> 
     return {**_layers(file, texts, chain), path: tree}
 
 
-def _unused(change: Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem | None:
-    if any(change.with_current_key(tree).key in tree.positions for tree in trees.values()):
-        return None
+def _changed_files(change: Override, trees: Mapping[Path, Tree]) -> list[Path]:
+    """Return the recipes of a folder that an override changes (see `load_folder`)."""
+    keys = {file: change.with_current_key(tree).key for file, tree in trees.items()}
+    files = [file for file, tree in trees.items() if keys[file] in tree.positions]
+    if setting_of(change.key) not in PRODUCTS:
+        return files
+    runs = {f"runs/{tree.value.get('run') or run_name(file)}" for file, tree in trees.items()}
+    from_outside = [file for file in files if trees[file].at(keys[file]) not in runs]
+    return from_outside or files
+
+
+def _unused(change: Override, folder: Path, trees: Mapping[Path, Tree]) -> Problem:
     name = dotted(change.key)
     set_keys = sorted({dotted(key) for tree in trees.values() for key in tree.positions if key})
     close = suggestion(name, set_keys)
@@ -272,16 +286,9 @@ def _stage_class(tree: Tree) -> type[StageRecipe]:
 
 def _validated(cls: type[StageRecipe], tree: Tree) -> StageRecipe:
     stage = tree.value["stage"]
-    mistakes: list[Mistake] = []
-    recipe: StageRecipe | None = None
     trainer = tree.value.get("trainer")
     is_trl = STAGES[stage].trl_config is not None
-    trainer_keys = trl_checks.settable(stage) if is_trl else ()
-    try:
-        recipe = cls.model_validate(tree.value)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        mistakes = explain(cls, tree.value, errors, trainer_keys=trainer_keys)
+    recipe, mistakes = _parsed(cls, tree.value, trl_checks.settable(stage) if is_trl else ())
     if is_trl and isinstance(trainer, dict):
         mistakes += [
             Mistake(("trainer", *mistake.key), mistake.what, mistake.kind)
@@ -299,6 +306,26 @@ def _validated(cls: type[StageRecipe], tree: Tree) -> StageRecipe:
     if problems or recipe is None:
         raise RecipeError(sorted(set(problems), key=_order))
     return recipe
+
+
+def _parsed(
+    cls: type[StageRecipe], value: dict[str, Any], trainer_keys: Collection[str]
+) -> tuple[StageRecipe | None, list[Mistake]]:
+    """Return the recipe, and the mistakes that the schema finds.
+
+    The rules between settings are applied only to settings without a mistake. So that an unknown key does not
+    hide a broken rule, the recipe is validated again without its unknown keys; it is then returned, too.
+    """
+    try:
+        return cls.model_validate(value), []
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    mistakes = explain(cls, value, errors, trainer_keys=trainer_keys)
+    unknown = [mistake.key for mistake in mistakes if mistake.kind is ProblemKind.UNKNOWN]
+    if not unknown:
+        return None, mistakes
+    recipe, others = _parsed(cls, without(value, unknown), trainer_keys)
+    return recipe, list(dict.fromkeys([*mistakes, *others]))
 
 
 def _as_written(key: Key, value: Any) -> Key:

@@ -6,9 +6,11 @@ keys, and drops the position of a key; so only its parser is used, event by even
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,10 @@ class Tree:
 
     value: Any
     positions: dict[Key, str] = field(default_factory=dict)
+
+    def at(self, key: Key) -> Any:
+        """Return the value of a key that has a position."""
+        return functools.reduce(lambda value, part: value[part], key, self.value)
 
 
 class _Refused(Exception):
@@ -244,6 +250,14 @@ def _merged(base: Any, top: Any, key: Key, positions: tuple[dict[Key, str], dict
     forget(below, key)
     below.update({path: above[path] for path in above if path[: len(key)] == key})
     return top
+
+
+def without(value: Any, keys: Sequence[Key]) -> Any:
+    """Return a copy of a value (mappings, lists, scalars) without some keys of its mappings."""
+    rest = copy.deepcopy(value)
+    for *parents, last in keys:
+        del functools.reduce(lambda node, part: node[part], parents, rest)[last]
+    return rest
 
 
 def forget(positions: dict[Key, str], key: Key) -> None:
