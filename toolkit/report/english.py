@@ -49,6 +49,10 @@ ENGLISH: dict[str, str] = {
     "cell.baseline": "baseline",
     "trained.prompts": "{count} of the prompts are also in the training data of {run}.",
     "trained.documents": "{count} of the texts are also in the training data of {run}.",
+    "trained.pairs": "{count} of the pairs are also in the training data of {run}.",
+    "trained.judge_data": (
+        "{count} of the preferences that measure the judge are also in the training data of {run}."
+    ),
     "note.judge": "The judge is {judge}.",
     "note.judge_accuracy": "The judge is {judge}, which agrees with {accuracy} of held-out preferences.",
     "note.gold": "The judge is gold, the known utility of this world.",

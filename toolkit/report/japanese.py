@@ -49,6 +49,8 @@ JAPANESE: dict[str, str] = {
     "cell.baseline": "基準",
     "trained.prompts": "プロンプトのうち{count}件は{run}の学習データにもあります。",
     "trained.documents": "文章のうち{count}件は{run}の学習データにもあります。",
+    "trained.pairs": "選好のうち{count}件は{run}の学習データにもあります。",
+    "trained.judge_data": "判定者の正しさを測る選好のうち{count}件は{run}の学習データにもあります。",
     "note.judge": "判定者は{judge}です。",
     "note.judge_accuracy": "判定者は{judge}で、評価用の選好の{accuracy}と一致します。",
     "note.gold": "判定者はgold（この世界の既知の効用）です。",
