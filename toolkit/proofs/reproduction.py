@@ -33,7 +33,7 @@ TIMES = frozenset(
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
 transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
-Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; they follow from the data.
+Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.
 """
 NOT_OUTPUTS = {
     layout.RECIPE: "it went in",
