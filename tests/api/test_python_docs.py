@@ -10,6 +10,7 @@ import pytest
 
 import toolkit as tk
 from tests.api.conftest import FIXTURE
+from tests.chat_fixtures import write_preferences
 
 DOCS = Path(__file__).parents[2] / "docs" / "PYTHON.md"
 
@@ -26,6 +27,7 @@ def test_code_blocks_are_extracted():
 def folder(tmp_path, monkeypatch) -> Path:
     shutil.copytree(FIXTURE / "runs", tmp_path / "runs")
     shutil.copytree(FIXTURE / "recipes", tmp_path / "recipes" / "tiny")
+    write_preferences(tmp_path / "pairs.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,6 +42,8 @@ def test_code_without_training_runs(folder):
     execute(range(2, 5), names)
     assert names["result"].baseline == "sft" and [*names["result"].models] == ["sft", "dpo", "pretrain"]
     assert names["scored"][0].total < 0
+    measured = names["measured"]
+    assert measured.part == "held_out" and measured["reward"].n == measured.data["pairs"]["kept"] < 48
 
 
 @pytest.mark.slow

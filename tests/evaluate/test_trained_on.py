@@ -263,6 +263,14 @@ def test_a_win_rate_leaves_out_the_prompts_of_the_model_and_of_the_judge(chain, 
     result, err, _ = evaluated(capsys, chain / "runs/t/sft", chain / "pairs.jsonl", *judged)
     assert result["trained_on"] == ["t/reward"]
     assert result["models"]["sft"]["prompts"] == evaluation(chain, "reward")["n"]
+    lines = (chain / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (chain / "more.jsonl").write_text("".join(lines) + lines[0].replace("ball", "bird"))
+    result, err, table = evaluated(
+        capsys, chain / "runs/t/sft", chain / "talk.jsonl", *judged, "--judge-data", chain / "more.jsonl"
+    )
+    known = 48 - evaluation(chain, "reward")["n"]
+    assert result["also_in_training"]["judge_data"] == {"t/reward": known}
+    assert f"{known} of 49 pairs of {chain}/more.jsonl have a prompt that t/reward was trained on" in err
     checked = [*judged, "--judge-data", chain / "pairs.jsonl", "--part", "train"]
     result, err, table = evaluated(capsys, chain / "runs/t/sft", chain / "talk.jsonl", *checked)
     assert result["judge"]["accuracy"] == evaluation(chain, "reward")["accuracy"]

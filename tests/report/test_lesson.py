@@ -146,6 +146,16 @@ def test_verdict_gives_its_reason(folder, rate, ending):
     assert "beats" not in sentences(about, "pretrain")
 
 
+def test_rows_that_a_stage_was_trained_on_are_said_beside_the_numbers(folder):
+    assert "that no stage trained on" in shown(lesson(folder))
+    counts = {"prompts": {"sft": 3, "ppo": 0}, "documents": {"pretrain": 5}}
+    edit(folder / "evaluate", lambda numbers: numbers | {"also_in_training": counts})
+    text = shown(lesson(folder))
+    assert "that no stage trained on" not in text and "training data of ppo" not in text
+    assert "3 of the prompts are also in the training data of sft." in text
+    assert "5 of the texts are also in the training data of pretrain." in text
+
+
 def test_pretraining_is_told_as_not_taught_to_answer(folder):
     edit(folder / "evaluate", with_rates("pretrain", wish_rate=0.25, over_refusal_rate=0.5))
     text = sentences(lesson(folder), "pretrain")

@@ -136,6 +136,7 @@ STAGES = {
 """How a stage reads a source, the rows of its file, what it makes of them, why it leaves out the second."""
 SECOND = {".json": ":3", ".jsonl": ":2", ".ndjson": ":2", ".csv": ":3", ".tsv": ":3"}
 """Where the second row is; in the other formats `:row 2`."""
+FEW = ((".csv", ""), (".parquet", ""))
 slow = [cell for cell in file_formats.ALL if cell not in file_formats.ONE_COMPRESSION_EACH]
 CELLS = [*file_formats.ONE_COMPRESSION_EACH, *(pytest.param(*cell, marks=pytest.mark.slow) for cell in slow)]
 
@@ -197,7 +198,10 @@ def test_plain_text_is_refused_by_other_stages(tmp_path, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("suffix", "compression"), CELLS)
+@pytest.mark.parametrize(
+    ("suffix", "compression"),
+    [cell if cell in FEW else pytest.param(*cell, marks=pytest.mark.slow) for cell in file_formats.ALL],
+)
 def test_a_column_that_is_missing_is_refused_with_row_and_fix(tmp_path, suffix, compression, stage):
     name = file_formats.write(tmp_path, [{"words": "a"}], suffix=suffix, compression=compression)
     with pytest.raises(DataError, match="there is no column '(text|messages|chosen|prompt)'") as caught:

@@ -11,6 +11,7 @@ from toolkit.base.console import tell_once
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files
+from toolkit.data.chat import sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
 from toolkit.evaluate import overlap, perplexity
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Findings:
-    """What was found while the data were read, by unit: `documents`, `prompts` or `pairs`.
+    """What was found while the data were read, by unit: `documents`, `prompts`, `pairs` or `judge_data`.
 
     Attributes:
         reports: what became of the rows.
@@ -81,11 +82,16 @@ class EvaluationContext:
                 self.tell_part(source, found.used, found.usable, unit)
         self.record(report, unit)
         if not self._are_training_rows:
-            measured = MeasuredRows.of_prompts(
-                data, rows["prompt"], unit=unit, is_held_out=self.part == "held_out"
-            )
+            is_held_out = self.part == "held_out"
+            measured = MeasuredRows.of_prompts(data, rows["prompt"], unit=unit, is_held_out=is_held_out)
             self.findings.also_in_training[unit] = overlap.count(measured, self.models)
         return rows
+
+    def compare_judge_data(self, data: Data, judge: Reference, *, seed: int) -> None:
+        """Count the preferences that measure a judge's accuracy, and that the judge was trained on."""
+        rows = sources.preferences(data, part="held_out", seed=seed, report=ReadingReport())
+        measured = MeasuredRows.of_prompts(data, rows["prompt"], unit="pairs", is_held_out=True)
+        self.findings.also_in_training["judge_data"] = overlap.count(measured, [judge])
 
     def read_text(self, data: Data, *, seed: int) -> HeldOutText:
         """Return the documents to measure."""

@@ -227,6 +227,8 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
     is_model = judge_kind(settings.judge) == "model"
     reference = surroundings.model_reference(settings.judge) if is_model else None
     is_local = reference is not None and Path(reference[0]).exists()
+    if is_local and settings.judge_data:
+        surroundings.compare_judge_data(settings.judge_data, reference, seed=recipe.seed)
     return judge_factory.open_judge(
         judge_settings,
         world=contest.world,

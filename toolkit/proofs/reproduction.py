@@ -27,13 +27,13 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
-        "threads", "device", "versions", "local_files_only", "held_out_in_training",
+        "threads", "device", "versions", "local_files_only", "held_out_in_training", "also_in_training",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
 transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
-Older corpora lack `held_out_in_training`, which follows from their data.
+Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.
 """
 NOT_OUTPUTS = {
     layout.RECIPE: "it went in",

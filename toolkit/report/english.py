@@ -39,6 +39,7 @@ ENGLISH: dict[str, str] = {
     ),
     # The table.
     "table.title": "In numbers{label}: {measured} that no stage trained on",
+    "table.title_seen": "In numbers{label}: {measured}",
     "table.prompts": "{count} prompts",
     "table.texts": "{count} texts",
     "table.and": "{first} and {second}",
@@ -46,6 +47,12 @@ ENGLISH: dict[str, str] = {
     "row.untrained": "untrained",
     "row.best": "best possible",
     "cell.baseline": "baseline",
+    "trained.prompts": "{count} of the prompts are also in the training data of {run}.",
+    "trained.documents": "{count} of the texts are also in the training data of {run}.",
+    "trained.pairs": "{count} of the pairs are also in the training data of {run}.",
+    "trained.judge_data": (
+        "{count} of the preferences that measure the judge are also in the training data of {run}."
+    ),
     "note.judge": "The judge is {judge}.",
     "note.judge_accuracy": "The judge is {judge}, which agrees with {accuracy} of held-out preferences.",
     "note.gold": "The judge is gold, the known utility of this world.",

@@ -39,6 +39,7 @@ JAPANESE: dict[str, str] = {
     ),
     # The table.
     "table.title": "数値での比較{label}：どの段階の学習にも使っていない{measured}",
+    "table.title_seen": "数値での比較{label}：{measured}",
     "table.prompts": "{count}件のプロンプト",
     "table.texts": "{count}件の文章",
     "table.and": "{first}と{second}",
@@ -46,6 +47,10 @@ JAPANESE: dict[str, str] = {
     "row.untrained": "学習前",
     "row.best": "理論上の最良値",
     "cell.baseline": "基準",
+    "trained.prompts": "プロンプトのうち{count}件は{run}の学習データにもあります。",
+    "trained.documents": "文章のうち{count}件は{run}の学習データにもあります。",
+    "trained.pairs": "選好のうち{count}件は{run}の学習データにもあります。",
+    "trained.judge_data": "判定者の正しさを測る選好のうち{count}件は{run}の学習データにもあります。",
     "note.judge": "判定者は{judge}です。",
     "note.judge_accuracy": "判定者は{judge}で、評価用の選好の{accuracy}と一致します。",
     "note.gold": "判定者はgold（この世界の既知の効用）です。",

@@ -308,7 +308,11 @@ def _table(
     label = "" if is_only else message("table.label", evaluation=evaluation)
     return ModelTable(
         evaluation,
-        message("table.title", label=label, measured=_measured(models)),
+        message(
+            "table.title_seen" if trained_rows(about) else "table.title",
+            label=label,
+            measured=_measured(models),
+        ),
         columns,
         (*_untrained(stages, models, columns), *rows, *_best(columns)),
         tuple(_notes(about, rows)),
@@ -402,7 +406,9 @@ def _best(columns: Sequence[TableColumn]) -> list[Row]:
 
 
 def _notes(about: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Message]:
-    """Yield who judged, and why there is no verdict."""
+    """Yield which rows a stage was trained on, who judged, and why there is no verdict."""
+    for unit, run, count in trained_rows(about):
+        yield message(f"trained.{unit}", count=f"{count:,}", run=run)
     judge = about.get("judge")
     if not judge:
         return
@@ -419,6 +425,16 @@ def _notes(about: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[Message]:
         yield message("note.judge_accuracy", judge=judge["name"], accuracy=f"{judge['accuracy']:.0%}")
     else:
         yield message("note.judge", judge=judge["name"])
+
+
+def trained_rows(about: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return (unit, run, number) of the measured rows that are in the training data of a run."""
+    return [
+        (unit, run, count)
+        for unit, counts in (about.get("also_in_training") or {}).items()
+        for run, count in counts.items()
+        if count
+    ]
 
 
 # What a stage changed

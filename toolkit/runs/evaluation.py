@@ -312,7 +312,7 @@ class StageEvaluation(Record):
     """What a stage measured at its end.
 
     `data` counts the rows of the data: those used, held out and left out (`toolkit.data.chat.report`). Only
-    pretraining, which reads a corpus, has none.
+    pretraining, which reads a corpus, and preferences from a file of votes have none.
 
     Attributes:
         not_measured: what failed at the end of a training and is missing, and the reason; None if nothing is.
@@ -665,8 +665,8 @@ class ModelComparison(StageEvaluation):
         baseline: the name of the model that the others are compared with.
         part: of the data that was measured, `held_out`, `train` or `all`; None for a recipe's.
         trained_on: names of the runs that were trained on the data: models, judges and their ancestors.
-        also_in_training: unit (`documents`, `prompts`, `pairs`) -> run -> number of measured rows that are
-            also in the training data of this run; of runs whose data could be compared.
+        also_in_training: unit (`documents`, `prompts`, `pairs`, `judge_data`) -> run -> number of measured
+            rows that are also in the training data of this run; of runs whose data could be compared.
         data: unit -> counts of the rows that were read.
     """
 

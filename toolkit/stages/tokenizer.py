@@ -138,7 +138,7 @@ def _tokenize_held_out(
     tokens = sum(len(template.encode_text(tokenizer, text)) for text in limited)
     report.add_held_out(stream.report)
     if report.held_out:
-        stream.report.print()
+        ReadingReport(held_out=report.held_out).print()
     if not tokens:
         tell(
             "tokenizer: no held-out rows (held_out: none), so bytes per token are not measured"
