@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.chat_templates import CITY_TOOLS, FORMATS, TOOL_FORMATS
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import pairs, rendered_tools, sources, template
+from toolkit.data.chat import pairs, rendered_tools, sources, template, tools
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.data.text.documents import Stream
@@ -183,6 +183,26 @@ def test_results_that_are_objects_are_json_text(rows, qwen):
     row = {**ROW, "messages": [USER, CALLING, {**RESULT, "content": {"time": "12:00"}}, ANSWER]}
     [found] = rows(row, tokenizer=qwen).read(sources.conversations)
     assert found["prompt"][-1]["content"] == '{"time": "12:00"}'
+
+
+def test_tags_of_hermes_belong_to_the_format(rows, qwen):
+    result = {**RESULT, "content": "<tool_response>\nnoon\n</tool_response>"}
+    spelled = {"role": "assistant", "content": "<tool_call>\n{}\n</tool_call>"}
+    data = rows(
+        {**ROW, "messages": [USER, CALLING, result, ANSWER]}, {"messages": [USER, spelled]}, tokenizer=qwen
+    )
+    found = data.read(sources.conversations)
+    assert found[0]["prompt"][-1]["content"] == "noon"
+    assert found[1]["completion"] == [spelled] and data.report.sources[0].notes == {tools.SPELLED: 1}
+
+
+def test_text_beside_a_call_is_counted_where_the_template_leaves_it_out(rows, chat_format, tokenizer):
+    row = {**ROW, "messages": [USER, {**CALLING, "content": "A1"}, RESULT, ANSWER]}
+    data = rows(row, tokenizer=tokenizer)
+    [found] = data.read(sources.conversations)
+    is_rendered = "A1" in tokenizer.decode(template.prompt_ids(tokenizer, found["prompt"]))
+    assert data.report.sources[0].notes == ({} if is_rendered else {tools.UNRENDERED_TEXT: 1})
+    assert is_rendered == (chat_format is TOOL_FORMATS["qwen2.5"])
 
 
 def test_calls_without_loss_are_context(rows, qwen):

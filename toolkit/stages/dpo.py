@@ -155,10 +155,12 @@ def distance(
     therefore be slightly negative if the two models are similar.
     """
     context = context_length_or_default(model)
-    messages = held_out.messages[:SAMPLED_FOR_KL]
-    if not messages:
+    found = template.prompts_that_fit(
+        tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLED_FOR_KL
+    )
+    messages, prompts = [prompt for prompt, _ in found], [ids for _, ids in found]
+    if not found:
         return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))
-    prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
     end = template.end_id(tokenizer)
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=end, pad_id=tokenizer.pad_token_id,
