@@ -137,6 +137,7 @@ class ColumnReader:
         listed = {name: found for name in columns.TOOLS if (found := tools.tools_message(self.row.get(name)))}
         if len({found["content"] for found in listed.values()}) > 1:
             raise Unusable(f"{' and '.join(map(repr, listed))} differ")
+        self.used.update(listed)
         return [*list(listed.values())[:1], *messages] if messages else messages
 
     def _with_system(self, messages: Messages) -> Messages:
