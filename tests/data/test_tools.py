@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.data.chat_templates import CITY_TOOLS, FORMATS, TOOL_FORMATS
@@ -177,6 +179,41 @@ def test_every_spelling_of_a_row_is_rendered_alike(rows, qwen, name):
     wanted = TOOL_FORMATS["qwen2.5"]
     assert qwen.decode(found["input_ids"]) == wanted.prompt + wanted.answer
     assert data.report.sources[0].unread == {}
+
+
+def test_calls_beside_a_query_are_its_answer(rows, qwen):
+    """The format of xLAM."""
+    data = rows(
+        {"query": "Q1", "answers": json.dumps([ROME]), "tools": json.dumps([FLAT_TOOL])}, tokenizer=qwen
+    )
+    [row] = data.read(sources.conversations)
+    found = labelled(qwen, row["prompt"], row["completion"][0], max_length=2000)
+    assert learned(qwen, found) == TOOL_FORMATS["qwen2.5"].call
+    assert len(data.read(sources.prompts)) == 1
+
+
+def test_rows_of_parquet_have_no_nulls_of_other_rows(tmp_path, qwen):
+    other = {"name": "sum", "arguments": {"a": 1, "b": 2}}
+    table = [
+        ROW,
+        {"messages": [USER, {**CALLING, "tool_calls": [other]}], "tools": [{**FLAT_TOOL, "name": "sum"}]},
+    ]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    source = DataSource(name=str(path))
+    read = list(sources.conversations(source, part="all", seed=0, tokenizers=[qwen]))
+    texts = [
+        qwen.decode(labelled(qwen, row["prompt"], row["completion"][0], max_length=2000)["input_ids"])
+        for row in read
+    ]
+    wanted = TOOL_FORMATS["qwen2.5"]
+    assert texts[0] == wanted.prompt + wanted.answer
+    assert '{"name": "sum", "arguments": {"a": 1, "b": 2}}' in texts[1] and "null" not in texts[1]
+
+
+def test_calls_that_are_a_list_are_rendered_too(qwen):
+    call = TOOL_FORMATS["qwen2.5"].call
+    assert call in template.render(qwen, [USER, CALLING], generation_prompt=False)
 
 
 def test_results_that_are_objects_are_json_text(rows, qwen):
