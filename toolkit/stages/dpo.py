@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from toolkit import stats
 from toolkit.base.rng import derive
@@ -29,8 +32,6 @@ from toolkit.stages.trainer_runner import Measure, arguments, fit, lora, max_len
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
-
-Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 SAMPLED_FOR_KL = 64
 """Held-out prompts that the policy answers for the estimate of its KL divergence from the reference."""
@@ -60,16 +61,11 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
-    has_contexts = CONTEXTS[0] in rows.column_names or CONTEXTS[1] in rows.column_names
-    if has_contexts:
-        config.remove_unused_columns = False
     adapters = lora(recipe, model, "CAUSAL_LM")
     trainer = quiet(DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
-        train_dataset=rows, peft_config=adapters,
+        train_dataset=rows, peft_config=adapters, data_collator=_collator(rows, config, tokenizer),
     )  # fmt: skip
-    if has_contexts:
-        trainer.data_collator = _without_contexts(trainer.data_collator)
     fit(trainer, run, measure=_measure(held_out.pairs, reference, config.beta))
     if run.is_main:
         trained, _ = load_causal_lm((str(run.model_dir), None), device=target)
@@ -84,18 +80,30 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def _without_contexts(collate: Collator) -> Collator:
-    """Return TRL's collator without loss on `Pair.contexts`; TRL scores every turn after the prompt."""
+@dataclass
+class AnswerCollator(DataCollatorForPreference):
+    """TRL's collator without loss on `Pair.contexts`; TRL scores every turn after the prompt."""
 
-    def collate_answers(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = collate(examples)
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().torch_call(examples)
         rows = [(example, name) for name in CONTEXTS for example in examples]
         for mask, (example, name) in zip(batch["completion_mask"], rows, strict=True):
             for position in example.get(name, []):
                 mask[len(example["prompt_ids"]) + position] = 0
         return batch
 
-    return collate_answers
+
+def _collator(
+    rows: datasets.Dataset, config: DPOConfig, tokenizer: PreTrainedTokenizerBase
+) -> AnswerCollator | None:
+    """Return the collator of rows with `Pair.contexts`, None for TRL's own."""
+    if not set(CONTEXTS) & set(rows.column_names):
+        return None
+    config.remove_unused_columns = False
+    return AnswerCollator(
+        pad_token_id=tokenizer.pad_token_id, max_length=config.max_length,
+        truncation_mode=config.truncation_mode, pad_to_multiple_of=config.pad_to_multiple_of,
+    )  # fmt: skip
 
 
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
