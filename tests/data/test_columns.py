@@ -199,6 +199,7 @@ PAIRS = {
     "alpacaeval": {"instruction": "Q", "output_1": "B", "output_2": "A", "preference": 2.0},
     "chosen_index": {"question": "Q", "response_0": "A", "response_1": "B", "chosen_index": "0"},
     "candidates": {"prompt": "Q", "responses": ["C", "B", "A"], "scores": [0.5, 0.1, 0.9]},
+    "JSON text in cells": {"prompt": "Q", "responses": '["B", "A"]', "scores": "[0.5, 1]"},
     "ranks": {"prompt": "Q", "responses": ["C", "B", "A"], "ranks": [2, 3, 1]},
     "UltraFeedback": {
         "instruction": "Q",
@@ -248,12 +249,13 @@ def test_the_common_messages_are_the_prompt(rows):
         {"chosen": [Q, A, later, A], "rejected": [Q, B, later, B]},
         {"chosen": [Q, A], "rejected": [later, B]},
         {"chosen": [Q, A, A], "rejected": [Q, B]},
+        {"chosen": [Q, A, later, A], "rejected": [Q, A, Q, B]},
     )
     assert data.pairs() == [
         ([system("S"), Q, A, later], [A], [B]),
         ([Q], [A, later, A], [B, later, B]),
     ]
-    assert data.left_out() == {"the prompts of the two answers differ": 1, SEVERAL_MESSAGES: 1}
+    assert data.left_out() == {"the prompts of the two answers differ": 2, SEVERAL_MESSAGES: 1}
     assert data.sft()[1] == [Q, A, later, A] and data.prompts()[1] == [Q, A, later]
 
 
@@ -372,6 +374,12 @@ def test_optional_keys_survive_batches_sources_and_selection(tmp_path, monkeypat
     whole = sources.conversations(one, part="all", seed=0)
     assert whole[6]["completion"] == [assistant("A", reasoning_content="T")] and whole[0]["completion"] == [A]
     assert whole.select_columns("prompt")[0] == {"prompt": [user("q0")]}
+
+
+def test_empty_answers_before_the_last_are_counted(rows):
+    data = rows({"messages": [Q, assistant(""), user("R"), A]})
+    assert data.sft() == [[Q, assistant(""), user("R"), A]]
+    assert data.report.sources[0].notes == {"an answer before the last is empty": 1}
 
 
 def test_margin_is_a_column_if_a_row_has_one(rows):
@@ -633,7 +641,7 @@ def test_documented_rows_are_read_by_their_stages(rows, name, row, stages):
 
 
 def test_every_documented_row_is_found():
-    assert len(DOCUMENTED) == 24
+    assert len(DOCUMENTED) == 23
 
 
 def test_error_without_a_usable_row_names_the_reasons(rows):

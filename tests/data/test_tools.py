@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.data.chat_templates import CITY_TOOLS, FORMATS, TOOL_FORMATS
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import pairs, rendered_tools, sources, template
+from toolkit.data.chat import pairs, rendered_tools, sources, template, tools
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.data.text.documents import Stream
@@ -179,10 +181,65 @@ def test_every_spelling_of_a_row_is_rendered_alike(rows, qwen, name):
     assert data.report.sources[0].unread == {}
 
 
+def test_calls_beside_a_query_are_its_answer(rows, qwen):
+    """The format of xLAM."""
+    data = rows(
+        {"query": "Q1", "answers": json.dumps([ROME]), "tools": json.dumps([FLAT_TOOL])}, tokenizer=qwen
+    )
+    [row] = data.read(sources.conversations)
+    found = labelled(qwen, row["prompt"], row["completion"][0], max_length=2000)
+    assert learned(qwen, found) == TOOL_FORMATS["qwen2.5"].call
+    assert len(data.read(sources.prompts)) == 1
+
+
+def test_rows_of_parquet_have_no_nulls_of_other_rows(tmp_path, qwen):
+    other = {"name": "sum", "arguments": {"a": 1, "b": 2}}
+    table = [
+        ROW,
+        {"messages": [USER, {**CALLING, "tool_calls": [other]}], "tools": [{**FLAT_TOOL, "name": "sum"}]},
+    ]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+    source = DataSource(name=str(path))
+    read = list(sources.conversations(source, part="all", seed=0, tokenizers=[qwen]))
+    texts = [
+        qwen.decode(labelled(qwen, row["prompt"], row["completion"][0], max_length=2000)["input_ids"])
+        for row in read
+    ]
+    wanted = TOOL_FORMATS["qwen2.5"]
+    assert texts[0] == wanted.prompt + wanted.answer
+    assert '{"name": "sum", "arguments": {"a": 1, "b": 2}}' in texts[1] and "null" not in texts[1]
+
+
+def test_calls_that_are_a_list_are_rendered_too(qwen):
+    call = TOOL_FORMATS["qwen2.5"].call
+    assert call in template.render(qwen, [USER, CALLING], generation_prompt=False)
+
+
 def test_results_that_are_objects_are_json_text(rows, qwen):
     row = {**ROW, "messages": [USER, CALLING, {**RESULT, "content": {"time": "12:00"}}, ANSWER]}
     [found] = rows(row, tokenizer=qwen).read(sources.conversations)
     assert found["prompt"][-1]["content"] == '{"time": "12:00"}'
+
+
+def test_tags_of_hermes_belong_to_the_format(rows, qwen):
+    result = {**RESULT, "content": "<tool_response>\nnoon\n</tool_response>"}
+    spelled = {"role": "assistant", "content": "<tool_call>\n{}\n</tool_call>"}
+    data = rows(
+        {**ROW, "messages": [USER, CALLING, result, ANSWER]}, {"messages": [USER, spelled]}, tokenizer=qwen
+    )
+    found = data.read(sources.conversations)
+    assert found[0]["prompt"][-1]["content"] == "noon"
+    assert found[1]["completion"] == [spelled] and data.report.sources[0].notes == {tools.SPELLED: 1}
+
+
+def test_text_beside_a_call_is_counted_where_the_template_leaves_it_out(rows, chat_format, tokenizer):
+    row = {**ROW, "messages": [USER, {**CALLING, "content": "A1"}, RESULT, ANSWER]}
+    data = rows(row, tokenizer=tokenizer)
+    [found] = data.read(sources.conversations)
+    is_rendered = "A1" in tokenizer.decode(template.prompt_ids(tokenizer, found["prompt"]))
+    assert data.report.sources[0].notes == ({} if is_rendered else {tools.UNRENDERED_TEXT: 1})
+    assert is_rendered == (chat_format is TOOL_FORMATS["qwen2.5"])
 
 
 def test_calls_without_loss_are_context(rows, qwen):

@@ -64,7 +64,8 @@ def assert_rewards_match(trainer, folder, columns):
     assert abs(ours) > 0.01
 
 
-def test_implicit_rewards_of_several_answers_match_trl(folder, load, monkeypatch):
+@pytest.mark.parametrize("is_precomputed", [False, True])
+def test_implicit_rewards_of_several_answers_match_trl(folder, load, monkeypatch, is_precomputed):
     file = folder / "dialogues.jsonl"
     with file.open("w") as out:
         for i in range(40):
@@ -77,7 +78,9 @@ def test_implicit_rewards_of_several_answers_match_trl(folder, load, monkeypatch
                 for side, (first, last) in texts.items()
             }
             print(json.dumps(sides), file=out)
-    trainer = built_trainer(monkeypatch, dpo, folder, load("turns", data={"name": str(file)}))
+    settings = RECIPE["trainer"] | {"precompute_ref_log_probs": is_precomputed}
+    loaded = load(f"turns-{is_precomputed}", data={"name": str(file)}, trainer=settings)
+    trainer = built_trainer(monkeypatch, dpo, folder, loaded)
     tokenizer, batch = trainer.processing_class, first_batch(trainer)
     answers = [
         tokenizer.decode(ids[mask.bool()])

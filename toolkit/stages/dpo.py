@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from safetensors.torch import load_model as load_model_weights
@@ -13,6 +15,7 @@ from safetensors.torch import save_model as save_model_weights
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from toolkit import stats
 from toolkit.base.rng import derive
@@ -40,8 +43,6 @@ from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, p
 
 MEASURED_WHILE_TRAINING = STAGES["dpo"].held_out_while_training
 """Held-out pairs to measure during training; after it all of them are measured."""
-
-Collator = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 
 SAMPLED_FOR_KL = 64
 """Held-out prompts that the policy answers for the estimate of its KL divergence from the reference."""
@@ -93,17 +94,12 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
-    has_contexts = CONTEXTS[0] in rows.column_names or CONTEXTS[1] in rows.column_names
-    if has_contexts:
-        config.remove_unused_columns = False
     adapters = lora(recipe, model, "CAUSAL_LM")
     writer = ModelWriter(model, tokenizer, reference=reference_path, rows=probe_rows(held_out.rows(), rows))
     trainer = quiet(SyncedReferenceTrainer if config.sync_ref_model else DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
-        train_dataset=rows, peft_config=adapters,
+        train_dataset=rows, peft_config=adapters, data_collator=_collator(rows, config, tokenizer),
     )  # fmt: skip
-    if has_contexts:
-        trainer.data_collator = _without_contexts(trainer.data_collator)
     trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
     if trained is not None:
         reference, _ = load_causal_lm(reference_path, device=target)
@@ -122,18 +118,30 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         run.write_json(layout.EVALUATION, evaluation.to_json())
 
 
-def _without_contexts(collate: Collator) -> Collator:
-    """Return TRL's collator without loss on `Pair.contexts`; TRL scores every turn after the prompt."""
+@dataclass
+class AnswerCollator(DataCollatorForPreference):
+    """TRL's collator without loss on `Pair.contexts`; TRL scores every turn after the prompt."""
 
-    def collate_answers(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = collate(examples)
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().torch_call(examples)
         rows = [(example, name) for name in CONTEXTS for example in examples]
         for mask, (example, name) in zip(batch["completion_mask"], rows, strict=True):
             for position in example.get(name, []):
                 mask[len(example["prompt_ids"]) + position] = 0
         return batch
 
-    return collate_answers
+
+def _collator(
+    rows: datasets.Dataset, config: DPOConfig, tokenizer: PreTrainedTokenizerBase
+) -> AnswerCollator | None:
+    """Return the collator of rows with `Pair.contexts`, None for TRL's own."""
+    if not set(CONTEXTS) & set(rows.column_names):
+        return None
+    config.remove_unused_columns = False
+    return AnswerCollator(
+        pad_token_id=tokenizer.pad_token_id, max_length=config.max_length,
+        truncation_mode=config.truncation_mode, pad_to_multiple_of=config.pad_to_multiple_of,
+    )  # fmt: skip
 
 
 def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
@@ -193,10 +201,12 @@ def distance(
     therefore be slightly negative if the two models are similar.
     """
     context = default_length(model)
-    messages = held_out.messages[:SAMPLED_FOR_KL]
-    if not messages:
+    found = template.prompts_that_fit(
+        tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLED_FOR_KL
+    )
+    messages, prompts = [prompt for prompt, _ in found], [ids for _, ids in found]
+    if not found:
         return PolicyDistance(samples=[], nulls=frozenset({"kl", "kl_interval"}))
-    prompts = [template.prompt_ids(tokenizer, prompt, max_tokens=context // 2) for prompt in messages]
     ends = StopTokens.of(model, tokenizer).ids
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=ends, pad_id=tokenizer.pad_token_id,

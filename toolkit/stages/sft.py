@@ -239,10 +239,10 @@ def sample_answers(
 ) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
     context = default_length(model)
-    indices = range(min(SAMPLES, len(held_out.prompts)))
-    if not indices:
+    found = template.prompts_that_fit(tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLES)
+    if not found:
         return []
-    prompts = [template.prompt_ids(tokenizer, held_out.messages[i], max_tokens=context // 2) for i in indices]
+    prompts = [ids for _, ids in found]
     room = min(128, context - max(len(prompt) for prompt in prompts))
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=StopTokens.of(model, tokenizer).ids,
@@ -250,11 +250,11 @@ def sample_answers(
     )  # fmt: skip
     return [
         Sample(
-            prompt=held_out.messages[i][-1]["content"],
+            prompt=messages[-1]["content"],
             answer=template.decode_answer(tokenizer, answers.ids[i]),
             ended=answers.ended[i],
         )
-        for i in indices
+        for i, (messages, _) in enumerate(found)
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,17 +67,26 @@ class Candidates:
 def of_row(row: Mapping[str, Any]) -> Candidates | None:
     """Return the answers of a row: lists of answers and of scores, or a list of objects with both."""
     for name in columns.CANDIDATES:
-        answers = row.get(name)
-        if not isinstance(answers, list):
+        answers = _list(row.get(name))
+        if answers is None:
             continue
-        for scores in columns.CANDIDATE_SCORES:
-            if isinstance(row.get(scores), list):
-                return Candidates((name, scores), answers, row[scores], is_rank=scores in columns.RANKS)
+        for scores_name in columns.CANDIDATE_SCORES:
+            if (scores := _list(row.get(scores_name))) is not None:
+                form = (name, scores_name)
+                return Candidates(form, answers, scores, is_rank=scores_name in columns.RANKS)
         if answers and all(isinstance(answer, Mapping) for answer in answers):
             found = _of_objects(name, answers)
             if found is not None:
                 return found
     return None
+
+
+def _list(value: Any) -> list[Any] | None:
+    """Return a list, or the one that JSON text stands for, as in cells of CSV files."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, list) else None
 
 
 def _of_objects(name: str, answers: list[Mapping[str, Any]]) -> Candidates | None:
@@ -85,7 +96,7 @@ def _of_objects(name: str, answers: list[Mapping[str, Any]]) -> Candidates | Non
     )
     if text is None or score is None:
         return None
-    unread = {key for answer in answers for key in answer} - {text, score} - columns.HARMLESS
+    unread = {key for answer in answers for key in answer} - {text, score, "role"} - columns.HARMLESS
     return Candidates(
         (name,), [answer.get(text) for answer in answers], [answer.get(score) for answer in answers],
         is_rank=score in columns.RANKS, unread=frozenset(unread),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.base.errors import DataError
-from toolkit.data.chat import candidates, columns
+from toolkit.data.chat import candidates, columns, tools
 from toolkit.data.chat.messages import (
     Message,
     Messages,
@@ -15,7 +15,6 @@ from toolkit.data.chat.messages import (
     with_prompt,
     without_prompt,
 )
-from toolkit.data.chat.tools import tools_message
 from toolkit.data.chat.unusable import Unusable
 
 
@@ -44,6 +43,8 @@ class ColumnReader:
             and next((m["role"] for m in messages if m["role"] != "system"), "") == "assistant"
         ):
             self.notes.add("an answer before the first request is not learned")
+        if any(map(tools.is_spelled, messages)):
+            self.notes.add(tools.SPELLED)
         cleaned = [_without_end(message) for message in messages]
         if cleaned != messages:
             self.notes.add("an end token that is spelled at the end of an answer is removed")
@@ -133,9 +134,10 @@ class ColumnReader:
     def _with_context(self, messages: Messages) -> Messages:
         """Prepend the tools and the system message that have columns."""
         messages = self._with_system(messages)
-        listed = {name: found for name in columns.TOOLS if (found := tools_message(self.row.get(name)))}
+        listed = {name: found for name in columns.TOOLS if (found := tools.tools_message(self.row.get(name)))}
         if len({found["content"] for found in listed.values()}) > 1:
             raise Unusable(f"{' and '.join(map(repr, listed))} differ")
+        self.used.update(listed)
         return [*list(listed.values())[:1], *messages] if messages else messages
 
     def _with_system(self, messages: Messages) -> Messages:

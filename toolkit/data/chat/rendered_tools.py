@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 NO_TEMPLATE = "a row with tools, which this stage does not read"
 
 
-def require_rendered(messages: Sequence[Message], tokenizers: Sequence[PreTrainedTokenizerBase]) -> None:
-    """Raise Unusable unless the template of every tokenizer renders all tools, calls and results.
+def require_rendered(messages: Sequence[Message], tokenizers: Sequence[PreTrainedTokenizerBase]) -> set[str]:
+    """Return notes; raise Unusable unless every tokenizer's template renders all tools, calls and results.
 
     Many templates ignore tools, or write an empty answer where a function is called. So the words of tools,
     calls and results are replaced by unique ones, which must occur in the rendered text.
     """
+    notes: set[str] = set()
     if not tools.has_tools(messages):
-        return
+        return notes
     if not tokenizers:
         raise Unusable(NO_TEMPLATE)
     probes, words = tools.marked(messages)
@@ -34,9 +35,11 @@ def require_rendered(messages: Sequence[Message], tokenizers: Sequence[PreTraine
             if _refuses_all(tokenizer):
                 raise Unusable(tools.NO_TURN) from None
             raise Unusable(f"a row with tools, which the chat template refuses: {error.reason}") from None
-        for word, reason in words.items():
-            if word not in text:
-                raise Unusable(reason)
+        missing = {reason for word, reason in words.items() if word not in text}
+        if reasons := missing - {tools.UNRENDERED_TEXT}:
+            raise Unusable(min(reasons))
+        notes |= missing
+    return notes
 
 
 def _refuses_all(tokenizer: PreTrainedTokenizerBase) -> bool:

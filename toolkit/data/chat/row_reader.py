@@ -16,6 +16,7 @@ from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
+OTHER_PROMPTS = "the prompts of the two answers differ"
 SEVERAL_MESSAGES = "the answers differ before the last turn, and one follows another directly"
 SEVERAL_ANSWERS = "the conversations differ before the last turn"
 
@@ -71,6 +72,8 @@ class RowReader(ColumnReader):
         _require_question(messages[:-1])
         if is_empty(messages[-1]):
             raise Unusable("an answer is empty")
+        if any(message["role"] == "assistant" and is_empty(message) for message in messages):
+            self.notes.add("an answer before the last is empty")
         return messages
 
     def prompt(self) -> Messages:
@@ -291,12 +294,14 @@ class RowReader(ColumnReader):
             shared += 1
         _require_question(chosen[:-1])
         if not any(message["role"] == "user" for message in chosen[:shared]):
-            raise Unusable("the prompts of the two answers differ")
+            raise Unusable(OTHER_PROMPTS)
         _require_question(chosen[:shared])
         if is_empty(chosen[-1]) or is_empty(rejected[-1]):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
             raise Unusable("the two answers are the same")
+        if {chosen[shared]["role"], rejected[shared]["role"]} != {"assistant"}:
+            raise Unusable(OTHER_PROMPTS)
         if len(chosen) - shared > 1 or len(rejected) - shared > 1:
             turns = [turns for side in (chosen, rejected) for turns in pairwise(side[shared:])]
             if any(first["role"] == "assistant" == second["role"] for first, second in turns):

@@ -91,7 +91,7 @@ class _Reader:
 
     def require_rendered(self, messages: Messages) -> Messages:
         """Return a conversation; raises Unusable if it has tools and a template does not render them."""
-        rendered_tools.require_rendered(messages, self.tokenizers)
+        self.report.notes.update(rendered_tools.require_rendered(messages, self.tokenizers))
         return messages
 
 

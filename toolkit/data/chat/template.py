@@ -9,7 +9,7 @@ to the next turn and is neither learned nor scored. Special tokens in messages a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -329,6 +329,19 @@ def prompt_ids(
     if max_tokens is not None:
         messages = shorten(tokenizer, messages, max_tokens=max_tokens)
     return _ids(tokenizer, render(tokenizer, messages, generation_prompt=True))
+
+
+def prompts_that_fit(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Sequence[Message]], *, max_tokens: int, count: int
+) -> list[tuple[Sequence[Message], list[int]]]:
+    """Return the first `count` prompts with their ids, without conversations with tools that are too long."""
+    found: list[tuple[Sequence[Message], list[int]]] = []
+    for messages in prompts:
+        if len(found) == count:
+            break
+        with suppress(TooLong):
+            found.append((messages, prompt_ids(tokenizer, messages, max_tokens=max_tokens)))
+    return found
 
 
 def example_ids(

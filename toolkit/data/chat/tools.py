@@ -27,7 +27,10 @@ NOT_JSON_TOOLS = "tools that are not a list of functions in JSON"
 NOT_JSON_CALL = "a tool call that is not a function's name with arguments in JSON"
 NO_TOOLS = "a row with tools, which the chat template does not render"
 NO_TURN = "a tool turn, which the chat template does not render"
+UNRENDERED_TEXT = "the text beside a tool call is not rendered by the chat template"
+SPELLED = "a tool call that is spelled in the text of an answer stays text"
 _CALL_TAG = ("<tool_call>", "</tool_call>")
+_RESULT_TAG = ("<tool_response>", "</tool_response>")
 
 Message = Mapping[str, Any]
 
@@ -35,6 +38,11 @@ Message = Mapping[str, Any]
 def has_tools(messages: Sequence[Message]) -> bool:
     """Return whether a conversation lists, calls or answers functions."""
     return any(message["role"] in (TOOLS, TOOL) or CALLS in message for message in messages)
+
+
+def is_spelled(message: Message) -> bool:
+    """Return whether the text of an answer spells a call between Hermes' tags."""
+    return message["role"] == "assistant" and _CALL_TAG[0] in message["content"]
 
 
 # Reading
@@ -117,8 +125,14 @@ def _call(item: Any) -> dict[str, Any]:
 
 
 def result_text(content: Any) -> Any:
-    """Return the content of a result, an object or a list of values as JSON text."""
-    if isinstance(content, (str, type(None))) or _are_parts(content):
+    """Return the content of a result without Hermes' tags; an object or a list of values is JSON text."""
+    if isinstance(content, str):
+        inner = content.strip().removeprefix(_RESULT_TAG[0]).removesuffix(_RESULT_TAG[1])
+        is_one = (
+            len(content.strip()) - len(inner) == sum(map(len, _RESULT_TAG)) and _RESULT_TAG[0] not in inner
+        )
+        return inner.strip() if is_one else content
+    if content is None or _are_parts(content):
         return content
     return json.dumps(content, ensure_ascii=False)
 
@@ -185,7 +199,8 @@ def calls(message: Message, safe: Callable[[str], str], *, as_text: bool) -> lis
         safe: as in `functions`.
         as_text: whether the arguments are JSON text instead of an object.
     """
-    found = _mapped(json.loads(message[CALLS]), safe)
+    given = message[CALLS]
+    found = _mapped(json.loads(given) if isinstance(given, str) else given, safe)
     if as_text:
         for call in found:
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
@@ -224,6 +239,8 @@ def marked(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str,
         elif message["role"] == TOOL:
             turn["content"] = word(NO_TURN)
         elif CALLS in message:
+            if message["content"].strip():
+                turn["content"] = word(UNRENDERED_TEXT)
             calls = json.loads(message[CALLS])
             for call in calls:
                 call["function"] = {"name": word(NO_TURN), "arguments": {"x": word(NO_TURN)}}
