@@ -98,6 +98,7 @@ def test_run_killed_after_its_last_checkpoint_only_writes_the_model(opened, reci
     [
         ({"max_new_tokens": 60}, "exceed the policy's context of 64"),
         ({"learning_rate": 1e30}, "collapsed"),
+        ({"learning_rate": 1e30, "episodes": 8, "epochs": 1, "minibatches": 1}, "not finite after step 1"),
     ],
 )
 def test_refusals(opened, recipe, changes, message):

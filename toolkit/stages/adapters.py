@@ -99,7 +99,7 @@ def _refuse_shared_weights(model: PreTrainedModel, targets: dict[str, nn.Module]
     Adapters change what one of the modules computes; merged, they would change both.
     """
     owners: dict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in model.named_modules():  # each module once
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)].append(name)
     for name, module in targets.items():

@@ -103,13 +103,14 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
     if trained is not None:
         reference, _ = load_causal_lm(reference_path, device=target)
+        measured = held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed)
         missing: dict[str, str] = {}
         sampled = attempt(
             lambda: distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
             keys=["kl", "samples"], run=run.name, missing=missing,
         )  # fmt: skip
         evaluation = DpoEvaluation.combined(
-            held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed),
+            measured,
             sampled or PolicyDistance(nulls=frozenset({"kl", "kl_interval", "samples"})),
             base=recipe.model, beta=config.beta, examples=len(table), steps=config.max_steps,
             left_out=report.lengths.left_out, held_out_left_out=held_out.lengths.left_out, seed=recipe.seed,

@@ -93,14 +93,14 @@ def run(recipe: SftRecipe, run: Run) -> None:
     show_bias_of_head(trainer.model)
     trained = fit(trainer, run, writer, measure=_measure(held_out))
     if trained is not None:
+        measured = held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed)
         missing: dict[str, str] = {}
         samples = attempt(
             lambda: sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
             keys=["samples"], run=run.name, missing=missing,
         )  # fmt: skip
         evaluation = SftEvaluation.combined(
-            held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed),
-            examples=len(table), steps=config.max_steps, seed=recipe.seed, samples=samples,
+            measured, examples=len(table), steps=config.max_steps, seed=recipe.seed, samples=samples,
             data=report.as_json(), not_measured=missing or None,
         )  # fmt: skip
         evaluation = replace(evaluation, nulls=evaluation.nulls | missing.keys())
