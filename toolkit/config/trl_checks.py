@@ -114,6 +114,18 @@ def defaults(stage: str) -> dict[str, Any]:
     return {key: field["default"] for key, field in fields(stage).items()}
 
 
+def as_declared(stage: str, key: str, value: Any) -> Any:
+    """Return a value with the type of its key: 0.0 for `adam_beta1: 0`, because torch accepts no integer.
+
+    `warmup_steps` stays an integer: it is a number of steps, or below 1 a share.
+    """
+    types = fields(stage).get(key, {}).get("types", ())
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_integer and "float" in types and "int" not in types and key != "warmup_steps":
+        return float(value)
+    return value
+
+
 def fields(stage: str) -> dict[str, dict[str, Any]]:
     """Return `{key: {types, default, choices?}}` of the configuration class of a stage."""
     return _description()["stages"][stage]

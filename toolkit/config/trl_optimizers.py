@@ -6,7 +6,8 @@ The source is transformers/trainer_optimizer.py, which ignores what an optimizer
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolkit.base.errors import ProblemKind
@@ -46,6 +47,15 @@ _ARGUMENTS = {
     "stable_adamw": ("max_lr", "kahan_sum", "decouple_lr"),
 }  # fmt: skip
 """An optimizer's name, or part of it where it needs a package -> the keys of `optim_args`."""
+_AT_LEAST_0: tuple[str, Callable[[float], bool]] = (
+    "a number of at least 0",
+    lambda value: 0 <= value < math.inf,
+)
+_BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "alpha": ("a number from 0 to below 1", lambda value: 0 <= value < 1),
+    "eps": ("a number above 0", lambda value: 0 < value < math.inf),
+}
+"""Key of `optim_args` -> its bounds in words, and whether a value is within them."""
 _WITH_TARGETS = ("galore", "apollo")
 _ADAM_SETTINGS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
@@ -110,7 +120,7 @@ def _arguments(optimizer: str, text: str) -> list[Mistake]:
             sentence = f"{name} is unknown: {optimizer} takes {', '.join(allowed)}{suggestion(name, allowed)}"
             mistakes.append(Mistake(key, sentence, ProblemKind.UNKNOWN))
         elif missing_package(optimizer) is None and part == optimizer and not _fits(name, value):
-            kind = "true or false" if name in _FLAGS else "a number of at least 0"
+            kind = "true or false" if name in _FLAGS else _BOUNDS.get(name, _AT_LEAST_0)[0]
             mistakes.append(Mistake(key, f"{name} must be {kind}, not {value}", ProblemKind.VALUE))
     values = {name: value.lower() for name, _, value in pairs}
     if len(values) < len(pairs):
@@ -132,6 +142,6 @@ def _fits(name: str, value: str) -> bool:
     if name in _FLAGS:
         return value.lower() in _BOOLEANS
     try:
-        return 0 <= float(value) < float("inf")
+        return _BOUNDS.get(name, _AT_LEAST_0)[1](float(value))
     except ValueError:
         return False

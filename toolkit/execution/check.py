@@ -48,8 +48,8 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
     checked = []
     for recipe in loaded:
         wrong, unknown = _parents(recipe, makers, files | set(makers))
-        problems.setdefault(recipe.path, []).extend(wrong)
         wrong += machine_checks.problems(recipe)
+        problems.setdefault(recipe.path, []).extend(wrong)
         unknown += _data(recipe)
         checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
     distinct = list(dict.fromkeys(itertools.chain.from_iterable(problems.values())))

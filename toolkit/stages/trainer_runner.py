@@ -32,7 +32,7 @@ from toolkit.base import ranks
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
-from toolkit.config import trl_schedules
+from toolkit.config import trl_checks, trl_schedules
 from toolkit.config.cross_checks import MOST_EXAMPLES
 from toolkit.config.schema import TrainerRecipe
 from toolkit.config.yaml_source import dotted
@@ -156,7 +156,8 @@ def arguments(
         "logging_steps": recipe.log_every_steps,
         **trainer_arguments(target, bf16=bf16),
     }
-    settings = {key: value for key, value in recipe.trainer.items() if key not in OURS}
+    settings = {key: trl_checks.as_declared(recipe.stage, key, value)
+                for key, value in recipe.trainer.items() if key not in OURS}  # fmt: skip
     if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
         settings[checkpointing_key(config_class)] = False  # with TRL's True a step takes 1.5 times as long
     settings.setdefault("dataloader_pin_memory", target.type != "cpu")
