@@ -83,6 +83,18 @@ def test_thought_in_the_text_of_an_answer_is_the_same(name, content, monkeypatch
     assert scored == [row["input_ids"], row["input_ids"][:-1]]
 
 
+def test_sampled_thought_is_scored_as_it_was_sampled(thinking):
+    """Also if the tokenizer calls the tags special tokens."""
+    chat_format, tokenizer = thinking
+    if "<think>" not in chat_format.template:
+        return  # gpt-oss writes thoughts in messages of their own
+    row = labelled(tokenizer, PROMPT, {"content": "A2", "reasoning_content": "T1"}, max_length=400)
+    prompt = template.prompt_ids(tokenizer, PROMPT)
+    text = template.decode_answer(tokenizer, row["input_ids"][len(prompt) :])
+    assert text == chat_format.thought.removesuffix(chat_format.end)
+    assert labelled(tokenizer, PROMPT, text, max_length=400) == row
+
+
 def test_thought_that_a_template_removes_is_learned():
     """The first template of DeepSeek-R1, whose generation prompt has no tag."""
     tokenizer = FORMATS["r1"].tokenizer()

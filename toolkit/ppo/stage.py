@@ -43,6 +43,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     target = devices.select(recipe.device)
     config = _config(recipe, run)
     policy, tokenizer = load_causal_lm(run.model_reference(recipe.model), device=target)
+    stop_tokens.stop_at_all_ends(policy, tokenizer)
+    stop_tokens.record(run, policy, tokenizer)
     report = ReadingReport()
     prompts = sources.prompts(recipe.data, part="train", seed=recipe.seed, report=report)
     report.print()
@@ -56,7 +58,6 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         **_judge_arguments(recipe, run),
     )
     devices.require_agreement(trainer.accelerator.num_processes)
-    stop_tokens.record(run, policy, tokenizer)
     run.decide("rollouts", trainer.num_rollouts)
     run.decide("prompts", len(prompts))
     run.describe("micro_batch_examples", config.per_device_train_batch_size)

@@ -230,8 +230,13 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of generated ids, without special tokens."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """Return the text of generated ids, without special tokens; tags of thoughts stay."""
+    added = tokenizer.added_tokens_encoder
+    tags = {added[tag] for tag in thoughts.WRITTEN_BY_MODELS if tag in added}
+    if tags.isdisjoint(ids):
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids) - tags
+    return tokenizer.decode([i for i in ids if i not in special], clean_up_tokenization_spaces=False)
 
 
 def render(
