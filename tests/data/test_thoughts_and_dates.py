@@ -244,13 +244,14 @@ LLAMA_3_2 = (
 )
 
 
-def test_template_prints_the_same_date_tomorrow_and_in_other_programs(monkeypatch, tmp_path):
+def test_template_prints_the_same_date_tomorrow_and_in_other_programs(monkeypatch, tmp_path, capsys):
     tokenizer = learn(["the cat sat. Today Date Jul July 2024 2031 " * 20], vocab_size=290)
     tokenizer.chat_template = LLAMA_3_2
     text = template.render(tokenizer, PROMPT[:1], generation_prompt=True)
     assert "Today Date: 26 Jul 2024 July 26, 2024\n" in text
     tokenizer.save_pretrained(tmp_path / "base")
     loaded = load_tokenizer((str(tmp_path / "base"), None))
+    assert "prints today's date; here it always prints 2024-07-26" in capsys.readouterr().err
     loaded.save_pretrained(tmp_path / "tuned")
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
     assert "09 Jan 2031" in tokenizer.apply_chat_template(PROMPT[:1], tokenize=False)

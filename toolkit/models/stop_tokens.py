@@ -72,7 +72,7 @@ def record(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def record_date(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     """Record in a run the date that its chat template prints, if it prints one."""
     if prints_date(tokenizer.chat_template):
-        run.decide("chat_template_date", TEMPLATE_DATE.isoformat())
+        run.describe("chat_template_date", TEMPLATE_DATE.isoformat())
 
 
 def _entries(config: Any) -> list[Any]:

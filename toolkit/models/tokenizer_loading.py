@@ -12,10 +12,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
 from toolkit.config.inputs import is_local
-from toolkit.data.chat.dates import with_fixed_date
+from toolkit.data.chat.dates import TEMPLATE_DATE, with_fixed_date
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision or None."""
@@ -48,7 +49,10 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_loadable(name, revision, error) from error
-    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
+    fixed = with_fixed_date(tokenizer.chat_template)
+    if fixed != tokenizer.chat_template:
+        tell_once(f"{name}: the chat template prints today's date; here it always prints {TEMPLATE_DATE}")
+        tokenizer.chat_template = fixed
     return tokenizer
 
 
