@@ -370,7 +370,7 @@ def _with_answer(
     put together from the generation prompt, the thought, and the rendered answer.
     """
     turn = _without_special(turn, _special_tokens(tokenizer))
-    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn["content"])
+    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn)
     text = render(tokenizer, [*prompt, turn], generation_prompt=False)
     if opening is None and text.startswith(before):
         return text
