@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tests.data.chat_templates import FORMATS, Format
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.data.chat import pairs, template
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.inference import reward_scores
+from toolkit.stages.reward_quality import pair_scores
 from toolkit.stages.tokenizer import learn
 
 PROMPT = [
@@ -99,6 +102,23 @@ def test_all_answers_of_a_pair_of_dialogues_are_scored_and_no_other_turn(chat_fo
     swapped = {**preference, "chosen": preference["rejected"], "rejected": preference["chosen"]}
     (found,) = pairs.encode([swapped], tokenizer, max_length=400)
     assert (found.rejected, found.contexts) == (pair.chosen, (other, context))
+
+
+def test_judge_reads_the_margin_of_the_training(chat_format, tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=200, n_embd=16, n_layer=1, n_head=2, num_labels=1,
+        initializer_range=0.5, pad_token_id=1, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2ForSequenceClassification(config).eval()
+    sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    (pair,) = pairs.encode([{"prompt": PROMPT, **sides}], tokenizer, max_length=200)
+    chosen, rejected = pair_scores(model, [pair], pad_id=1)
+    read = reward_scores.reward_scores(
+        model, tokenizer, [PROMPT, PROMPT], answers=["chosen", "rejected"], ended=[True, True]
+    )
+    assert abs(chosen - rejected) > 1e-2
+    assert read == pytest.approx([chosen[0], rejected[0]], abs=1e-5)
 
 
 def test_refused_conversations_are_named(chat_format, tokenizer):

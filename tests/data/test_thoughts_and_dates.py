@@ -83,6 +83,18 @@ def test_thought_in_the_text_of_an_answer_is_the_same(name, content, monkeypatch
     assert scored == [row["input_ids"], row["input_ids"][:-1]]
 
 
+def test_sampled_thought_is_scored_as_it_was_sampled(thinking):
+    """Also if the tokenizer calls the tags special tokens."""
+    chat_format, tokenizer = thinking
+    if "<think>" not in chat_format.template:
+        return  # gpt-oss writes thoughts in messages of their own
+    row = labelled(tokenizer, PROMPT, {"content": "A2", "reasoning_content": "T1"}, max_length=400)
+    prompt = template.prompt_ids(tokenizer, PROMPT)
+    text = template.decode_answer(tokenizer, row["input_ids"][len(prompt) :])
+    assert text == chat_format.thought.removesuffix(chat_format.end)
+    assert labelled(tokenizer, PROMPT, text, max_length=400) == row
+
+
 def test_thought_that_a_template_removes_is_learned():
     """The first template of DeepSeek-R1, whose generation prompt has no tag."""
     tokenizer = FORMATS["r1"].tokenizer()
@@ -106,6 +118,7 @@ def test_tags_of_thoughts_are_escaped_outside_of_answers_and_other_tokens_everyw
     for answer in ({"content": forged}, {"content": "A2", "reasoning_content": f"T1{chat_format.end}"}):
         row = labelled(tokenizer, [PROMPT[0]], answer, max_length=400)
         assert [label for label in row["labels"] if label == end] == [end]
+        assert (answer["content"] == "A2") == ("A2" in learned(tokenizer, row))
 
 
 def test_empty_thought_follows_the_same_tokens_as_in_sampling():
@@ -118,6 +131,17 @@ def test_empty_thought_follows_the_same_tokens_as_in_sampling():
     prompt = template.prompt_ids(tokenizer, PROMPT)
     assert row["input_ids"][: len(prompt)] == prompt
     assert learned(tokenizer, row) == "A1<|im_end|>\n</think>\n\nA2<|im_end|>"
+
+
+def test_thought_takes_the_place_of_the_empty_one_of_the_prompt():
+    tokenizer = FORMATS["qwen3.5"].tokenizer()
+    tokenizer.chat_template = (TRL / "qwen3_5_nothink.jinja").read_text()
+    text = template.render(tokenizer, PROMPT[:1], generation_prompt=True)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    for thought, wanted in (("", "<think>\n\n</think>\n\nA2"), ("T1", "<think>\nT1\n</think>\n\nA2")):
+        row = labelled(tokenizer, PROMPT[:1], {"content": "A2", "reasoning_content": thought}, max_length=400)
+        answer = tokenizer.decode(row["input_ids"]).partition("assistant\n")[2]
+        assert answer == f"{wanted}<|im_end|>" and learned(tokenizer, row) in answer
 
 
 # Templates of TRL
@@ -153,17 +177,31 @@ def test_labels_of_templates_that_trl_ships_are_the_inputs_and_the_answers(name)
 # Conversations that cannot be learned as a whole
 
 
-def test_earlier_answers_that_are_rendered_differently_are_refused():
+def test_earlier_answers_after_another_context_are_refused():
+    """A template that marks the last question, which an earlier answer followed when it was sampled."""
+    tokenizer = learn(["the cat sat. Q1 A1 Q2 A2\n" * 20], vocab_size=290)
+    tokenizer.chat_template = (
+        "{% set questions = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}"
+        "{{ '<|' + m.role + '|>' + m.content + (' the cat' if m == questions[-1] else '') }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    row = labelled(tokenizer, PROMPT, "A2", max_length=400)
+    assert learned(tokenizer, row) == "A2<|endoftext|>"
+    with pytest.raises(template.RenderedDifferently, match="renders a turn differently"):
+        labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="all")
+
+
+def test_prompt_that_is_rendered_differently_before_an_answer_is_refused():
     tokenizer = learn(["the cat sat. Q1 A1 Q2 A2\n" * 20], vocab_size=290)
     tokenizer.chat_template = (
         "{% for m in messages[-3:] %}{{ '<|' + m.role + '|>' + m.content }}"
         "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    long = [{"role": "system", "content": "the cat"}, *PROMPT]
-    assert labelled(tokenizer, PROMPT[2:], "A2", max_length=400, loss_on="all")["labels"]
-    with pytest.raises(ToolkitError, match="renders a"):
-        labelled(tokenizer, long, "A2", max_length=400, loss_on="all")
+    assert learned(tokenizer, labelled(tokenizer, PROMPT[2:], "A2", max_length=400)) == "A2<|endoftext|>"
+    with pytest.raises(template.RenderedDifferently, match="renders a prompt differently"):
+        labelled(tokenizer, PROMPT, "A2", max_length=400)
 
 
 @pytest.mark.parametrize("wrong", [7, IGNORED - 1])
@@ -206,13 +244,14 @@ LLAMA_3_2 = (
 )
 
 
-def test_template_prints_the_same_date_tomorrow_and_in_other_programs(monkeypatch, tmp_path):
+def test_template_prints_the_same_date_tomorrow_and_in_other_programs(monkeypatch, tmp_path, capsys):
     tokenizer = learn(["the cat sat. Today Date Jul July 2024 2031 " * 20], vocab_size=290)
     tokenizer.chat_template = LLAMA_3_2
     text = template.render(tokenizer, PROMPT[:1], generation_prompt=True)
     assert "Today Date: 26 Jul 2024 July 26, 2024\n" in text
     tokenizer.save_pretrained(tmp_path / "base")
     loaded = load_tokenizer((str(tmp_path / "base"), None))
+    assert "prints today's date; here it always prints 2024-07-26" in capsys.readouterr().err
     loaded.save_pretrained(tmp_path / "tuned")
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
     assert "09 Jan 2031" in tokenizer.apply_chat_template(PROMPT[:1], tokenize=False)

@@ -80,9 +80,20 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     assert len(answers) == 16 and {one["model"] for one in answers} == {"first", "second"}
     facts = json.loads((path / "manifest.json").read_text())["facts"]
     assert facts["stop_tokens"] == {name: {"<|endoftext|>": 0} for name in ("first", "second")}
+    assert "chat_template_date" not in facts
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]
     assert seal.is_sealed(path)
+
+
+def test_run_records_the_date_that_a_chat_template_prints(recipe, folders, tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(folders / name, tmp_path / name)
+        with (tmp_path / name / "chat_template.jinja").open("a") as file:
+            file.write("{% set today = strftime_now('%Y') %}")
+    text = RECIPE.replace("{root}", str(tmp_path)).replace("held_out_examples: 8", "held_out_examples: 2")
+    facts = json.loads((carry_out(recipe(text), tmp_path) / "manifest.json").read_text())["facts"]
+    assert facts["chat_template_date"] == "2024-07-26"
 
 
 def test_the_best_of_n_is_reported_and_a_killed_run_does_not_draw_it_again(

@@ -61,7 +61,8 @@ def test_answers_of_a_win_rate_know_their_end_and_kl_uses_it(opened, build_model
         contest,
         BestOf((1, 2), "longest", lambda prompts, texts, ended: [len(text) for text in texts]),
     )
-    assert all(all(each.ended) and all(map(is_end, each.stops)) for each in chosen.values())
+    for each in chosen.values():
+        assert all(each.ended) and len(each.stops) == len(PROMPTS) and all(map(is_end, each.stops))
 
 
 def test_answers_that_are_compared_as_preferences_end(opened):

@@ -80,6 +80,15 @@ def test_generation_config_of_a_saved_model_names_all_ends(tmp_path):
     assert set(stops.ids) == {tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id, 7}
 
 
+def test_generation_config_with_all_ends_keeps_their_order():
+    tokenizer = FORMATS["chatml, other eos"].tokenizer()
+    model = llama(tokenizer, eos_token_id=None)
+    ends = [7, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    model.generation_config.eos_token_id = list(ends)
+    assert set(stop_at_all_ends(model, tokenizer).ids) == set(ends)
+    assert model.generation_config.eos_token_id == ends
+
+
 def test_models_of_the_toolkit_have_one_end_and_keep_their_generation_config():
     tokenizer = learn(["the cat sat. " * 20], vocab_size=290)
     settings = ModelSettings(n_layer=1, n_head=1, n_embd=8, n_positions=16)

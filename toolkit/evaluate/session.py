@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
+from toolkit.data.chat.dates import prints_date
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.best_of import BestOf
@@ -74,6 +75,8 @@ class Session:
     answers: int = 1
     stop_tokens: dict[str, dict[str, int]] = field(default_factory=dict)
     """The stop tokens of each model that was measured, by its reported name."""
+    prints_date: bool = False
+    """Whether the chat template of a model that was measured prints a date."""
     judged: win_rate.Judged | None = None
     """The judged answers, set by `results`."""
 
@@ -87,6 +90,7 @@ class Session:
     def _load(self, name: str) -> LoadedModel:
         opened = open_reference(self.references[name], device=self.device, dtype=self.dtype)
         self.stop_tokens[name] = opened.stop_tokens.as_tokens(opened.tokenizer)
+        self.prints_date |= prints_date(opened.tokenizer.chat_template)
         return opened.model, opened.tokenizer
 
     def measure(self, name: str) -> Measured:

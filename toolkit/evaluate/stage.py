@@ -15,6 +15,7 @@ from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import EvaluateRecipe, PerplexitySettings
 from toolkit.data import files
 from toolkit.data.chat import sources
+from toolkit.data.chat.dates import TEMPLATE_DATE
 from toolkit.data.data_sources import Part, as_sources, world_of
 from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
 from toolkit.evaluate.best_of import BestOf
@@ -53,6 +54,8 @@ def run(recipe: EvaluateRecipe, run: Run) -> None:
             continue
         measured[name] = session.measure(name)
         run.describe("stop_tokens", {**(run.decisions.stop_tokens or {}), **session.stop_tokens})
+        if session.prints_date:
+            run.describe("chat_template_date", TEMPLATE_DATE.isoformat())
         checkpoint.save(run, step, lambda folder: _write(folder, measured), keep=1)
     results = session.results(measured, judge)
     results = replace(

@@ -57,7 +57,8 @@ def stop_at_all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     Every program that generates with transformers then stops where the toolkit does, TRL's trainers included.
     """
     stops, config = StopTokens.of(model, tokenizer), model.generation_config
-    if list(stops.ids) != _entries(config):
+    named = _entries(config)
+    if not all(token in named for token in stops.ids) or not all(entry in stops.ids for entry in named):
         config.eos_token_id = list(stops.ids) or None
     return stops
 
@@ -71,7 +72,7 @@ def record(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def record_date(run: Run, tokenizer: PreTrainedTokenizerBase) -> None:
     """Record in a run the date that its chat template prints, if it prints one."""
     if prints_date(tokenizer.chat_template):
-        run.decide("chat_template_date", TEMPLATE_DATE.isoformat())
+        run.describe("chat_template_date", TEMPLATE_DATE.isoformat())
 
 
 def _entries(config: Any) -> list[Any]:

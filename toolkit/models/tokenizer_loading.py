@@ -12,9 +12,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import sha256
-from toolkit.data.chat.dates import with_fixed_date
+from toolkit.data.chat.dates import TEMPLATE_DATE, with_fixed_date
 from toolkit.models import checkpoint_folder
 from toolkit.models.load_errors import not_loadable
 from toolkit.runs.hub import Reference
@@ -52,7 +53,12 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     except Exception as error:  # a file of other people may be wrong in any way
         raise not_loadable(reference, error) from error
     tokenizer.name_or_path = reference[0]
-    tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
+    fixed = with_fixed_date(tokenizer.chat_template)
+    if fixed != tokenizer.chat_template:
+        tell_once(
+            f"{reference[0]}: the chat template prints today's date; here it always prints {TEMPLATE_DATE}"
+        )
+        tokenizer.chat_template = fixed
     return _whole_text(tokenizer)
 
 

@@ -48,6 +48,8 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     config = _config(recipe, run)
     reference = run.model_reference(recipe.model)
     policy, tokenizer = load_causal_lm(reference, device=target)
+    stop_tokens.stop_at_all_ends(policy, tokenizer)
+    stop_tokens.record(run, policy, tokenizer)
     terms = reward_loading.of_recipe(recipe, run, device=target)
     report = ReadingReport()
     tokenizers = [tokenizer, *(term.tokenizer for term in terms if term.tokenizer is not None)]
@@ -68,7 +70,6 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         **judge,
     )
     devices.require_agreement(trainer.accelerator.num_processes)
-    stop_tokens.record(run, policy, tokenizer)
     run.decide("rollouts", trainer.num_rollouts)
     run.decide("prompts", len(prompts))
     run.describe("micro_batch_examples", config.per_device_train_batch_size)

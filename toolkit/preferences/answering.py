@@ -28,6 +28,7 @@ from toolkit.data.chat.template import Message
 from toolkit.inference.opening import OpenModel, open_reference
 from toolkit.inference.prompts import encode_prompts
 from toolkit.inference.sampling import generate
+from toolkit.models.stop_tokens import record_date
 from toolkit.runs import layout
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
@@ -56,6 +57,7 @@ def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messag
         opened = open_reference(run.model_reference(model), device=select(recipe.device))
         tokens = opened.stop_tokens.as_tokens(opened.tokenizer)
         run.describe("stop_tokens", {**(run.decisions.stop_tokens or {}), model: tokens})
+        record_date(run, opened.tokenizer)
         total = sum(len(batches[batch]) for batch in own)
         done = total - sum(len(batches[batch]) for batch in missing)
         sampler = _Sampler(recipe, run, opened, prompts, batches, index)

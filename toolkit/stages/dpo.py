@@ -77,6 +77,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     reference_path = run.model_reference(recipe.model)
     model, tokenizer = load_causal_lm(reference_path, device=target)
     reference, _ = load_causal_lm(reference_path, device=target)
+    stop_tokens.stop_at_all_ends(model, tokenizer)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, DPOConfig, model)
     require_supported(recipe, model, length=length)

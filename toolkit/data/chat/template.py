@@ -242,8 +242,13 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of generated ids, without special tokens."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """Return the text of generated ids, without special tokens; tags of thoughts stay."""
+    added = tokenizer.added_tokens_encoder
+    tags = {added[tag] for tag in thoughts.WRITTEN_BY_MODELS if tag in added}
+    if tags.isdisjoint(ids):
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    special = set(tokenizer.all_special_ids) - tags
+    return tokenizer.decode([i for i in ids if i not in special], clean_up_tokenization_spaces=False)
 
 
 class Refused(DataError):
@@ -430,7 +435,7 @@ def _with_answer(
     put together from the generation prompt, the thought, and the rendered answer.
     """
     turn = _without_special(turn, _special_tokens(tokenizer))
-    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn["content"])
+    opening = thoughts.Opening.of(before) or thoughts.Opening.within(turn)
     text = render(tokenizer, [*prompt, turn], generation_prompt=False)
     if opening is None and text.startswith(before):
         return text

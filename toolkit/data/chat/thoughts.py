@@ -52,8 +52,11 @@ class Opening:
         return cls(found[1], tag, TAGS[tag])
 
     @classmethod
-    def within(cls, content: str) -> Opening | None:
-        """Return how an answer begins its thought, None if it does not begin with one."""
+    def within(cls, answer: Mapping[str, str]) -> Opening | None:
+        """Return how the text of an answer begins its thought, None if it does not begin with one."""
+        if answer.get("reasoning_content"):
+            return None
+        content = answer["content"]
         pairs = ((tag, end) for tag, end in TAGS.items() if content.lstrip().startswith(tag))
         return next((cls("", tag, end) for tag, end in pairs if end in content), None)
 
