@@ -161,6 +161,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (unread("tokenizer.json"), "tokenizer.json: is not JSON", "copy the file again"),
         (sentencepiece, "needs a package that is not installed", "pip install sentencepiece"),
         (only_a_sentencepiece_model, "needs a package that is not installed", "pip install sentencepiece"),
+        (changed("tokenizer_config.json", model_max_length="64"), "is '64', not a number", "without quotes"),
+        (changed("tokenizer_config.json", padding_side="middle"), "Padding side", "values in"),
         (tokenizer_with_code, "Python code of its own", "tokenizer.json"),
     ],
 )  # fmt: skip

@@ -142,7 +142,7 @@ def small_embedding(folder):
         (cut_off, "is cut off"),
         (unknown_architecture, "does not know the architecture 'nonesuch'"),
         (remote_code, "needs Python code of its own"),
-        (other_shapes, "cannot be loaded"),
+        (other_shapes, "other shapes than config.json says"),
         (pickle_only, "no weights in safetensors"),
         (no_tokenizer, "has no tokenizer"),
         (small_embedding, "the tokenizer has"),
