@@ -266,6 +266,8 @@ def test_an_adapter_is_merged_into_its_base(folder, base, tmp_path, settings, to
     torch.testing.assert_close(merged, logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(merged, loaded_logits(folder), atol=1e-2)
     model, own = load_causal_lm((str(tmp_path / "lora"), None))
+    assert all(parameter.requires_grad for parameter in model.parameters()), "it can be trained further"
+    assert not model.training
     assert type(model) is LlamaForCausalLM and own.get_vocab() == tokenizer.get_vocab()
     save_model(model, own, tmp_path / "whole")
     assert torch.equal(loaded_logits(tmp_path / "whole"), merged)
