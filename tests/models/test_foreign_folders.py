@@ -161,6 +161,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (unread("tokenizer.json"), "tokenizer.json: is not JSON", "copy the file again"),
         (sentencepiece, "needs a package that is not installed", "pip install sentencepiece"),
         (only_a_sentencepiece_model, "needs a package that is not installed", "pip install sentencepiece"),
+        (changed("tokenizer_config.json", model_max_length="64"), "is '64', not a number", "without quotes"),
+        (changed("tokenizer_config.json", padding_side="middle"), "Padding side", "values in"),
         (tokenizer_with_code, "Python code of its own", "tokenizer.json"),
     ],
 )  # fmt: skip
@@ -264,6 +266,8 @@ def test_an_adapter_is_merged_into_its_base(folder, base, tmp_path, settings, to
     torch.testing.assert_close(merged, logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(merged, loaded_logits(folder), atol=1e-2)
     model, own = load_causal_lm((str(tmp_path / "lora"), None))
+    assert all(parameter.requires_grad for parameter in model.parameters()), "it can be trained further"
+    assert not model.training
     assert type(model) is LlamaForCausalLM and own.get_vocab() == tokenizer.get_vocab()
     save_model(model, own, tmp_path / "whole")
     assert torch.equal(loaded_logits(tmp_path / "whole"), merged)

@@ -73,6 +73,20 @@ def test_references_resolve_from_another_directory(tmp_path, corpus):
         assert references.resolve(reference, runs_dir=elsewhere).resolve() == parent.resolve()
 
 
+def test_hub_models_keep_the_commit_that_the_run_recorded(tmp_path):
+    commit = "c" * 40
+    facts = {"hub_commits": {"org/tokenizer": commit, "org/one@main": commit}}
+    recipe = schema.CorpusRecipe(
+        stage="corpus", tokenizer="org/tokenizer", data=schema.DataSource(name="storyworld", examples=4)
+    )
+    run = a_run(tmp_path / "runs" / "t" / "corpus", recipe, **facts)
+    assert rebuild.recipe(run, runs_dir=tmp_path).tokenizer == f"org/tokenizer@{commit}"
+    assert rebuild.recipe(run).tokenizer == "org/tokenizer"
+    evaluation = schema.EvaluateRecipe(stage="evaluate", models=["org/one@main"], samples=["Once"])
+    run = a_run(tmp_path / "runs" / "t" / "evaluate", evaluation, **facts)
+    assert rebuild.recipe(run, runs_dir=tmp_path).models == ["org/one@main"], "its results name its settings"
+
+
 def test_parents_must_match_the_manifest(tmp_path, corpus):
     run = a_run(tmp_path / "runs" / "t" / "a", pretraining(), {"tokens": corpus})
     rebuild.require_parents(run)

@@ -250,6 +250,7 @@ def test_pickles_and_gguf_files_of_the_hub_are_refused_before_they_are_downloade
         with pytest.raises(ToolkitError, match=words):
             load_causal_lm((NAME, None))
     assert not any("/resolve/" in path for path in the_hub.requests)
+    load_tokenizer((NAME, None))  # needs no weights
 
 
 def test_an_adapter_of_the_hub_is_merged(the_hub, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,15 @@ def merged(
             )  # fmt: skip
         _make_room(folder, model, weights)
         config.inference_mode, config.base_model_name_or_path = True, model.name_or_path
-        wrapped = get_peft_model(model, config)
+        with warnings.catch_warnings():  # PEFT asks transformers by a deprecated name
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = get_peft_model(model, config)
         loaded = set_peft_model_state_dict(wrapped, weights)
         missing = [key for key in loaded.missing_keys if f".{_NAME}" in key]
         if missing or loaded.unexpected_keys:
             key = (missing or loaded.unexpected_keys)[0]
             raise _unfit(folder, f"{'it lacks' if missing else 'the model has no place for'} {key}")
-        plain = wrapped.merge_and_unload()
+        plain = wrapped.merge_and_unload().requires_grad_(True)  # PEFT froze the base model
     except ToolkitError:
         raise
     except Exception as error:  # a file of other people may be wrong in any way

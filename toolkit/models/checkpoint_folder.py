@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,31 +77,59 @@ def gguf_option(folder: Path | None) -> dict[str, str]:
     return {"gguf_file": files[0]}
 
 
-def located(reference: Reference) -> tuple[str, str | None, Path | None]:
-    """Return name, revision and, if it is local, folder of a checkpoint (see `hub.located`).
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a checkpoint are.
 
-    An adapter of the Hub is downloaded to the cache, and is a folder then.
+    Attributes:
+        name: the folder or hub id that `from_pretrained` takes.
+        options: its further options: the commit of a hub model, and whether only the cache is to be used.
+        folder: the folder of the files, None for a hub model that is not downloaded yet.
+    """
+
+    name: str
+    options: dict[str, Any]
+    folder: Path | None
+
+
+def located(reference: Reference) -> Place:
+    """Return where a checkpoint is; an adapter of the Hub is downloaded to the cache.
 
     Raises:
-        ToolkitError: as `hub.located`; also a hub model without weights in safetensors.
+        ToolkitError: as `hub.local_folder` and `hub.find`.
     """
-    name, revision = hub.located(reference)
+    name = reference[0]
     folder = hub.local_folder(name)
     if folder is not None:
-        return name, revision, folder
-    files = hub.files_of(reference)
-    if ADAPTER_CONFIG in files and "config.json" not in files:
+        return Place(str(folder), {}, folder)
+    found = hub.find(reference)
+    if found.folder is not None and is_adapter(found.folder):
+        return Place(str(found.folder), {}, found.folder)
+    options = {"revision": found.commit, "local_files_only": found.folder is not None}
+    if found.folder is not None:
+        return Place(name, options, found.folder)
+    if ADAPTER_CONFIG in found.files and "config.json" not in found.files:
         folder = hub.download(reference, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
-        return str(folder), None, folder
-    if files and not any(file.endswith(".safetensors") for file in files):
-        if any(file.endswith(".gguf") for file in files):
-            raise ToolkitError(
-                "has only GGUF files", where=reference[0],
-                fix="download one of them into a folder of its own and give the folder",
-            )  # fmt: skip
-        if any(file.endswith(".bin") for file in files):
-            raise pickles(reference[0], {}, target=reference[0].rpartition("/")[2])
-    return name, revision, None
+        return Place(str(folder), {}, folder)
+    return Place(name, options, None)
+
+
+def check_hub_model(reference: Reference) -> None:
+    """Refuse a hub model without weights in safetensors, before it is downloaded.
+
+    Raises:
+        ToolkitError: names what there is instead, and what to do.
+    """
+    name, files = reference[0], hub.find(reference).files
+    if any(file.endswith(".safetensors") for file in files):
+        return
+    if any(file.endswith(".gguf") for file in files):
+        raise ToolkitError(
+            "has only GGUF files", where=name,
+            fix="download one of them into a folder of its own and give the folder",
+        )  # fmt: skip
+    if any(file.endswith(".bin") for file in files):
+        raise pickles(name, {}, target=name.rpartition("/")[2])
 
 
 def base_of_adapter(folder: Path) -> Reference:
@@ -124,7 +153,7 @@ def base_of_adapter(folder: Path) -> Reference:
         raise ToolkitError("is an adapter that names itself as base model", where=str(folder),
                            fix=f"correct base_model_name_or_path in {file}")  # fmt: skip
     try:
-        hub.located((base, settings.get("revision")))
+        located((base, settings.get("revision")))
     except ToolkitError as error:
         raise ToolkitError(
             f"is an adapter, and its base model cannot be loaded: {base}: {error.what}", where=str(folder),
@@ -142,8 +171,9 @@ def check(folder: Path) -> None:
     if gguf_option(folder):
         return
     if not (folder / "config.json").is_file():
-        inner = [path.parent for path in folder.glob("*/config.json")]
-        model = folder / layout.MODEL if folder / layout.MODEL in inner else max(inner, default=None)
+        inner = [path.parent for name in ("config.json", ADAPTER_CONFIG) for path in folder.glob(f"*/{name}")]
+        newest = max(inner, key=lambda path: (len(path.name), path.name), default=None)  # checkpoint-1000
+        model = folder / layout.MODEL if folder / layout.MODEL in inner else newest
         fix = f"give {model}" if model else "give a folder that save_pretrained wrote"
         raise ToolkitError("is not a model folder: it has no config.json", where=str(folder), fix=fix)
     config = read_json(folder / "config.json")

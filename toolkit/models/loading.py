@@ -134,7 +134,7 @@ def is_classifier(reference: Reference) -> bool:
     Raises:
         ToolkitError: the configuration cannot be loaded.
     """
-    _, _, folder = checkpoint_folder.located(reference)
+    folder = checkpoint_folder.located(reference).folder
     if folder and checkpoint_folder.is_adapter(folder):
         return adapters.is_classifier(folder)
     return _has_classifier_architecture(_config(reference))
@@ -142,13 +142,14 @@ def is_classifier(reference: Reference) -> bool:
 
 def _config(reference: Reference) -> PretrainedConfig:
     """Return the configuration of a checkpoint, after the checks that its files need no loading for."""
-    name, revision, folder = checkpoint_folder.located(reference)
-    if folder:
-        checkpoint_folder.check(folder)
+    place = checkpoint_folder.located(reference)
+    if place.folder:
+        checkpoint_folder.check(place.folder)
+    else:
+        checkpoint_folder.check_hub_model(reference)
+    options = {**place.options, **checkpoint_folder.gguf_option(place.folder)}
     try:
-        return AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
-        )
+        return AutoConfig.from_pretrained(place.name, trust_remote_code=False, **options)
     except Exception as error:  # a file of other people may be wrong in any way
         raise not_loadable(reference, error) from error
 
@@ -170,7 +171,8 @@ def _load(
     Args:
         changes: of the configuration.
     """
-    name, revision, folder = checkpoint_folder.located(reference)
+    place = checkpoint_folder.located(reference)
+    folder = place.folder
     with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
         if folder and checkpoint_folder.is_adapter(folder):
             base = checkpoint_folder.base_of_adapter(folder)
@@ -182,12 +184,14 @@ def _load(
                 where=reference[0], fix="give a reward model, or train one with the reward stage",
             )  # fmt: skip
         checkpoint_folder.check_config(config.to_dict(), where=reference[0])
-        options: dict[str, Any] = {**changes, **checkpoint_folder.gguf_option(folder)}
+        options = {**place.options, **changes, **checkpoint_folder.gguf_option(folder)}
+        if options.get("local_files_only"):  # which AutoModel does not pass to its search for an adapter
+            options["adapter_kwargs"] = {"local_files_only": True}
         if "gguf_file" in options:  # plain weights can be trained and saved
             options["quantization_config"] = GgufConfig(dequantize=True)
         try:
             model, report = auto.from_pretrained(
-                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                place.name, dtype=dtype, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **options,
             )  # fmt: skip
         except Exception as error:  # a file of other people may be wrong in any way

@@ -33,7 +33,8 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         ToolkitError: no such folder, no tokenizer in it, one that needs a package that is not installed, or a
             hub model that cannot be downloaded.
     """
-    name, revision, folder = checkpoint_folder.located(reference)
+    place = checkpoint_folder.located(reference)
+    folder = place.folder
     if folder and not checkpoint_folder.has_tokenizer(folder):
         if checkpoint_folder.is_adapter(folder):
             return load_tokenizer(checkpoint_folder.base_of_adapter(folder))
@@ -47,11 +48,15 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
         else:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=revision, trust_remote_code=False, **checkpoint_folder.gguf_option(folder)
-            )
+            options = {**place.options, **checkpoint_folder.gguf_option(folder)}
+            tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **options)
     except Exception as error:  # a file of other people may be wrong in any way
         raise not_loadable(reference, error) from error
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ToolkitError(
+            f"tokenizer_config.json: model_max_length is {tokenizer.model_max_length!r}, not a number",
+            where=reference[0], fix="correct the value; numbers stand without quotes",
+        )  # fmt: skip
     tokenizer.name_or_path = reference[0]
     fixed = with_fixed_date(tokenizer.chat_template)
     if fixed != tokenizer.chat_template:

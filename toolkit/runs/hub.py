@@ -37,43 +37,41 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
-def located(reference: Reference) -> Reference:
-    """Return what `from_pretrained` loads without a further look at what the Hub has.
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hub at one commit.
 
-    That is a local folder as it is, a hub id with its commit, or, where the Hub cannot be reached, the folder
-    in the cache: a library would ask again for each file, and repeat each request with pauses.
+    Attributes:
+        files: the names of its files.
+        folder: its folder in the cache, if the Hub cannot be reached; else None.
+    """
+
+    commit: str
+    files: tuple[str, ...]
+    folder: Path | None = None
+
+
+def find(reference: Reference) -> HubModel:
+    """Return what a hub id stands for, after one attempt to reach the Hub.
+
+    A library would ask again for each file, and repeat each request with pauses.
 
     Raises:
-        ToolkitError: as `local_folder`; the Hub has no such model, or cannot be reached and it is not cached.
+        ToolkitError: the Hub has no such model, or it cannot be reached and the model is not cached.
     """
-    name, revision = reference
-    folder = local_folder(name)
-    if folder:
-        return str(folder), None
-    found = _find(name, revision)
-    return (name, found.commit) if found.folder is None else (str(found.folder), None)
-
-
-def files_of(reference: Reference) -> tuple[str, ...]:
-    """Return the names of the files of a hub model; none for a local folder.
-
-    Raises:
-        ToolkitError: as `located`.
-    """
-    name, revision = reference
-    return () if local_folder(name) else _find(name, revision).files
+    return _find(*reference)
 
 
 def download(reference: Reference, patterns: list[str]) -> Path:
     """Download the files of a hub model that match the patterns, and return their folder.
 
     Raises:
-        ToolkitError: as `located`, or the connection was lost.
+        ToolkitError: as `find`, or the connection was lost.
     """
     from huggingface_hub import snapshot_download
 
     name, revision = reference
-    commit = _find(name, revision).commit
+    commit = find((name, revision)).commit
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
     except Exception as error:  # of the HTTP library
@@ -87,27 +85,18 @@ def commit_of(reference: Reference) -> str | None:
     """Return the commit that a hub id stands for now; None for a local folder.
 
     Raises:
-        ToolkitError: as `located`.
+        ToolkitError: as `local_folder` and `find`.
     """
     name, revision = reference
     if local_folder(name):
         return None
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    return _find(name, revision).commit
-
-
-@dataclass(frozen=True)
-class _HubModel:
-    """A commit of a hub model, its files, and its folder in the cache if the Hub cannot be reached."""
-
-    commit: str
-    files: tuple[str, ...]
-    folder: Path | None = None
+    return find(reference).commit
 
 
 @cache
-def _find(name: str, revision: str | None) -> _HubModel:
+def _find(name: str, revision: str | None) -> HubModel:
     from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -116,7 +105,7 @@ def _find(name: str, revision: str | None) -> _HubModel:
     if not is_offline_mode():
         try:
             found = HfApi().model_info(name, revision=revision, timeout=TIMEOUT_SECONDS)
-            return _HubModel(found.sha or "", tuple(file.rfilename for file in found.siblings or ()))
+            return HubModel(found.sha or "", tuple(file.rfilename for file in found.siblings or ()))
         except HFValidationError as error:
             raise _not_found(where, str(error)) from error
         except HfHubHTTPError as error:
@@ -136,7 +125,7 @@ def _find(name: str, revision: str | None) -> _HubModel:
         )
     if not is_offline_mode():
         tell_once(f"{where}: {problem}: using the cached commit {folder.name[:12]}")
-    return _HubModel(folder.name, tuple(path.name for path in folder.iterdir()), folder)
+    return HubModel(folder.name, tuple(path.name for path in folder.iterdir()), folder)
 
 
 def _cached_folder(name: str, revision: str | None) -> Path | None:
