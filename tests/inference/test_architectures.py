@@ -171,6 +171,14 @@ def test_the_mode_that_gpt2_skips_the_trial_for_is_the_one_that_it_would_get(bui
     assert model in decoding._modes and build("gpt2") not in decoding._modes
 
 
+@pytest.mark.parametrize(
+    ("name", "place"), [("deepseek_v3", 0), ("gpt2", 0), ("bloom", 1), ("mamba", 2), ("bart", 2), ("rwkv", 3)]
+)
+def test_the_fastest_right_mode_is_chosen(name, place, build):
+    """Latent attention caches keys and values of different widths; BLOOM takes no prepared mask."""
+    assert decoding_mode(build(name)) == MODES[place]
+
+
 @pytest.mark.parametrize("name", ["mamba", "bloom", "llama"])
 def test_no_mode_with_wrong_logits_is_chosen(name, build):
     """Each earlier mode than the chosen one fails the trial, and a fault in a right one is seen."""
