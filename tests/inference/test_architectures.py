@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, RwkvConfig
 
 from tests.architectures import ARCHITECTURES, REFUSED, build_architecture
 from toolkit.base.errors import ToolkitError
@@ -259,3 +259,14 @@ def test_logits_that_are_not_finite_are_refused(name, value, build, tiny_tokeniz
     ):
         with pytest.raises(ToolkitError, match="logits are not finite"):
             read()
+
+
+def test_a_configuration_without_token_ids_is_read(tiny_tokenizer):
+    """RWKV's configuration has no padding id, not even None."""
+    config = RwkvConfig(vocab_size=268, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+    assert not hasattr(config, "pad_token_id")
+    model = AutoModelForCausalLM.from_config(config).eval()
+    nats = logprobs.score_documents(model, [[60, 61], [62]], prefix_id=5, end_id=None, window=8)
+    assert np.isfinite(nats).all()
+    assert logprobs.start_id(model, tiny_tokenizer) == tiny_tokenizer.bos_token_id
+    generate(model, [[60], [61, 62]], seed=0, end_id=None, pad_id=None, max_new_tokens=2)
