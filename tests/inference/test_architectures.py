@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, RwkvConfig
 
 from tests.architectures import ARCHITECTURES, REFUSED, build_architecture
 from toolkit.base.errors import ToolkitError
@@ -171,6 +171,14 @@ def test_the_mode_that_gpt2_skips_the_trial_for_is_the_one_that_it_would_get(bui
     assert model in decoding._modes and build("gpt2") not in decoding._modes
 
 
+@pytest.mark.parametrize(
+    ("name", "place"), [("deepseek_v3", 0), ("gpt2", 0), ("bloom", 1), ("mamba", 2), ("bart", 2), ("rwkv", 3)]
+)
+def test_the_fastest_right_mode_is_chosen(name, place, build):
+    """Latent attention caches keys and values of different widths; BLOOM takes no prepared mask."""
+    assert decoding_mode(build(name)) == MODES[place]
+
+
 @pytest.mark.parametrize("name", ["mamba", "bloom", "llama"])
 def test_no_mode_with_wrong_logits_is_chosen(name, build):
     """Each earlier mode than the chosen one fails the trial, and a fault in a right one is seen."""
@@ -251,3 +259,14 @@ def test_logits_that_are_not_finite_are_refused(name, value, build, tiny_tokeniz
     ):
         with pytest.raises(ToolkitError, match="logits are not finite"):
             read()
+
+
+def test_a_configuration_without_token_ids_is_read(tiny_tokenizer):
+    """RWKV's configuration has no padding id, not even None."""
+    config = RwkvConfig(vocab_size=268, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2)
+    assert not hasattr(config, "pad_token_id")
+    model = AutoModelForCausalLM.from_config(config).eval()
+    nats = logprobs.score_documents(model, [[60, 61], [62]], prefix_id=5, end_id=None, window=8)
+    assert np.isfinite(nats).all()
+    assert logprobs.start_id(model, tiny_tokenizer) == tiny_tokenizer.bos_token_id
+    generate(model, [[60], [61, 62]], seed=0, end_id=None, pad_id=None, max_new_tokens=2)

@@ -13,6 +13,8 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -20,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tests.architectures import BART_LIKE, BERT_LIKE, LLAMA_LIKE, REFUSED, build_architecture
+from tests.architectures import BART_LIKE, BERT_LIKE, LLAMA_LIKE, REFUSED, WITH_HEAD_DIM, build_architecture
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.logprobs import answer_logprobs, score_documents
 from toolkit.inference.reward_scores import reward_scores, score_ids
@@ -151,6 +153,38 @@ def test_a_reward_model_of_another_shape_is_refused(saved, tmp_path):
     path.write_text(path.read_text().replace('"intermediate_size": 64', '"intermediate_size": 128'))
     with pytest.raises(ToolkitError, match="cannot be loaded: .* has the shape"):
         load_reward_model(reference)
+
+
+@pytest.mark.slow
+def test_a_multimodal_checkpoint_is_read_as_its_language_model(tiny_tokenizer, saved):
+    """Its configuration has no vocabulary, positions or padding of its own: they are in `text_config`."""
+    text = {**WITH_HEAD_DIM, "vocab_size": 300, "pad_token_id": 0, "max_position_embeddings": 48}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 16, "patch_size": 8}  # fmt: skip
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=299,
+        boi_token_index=297,
+        eoi_token_index=298,
+    )
+    reference = saved(Gemma3ForConditionalGeneration(config))
+    model, _ = load_causal_lm(reference)
+    prompts, options = [[60, 61, 62], [70]], {"end_id": None, "pad_id": None, "max_new_tokens": 4}
+    for prompt, ids in zip(
+        prompts, generate(model, prompts, seed=0, temperature=0, **options).ids, strict=True
+    ):
+        whole = [*prompt]
+        for _ in range(4):
+            whole.append(int(model(torch.tensor([whole]), use_cache=False).logits[0, -1].argmax()))
+        assert whole[len(prompt) :] == ids
+    with pytest.raises(ToolkitError, match="exceed the context of 48"):
+        generate(model, [[60] * 45], seed=0, **options)
+    reward, tokenizer = load_reward_model(reference, new_head_seed=0)
+    scores = score_ids(reward, prompts, pad_id=tokenizer.pad_token_id)
+    alone = [score_ids(reward, [row], pad_id=tokenizer.pad_token_id)[0] for row in prompts]
+    assert scores == pytest.approx(alone, abs=1e-6) and scores[0] != scores[1]
 
 
 def with_added_tokens(tokenizer, tokens, **special):

@@ -22,7 +22,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
 from toolkit.models import adapters, checkpoint_folder, checks
-from toolkit.models.description import describe
+from toolkit.models.description import describe, text_config
 from toolkit.models.load_errors import not_loadable
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs.hub import Reference
@@ -257,4 +257,5 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         # the new rows' values have no effect: there is no softmax over them and padding is masked
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    # The second is another object in multimodal models, whose classifiers read it.
+    model.config.pad_token_id = text_config(model.config).pad_token_id = tokenizer.pad_token_id

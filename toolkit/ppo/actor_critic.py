@@ -181,13 +181,14 @@ def build_critic(
     if value_model is not None:
         model, value_tokenizer = value_model
         same = value_tokenizer is None or value_tokenizer.get_vocab() == tokenizer.get_vocab()
-        fits = context_length(model) >= context_length(inner)
+        reach, needed = context_length(model), context_length(inner)
+        fits = reach is None or (needed is not None and reach >= needed)
         if same and fits and hasattr(model, "score") and model.config.model_type in PLAIN_HEADS:
             return critic_from_reward_model(model).requires_grad_(True), True
         if value_tokenizer is None:
             raise ToolkitError(
                 "the critic cannot be initialised from this model: it needs a score head, "
-                f"a context as long as the policy's ({context_length(inner)}), "
+                f"a context as long as the policy's ({needed or 'without a limit'}), "
                 f"and an architecture of {', '.join(PLAIN_HEADS)}",
                 where="value_model", fix="leave it out: the critic is then initialised from the policy",
             )  # fmt: skip
