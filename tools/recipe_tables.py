@@ -22,8 +22,8 @@ from toolkit.data.chat import columns
 DESCRIPTIONS = {
     "stage": "Name of the stage.",
     "TokenizerRecipe.data": "Text to train the tokenizer on.",
-    "CorpusRecipe.tokenizer": "A sealed tokenizer run, or the folder or `hub-id@revision` of a checkpoint "
-    "whose tokenizer then stays as it is.",
+    "CorpusRecipe.tokenizer": "A sealed tokenizer run, or the folder or `hub-id@revision` of a checkpoint, "
+    "whose tokenizer stays as it is.",
     "CorpusRecipe.data": "The text to tokenize.",
     "PretrainRecipe.train_tokens": "Total number of training tokens.",
     "PretrainRecipe.keep_checkpoints": "Number of newest checkpoints to keep.",

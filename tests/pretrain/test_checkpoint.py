@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from tests.pretrain import trainings
 from tests.pretrain.conftest import SETTINGS, write_part, write_recipe
 from toolkit.base.errors import RecipeError, ToolkitError
 from toolkit.cli.run import run_command
@@ -169,6 +170,22 @@ def test_the_manifest_names_the_checkpoint_and_its_run(tmp_path, corpus, save):
     before = numbers_of(runs / "first")["bits_per_byte"]
     # the second measures in windows of 16 tokens instead of 32
     assert numbers_of(runs / "second")["checkpoint_bits_per_byte"] == pytest.approx(before, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_exact_weights_from_a_checkpoint_are_the_same_on_two_processes(tmp_path, corpus, save):
+    settings = {
+        "model": save("gpt2"), "sequence_length": 32, "exact": True, "micro_batch_tokens": 64,
+        "train_tokens": 256 * 4,
+    }  # fmt: skip
+    runs = [
+        trainings.finish(write_recipe(tmp_path, corpus, name, **settings), folder=tmp_path, processes=number)
+        for name, number in (("one", 1), ("two", 2))
+    ]
+    assert not {"weights", "optimizer", "steps"} & set(trainings.differing(*runs))
+    one, two = (numbers_of(run)["checkpoint_bits_per_byte"] for run in runs)
+    assert one == pytest.approx(two, rel=1e-6)
 
 
 WINDOW = "its attention has a setting of its own, sliding_window"
