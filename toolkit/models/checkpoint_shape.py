@@ -116,10 +116,11 @@ def of_folder(folder: Path) -> CheckpointShape | None:
     except ValueError:
         return None
     stored = {name: tensor for file in files for name, tensor in safetensors_files.header(file).items()}
-    return _shape(config, stored)
+    return of_tensors(config, stored)
 
 
-def _shape(config: dict[str, Any], stored: Mapping[str, StoredTensor]) -> CheckpointShape | None:
+def of_tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> CheckpointShape | None:
+    """Return the shape of a model with this config.json and these tensors; None without an embedding."""
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
     tensors = {name: tensor for name, tensor in stored.items() if _is_parameter(name, tensor)}

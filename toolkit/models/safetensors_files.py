@@ -38,10 +38,26 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ToolkitError: the index is damaged, or a file that it names is missing.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         return []
+    files = named_files(folder)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ToolkitError(
+            f"{len(missing)} of its {len(files)} weight files are missing, such as {missing[0]}",
+            where=str(folder), fix="copy or download them again",
+        )  # fmt: skip
+    return files
+
+
+def named_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights, also if they are not there yet: one, or those of the index.
+
+    Raises:
+        ToolkitError: the index is damaged.
+    """
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [folder / WEIGHTS]
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         names = sorted({*map(str, places.values())})
@@ -49,12 +65,6 @@ def weight_files(folder: Path) -> list[Path]:
         names = []
     if not names:
         raise ToolkitError("has no weight_map", where=str(folder / INDEX), fix="copy the file again")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ToolkitError(
-            f"{len(missing)} of its {len(names)} weight files are missing, such as {missing[0]}",
-            where=str(folder), fix="copy or download them again",
-        )  # fmt: skip
     return [folder / name for name in names]
 
 

@@ -135,8 +135,8 @@ def cached_folder(reference: Reference) -> Path | None:
 
     name, revision = reference
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    reference = storage / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    named = storage / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
     folder = storage / "snapshots" / commit if commit else storage
     return folder if commit and folder.is_dir() else None
 
