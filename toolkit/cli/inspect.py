@@ -23,8 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "inspect",
         "Show what a model is, and check that it does what the toolkit assumes: architecture, positions, "
-        "stop tokens, chat template, tokenizer, whether it is causal and its cache exact, and the memory that it "
-        "needs. The weights are loaded once; nothing is trained or written.",
+        "stop tokens, chat template, tokenizer, whether it is causal and its cache exact, and the memory "
+        "that it needs. The weights are loaded once; nothing is trained or written.",
         "toolkit inspect HuggingFaceTB/SmolLM2-135M\ntoolkit inspect runs/tiny/dpo --json",
     )
     parser.add_argument("model", metavar="MODEL", help=f"a language model or a reward model: {MODEL}")
