@@ -271,7 +271,7 @@ def _set_memory(
             where=row.run, fix="plan for another number of processes, or set another batch_tokens",
         )  # fmt: skip
     on_gpu = answer.get("device", recipe.device) == "cuda"
-    native = on_gpu or bool(hardware.processor()["bf16"])
+    native = recipe.device != "mps" and (on_gpu or bool(hardware.processor()["bf16"]))
     precision = recipe.precision if recipe.precision != "auto" else "bf16" if native else "fp32"
     need = memory.estimate(
         recipe, vocab_size=vocab_size, bf16=precision == "bf16", on_gpu=on_gpu, processes=question.processes
