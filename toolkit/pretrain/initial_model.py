@@ -31,8 +31,9 @@ from toolkit.runs.run import Run
 TOLERANCE = 1e-4
 """Largest difference of hidden states, as a fraction of the largest of them, between two implementations of
 the same attention; in fp32 they differ by 1e-6."""
-LEAK = 1e-5
-"""Tolerated change of a hidden state that must not depend on a token, as a fraction of the token's own."""
+LEAK = 1e-4
+"""Tolerated change of a hidden state that must not depend on a token, as a fraction of the token's own.
+Experts compute with other shapes where other tokens are theirs, which rounds in another way."""
 
 
 @dataclass(frozen=True)
