@@ -343,8 +343,9 @@ def _losses(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
     if given.get("f_divergence_type", "reverse_kl") != "reverse_kl" and not set(losses) <= with_divergence:
         sentence = f"is not defined for loss_type {', '.join(set(losses) - with_divergence)}"
         mistakes.append(conflict(("f_divergence_type",), sentence))
-    if given.get("use_weighting") and {"aot", "aot_unpaired"} & set(losses):
-        mistakes.append(conflict(("use_weighting",), "is not defined for loss_type aot and aot_unpaired"))
+    if given.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(losses):
+        sentence = "is not defined for loss_type aot, aot_unpaired and sft"
+        mistakes.append(conflict(("use_weighting",), sentence))
     for loss, example in (("exo_pair", "1e-3"), ("robust", "0.1; without it, it is sigmoid")):
         is_known = "label_smoothing" in given or "label_smoothing" not in names
         if loss in losses and not given.get("label_smoothing") and is_known:
