@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from toolkit.base import console
-from toolkit.base.errors import UsageError
+from toolkit.base.errors import RecipeError, UsageError
 from toolkit.base.rng import derive
 from toolkit.config import loader
 from toolkit.evaluate import best_of, context, judge_factory, judges, stage
@@ -235,13 +235,9 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):
-    rows = [{"prompt": f"question {i}", "chosen": "yes", "rejected": "no"} for i in range(60)]
-    data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = RECIPE.replace("{{name: storyworld, config: prompts, held_out_examples: 8}}", "{{name: {data}}}")
-    loaded = recipe(text, data=data)
-    with pytest.raises(UsageError, match="storyworld's prompts only"), working(loaded, tmp_path) as run:
-        stage.run(loaded.recipe, run)
+    with pytest.raises(RecipeError, match="storyworld's prompts only"):
+        recipe(text, data=tmp_path / "pairs.jsonl")
 
 
 def test_models_of_one_name_are_reported_under_their_references(recipe, folders, tmp_path):

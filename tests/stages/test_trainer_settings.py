@@ -91,6 +91,10 @@ OTHER_WEIGHTS_OF: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"f_divergence_type": "alpha_divergence"}, {"f_alpha_divergence_coef": 0.9}),
         ({}, {"ld_alpha": 0.5}),
         ({}, {"use_weighting": True}),
+        *(
+            ({"loss_type": loss}, {"use_weighting": True})
+            for loss in ("ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "sigmoid_norm")
+        ),
         ({"loss_type": "discopop"}, {"discopop_tau": 0.5}),
         ({}, {"sync_ref_model": True, "ref_model_sync_steps": 2}),
         ({"sync_ref_model": True, "ref_model_sync_steps": 2}, {"ref_model_mixup_alpha": 0.1}),

@@ -112,10 +112,13 @@ def model_card(run: Path, repo_id: str) -> str:
     chain = _chain(run)
     stage = STAGES[manifest["stage"]]
     classifier = stage.product == Product.REWARD_MODEL
+    config_path = run / layout.MODEL / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
     return CARD.get_template("model_card.md.j2").render(
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
         stage=manifest["stage"],
+        architecture=next(iter(config.get("architectures", [])), None),
         pipeline_tag="text-classification" if classifier else "text-generation",
         numbers=[
             _number(label, key, numbers) for key, label in HEADLINES.items() if _is_number(numbers, key)
