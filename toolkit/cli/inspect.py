@@ -143,7 +143,7 @@ def _vocabulary(found: Inspection) -> str:
 def _lost(found: Inspection) -> Iterator[str]:
     """Yield what the tokenizer loses of the sample texts."""
     if not found.lost:
-        yield _line("loses text", "no, of short texts in 11 scripts, emoji and code")
+        yield _line("loses text", "no, of short texts in 10 scripts, emoji and code")
     for place, (name, lost) in enumerate(found.lost.items()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in lost.characters.items())
         unknown = f"; {lost.unknown_tokens} unknown tokens" if lost.unknown_tokens else ""
