@@ -12,9 +12,9 @@ import pytest
 import torch
 import trl
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
-from tests.architectures import ARCHITECTURES, LLAMA_LIKE, build_architecture
+from tests.architectures import ARCHITECTURES, LLAMA_LIKE, WITH_HEAD_DIM, build_architecture
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import LoraSettings
 from toolkit.config.schema.trainers import TRL_MAX_LENGTH
@@ -88,6 +88,17 @@ def test_of_experts_only_those_multiply_that_a_token_is_given_to(tmp_path, tiny_
     multiplying = architectures.parameters(model) - table - experts // 2  # 2 of 4 experts
     assert checkpoint_shape.of_folder(tmp_path).flops_per_token(64) == 6 * multiplying + 12 * 2 * 32 * 64
     assert "are trained, without those of experts" in planned(tmp_path)["sft"].note
+
+
+def test_what_reads_images_is_trained_but_does_not_multiply_text(tmp_path):
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 1}
+    text = {**WITH_HEAD_DIM, "vocab_size": 300, "layer_types": ["full_attention"] * 2}
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision))
+    model.save_pretrained(tmp_path)
+    shape = checkpoint_shape.of_folder(tmp_path)
+    language = sum(parameter.numel() for parameter in model.model.language_model.parameters())
+    assert shape.parameters == architectures.parameters(model) > shape.multiplying == language
+    assert (shape.layers, shape.positions, shape.vocabulary) == (2, 256, 300)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])

@@ -32,6 +32,8 @@ HEADS = frozenset({"lm_head", "embed_out", "output_projection", "score"})
 
 _NO_PARAMETER = re.compile(r"(\.masked_bias|inv_freq|e_score_correction_bias|position_ids)$")
 """Tensors that older files store, and that no training changes."""
+_OTHER_MODALITIES = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal)")
+"""Modules that read no text."""
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _LAYER = re.compile(r"\.(\d+)\.")
 FULL_TRAINING_BYTES = 16
@@ -44,8 +46,8 @@ class CheckpointShape:
 
     Attributes:
         parameters: numbers that are trained; tied tensors count once.
-        multiplying: those that multiply each token: without embeddings that are only looked up, and, of
-            experts, as many as a token is given to.
+        multiplying: those that multiply each token of text: without embeddings that are only looked up, and,
+            of experts, as many as a token is given to.
         layers: number of blocks.
         width: numbers of a hidden state.
         attention_width: heads times the width of a head; 0 without attention.
@@ -124,16 +126,18 @@ def of_tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) ->
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
     tensors = {name: tensor for name, tensor in stored.items() if _is_parameter(name, tensor)}
-    table = next((tensor for name, tensor in tensors.items() if _module(name) in EMBEDDINGS), None)
+    reading_text = {name: tensor for name, tensor in tensors.items() if not _OTHER_MODALITIES.search(name)}
+    table = next((tensor for name, tensor in reading_text.items() if _module(name) in EMBEDDINGS), None)
     if table is None or len(table.shape) != 2:
         return None
     if tied:  # stored a second time
-        tensors = {n: t for n, t in tensors.items() if not (_module(n) in HEADS and t.shape == table.shape)}
+        again = {n for n, t in tensors.items() if _module(n) in HEADS and t.shape == table.shape}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in again}
     has_head = any(_module(name) in HEADS for name in tensors)
     dtypes: Counter[str] = Counter()
     for tensor in tensors.values():
         dtypes[tensor.dtype] += tensor.numbers
-    indices = {int(found[1]) for name in tensors if (found := _LAYER.search(name))}
+    indices = {int(found[1]) for name in reading_text if (found := _LAYER.search(name))}
     return CheckpointShape(
         parameters=sum(tensor.numbers for tensor in tensors.values()),
         multiplying=round(sum(_used(name, t, text, has_head) for name, t in tensors.items())),
@@ -163,7 +167,7 @@ def _is_parameter(name: str, tensor: StoredTensor) -> bool:
 def _used(name: str, tensor: StoredTensor, config: Mapping[str, Any], has_head: bool) -> float:
     """Return how many numbers of a tensor multiply a token."""
     module = _module(name)
-    if module in POSITION_EMBEDDINGS or (module in EMBEDDINGS and has_head):
+    if _OTHER_MODALITIES.search(name) or module in POSITION_EMBEDDINGS or (module in EMBEDDINGS and has_head):
         return 0
     experts, chosen = _named(config, EXPERT_NAMES), _named(config, CHOSEN_EXPERT_NAMES)
     share = chosen / experts if ".experts." in name and experts and chosen else 1
