@@ -68,6 +68,29 @@ def test_chatml_has_its_published_tokens_and_a_system_message_of_its_own():
     assert turns.assistant == Turn("<|im_start|>assistant\n", "<|im_end|>\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "user", "assistant"),
+    [
+        # alone, a question of Phi-3 is followed by end-of-text, which is no part of its turn
+        ("phi3", Turn("<|user|>\n", "<|end|>\n"), Turn("<|assistant|>\n", "<|end|>\n<|endoftext|>")),
+        (
+            "llama3",
+            Turn("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+            Turn("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ),
+        (
+            "gemma",
+            Turn("<start_of_turn>user\n", "<end_of_turn>\n"),
+            Turn("<start_of_turn>model\n", "<end_of_turn>\n"),
+        ),
+        ("mistral", Turn("[INST] ", " [/INST]"), Turn(" ", "</s>")),
+    ],
+)
+def test_turns_have_their_published_tokens(name, user, assistant):
+    turns = turns_of(FORMATS[name].tokenizer())
+    assert (turns.user, turns.assistant) == (user, assistant)
+
+
 def test_the_last_answer_may_close_otherwise_and_a_date_is_named():
     turns = turns_of(FORMATS["gpt-oss"].tokenizer())
     assert (turns.assistant.closes, turns.earlier_answer_closes) == ("<|return|>", "<|end|>")
