@@ -20,6 +20,7 @@ from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import ToolkitError
 from toolkit.cli import main
 from toolkit.config.schema import SftRecipe
+from toolkit.inference.inspection import inspect_model
 from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs import hub
@@ -222,6 +223,15 @@ def test_an_evaluation_names_the_commit(the_hub, tmp_path, capsys):
     assert main.main(["evaluate", NAME, local, "--data", str(tmp_path / "a.txt"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["models"]
     assert rows["model"]["hub_commit"] == NEW and "hub_commit" not in rows["served"]
+
+
+def test_inspect_reads_the_headers_of_a_downloaded_model_before_its_weights_are_loaded(the_hub, tiny_model):
+    skipped = inspect_model((NAME, None), memory=10)
+    assert skipped.unchecked and skipped.model == NAME and skipped.stored_bytes > 10
+    whole = inspect_model((NAME, None))
+    assert whole.causal and whole.cached and whole.parameters == skipped.parameters
+    assert whole.parameters == tiny_model.num_parameters()
+    assert {path.split("/")[4] for path in the_hub.requests if "/resolve/" in path} == {NEW}
 
 
 def test_a_folder_has_no_commit(tmp_path, tiny_model, tiny_tokenizer):
