@@ -21,9 +21,9 @@ def problems(loaded: LoadedRecipe) -> list[Problem]:
         return []
     found = []
     if not (recipe.device == "cuda" or (recipe.device == "auto" and hardware.has_gpu())):
-        where = "device: cpu" if recipe.device == "cpu" else "device: auto, and no GPU is here"
+        where = f"device: {recipe.device}" + (", and no GPU is here" if recipe.device == "auto" else "")
         found += [
-            (key, f"has an effect only on a GPU ({where})", ProblemKind.NO_EFFECT)
+            (key, f"has an effect only on a GPU with CUDA ({where})", ProblemKind.NO_EFFECT)
             for key in _GPU_ONLY
             if recipe.trainer.get(key) is not None and recipe.trainer[key] not in _OFF.get(key, ())
         ]

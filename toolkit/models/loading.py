@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GenerationConfig,
     GgufConfig,
     GPT2LMHeadModel,
     PretrainedConfig,
@@ -111,7 +113,34 @@ def load_reward_model(
             model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * std)
     _ensure_padding(model, tokenizer)
     checks.allow_unreadable_tokens(model, tokenizer, where=reference[0])
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    checks.require_causal_scores(model, where=reference[0])
+    return model, tokenizer
+
+
+def without_weights(reference: Reference) -> PreTrainedModel:
+    """Return a model of a checkpoint's configuration whose weights have shapes, but no numbers.
+
+    It is a classifier if the checkpoint is one. Of an adapter it is the base model.
+
+    Raises:
+        ToolkitError: the configuration cannot be loaded, or transformers has no such model.
+    """
+    place = checkpoint_folder.located(reference)
+    if place.folder and checkpoint_folder.is_adapter(place.folder):
+        return without_weights(checkpoint_folder.base_of_adapter(place.folder))
+    config = _config(reference)
+    checkpoint_folder.check_config(config.to_dict(), where=reference[0])
+    is_reward = _has_classifier_architecture(config)
+    auto = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config)
+    except Exception as error:  # a file of other people may be wrong in any way
+        raise _other_kind(auto, reference, error) or not_loadable(reference, error) from error
+    with suppress(OSError):  # it has no generation_config.json
+        model.generation_config = GenerationConfig.from_pretrained(place.name, **place.options)
+    return model.eval()
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:

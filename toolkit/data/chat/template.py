@@ -178,10 +178,11 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     Raises:
         DataError: the template refuses a question and its answer, or does not write the answer.
     """
-    return _turn_ends_of(tokenizer).last
+    return turn_ends_of(tokenizer).last
 
 
-def _turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
+def turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
+    """Return the tokens with which the chat template ends answers; errors as `turn_end_id`."""
     state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token_id)
     if tokenizer not in _turn_ends or _turn_ends[tokenizer][0] != state:
         last = _first_added_token(tokenizer, _after_answer(tokenizer))
@@ -482,7 +483,7 @@ def learned_spans(
         RenderedDifferently: the template renders the beginning of a conversation differently once more
             turns follow.
     """
-    spans, ends = [], _turn_ends_of(tokenizer)
+    spans, ends = [], turn_ends_of(tokenizer)
     for index, message in enumerate(messages):
         is_answer = message["role"] == "assistant" and any(
             turn["role"] == "user" for turn in messages[:index]
