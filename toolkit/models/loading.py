@@ -23,6 +23,7 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
+from toolkit.data.chat import template
 from toolkit.models import adapters, checkpoint_folder, checks
 from toolkit.models.description import describe, text_config
 from toolkit.models.load_errors import not_loadable
@@ -271,6 +272,22 @@ def _check_classifier(model: PreTrainedModel, loading: dict[str, Any], reference
         )  # fmt: skip
 
 
+def _unused_token(tokenizer: PreTrainedTokenizerBase, *, rows: int) -> str | None:
+    """Return a special token for padding that ends no conversation: one for padding or without a use, if any.
+
+    Only its place matters: the score of a conversation is read at the last token that is not padding.
+    """
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, template.end_id(tokenizer)}
+    special = [
+        token.content
+        for index, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and index not in ends and index < rows
+    ]
+    known = [token for word in ("pad", "unused", "reserved") for token in special if word in token.lower()]
+    unknown = [token for token in special if token == tokenizer.unk_token]
+    return next(iter([*known, *unknown]), None)
+
+
 def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitError:
     names = sorted(missing)
     return ToolkitError(
@@ -281,7 +298,9 @@ def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitE
 
 def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer one padding id that is not end-of-text."""
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, template.end_id(tokenizer)):
+        tokenizer.pad_token = _unused_token(tokenizer, rows=model.get_input_embeddings().num_embeddings)
+    if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         # the new rows' values have no effect: there is no softmax over them and padding is masked
