@@ -300,13 +300,9 @@ def test_without_judge_data_the_reward_runs_own_accuracy_counts(recipe, reward_f
 
 
 def test_gold_judges_its_own_world_only(recipe, tmp_path):
-    """Known before anything runs."""
-    rows = [{"prompt": f"question {i}", "chosen": "yes", "rejected": "no"} for i in range(60)]
-    data = tmp_path / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = RECIPE.replace("{{name: storyworld, config: prompts, held_out_examples: 8}}", "{{name: {data}}}")
     with pytest.raises(RecipeError, match="storyworld's prompts only"):
-        recipe(text, data=data)
+        recipe(text, data=tmp_path / "pairs.jsonl")
 
 
 def test_models_of_one_name_are_reported_under_their_references(recipe, folders, tmp_path):

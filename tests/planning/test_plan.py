@@ -13,7 +13,7 @@ import pytest
 from toolkit.base.errors import UsageError
 from toolkit.cli import main
 from toolkit.config.loader import load_folder
-from toolkit.config.schema import ModelSettings
+from toolkit.config.schema import ModelSettings, PretrainRecipe
 from toolkit.config.schema.pretrain import LengthSettings
 from toolkit.models import shape
 from toolkit.planning.plan import Plan, Question, StagePlan, plan, plan_recipes
@@ -93,6 +93,22 @@ def test_length_warmup_reduces_flops():
     folder[place] = dataclasses.replace(folder[place], recipe=settings)
     warmed = plan(folder, neighbours=folder)[place]
     assert usual.flops - warmed.flops == pytest.approx(100000 * 12 * 2 * 192 * (256 - 64), rel=1e-9)
+
+
+def test_training_from_a_run_has_the_shape_of_that_run(tmp_path):
+    """The shape of another checkpoint is not in the recipes, which is said."""
+    folder = load_folder(RECIPES / "gpt2-or-llama")
+    first = next(loaded for loaded in folder if loaded.name == "gpt2-or-llama/llama")
+    further = {"model": "runs/gpt2-or-llama/llama", "sequence_length": 128, "train_tokens": 10240}
+    recipe = PretrainRecipe(stage="pretrain", tokens=first.recipe.tokens, batch_tokens=1024, **further)
+    loaded = dataclasses.replace(first, name="my/further", recipe=recipe)
+    [row] = plan([loaded], neighbours=folder)
+    assert row.parameters == shape.num_parameters(first.recipe.shape, vocab_size=917) and row.tokens == 10240
+    per_token = shape.flops_per_token(first.recipe.shape, vocab_size=917, sequence_length=128)
+    assert row.flops == 10240 * per_token
+    foreign = recipe.model_copy(update={"model": "owner/model"})
+    [row] = plan([dataclasses.replace(loaded, recipe=foreign)], neighbours=folder)
+    assert row.parameters is None and row.note == "the model's shape is not in these recipes"
 
 
 def test_counting_does_not_import_torch():

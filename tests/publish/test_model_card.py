@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -43,6 +44,20 @@ def without_results(card: str, folder: Path) -> str:
     card = re.sub(r"-?\b\d+\.\d{4}\b|\b\d+\.\d%", "X", card)
     card = re.sub(r"\| X, X \|", "| X |", re.sub(r"\b[0-9a-f]{64}\b|`[0-9a-f]{16}`", "HASH", card))
     return re.sub(r"Made with .*\.\n", "Made with PACKAGES\n", card)
+
+
+def test_card_says_that_weights_were_in_4_bits(chain, tmp_path):
+    """A run whose manifest says so: on this machine no training in 4 bits may run."""
+    runs = Path(shutil.copytree(chain, tmp_path / "runs"))
+    path = runs / "sft" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["inputs"]["settings"]["lora"].pop("load_in_4bit") is False
+    path.write_text(json.dumps(manifest))
+    assert "4 bits" not in model_card(runs / "sft", "someone/model")  # as runs before the setting
+    manifest["inputs"]["settings"]["lora"]["load_in_4bit"] = True
+    path.write_text(json.dumps(manifest))
+    card = model_card(runs / "sft", "someone/model")
+    assert "rounded to 4 bits (NF4) during this training" in card and "all-linear; merged (4 bits)" in card
 
 
 def metadata(card: str) -> dict:

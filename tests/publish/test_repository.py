@@ -29,6 +29,7 @@ def test_repository_loads_offline(chain, tmp_path, capsys):
     card = (output / "README.md").read_text(encoding="utf-8")
     rate = json.loads((chain / "evaluate" / "evaluation.json").read_text())["models"]["dpo"]["win_rate"]
     assert f"{rate['estimate']:.1%}" in card and "someone/toy-dpo" in card and "stage: dpo" in card
+    assert "A model of the class `GPT2LMHeadModel`" in card
     assert AutoModelForCausalLM.from_pretrained(output).num_parameters() > 0
     assert AutoTokenizer.from_pretrained(output).chat_template
     capsys.readouterr()

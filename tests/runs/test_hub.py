@@ -14,6 +14,7 @@ import huggingface_hub
 import peft
 import pytest
 import torch
+import transformers
 
 from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import ToolkitError
@@ -38,6 +39,8 @@ def online(tmp_path, monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
         template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # transformers keeps a client with the endpoint of its first request
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
         hub._find.cache_clear()
         huggingface_hub.utils.close_session()
 

@@ -23,6 +23,7 @@ from tests.stages.tiny_models import ARCHITECTURES, base_tokenizer, write_tiny
 from toolkit.base.console import tell_once
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import SftRecipe
+from toolkit.data.chat.report import ReadingReport
 from toolkit.models import saving
 from toolkit.models.loading import load_causal_lm, load_reward_model
 from toolkit.models.saving import ModelWriter
@@ -173,7 +174,7 @@ def test_the_numbers_are_those_of_the_model_as_written(folder, train, monkeypatc
     evaluation, last = evaluation_of(path), metrics(path)[-1]
     held_out = sft.held_out_conversations(
         SftRecipe(stage="sft", model=str(base), data={"name": f"{folder}/conversations.jsonl"}),
-        byte_tokenizer(), 96,
+        byte_tokenizer(), 96, report=ReadingReport(),
     )  # fmt: skip
     written, _ = load_causal_lm((str(path / "model"), None))
     nats = sft.token_nats(written, held_out)

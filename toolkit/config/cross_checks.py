@@ -274,7 +274,7 @@ def _trainer(recipe: TrainerRecipe) -> list[Mistake]:
     steps, settings = recipe.planned_steps(), recipe.trainer
     if steps is not None:
         mistakes += [
-            mistake._replace(key=("trainer", *mistake.key))
+            Mistake(("trainer", *mistake.key), mistake.what, mistake.kind)
             for mistake in trl_schedules.too_long(settings, steps=steps)
         ]
         if steps * recipe.batch_examples > MOST_EXAMPLES:

@@ -327,6 +327,8 @@ def _answers(given: Mapping[str, Any]) -> list[Mistake]:
     return mistakes
 
 
+_UNWEIGHTED = {"aot", "aot_unpaired", "hinge", "sft"}
+"""Losses that trl does not weight (aot), or multiplies in place, which torch refuses (hinge, sft)."""
 _OF_COMPARISON = ("beta", "f_divergence_type", "ld_alpha", "sync_ref_model", "precompute_ref_log_probs")
 
 
@@ -343,8 +345,9 @@ def _losses(given: Mapping[str, Any], names: set[str]) -> list[Mistake]:
     if given.get("f_divergence_type", "reverse_kl") != "reverse_kl" and not set(losses) <= with_divergence:
         sentence = f"is not defined for loss_type {', '.join(set(losses) - with_divergence)}"
         mistakes.append(conflict(("f_divergence_type",), sentence))
-    if given.get("use_weighting") and {"aot", "aot_unpaired"} & set(losses):
-        mistakes.append(conflict(("use_weighting",), "is not defined for loss_type aot and aot_unpaired"))
+    if given.get("use_weighting") and (unweighted := _UNWEIGHTED & set(losses)):
+        sentence = f"trl cannot weight loss_type {', '.join(sorted(unweighted))}"
+        mistakes.append(conflict(("use_weighting",), sentence))
     for loss, example in (("exo_pair", "1e-3"), ("robust", "0.1; without it, it is sigmoid")):
         is_known = "label_smoothing" in given or "label_smoothing" not in names
         if loss in losses and not given.get("label_smoothing") and is_known:

@@ -31,8 +31,9 @@ from toolkit.runs.run import Run
 TOLERANCE = 1e-4
 """Largest difference of hidden states, as a fraction of the largest of them, between two implementations of
 the same attention; in fp32 they differ by 1e-6."""
-LEAK = 1e-5
-"""Tolerated change of a hidden state that must not depend on a token, as a fraction of the token's own."""
+LEAK = 1e-4
+"""Tolerated change of a hidden state that must not depend on a token, as a fraction of the token's own.
+Experts compute with other shapes where other tokens are theirs, which rounds in another way."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def load(recipe: PretrainRecipe, run: Run, *, corpus: Path, device: torch.device
     model, _ = load_causal_lm(reference, device=device)
     _require_length(model, recipe)
     shards = TokenShards.open(corpus / "train")
-    rows = random_rows(recipe.row_tokens(), len(tokenizer), shards.start_id).to(device)
+    vocabulary = known_ids(model, tokenizer)
+    rows = random_rows(recipe.row_tokens(), vocabulary, shards.start_id).to(device)
     _require_causal(model, rows, recipe)
     reasons = _reasons(model, rows, recipe)
     levers = Levers(**{name: name not in reasons for name in asdict(Levers())})
@@ -87,6 +89,11 @@ def load(recipe: PretrainRecipe, run: Run, *, corpus: Path, device: torch.device
         _require_separate_documents(model, rows, recipe, start_id=shards.start_id)
     _require_trainable(model, rows, recipe, levers)
     return InitialModel(model, own_tokenizer, levers)
+
+
+def known_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the number of ids that tokenizer and model both know: some ship with an entry more than rows."""
+    return min(len(tokenizer), model.get_input_embeddings().num_embeddings)
 
 
 def _require_same_tokenizer(

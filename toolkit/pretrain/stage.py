@@ -127,8 +127,9 @@ def _loss(
         loss.enable_compilation(whole_loss=recipe.speed.loss_in_module)
     kernels = training_kernels(recipe, model, compiled=compiled, levers=levers)
     if preflight.is_enabled(recipe, compiled=compiled):
+        vocab_size = initial_model.known_ids(model, initial.tokenizer)
         preflight.check(
-            loss, recipe, kernels, vocab_size=len(initial.tokenizer), compiled=compiled, run_name=run.name,
+            loss, recipe, kernels, vocab_size=vocab_size, compiled=compiled, run_name=run.name,
             verbose=run.is_main,
         )  # fmt: skip
     return loss, kernels

@@ -206,7 +206,8 @@ def _lora(run: MadeRun) -> Mapping[str, Any] | None:
     if not lora:
         return None
     targets = lora["target_modules"]
-    return {**lora, "targets": targets if isinstance(targets, str) else ", ".join(targets)}
+    targets = targets if isinstance(targets, str) else ", ".join(targets)
+    return {"load_in_4bit": False, **lora, "targets": targets}
 
 
 def _number(number: PublishedNumber, numbers: Mapping[str, Any]) -> dict[str, str] | None:
@@ -297,6 +298,7 @@ def _row(run: MadeRun, names: Mapping[str, str]) -> dict[str, str]:
     if STAGES[run.stage].product in (Product.LANGUAGE_MODEL, Product.REWARD_MODEL):
         lora = _lora(run)
         weights = "all" if lora is None else f"LoRA, rank {lora['r']}, {lora['targets']}; merged"
+        weights += " (4 bits)" if lora and lora["load_in_4bit"] else ""
     return {
         "name": run.name,
         "stage": run.stage,
