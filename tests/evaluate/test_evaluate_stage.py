@@ -143,6 +143,15 @@ def test_a_win_rate_without_a_needed_template_is_refused_before_a_model_is_loade
     assert error.value.where == where and "sft" in error.value.fix
 
 
+def test_votes_on_other_prompts_are_refused_before_a_model_is_loaded(recipe, tmp_path, monkeypatch):
+    file = tmp_path / "votes.jsonl"
+    vote = {"prompt": "What is a sonnet?", "answer_a": "A poem.", "answer_b": "No.", "vote": "a"}
+    file.write_text(json.dumps(vote) + "\n")
+    monkeypatch.setattr(loading, "_load", lambda *args, **options: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match="none of its 1 votes is on one of the prompts"):
+        carry_out(recipe(RECIPE.replace("max_new", f"judge: {file}\n      max_new")), tmp_path)
+
+
 def test_evaluate_prints_the_table_of_the_models_that_answer(folders, base_model, capsys):
     models = [folders / "first", base_model, folders / "second"]
     data = ["--baseline", str(models[0]), "--data", "storyworld", "--examples", "4", "--max-new-tokens", "4"]

@@ -25,11 +25,14 @@ from toolkit.models.stored_dtypes import StoredDtypes
 from toolkit.runs import seal
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "docs" / "OWN_MODEL.md", ROOT / "recipes" / "own-model" / "README.md")
+PAGES = (ROOT / "docs" / "OWN_MODEL.md", ROOT / "recipes" / "own-model" / "README.md", ROOT / "README.md")
 CHATML = re.sub(r"{%- (end)?generation -%}", "", CHATML_TEMPLATE)
 """As checkpoints ship it: it does not mark what is learned."""
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 NUM_ROWS, NUM_HELD_OUT = 48, 5
+
+IN_4_BITS = "lora.load_in_4bit=true"
+"""Needs a GPU."""
 
 pytestmark = pytest.mark.slow
 
@@ -140,16 +143,16 @@ def walked(request, tmp_path_factory) -> Walk:
     write_pairs(folder / "pairs.jsonl")
     path = Walk(folder, {}, write_checkpoint(folder / "my-llama"))
     for words in commands(PAGES[0], model="my-llama"):
-        if words[0] not in main.VERBS or words[:2] == ["run", "recipes/own-model/sft.yaml"]:
+        if words[0] not in main.VERBS or "recipes/own-model/sft.yaml" in words or IN_4_BITS in words:
             continue
         done = path.toolkit(*words, typed="Is the cat red?\n")
         path.said[words[0]] = done.stdout + done.stderr
     return path
 
 
-def test_both_pages_give_the_same_five_commands():
-    page, readme = ({tuple(words) for words in commands(page, model="m")} for page in PAGES)
-    assert readme < page and [words[0] for words in commands(PAGES[1], model="m")] == [
+def test_all_pages_give_the_same_five_commands():
+    page, own, readme = ({tuple(words) for words in commands(page, model="m")} for page in PAGES)
+    assert own < page and own < readme and [words[0] for words in commands(PAGES[1], model="m")] == [
         "inspect", "data", "run", "chat", "publish",
     ]  # fmt: skip
 
@@ -265,8 +268,15 @@ def test_conversations_alone_train_the_sft_recipe(tmp_path):
 
 @pytest.mark.parametrize("setting", [
     "trainer.max_length=1024", "micro_batch_examples=1", "lora=null trainer.learning_rate=2e-5",
-    "data.examples=2000",
+    "data.examples=2000", "trainer.activation_checkpointing=true",
 ])  # fmt: skip
 def test_every_setting_that_the_page_names_is_accepted(setting, capsys):
     assert f"`{setting}`" in PAGES[0].read_text(encoding="utf-8")
     assert main.main(["check", "recipes/own-model", *setting.split()]) == 0, capsys.readouterr().err
+
+
+def test_the_command_for_large_models_says_what_this_machine_lacks(capsys):
+    [words] = [words for words in commands(PAGES[0], model="m") if IN_4_BITS in words]
+    assert main.main(["check", *words[1:]]) == 2
+    said = "".join(capsys.readouterr())
+    assert said.count("lora.load_in_4bit: needs an NVIDIA GPU") == 1 and "1 problem" in said

@@ -17,7 +17,7 @@ from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.chat.dates import TEMPLATE_DATE
 from toolkit.data.data_sources import Part, as_sources, world_of
-from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
+from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on, votes
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
@@ -258,6 +258,8 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         "held_out",
         settings.stop_early,
     )
+    if judge_kind(settings.judge) == "votes":
+        votes.require_prompts(Path(settings.judge), contest.prompts)
     is_model = judge_kind(settings.judge) == "model"
     reference = surroundings.model_reference(settings.judge) if is_model else None
     is_local = reference is not None and Path(reference[0]).exists()
