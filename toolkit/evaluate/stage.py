@@ -205,7 +205,9 @@ def _require_templates(recipe: EvaluateRecipe, surroundings: EvaluationContext) 
         model: bool(load_tokenizer(surroundings.model_reference(model)).chat_template)
         for model in [*names.values(), *_reward_models(recipe)]
     }
-    needed = [("baseline", recipe.baseline), *(("judge", name) for name in _reward_models(recipe))]
+    needed = [("baseline", recipe.baseline), *(("judge", name) for name in _judges(recipe))]
+    if settings.best_of is not None:
+        needed.append(("best_of.reward_model", settings.best_of.reward_model))
     for key, model in needed:
         if not has_template[model]:
             raise UsageError(f"{model} {NO_TEMPLATE}", where=f"win_rate.{key}", fix=TEMPLATE_FIX)
