@@ -232,6 +232,14 @@ def test_folder_override_applies_where_the_key_is_set(write, tmp_path):
     assert (first.overrides, second.overrides) == (("trainer.beta=0.5",), ())
 
 
+def test_folder_override_may_be_a_mapping_or_a_list(write, tmp_path):
+    write("a.yaml", DPO), write("t.yaml", TOKENIZER)
+    mapping = load_folder(tmp_path, ["data={name: other.jsonl, examples: 7}"])
+    assert [one.recipe.data[0].examples for one in mapping] == [7, 7]
+    listed = load_folder(tmp_path, ["data=[{name: one.jsonl}, {name: two.jsonl}]"])
+    assert [len(one.recipe.data) for one in listed] == [2, 2]
+
+
 def test_folder_override_of_a_model_leaves_the_stages_of_the_folder_connected(write, tmp_path):
     for name, model in [("a", "org/base"), ("b", "runs/my/a"), ("c", "runs/my/named")]:
         write(f"recipes/my/{name}.yaml", f"stage: dpo\nmodel: {model}\ndata: {{name: rows.jsonl}}\n")

@@ -230,3 +230,12 @@ def test_answer_before_the_first_request_is_not_learned():
         learned = [label for label in row["labels"] if label != IGNORED]
         assert tokenizer.decode(learned) == "A2<|endoftext|>"
         assert "Hello<|endoftext|>" in tokenizer.decode(row["input_ids"])
+
+
+def test_a_model_with_a_template_keeps_its_vocabulary(tokenizer):
+    """Whether it has no token for padding, or pads with end-of-text."""
+    for pad in (None, tokenizer.eos_token):
+        tokenizer.pad_token = pad
+        before = tokenizer.get_vocab()
+        assert template.configure(tokenizer) == 0
+        assert tokenizer.get_vocab() == before and tokenizer.pad_token == tokenizer.eos_token

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from transformers import (
+    AutoModelForSequenceClassification,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
@@ -15,6 +16,7 @@ from transformers import (
     BertModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -278,3 +280,22 @@ def test_logits_of_minus_infinity_only_exclude_a_token(tiny_tokenizer):
             checks.require_finite(logits.index_fill(1, torch.tensor([2]), value), model)
     with pytest.raises(ToolkitError, match="not finite"):
         checks.require_finite(torch.full((2, 5), -torch.inf), model)
+
+
+def reward_model(**changes):
+    config = Gemma3TextConfig(
+        **WITH_HEAD_DIM, vocab_size=300, num_labels=1, layer_types=["full_attention"] * 2, **changes
+    )
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def test_a_reward_model_that_is_not_causal_or_not_finite_is_refused(saved):
+    load_reward_model(saved(reward_model()))
+    with pytest.raises(ToolkitError, match="Gemma3TextForSequenceClassification .* is an encoder"):
+        load_reward_model(saved(reward_model(use_bidirectional_attention=True)))
+    model = reward_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ToolkitError, match="its hidden states are not finite"):
+        load_reward_model(saved(model))

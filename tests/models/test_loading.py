@@ -7,9 +7,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from toolkit.base.errors import ToolkitError
+from toolkit.data.chat import template
+from toolkit.models import loading
 from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
 
 
@@ -174,3 +183,30 @@ def test_run_directory_instead_of_model_folder(tmp_path, folder):
     with pytest.raises(ToolkitError, match="not a model folder") as caught:
         load_causal_lm((str(folder.parent), None))
     assert caught.value.fix == f"give {folder}"
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"),
+    [
+        (["<|finetune_right_pad_id|>", "<|reserved_0|>"], "<|finetune_right_pad_id|>"),
+        (["<|image|>", "<|reserved_0|>", "<unk>"], "<|reserved_0|>"),
+        (["<|image|>", "<unk>"], "<unk>"),
+        (["<|image|>"], "<|pad|>"),
+    ],
+)
+def test_reward_models_pad_with_a_special_token_that_the_model_has(special, expected):
+    """Without a pad token, or where it ends an answer; a new token is added if there is no other."""
+    names = [*(chr(code) for code in range(32, 127)), "<|im_start|>", "<|im_end|>", *special]
+    backend = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>",
+        unk_token="<unk>" if "<unk>" in special else None,
+        additional_special_tokens=["<|im_start|>", *special], chat_template=template.CHATML_TEMPLATE,
+    )  # fmt: skip
+    model = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1)
+    )
+    rows = len(tokenizer)
+    loading._ensure_padding(model, tokenizer)
+    assert tokenizer.pad_token == expected and model.config.pad_token_id == tokenizer.pad_token_id
+    assert (model.get_input_embeddings().num_embeddings == rows) == (expected in special)

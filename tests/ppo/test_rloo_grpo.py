@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.architectures import build_architecture
 from tests.ppo.training import Killed, run_stage
 from toolkit.base.errors import ToolkitError
-from toolkit.models.loading import load_causal_lm
+from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.ppo import rloo_grpo
 from toolkit.runs import metrics
 from toolkit.stages import trainer_runner
@@ -227,6 +228,14 @@ def test_answers_exceeding_the_context_are_refused_before_training(opened, group
         ToolkitError, match="16 prompt tokens and 60 new ones exceed the policy's context of 64"
     ):
         run_stage(opened, grouped("rloo", max_new_tokens=60))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_model_that_padding_on_the_left_changes_is_refused(opened, grouped, algorithm, tmp_path, world):
+    _, tokenizer = load_causal_lm((str(world / "policy"), None))
+    save_model(build_architecture("rwkv", tokenizer), tokenizer, tmp_path / "rwkv")
+    with pytest.raises(ToolkitError, match=f"{algorithm} pads prompts on the left, and a RwkvForCausalLM"):
+        run_stage(opened, grouped(algorithm).model_copy(update={"model": str(tmp_path / "rwkv")}))
 
 
 def test_stop_request_waits_for_the_end_of_the_rollout(opened, grouped, monkeypatch, tmp_path):

@@ -41,6 +41,18 @@ def test_keep_memory_follows_the_recipe(pretrain, monkeypatch, keep):
     assert asked == [keep]
 
 
+def test_device_mps_trains_without_float64(pretrain, monkeypatch):
+    """The path of an Apple GPU, computed on the CPU: sums are fp32; the steps have the same numbers."""
+    usual = pretrain("cpu")
+    monkeypatch.setattr(devices, "_mps", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "sum_dtype", lambda on: torch.float32)
+    other = pretrain("mps", device="mps")
+    steps = [(run / "steps.jsonl").read_text() for run in (usual, other)]
+    assert steps[0] == steps[1] and steps[0].count("\n") == 12
+    bits = [json.loads((run / "evaluation.json").read_text())["bits_per_byte"] for run in (usual, other)]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-6)
+
+
 def test_training_reduces_loss_and_writes_evaluation(pretrain, corpus):
     run = pretrain(train_tokens=256 * 60, optimizer={"name": "muon"})
     numbers = json.loads((run / "evaluation.json").read_text())

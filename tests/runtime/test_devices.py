@@ -1,14 +1,16 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from toolkit.base.errors import ToolkitError
 from toolkit.config import schema
-from toolkit.runtime import devices, env_vars, hardware
+from toolkit.runtime import allocator, devices, env_vars, hardware
 
 ROOT = Path(__file__).parents[2]
 DATA = schema.DataSource(name="storyworld", examples=1)
@@ -68,6 +70,88 @@ def test_every_process_has_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ToolkitError, match="process 2 has no GPU: there are 2"):
         devices.select("cuda")
+
+
+@pytest.mark.parametrize(
+    ("built", "words"), [(True, "PyTorch sees no Apple GPU here"), (False, "PyTorch was built without MPS")]
+)
+def test_a_missing_apple_gpu_is_reported(monkeypatch, built, words):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: built)
+    with pytest.raises(ToolkitError, match=f"device: mps, but {words}"):
+        devices.select("mps")
+
+
+@pytest.fixture
+def apple(monkeypatch):
+    """Let PyTorch report an Apple GPU, which nothing here computes on."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("apple")
+def test_mps_is_taken_only_if_it_is_asked_for(monkeypatch):
+    assert devices.select("mps") == torch.device("mps")
+    assert devices.select("auto") == devices.select("cpu") == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ToolkitError, match="one GPU for one process, and 2 processes were started"):
+        devices.select("mps")
+
+
+@pytest.mark.usefixtures("apple")
+def test_mps_computes_in_fp32_and_sums_without_float64(monkeypatch):
+    mps, cpu = torch.device("mps"), torch.device("cpu")
+    monkeypatch.setattr(hardware, "processor", lambda: {"bf16": ["bf16"]})  # as of an M2
+    assert devices.precision("auto", mps) == "fp32" and devices.precision("auto", cpu) == "bf16"
+    assert (devices.sum_dtype(mps), devices.sum_dtype(cpu)) == (torch.float32, torch.float64)
+    arguments = devices.trainer_arguments(mps, bf16=False)
+    assert arguments["use_cpu"] is False and arguments["bf16"] is False and arguments["ddp_backend"] is None
+    assert allocator.configure(mps, keep=True) is False
+
+
+@pytest.mark.parametrize("array", [np.array([1 / 3, 1.0]), np.array([1, 3])])
+def test_arrays_keep_their_numbers_on_a_device_with_float64(array):
+    tensor = devices.to_device(array, torch.device("cpu"))
+    assert tensor.numpy().dtype == array.dtype and np.array_equal(tensor.numpy(), array)
+
+
+def test_arrays_of_float64_get_the_dtype_of_sums(monkeypatch):
+    monkeypatch.setattr(devices, "sum_dtype", lambda on: torch.float32)
+    assert devices.to_device(np.array([0.1]), torch.device("cpu")).dtype == torch.float32
+
+
+def test_no_tensor_of_a_device_becomes_float64():
+    """MPS has no float64: tensors go to the CPU first, and sums have `devices.sum_dtype`."""
+    for path in (ROOT / "toolkit").rglob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        assert not re.findall(r"(?<!\.cpu\(\))\.double\(\)", code), path
+        assert "dtype=torch.float64" not in code, path
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"precision": "bf16"}, "device: mps computes in fp32, not with precision: bf16"),
+        ({"compile": True}, "device: mps allows no compile: true"),
+        ({"exact": True, "micro_batch_tokens": 64}, "device: mps allows no exact: true"),
+    ],
+)
+def test_settings_that_mps_does_not_have_are_refused(settings, words):
+    given = {"stage": "pretrain", "tokens": "runs/x/corpus", "train_tokens": 6400, "batch_tokens": 64}
+    given |= {"model": {"n_positions": 64}}
+    schema.PretrainRecipe.model_validate({**given, "device": "mps"})
+    with pytest.raises(ValueError, match=words):
+        schema.PretrainRecipe.model_validate({**given, **settings, "device": "mps"})
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_variables_of_apple_computers(monkeypatch):
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    env_vars.set_variables("mps")
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1" and "ACCELERATE_USE_CPU" not in os.environ
+    env_vars.set_variables("auto")
+    assert os.environ["ACCELERATE_USE_CPU"] == "true"
 
 
 @pytest.mark.parametrize(

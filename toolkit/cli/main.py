@@ -24,6 +24,7 @@ from toolkit.cli.parser import did_you_mean
 from toolkit.runtime import env_vars, waiting
 
 VERBS = (
+    "inspect",
     "data",
     "run",
     "check",
@@ -47,6 +48,7 @@ OVERVIEW = """usage: toolkit VERB ...
 From plain text to an aligned, evaluated, published language model. Every step is a YAML recipe.
 
 train
+  toolkit inspect MODEL                         what a model is, and whether it can be used here
   toolkit data FILE                             what a training would read of your data
   toolkit run RECIPE|FOLDER [key=value ...]     run a recipe, or a folder in reference order
   toolkit check RECIPE|FOLDER                   report every error in recipes without running them

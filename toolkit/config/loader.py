@@ -212,7 +212,7 @@ def _changed_files(change: Override, trees: Mapping[Path, Tree]) -> list[Path]:
     files = [file for file, tree in trees.items() if keys[file] in tree.positions]
     if setting_of(change.key) not in PRODUCTS:
         return files
-    runs = {f"runs/{tree.value.get('run') or run_name(file)}" for file, tree in trees.items()}
+    runs = [f"runs/{tree.value.get('run') or run_name(file)}" for file, tree in trees.items()]
     from_outside = [file for file in files if trees[file].at(keys[file]) not in runs]
     return from_outside or files
 

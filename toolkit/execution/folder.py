@@ -86,7 +86,7 @@ def cores_of(recipe: StageRecipe, *, launched: bool = False) -> int:
         return recipe.workers or everything
     if not STAGES[recipe.stage].uses_torch:
         return 1
-    if launched or (recipe.device != "cpu" and hardware.has_gpu()):
+    if launched or recipe.device == "mps" or (recipe.device != "cpu" and hardware.has_gpu()):
         return everything
     workers = recipe.workers if isinstance(recipe, PreferencesRecipe) else 1
     return workers * recipe.threads if recipe.threads else everything

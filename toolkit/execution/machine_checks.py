@@ -25,9 +25,9 @@ def problems(loaded: LoadedRecipe) -> list[Problem]:
     found = []
     on_gpu = recipe.device == "cuda" or (recipe.device == "auto" and hardware.has_gpu())
     if not on_gpu:
-        where = "device: cpu" if recipe.device == "cpu" else "device: auto, and no GPU is here"
+        where = f"device: {recipe.device}" + (", and no GPU is here" if recipe.device == "auto" else "")
         found += [
-            (("trainer", key), f"has an effect only on a GPU ({where})", ProblemKind.NO_EFFECT)
+            (("trainer", key), f"has an effect only on a GPU with CUDA ({where})", ProblemKind.NO_EFFECT)
             for key in _GPU_ONLY
             if recipe.trainer.get(key) is not None and recipe.trainer[key] not in _OFF.get(key, ())
         ]

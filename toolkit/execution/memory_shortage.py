@@ -45,7 +45,7 @@ def is_shortage(error: BaseException) -> bool:
 
 def shortage(error: BaseException, recipe: StageRecipe, run: Run) -> ToolkitError:
     """Return the error to report: how much memory was available, how much is needed, and what would fit."""
-    on_gpu = "CUDA" in str(error) or "GPU" in str(error)
+    on_gpu = any(word in str(error) for word in ("CUDA", "GPU", "MPS"))
     free = _available_on_gpu(str(error)) if on_gpu else available_memory()
     message = "the GPU's memory" if on_gpu else "the memory"
     message += " is not enough" + (f": {_gib(free)} were available to this process" if free else "")

@@ -193,13 +193,18 @@ def decoding_mode(model: nn.Module) -> DecodingMode:
         return MODES[0]
     if model not in _modes:
         checks.require_causal(model)
-        _modes[model] = next(mode for mode in MODES if _is_right(model, mode))
+        _modes[model] = tried_mode(model)
         if not _modes[model].cached:
             console.tell_once(
                 f"{describe(model).class_name} is sampled without a cache, because its cached steps fail or "
                 "differ from whole passes: each token takes as long as the whole text"
             )
     return _modes[model]
+
+
+def tried_mode(model: nn.Module) -> DecodingMode:
+    """Return the first of `MODES` whose steps equal passes over whole texts; the model is causal."""
+    return next(mode for mode in MODES if _is_right(model, mode))
 
 
 def _is_right(model: nn.Module, mode: DecodingMode) -> bool:

@@ -80,7 +80,7 @@ def distribution(opened: OpenModel, ids: list[int]) -> np.ndarray:
     ids = torch.tensor([ids], device=model.device)
     logits = forward(model, ids, use_cache=False, logits_to_keep=1).logits[0, -1]
     require_finite(logits, model)
-    return torch.softmax(logits.float().double().cpu(), dim=0).numpy()
+    return torch.softmax(logits.float().cpu().double(), dim=0).numpy()
 
 
 def choose(

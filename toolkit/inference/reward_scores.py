@@ -49,7 +49,7 @@ def score_ids(
         mask = (columns < torch.tensor([len(rows[index]) for index in batch])[:, None]).long()
         output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
         require_finite(output.logits, model)
-        scores[batch] = output.logits[:, 0].double().cpu().numpy()
+        scores[batch] = output.logits[:, 0].cpu().double().numpy()
     model.train(was_training)
     return scores
 

@@ -29,6 +29,7 @@ from toolkit.inference import decoding
 from toolkit.inference.decoding import decoding_mode
 from toolkit.models.context_length import context_length
 from toolkit.models.description import describe, vocabulary
+from toolkit.runtime import devices
 
 FORBIDDEN_LOGIT = -1e9
 """Gives a probability of exactly 0 in fp32, and unlike -inf keeps p * log p of an entropy finite."""
@@ -244,7 +245,7 @@ def _decode_batch(
     """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after a stop token."""
     steps, device = sampling.max_new_tokens, decoder.device
     ends = torch.tensor(_end_ids(end_id), dtype=torch.long, device=device)
-    uniforms = torch.from_numpy(np.stack([_uniforms(seed, steps) for seed in seeds])).to(device)
+    uniforms = devices.to_device(np.stack([_uniforms(seed, steps) for seed in seeds]), device)
     tokens = torch.full((len(seeds), steps), -1, device=device)
     nats = torch.zeros((len(seeds), steps), device=device)
     rows = torch.arange(len(seeds), device=device)  # the original row of each row in progress
@@ -281,7 +282,7 @@ def stream(
     sampling = SamplingSettings(**settings)
     _check_room(model, [ids], 1)
     steps = min(sampling.max_new_tokens, (context_length(model) or np.inf) - len(ids))
-    uniforms = torch.from_numpy(_uniforms(seed, sampling.max_new_tokens)).to(model.device)
+    uniforms = devices.to_device(_uniforms(seed, sampling.max_new_tokens), model.device)
     model.eval()
     decoder = _Decoder(model, [ids], sampling=sampling, pad_id=pad_id, end_id=end_id)
     chosen = None

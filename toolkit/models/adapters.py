@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from toolkit.base.errors import ToolkitError
-from toolkit.models import checkpoint_folder
+from toolkit.models import checkpoint_folder, safetensors_files
 from toolkit.models.tokenizer_loading import load_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -85,7 +85,7 @@ def _weights(folder: Path) -> dict[str, Any]:
         )
         fix = f'convert it once: python -c "{command}"' if pickle.is_file() else f"copy {WEIGHTS}, too"
         raise ToolkitError("is an adapter without weights in safetensors", where=str(folder), fix=fix)
-    checkpoint_folder.check_safetensors(path)
+    safetensors_files.header(path)
     return load_file(path)
 
 

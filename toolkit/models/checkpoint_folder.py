@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -13,21 +12,17 @@ from typing import Any
 import transformers
 
 from toolkit.base.errors import ToolkitError
+from toolkit.models import safetensors_files
+from toolkit.models.safetensors_files import INDEX, WEIGHTS
 from toolkit.runs import hub, layout
 from toolkit.runs.hub import Reference
 
 ADAPTER_CONFIG = "adapter_config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
     "vocab.json", "vocab.txt", "tekken.json",
 )  # fmt: skip
 """Any of them makes a tokenizer."""
-_HEADER_BYTES = 8
-_LARGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors library."""
-_POINTER = b"version https://git-lfs"
 _OTHER_WEIGHTS = {"*.h5": "TensorFlow", "*.msgpack": "Flax", "*.onnx": "ONNX"}
 
 
@@ -240,23 +235,11 @@ def check_config(config: dict[str, Any], *, where: str) -> None:
 
 def _check_weights(folder: Path, config: dict[str, Any]) -> None:
     """Refuse weights that are missing, truncated, or not in safetensors."""
-    if (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    elif (folder / INDEX).is_file():
-        places = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise ToolkitError("has no weight_map", where=str(folder / INDEX), fix="copy the file again")
-        files = sorted(set(map(str, places.values())))
-        missing = [name for name in files if not (folder / name).is_file()]
-        if missing:
-            raise ToolkitError(
-                f"{len(missing)} of its {len(files)} weight files are missing, such as {missing[0]}",
-                where=str(folder), fix="copy or download them again",
-            )  # fmt: skip
-    else:
+    files = safetensors_files.weight_files(folder)
+    if not files:
         raise _no_weights(folder, config)
-    for name in files:
-        check_safetensors(folder / name)
+    for file in files:
+        safetensors_files.header(file)
 
 
 def _no_weights(folder: Path, config: dict[str, Any]) -> ToolkitError:
@@ -293,36 +276,3 @@ def pickles(where: str, config: dict[str, Any], *, target: str | None = None) ->
         "has no weights in safetensors, only pickles (.bin), which can run code and are not loaded",
         where=where, fix=f'convert them once, if you trust their author: python -c "{command}"',
     )  # fmt: skip
-
-
-def check_safetensors(path: Path) -> None:
-    """Refuse a file of weights that was cut off, or is none: reads its header only.
-
-    Raises:
-        ToolkitError: names the file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES)
-        if start and _POINTER.startswith(start):
-            raise ToolkitError(
-                "is a pointer of Git LFS, not the weights", where=str(path),
-                fix="run `git lfs pull` in the folder, or download the file",
-            )  # fmt: skip
-        length = struct.unpack("<Q", start)[0] if len(start) == _HEADER_BYTES else 0
-        header = file.read(length) if 0 < length <= min(size, _LARGEST_HEADER) else b""
-    try:
-        entries = json.loads(header)
-        data = max(
-            (entry["data_offsets"][1] for name, entry in entries.items() if name[:2] != "__"), default=0
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-        expected = None
-    else:
-        expected = _HEADER_BYTES + length + data
-    if expected is None or size != expected:
-        sizes = "" if expected is None else f": {size:,} of {expected:,} bytes"
-        raise ToolkitError(
-            f"is cut off, or is not a file of safetensors{sizes}", where=str(path),
-            fix="copy or download it again",
-        )  # fmt: skip

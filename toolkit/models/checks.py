@@ -62,8 +62,7 @@ def require_causal(model: nn.Module, *, where: str | None = None) -> None:
     """
     description = describe(model)
     _refuse_encoder_decoder(model, description, where)
-    ids = probe_ids(model, PROBE_TOKENS + 1)
-    rows = torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])  # (2, PROBE_TOKENS)
+    rows = _probe_rows(model)
     try:
         logits = forward(model, rows, use_cache=False).logits
     except Exception as error:  # whatever code of any architecture raises
@@ -85,6 +84,37 @@ def require_causal(model: nn.Module, *, where: str | None = None) -> None:
         )  # fmt: skip
 
 
+@torch.no_grad()
+def require_causal_scores(model: nn.Module, *, where: str | None = None) -> None:
+    """Refuse a classifier of a model that is not causal: its score is read at the last token of a text.
+
+    As `require_causal`, on the hidden states that the score is computed from.
+
+    Raises:
+        ModelError: hidden states depend on later tokens, or are not finite.
+    """
+    name = type(model).__name__
+    try:
+        hidden = forward(model.base_model, _probe_rows(model), use_cache=False).last_hidden_state
+    except Exception as error:  # whatever code of any architecture raises
+        raise ModelError(
+            f"a {name} cannot read a plain text: {type(error).__name__}: {error}", where=where,
+            fix="give a run of the reward stage, or a classifier of a causal language model",
+        ) from error  # fmt: skip
+    require_finite(hidden, model, where=where, what="hidden states")
+    if not agree(hidden[0, :-1], hidden[1, :-1], model=model, within=LEAKAGE):
+        raise ModelError(
+            f"a {name} with this configuration is an encoder: its hidden states depend on later tokens",
+            where=where, fix="give a run of the reward stage, or a classifier of a causal language model",
+        )  # fmt: skip
+
+
+def _probe_rows(model: nn.Module) -> torch.Tensor:
+    """Return two texts of token ids that differ in their last token, (2, PROBE_TOKENS)."""
+    ids = probe_ids(model, PROBE_TOKENS + 1)
+    return torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])
+
+
 def _refuse_encoder_decoder(model: nn.Module, description: ModelDescription, where: str | None) -> None:
     pairs = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
     written_as = [name for name in model.config.architectures or () if name in pairs]
@@ -98,11 +128,17 @@ def _refuse_encoder_decoder(model: nn.Module, description: ModelDescription, whe
         )  # fmt: skip
 
 
-def require_finite(logits: torch.Tensor, model: nn.Module, *, where: str | None = None) -> None:
-    """Raise ModelError if a row of logits (..., vocabulary) has no finite maximum; -inf is allowed."""
+def require_finite(
+    logits: torch.Tensor, model: nn.Module, *, where: str | None = None, what: str = "logits"
+) -> None:
+    """Raise ModelError if a row of logits (..., vocabulary) has no finite maximum; -inf is allowed.
+
+    Args:
+        what: the name of these numbers, for the message.
+    """
     if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
         raise ModelError(
-            "its logits are not finite (NaN or infinite)",
+            f"its {what} are not finite (NaN or infinite)",
             where=where or getattr(model, "name_or_path", None) or type(model).__name__,
             fix="use an earlier checkpoint: the training diverged, or the file is damaged; a model that was "
             "trained in bf16 may overflow in fp16",

@@ -79,14 +79,27 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     Rotary positions count as a limit, because models are not trained beyond it. ALiBi and recurrent states
     have none, except MPT, whose biases are computed for `max_seq_len` positions.
     """
+    name, text = _limit_name(config), text_config(config)
+    if name is None:
+        return None
+    limit = getattr(text, name)
+    if text.model_type in POSITIONS_AFTER_PADDING:
+        return limit - (text.pad_token_id or 0) - 1
+    return limit
+
+
+def position_key(config: PreTrainedConfig) -> str | None:
+    """Return the key of config.json that `position_limit` is read from, None without a limit."""
+    name = _limit_name(config)
+    return text_config(config).attribute_map.get(name, name)
+
+
+def _limit_name(config: PreTrainedConfig) -> str | None:
     text = text_config(config)
     if text.model_type in UNLIMITED or getattr(text, "alibi", False):
         return None
-    named = (getattr(text, name, None) for name in LIMIT_NAMES)
-    limit = next((value for value in named if isinstance(value, int) and value > 0), None)
-    if limit is not None and text.model_type in POSITIONS_AFTER_PADDING:
-        return limit - (text.pad_token_id or 0) - 1
-    return limit
+    values = ((name, getattr(text, name, None)) for name in LIMIT_NAMES)
+    return next((name for name, value in values if isinstance(value, int) and value > 0), None)
 
 
 def vocabulary(model: nn.Module) -> int:

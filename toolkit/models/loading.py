@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
+    GenerationConfig,
     GgufConfig,
     GPT2LMHeadModel,
     PretrainedConfig,
@@ -22,6 +24,7 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
+from toolkit.data.chat import template
 from toolkit.models import adapters, checkpoint_folder, checks, four_bit
 from toolkit.models.description import describe, text_config
 from toolkit.models.load_errors import not_loadable
@@ -121,7 +124,34 @@ def load_reward_model(
             model.score.weight.copy_(torch.randn(model.score.weight.shape, generator=generator) * std)
     _ensure_padding(model, tokenizer)
     checks.allow_unreadable_tokens(model, tokenizer, where=reference[0])
-    return model.to(device).eval(), tokenizer
+    model = model.to(device).eval()
+    checks.require_causal_scores(model, where=reference[0])
+    return model, tokenizer
+
+
+def without_weights(reference: Reference) -> PreTrainedModel:
+    """Return a model of a checkpoint's configuration whose weights have shapes, but no numbers.
+
+    It is a classifier if the checkpoint is one. Of an adapter it is the base model.
+
+    Raises:
+        ToolkitError: the configuration cannot be loaded, or transformers has no such model.
+    """
+    place = checkpoint_folder.located(reference)
+    if place.folder and checkpoint_folder.is_adapter(place.folder):
+        return without_weights(checkpoint_folder.base_of_adapter(place.folder))
+    config = _config(reference)
+    checkpoint_folder.check_config(config.to_dict(), where=reference[0])
+    is_reward = _has_classifier_architecture(config)
+    auto = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config)
+    except Exception as error:  # a file of other people may be wrong in any way
+        raise _other_kind(auto, reference, error) or not_loadable(reference, error) from error
+    with suppress(OSError):  # it has no generation_config.json
+        model.generation_config = GenerationConfig.from_pretrained(place.name, **place.options)
+    return model.eval()
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
@@ -272,6 +302,22 @@ def _check_classifier(model: PreTrainedModel, loading: dict[str, Any], reference
         )  # fmt: skip
 
 
+def _unused_token(tokenizer: PreTrainedTokenizerBase, *, rows: int) -> str | None:
+    """Return a special token for padding that ends no conversation: one for padding or without a use, if any.
+
+    Only its place matters: the score of a conversation is read at the last token that is not padding.
+    """
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, template.end_id(tokenizer)}
+    special = [
+        token.content
+        for index, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and index not in ends and index < rows
+    ]
+    known = [token for word in ("pad", "unused", "reserved") for token in special if word in token.lower()]
+    unknown = [token for token in special if token == tokenizer.unk_token]
+    return next(iter([*known, *unknown]), None)
+
+
 def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitError:
     names = sorted(missing)
     return ToolkitError(
@@ -282,7 +328,9 @@ def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitE
 
 def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer one padding id that is not end-of-text."""
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, template.end_id(tokenizer)):
+        tokenizer.pad_token = _unused_token(tokenizer, rows=model.get_input_embeddings().num_embeddings)
+    if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         # the new rows' values have no effect: there is no softmax over them and padding is masked

@@ -27,7 +27,7 @@ def probe_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> list[
     for row in [row for row in rows if len(row)][:PROBE_ROWS]:
         ids = torch.tensor([list(row)[:PROBE_TOKENS]], device=model.device)
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-        logits.append(output.logits[0].double().cpu().reshape(-1, output.logits.shape[-1]))
+        logits.append(output.logits[0].cpu().double().reshape(-1, output.logits.shape[-1]))
     model.train(was_training)
     return logits
 

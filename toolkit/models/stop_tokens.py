@@ -37,18 +37,25 @@ class StopTokens:
         Llama 3 and Qwen end answers with any of several tokens. Entries that are no token of the model are
         ignored with a notice.
         """
-        config, rows, end = text_config(model.config), vocabulary(model), template.end_id(tokenizer)
-        named = {
-            "the tokenizer": [end, tokenizer.eos_token_id],
-            "generation_config": _entries(getattr(model, "generation_config", None)),
-            "config": [*_entries(model.config), *_entries(config)],
-        }
-        ids = [token for source, values in named.items() for token in _valid(values, rows, source)]
+        end, named = template.end_id(tokenizer), named_ends(model, tokenizer)
+        ids = [token for tokens in named.values() for token in tokens]
         return cls(end if end in ids else None, tuple(dict.fromkeys(ids)))
 
     def as_tokens(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """Return the id of each token, as a run records them."""
         return {str(tokenizer.convert_ids_to_tokens(token)): token for token in self.ids}
+
+
+def named_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """Return the stop tokens by who names them; entries that are no token are ignored with a notice."""
+    config, rows = text_config(model.config), vocabulary(model)
+    named = {
+        "the chat template": [template.end_id(tokenizer)] if tokenizer.chat_template else [],
+        "the tokenizer": [tokenizer.eos_token_id],
+        "generation_config": _entries(getattr(model, "generation_config", None)),
+        "config": [*_entries(model.config), *_entries(config)],
+    }
+    return {source: list(_valid(values, rows, source)) for source, values in named.items()}
 
 
 def stop_at_all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StopTokens:

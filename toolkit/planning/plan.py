@@ -20,10 +20,12 @@ from toolkit.base.console import tell
 from toolkit.base.errors import RunError, UsageError
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder, recipes_beside
-from toolkit.config.registry import STAGES
+from toolkit.config.registry import STAGES, Cost
 from toolkit.execution import dag
 from toolkit.models import memory
+from toolkit.models.checkpoint_shape import CheckpointShape
 from toolkit.models.shape import flops_per_token, mean_flops_per_token, num_parameters
+from toolkit.planning import checkpoints
 from toolkit.runs import references, seal
 from toolkit.runtime import hardware, signals
 
@@ -33,6 +35,8 @@ PROBE_LIMIT_SECONDS = 300
 """Time limit of the probe; compiling for a GPU takes about a minute."""
 ASSUMED_FLOPS = 0.4 * 989e12
 """FLOP/s assumed for an absent GPU: 40% of an H100's bf16 peak, which a well-tuned GPT-2 reaches."""
+DEFAULT_POSITIONS = 1024
+"""Tokens of a row for checkpoints whose configuration names no limit, as in the training."""
 ASSUMED = "40% of an H100's 989 TFLOP/s"
 
 
@@ -137,20 +141,21 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
     recipe = loaded.recipe
     row = StagePlan(recipe.stage, loaded.name)
     cost = STAGES[recipe.stage].cost
-    base = None if cost is None else _pretraining(recipe, loaded, by_reference)
+    if cost is None:
+        row.note = "no training"
+        return row
+    base = _origin(recipe, loaded, by_reference)
+    if isinstance(base, str):
+        return _row_from_checkpoint(row, recipe, cost, base, question)
     vocab_size = None if base is None else _vocabulary(base.recipe, by_reference, question)
     if base is None or vocab_size is None:
-        row.note = "no training" if cost is None else "the model's shape is not in these recipes"
+        row.note = "the model's shape is not in these recipes"
         return row
     model = base.recipe.shape
     row.parameters = num_parameters(model, vocab_size=vocab_size)
     row.state_bytes = row.parameters * cost.bytes_per_parameter
-    work = recipe.planned_work(model.n_positions)
-    row.note = work.note
-    if work.tokens is not None:
-        row.tokens = int(work.tokens * cost.sequences_per_example)
-        passes = cost.passes_per_token if work.passes_per_token is None else work.passes_per_token
-        row.flops = int(row.tokens * passes * _flops(recipe, base.recipe, vocab_size))
+    flops = _flops(recipe, base.recipe, vocab_size)
+    _set_work(row, recipe, cost, positions=model.n_positions, flops_per_token=flops)
     answer = _answer(base, vocab_size, question)
     if loaded is base:
         _set_memory(row, base.recipe, vocab_size, answer, question)
@@ -160,14 +165,61 @@ def _row(loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe], question: 
     return row
 
 
-def _pretraining(
+def _row_from_checkpoint(
+    row: StagePlan, recipe: schema.StageRecipe, cost: Cost, reference: str, question: Question
+) -> StagePlan:
+    """Fill the row of a stage that trains a checkpoint, by the headers of its weights and its config.json."""
+    shape = checkpoints.shape_of(reference, runs_dir=question.runs_dir)
+    if shape is None:
+        row.note = f"{reference} has no weights in safetensors on this disk; a plan downloads nothing"
+        return row
+    lora = getattr(recipe, "lora", None)
+    row.parameters = shape.parameters
+    row.state_bytes = shape.state_bytes(cost.bytes_per_parameter, lora=lora)
+    positions = shape.positions or DEFAULT_POSITIONS
+    flops = shape.flops_per_token(recipe.longest_sequence(positions), lora=lora)
+    _set_work(row, recipe, cost, positions=positions, flops_per_token=flops)
+    row.note += f"; {_in_words(shape)}; {flops:.1e} FLOPs a token"
+    if lora is not None:
+        count = shape.adapter_parameters(lora)
+        row.note += f"; {count:,} parameters of adapters are trained"
+        row.note += ", without those of experts" if shape.has_experts else ""
+        if not count:
+            row.note += f": no layer is named {' or '.join(lora.target_modules)}"
+    row.note += "; the time is not known: steps from a checkpoint are not timed"
+    return row
+
+
+def _in_words(shape: CheckpointShape) -> str:
+    limit = "no limit of positions" if shape.positions is None else f"{shape.positions:,} positions"
+    return f"{shape.layers} layers of width {shape.width:,}, {shape.vocabulary:,} rows, {limit}"
+
+
+def _set_work(
+    row: StagePlan, recipe: schema.StageRecipe, cost: Cost, *, positions: int, flops_per_token: float
+) -> None:
+    """Set tokens and FLOPs of `row`, if the recipe says how many."""
+    work = recipe.planned_work(positions)
+    row.note = work.note
+    if work.tokens is not None:
+        row.tokens = int(work.tokens * cost.sequences_per_example)
+        passes = cost.passes_per_token if work.passes_per_token is None else work.passes_per_token
+        row.flops = int(row.tokens * passes * flops_per_token)
+
+
+def _origin(
     recipe: schema.StageRecipe, loaded: LoadedRecipe, by_reference: dict[str, LoadedRecipe]
-) -> LoadedRecipe | None:
-    """Return the recipe that has the shape of the model: this one, or the one whose model it starts from."""
+) -> LoadedRecipe | str | None:
+    """Return the recipe that has the shape of the model: this one, or the one whose model it starts from.
+
+    A checkpoint that none of the recipes makes is returned by its name.
+    """
     seen: set[str] = set()
     while not isinstance(reference := getattr(recipe, "model", None), schema.ModelSettings):
-        if not isinstance(reference, str) or reference in seen or reference not in by_reference:
+        if not isinstance(reference, str) or reference in seen:
             return None
+        if reference not in by_reference:
+            return reference
         seen.add(reference)
         loaded = by_reference[reference]
         recipe = loaded.recipe
@@ -219,7 +271,7 @@ def _set_memory(
             where=row.run, fix="plan for another number of processes, or set another batch_tokens",
         )  # fmt: skip
     on_gpu = answer.get("device", recipe.device) == "cuda"
-    native = on_gpu or bool(hardware.processor()["bf16"])
+    native = recipe.device != "mps" and (on_gpu or bool(hardware.processor()["bf16"]))
     precision = recipe.precision if recipe.precision != "auto" else "bf16" if native else "fp32"
     need = memory.estimate(
         recipe, vocab_size=vocab_size, bf16=precision == "bf16", on_gpu=on_gpu, processes=question.processes

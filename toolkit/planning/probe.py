@@ -145,15 +145,11 @@ class _TimedStep:
             opt.zero_grad(set_to_none=True)
 
     def _timed(self, work: Callable[[], None]) -> float:
-        self._synchronise()
+        devices.synchronise(self.device)
         began = time.perf_counter()
         work()
-        self._synchronise()
+        devices.synchronise(self.device)
         return time.perf_counter() - began
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def _score_seconds(model: nn.Module, recipe: PretrainRecipe, *, device: torch.device, bf16: bool) -> float:

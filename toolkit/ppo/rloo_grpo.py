@@ -28,6 +28,7 @@ from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTI
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import training_order
+from toolkit.inference.decoding import decoding_mode
 from toolkit.models import stop_tokens
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.saving import ModelWriter
@@ -59,6 +60,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     settings = recipe.trainer
     reference = run.model_reference(recipe.model)
     policy, tokenizer = load_causal_lm(reference, device=target)
+    _require_padding(policy, recipe)
     max_prompt_tokens = settings.max_prompt_tokens
     require_room(policy, max_prompt_tokens=max_prompt_tokens, max_new_tokens=settings.max_new_tokens)
     stops = stop_at_all_ends(policy, tokenizer)
@@ -104,6 +106,16 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         rows = metrics.read(run.path / layout.METRICS)
         measured = evaluation(recipe, rows, run.decisions.first_rollout)
         run.write_json(layout.EVALUATION, replace(measured, data=report.as_json()).to_json())
+
+
+def _require_padding(policy: PreTrainedModel, recipe: PpoRecipe) -> None:
+    """Refuse a model that TRL would sample and score otherwise than it is: with padding on the left."""
+    if not decoding_mode(policy).padded:
+        raise ToolkitError(
+            f"{recipe.algorithm} pads prompts on the left, and a {type(policy).__name__} computes something "
+            "else with padding, or with a cache",
+            where="algorithm", fix="set algorithm: ppo, which samples each length by itself",
+        )  # fmt: skip
 
 
 def _config(

@@ -35,6 +35,7 @@ from toolkit.ppo.rewards import RewardLike, Tokenizer
 from toolkit.ppo.rollout import RolloutCollector
 from toolkit.ppo.state import Progression
 from toolkit.ppo.trainer_base import RolloutTrainer
+from toolkit.runtime import devices
 
 logger = logging.get_logger(__name__)
 LOSS_METRICS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "policy_kl")
@@ -258,14 +259,15 @@ class TokenMeans:
 
     def __init__(self, names: tuple[str, ...], accelerator: Accelerator):
         self.names, self.accelerator = names, accelerator
-        self._sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=accelerator.device)
+        dtype = devices.sum_dtype(accelerator.device)
+        self._sums = torch.zeros(len(names) + 1, dtype=dtype, device=accelerator.device)
         """Sums of the values of each name, and at the end the number of tokens."""
         self._sums_before = self._sums.clone()
 
     def add(self, *values: torch.Tensor) -> None:
         """Add the values of each token, (scored,) for each name."""
         counts = torch.ones_like(values[0])
-        self._sums += torch.stack([row.sum().double() for row in (*values, counts)])
+        self._sums += torch.stack([row.sum().to(self._sums.dtype) for row in (*values, counts)])
 
     def means(self) -> dict[str, float]:
         """Return the means of all tokens, {name: mean}."""

@@ -28,7 +28,7 @@ def arguments(recipe: PpoRecipe, run: Run) -> dict[str, Any]:
         "seed": recipe.seed % 2**32,  # numpy takes 32 bits
         "per_device_train_batch_size": recipe.micro_batch_examples or default,
         "lr_scheduler_type": recipe.trainer.schedule,
-        "dataloader_pin_memory": not on_cpu,
+        "dataloader_pin_memory": target.type == "cuda",
         "logging_steps": steps * recipe.log_every_steps,
         "save_steps": steps * (recipe.checkpoint_every_steps or math.ceil(rollouts / 5)),
         **devices.trainer_arguments(target, bf16=precision == "bf16"),

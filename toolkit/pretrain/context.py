@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
@@ -127,9 +126,3 @@ class TrainingContext:
             return None
         peak = self.peak_flops.flops * self.accelerator.num_processes
         return tokens_per_second * self.flops_per_token / peak
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a GPU, before a time is taken."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -16,6 +16,7 @@ from toolkit.base.errors import DataError
 from toolkit.data.text.shards import TokenShards
 from toolkit.inference.logprobs import score_documents, score_tokens
 from toolkit.models.tokenizer_loading import tokenizer_digest
+from toolkit.runtime import devices
 from toolkit.stats import Estimate, block_bootstrap, ratio_bootstrap
 
 FIRST_TOKENS = 512
@@ -103,7 +104,7 @@ class HeldOutEvaluator:
                     model, [parts[index] for index in own], prefix_id=self.shards.start_id,
                     end_id=None, window=self.window,
                 )  # fmt: skip
-        total = self.accelerator.reduce(torch.from_numpy(nats).to(device), reduction="sum")
+        total = self.accelerator.reduce(devices.to_device(nats, device), reduction="sum")
         return total.cpu().numpy()
 
     def evaluate(self, model: PreTrainedModel, *, seed: int) -> tuple[np.ndarray, Estimate, str]:

@@ -21,7 +21,7 @@ from toolkit.models.stop_tokens import StopTokens
 from toolkit.pretrain import incidents, sharding, step_log, training_state
 from toolkit.pretrain.anomaly import AnomalyMonitor, find_non_finite
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
-from toolkit.pretrain.context import TrainingContext, synchronise
+from toolkit.pretrain.context import TrainingContext
 from toolkit.pretrain.incidents import Incident
 from toolkit.pretrain.kept_weights import KeptWeights
 from toolkit.pretrain.step import StepResult, train_step
@@ -30,7 +30,7 @@ from toolkit.pretrain.stopping import StopCondition
 from toolkit.pretrain.throughput import Stopwatch
 from toolkit.pretrain.training_state import ModelExporter, Snapshot, TrainingState
 from toolkit.runs import checkpoint
-from toolkit.runtime import signals
+from toolkit.runtime import devices, signals
 
 
 def train(context: TrainingContext) -> None:
@@ -131,7 +131,7 @@ class TrainingLoop:
         keep = context.recipe.keeps_weights_at(done)
         if not (log or evaluate or save or keep):
             return
-        synchronise(context.accelerator.device)
+        devices.synchronise(context.accelerator.device)
         tokens_per_second = self._stop_stopwatch()
         with model_kernels():
             self._flush_step_log()
@@ -231,8 +231,9 @@ class TrainingLoop:
 
     def _require_finite_weights(self) -> None:
         """Check the weights before they are evaluated or saved: a finite gradient can make them infinite."""
+        dtype = devices.sum_dtype(self.context.accelerator.device)
         parameters = self.context.model.parameters()
-        sums = torch.stack([sharding.full_tensor(p.detach().double().sum()) for p in parameters])
+        sums = torch.stack([sharding.full_tensor(p.detach().to(dtype).sum()) for p in parameters])
         if not bool(torch.isfinite(sums).all()):
             raise self._error(
                 f"the weights are not finite after step {self.state.step} of {self.context.steps}"

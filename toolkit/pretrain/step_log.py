@@ -19,6 +19,7 @@ from torch import Tensor
 
 from toolkit.base import files
 from toolkit.runs import layout, metrics
+from toolkit.runtime import devices
 
 FILE = layout.STEPS
 
@@ -62,7 +63,8 @@ class StepLog:
         if not self._pending:
             return []
         numbers, losses, norms, batches, skipped = zip(*self._pending, strict=True)
-        values = torch.stack([torch.stack(losses).double(), torch.stack(norms).double()])
+        dtype = devices.sum_dtype(losses[0].device)
+        values = torch.stack([torch.stack(losses).to(dtype), torch.stack(norms).to(dtype)])
         if self.accelerator.num_processes > 1 and not self.losses_reduced:
             values[0] = self.accelerator.reduce(values[0], reduction="mean")
         fields = zip(numbers, *values.tolist(), batches, skipped, strict=True)

@@ -39,7 +39,7 @@ class Decisions:
     """
 
     threads: int | None = None
-    device: Literal["cpu", "cuda"] | None = None
+    device: Literal["cpu", "cuda", "mps"] | None = None
     accelerators: list[str] | None = None
     precision: Literal["fp32", "bf16"] | None = None
     compile: bool | None = None

@@ -116,7 +116,7 @@ def _find(name: str, revision: str | None) -> HubModel:
             pass
         except Exception as error:  # of the HTTP library, which is no dependency of the toolkit
             problem = f"the Hub cannot be reached ({type(error).__name__})"
-    folder = _cached_folder(name, revision)
+    folder = cached_folder((name, revision))
     if folder is None:
         raise ToolkitError(
             f"is not a local folder and cannot be loaded from the hub: {problem}, and it is not in the cache",
@@ -128,14 +128,15 @@ def _find(name: str, revision: str | None) -> HubModel:
     return HubModel(folder.name, tuple(path.name for path in folder.iterdir()), folder)
 
 
-def _cached_folder(name: str, revision: str | None) -> Path | None:
+def cached_folder(reference: Reference) -> Path | None:
     """Return the newest cached snapshot of a hub model's revision; None if it is not cached."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
+    name, revision = reference
     storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    reference = storage / "refs" / (revision or constants.DEFAULT_REVISION)
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+    named = storage / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
     folder = storage / "snapshots" / commit if commit else storage
     return folder if commit and folder.is_dir() else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 from toolkit.base import ranks
@@ -42,9 +43,14 @@ def default_threads(recipe: StageRecipe) -> int:
 def select(setting: str = "auto") -> torch.device:
     """Return the device of this process; with several GPUs, the one of its local rank.
 
+    `auto` never takes `mps`, whose results are not promised to be equal from run to run.
+
     Raises:
-        ToolkitError: `cuda` on a machine without a usable GPU, or more processes than GPUs.
+        ToolkitError: `cuda` or `mps` on a machine without a usable GPU, more processes than GPUs, or several
+            processes on `mps`.
     """
+    if setting == "mps":
+        return _mps()
     available = torch.cuda.is_available()
     if setting == "cuda" and not available:
         raise ToolkitError(
@@ -65,13 +71,51 @@ def select(setting: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+def _mps() -> torch.device:
+    if not torch.backends.mps.is_available():
+        reason = "sees no Apple GPU here" if torch.backends.mps.is_built() else "was built without MPS"
+        raise ToolkitError(
+            f"device: mps, but PyTorch {reason}",
+            where="device",
+            fix="set device: auto or cpu; mps needs an Apple GPU and a macOS that this PyTorch supports",
+        )
+    if ranks.world_size() > 1:
+        raise ToolkitError(
+            f"device: mps is one GPU for one process, and {ranks.world_size()} processes were started",
+            where="device",
+            fix="start one process, or set device: cpu",
+        )
+    return torch.device("mps")
+
+
+def sum_dtype(on: torch.device) -> torch.dtype:
+    """Return the dtype of long sums: float64, but float32 on `mps`, which has no float64."""
+    return torch.float32 if on.type == "mps" else torch.float64
+
+
+def to_device(array: np.ndarray, on: torch.device) -> torch.Tensor:
+    """Return an array as a tensor on a device; numbers in float64 get `sum_dtype`."""
+    tensor = torch.from_numpy(array)
+    return tensor.to(on, dtype=sum_dtype(on) if tensor.dtype == torch.float64 else tensor.dtype)
+
+
+def synchronise(on: torch.device) -> None:
+    """Wait for a GPU, before a time is taken."""
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+    elif on.type == "mps":
+        torch.mps.synchronize()
+
+
 def precision(setting: str, on: torch.device) -> str:
-    """Return "bf16" or "fp32"; `auto` is bf16 where the hardware supports it natively.
+    """Return "bf16" or "fp32"; `auto` is bf16 where the hardware supports it natively, and fp32 on `mps`.
 
     On a CPU without AVX512-BF16 or AMX bf16 is 12 times slower than fp32.
     """
     if setting != "auto":
         return setting
+    if torch.device(on).type == "mps":
+        return "fp32"
     if torch.device(on).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if hardware.processor()["bf16"] else "fp32"

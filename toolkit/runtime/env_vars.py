@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 _ALWAYS = {
     # TRL and transformers ask huggingface_hub to send telemetry; its constant is read once, at import.
@@ -21,9 +22,12 @@ def set_variables(device: str = "auto") -> None:
     """Set the variables for this process and its children; variables that are set already keep their values.
 
     Args:
-        device: the recipe's setting; `cpu` keeps Accelerate from taking a GPU.
+        device: the recipe's setting; `cpu` keeps Accelerate from taking a GPU, and so does `auto` on a Mac.
+            With `mps`, PyTorch computes on the CPU what MPS lacks.
     """
     for name, value in _ALWAYS.items():
         os.environ.setdefault(name, value)
-    if device == "cpu":
+    if device == "mps":
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    if device == "cpu" or (device == "auto" and sys.platform == "darwin"):
         os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -87,7 +87,7 @@ def run(recipe: SftRecipe, run: Run) -> None:
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
     writer = ModelWriter(model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows))
     before = token_nats(model, held_out) if run.is_main else []
-    trainer = quiet(CpuSFTTrainer if target.type == "cpu" else SFTTrainer)(
+    trainer = quiet(SFTTrainer if target.type == "cuda" else CpuSFTTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=lora(recipe, model, "CAUSAL_LM", learned_tokens=new_tokens),
     )  # fmt: skip

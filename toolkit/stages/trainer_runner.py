@@ -161,7 +161,7 @@ def arguments(
                 for key, value in recipe.trainer.items() if key not in OURS}  # fmt: skip
     if not settings.keys() & {"gradient_checkpointing", "activation_checkpointing"}:
         settings[checkpointing_key(config_class)] = False  # with TRL's True a step takes 1.5 times as long
-    settings.setdefault("dataloader_pin_memory", target.type != "cpu")
+    settings.setdefault("dataloader_pin_memory", target.type == "cuda")
     clash = sorted(settings.keys() & (owned.keys() | WITHOUT_EFFECT))
     if clash:
         raise ToolkitError(

@@ -227,10 +227,24 @@ class StageRecipe(Settings):
     """Path of the run below the runs directory; the default is the path of the recipe, such as `tiny/dpo`."""
     seed: Size = 0
     """The root seed of all random streams of the stage."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`cuda` fails without a GPU; `auto` uses a GPU if there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`cuda` fails without a GPU; `auto` uses such a GPU if there is one, else the CPU. `mps` is the GPU of
+    an Apple computer: in fp32, in one process, not compiled."""
     threads: ProcessCount | None = None
     """CPU threads per process; the default is the number of cores divided by the local processes."""
+
+    @model_validator(mode="after")
+    def mps_computes_in_fp32(self) -> StageRecipe:
+        if self.device != "mps":
+            return self
+        field = type(self).model_fields.get("precision")
+        precision = getattr(self, "precision", "fp32")
+        if field is not None and precision not in {"fp32", field.default}:
+            raise ValueError(f"device: mps computes in fp32, not with precision: {precision}")
+        for name in ("compile", "exact"):
+            if getattr(self, name, False) is True:
+                raise ValueError(f"device: mps allows no {name}: true")
+        return self
 
     def longest_sequence(self, positions: int) -> int:
         """Return the tokens of the longest training sequence of a model with so many positions."""

@@ -20,6 +20,8 @@ from toolkit.config.schema.base import (
 
 ALL_LINEAR = "all-linear"
 """The name of all linear layers of a model except its head, as in PEFT."""
+TRL_MAX_LENGTH = 1024
+"""TRL's default of `trainer.max_length`."""
 
 
 class LoraSettings(Settings):
@@ -55,7 +57,7 @@ class TrainerRecipe(StageRecipe):
     """Settings of TRL's own configuration class, checked by name and type."""
 
     def longest_sequence(self, positions: int) -> int:
-        return min(self.trainer.get("max_length") or positions, positions)
+        return min(self.trainer.get("max_length", TRL_MAX_LENGTH) or positions, positions)
 
     def planned_work(self, positions: int) -> PlannedWork:
         examples = self._planned_examples()

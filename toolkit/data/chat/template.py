@@ -105,9 +105,10 @@ class TurnEnds:
 
 
 def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
-    """Choose the chat template, and add what it needs and a separate pad token; return the tokens added.
+    """Choose the chat template, and add the tokens that it needs; return how many were added.
 
-    If the result is not 0, the model's embeddings must be resized.
+    If the result is not 0, the model's embeddings must be resized. Only then a tokenizer without a pad token
+    of its own gets one; otherwise end-of-text pads, so that the model keeps its vocabulary.
 
     Args:
         choice: `auto` keeps the tokenizer's template; without one it takes ChatML if the tokenizer has its
@@ -119,11 +120,14 @@ def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
     before = len(tokenizer)
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": END_OF_TEXT})
-    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
+    has_chatml = all(token in tokenizer.get_vocab() for token in CHATML_TOKENS)
     if choice == "auto" and not tokenizer.chat_template:
-        vocabulary = tokenizer.get_vocab()
-        choice = "chatml" if all(token in vocabulary for token in CHATML_TOKENS) else "toolkit"
+        choice = "chatml" if has_chatml else "toolkit"
+    adds_tokens = choice == "toolkit" or (choice == "chatml" and not has_chatml)
+    if adds_tokens and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if choice == "toolkit":
         tokenizer.add_tokens(list(ROLE_TOKENS.values()), special_tokens=True)
         # the model knows its own end-of-text, and would have to learn another one
@@ -174,10 +178,11 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     Raises:
         DataError: the template refuses a question and its answer, or does not write the answer.
     """
-    return _turn_ends_of(tokenizer).last
+    return turn_ends_of(tokenizer).last
 
 
-def _turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
+def turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
+    """Return the tokens with which the chat template ends answers; errors as `turn_end_id`."""
     state = (tokenizer.chat_template, len(tokenizer), tokenizer.eos_token_id)
     if tokenizer not in _turn_ends or _turn_ends[tokenizer][0] != state:
         last = _first_added_token(tokenizer, _after_answer(tokenizer))
@@ -478,7 +483,7 @@ def learned_spans(
         RenderedDifferently: the template renders the beginning of a conversation differently once more
             turns follow.
     """
-    spans, ends = [], _turn_ends_of(tokenizer)
+    spans, ends = [], turn_ends_of(tokenizer)
     for index, message in enumerate(messages):
         is_answer = message["role"] == "assistant" and any(
             turn["role"] == "user" for turn in messages[:index]
