@@ -25,7 +25,7 @@ from toolkit.config.registry import (
     Stage,
     StageSentence,
 )
-from toolkit.publish.repository import model_card
+from toolkit.publish.model_card import model_card
 from toolkit.report import wording
 from toolkit.report.lesson import lesson_of
 from toolkit.report.summary import summarize

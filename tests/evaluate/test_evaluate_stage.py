@@ -6,12 +6,14 @@ import json
 import shutil
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from toolkit.base import console
 from toolkit.base.errors import RecipeError, UsageError
 from toolkit.base.rng import derive
+from toolkit.cli import main
 from toolkit.config import loader
 from toolkit.evaluate import best_of, context, judge_factory, judges, stage
 from toolkit.evaluate.session import Session
@@ -84,6 +86,78 @@ def test_every_number_is_there_with_its_interval(recipe, tmp_path):
     metrics = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [row["model"] for row in metrics] == ["first", "second"]
     assert seal.is_sealed(path)
+
+
+@pytest.fixture
+def base_model(folders, tmp_path):
+    """A base model: `second` without its chat template."""
+    folder = Path(shutil.copytree(folders / "second", tmp_path / "base"))
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_a_base_model_takes_no_part_in_the_win_rate(recipe, base_model, tmp_path, capsys):
+    text = RECIPE.replace("models: [", f"models: [{base_model}, ")
+    path = carry_out(recipe(text), tmp_path)
+    said = "base has no chat template, so that it cannot answer prompts: it is left out of the win rate"
+    assert capsys.readouterr().err.count(said) == 1
+    result = json.loads((path / "evaluation.json").read_text())
+    row = result["models"]["base"]
+    assert row["bits_per_byte"] > 0 and len(row["samples"]) == 2  # which continue the text
+    assert not {"win_rate", "mean_length", "gold"} & row.keys() and "win_rate" in result["models"]["second"]
+    assert result["not_measured"] == {
+        "base.win_rate": "has no chat template, so that it cannot answer prompts"
+    }
+    answers = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert {answer["model"] for answer in answers} == {"first", "second"}
+    assert main.main(["report", str(path)]) == 0
+
+
+def test_a_base_model_of_which_nothing_is_measured_is_not_loaded(recipe, base_model, tmp_path):
+    text = RECIPE.replace("models: [", f"models: [{base_model}, ").partition("\n    samples:")[0]
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if "perplexity" in line)
+    text = "\n".join(lines[:start] + lines[start + 2 :])
+    result = json.loads((carry_out(recipe(text), tmp_path) / "evaluation.json").read_text())
+    assert result["models"].keys() == {"first", "second"} and "base.win_rate" in result["not_measured"]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda text, base: text.replace("{root}/first", str(base)), "win_rate.baseline"),
+        (lambda text, base: text.replace("{root}/second", str(base)), "models"),
+        (lambda text, base: text.replace("max_new", f"judge: {base}\n      max_new"), "win_rate.judge"),
+    ],
+    ids=["baseline", "only other model", "judge"],
+)
+def test_a_win_rate_without_a_needed_template_is_refused_before_a_model_is_loaded(
+    recipe, base_model, tmp_path, monkeypatch, change, where
+):
+    def loads(*args, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(loading, "_load", loads)
+    with pytest.raises(UsageError, match="has no chat template") as error:
+        carry_out(recipe(change(RECIPE, base_model)), tmp_path)
+    assert error.value.where == where and "sft" in error.value.fix
+
+
+def test_votes_on_other_prompts_are_refused_before_a_model_is_loaded(recipe, tmp_path, monkeypatch):
+    file = tmp_path / "votes.jsonl"
+    vote = {"prompt": "What is a sonnet?", "answer_a": "A poem.", "answer_b": "No.", "vote": "a"}
+    file.write_text(json.dumps(vote) + "\n")
+    monkeypatch.setattr(loading, "_load", lambda *args, **options: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match="none of its 1 votes is on one of the prompts"):
+        carry_out(recipe(RECIPE.replace("max_new", f"judge: {file}\n      max_new")), tmp_path)
+
+
+def test_evaluate_prints_the_table_of_the_models_that_answer(folders, base_model, capsys):
+    models = [folders / "first", base_model, folders / "second"]
+    data = ["--baseline", str(models[0]), "--data", "storyworld", "--examples", "4", "--max-new-tokens", "4"]
+    assert main.main(["evaluate", *map(str, models[1:]), *data]) == 0
+    table = capsys.readouterr().err
+    assert "base has no chat template" in table and "win rate against first on 4 prompts" in table
 
 
 def test_run_records_the_date_that_a_chat_template_prints(recipe, folders, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from toolkit.cli import main
-from toolkit.publish import repository
+from toolkit.publish import model_card
+from toolkit.runs import seal
 
 OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "old_run" / "runs"
 
@@ -34,6 +35,21 @@ def test_repository_loads_offline(chain, tmp_path, capsys):
     capsys.readouterr()
     assert main.main(["generate", str(output), "a red fox", "--max-new-tokens", "4"]) == 0
     assert capsys.readouterr().out.strip()
+
+
+def test_the_licence_is_the_one_that_is_given(chain, tmp_path, capsys):
+    output = tmp_path / "repository"
+    arguments = ["publish", str(chain / "dpo"), "someone/toy-dpo", "--dry-run", "--output", str(output)]
+    assert main.main([*arguments, "--license", "Apache 2.0"]) == 2
+    assert "is not an identifier of a licence" in capsys.readouterr().err and not output.exists()
+    assert main.main([*arguments, "--license", "apache-2.0"]) == 0
+    assert "states no licence" not in capsys.readouterr().err
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "\nlicense: apache-2.0\n" in card and "states the licence `apache-2.0`" in card
+    shutil.rmtree(output)
+    assert main.main(arguments) == 0
+    assert "the card states no licence" in capsys.readouterr().err
+    assert "\nlicense:" not in (output / "README.md").read_text(encoding="utf-8")
 
 
 def test_unpublishable_runs_are_refused(chain, tmp_path, capsys):
@@ -68,8 +84,8 @@ def test_evaluations_of_a_run_are_found_under_any_name(tmp_path):
     for number, path in enumerate(["../../s1/dpo", "../dpo", "../dpo"]):
         manifest["inputs"]["parents"][f"models[{number}]"]["path"] = path
     (compare / "manifest.json").write_text(json.dumps(manifest))
-    assert repository._evaluations(tmp_path / "s2" / "dpo") == [compare]
-    assert repository._evaluations(tmp_path / "s1" / "dpo") == []
+    assert model_card._evaluations(tmp_path / "s2" / "dpo") == {compare: "s2/dpo"}
+    assert model_card._evaluations(tmp_path / "s1" / "dpo") == {}
 
 
 def test_runs_of_one_name_are_told_apart_in_the_card(tmp_path):
@@ -80,14 +96,14 @@ def test_runs_of_one_name_are_told_apart_in_the_card(tmp_path):
     compare = (experiment / "a" / "evaluate").rename(experiment / "compare")
     manifest = json.loads((compare / "manifest.json").read_text())
     parents = manifest["inputs"]["parents"]
-    digest = repository.seal.digest
+    digest = seal.digest
     manifest["inputs"]["parents"] = {
         f"models[{number}]": parents["models[0]"]
         | {"path": f"../{folder}/ppo", "digest": digest(experiment / folder / "ppo")}
         for number, folder in enumerate(("a", "b"))
     }
     (compare / "manifest.json").write_text(json.dumps(manifest))
-    names = [row["name"] for row in repository._chain(compare)]
+    names = [made.name for made in model_card._chain(compare)]
     assert {"a/ppo", "b/ppo", "a/sft", "b/sft"} < set(names) and names[-1] == "compare"
-    [*_, last] = [row["name"] for row in repository._chain(experiment / "b" / "ppo")]
+    [*_, last] = [made.name for made in model_card._chain(experiment / "b" / "ppo")]
     assert last == "ppo"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from tests.chat_fixtures import (
     built_trainer,
@@ -289,6 +290,30 @@ def test_settings_change_the_weights(folder, stage):
     for key, mutation in SAME_WEIGHTS.items():
         if key in trl_checks.settable(stage):
             assert trained({}) == trained(mutation), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", MODULES)
+def test_activation_checkpointing_with_adapters_computes_again_and_trains_the_same(
+    folder, stage, monkeypatch
+):
+    forward, passes = GPT2MLP.forward, []
+
+    def counted(module, *args, **options):
+        passes.append(module.training)
+        return forward(module, *args, **options)
+
+    def trained(name, **trainer):
+        passes.clear()
+        path = train(folder, name, stage, trainer, lora={"r": 4, "target_modules": "all-linear"})
+        return weights(path), sum(passes)
+
+    monkeypatch.setattr(GPT2MLP, "forward", counted)
+    plain, once = trained("adapters")
+    for name, options in (("again", {}), ("reentrant", {"use_reentrant": True})):
+        given = {"activation_checkpointing_kwargs": options} if options else {}
+        again, number = trained(f"adapters-{name}", activation_checkpointing=True, **given)
+        assert again == plain and number > once, name
 
 
 STATES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

@@ -30,7 +30,8 @@ def show(results: ModelComparison) -> None:
             if row.lost_text is not None:
                 console.print(f"{name}: {perplexity.lost_text_note(row)}", style="yellow")
     if judge is not None:
-        console.print(win_rate_table(models, judge.baseline, rows=measured_rows(results, "prompts")))
+        answering = {name: row for name, row in models.items() if row.mean_length is not None}
+        console.print(win_rate_table(answering, judge.baseline, rows=measured_rows(results, "prompts")))
         accuracy = "" if judge.accuracy is None else f", accuracy {estimate_text(judge.accuracy)}"
         power = judge.power or "asked until 50% was excluded; the intervals hold at any time"
         console.print(f"judge: {judge.name}{accuracy}; {power}; KL in nats per answer, length in tokens")

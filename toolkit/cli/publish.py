@@ -22,17 +22,24 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="write the folder, upload nothing")
     parser.add_argument("--output", metavar="DIR", help="with --dry-run: where to write it")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--license", metavar="ID",
+        help="the licence of the model, as the Hub names it, such as apache-2.0; the default is none",
+    )  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
     if args.output is not None and not args.dry_run:
         parser.error("--output has an effect only with --dry-run")
+    from toolkit.base.console import tell
     from toolkit.publish import repository
 
+    if args.license is None:
+        tell("the card states no licence: give --license ID, such as apache-2.0, if others may use the model")
     run = Path(args.run)
     if not args.dry_run:
-        print(repository.publish(run, args.repo_id, private=args.private))
+        print(repository.publish(run, args.repo_id, private=args.private, license=args.license))
         return 0
     folder = Path(args.output) if args.output else repository.default_folder(run)
-    repository.write_repository(run, args.repo_id, folder)
+    repository.write_repository(run, args.repo_id, folder, license=args.license)
     print(f"nothing was uploaded; the repository is in {folder}", file=sys.stderr)
     print(folder)
     return 0

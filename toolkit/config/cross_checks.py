@@ -353,6 +353,9 @@ def _ppo(recipe: PpoRecipe) -> list[Mistake]:
         mistakes.append(conflict(("trainer", "score_scale"), sentence))
     if recipe.algorithm == "ppo" and recipe.preset == "fast" and settings.critic == "separate":
         mistakes.append(conflict(("trainer", "critic"), "contradicts preset: fast, which shares the critic"))
+    if recipe.lora and recipe.lora.load_in_4bit:
+        sentence = "only sft, reward and dpo train with weights in 4 bits"
+        mistakes.append(conflict(("lora", "load_in_4bit"), sentence))
     reward_models = [recipe.reward_model, *(reward.reward_model for reward in recipe.rewards)]
     mistakes += _ppo_stopping(recipe, reward_models)
     if inputs.world_of(recipe.data) is None:

@@ -181,6 +181,10 @@ CHANGES: tuple[Change, ...] = (
     *_added_to_sources(HELD_OUT, "ppo", "data"),
     *_added_to_sources(HELD_OUT, "preferences", "data"),
     *_added_to_sources(HELD_OUT, "evaluate", "data", "perplexity.data", "win_rate.judge_data"),
+    Added("sft", "lora.load_in_4bit", False),
+    Added("reward", "lora.load_in_4bit", False),
+    Added("dpo", "lora.load_in_4bit", False),
+    Added("ppo", "lora.load_in_4bit", False),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -137,6 +137,24 @@ class Card:
 
 
 @dataclass(frozen=True)
+class PublishedNumber:
+    """One line of the table of a model card.
+
+    Attributes:
+        key: key of evaluation.json; `reference.score` is `score` in the object `reference`.
+        label: what is measured, with its unit.
+        n: key of the number of units that were measured; `unit` is their name.
+        percent: the value is a share.
+    """
+
+    key: str
+    label: str
+    n: str | None = None
+    unit: str = ""
+    percent: bool = False
+
+
+@dataclass(frozen=True)
 class Cost:
     """What `toolkit plan` counts for a stage."""
 
@@ -174,6 +192,7 @@ class Stage:
         row_title, row: the table of its section, one row of numbers for each run; empty without a table.
         cards: large numbers at the head of the report.
         sentences: what it did, for the end of `toolkit run` on a folder.
+        published: the numbers of a model card.
     """
 
     name: str
@@ -199,6 +218,7 @@ class Stage:
     row: tuple[Column, ...] = ()
     cards: tuple[Card, ...] = ()
     sentences: tuple[StageSentence, ...] = ()
+    published: tuple[PublishedNumber, ...] = ()
 
 
 _PAIR_LOSS = Curve("Loss on training batches, nats per pair", "loss")
@@ -313,6 +333,28 @@ STAGES: dict[str, Stage] = {
                 StageSentence("pretrain.worse", unless_fell=("checkpoint_bits_per_byte", "bits_per_byte")),
                 StageSentence("pretrain.floor", (Number("entropy_floor_bits_per_byte"),)),
             ),
+            published=(
+                PublishedNumber(
+                    "bits_per_byte",
+                    "bits per byte of held-out text",
+                    n="held_out_documents",
+                    unit="documents",
+                ),
+                PublishedNumber(
+                    "untrained_bits_per_byte",
+                    "bits per byte of some of this text before the training (random weights)",
+                ),
+                PublishedNumber(
+                    "checkpoint_bits_per_byte",
+                    "bits per byte of this text before the training (the checkpoint)",
+                ),
+                PublishedNumber(
+                    "entropy_floor_bits_per_byte", "lowest possible bits per byte, known exactly"
+                ),
+                PublishedNumber(
+                    "perplexity", "perplexity per token of held-out text", n="held_out_tokens", unit="tokens"
+                ),
+            ),
         ),
         Stage(
             "sft",
@@ -341,6 +383,17 @@ STAGES: dict[str, Stage] = {
                 Curve("Loss on held-out answers, nats per token", "held_out_loss"),
             ),
             sentences=(StageSentence("sft.taught"),),
+            published=(
+                PublishedNumber(
+                    "held_out_loss", "loss on held-out answers, nats per token", n="n", unit="answers"
+                ),
+                PublishedNumber(
+                    "held_out_loss_before", "the same loss before the training", n="n", unit="answers"
+                ),
+                PublishedNumber(
+                    "held_out_perplexity", "perplexity per token of held-out answers", n="n", unit="answers"
+                ),
+            ),
         ),
         Stage(
             "preferences",
@@ -401,6 +454,30 @@ STAGES: dict[str, Stage] = {
                 StageSentence("reward.chance", chance="accuracy"),
                 StageSentence("reward.bayes", (Number("bayes_accuracy", percent=True),)),
             ),
+            published=(
+                PublishedNumber(
+                    "accuracy",
+                    "held-out pairs in which the preferred answer scores higher",
+                    n="n",
+                    unit="pairs",
+                    percent=True,
+                ),
+                PublishedNumber(
+                    "bayes_accuracy",
+                    "the best possible share, limited by errors of the annotator",
+                    percent=True,
+                ),
+                PublishedNumber(
+                    "gold_accuracy",
+                    "held-out pairs in which the answer of the higher true utility scores higher",
+                    n="n",
+                    unit="pairs",
+                    percent=True,
+                ),
+                PublishedNumber(
+                    "held_out_loss", "loss on held-out pairs, nats per pair", n="n", unit="pairs"
+                ),
+            ),
         ),
         Stage(
             "dpo",
@@ -443,6 +520,32 @@ STAGES: dict[str, Stage] = {
                 Column("Bayes accuracy", "bayes_accuracy", percent=True),
                 Column("pairs", "n", count=True),
                 Column("KL to the start, nats per answer", "kl"),
+            ),
+            published=(
+                PublishedNumber(
+                    "accuracy",
+                    "held-out pairs in which the preferred answer has the higher implicit reward",
+                    n="n",
+                    unit="pairs",
+                    percent=True,
+                ),
+                PublishedNumber(
+                    "bayes_accuracy",
+                    "the best possible share, limited by errors of the annotator",
+                    percent=True,
+                ),
+                PublishedNumber(
+                    "held_out_loss",
+                    "logistic loss of the implicit rewards on held-out pairs, nats per pair",
+                    n="n",
+                    unit="pairs",
+                ),
+                PublishedNumber(
+                    "kl",
+                    "KL divergence from the start of this stage, nats per answer",
+                    n="kl_n",
+                    unit="answers",
+                ),
             ),
         ),
         Stage(
@@ -494,6 +597,18 @@ STAGES: dict[str, Stage] = {
                 Column("score [95% interval]", "score"),
                 Column("KL to the start, nats per answer", "kl"),
                 Column("answers", "n", count=True),
+            ),
+            published=(
+                PublishedNumber("score", "mean reward of an answer, last policy", n="n", unit="answers"),
+                PublishedNumber(
+                    "reference.score",
+                    "mean reward of an answer, start of this stage, on training prompts",
+                    n="reference.n",
+                    unit="answers",
+                ),
+                PublishedNumber(
+                    "kl", "KL divergence from the start of this stage, nats per answer", n="n", unit="answers"
+                ),
             ),
         ),
         Stage(

@@ -30,6 +30,8 @@ from toolkit.runs.evaluation import ModelComparison, ModelEvaluation, Sample, Sa
 from toolkit.runs.hub import Reference
 from toolkit.runs.records import Record
 
+NO_TEMPLATE = "has no chat template, so that it cannot answer prompts"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured(Record):
@@ -57,6 +59,7 @@ class Session:
         scoring: how the text is put before the models.
         dtype: the dtype of the weights.
         contest: the prompts of the win rate; None for no win rate.
+        silent: the names of models that do not take part in it, because they have no chat template.
         best_of: settings of best-of-n sampling from the baseline; None for no best of n.
         samples: prompts whose answers are shown in the summary, as the turns of a conversation.
         answers: of each model to each of `samples`.
@@ -70,6 +73,7 @@ class Session:
     scoring: ScoringSettings = ScoringSettings()
     dtype: Dtype = torch.float32
     contest: Contest | None = None
+    silent: frozenset[str] = frozenset()
     best_of: BestOf | None = None
     samples: list[list[str]] = field(default_factory=list)
     answers: int = 1
@@ -105,7 +109,7 @@ class Session:
                         Progress(f"{name}: perplexity", total, "token")
                     ).update,
                 )  # fmt: skip
-        if self.contest is not None:
+        if self.contest is not None and name not in self.silent:
             with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
                 answers = win_rate.answer(loaded, self.contest, progress=progress.update)
             if name != self.baseline:
@@ -176,6 +180,7 @@ class Session:
             models=models,
             judge=None if self.judged is None else self.judged.judge,
             baseline=self.baseline,
+            not_measured={f"{name}.win_rate": NO_TEMPLATE for name in sorted(self.silent)} or None,
             seed=self.seed,
             versions=provenance.versions(),
             nulls=frozenset({"judge", "baseline"}),

@@ -17,13 +17,13 @@ from toolkit.data import files
 from toolkit.data.chat import sources
 from toolkit.data.chat.dates import TEMPLATE_DATE
 from toolkit.data.data_sources import Part, as_sources, world_of
-from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on
+from toolkit.evaluate import context, judge_factory, judges, perplexity, trained_on, votes
 from toolkit.evaluate.best_of import BestOf
 from toolkit.evaluate.context import EvaluationContext
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.evaluate.naming import models_by_name
 from toolkit.evaluate.perplexity import HeldOutText, ScoringSettings
-from toolkit.evaluate.session import Measured, Session, answers_of
+from toolkit.evaluate.session import NO_TEMPLATE, Measured, Session, answers_of
 from toolkit.evaluate.win_rate import Contest, Judged
 from toolkit.models.loading import DTYPES
 from toolkit.models.tokenizer_loading import load_tokenizer
@@ -34,6 +34,7 @@ from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 
 MEASURED = "measured.json"
+TEMPLATE_FIX = "fine-tune it with the sft stage first, which adds one"
 
 
 def run(recipe: EvaluateRecipe, run: Run) -> None:
@@ -137,10 +138,9 @@ def _judges(recipe: EvaluateRecipe) -> list[str]:
 
 
 def _models(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> tuple[Reference, ...]:
-    """Return the models, the reward model that judges, and that of best of n."""
-    contest = recipe.win_rate
-    choosers = [contest.best_of.reward_model] if contest and contest.best_of else []
-    return tuple(surroundings.model_reference(name) for name in [*recipe.models, *_judges(recipe), *choosers])
+    """Return the models and the reward models that read their answers."""
+    names = [*recipe.models, *_reward_models(recipe)]
+    return tuple(surroundings.model_reference(name) for name in names)
 
 
 def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Session:
@@ -148,8 +148,12 @@ def open_session(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Ses
     names = models_by_name(recipe.models)
     settings, contest = recipe.perplexity, recipe.win_rate
     not_scoring = {"tokens", "data", "baseline"}
+    silent = _require_templates(recipe, surroundings) if contest else frozenset()
+    if settings is None and not recipe.samples:
+        names = {name: model for name, model in names.items() if name not in silent}
     return Session(
         references={name: surroundings.model_reference(model) for name, model in names.items()},
+        silent=silent,
         device=select(recipe.device),
         seed=recipe.seed,
         baseline=next((name for name, model in names.items() if model == recipe.baseline), None),
@@ -190,16 +194,45 @@ def open_contest(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> Con
     )
 
 
+def _require_templates(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> frozenset[str]:
+    """Return the names of the models that cannot answer, because they have no chat template, and say so.
+
+    Raises:
+        UsageError: the baseline or a reward model that reads the answers has none, or no other model has one.
+    """
+    settings, names = recipe.win_rate, models_by_name(recipe.models)
+    has_template = {
+        model: bool(load_tokenizer(surroundings.model_reference(model)).chat_template)
+        for model in [*names.values(), *_reward_models(recipe)]
+    }
+    needed = [("baseline", recipe.baseline), *(("judge", name) for name in _judges(recipe))]
+    if settings.best_of is not None:
+        needed.append(("best_of.reward_model", settings.best_of.reward_model))
+    for key, model in needed:
+        if not has_template[model]:
+            raise UsageError(f"{model} {NO_TEMPLATE}", where=f"win_rate.{key}", fix=TEMPLATE_FIX)
+    silent = [name for name, model in names.items() if not has_template[model]]
+    if silent and len(silent) == len(names) - 1 and settings.best_of is None:
+        raise UsageError(f"no model but the baseline can answer: {', '.join(silent)} {NO_TEMPLATE}",
+                         where="models", fix=TEMPLATE_FIX)  # fmt: skip
+    for name in silent:
+        tell(f"{name} {NO_TEMPLATE}: it is left out of the win rate")
+    return frozenset(silent)
+
+
+def _reward_models(recipe: EvaluateRecipe) -> list[str]:
+    """Return the reward model that judges and that of best of n, without those that are not used."""
+    best_of = recipe.win_rate.best_of if recipe.win_rate else None
+    return [*_judges(recipe), *([best_of.reward_model] if best_of else [])]
+
+
 def _tokenizers(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> list[PreTrainedTokenizerBase]:
     """Return the tokenizers that render the prompts: of the models, and of reward models that judge."""
     if all(source.name == files.STORYWORLD for source in as_sources(recipe.data)):
         return []  # no tools
-    settings, names = recipe.win_rate, list(recipe.models)
-    if judge_kind(settings.judge) == "model":
-        names.append(settings.judge)
-    if settings.best_of is not None:
-        names.append(settings.best_of.reward_model)
-    return [load_tokenizer(surroundings.model_reference(name)) for name in dict.fromkeys(names)]
+    names = dict.fromkeys([*recipe.models, *_reward_models(recipe)])
+    tokenizers = [load_tokenizer(surroundings.model_reference(name)) for name in names]
+    return [tokenizer for tokenizer in tokenizers if tokenizer.chat_template]
 
 
 def open_best_of(recipe: EvaluateRecipe, surroundings: EvaluationContext) -> BestOf:
@@ -227,6 +260,8 @@ def open_judge(recipe: EvaluateRecipe, surroundings: EvaluationContext, contest:
         "held_out",
         settings.stop_early,
     )
+    if judge_kind(settings.judge) == "votes":
+        votes.require_prompts(Path(settings.judge), contest.prompts)
     is_model = judge_kind(settings.judge) == "model"
     reference = surroundings.model_reference(settings.judge) if is_model else None
     is_local = reference is not None and Path(reference[0]).exists()

@@ -17,14 +17,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from toolkit.base.errors import DataError
+from toolkit.base.errors import DataError, UsageError
 from toolkit.base.files import sha256_file
 from toolkit.evaluate.pairwise import PairwiseJudge, Question
 
@@ -112,6 +112,21 @@ def by_pair(path: Path) -> tuple[dict[tuple[str, str, str], list[float]], dict[s
         else:
             values.setdefault(key, []).append(vote.value)
     return values, left_out
+
+
+def require_prompts(path: Path, prompts: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse votes on other prompts before models answer these.
+
+    Raises:
+        UsageError: no vote that counts is on one of the prompts.
+        DataError: as `read_votes`.
+    """
+    votes, _ = read_votes(path)
+    if {vote.prompt for vote in votes}.isdisjoint(_prompt_key(list(prompt)) for prompt in prompts):
+        raise UsageError(
+            f"none of its {len(votes)} votes is on one of the prompts", where=str(path),
+            fix="give the data that the votes were collected on; answers.jsonl of that run has its prompts",
+        )  # fmt: skip
 
 
 def votes_judge(path: Path) -> PairwiseJudge:

@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     GenerationConfig,
     GgufConfig,
     GPT2LMHeadModel,
@@ -24,7 +25,7 @@ from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
-from toolkit.models import adapters, checkpoint_folder, checks
+from toolkit.models import adapters, checkpoint_folder, checks, four_bit
 from toolkit.models.description import describe, text_config
 from toolkit.models.load_errors import not_loadable
 from toolkit.models.tokenizer_loading import load_tokenizer
@@ -40,18 +41,25 @@ DTYPES: dict[str, Dtype] = {
 
 
 def load_causal_lm(
-    reference: Reference, *, device: torch.device | str = "cpu", dtype: Dtype = torch.float32
+    reference: Reference,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: Dtype = torch.float32,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a language model of any architecture built into transformers, and its tokenizer.
 
     The model is in eval mode. A tokenizer without a padding token pads with end-of-text; attention masks, not
     token ids, mark the padding.
 
+    Args:
+        quantization: of the linear layers, to train adapters (`toolkit.models.four_bit`).
+
     Raises:
         ToolkitError: no such folder, not a model folder, weights missing or not in safetensors, no
             tokenizer, a reward model, an encoder, or a hub model that cannot be downloaded.
     """
-    model, loading = _load(AutoModelForCausalLM, reference, dtype)
+    model, loading = _load(AutoModelForCausalLM, reference, dtype, **_quantized(quantization, device))
     tokenizer = load_tokenizer(reference)
     if any(key.startswith(("score.", "classifier.")) for key in loading["unexpected_keys"]):
         raise ToolkitError(
@@ -77,6 +85,7 @@ def load_reward_model(
     device: torch.device | str = "cpu",
     dtype: Dtype = torch.float32,
     new_head_seed: int | None = None,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a reward model, a sequence classifier with one label, and its tokenizer; in eval mode.
 
@@ -87,14 +96,16 @@ def load_reward_model(
         new_head_seed: a language model is accepted, too, and gets a new score head drawn from
             N(0, 1 / (width + 1)) (Huang et al., 2024, "The N+ implementation details of RLHF with PPO",
             detail 11).
+        quantization: as in `load_causal_lm`.
 
     Raises:
         ToolkitError: as `load_causal_lm`, a language model without `new_head_seed`, or a classifier with
             several labels.
     """
     model, loading = _load(
-        AutoModelForSequenceClassification, reference, dtype, num_labels=1, ignore_mismatched_sizes=True
-    )
+        AutoModelForSequenceClassification, reference, dtype, num_labels=1, ignore_mismatched_sizes=True,
+        **_quantized(quantization, device),
+    )  # fmt: skip
     _check_classifier(model, loading, reference)
     tokenizer = load_tokenizer(reference)
     missing = set(loading["missing_keys"])
@@ -199,12 +210,13 @@ def _load(
     The weights of an adapter are merged into those of its base model.
 
     Args:
-        changes: of the configuration.
+        changes: of the configuration; also options of `from_pretrained`.
     """
     place = checkpoint_folder.located(reference)
     folder = place.folder
     with torch.random.fork_rng(devices=[]):  # missing weights draw from the global generator
         if folder and checkpoint_folder.is_adapter(folder):
+            _refuse_quantization(changes, reference, "an adapter")
             base = checkpoint_folder.base_of_adapter(folder)
             return adapters.merged(folder, *_load(auto, base, dtype, **changes))
         config = _config(reference)
@@ -218,6 +230,7 @@ def _load(
         if options.get("local_files_only"):  # which AutoModel does not pass to its search for an adapter
             options["adapter_kwargs"] = {"local_files_only": True}
         if "gguf_file" in options:  # plain weights can be trained and saved
+            _refuse_quantization(changes, reference, "a GGUF folder")
             options["quantization_config"] = GgufConfig(dequantize=True)
         try:
             model, report = auto.from_pretrained(
@@ -227,7 +240,24 @@ def _load(
         except Exception as error:  # a file of other people may be wrong in any way
             raise _other_kind(auto, reference, error) or not_loadable(reference, error) from error
     model.name_or_path = model.config.name_or_path = reference[0]
+    if "quantization_config" in changes:
+        four_bit.require_writable(model, where=reference[0])
     return model, report
+
+
+def _quantized(quantization: BitsAndBytesConfig | None, device: torch.device | str) -> dict[str, Any]:
+    """Return the options with which `from_pretrained` quantizes the weights on the device."""
+    if quantization is None:
+        return {}
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def _refuse_quantization(options: dict[str, Any], reference: Reference, kind: str) -> None:
+    if "quantization_config" in options:
+        raise ToolkitError(
+            f"is {kind}, whose weights cannot be loaded in 4 bits", where=reference[0],
+            fix="leave out lora.load_in_4bit, or give a folder with plain weights",
+        )  # fmt: skip
 
 
 def _other_kind(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
+from toolkit.models import four_bit
 from toolkit.models.generation_settings import repair_generation_config
 from toolkit.models.loading import load_causal_lm, write_model
 from toolkit.models.soundness import probe_logits, require_finite
@@ -61,6 +62,8 @@ class ModelWriter:
         self.where, self.rows, self.load = reference[0], rows, load
         repair_generation_config(model, where=self.where)
         self.config = copy.deepcopy(model.config)
+        if four_bit.is_four_bit(model):
+            del self.config.quantization_config  # plain weights are written
         self.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
         self.dtypes = StoredDtypes.of(reference)
         self._write_settings(tokenizer)
@@ -93,7 +96,8 @@ class ModelWriter:
     ) -> PreTrainedModel:
         """Merge adapters, write the model's folder atomically, and return the model that it loads as.
 
-        The trained model is changed: its adapters are merged, and its weights have the written dtype.
+        The trained model is changed: its adapters are merged, and its weights have the written dtype. A model
+        in 4 bits is merged on the CPU; the model that is returned has the written dtype then.
 
         Args:
             step: optimizer steps done, for messages.
@@ -104,8 +108,12 @@ class ModelWriter:
         """
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         require_finite(base, self.rows, step=step, where=str(folder.parent))
+        device, is_four_bit = base.device, four_bit.is_four_bit(base)
+        if is_four_bit:
+            four_bit.compute_in_fp32(model)
         trained = probe_logits(base, self.rows)
         if isinstance(model, PeftModel):
+            model = four_bit.dequantized(model) if is_four_bit else model
             model = model.merge_and_unload()
             self._require_equal(probe_logits(model, self.rows), trained, folder, "the merged model")
         model.config, model.generation_config = self.config, self.generation_config
@@ -117,6 +125,8 @@ class ModelWriter:
             require_finite(written, self.rows, step=step, where=str(folder.parent))
             if self.dtypes.is_fp32:  # else the rounding of the weights makes a difference
                 self._require_equal(probe_logits(written, self.rows), trained, folder, "the written model")
+        if is_four_bit:  # as fp32 it may not fit where it was trained
+            written = written.to(device=device, dtype=self.dtypes.default)
         return written
 
     def add_to_config(self, folder: Path, **values: float) -> None:

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import peft
+import torch
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ALL_LINEAR, PpoRecipe, TrainerRecipe
+from toolkit.models import four_bit
+from toolkit.runs.run import Run
+from toolkit.runtime.devices import precision
 
 MAMBA = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"})
 MAMBA_WITHOUT_ADAPTERS = "out_proj"
@@ -40,6 +44,9 @@ def lora(
     if recipe.lora is None:
         return None
     names = recipe.lora.target_modules
+    if four_bit.is_four_bit(model):
+        # only freezes the weights, which are fp32 where they are not in 4 bits
+        peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     targets = _targets(model, names)
     _refuse_shared_weights(model, targets)
     _refuse_head(model, targets)
@@ -54,6 +61,14 @@ def lora(
         fan_in_fan_out=bool(targets) and all(isinstance(module, Conv1D) for module in targets.values()),
         **settings,
     )  # fmt: skip
+
+
+def quantization(recipe: TrainerRecipe, run: Run, target: torch.device) -> BitsAndBytesConfig | None:
+    """Return how the weights that are not trained are quantized, None for plain weights."""
+    if recipe.lora is None or not recipe.lora.load_in_4bit:
+        return None
+    bf16 = run.decide("precision", precision(recipe.precision, target)) == "bf16"
+    return four_bit.quantization(bf16=bf16)
 
 
 def _excluded(model: PreTrainedModel) -> list[str] | None:

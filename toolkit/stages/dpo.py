@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, Policy
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.runtime.upstream_private import TrainerHooks
-from toolkit.stages.adapters import lora
+from toolkit.stages.adapters import lora, quantization
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -75,8 +76,9 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     """Train `recipe.model`, which is also the reference; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
     reference_path = run.model_reference(recipe.model)
-    model, tokenizer = load_causal_lm(reference_path, device=target)
-    reference, _ = load_causal_lm(reference_path, device=target)
+    load = partial(load_causal_lm, device=target, quantization=quantization(recipe, run, target))
+    model, tokenizer = load(reference_path)
+    reference, _ = load(reference_path)
     stop_tokens.stop_at_all_ends(model, tokenizer)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, DPOConfig, model)
@@ -103,7 +105,7 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     )  # fmt: skip
     trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
     if trained is not None:
-        reference, _ = load_causal_lm(reference_path, device=target)
+        reference, _ = load(reference_path)
         measured = held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed)
         missing: dict[str, str] = {}
         sampled = attempt(

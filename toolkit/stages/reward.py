@@ -21,7 +21,7 @@ from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
-from toolkit.stages.adapters import lora
+from toolkit.stages.adapters import lora, quantization
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -33,7 +33,10 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     """Train a model with a score head; writes the model, metrics and evaluation.json."""
     target = select(recipe.device)
     reference = run.model_reference(recipe.model)
-    model, tokenizer = load_reward_model(reference, device=target, new_head_seed=recipe.seed)
+    quantized = quantization(recipe, run, target)
+    model, tokenizer = load_reward_model(
+        reference, device=target, new_head_seed=recipe.seed, quantization=quantized
+    )
     record_date(run, tokenizer)
     pad_id, length = tokenizer.pad_token_id, max_length(recipe, RewardConfig, model)
     require_supported(recipe, model, length=length)

@@ -31,7 +31,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.adapters import lora, show_bias_of_head
+from toolkit.stages.adapters import lora, quantization, show_bias_of_head
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -73,7 +73,8 @@ def run(recipe: SftRecipe, run: Run) -> None:
     """Fine-tune `recipe.model`; writes the model, metrics, and evaluation.json."""
     target = select(recipe.device)
     reference = run.model_reference(recipe.model)
-    model, tokenizer = load_causal_lm(reference, device=target)
+    quantized = quantization(recipe, run, target)
+    model, tokenizer = load_causal_lm(reference, device=target, quantization=quantized)
     new_tokens = make_conversational(model, tokenizer, chat_template=recipe.chat_template, seed=recipe.seed)
     stop_tokens.record(run, model, tokenizer)
     length = max_length(recipe, SFTConfig, model)

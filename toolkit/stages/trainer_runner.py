@@ -37,6 +37,7 @@ from toolkit.config.cross_checks import MOST_EXAMPLES
 from toolkit.config.schema import TrainerRecipe
 from toolkit.config.yaml_source import dotted
 from toolkit.data.chat.rows import RowTable, training_order
+from toolkit.models import four_bit
 from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.kernels import fastest_attention
 from toolkit.models.saving import ModelWriter
@@ -264,6 +265,8 @@ def fit(
             fix="set distributed_type: MULTI_GPU in the accelerate configuration",
         )
     trainer.model.config.use_cache = False
+    if four_bit.is_four_bit(trainer.model):
+        four_bit.train_in_fp32(trainer.model)
     run.decide("stored_dtype", writer.dtypes.name)
     newest = _newest_checkpoint(trainer, run)
     for callback in (PrinterCallback, ProgressCallback):

@@ -33,6 +33,9 @@ class LoraSettings(Settings):
     target_modules: list[str] | Literal["all-linear"] = ["c_attn", "c_proj", "c_fc"]
     """Layers with adapters, by their names or the ends of these, or `all-linear`: all linear layers but the
     head. The default fits GPT-2."""
+    load_in_4bit: bool = False
+    """Not ppo. Keep the other weights in 4 bits (NF4) during the training (Dettmers et al., 2023); the model
+    that is written has plain weights. Needs an NVIDIA GPU and the package bitsandbytes."""
 
 
 class TrainerRecipe(StageRecipe):
