@@ -168,7 +168,7 @@ def test_template_without_an_end_is_refused(source, after):
     assert template.turn_end_id(tokenizer) is None
     assert template.end_id(tokenizer) == tokenizer.eos_token_id
     with pytest.raises(ToolkitError, match=f"writes .*{after}.* after an answer, which contains no special"):
-        template.require_turn_end(tokenizer)
+        template.require_answers(tokenizer)
 
 
 def test_token_that_merges_with_the_answer_belongs_to_it():

@@ -18,7 +18,7 @@ from toolkit.data.chat import pairs, sources
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
-from toolkit.data.chat.template import encode_text, prompt_ids, require_turn_end
+from toolkit.data.chat.template import encode_text, prompt_ids, require_answers
 from toolkit.data.text import documents
 
 _STORYWORLD_KINDS = {
@@ -98,7 +98,7 @@ def preview(
     if kind is RowKind.TEXT:
         return _text(source, tokenizer, count)
     if kind is not RowKind.PROMPTS:
-        require_turn_end(tokenizer)
+        require_answers(tokenizer)
     report = ReadingReport()
     read: Callable[..., Any] = {
         RowKind.SFT: sources.conversations,

@@ -82,6 +82,11 @@ class RowFormat:
         reader = RowReader(columns.mapped(row, self.source, location=location))
         return reader.holds_answer() or any(name in reader.row for name in columns.PROMPTS)
 
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether rows that would be an error are left out."""
+        return self.source is not None and self.source.on_bad_row == "skip"
+
     def _read(
         self, row: Row, location: str, read: Callable[[RowReader], Result], *, counts_all: bool = True
     ) -> Result:
@@ -92,7 +97,7 @@ class RowFormat:
         except ColumnError:
             raise
         except DataError as error:
-            if self.source is not None and self.source.on_bad_row == "skip":
+            if self.skips_bad_rows:
                 raise Unusable(error.what) from None
             raise
         finally:
