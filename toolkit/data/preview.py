@@ -14,7 +14,7 @@ from toolkit.config import data_formats
 from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import pairs, sources
+from toolkit.data.chat import columns, pairs, plain_text, sources
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
@@ -108,8 +108,9 @@ def preview(
     try:
         rows = list(islice(read(source, part="all", seed=0, report=report, tokenizers=[tokenizer]), count))
     except DataError:
-        if not report.sources or report.sources[0].used or not report.sources[0].left_out:
-            raise
+        counted = report.sources[0].left_out.total() + report.sources[0].paired if report.sources else 0
+        if not counted or report.sources[0].read > counted:
+            raise  # a row that stops the reading, not the last of rows that are all left out
         rows = []
     found = report.sources[0]
     return Preview(
@@ -178,6 +179,14 @@ def kind_of(source: DataSource) -> RowKind:
             _is_readable(source, kind, location, row) for location, row in rows
         ):
             return kind
+    if rows and all(plain_text.text_column(source) not in row for _, row in rows) and source.field is None:
+        location, row = rows[0]
+        names = columns.suggested(row) or "columns: {prompt: ..., completion: ...}"
+        raise DataError(
+            f"no column has a known name; the columns are: {', '.join(sorted(row)) or 'none'}",
+            where=location,
+            fix=f"map them with `{names}`; for plain text, name its column with `field`",
+        )
     return RowKind.TEXT
 
 

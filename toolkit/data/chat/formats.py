@@ -91,17 +91,21 @@ class RowFormat:
         self, row: Row, location: str, read: Callable[[RowReader], Result], *, counts_all: bool = True
     ) -> Result:
         reader = RowReader(columns.mapped(row, self.source, location=location), location)
+        conditional = frozenset() if counts_all else columns.CONDITIONAL
         try:
             columns.refuse(reader.row)
             return read(reader)
+        except Unusable:
+            conditional = columns.CONDITIONAL  # they were perhaps not reached
+            raise
         except ColumnError:
             raise
         except DataError as error:
+            conditional = columns.CONDITIONAL
             if self.skips_bad_rows:
                 raise Unusable(error.what) from None
             raise
         finally:
-            conditional = columns.CONDITIONAL if not counts_all else frozenset()
             known = reader.used | columns.QUIET | conditional
             self.unread.update(name for name in reader.row if name not in known)
             self.unread.update(reader.unread_keys)

@@ -256,7 +256,7 @@ Their prompts are all of the training part, so that the hash itself would hold o
 
 @dataclass(frozen=True)
 class _Request:
-    """What to read; `numbers` are columns of float64, `tokenizers` those whose templates have to render them."""
+    """What to read; `numbers` are columns of float64, the templates of `tokenizers` have to render rows."""
 
     part: Part
     seed: int
@@ -284,13 +284,7 @@ def _read(
         table = _Table(reader.columns, request.numbers)
         table.extend(_examples(rows, reader(source, found, request.tokenizers), source, found))
         if not len(table):
-            reasons = found.reasons()
-            raise DataError(
-                f"the {request.part.replace('_', '-')} part has no usable row of {found.read:,}"
-                + (f" ({reasons})" if reasons else ""),
-                where=source.name,
-                fix="give more rows, or change the held_out share",
-            )
+            raise _no_row(source, request.part, found)
         found.used = len(table)
         if (sample := _sampled(len(table), limits, index, request)) is not None:
             table.take(sample)
@@ -306,6 +300,20 @@ def _read(
     if report is None and counts.is_notable():
         counts.print()
     return merged.dataset()
+
+
+def _no_row(source: DataSource, part: Part, report: SourceReport) -> DataError:
+    """Return the error for a source of which no row can be used."""
+    if not report.read:
+        return DataError("there is no row", where=source.name, fix="name another file")
+    reasons = report.reasons()
+    return DataError(
+        ("no row" if part == "all" else f"no row of the {part.replace('_', '-')} part")
+        + f" can be used, of {report.read:,} rows"
+        + (f" ({reasons})" if reasons else ""),
+        where=source.name,
+        fix="give other data" if part == "all" else "give more rows, or change the held_out share",
+    )
 
 
 def _count_trained_prompts(

@@ -186,7 +186,7 @@ def require_answers(tokenizer: PreTrainedTokenizerBase) -> None:
             f"the chat template has no generation prompt, and begins an answer with {beginning!r}: a model "
             "would write this as part of its answers",
             where=tokenizer.name_or_path or None,
-            fix="set chat_template: chatml or toolkit, or write this at `add_generation_prompt` in the template",
+            fix="set chat_template: chatml or toolkit, or write this if `add_generation_prompt` is true",
         )
 
 
