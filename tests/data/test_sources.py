@@ -394,7 +394,7 @@ def test_empty_split_is_an_error(tmp_path):
     )
     refused(
         lambda: sources.preferences(source, part="held_out", seed=0),
-        "no row of the held-out part can be used",
+        "held-out part has no usable row",
     )
 
 

@@ -308,8 +308,8 @@ def _no_row(source: DataSource, part: Part, report: SourceReport) -> DataError:
         return DataError("there is no row", where=source.name, fix="name another file")
     reasons = report.reasons()
     return DataError(
-        ("no row" if part == "all" else f"no row of the {part.replace('_', '-')} part")
-        + f" can be used, of {report.read:,} rows"
+        ("there is" if part == "all" else f"the {part.replace('_', '-')} part has")
+        + f" no usable row of {report.read:,}"
         + (f" ({reasons})" if reasons else ""),
         where=source.name,
         fix="give other data" if part == "all" else "give more rows, or change the held_out share",
