@@ -13,7 +13,7 @@ from toolkit.base.errors import DataError
 from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import Columns, DataSource
 from toolkit.data import files
-from toolkit.data.chat import sources
+from toolkit.data.chat import rendered, sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.preview import kind_of, preview
 from toolkit.data.text import documents
@@ -126,7 +126,13 @@ def test_several_turns_of_rendered_dialogues_are_read(file):
 
 
 @pytest.mark.parametrize(
-    "text", ["User: is this a name?", "What does <|im_start|> mean?", "USER: and no answer", "ASSISTANT: x"]
+    "text",
+    [
+        "User: is this a name?",
+        "What does <|im_start|> mean?",
+        "USER: and no answer",
+        "Who writes USER: x ASSISTANT: y?",
+    ],
 )
 def test_text_without_both_speakers_is_no_dialogue(file, text):
     assert file([{"prompt": text, "completion": "A"}]).sft() == [[user(text), A]]
@@ -186,8 +192,8 @@ def test_key_that_occurs_twice_is_an_error(file, text):
 
 @pytest.mark.parametrize(
     ("good", "bad"),
-    [(True, False), (1, 0), (1, -1), (1.0, 0.0), ("true", "False"), ("1", "0"), ("Good", "bad"), ("yes", "no"),
-     ("desirable", "undesirable"), ("chosen", "rejected")],
+    [(True, False), (1, 0), (1, -1), (1.0, 0.0), ("true", "False"), ("1", "0"), ("Good", "bad"),
+     ("yes", "no"), ("desirable", "undesirable"), ("chosen", "rejected")],
 )  # fmt: skip
 @pytest.mark.parametrize("names", [("prompt", "completion", "label"), ("instruction", "output", "kto_tag")])
 def test_labels_in_every_spelling_divide_good_from_bad_answers(file, names, good, bad):
@@ -244,7 +250,9 @@ def test_better_answer_that_is_unknown_is_skipped_on_request(file):
     with pytest.raises(DataError, match="'left', which names neither"):
         rows.pairs()
     assert rows.pairs(on_bad_row="skip") == [([Q], [A], [B])]
-    assert rows.unread == {}, "of rows that are left out, no column was reached"
+    tie = file([answers | {"winner": "tie"}, answers | {"winner": "a"}])
+    assert tie.pairs() == [([Q], [A], [B])] and tie.left_out == {"a tie": 1}
+    assert rows.unread == tie.unread == {}, "the columns of rows that are left out were not reached"
 
 
 # Merged tables, unknown columns
@@ -277,7 +285,7 @@ def test_error_for_unknown_columns_names_the_setting_that_reads_them(file, row, 
         rows.sft()
     assert setting in caught.value.fix
     if "prompt" not in row:
-        with pytest.raises(DataError, match="no column has a known name") as caught:
+        with pytest.raises(DataError, match="the format is not recognised") as caught:
             kind_of(DataSource(name=str(rows.path)))
         assert setting in caught.value.fix
     assert rows.sft(columns=Columns(prompt=next(iter(row)), completion=list(row)[1])) == [TALK]
@@ -362,3 +370,50 @@ def test_files_of_several_splits_in_a_folder_are_named(tmp_path, capsys, names, 
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     assert len(files.resolve(DataSource(name=str(tmp_path)))) == 2
     assert ("files of several splits are read together: train, test" in capsys.readouterr().err) is is_warned
+
+
+# What is said
+
+
+def test_prompt_that_is_none_of_the_messages_is_named_to_every_stage(file):
+    rows = file([{"prompt": "Z", "messages": TALK}, {"prompt": "Q", "messages": TALK}])
+    assert rows.sft() == [TALK, TALK] and rows.unread == {"prompt": 1}
+    assert rows.prompts() == [[Q], [Q]] and rows.unread == {"prompt": 1}
+
+
+def test_special_tokens_that_a_message_spells_are_counted(file):
+    rows = file(
+        [{"prompt": "Q", "completion": "A<|endoftext|>B"}, {"prompt": "Q", "completion": "A</s> </s>"}]
+    )
+    tokenizer, report = learn([""], vocab_size=1), ReadingReport()
+    source = DataSource(name=str(rows.path))
+    found = sources.conversations(source, part="all", seed=0, report=report, tokenizers=[tokenizer])
+    assert [row["completion"][0]["content"] for row in found] == ["A<|endoftext|>B", "A"]
+    assert report.sources[0].notes[rendered.SPELLED_TOKEN] == 1
+
+
+def test_column_of_text_with_dialogues_is_named_to_stages_that_read_dialogues(file):
+    rows = file([{"text": "### Human: Q### Assistant: A"}])
+    with pytest.raises(DataError) as caught:
+        rows.sft()
+    assert "field: text" in caught.value.fix and rows.sft(field="text") == [TALK]
+
+
+def test_keys_of_an_object_that_is_no_message_are_named(file):
+    with pytest.raises(DataError, match="its keys are: role, message"):
+        file([{"messages": [{"role": "user", "message": "Q"}, A]}]).sft()
+
+
+def test_part_without_a_row_says_where_the_rows_are(file):
+    rows = file([{"messages": TALK}])
+    part = "train" if _is_held_out(rows) else "held_out"
+    other = "held-out" if part == "train" else "training"
+    with pytest.raises(DataError, match=f"no usable row of 1 \\(1 rows: of the {other} part\\)"):
+        sources.conversations(DataSource(name=str(rows.path)), part=part, seed=0)
+
+
+def _is_held_out(rows):
+    try:
+        return len(sources.conversations(DataSource(name=str(rows.path)), part="held_out", seed=0)) > 0
+    except DataError:
+        return False

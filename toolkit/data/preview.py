@@ -183,7 +183,7 @@ def kind_of(source: DataSource) -> RowKind:
         location, row = rows[0]
         names = columns.suggested(row) or "columns: {prompt: ..., completion: ...}"
         raise DataError(
-            f"no column has a known name; the columns are: {', '.join(sorted(row)) or 'none'}",
+            f"the format is not recognised; the columns are: {', '.join(sorted(row)) or 'none'}",
             where=location,
             fix=f"map them with `{names}`; for plain text, name its column with `field`",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat import candidates, columns, tools
-from toolkit.data.chat.dialogues import spells_turns, without_end
+from toolkit.data.chat.dialogues import dialogue, spells_turns, without_end
 from toolkit.data.chat.messages import (
     Message,
     Messages,
@@ -215,7 +215,10 @@ class ColumnReader:
         if not self.row:
             fix = "remove the row, or leave out rows like this one with `on_bad_row: skip`"
             return DataError("the row is empty: all columns are null", where=self.location, fix=fix)
-        if not self.used and (names := columns.suggested(self.row)):
+        text = self.row.get("text")
+        if isinstance(text, str) and len(dialogue(text) or []) > 1:
+            fix = "the column `text` holds dialogues; to read them, set `field: text` in the data source"
+        elif not self.used and (names := columns.suggested(self.row)):
             fix = f"map them with `{names}`, if these are the columns"
         return DataError(
             f"there is no column {name!r}; the columns are: {', '.join(sorted(self.row)) or 'none'}",

@@ -110,9 +110,10 @@ def _instructions(text: str) -> Messages:
 
 
 def without_end(text: str) -> str:
-    """Return a text without an end token, and the white space after it, at its end."""
-    end = next((token for token in END_TOKENS if text.rstrip().endswith(token)), None)
-    return text if end is None else text.rstrip().removesuffix(end)
+    """Return a text without the end tokens, and the white space after each of them, at its end."""
+    while end := next((token for token in END_TOKENS if text.rstrip().endswith(token)), None):
+        text = text.rstrip().removesuffix(end)
+    return text
 
 
 def _headed(text: str) -> Messages:

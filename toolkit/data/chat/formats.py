@@ -91,7 +91,7 @@ class RowFormat:
         self, row: Row, location: str, read: Callable[[RowReader], Result], *, counts_all: bool = True
     ) -> Result:
         reader = RowReader(columns.mapped(row, self.source, location=location), location)
-        conditional = frozenset() if counts_all else columns.CONDITIONAL
+        conditional = frozenset() if counts_all else columns.CONDITIONAL - {"prompt"}
         try:
             columns.refuse(reader.row)
             return read(reader)

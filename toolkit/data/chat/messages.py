@@ -233,17 +233,22 @@ def _turns_of_mapping(value: Mapping[str, Any], role: str, where: str) -> list[A
 def _messages(item: Any, where: str, unread: set[str]) -> Messages:
     """Return the message of one item of a list, or the messages of {"user": ..., "assistant": ...}."""
     if not isinstance(item, Mapping):
-        raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+        raise _no_message(item, where)
     item = {key: value for key, value in item.items() if value is not None or key in CONTENT_KEYS}
     key = next((key for key in ROLE_KEYS if key in item), None)
     if key is None:
         roles = {name: name for name in item if _is_speaker(name)} or _roles_of_exchange(item)
         if not roles:
-            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+            raise _no_message(item, where)
         unread.update(item.keys() - roles.keys() - HARMLESS_KEYS)
         turns = [_message(role, {"content": item[name]}, where, unread) for name, role in roles.items()]
         return sorted(turns, key=lambda turn: ("system", "user", "assistant").index(turn["role"]))
     return [_message(item.pop(key), item, where, unread)]
+
+
+def _no_message(item: Any, where: str) -> DataError:
+    keys = f"; its keys are: {', '.join(map(str, item))}" if isinstance(item, Mapping) and item else ""
+    return DataError(f"a message must have `role` and `content`, both text{keys}", where=where, fix=_EXAMPLE)
 
 
 def _roles_of_exchange(item: Mapping[str, Any]) -> dict[str, str]:
@@ -267,7 +272,7 @@ def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[st
     call_keys = CALL_KEYS if role == "assistant" else ()
     if key is None and not any(item.get(name) for name in call_keys):
         if not any(key in item for key in CONTENT_KEYS):
-            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+            raise _no_message({"role": role_name, **item}, where)
         raise Unusable("an answer is null" if role == "assistant" else "a message is null")
     content = None if key is None else item[key]
     message = {"role": role, "content": ""}

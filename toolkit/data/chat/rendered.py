@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_TEMPLATE = "a row with tools, which this stage does not read"
+SPELLED_TOKEN = (
+    "a message spells a special token of the model; a space is written into it, so that it stays text"
+)
 _notes: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, dict[tuple[str, ...], set[str]]]] = (
     WeakKeyDictionary()
 )
@@ -38,6 +41,8 @@ def require_rendered(messages: Sequence[Message], tokenizers: Sequence[PreTraine
     for tokenizer in tokenizers:
         if tokenizer.chat_template:
             notes |= _notes_of(tokenizer, messages)
+            if template.spells_special_token(tokenizer, messages):
+                notes.add(SPELLED_TOKEN)
     return notes
 
 

@@ -307,6 +307,9 @@ def _no_row(source: DataSource, part: Part, report: SourceReport) -> DataError:
     if not report.read:
         return DataError("there is no row", where=source.name, fix="name another file")
     reasons = report.reasons()
+    if report.other_part:
+        other = "training" if part == "held_out" else "held-out"
+        reasons = "; ".join([f"{report.other_part:,} rows: of the {other} part", *filter(None, [reasons])])
     return DataError(
         ("there is" if part == "all" else f"the {part.replace('_', '-')} part has")
         + f" no usable row of {report.read:,}"

@@ -627,6 +627,12 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ]
 
 
+def spells_special_token(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Return whether the text of a message has a special token, which `render` escapes."""
+    special = _special_tokens(tokenizer)
+    return any(_without_special(message, special) != message for message in messages)
+
+
 def _without_special(message: Message, special: Sequence[str]) -> dict[str, str]:
     """Return a message whose text contains no special token; an answer may contain tags of thoughts."""
     if message["role"] == "assistant":
