@@ -343,3 +343,17 @@ def test_template_that_fails_is_an_error_without_a_traceback(expression):
     with pytest.raises(DataError, match="refuses the conversation of one question and its answer") as caught:
         template.turn_end_id(with_template(f"{{{{ {expression} }}}}{CHATML.template}"))
     assert "chat_template" in caught.value.fix
+
+
+def test_answers_that_a_template_renders_alike_are_the_same(tmp_path):
+    trims = with_template(CHATML.template.replace("m['content']", "m['content'] | trim"))
+    preferences = [
+        {"prompt": "Q1", "chosen": "A2 ", "rejected": "A2"},
+        {"prompt": "Q1", "chosen": "A1", "rejected": "A2"},
+    ]
+    labels = [{"prompt": "Q1", "completion": f"A2{' ' * good}", "label": good} for good in (True, False)]
+    for rows in (preferences, labels + preferences[1:]):
+        for tokenizer, is_same in ((trims, True), (CHATML.tokenizer(), False)):
+            found, report = read(tmp_path / "rows.jsonl", rows, tokenizer, sources.preferences)
+            assert len(found) == 2 - is_same
+            assert report.left_out == ({"the two answers are the same": 1} if is_same else {})

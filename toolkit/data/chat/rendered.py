@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from toolkit.data.chat import template, tools
-from toolkit.data.chat.messages import Message
+from toolkit.data.chat.messages import Message, plain
 from toolkit.data.chat.unusable import Unusable
 
 if TYPE_CHECKING:
@@ -44,6 +44,26 @@ def require_rendered(messages: Sequence[Message], tokenizers: Sequence[PreTraine
             if template.spells_special_token(tokenizer, messages):
                 notes.add(SPELLED_TOKEN)
     return notes
+
+
+def are_alike(
+    prompt: Sequence[Message],
+    answers: tuple[Sequence[Message], Sequence[Message]],
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+) -> bool:
+    """Return whether a template renders two answers to a prompt in the same way.
+
+    Templates that strip white space (Gemma, Llama 3) do so with answers that differ in nothing else.
+    """
+    first, second = answers
+    if plain(first) != plain(second):
+        return False
+    return any(
+        template.render(tokenizer, [*prompt, *first], generation_prompt=False)
+        == template.render(tokenizer, [*prompt, *second], generation_prompt=False)
+        for tokenizer in tokenizers
+        if tokenizer.chat_template
+    )
 
 
 def _notes_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> set[str]:

@@ -17,6 +17,7 @@ from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
+SAME_ANSWERS = "the two answers are the same"
 OTHER_PROMPTS = "the prompts of the two answers differ"
 SEVERAL_MESSAGES = "the answers differ before the last turn, and one follows another directly"
 SEVERAL_ANSWERS = "the conversations differ before the last turn"
@@ -306,7 +307,7 @@ class RowReader(ColumnReader):
         if is_empty(chosen[-1]) or is_empty(rejected[-1]):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
-            raise Unusable("the two answers are the same")
+            raise Unusable(SAME_ANSWERS)
         if {chosen[shared]["role"], rejected[shared]["role"]} != {"assistant"}:
             raise Unusable(OTHER_PROMPTS)
         if len(chosen) - shared > 1 or len(rejected) - shared > 1:

@@ -28,6 +28,7 @@ from toolkit.data import files, hub, tables
 from toolkit.data.chat import rendered, split_key, template, tools
 from toolkit.data.chat.formats import Labelled, Messages, PreferencePair, RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport, SourceReport
+from toolkit.data.chat.row_reader import SAME_ANSWERS
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -138,6 +139,8 @@ class _Preferences(_Reader):
             return None
         for side in (found.chosen, found.rejected):
             self.require_rendered(found.prompt + side, location)
+        if rendered.are_alike(found.prompt, (found.chosen, found.rejected), self.tokenizers):
+            raise Unusable(SAME_ANSWERS)
         numbers = {name: row[name] for name in _STORYWORLD_COLUMNS if row.get(name) is not None}
         return _preference(found) | numbers
 
@@ -149,8 +152,9 @@ class _Preferences(_Reader):
             pairs = list(zip(good, bad, strict=False))
             for (chosen, location), (rejected, _) in pairs:
                 prompt, answers = chosen.messages[:-1], (chosen.messages[-1:], rejected.messages[-1:])
-                if answers[0] == answers[1]:
-                    self.report.leave_out("the two answers are the same", location)
+                is_same = answers[0] == answers[1] or rendered.are_alike(prompt, answers, self.tokenizers)
+                if is_same:
+                    self.report.leave_out(SAME_ANSWERS, location)
                 else:
                     yield _preference(PreferencePair(prompt, *answers))
                 self.report.paired += 1
