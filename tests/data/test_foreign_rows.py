@@ -304,6 +304,17 @@ def test_preview_does_not_hide_an_error_behind_rows_that_are_left_out(file):
     assert (nothing.rows, nothing.used, nothing.left_out) == (1, 0, {"no answer of the assistant": 1})
 
 
+def test_rows_of_several_kinds_are_read_as_what_all_of_them_are(file):
+    preference = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    for rows, kind in (
+        ([{"messages": TALK}, preference], RowKind.SFT),
+        ([preference, preference], RowKind.PREFERENCES),
+        ([preference, {"prompt": "Q"}], RowKind.PROMPTS),
+        ([{"text": "x"}, {"messages": TALK}], RowKind.SFT),
+    ):
+        assert kind_of(DataSource(name=str(file(rows).path))) is kind
+
+
 # Files
 
 

@@ -10,10 +10,12 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tests.data.chat_templates import FORMATS, Format
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
 from toolkit.data.chat import pairs, sources, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.data.preview import preview
 from toolkit.inference import reward_scores
 from toolkit.stages.reward_quality import pair_scores
 from toolkit.stages.tokenizer import learn
@@ -306,6 +308,15 @@ def test_end_of_the_whole_conversation_ends_no_earlier_answer():
     with pytest.raises(template.RenderedDifferently) as caught:
         labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="all")
     assert "multi_turn: last" in caught.value.fix
+
+
+def test_preview_shows_what_can_be_learned_of_a_row_that_is_rendered_differently(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": [*PROMPT, {"role": "assistant", "content": "A2"}]}) + "\n")
+    shown = preview(DataSource(name=str(file)), with_template(ENDS_ONCE), kind=RowKind.SFT)
+    assert shown.examples[0].as_json(with_template(ENDS_ONCE))["learned"] == " A2\n<|endoftext|>"
+    [warning] = shown.warnings
+    assert "leaves out a row" in warning and "multi_turn: last" in warning
 
 
 def test_template_without_a_generation_prompt_is_refused():
