@@ -641,7 +641,7 @@ def test_documented_rows_are_read_by_their_stages(rows, name, row, stages):
 
 
 def test_every_documented_row_is_found():
-    assert len(DOCUMENTED) == 23
+    assert len(DOCUMENTED) == 24
 
 
 def test_error_without_a_usable_row_names_the_reasons(rows):
@@ -667,7 +667,7 @@ def test_error_without_a_usable_row_names_the_reasons(rows):
         ({"prompt": "Q", "answer_a": "A", "answer_b": "B", "label": 10**400}, ["'label'"]),
         ({"prompt": "Q", "answer_a": "A", "answer_b": "B"}, ["chosen_index", "answer_a"]),
         ({"messages": [Q, assistant("A", thinking=3)]}, ["thinking"]),
-        ({}, ["'messages'", "none"]),
+        ({}, ["the row is empty", "on_bad_row: skip"]),
     ],
 )
 def test_values_of_wrong_types_are_errors_with_a_location(rows, row, words):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tests.data.chat_templates import FORMATS, Format
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.data.chat import pairs, template
+from toolkit.config.data_formats import RowKind
+from toolkit.config.schema import DataSource
+from toolkit.data.chat import pairs, sources, template
+from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
+from toolkit.data.preview import preview
 from toolkit.inference import reward_scores
 from toolkit.stages.reward_quality import pair_scores
 from toolkit.stages.tokenizer import learn
@@ -168,7 +174,7 @@ def test_template_without_an_end_is_refused(source, after):
     assert template.turn_end_id(tokenizer) is None
     assert template.end_id(tokenizer) == tokenizer.eos_token_id
     with pytest.raises(ToolkitError, match=f"writes .*{after}.* after an answer, which contains no special"):
-        template.require_turn_end(tokenizer)
+        template.require_answers(tokenizer)
 
 
 def test_token_that_merges_with_the_answer_belongs_to_it():
@@ -239,3 +245,126 @@ def test_a_model_with_a_template_keeps_its_vocabulary(tokenizer):
         before = tokenizer.get_vocab()
         assert template.configure(tokenizer) == 0
         assert tokenizer.get_vocab() == before and tokenizer.pad_token == tokenizer.eos_token
+
+
+# Templates that do less than they seem to
+
+CHATML = FORMATS["chatml, other eos"]
+REFUSES_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    + CHATML.template
+)
+WITHOUT_SYSTEM = CHATML.template.replace(
+    "{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"
+)
+ENDS_ONCE = (
+    "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:{% else %}{{ eos_token }}{% endif %}"
+)
+NO_GENERATION_PROMPT = CHATML.template.partition("{% if add_generation_prompt %}")[0]
+
+
+def with_template(source):
+    tokenizer = CHATML.tokenizer()
+    tokenizer.chat_template = source
+    return tokenizer
+
+
+def read(path, rows, tokenizer, reader=sources.conversations, **settings):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = ReadingReport()
+    source = DataSource(name=str(path), **settings)
+    return list(reader(source, part="all", seed=0, report=report, tokenizers=[tokenizer])), report.sources[0]
+
+
+@pytest.mark.parametrize("reader", [sources.conversations, sources.preferences, sources.prompts])
+def test_refused_row_is_named_with_its_file_and_can_be_skipped(tmp_path, reader):
+    rows = [
+        {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"system": "S", "prompt": "Q", "chosen": "A", "rejected": "B"},
+    ]
+    file, tokenizer = tmp_path / "rows.jsonl", with_template(REFUSES_SYSTEM)
+    with pytest.raises(DataError, match="refuses the conversation that begins 'Q': no system role") as caught:
+        read(file, rows, tokenizer, reader)
+    assert caught.value.where == f"{file}:2" and "on_bad_row: skip" in caught.value.fix
+    found, report = read(file, rows, tokenizer, reader, on_bad_row="skip")
+    assert len(found) == 1 and report.left_out == {"the chat template refuses it: no system role": 1}
+    assert report.read == report.used + report.left_out.total() == 2
+
+
+def test_turns_that_a_template_leaves_out_are_counted(tmp_path):
+    rows = [{"prompt": "Q1", "completion": "A2"}, *[{"system": "S", "prompt": "Q1", "completion": "A2"}] * 2]
+    found, report = read(tmp_path / "rows.jsonl", rows, with_template(WITHOUT_SYSTEM))
+    assert len(found) == 3
+    assert report.notes == {"the chat template leaves out a turn of the role 'system'": 2}
+    found, report = read(tmp_path / "rows.jsonl", rows, CHATML.tokenizer())
+    assert len(found) == 3 and not report.notes
+
+
+def test_end_of_the_whole_conversation_ends_no_earlier_answer():
+    tokenizer = with_template(ENDS_ONCE)
+    row = labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="last")
+    assert tokenizer.decode([label for label in row["labels"] if label != IGNORED]) == " A2\n<|endoftext|>"
+    with pytest.raises(template.RenderedDifferently) as caught:
+        labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="all")
+    assert "multi_turn: last" in caught.value.fix
+
+
+def test_preview_shows_what_can_be_learned_of_a_row_that_is_rendered_differently(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": [*PROMPT, {"role": "assistant", "content": "A2"}]}) + "\n")
+    shown = preview(DataSource(name=str(file)), with_template(ENDS_ONCE), kind=RowKind.SFT)
+    assert shown.examples[0].as_json(with_template(ENDS_ONCE))["learned"] == " A2\n<|endoftext|>"
+    [warning] = shown.warnings
+    assert "leaves out a row" in warning and "multi_turn: last" in warning
+
+
+def test_template_without_a_generation_prompt_is_refused():
+    """A model would write the name of its role as a part of every answer."""
+    tokenizer = with_template(NO_GENERATION_PROMPT)
+    words = r"no generation prompt, and begins an answer with '<\|im_start\|>assistant\\n'"
+    with pytest.raises(ToolkitError, match=words):
+        template.require_answers(tokenizer)
+    with pytest.raises(ToolkitError, match=words):
+        template.example_ids(tokenizer, PROMPT, "A2")
+    llama_2 = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
+    )
+    template.require_answers(with_template(llama_2))
+
+
+def test_default_one_of_several_templates_is_used():
+    tokenizer = with_template({"default": CHATML.template, "tool_use": "{{ raise_exception('tools') }}"})
+    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
+    assert tokenizer.decode(head) == CHATML.prompt and tokenizer.decode(tail) == CHATML.answer
+    tokenizer = plain()
+    tokenizer.add_tokens(list(template.CHATML_TOKENS), special_tokens=False)
+    tokenizer.chat_template = {"default": CHATML.template}
+    forged = template.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
+    assert tokenizer.decode(forged).count("<|im_end|>") == 1
+    with pytest.raises(DataError, match="no default"):
+        template.turn_end_id(with_template({"a": CHATML.template, "b": CHATML.template}))
+
+
+@pytest.mark.parametrize(
+    "expression", ["1 / 0", "'{3}'.format(1)", "messages[7].content.x.y", "'%d' % 'a'", "now()"]
+)
+def test_template_that_fails_is_an_error_without_a_traceback(expression):
+    with pytest.raises(DataError, match="refuses the conversation of one question and its answer") as caught:
+        template.turn_end_id(with_template(f"{{{{ {expression} }}}}{CHATML.template}"))
+    assert "chat_template" in caught.value.fix
+
+
+def test_answers_that_a_template_renders_alike_are_the_same(tmp_path):
+    trims = with_template(CHATML.template.replace("m['content']", "m['content'] | trim"))
+    preferences = [
+        {"prompt": "Q1", "chosen": "A2 ", "rejected": "A2"},
+        {"prompt": "Q1", "chosen": "A1", "rejected": "A2"},
+    ]
+    labels = [{"prompt": "Q1", "completion": f"A2{' ' * good}", "label": good} for good in (True, False)]
+    for rows in (preferences, labels + preferences[1:]):
+        for tokenizer, is_same in ((trims, True), (CHATML.tokenizer(), False)):
+            found, report = read(tmp_path / "rows.jsonl", rows, tokenizer, sources.preferences)
+            assert len(found) == 2 - is_same
+            assert report.left_out == ({"the two answers are the same": 1} if is_same else {})

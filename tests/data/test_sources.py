@@ -392,7 +392,10 @@ def test_empty_split_is_an_error(tmp_path):
     source = DataSource(
         name=jsonl(tmp_path / "a.jsonl", [FORMATS["hh-rlhf"]]), held_out=HeldOut(documents=1e-9)
     )
-    refused(lambda: sources.preferences(source, part="held_out", seed=0), "held-out part has no usable row")
+    refused(
+        lambda: sources.preferences(source, part="held_out", seed=0),
+        "held-out part has no usable row",
+    )
 
 
 def test_split_ignores_case_space_and_later_turns(tmp_path):

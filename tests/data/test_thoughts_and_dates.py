@@ -157,7 +157,7 @@ def test_labels_of_templates_that_trl_ships_are_the_inputs_and_the_answers(name)
     tokenizer.chat_template = source
     if name in UNUSABLE:
         with pytest.raises(ToolkitError, match=UNUSABLE[name]):
-            template.require_turn_end(tokenizer)
+            template.require_answers(tokenizer)
         return
     ids = {}
     for loss_on in ("last", "all"):
@@ -221,7 +221,7 @@ def test_template_that_does_not_write_the_answer_is_refused():
     tokenizer = learn(["the cat sat. " * 20], vocab_size=290)
     tokenizer.chat_template = "{% for m in messages %}<|user|>{% endfor %}{{ eos_token }}"
     with pytest.raises(DataError, match="does not write the text of an answer"):
-        template.require_turn_end(tokenizer)
+        template.require_answers(tokenizer)
 
 
 # Dates

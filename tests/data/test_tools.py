@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.chat_templates import CITY_TOOLS, FORMATS, TOOL_FORMATS
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import pairs, rendered_tools, sources, template, tools
+from toolkit.data.chat import pairs, rendered, sources, template, tools
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.data.text.documents import Stream
@@ -303,7 +303,7 @@ def test_every_template_has_to_render_the_tools(rows, qwen):
     assert data.left_out() == {ROW_REASON: 1}
     data.tokenizers.clear()
     assert len(data.read(sources.prompts)) == 1
-    assert data.left_out() == {rendered_tools.NO_TEMPLATE: 1}
+    assert data.left_out() == {rendered.NO_TEMPLATE: 1}
 
 
 @pytest.mark.parametrize(

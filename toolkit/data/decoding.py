@@ -9,11 +9,13 @@ import codecs
 import io
 import lzma
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow
 
+from toolkit.base.console import tell_once
 from toolkit.base.errors import DataError
 from toolkit.config import data_formats
 
@@ -26,6 +28,17 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MAGIC_NUMBERS = (
+    (b"\x1f\x8b", "gzip archive", "the name of a gzip archive ends in .gz"),
+    (b"BZh91AY&SY", "bzip2 archive", "the name of a bzip2 archive ends in .bz2"),
+    (b"\xfd7zXZ\0", "xz archive", "the name of an xz archive ends in .xz"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard archive", "the name of a Zstandard archive ends in .zst"),
+    (b"PK\x03\x04", "ZIP archive", "unpack it"),
+    (b"PAR1\x15", "Parquet file", "the name of a Parquet file ends in .parquet"),
+    (b"ARROW1\0\0", "Arrow file", "the name of an Arrow file ends in .arrow"),
+    (b"version https://git-lfs.github.com/spec/", "pointer of Git LFS, not the data", "run `git lfs pull`"),
+)
+"""The first bytes of files that are no text: what they are, and what to do."""
 _UNREADABLE = (EOFError, OSError, lzma.LZMAError, pyarrow.ArrowException)
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Compressions that pyarrow reads. The standard library ends silently at a damaged second stream of .bz2."""
@@ -51,7 +64,9 @@ def text_pieces(
     line, offset, is_first = 1, 0, True
     for chunk, is_last in _chunks(path, position):
         if not offset:
+            _check_magic_number(chunk, path)
             _check_mark(chunk, codec, path)
+            _warn_of_utf8(chunk, codec, path)
         try:
             text = decoder.decode(chunk, is_last)
         except UnicodeError as error:
@@ -147,6 +162,22 @@ def _xz_chunks(raw: BinaryIO, size: int) -> Iterator[bytes]:
             if chunk:
                 yield chunk
         data = stream.unused_data or raw.read(_XZ_READ_BYTES)
+
+
+def _check_magic_number(chunk: bytes, path: Path) -> None:
+    """Raise DataError if the file begins like one of another format."""
+    for magic, kind, fix in MAGIC_NUMBERS:
+        if chunk.startswith(magic):
+            raise DataError(f"not text: the file is a {kind}", where=str(path), fix=fix)
+
+
+def _warn_of_utf8(chunk: bytes, codec: str, path: Path) -> None:
+    """Warn if text of another encoding would be UTF-8, too, as text of hardly any other encoding is."""
+    if codec.startswith("utf") or chunk.isascii():
+        return
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(chunk)
+        tell_once(f"warning: {path}: the file is read as {codec.upper()}, but seems to be UTF-8")
 
 
 def _check_mark(chunk: bytes, codec: str, path: Path) -> None:

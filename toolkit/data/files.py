@@ -33,6 +33,8 @@ SAVED_SPLITS = "dataset_dict.json"
 """The files that `save_to_disk` of `datasets` writes beside the data, of a Dataset and of a DatasetDict."""
 _GLOB = re.compile(r"[*?\[]")
 _NAMES_SHOWN = 5
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+"""Parts of datasets, as they are named in files: `train-00000-of-00001.parquet`."""
 
 
 def resolve(source: DataSource, *, quiet: bool = False) -> list[Path] | None:
@@ -49,6 +51,8 @@ def resolve(source: DataSource, *, quiet: bool = False) -> list[Path] | None:
     if not is_local(source.name):
         return None
     paths = local_files(source.name, split=source.split, quiet=quiet)
+    if source.split is None and not quiet:
+        _warn_of_splits(source.name, paths)
     suffixes = {data_formats.suffix_of(path.name) for path in paths}
     if source.encoding is not None and suffixes <= {*data_formats.BINARY}:
         raise DataError(
@@ -59,6 +63,17 @@ def resolve(source: DataSource, *, quiet: bool = False) -> list[Path] | None:
             "`separator` has no effect: there is no plain text", where=source.name, fix="remove `separator`"
         )
     return paths
+
+
+def _warn_of_splits(name: str, paths: Sequence[Path]) -> None:
+    """Warn if the files of a folder or glob are the training and the test part of a dataset."""
+    words = {word for path in paths for word in re.split(r"[^a-z]+", path.name.lower())}
+    splits = [split for split in _SPLITS if split in words]
+    if len(splits) > 1 and _SPLITS[0] in splits:
+        tell_once(
+            f"warning: {name}: files of several splits are read together: {', '.join(splits)}; to read only "
+            "one of them, give a glob with its name"
+        )
 
 
 def is_in_run(source: DataSource) -> bool:

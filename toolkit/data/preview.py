@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,11 +15,11 @@ from toolkit.config import data_formats
 from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import pairs, sources
+from toolkit.data.chat import columns, pairs, plain_text, sources
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
-from toolkit.data.chat.template import encode_text, prompt_ids, require_turn_end
+from toolkit.data.chat.template import RenderedDifferently, encode_text, prompt_ids, require_answers
 from toolkit.data.text import documents
 
 _STORYWORLD_KINDS = {
@@ -98,7 +99,7 @@ def preview(
     if kind is RowKind.TEXT:
         return _text(source, tokenizer, count)
     if kind is not RowKind.PROMPTS:
-        require_turn_end(tokenizer)
+        require_answers(tokenizer)
     report = ReadingReport()
     read: Callable[..., Any] = {
         RowKind.SFT: sources.conversations,
@@ -108,10 +109,12 @@ def preview(
     try:
         rows = list(islice(read(source, part="all", seed=0, report=report, tokenizers=[tokenizer]), count))
     except DataError:
-        if not report.sources or report.sources[0].used or not report.sources[0].left_out:
-            raise
+        counted = report.sources[0].left_out.total() + report.sources[0].paired if report.sources else 0
+        if not counted or report.sources[0].read > counted:
+            raise  # a row that stops the reading, not the last of rows that are all left out
         rows = []
-    found = report.sources[0]
+    found, warnings = report.sources[0], report.sources[0].warnings()
+    examples = [_row(row, tokenizer, kind, warnings) for row in rows]
     return Preview(
         kind,
         _format_of(source, found.forms),
@@ -120,17 +123,26 @@ def preview(
         found.paired,
         dict(found.left_out),
         dict(found.first),
-        found.warnings(),
-        [_row(row, tokenizer, kind) for row in rows],
+        list(dict.fromkeys(warnings)),
+        examples,
     )
 
 
-def _row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: RowKind) -> PreviewRow:
+def _row(
+    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, kind: RowKind, warnings: list[str]
+) -> PreviewRow:
+    """Return a row as it is rendered; `warnings` receives what is unexpected."""
     if kind is RowKind.PROMPTS:
         ids = prompt_ids(tokenizer, row["prompt"])
         return PreviewRow(ids, [False] * len(ids))
     if kind is RowKind.SFT:
-        found = labelled(tokenizer, row["prompt"], row["completion"][0], max_length=MAX_TOKENS, loss_on="all")
+        prompt, answer = row["prompt"], row["completion"][0]
+        try:
+            found = labelled(tokenizer, prompt, answer, max_length=MAX_TOKENS, loss_on="all")
+        except RenderedDifferently as error:
+            # The last answer alone may be learned; if not even that is possible, this raises again.
+            found = labelled(tokenizer, prompt, answer, max_length=MAX_TOKENS, loss_on="last")
+            warnings.append(f"sft leaves out a row that is shown: {error.what}; {error.fix}")
         return PreviewRow(found["input_ids"], [label != IGNORED for label in found["labels"]])
     [pair] = pairs.encode([row], tokenizer, max_length=MAX_TOKENS)
     contexts = [set(context) for context in pair.contexts]
@@ -165,7 +177,7 @@ def _text(source: DataSource, tokenizer: PreTrainedTokenizerBase, count: int) ->
 
 
 def kind_of(source: DataSource) -> RowKind:
-    """Return what the first rows of a source hold.
+    """Return what all of the first rows of a source hold, or any of them.
 
     Raises:
         DataError: they hold nothing that any stage reads.
@@ -173,11 +185,18 @@ def kind_of(source: DataSource) -> RowKind:
     if source.name == files.STORYWORLD:
         return _STORYWORLD_KINDS.get(source.config or "stories", RowKind.TEXT)
     rows = list(islice(_raw_rows(source), TRIED_ROWS))
-    for kind in RowKind:
-        if kind is not RowKind.TEXT and any(
-            _is_readable(source, kind, location, row) for location, row in rows
-        ):
+    kinds = [kind for kind in RowKind if kind is not RowKind.TEXT]
+    for enough, kind in itertools.product((all, any), kinds):
+        if rows and enough(_is_readable(source, kind, location, row) for location, row in rows):
             return kind
+    if rows and all(plain_text.text_column(source) not in row for _, row in rows) and source.field is None:
+        location, row = rows[0]
+        names = columns.suggested(row) or "columns: {prompt: ..., completion: ...}"
+        raise DataError(
+            f"the format is not recognised; the columns are: {', '.join(sorted(row)) or 'none'}",
+            where=location,
+            fix=f"map them with `{names}`; for plain text, name its column with `field`",
+        )
     return RowKind.TEXT
 
 

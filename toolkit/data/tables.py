@@ -9,7 +9,7 @@ import csv
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ Row = tuple[str, dict[str, Any]]
 ROWS_KEYS = ("data", "rows", "examples")
 """Keys of a JSON object that hold its rows even if the object has other keys, such as `version`."""
 _BATCH_ROWS = 256
+_OTHER_DELIMITERS = (";", "\t", ",", "|")
 _MAX_CELL_CHARACTERS = 2**31 - 1
 _MISSING = object()
-_DECODER = json.JSONDecoder()
 _IPC_FILE = b"ARROW1\0\0"
 """The first bytes of Arrow's file format; its stream format has none."""
 _SINGLE_OBJECT = "give an array of objects; the name of a file of JSON lines ends in .jsonl"
@@ -140,15 +140,16 @@ def _json_lines(path: Path, position: Position | None, encoding: str | None) -> 
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
+            row = _DECODER.decode(text)
             _check_surrogates(row, text)
         except (ValueError, RecursionError) as error:
-            raise _not_json(error, location, fix="each line must be a JSON object") from None
+            fix = "each line must be a JSON object; the name of a file with an array, or with objects of "
+            raise _not_json(error, location, fix=f"{fix}several lines, ends in .json") from None
         if not isinstance(row, dict):
             raise DataError(
                 f"expected a JSON object, not {_kind(row)}",
                 where=location,
-                fix='write each line as {"text": ...}',
+                fix='write each line as {"text": ...}; the name of a file with an array ends in .json',
             )
         yield location, row
 
@@ -262,6 +263,22 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
+class _TwiceError(ValueError):
+    """An object has a key twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; the last of several values of a key would replace the others."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"an object has the key {twice!r} twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _check_surrogates(row: Any, text: str) -> None:
     """Raise UnicodeEncodeError if an escape in the text is half of a surrogate pair."""
     if "\\ud" in text.lower():
@@ -277,6 +294,8 @@ def _not_json(error: ValueError | RecursionError, location: str, *, fix: str) ->
         )
     if isinstance(error, RecursionError):
         return DataError("not readable: nested too deeply", where=location, fix="give flat objects")
+    if isinstance(error, _TwiceError):
+        return DataError(f"not readable: {error}", where=location, fix="rename or remove one")
     if not isinstance(error, json.JSONDecodeError):
         return DataError(
             "not readable: an integer of thousands of digits", where=location, fix="write it as text"
@@ -309,7 +328,7 @@ def _csv_rows(path: Path, position: Position | None, encoding: str | None) -> It
         if not cells:  # an empty line
             continue
         if header is None:
-            header = _checked_header(cells, location)
+            header = _checked_header(cells, location, delimiter)
             continue
         if len(cells) != len(header):
             raise DataError(
@@ -320,15 +339,24 @@ def _csv_rows(path: Path, position: Position | None, encoding: str | None) -> It
         yield location, dict(zip(header, cells, strict=True))
 
 
-def _checked_header(names: list[str], location: str) -> list[str]:
+def _checked_header(names: list[str], location: str, delimiter: str) -> list[str]:
+    _require_different(names, location)
+    other = next((other for other in _OTHER_DELIMITERS if len(names) == 1 and other in names[0]), delimiter)
+    if other != delimiter:
+        raise DataError(
+            f"the first row, {names[0]!r}, has {other!r} between its cells, not {delimiter!r}",
+            where=location,
+            fix="write commas between the cells of a .csv file, and tabs between those of a .tsv file",
+        )
+    return names
+
+
+def _require_different(names: Sequence[str], location: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
-            f"two columns have the name {twice[0]!r}",
-            where=location,
-            fix="the first row holds the names of the columns; rename one",
+            f"two columns have the name {twice[0]!r}", where=location, fix="rename or remove one of them"
         )
-    return names
 
 
 # Arrow and Parquet
@@ -360,6 +388,7 @@ def _parquet_batches(path: Path, only: str | None) -> Iterator[tuple[pyarrow.Rec
     """Yield (batch, share of the file read so far)."""
     with pyarrow.parquet.ParquetFile(path) as file:
         total, done = max(file.metadata.num_rows, 1), 0
+        _require_different(file.schema_arrow.names, str(path))
         columns = _selected(file.schema_arrow.names, only)
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             done += batch.num_rows
@@ -376,6 +405,7 @@ def _ipc_batches(path: Path, only: str | None) -> Iterator[tuple[pyarrow.RecordB
         else:
             batches = iter(reader)
             shares = iter(lambda: file.tell() / file.size(), None)
+        _require_different(reader.schema.names, str(path))
         columns = _selected(reader.schema.names, only)
         for batch in batches:
             yield batch if columns is None else batch.select(columns), next(shares)

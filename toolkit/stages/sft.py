@@ -120,7 +120,7 @@ def make_conversational(
     known = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     before, own_template = len(tokenizer), tokenizer.chat_template
     template.configure(tokenizer, chat_template)
-    template.require_turn_end(tokenizer)
+    template.require_answers(tokenizer)
     new_tokens = set(range(before, len(tokenizer)))
     if tokenizer.chat_template != own_template:
         new_tokens |= template.marker_ids(tokenizer)

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.base.errors import DataError
 from toolkit.data.chat import candidates, columns, tools
+from toolkit.data.chat.dialogues import dialogue, spells_turns, without_end
 from toolkit.data.chat.messages import (
     Message,
     Messages,
@@ -45,6 +46,8 @@ class ColumnReader:
             self.notes.add("an answer before the first request is not learned")
         if any(map(tools.is_spelled, messages)):
             self.notes.add(tools.SPELLED)
+        if any(spells_turns(message["content"]) for message in messages):
+            self.notes.add("a message spells the beginning of another turn, which stays text")
         cleaned = [_without_end(message) for message in messages]
         if cleaned != messages:
             self.notes.add("an end token that is spelled at the end of an answer is removed")
@@ -168,10 +171,10 @@ class ColumnReader:
             return None
         is_kto = "prompt" in self.row and "completion" in self.row
         for name in columns.LABELS:
-            label = self.row.get(name)
-            if isinstance(label, bool) or (is_kto and isinstance(label, (int, float)) and label in (0, 1)):
+            grade = columns.grade(self.row.get(name), is_grade=is_kto or name == columns.KTO_TAG)
+            if grade is not None:
                 self.used.add(name)
-                return bool(label)
+                return grade
         return None
 
     def _margin(self) -> float | None:
@@ -209,6 +212,14 @@ class ColumnReader:
         return None
 
     def _missing(self, name: str, fix: str) -> DataError:
+        if not self.row:
+            fix = "remove the row, or leave out rows like this one with `on_bad_row: skip`"
+            return DataError("the row is empty: all columns are null", where=self.location, fix=fix)
+        text = self.row.get("text")
+        if isinstance(text, str) and len(dialogue(text) or []) > 1:
+            fix = "the column `text` holds dialogues; to read them, set `field: text` in the data source"
+        elif not self.used and (names := columns.suggested(self.row)):
+            fix = f"map them with `{names}`, if these are the columns"
         return DataError(
             f"there is no column {name!r}; the columns are: {', '.join(sorted(self.row)) or 'none'}",
             where=self.location,
@@ -217,8 +228,6 @@ class ColumnReader:
 
 
 REASONING = "reasoning_content is read only where the chat template renders it, and not in plain text"
-END_TOKENS = ("<|endoftext|>", "<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<eos>")
-"""End tokens of common checkpoints. An answer that spells one would teach its letters, not the token."""
 
 
 def _is_exchange(turn: Any) -> bool:
@@ -226,8 +235,6 @@ def _is_exchange(turn: Any) -> bool:
 
 
 def _without_end(message: Message) -> Message:
-    text = message["content"]
-    if message["role"] != "assistant" or not text.rstrip().endswith(END_TOKENS):
+    if message["role"] != "assistant":
         return message
-    end = next(token for token in END_TOKENS if text.rstrip().endswith(token))
-    return {**message, "content": text.rstrip().removesuffix(end)}
+    return {**message, "content": without_end(message["content"])}

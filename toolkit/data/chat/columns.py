@@ -48,12 +48,26 @@ CANDIDATE_SCORE_KEYS = ("overall_score", "score", "rating", "reward", "rank")
 """Keys of the answers in a list of objects, and of their scores; the first that all answers have counts."""
 RANKS = ("ranks", "rank")
 """Scores of which the lowest is the best."""
-LABELS = ("label", "kto_tag")
+KTO_TAG = "kto_tag"
+LABELS = ("label", KTO_TAG)
+GRADES = {
+    **dict.fromkeys(("good", "desirable", "chosen", "accepted", "thumbs_up"), True),
+    **dict.fromkeys(("bad", "undesirable", "rejected", "thumbs_down"), False),
+}
+"""Words of LABELS, in lower case -> whether the answer is good."""
+AMBIGUOUS_GRADES = {
+    "yes": True,
+    "no": False,
+    "positive": True,
+    "negative": False,
+    1: True,
+    0: False,
+    -1: False,
+}
+"""Further labels of prompts with completions; elsewhere they may be classes of anything."""
 SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("rating_chosen", "rating_rejected"),
-    ("chosen_rating", "rejected_rating"),
+    *((f"{name}_chosen", f"{name}_rejected") for name in ("score", "rating", "reward")),
+    *((f"chosen_{name}", f"rejected_{name}") for name in ("score", "rating", "reward", "avg_rating")),
     ("chosen-rating", "rejected-rating"),
 )
 SYSTEMS = ("system", "system_prompt")
@@ -104,7 +118,7 @@ COLUMNS = (
     KnownColumn(("chosen", "rejected"), "read", "two answers, with or without their prompt"),
     KnownColumn(_flat(CHOICES), "read", "two answers, of which another column names the better"),
     KnownColumn(CHOSEN, "read", "the better one: its number or letter, or its column; -1 and `tie` are ties"),
-    KnownColumn(LABELS, "read", "beside one answer, true or false: whether it is good"),
+    KnownColumn(LABELS, "read", "beside one answer: true, false, or a word: whether it is good"),
     KnownColumn(CANDIDATES, "read", "a list of answers with scores: the best against the worst"),
     KnownColumn(CANDIDATE_SCORES, "read", "the scores of these answers; of `ranks`, the lowest is the best"),
     KnownColumn(SYSTEMS, "read", "the system message"),
@@ -121,12 +135,14 @@ COLUMNS = (
 """Every name that is known; the last line but one stands for all others."""
 
 QUIET = frozenset(
-    {*CONVERSATIONS, *CANDIDATES, *CANDIDATE_SCORES, *SYSTEMS, *TOOLS, *REFUSED, *HARMLESS}
+    {*CONVERSATIONS, *SYSTEMS, *TOOLS, *REFUSED, *HARMLESS}
     | {*_flat(SCORES), *_flat(CHOICES)}
     | {"chosen", "rejected", "margin", "text"}
 )
 """Columns that some stage reads, or that no stage needs: no stage names them as not read."""
-CONDITIONAL = frozenset({*PROMPTS, *ANSWERS, *CHOSEN, *LABELS, *_flat(CHOICE_SCORES)})
+CONDITIONAL = frozenset(
+    {*PROMPTS, *ANSWERS, *CHOSEN, *LABELS, *_flat(CHOICE_SCORES), *CANDIDATES, *CANDIDATE_SCORES}
+)
 """Columns that are read only beside certain others; if they are not, they are named as not read (not by
 stages that only need prompts)."""
 
@@ -161,7 +177,35 @@ def mapped(row: Mapping[str, Any], source: DataSource | None, *, location: str) 
     hidden = {name for role in names for name in _ALTERNATIVES.get(role, ())}
     rest = {name: value for name, value in row.items() if name not in taken | hidden}
     read = {name: scalar(value) if name in SCALARS else value for name, value in {**rest, **values}.items()}
-    return {name: value for name, value in read.items() if value is not None}
+    if "label" in names and not any(name in rest for pair in CHOICES for name in pair):
+        found = grade(read["label"], is_grade=True)
+        read["label"] = read["label"] if found is None else found
+    return _without_blanks({name: value for name, value in read.items() if value is not None})
+
+
+def _without_blanks(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without empty columns beside which another one of their kind is not empty.
+
+    In a table that was merged from several, a row has empty cells for the columns of the other tables.
+    """
+    blank = {
+        name for name, value in row.items() if value == [] or (isinstance(value, str) and not value.strip())
+    }
+    for kind in ((*CONVERSATIONS, *PROMPTS), (*CONVERSATIONS, *ANSWERS, "chosen"), ("rejected",)):
+        present = {name for name in kind if name in row}
+        if present - blank:
+            row = {name: value for name, value in row.items() if name not in present & blank}
+    return row
+
+
+def suggested(names: Iterable[str]) -> str:
+    """Return a setting `columns: {...}` for columns whose names resemble known ones, "" if none does."""
+    found: dict[str, str] = {}
+    for name in names:
+        role = _RESEMBLING.get(name.strip().lower())
+        if role is not None and name not in _KNOWN:
+            found.setdefault(role, name if name == name.strip() else f'"{name}"')
+    return f"columns: {{{', '.join(f'{role}: {name}' for role, name in found.items())}}}" if found else ""
 
 
 def scalar(value: Any) -> Any:
@@ -178,6 +222,18 @@ def scalar(value: Any) -> Any:
     return int(number) if number.is_integer() else number
 
 
+def grade(value: Any, *, is_grade: bool) -> bool | None:
+    """Return whether a label says that an answer is good; None if it does not say.
+
+    Args:
+        is_grade: whether the column holds nothing but grades, so that AMBIGUOUS_GRADES count.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return value if isinstance(value, bool) else None
+    key = value.strip().lower() if isinstance(value, str) else value
+    return (GRADES | AMBIGUOUS_GRADES if is_grade else GRADES).get(key)
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a number that a float can hold."""
     try:
@@ -186,6 +242,17 @@ def is_number(value: Any) -> bool:
         return False
 
 
+_RESEMBLING = {
+    **dict.fromkeys((*PROMPTS, "user", "human", "request"), "prompt"),
+    **dict.fromkeys((*ANSWERS, "assistant", "bot", "gpt", "target", "reply"), "completion"),
+    **dict.fromkeys((*CONVERSATIONS, "chat"), "messages"),
+    **dict.fromkeys((*SYSTEMS, "system_message"), "system"),
+    **{name: name for name in ("chosen", "rejected", "label", "margin", "text")},
+}
+"""Names in lower case -> the key of `columns:` for a column that is almost called so."""
+_KNOWN = frozenset(
+    {*PROMPTS, *ANSWERS, *CONVERSATIONS, *SYSTEMS, *LABELS, "chosen", "rejected", "margin", "text"}
+)
 _ALTERNATIVES = {
     "messages": (*CONVERSATIONS, *ANSWERS, "chosen"),
     "prompt": (*PROMPTS, *EXTRA_INPUTS),

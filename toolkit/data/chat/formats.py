@@ -82,21 +82,30 @@ class RowFormat:
         reader = RowReader(columns.mapped(row, self.source, location=location))
         return reader.holds_answer() or any(name in reader.row for name in columns.PROMPTS)
 
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether rows that would be an error are left out."""
+        return self.source is not None and self.source.on_bad_row == "skip"
+
     def _read(
         self, row: Row, location: str, read: Callable[[RowReader], Result], *, counts_all: bool = True
     ) -> Result:
         reader = RowReader(columns.mapped(row, self.source, location=location), location)
+        conditional = frozenset() if counts_all else columns.CONDITIONAL - {"prompt"}
         try:
             columns.refuse(reader.row)
             return read(reader)
+        except Unusable:
+            conditional = columns.CONDITIONAL  # they were perhaps not reached
+            raise
         except ColumnError:
             raise
         except DataError as error:
-            if self.source is not None and self.source.on_bad_row == "skip":
+            conditional = columns.CONDITIONAL
+            if self.skips_bad_rows:
                 raise Unusable(error.what) from None
             raise
         finally:
-            conditional = columns.CONDITIONAL if not counts_all else frozenset()
             known = reader.used | columns.QUIET | conditional
             self.unread.update(name for name in reader.row if name not in known)
             self.unread.update(reader.unread_keys)

@@ -14,22 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.base.errors import DataError
+from toolkit.data.chat.dialogues import Message, Messages, dialogue
+from toolkit.data.chat.roles import CALL_ROLES, ROLES
 from toolkit.data.chat.tools import CALLS, NOT_JSON_CALL, RESULT_KEYS, TOOL, calls_text, result_text
 from toolkit.data.chat.unusable import Unusable
 
-Message = dict[str, Any]
-Messages = list[Message]
-
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatbot", "ai"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "environment", "tool_response"), TOOL),
-    **dict.fromkeys(("function_response", "tool_result"), TOOL),
-}
-"""Names of roles, in lower case -> the role."""
-CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls"})
-"""Roles of answers whose content is a call."""
 CALL_KEYS = ("tool_calls", "function_call")
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
@@ -42,7 +31,7 @@ EXCHANGES = (
 )
 """Keys of a request with its answer, in a list of them."""
 REASONING_KEYS = ("reasoning_content", "thinking")
-LOSS_KEYS = ("weight", "train", "mask")
+LOSS_KEYS = ("weight", "train", "training", "loss", "mask")
 """Of an answer: whether it carries loss; true for `mask` means that it does not."""
 HARMLESS_KEYS = frozenset(
     {"id", "message_id", "parent_id", "name", "date", "created_at", "timestamp", "lang"}
@@ -50,16 +39,11 @@ HARMLESS_KEYS = frozenset(
 
 _EXAMPLE = 'write messages as [{"role": "user", "content": "..."}, ...]'
 
-_HUMAN_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-_HUMAN_LINE = re.compile(r"(?:\A|\n)(Human|Assistant):")
-_HEADING = re.compile(
-    r"(?:^|(?=### ?(?:Human|Assistant):))### ?(System|Instruction|Input|Human|User|Response|Assistant):", re.M
-)
-"""At the beginning of a line; `### Human:` and `### Assistant:` anywhere, as in openassistant-guanaco."""
-_HEADING_ROLES = {"instruction": "user", "response": "assistant", **ROLES}
-_PREAMBLE = "Below is an instruction that describes a task"
-"""How Alpaca's prompts begin; it belongs to the format, as the headings do."""
 _SERIALIZED = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|speaker|content|value)["']\s*:""")
+_ARRAY = re.compile(r"\s*array\((\[.*\]), dtype=object\)\s*", re.S)
+"""A list of messages as NumPy prints it, and therefore pandas in the cells of a CSV file."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of the parts of a message that are text; the others are those of OpenAI's responses."""
 
 
 def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = None) -> Messages:
@@ -82,29 +66,11 @@ def messages_of(value: Any, role: str, *, where: str, unread: set[str] | None = 
         value = _turns_of_mapping(value, role, where)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise DataError(
-            f"expected text or a list of messages, not {type(value).__name__}", where=where, fix=_EXAMPLE
+            f"expected text or a list of messages, not {type(value).__name__}",
+            where=where,
+            fix=f"write {value!r} as text" if isinstance(value, (int, float)) else _EXAMPLE,
         )
     return [message for item in value for message in _messages(item, where, unread)]
-
-
-def dialogue(text: str) -> Messages | None:
-    """Return the turns of a dialogue as text, None if it is none.
-
-    These are `Human: ...`, a blank line, `Assistant: ...` (hh-rlhf; or a line end, if no answer follows a
-    blank line), and turns below the headings `### Instruction:`, `### Input:` and `### Response:` (Alpaca),
-    or `### Human:` and `### Assistant:`.
-    """
-    beginning = text.lstrip()
-    if beginning.startswith("Human:"):
-        has_lines = "\n\nAssistant:" not in beginning and "\nAssistant:" in beginning
-        parts = (_HUMAN_LINE if has_lines else _HUMAN_TURN).split(beginning)[1:]
-        return [
-            {"role": ROLES[speaker.lower()], "content": content.strip()}
-            for speaker, content in zip(parts[::2], parts[1::2], strict=True)
-        ]
-    if _HEADING.match(beginning) or (beginning.startswith(_PREAMBLE) and _HEADING.search(beginning)):
-        return _headed(beginning)
-    return None
 
 
 def with_prompt(
@@ -131,6 +97,9 @@ def with_prompt(
         return _whole(before, following, where)
     first = following[0]
     if not isinstance(prompt, str) or not dialogue(prompt):
+        if isinstance(answer, str) and answer.lstrip().startswith("Assistant:"):
+            content = answer.lstrip().removeprefix("Assistant:").removeprefix(" ")
+            following = [{**first, "content": content}]
         if before[-1]["role"] != "assistant":
             return before + following
         content = before[-1]["content"] + first["content"]
@@ -196,52 +165,55 @@ def _whole(before: Messages, following: Messages, where: tuple[str, str]) -> Mes
     )
 
 
-def _headed(text: str) -> Messages:
-    parts = _HEADING.split(text)
-    preamble = parts[0].strip()
-    messages: Messages = []
-    if preamble and not preamble.startswith(_PREAMBLE):
-        messages.append({"role": "system", "content": preamble})
-    previous = ""
-    for name, content in zip(parts[1::2], parts[2::2], strict=True):
-        if name != "Input":
-            messages.append({"role": _HEADING_ROLES[name.lower()], "content": content.strip()})
-        elif previous != "Instruction":  # a heading in the text of an answer
-            messages[-1 if messages else 0 :] = [_extended(messages, f"### Input:{content.rstrip()}")]
-        elif content.strip():
-            messages[-1]["content"] += f"\n\n{content.strip()}"
-        previous = name
-    return messages
-
-
-def _extended(messages: Messages, text: str) -> Message:
-    if not messages:
-        return {"role": "user", "content": text}
-    return {**messages[-1], "content": f"{messages[-1]['content']}\n{text}"}
-
-
 def _deserialized(text: str, where: str) -> list[Any] | None:
     """Return the messages in JSON text or in the text of a Python list, None if the text is neither."""
-    if not _SERIALIZED.match(text):
+    array = _ARRAY.fullmatch(text)
+    text = array[1] if array else text.strip()
+    if text[:1] not in ("[", "{", '"'):
         return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise DataError(
-                "the text begins like a list of messages, but is not JSON",
-                where=where,
-                fix="write the messages with json.dumps, or as a list instead of as text",
-            ) from None
+    is_certain = _SERIALIZED.match(text) is not None
+    value = _parsed(text, may_be_python=is_certain)
+    if value is None and is_certain:
+        raise DataError(
+            "the text begins like a list of messages, but is not JSON",
+            where=where,
+            fix="write the messages with json.dumps, or as a list instead of as text",
+        )
+    if isinstance(value, str):  # JSON text in JSON text
+        return _deserialized(value, where)
+    if isinstance(value, dict):
+        value = value.get("messages", value.get("conversations", [value]))
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return None
+    if not is_certain and not (value and all(map(_is_message, value))):
+        return None
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (TypeError, ValueError):  # bytes or a set; half of a surrogate pair
         raise DataError(
             "the list of messages holds something that is not text", where=where, fix="remove it"
         ) from None
-    return value if isinstance(value, list) and all(isinstance(item, dict) for item in value) else None
+    return value
+
+
+def _parsed(text: str, *, may_be_python: bool) -> Any:
+    """Return the value of JSON text or of the text of a Python value, None if it is neither."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if not may_be_python and not text.startswith(("[{'", "{'")):
+            return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _is_message(item: dict[str, Any]) -> bool:
+    """Return whether an object in JSON text is certainly a message, and not the JSON that a text is about."""
+    role = next((item[key] for key in ROLE_KEYS if key in item), None)
+    known = isinstance(role, str) and (role.strip().lower() in ROLES or role.strip().lower() in CALL_ROLES)
+    return known and any(key in item for key in (*CONTENT_KEYS, *CALL_KEYS))
 
 
 def _turns_of_mapping(value: Mapping[str, Any], role: str, where: str) -> list[Any]:
@@ -261,17 +233,22 @@ def _turns_of_mapping(value: Mapping[str, Any], role: str, where: str) -> list[A
 def _messages(item: Any, where: str, unread: set[str]) -> Messages:
     """Return the message of one item of a list, or the messages of {"user": ..., "assistant": ...}."""
     if not isinstance(item, Mapping):
-        raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+        raise _no_message(item, where)
     item = {key: value for key, value in item.items() if value is not None or key in CONTENT_KEYS}
     key = next((key for key in ROLE_KEYS if key in item), None)
     if key is None:
         roles = {name: name for name in item if _is_speaker(name)} or _roles_of_exchange(item)
         if not roles:
-            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+            raise _no_message(item, where)
         unread.update(item.keys() - roles.keys() - HARMLESS_KEYS)
         turns = [_message(role, {"content": item[name]}, where, unread) for name, role in roles.items()]
         return sorted(turns, key=lambda turn: ("system", "user", "assistant").index(turn["role"]))
     return [_message(item.pop(key), item, where, unread)]
+
+
+def _no_message(item: Any, where: str) -> DataError:
+    keys = f"; its keys are: {', '.join(map(str, item))}" if isinstance(item, Mapping) and item else ""
+    return DataError(f"a message must have `role` and `content`, both text{keys}", where=where, fix=_EXAMPLE)
 
 
 def _roles_of_exchange(item: Mapping[str, Any]) -> dict[str, str]:
@@ -295,7 +272,7 @@ def _message(role_name: Any, item: Mapping[str, Any], where: str, unread: set[st
     call_keys = CALL_KEYS if role == "assistant" else ()
     if key is None and not any(item.get(name) for name in call_keys):
         if not any(key in item for key in CONTENT_KEYS):
-            raise DataError("a message must have `role` and `content`, both text", where=where, fix=_EXAMPLE)
+            raise _no_message({"role": role_name, **item}, where)
         raise Unusable("an answer is null" if role == "assistant" else "a message is null")
     content = None if key is None else item[key]
     message = {"role": role, "content": ""}
@@ -340,7 +317,7 @@ def _text(content: Any, where: str) -> str:
     for part in parts:
         kind = "text" if isinstance(part, str) else part.get("type", "text")
         text = part if isinstance(part, str) else part.get("text")
-        if kind != "text":
+        if kind not in TEXT_PARTS:
             raise Unusable(f"a part of type {kind!r} in a message: only text is read")
         if not isinstance(text, str):
             raise DataError("a part of a message has no text", where=where, fix=_EXAMPLE)

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from toolkit.base.errors import DataError
 from toolkit.data.chat import candidates, columns
 from toolkit.data.chat.candidates import EQUAL_SCORES, Candidates
 from toolkit.data.chat.column_reader import ColumnReader
-from toolkit.data.chat.columns import ColumnError, is_number
+from toolkit.data.chat.columns import is_number
 from toolkit.data.chat.messages import Messages, is_empty, plain
 from toolkit.data.chat.unusable import Unusable
 
 TIES = ("-1", "tie", "tie (bothbad)", "both", "both_bad", "equal")
 NO_ANSWER = "no answer of the assistant"
+SAME_ANSWERS = "the two answers are the same"
 OTHER_PROMPTS = "the prompts of the two answers differ"
 SEVERAL_MESSAGES = "the answers differ before the last turn, and one follows another directly"
 SEVERAL_ANSWERS = "the conversations differ before the last turn"
@@ -104,6 +106,12 @@ class RowReader(ColumnReader):
         label = self._label()
         if not pairs and label is not None:
             return Labelled(self._answered(self._with_context(self._single())), label)
+        if not pairs and (name := next((name for name in columns.LABELS if name in self.row), None)):
+            raise DataError(
+                f"{name!r} is {self.row[name]!r}, which does not say whether the answer is good",
+                where=self.location,
+                fix="give true or false; or columns: {label: ...} for a column of 0 and 1",
+            )
         if not pairs:
             missing = "rejected" if "chosen" in self.row else "chosen"
             raise self._missing(
@@ -269,7 +277,7 @@ class RowReader(ColumnReader):
             known = {suffix, name, f"model_{suffix}"} | ({str(side)} if suffixes == ["a", "b"] else set())
             if text in known:
                 return side
-        raise ColumnError(
+        raise DataError(
             f"{column!r} is {value!r}, which names neither {names[0]} nor {names[1]}",
             where=self.location,
             fix=f"give {suffixes[0]} or {suffixes[1]}, or -1 for a tie",
@@ -299,7 +307,7 @@ class RowReader(ColumnReader):
         if is_empty(chosen[-1]) or is_empty(rejected[-1]):
             raise Unusable("an answer is empty")
         if plain(chosen) == plain(rejected) and chosen[-1]["content"] == rejected[-1]["content"]:
-            raise Unusable("the two answers are the same")
+            raise Unusable(SAME_ANSWERS)
         if {chosen[shared]["role"], rejected[shared]["role"]} != {"assistant"}:
             raise Unusable(OTHER_PROMPTS)
         if len(chosen) - shared > 1 or len(rejected) - shared > 1:

@@ -25,9 +25,10 @@ from toolkit.config import data_formats
 from toolkit.config.inputs import has_separate_held_out
 from toolkit.config.schema import Data, DataSource
 from toolkit.data import files, hub, tables
-from toolkit.data.chat import rendered_tools, split_key, tools
+from toolkit.data.chat import rendered, split_key, template, tools
 from toolkit.data.chat.formats import Labelled, Messages, PreferencePair, RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport, SourceReport
+from toolkit.data.chat.row_reader import SAME_ANSWERS
 from toolkit.data.data_sources import (
     Part,
     as_sources,
@@ -89,9 +90,20 @@ class _Reader:
         """Yield the examples of several rows, after the last row."""
         yield from ()
 
-    def require_rendered(self, messages: Messages) -> Messages:
-        """Return a conversation; raises Unusable if it has tools and a template does not render them."""
-        self.report.notes.update(rendered_tools.require_rendered(messages, self.tokenizers))
+    def require_rendered(self, messages: Messages, location: str) -> Messages:
+        """Return a conversation that the chat templates render.
+
+        Raises:
+            Unusable: it has tools, which a template does not render; or `on_bad_row` is skip.
+            DataError: a template refuses it.
+        """
+        try:
+            notes = rendered.require_rendered(messages, self.tokenizers)
+        except template.Refused as error:
+            if self.format.skips_bad_rows:
+                raise Unusable(f"the chat template refuses it: {error.reason}") from None
+            raise DataError(error.what, where=location, fix=error.fix) from None
+        self.report.notes.update(notes)
         return messages
 
 
@@ -99,7 +111,7 @@ class _Conversations(_Reader):
     config, columns = "conversations", ("prompt", "completion")
 
     def example(self, row: Mapping[str, Any], location: str) -> Example:
-        messages = self.require_rendered(self.format.conversation(row, location=location))
+        messages = self.require_rendered(self.format.conversation(row, location=location), location)
         return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
@@ -121,12 +133,14 @@ class _Preferences(_Reader):
     def example(self, row: Mapping[str, Any], location: str) -> Example | None:
         found = self.format.preference(row, location=location)
         if isinstance(found, Labelled):
-            self.require_rendered(found.messages)
+            self.require_rendered(found.messages, location)
             key = json.dumps(found.messages[:-1])
             self._labelled.setdefault(key, []).append((found, location))
             return None
         for side in (found.chosen, found.rejected):
-            self.require_rendered(found.prompt + side)
+            self.require_rendered(found.prompt + side, location)
+        if rendered.are_alike(found.prompt, (found.chosen, found.rejected), self.tokenizers):
+            raise Unusable(SAME_ANSWERS)
         numbers = {name: row[name] for name in _STORYWORLD_COLUMNS if row.get(name) is not None}
         return _preference(found) | numbers
 
@@ -138,8 +152,9 @@ class _Preferences(_Reader):
             pairs = list(zip(good, bad, strict=False))
             for (chosen, location), (rejected, _) in pairs:
                 prompt, answers = chosen.messages[:-1], (chosen.messages[-1:], rejected.messages[-1:])
-                if answers[0] == answers[1]:
-                    self.report.leave_out("the two answers are the same", location)
+                is_same = answers[0] == answers[1] or rendered.are_alike(prompt, answers, self.tokenizers)
+                if is_same:
+                    self.report.leave_out(SAME_ANSWERS, location)
                 else:
                     yield _preference(PreferencePair(prompt, *answers))
                 self.report.paired += 1
@@ -151,7 +166,8 @@ class _Prompts(_Reader):
     config, columns = "prompts", ("prompt",)
 
     def example(self, row: Mapping[str, Any], location: str) -> Example:
-        return {"prompt": self.require_rendered(self.format.prompt(row, location=location))}
+        prompt = self.format.prompt(row, location=location)
+        return {"prompt": self.require_rendered(prompt, location)}
 
 
 def _preference(found: PreferencePair) -> Example:
@@ -196,7 +212,7 @@ def conversations(
 
     Args:
         report: receives the counts; without it, they are printed if rows are left out.
-        tokenizers: rows with tools are left out unless the chat templates of all of them render these.
+        tokenizers: their chat templates have to render the rows.
 
     Raises:
         DataError: a row of no known format, a part without a usable row, or see `toolkit.data.files`.
@@ -244,7 +260,7 @@ Their prompts are all of the training part, so that the hash itself would hold o
 
 @dataclass(frozen=True)
 class _Request:
-    """What to read; `numbers` are columns of float64, `tokenizers` those that have to render tools."""
+    """What to read; `numbers` are columns of float64, the templates of `tokenizers` have to render rows."""
 
     part: Part
     seed: int
@@ -272,13 +288,7 @@ def _read(
         table = _Table(reader.columns, request.numbers)
         table.extend(_examples(rows, reader(source, found, request.tokenizers), source, found))
         if not len(table):
-            reasons = found.reasons()
-            raise DataError(
-                f"the {request.part.replace('_', '-')} part has no usable row of {found.read:,}"
-                + (f" ({reasons})" if reasons else ""),
-                where=source.name,
-                fix="give more rows, or change the held_out share",
-            )
+            raise _no_row(source, request.part, found)
         found.used = len(table)
         if (sample := _sampled(len(table), limits, index, request)) is not None:
             table.take(sample)
@@ -294,6 +304,23 @@ def _read(
     if report is None and counts.is_notable():
         counts.print()
     return merged.dataset()
+
+
+def _no_row(source: DataSource, part: Part, report: SourceReport) -> DataError:
+    """Return the error for a source of which no row can be used."""
+    if not report.read:
+        return DataError("there is no row", where=source.name, fix="name another file")
+    reasons = report.reasons()
+    if report.other_part:
+        other = "training" if part == "held_out" else "held-out"
+        reasons = "; ".join([f"{report.other_part:,} rows: of the {other} part", *filter(None, [reasons])])
+    return DataError(
+        ("there is" if part == "all" else f"the {part.replace('_', '-')} part has")
+        + f" no usable row of {report.read:,}"
+        + (f" ({reasons})" if reasons else ""),
+        where=source.name,
+        fix="give other data" if part == "all" else "give more rows, or change the held_out share",
+    )
 
 
 def _count_trained_prompts(

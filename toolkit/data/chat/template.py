@@ -31,6 +31,9 @@ Message = Mapping[str, str]
 TEXT_KEYS = ("content", "reasoning_content")
 """The keys of a message that hold text."""
 
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What a chat template raises if it cannot render a conversation."""
+
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 ROLE_TOKENS = {"user": "<|user|>", "assistant": "<|assistant|>", "system": "<|system|>"}
@@ -86,8 +89,8 @@ CHATML_TEMPLATE = (
 )
 """The format of many checkpoints, such as those of Qwen and SmolLM2."""
 
-_PROBE = "probe7"
-"""An answer that no template alters, which shows what the template writes after an answer."""
+_PROBE, _NEXT = "probe7", "probe8"
+"""An answer that no template alters, which shows what the template writes after it, and the next request."""
 _turn_ends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, TurnEnds]] = WeakKeyDictionary()
 _argument_forms: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[object, bool]] = WeakKeyDictionary()
 
@@ -98,10 +101,17 @@ class RenderedDifferently(ToolkitError):
 
 @dataclass(frozen=True)
 class TurnEnds:
-    """The tokens that follow an answer: as the last turn, and before the next turn (None: there is none)."""
+    """What the chat template writes around an answer.
+
+    Attributes:
+        last, earlier: the token that follows an answer, as the last turn and before the next turn; None if
+            there is none.
+        beginning: what precedes an answer though no generation prompt has it, such as the name of a role.
+    """
 
     last: int | None
     earlier: int | None
+    beginning: str
 
 
 def configure(tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> int:
@@ -157,8 +167,12 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*ids} & {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
 
 
-def require_turn_end(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ToolkitError if the chat template ends an answer with no special token."""
+def require_answers(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ToolkitError unless the chat template lets a model begin and end an answer.
+
+    It must end an answer with a special token, and have a generation prompt if it begins an answer with
+    anything, such as the name of a role, which a model would otherwise write as part of its answers.
+    """
     if turn_end_id(tokenizer) is None:
         after = _after_answer(tokenizer)
         raise ToolkitError(
@@ -166,6 +180,13 @@ def require_turn_end(tokenizer: PreTrainedTokenizerBase) -> None:
             "would never learn to stop",
             where=tokenizer.name_or_path or None,
             fix=f"set chat_template: chatml or toolkit, or end the answers with {tokenizer.eos_token}",
+        )
+    if beginning := _turn_ends_of(tokenizer).beginning:
+        raise ToolkitError(
+            f"the chat template has no generation prompt, and begins an answer with {beginning!r}: a model "
+            "would write this as part of its answers",
+            where=tokenizer.name_or_path or None,
+            fix="set chat_template: chatml or toolkit, or write this if `add_generation_prompt` is true",
         )
 
 
@@ -188,9 +209,28 @@ def turn_ends_of(tokenizer: PreTrainedTokenizerBase) -> TurnEnds:
         last = _first_added_token(tokenizer, _after_answer(tokenizer))
         earlier = last
         with suppress(DataError):  # a template for single questions
-            earlier = _first_added_token(tokenizer, _after_answer(tokenizer, is_last=False))
-        _turn_ends[tokenizer] = state, TurnEnds(last, earlier)
+            after = _after_answer(tokenizer, is_last=False)
+            # Not what ends the whole conversation, in a template that ends no earlier answer.
+            earlier = _first_added_token(tokenizer, after.partition(_NEXT)[0])
+        _turn_ends[tokenizer] = state, TurnEnds(last, earlier, _unprompted_beginning(tokenizer))
     return _turn_ends[tokenizer][1]
+
+
+def _unprompted_beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what a template without a generation prompt begins an answer with, apart from white space."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+    try:
+        prompted, question = (
+            render(tokenizer, turns[:1], generation_prompt=generation_prompt)
+            for generation_prompt in (True, False)
+        )
+    except Refused:  # a template for whole conversations
+        return ""
+    answered = render(tokenizer, turns, generation_prompt=False)
+    if prompted != question or not answered.startswith(question):
+        return ""
+    beginning = answered.removeprefix(question).partition(_PROBE)[0]
+    return "" if thoughts.is_remainder(beginning) else beginning
 
 
 def _first_added_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
@@ -208,9 +248,17 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _after_answer(tokenizer: PreTrainedTokenizerBase, *, is_last: bool = True) -> str:
-    question = {"role": "user", "content": "Hi"}
-    turns = [question, {"role": "assistant", "content": _PROBE}, *([] if is_last else [question])]
-    _, probe, after = render(tokenizer, turns, generation_prompt=False).rpartition(_PROBE)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+    turns += [] if is_last else [{"role": "user", "content": _NEXT}]
+    try:
+        text = render(tokenizer, turns, generation_prompt=False)
+    except Refused as error:
+        raise DataError(
+            f"the chat template refuses the conversation of one question and its answer: {error.reason}",
+            where=error.where,
+            fix="set chat_template: chatml or toolkit, or mend the template",
+        ) from None
+    _, probe, after = text.rpartition(_PROBE)
     if not probe:
         raise DataError(
             "the chat template does not write the text of an answer",
@@ -295,12 +343,13 @@ def render(
         for message in messages
         if message["role"] != tools.TOOLS
     ]
+    functions = tools.functions(messages, safe)
     try:
         return tokenizer.apply_chat_template(
-            turns, tools=tools.functions(messages, safe), tokenize=False,
-            chat_template=with_fixed_date(tokenizer.chat_template), add_generation_prompt=generation_prompt,
+            turns, tools=functions, tokenize=False, add_generation_prompt=generation_prompt,
+            chat_template=with_fixed_date(tokenizer.get_chat_template(tools=functions)),
         )  # fmt: skip
-    except (TemplateError, TypeError) as error:
+    except TEMPLATE_ERRORS as error:
         begins = next((message["content"] for message in messages if message["role"] == "user"), "")
         raise Refused(str(error), begins=begins, where=tokenizer.name_or_path or None) from None
 
@@ -327,7 +376,7 @@ def _renders_arguments(tokenizer: PreTrainedTokenizerBase, arguments: object) ->
     ]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (TemplateError, TypeError):
+    except TEMPLATE_ERRORS:
         return False
     return f"'{_PROBE}'" not in text
 
@@ -420,9 +469,10 @@ def _split(
         # the line breaks around an empty thought would merge; sampling begins after that of the prompt
         whole = head + _ids(tokenizer, text.removeprefix(before))
     head = whole[: common_prefix(head, whole)]
-    tail, end = whole[len(head) :], turn_end_id(tokenizer)
-    if end not in tail:
-        require_turn_end(tokenizer)
+    tail, ends = whole[len(head) :], _turn_ends_of(tokenizer)
+    end = ends.last
+    if end not in tail or ends.beginning:
+        require_answers(tokenizer)
         raise DataError(
             f"the chat template does not end an answer with {tokenizer.decode([end])!r}, as it usually does",
             where=tokenizer.name_or_path or None,
@@ -569,11 +619,19 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the tokens that text must not contain."""
+    given = tokenizer.chat_template
+    written = "".join(given.values()) if isinstance(given, dict) else given
     return [
         token.content
         for token in tokenizer.added_tokens_decoder.values()
-        if len(token.content) > 1 and (token.special or token.content in tokenizer.chat_template)
+        if len(token.content) > 1 and (token.special or token.content in written)
     ]
+
+
+def spells_special_token(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Return whether the text of a message has a special token, which `render` escapes."""
+    special = _special_tokens(tokenizer)
+    return any(_without_special(message, special) != message for message in messages)
 
 
 def _without_special(message: Message, special: Sequence[str]) -> dict[str, str]:
