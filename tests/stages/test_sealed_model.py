@@ -280,7 +280,7 @@ def test_the_last_update_is_looked_at(folder, train, stage, held_out):
     """The loss of the only step is finite, and the weights are finite but as large as the learning rate."""
     base = write_tiny(folder / f"diverged-{stage}", "llama", byte_tokenizer())
     trainer = {"max_steps": 1, "learning_rate": 1e30, "lr_scheduler_type": "constant", "max_grad_norm": 1.0}
-    with pytest.raises(ToolkitError, match="not finite after step 1|is nan at step 1") as caught:
+    with pytest.raises(ToolkitError, match="not finite.* after step 1|is nan at step 1") as caught:
         train(stage, base, trainer=trainer, held_out=held_out)
     assert caught.value.fix.startswith(("lower the learning rate", "lower trainer.learning_rate"))
     assert not (folder / f"runs/diverged-{stage}-{stage}/model").exists()

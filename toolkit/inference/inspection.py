@@ -248,7 +248,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     try:
         turns = turns_of(tokenizer)
         if turns is not None:
-            template.require_turn_end(tokenizer)
+            template.require_answers(tokenizer)
     except ToolkitError as error:
         return {"template": turns, "template_refusal": error.what}
     return {"template": turns, "template_refusal": None}

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from toolkit.base import ranks
-from toolkit.base.errors import RunError, ToolkitError
+from toolkit.base.errors import ModelError, RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config import trl_checks, trl_schedules
@@ -64,6 +64,9 @@ With packed or padding-free rows, GPT-2 would also attend to the previous conver
 
 MEASUREMENTS = 5
 """Measurements on held-out examples during training, not counting the one before the first step."""
+
+DIVERGED = "lower trainer.learning_rate, or check the data; earlier checkpoints are intact"
+"""What to do about numbers that are not finite."""
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "step"})
 """Values that Trainer logs in addition to metrics; its token count restarts from 0 in a resumed run."""
@@ -354,9 +357,8 @@ class _RunCallback(TrainerCallback):
         if broken:
             problem = " and ".join(f"{key} is {value}" for key, value in broken.items())
             raise ToolkitError(
-                f"{problem} at step {self.trainer.state.global_step}", where=self.run.name,
-                fix="lower trainer.learning_rate, or check the data; earlier checkpoints are intact",
-            )  # fmt: skip
+                f"{problem} at step {self.trainer.state.global_step}", where=self.run.name, fix=DIVERGED
+            )
 
     def on_save(self, args, state, control, **kwargs):
         if args.world_size > 1:
@@ -369,14 +371,25 @@ class _RunCallback(TrainerCallback):
             shutil.rmtree(written)
 
     def _measured(self) -> dict[str, float]:
-        """Call `measure` on the base model, which contains the adapters, in eval mode."""
+        """Call `measure` on the base model, which contains the adapters, in eval mode.
+
+        Raises:
+            ToolkitError: a logit or a value is not finite.
+        """
         model = self.trainer.model
         if isinstance(model, peft.PeftModel):
             model = model.get_base_model()
-        was_training = model.training
+        was_training, step = model.training, self.trainer.state.global_step
         model.eval()
-        with torch.no_grad():
-            values = self.measure(model)
+        try:
+            with torch.no_grad():
+                values = self.measure(model)
+        except ModelError as error:  # the trained weights, even if each of them is finite
+            if step == 0:
+                raise
+            raise ToolkitError(
+                f"{error.what} after step {step}", where=self.run.name, fix=DIVERGED
+            ) from error
         model.train(was_training)
         self._require_finite(values)
         return dict(values)

@@ -181,7 +181,7 @@ def require_answers(tokenizer: PreTrainedTokenizerBase) -> None:
             where=tokenizer.name_or_path or None,
             fix=f"set chat_template: chatml or toolkit, or end the answers with {tokenizer.eos_token}",
         )
-    if beginning := _turn_ends_of(tokenizer).beginning:
+    if beginning := turn_ends_of(tokenizer).beginning:
         raise ToolkitError(
             f"the chat template has no generation prompt, and begins an answer with {beginning!r}: a model "
             "would write this as part of its answers",
@@ -469,7 +469,7 @@ def _split(
         # the line breaks around an empty thought would merge; sampling begins after that of the prompt
         whole = head + _ids(tokenizer, text.removeprefix(before))
     head = whole[: common_prefix(head, whole)]
-    tail, ends = whole[len(head) :], _turn_ends_of(tokenizer)
+    tail, ends = whole[len(head) :], turn_ends_of(tokenizer)
     end = ends.last
     if end not in tail or ends.beginning:
         require_answers(tokenizer)
