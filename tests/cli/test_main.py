@@ -163,13 +163,13 @@ def test_report(carried_out, tmp_path, capsys):
 
 def test_publish(carried_out, capsys):
     calls = carried_out("toolkit.publish.repository", "publish", "https://huggingface.co/me/x")
-    assert main.main(["publish", "r", "me/x", "--private"]) == 0
-    assert calls == [((Path("r"), "me/x"), {"private": True})]
+    assert main.main(["publish", "r", "me/x", "--private", "--license", "mit"]) == 0
+    assert calls == [((Path("r"), "me/x"), {"private": True, "license": "mit"})]
     assert capsys.readouterr().out == "https://huggingface.co/me/x\n"
     assert main.main(["publish", "r", "me/x", "--output", "x"]) == 2
     calls = carried_out("toolkit.publish.repository", "write_repository", None)
     assert main.main(["publish", "r", "me/x", "--dry-run", "--output", "x"]) == 0
-    assert calls[-1] == ((Path("r"), "me/x", Path("x")), {})
+    assert calls[-1] == ((Path("r"), "me/x", Path("x")), {"license": None})
     assert capsys.readouterr().out == "x\n"
 
 

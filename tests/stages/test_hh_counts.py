@@ -42,7 +42,7 @@ def test_hh_says_what_it_uses_cuts_and_leaves_out(tokenizer, monkeypatch):
     train = sources.preferences(settings.data, part="train", seed=settings.seed, report=report)
     table, report.lengths = training_pairs(train, tokenizer, max_length=length, joined=True)
     held_out = sources.measured_while_training(
-        sources.preferences, settings.data, seed=settings.seed, report=report
+        sources.preferences, settings.data, seed=settings.seed, tokenizer=tokenizer, report=report
     )
     found = held_out_pairs(held_out, tokenizer, max_length=length)
     report.held_out_lengths = found.lengths
