@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from toolkit.base import error_file, files
+from toolkit.base import error_file, system_errors
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
 from toolkit.runtime import env_vars, waiting
@@ -92,10 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not files.disk_full(error):
+        told = system_errors.explained(error)
+        if told is None:
             raise
-        _tell(files.full_error(getattr(error, "filename", None)))
-        return 1
+        _tell(told)
+        return told.exit_status
 
 
 def _dispatch(arguments: list[str]) -> int:

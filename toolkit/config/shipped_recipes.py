@@ -35,6 +35,8 @@ def locate(text: str) -> Path:
             if recipe.resolve() != path.absolute():
                 tell(f"{text} does not exist; using the one in the package: {recipe}")
             return recipe
+    if path.is_symlink():
+        raise UsageError("is a link that leads nowhere", where=text, fix="repair the link")
     raise UsageError(f"there is no such recipe or folder{_close(path, shipped)}", where=text)
 
 

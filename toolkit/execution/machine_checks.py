@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 from toolkit.base import ranks
 from toolkit.base.errors import Problem, ProblemKind
 from toolkit.config.loader import LoadedRecipe
@@ -30,7 +32,18 @@ def problems(loaded: LoadedRecipe) -> list[Problem]:
     if ranks.world_size() > 1 and recipe.trainer.get("precompute_ref_log_probs"):
         sentence = f"needs one process, not {ranks.world_size()}: trl does not share what it computes"
         found.append(("precompute_ref_log_probs", sentence, ProblemKind.CONFLICT))
+    if recipe.trainer.get("dataloader_num_workers") and not _has_shared_memory():
+        sentence = "needs shared memory, and /dev/shm is missing or closed (docker: --shm-size=1g); use 0"
+        found.append(("dataloader_num_workers", sentence, ProblemKind.VALUE))
     return [
         Problem(nearest(loaded.positions, ("trainer", key)), dotted(("trainer", key)), sentence, kind)
         for key, sentence, kind in found
     ]
+
+
+def _has_shared_memory() -> bool:
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True

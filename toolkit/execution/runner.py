@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from toolkit.base import console, files, progress, ranks
+from toolkit.base import console, files, progress, ranks, system_errors
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.config import loader, recipe_texts
 from toolkit.config.loader import LoadedRecipe
@@ -118,16 +118,16 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
 
 def _open(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> Run | None:
     """Open the run of a recipe; None if it is already finished."""
-    recipe = loaded.recipe
-    return stack.enter_context(
-        opening.open_run(
-            loaded,
-            runs_dir=options.runs_dir,
-            fresh=options.fresh,
-            data=data_files.digests(recipe),
-            before=lambda: _prepare(loaded),
+    with system_errors.explain(references.below(loaded.name, options.runs_dir)):
+        return stack.enter_context(
+            opening.open_run(
+                loaded,
+                runs_dir=options.runs_dir,
+                fresh=options.fresh,
+                data=data_files.digests(loaded.recipe),
+                before=lambda: _prepare(loaded),
+            )
         )
-    )
 
 
 def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
@@ -185,13 +185,12 @@ def _work(recipe: StageRecipe, run: Run) -> None:
     if STAGES[recipe.stage].uses_torch:
         _configure(recipe, run)
     try:
-        with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
-        entry = _entry(recipe.stage)
-        library_output.quiet()
-        entry(with_files, run)
+        with system_errors.explain(run.path):
+            with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
+            entry = _entry(recipe.stage)
+            library_output.quiet()
+            entry(with_files, run)
     except Exception as error:
-        if files.disk_full(error):
-            raise files.full_error(run.path) from error
         if memory_shortage.is_shortage(error):
             raise memory_shortage.shortage(error, recipe, run) from error
         raise
@@ -208,12 +207,8 @@ def _configure(recipe: StageRecipe, run: Run) -> None:
 
 
 def _seal(run: Run) -> None:
-    try:
+    with system_errors.explain(run.path):
         run.seal()
-    except OSError as error:
-        if files.disk_full(error):
-            raise files.full_error(run.path) from error
-        raise
     seconds = files.read_json(run.path / layout.TIMING)["seconds"]
     console.tell(f"{run.path}: finished and sealed, {progress.duration(seconds)}")
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from toolkit.base import files, ranks
+from toolkit.base import files, ranks, system_errors
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError
 from toolkit.config import history, loader, shipped_recipes
@@ -204,6 +204,9 @@ def open_run(
         tell(f"{state.path}: finished already, nothing to do (--fresh starts over)")
         yield None
         return
+    system_errors.require_writable(state.path)
+    if state.kind == "unfinished":
+        seal.require_own_bytes(state.path)  # or it would be found at the end of the training
     with ExitStack() as stack:
         for parent, digest in state.parents.items():
             lock = run_lock.share(parent)
