@@ -125,4 +125,4 @@ def test_missing_shared_memory_is_named():
     if done.returncode in (1, 9) and "Error" not in done.stderr:
         pytest.skip("mounting is not permitted here")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("runs/t: the processes that work side by side have no shared memory") == 2
+    assert done.stdout.count("runs/t: worker processes have no shared memory") == 2

@@ -181,7 +181,7 @@ def test_link_in_an_unfinished_run_is_refused_before_the_training(runs, tmp_path
     if place.exists():
         shutil.move(place, tmp_path / "elsewhere")
     place.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="is a link, but a run must hold its own bytes") as caught:
-        with open_run(tokenizer(), runs_dir=runs):
-            pytest.fail("the stage began")
+    refused = pytest.raises(RunError, match="is a link, but a run must hold its own bytes")
+    with refused as caught, open_run(tokenizer(), runs_dir=runs):
+        pytest.fail("the stage began")
     assert caught.value.where == str(place)

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def explained(error: BaseException, where: Path | str | None = None) -> ToolkitE
         return full_error(where or getattr(error, "filename", None))
     if without_shared_memory(error):
         return ToolkitError(
-            "the processes that work side by side have no shared memory (/dev/shm is missing, full or closed)",
+            "worker processes have no shared memory: /dev/shm is missing, full or read-only",
             where=None if where is None else str(where),
             fix="mount it (docker: --shm-size=1g), or use no worker processes",
         )
@@ -136,15 +136,15 @@ def _short(path: str) -> str:
 
 def _culprit(number: int, path: Path) -> Path:
     """Return the part of a path at which the system stopped."""
-    steps = [*reversed(path.parents), path]
-    tests = {
+    tests: dict[int, Callable[[Path], bool]] = {
         errno.ENOTDIR: lambda step: step.is_file(),
         errno.ELOOP: lambda step: step.is_symlink() and not step.exists(),
         errno.ENOENT: lambda step: not os.path.lexists(step),
         errno.ENAMETOOLONG: lambda step: len(os.fsencode(step.name)) > _LONGEST_NAME,
     }
-    is_culprit = tests.get(number, lambda step: False)
-    return next((step for step in (*reversed(path.parents), path) if is_culprit(step)), path)
+    if number not in tests:
+        return path
+    return next((step for step in (*reversed(path.parents), path) if tests[number](step)), path)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text import batch_order
 from toolkit.data.text.shards import INDEX, TokenShards
 from toolkit.proofs import rebuild
-from toolkit.runs import layout, metrics, references
+from toolkit.runs import layout, metrics, references, seal
 
 
 @dataclass(frozen=True)

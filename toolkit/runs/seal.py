@@ -185,8 +185,8 @@ def parents(path: Path) -> Iterator[tuple[str, Path, str | None, bool]]:
 def parent_path(path: Path, relative: str) -> Path:
     """Return the path of a parent that a manifest names relative to its run.
 
-    A run that is reached through a link names its parents from where it is really stored. A run that was moved
-    there later, and left a link, still has them beside the link.
+    A run that is reached through a link names its parents from where it is really stored. A run that was
+    moved there later, and left a link, still has them beside the link.
     """
     stored = Path(os.path.normpath(Path(path).resolve() / relative))
     beside = Path(os.path.normpath(Path(path).absolute() / relative))
