@@ -84,8 +84,8 @@ def test_signal_saves_at_the_end_of_the_step(tmp_path, corpus, whole, processes,
     assert trainings.differing(whole[processes], run) == []
 
 
-def launch(recipe, folder) -> subprocess.Popen:
-    (folder / "two.yaml").write_text(LAUNCH)
+def launch(recipe, folder, *, processes: int = 2) -> subprocess.Popen:
+    (folder / "two.yaml").write_text(LAUNCH.replace("num_processes: 2", f"num_processes: {processes}"))
     command = [*trainings.command(recipe, folder=folder), "--launch", str(folder / "two.yaml")]
     return subprocess.Popen(
         command, cwd=trainings.ROOT, text=True, start_new_session=True,
@@ -104,6 +104,14 @@ def test_signal_under_launch_exits_130_without_traceback(tmp_path, corpus, whole
     assert status == 130 and "Traceback" not in err and "Failed" not in err and "FAILED" not in err
     assert err.count("stopping after this step") == 1
     assert f"interrupted; the same command resumes from step {step}" in err
+
+
+def test_wrong_number_of_processes_is_one_line_under_launch(tmp_path, corpus):
+    """All processes fail at the same place, so the launcher has nothing to report."""
+    recipe = write_recipe(tmp_path, corpus, "three", **SETTINGS)
+    status, err = trainings.wait_for_end(launch(recipe, tmp_path, processes=3))
+    assert status == 1 and err.count("is not a multiple of 96 (32 tokens a row on each of 3 process") == 1
+    assert "fix: use 192" in err and "Traceback" not in err and "Failures" not in err
 
 
 @pytest.mark.parametrize("how", ["alone", "launched"])

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from toolkit.base import error_file, system_errors
+from toolkit.base import error_file, ranks, system_errors
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
 from toolkit.runtime import env_vars, waiting
@@ -114,6 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
         here = Path(verb).exists()
         close = f"; did you mean `toolkit run {verb}`?" if here else did_you_mean(verb.lower(), [*VERBS])
         raise UsageError(f"there is no verb {verb!r}{close}", fix="`toolkit --help` lists the verbs")
+    ranks.require_launch()
     if verb != "run":  # which chooses by the load of the machine
         waiting.spin_briefly()
     try:
@@ -131,7 +132,7 @@ def _version() -> str:
 
 def _tell(error: ToolkitError) -> None:
     """Print an error; of many processes that read the same recipe only the first one does."""
-    if os.environ.get("RANK", "0") == "0" or error.exit_status != 2:
+    if ranks.prints() or error.exit_status != 2:
         # The problems of a recipe begin with their place, where editors and terminals look for it.
         print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
         error_file.write(error)

@@ -99,7 +99,8 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
 
 def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Path) -> int:
     """Run one recipe in this process; every rank calls it."""
-    accelerate_config.require_supported(loaded.recipe)
+    if STAGES[loaded.recipe.stage].uses_torch:
+        accelerate_config.require_supported(loaded.recipe)
     try:
         if ranks.world_size() > 1:
             return _run_on_ranks(loaded, options)
@@ -144,6 +145,8 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
     with ExitStack() as stack:
         try:
             rank_zero.join(loaded.recipe.device)
+            if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
+                _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
             manifest = rank_zero.decide(open_run)
             if manifest is not None:
                 run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
@@ -154,13 +157,27 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             rank_zero.leave()
             return 0
         except rank_zero.RankZeroFailed as failure:
+            _end_in_order()
             signals.wait_for_rank_0()
             return failure.status
         except ToolkitError as error:
+            together = _end_in_order()
             if ranks.rank() == 0:
                 raise
+            if together:
+                return error.exit_status
             signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _end_in_order() -> bool:
+    """Record whether all processes have failed at the same place, so that the launcher need not end them."""
+    from toolkit.runtime import rank_zero
+
+    together = signals.STATUS in os.environ and rank_zero.failed_together()
+    if together:
+        signals.stopped_in_order()
+    return together
 
 
 def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:

@@ -53,7 +53,7 @@ class _Interrupts:
 
     deferred = False  # a stage polls `stop_requested` between steps
     requested = False
-    clean = False  # all processes stopped at the same step, and their checkpoint is sealed
+    clean = False  # all processes stopped or failed at the same place, and none waits for another
     started = time.monotonic()
     last = -math.inf
 
@@ -83,7 +83,7 @@ def stop_requested(*, agreed: bool = False) -> bool:
 
 
 def stopped_in_order() -> None:
-    """Record that all processes agreed to stop and that their checkpoint is saved."""
+    """Record that all processes end at the same place: their checkpoint is saved, or all of them failed."""
     _Interrupts.clean = True
 
 
@@ -91,11 +91,11 @@ def exit_status(status: int) -> int:
     """Return the status with which this process must exit.
 
     A launcher turns any status but 0 into 1 and prints 40 lines of traceback. If `toolkit run --launch` sets
-    STATUS, a clean stop is written to that file and every process exits with 0; any other status goes to the
-    launcher, which then ends the remaining processes.
+    STATUS, the status with which all processes stop or fail together is written to that file and every
+    process exits with 0; any other status goes to the launcher, which then ends the remaining processes.
     """
     path = os.environ.get(STATUS)
-    if path is None or status != INTERRUPTED or not _Interrupts.clean:
+    if path is None or status == 0 or not _Interrupts.clean:
         return status
     if os.environ.get("RANK", "0") == "0":
         Path(path).write_text(str(status))

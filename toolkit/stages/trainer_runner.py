@@ -44,7 +44,7 @@ from toolkit.models.soundness import PROBE_ROWS, require_finite_weights
 from toolkit.runs import checkpoint
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
-from toolkit.runtime.devices import precision, select, trainer_arguments
+from toolkit.runtime.devices import precision, require_as_recorded, select, trainer_arguments
 from toolkit.runtime.upstream_private import TokenizedRows, scored_positions_only
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
@@ -263,6 +263,7 @@ def fit(
             where=run.name,
             fix="set distributed_type: MULTI_GPU in the accelerate configuration",
         )
+    require_as_recorded(trainer.accelerator, bf16=trainer.args.bf16, compiled=trainer.args.torch_compile)
     trainer.model.config.use_cache = False
     run.decide("stored_dtype", writer.dtypes.name)
     newest = _newest_checkpoint(trainer, run)
