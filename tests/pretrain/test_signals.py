@@ -136,12 +136,14 @@ def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
 
 
 def test_launcher_reports_other_exit_statuses(tmp_path):
-    """Only an agreed stop exits with 0; after other exits the launcher must end the remaining processes."""
+    """Only an agreed end exits with 0; after other exits the launcher must end the remaining processes."""
     program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
     status_file = tmp_path / "status"
     for before, status, expected in (
         ("signals.stopped_in_order()", 130, 0),
-        ("signals.stopped_in_order()", 1, 1),
+        ("signals.stopped_in_order()", 1, 0),
+        ("signals.stopped_in_order()", 0, 0),
+        ("pass", 1, 1),
         ("pass", 130, 130),
     ):
         for rank in "01":
@@ -152,4 +154,5 @@ def test_launcher_reports_other_exit_statuses(tmp_path):
                 cwd=trainings.ROOT,
             )
             assert done.returncode == expected
-            assert status_file.exists() is (expected == 0 and rank == "0")
+            assert status_file.exists() is (expected == 0 and status != 0 and rank == "0")
+            assert rank == "1" or not status_file.exists() or status_file.read_text() == str(status)
