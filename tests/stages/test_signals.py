@@ -18,7 +18,7 @@ from toolkit.runtime import signals
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONG = 100_000
+LONG = 3_000
 TRAINER = {"max_steps": LONG, "learning_rate": 1e-4}
 BATCH = {"batch_examples": 4, "checkpoint_every_steps": LONG, "log_every_steps": 1}
 STAGES = {
@@ -59,8 +59,9 @@ def start(folder: Path, name: str, settings: dict, *, processes: int = 1, worker
     if workers:
         content["trainer"] = {**settings["trainer"], "dataloader_num_workers": workers}
     load_recipe(folder, name, json.dumps(content))
+    launcher = LAUNCHER if processes > 1 else ()
     return subprocess.Popen(
-        [sys.executable, *(LAUNCHER if processes > 1 else ()), "-m", "toolkit", "run", f"recipes/{name}.yaml"],
+        [sys.executable, *launcher, "-m", "toolkit", "run", f"recipes/{name}.yaml"],
         cwd=folder, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(trainings.ROOT), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip

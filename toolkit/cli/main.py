@@ -68,7 +68,7 @@ publish
   toolkit schema                                the JSON schema of recipes, for editors
 
 MODEL is a run directory, a model folder, or hub-id[@revision].
-Start with: toolkit run recipes/tiny        Help on a verb: toolkit run --help
+Start with: toolkit run recipes/tiny        Help on a verb: toolkit help run
 """
 
 
@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     verb = arguments[0] if arguments else ""
+    if verb == "help" and len(arguments) > 1:
+        return _dispatch([arguments[1], "--help"])
     if verb in ("-h", "--help", "help"):
         print(OVERVIEW, end="")
         return 0

@@ -47,4 +47,7 @@ def _close(path: Path, shipped: Path | None) -> str:
     if shipped is not None:
         recipes = [path for pattern in ("*", "*/*.yaml") for path in shipped.glob(pattern)]
         names += [f"{FOLDER}/{recipe.relative_to(shipped).as_posix()}" for recipe in recipes]
+    for folder in (Path(FOLDER), shipped):
+        if folder is not None and not path.is_absolute() and (folder / path).exists():
+            return f"; did you mean {FOLDER}/{path}?"
     return suggestion(str(path), sorted(set(names)))

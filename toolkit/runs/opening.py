@@ -15,7 +15,7 @@ from toolkit.base.errors import RunError
 from toolkit.config import history, loader, shipped_recipes
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
-from toolkit.runs import checkpoint, layout, manifest, provenance, references, run_lock, seal
+from toolkit.runs import checkpoint, layout, manifest, metrics, provenance, references, run_lock, seal
 from toolkit.runs.decisions import Decisions
 from toolkit.runs.manifest import Inputs, Manifest
 from toolkit.runs.run import Run
@@ -206,7 +206,9 @@ def open_run(
         return
     system_errors.require_writable(state.path)
     if state.kind == "unfinished":
-        seal.require_own_bytes(state.path)  # or it would be found at the end of the training
+        # or they would be found at the end of the training
+        seal.require_own_bytes(state.path)
+        metrics.read(state.path / layout.METRICS)
     with ExitStack() as stack:
         for parent, digest in state.parents.items():
             lock = run_lock.share(parent)
