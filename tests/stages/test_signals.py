@@ -18,7 +18,7 @@ from toolkit.runtime import signals
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LONG = 3_000
+LONG = 20_000
 TRAINER = {"max_steps": LONG, "learning_rate": 1e-4}
 BATCH = {"batch_examples": 4, "checkpoint_every_steps": LONG, "log_every_steps": 1}
 STAGES = {
@@ -27,7 +27,7 @@ STAGES = {
     "dpo": {"data": "preferences", "trainer": TRAINER, **BATCH},
     "ppo": {
         "data": "preferences",
-        "reward": {"model": "runs/recipes/judge"},
+        "reward": {"model": "runs/judge"},
         "checkpoint_every_rollouts": LONG,
         "trainer": {
             "episodes": 8 * LONG,
@@ -70,7 +70,7 @@ def start(folder: Path, name: str, settings: dict, *, processes: int = 1, worker
 def is_saved(folder: Path, name: str, process: subprocess.Popen, status: int) -> None:
     """Check that a stopped run has a whole checkpoint of its last step, from which the command resumes."""
     ended, err = trainings.wait_for_end(process)
-    run = folder / "runs/recipes" / name
+    run = folder / "runs" / name
     step, path = checkpoint.steps(run / "checkpoints")[-1]
     assert ended == status, err
     assert checkpoint.is_whole(path) and not seal.is_sealed(run) and 3 <= step < LONG
@@ -79,7 +79,7 @@ def is_saved(folder: Path, name: str, process: subprocess.Popen, status: int) ->
 
 
 def trains(folder: Path, name: str, process: subprocess.Popen) -> None:
-    file = folder / "runs/recipes" / name / "metrics.jsonl"
+    file = folder / "runs" / name / "metrics.jsonl"
     trainings.wait_for(process, lambda: len(metrics.read(file)) >= 5)
 
 
