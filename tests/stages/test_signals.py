@@ -27,8 +27,8 @@ STAGES = {
     "dpo": {"data": "preferences", "trainer": TRAINER, **BATCH},
     "ppo": {
         "data": "preferences",
-        "reward": {"model": "runs/judge"},
-        "checkpoint_every_rollouts": LONG,
+        "reward_model": "runs/judge",
+        "checkpoint_every_steps": LONG,
         "trainer": {
             "episodes": 8 * LONG,
             "rollout_examples": 8,

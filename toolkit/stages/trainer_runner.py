@@ -312,7 +312,8 @@ def _shield_workers(trainer: Trainer) -> None:
 
     def get_train_dataloader() -> DataLoader:
         loader = original()
-        loader.worker_init_fn = functools.partial(_begin_worker, loader.worker_init_fn)
+        plain = getattr(loader, "base_dataloader", loader)  # Accelerate's loader iterates over this one
+        plain.worker_init_fn = functools.partial(_begin_worker, plain.worker_init_fn)
         return loader
 
     trainer.get_train_dataloader = get_train_dataloader
