@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs.small_runs import killed_at, tokenizer
-from toolkit.base import files
+from toolkit.base import files, system_errors
 from toolkit.runs import seal
 
 ROOT = Path(__file__).parents[2]
@@ -50,17 +50,21 @@ def test_json_contains_no_nan(tmp_path):
 
 
 def test_disk_full_errors_are_recognized():
-    assert files.disk_full(OSError(errno.ENOSPC, "x"))
-    assert files.disk_full(OSError(errno.EDQUOT, "x"))
-    assert files.disk_full(RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"))
+    assert system_errors.disk_full(OSError(errno.ENOSPC, "x"))
+    assert system_errors.disk_full(OSError(errno.EDQUOT, "x"))
+    assert system_errors.disk_full(
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    )
     try:
         try:
             raise OSError(errno.ENOSPC, "x")
         except OSError as error:
             raise RuntimeError("saving failed") from error
     except RuntimeError as error:
-        assert files.disk_full(error)
-    assert not files.disk_full(OSError(errno.EACCES, "x")) and not files.disk_full(ValueError("x"))
+        assert system_errors.disk_full(error)
+    assert not system_errors.disk_full(OSError(errno.EACCES, "x")) and not system_errors.disk_full(
+        ValueError("x")
+    )
 
 
 WRITER = """
@@ -69,7 +73,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import numpy, safetensors.numpy
 from tests.runs.small_runs import tokenizer
-from toolkit.base import files
+from toolkit.base import files, system_errors
 from toolkit.runs import checkpoint
 from toolkit.runs.opening import open_run
 {limit}
@@ -81,7 +85,7 @@ try:
         run.seal()
 except BaseException as error:
     print(type(error).__name__, error)
-    sys.exit(3 if files.disk_full(error) else 1)
+    sys.exit(3 if system_errors.disk_full(error) else 1)
 """
 
 

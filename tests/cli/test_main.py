@@ -235,7 +235,9 @@ def test_unexpected_exception_prints_a_traceback(carried_out):
 
 
 def test_only_rank_zero_reports_a_shared_error(carried_out, capsys, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
+    launcher = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
     assert main.main(["rnu"]) == 2 and capsys.readouterr().err == ""
     carried_out("toolkit.cli.verify", "verify_command", RunError("only here"))
     assert main.main(["verify", "runs/x"]) == 1 and "only here" in capsys.readouterr().err

@@ -234,6 +234,28 @@ def test_reward_function_returning_too_few_rewards_is_named(make_trainer):
     assert caught.value.where == "reward function short"
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("12345678", "returned '12345678'"),  # eight digits for eight answers
+        (["1.0"] * 8, "returned ['1.0', "),
+        (1.5, "returned 1.5"),
+        (None, "returned None"),
+        ([[1.0, 2.0]] * 8, "returned [[1.0, 2.0], "),
+        (SystemExit(3), "called exit(3)"),
+    ],
+)
+def test_reward_function_that_returns_no_numbers_is_named(make_trainer, returned, message):
+    def odd(prompts, **columns):
+        if isinstance(returned, BaseException):
+            raise returned
+        return returned
+
+    with pytest.raises(ToolkitError) as caught:
+        make_trainer(odd).collect_rollout()
+    assert caught.value.where == "reward function odd" and message in caught.value.what
+
+
 def test_model_instance_requires_a_tokenizer(tmp_path, world):
     policy, _ = load_causal_lm((str(world / "policy"), None))
     config = PPOConfig(output_dir=str(tmp_path), use_cpu=True)

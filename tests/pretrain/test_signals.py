@@ -84,8 +84,8 @@ def test_signal_saves_at_the_end_of_the_step(tmp_path, corpus, whole, processes,
     assert trainings.differing(whole[processes], run) == []
 
 
-def launch(recipe, folder) -> subprocess.Popen:
-    (folder / "two.yaml").write_text(LAUNCH)
+def launch(recipe, folder, *, processes: int = 2) -> subprocess.Popen:
+    (folder / "two.yaml").write_text(LAUNCH.replace("num_processes: 2", f"num_processes: {processes}"))
     command = [*trainings.command(recipe, folder=folder), "--launch", str(folder / "two.yaml")]
     return subprocess.Popen(
         command, cwd=trainings.ROOT, text=True, start_new_session=True,
@@ -104,6 +104,14 @@ def test_signal_under_launch_exits_130_without_traceback(tmp_path, corpus, whole
     assert status == 130 and "Traceback" not in err and "Failed" not in err and "FAILED" not in err
     assert err.count("stopping after this step") == 1
     assert f"interrupted; the same command resumes from step {step}" in err
+
+
+def test_wrong_number_of_processes_is_one_line_under_launch(tmp_path, corpus):
+    """All processes fail at the same place, so the launcher has nothing to report."""
+    recipe = write_recipe(tmp_path, corpus, "three", **SETTINGS)
+    status, err = trainings.wait_for_end(launch(recipe, tmp_path, processes=3))
+    assert status == 1 and err.count("is not a multiple of 96 (32 tokens a row on each of 3 process") == 1
+    assert "fix: use 192" in err and "Traceback" not in err and "Failures" not in err
 
 
 @pytest.mark.parametrize("how", ["alone", "launched"])
@@ -128,12 +136,14 @@ def test_time_limit_saves_and_exits_130(tmp_path, corpus, how):
 
 
 def test_launcher_reports_other_exit_statuses(tmp_path):
-    """Only an agreed stop exits with 0; after other exits the launcher must end the remaining processes."""
+    """Only an agreed end exits with 0; after other exits the launcher must end the remaining processes."""
     program = "import sys; from toolkit.runtime import signals; {}; sys.exit(signals.exit_status({}))"
     status_file = tmp_path / "status"
     for before, status, expected in (
         ("signals.stopped_in_order()", 130, 0),
-        ("signals.stopped_in_order()", 1, 1),
+        ("signals.stopped_in_order()", 1, 0),
+        ("signals.stopped_in_order()", 0, 0),
+        ("pass", 1, 1),
         ("pass", 130, 130),
     ):
         for rank in "01":
@@ -144,4 +154,5 @@ def test_launcher_reports_other_exit_statuses(tmp_path):
                 cwd=trainings.ROOT,
             )
             assert done.returncode == expected
-            assert status_file.exists() is (expected == 0 and rank == "0")
+            assert status_file.exists() is (expected == 0 and status != 0 and rank == "0")
+            assert rank == "1" or not status_file.exists() or status_file.read_text() == str(status)

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag
 from toolkit.execution.runner import run_recipes
-from toolkit.runs import manifest, metrics, seal
+from toolkit.runs import manifest, metrics, run_lock, seal
 from toolkit.runs.opening import changed_settings, examine, open_run
 
 ROOT = Path(__file__).parents[2]
@@ -437,3 +438,19 @@ def test_unfinished_fine_tuning_of_an_earlier_version_learns_the_same_answers(ru
     if kept == "last":
         with pytest.raises(RunError, match='multi_turn: "last" -> "all"'):
             examine(fine_tuning(multi_turn="all"), runs_dir=runs)
+
+
+def test_lock_of_a_reader_is_not_reported_as_an_earlier_process(runs, monkeypatch):
+    """Readers leave no note in the lock file; the note is of the process that made the run."""
+    parent = make(tokenizer(), runs)
+    reader = run_lock.share(parent)
+    try:
+        (parent / ".in-use").write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere", "command": "x"}))
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()} on elsewhere"):
+            run_lock.hold(parent)
+        note = {"pid": 2**22 + 1, "host": socket.gethostname(), "command": "x"}  # no process has this number
+        (parent / ".in-use").write_text(json.dumps(note))
+        with pytest.raises(RunError, match="in use by a process that reads it"):
+            run_lock.hold(parent)
+    finally:
+        reader.release()

@@ -146,3 +146,42 @@ def test_kill_during_fresh_start_leaves_no_sealed_run(runs):
         make(tokenizer(), runs, fresh=True)
         assert seal.verify(path) == [], number
     assert number > 10
+
+
+def test_run_reached_through_a_link_verifies_with_its_parents(chain, runs, tmp_path):
+    """Also with a link to a folder above it, beside another run of a parent's name, and to a folder in it."""
+    parent, child = chain
+    (tmp_path / "links").mkdir()
+    link, above = tmp_path / "links" / "mine", tmp_path / "links" / "all"
+    link.symlink_to(child)
+    above.symlink_to(runs)
+    make(tokenizer("tokenizer"), tmp_path / "links", "another run")
+    assert seal.verify(link) == [] and seal.verify(above / "t" / "corpus") == []
+    assert [entry.path.resolve() for entry in seal.chain(link)] == [parent.resolve(), child.resolve()]
+    (tmp_path / "inside").symlink_to(child / "model")
+    assert seal.run_of(tmp_path / "inside") == child.resolve()
+
+
+def test_run_that_was_moved_and_left_a_link_finds_the_parents_beside_the_link(chain, tmp_path):
+    parent, child = chain
+    shutil.move(child, tmp_path / "big-disk")
+    child.symlink_to(tmp_path / "big-disk")
+    assert seal.verify(child) == []
+    weights = parent / "model" / "weights.txt"
+    weights.write_text("changed")
+    assert seal.verify(child) == [f"{parent}: model/weights.txt: changed since the run was sealed"]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "steps", ".scratch", "metrics.jsonl"])
+def test_link_in_an_unfinished_run_is_refused_before_the_training(runs, tmp_path, name):
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        (run.path / "checkpoints").mkdir()
+        run.metrics.log(1, loss=1.0)
+    place = runs / "t/tokenizer" / name
+    if place.exists():
+        shutil.move(place, tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    refused = pytest.raises(RunError, match="is a link, but a run must hold its own bytes")
+    with refused as caught, open_run(tokenizer(), runs_dir=runs):
+        pytest.fail("the stage began")
+    assert caught.value.where == str(place)

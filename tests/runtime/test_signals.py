@@ -51,7 +51,7 @@ def test_child_of_a_dead_parent_exits_immediately():
     assert done.returncode == 1 and done.stdout == b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_other_signals_interrupt_like_ctrl_c(number):
     outside = signal.signal(number, signal.SIG_DFL)  # under nohup, SIGHUP is ignored
     try:
@@ -114,8 +114,17 @@ def test_first_signal_requests_a_stop_and_second_ends_the_stage(monkeypatch, cap
     assert capsys.readouterr().err.count("stopping") == 1
 
 
-def test_signal_with_several_processes_exits_immediately(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(KeyboardInterrupt), signals.interruptible():
-        assert not signals.stop_requested()
-        os.kill(os.getpid(), signal.SIGTERM)
+WORKER = """
+import os, sys
+from toolkit.runtime import signals
+with signals.interruptible():
+    signals.leave_to_parent()
+    for number in signals.STOPPING:
+        os.kill(os.getpid(), number)
+    print("still working")
+"""
+
+
+def test_worker_leaves_signals_to_its_parent():
+    done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "still working\n", done.stderr

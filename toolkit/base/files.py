@@ -14,22 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import RunError, ToolkitError
+from toolkit.base.errors import RunError
 
 _TEMPORARY = ".tmp-"
 _counter = itertools.count()
-# A limit on the size of files (ulimit -f) raises EFBIG, which users can handle in the same way.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# safetensors (Rust) and torch.save (C++) drop the errno; their messages contain these words.
-_FULL_WORDS = (
-    "No space left on device",
-    "os error 28",
-    "File too large",
-    "os error 27",
-    "Disk quota exceeded",
-    "os error 122",
-    "file write failed",
-)
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -178,26 +166,3 @@ def list_files(folder: Path) -> list[str]:
         links = [name for name in directories if Path(parent, name).is_symlink()]
         names += [Path(parent, name).relative_to(folder).as_posix() for name in files + links]
     return sorted(names)
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one of its causes, means that the disk is full."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(words in str(error) for words in _FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def full_error(path: Path | str | None) -> ToolkitError:
-    """Return the error for a full disk."""
-    return ToolkitError(
-        "the disk is full",
-        where=None if path is None else str(path),
-        fix="free some space (or raise the quota) and give the same command again; no partial file was "
-        "kept, and an unfinished run resumes from its last checkpoint",
-    )

@@ -72,9 +72,9 @@ def bars() -> Bar:
     """Return a display of bars on the terminal; each task has `words`."""
     # Redirecting stdout would put a program's JSON on the terminal's stderr.
     return Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         console=Console(stderr=True),
         redirect_stdout=False,
         refresh_per_second=4,

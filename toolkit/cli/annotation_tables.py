@@ -16,7 +16,7 @@ PAIRS_SHOWN = 10
 
 def show(results: Mapping[str, object]) -> None:
     """Print what annotations say of models, annotators and their agreement."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     counts = ", ".join(f"{results[key]:,} {key}" for key in ("annotations", "items", "prompts"))
     console.print(f"{results['file']}: {counts}; 95% intervals over prompts; lengths in characters")
     for reason, count in results["left_out"].items():

@@ -100,7 +100,7 @@ def _show(batch: StepBatch, shards: TokenShards, corpus: Path, args: argparse.Na
             Text(_row_text(shards.read(start, batch.length + 1), tokenizer, whole=text),
                  no_wrap=not text, overflow=None if text else "ellipsis"),
         )  # fmt: skip
-    Console(stderr=True, highlight=False).print(table)
+    Console(stderr=True, highlight=False, markup=False).print(table)
     left = len(batch.pieces) - rows
     if left > 0:
         print(f"and {left} more rows (--rows 0 shows all)", file=sys.stderr)

@@ -131,7 +131,7 @@ def _tokenizer(model: str | None) -> PreTrainedTokenizerBase:
 def _show(found: Preview, tokenizer: PreTrainedTokenizerBase, *, with_tokens: bool) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     print(f"format    {found.format}")
     print(f"read as   {found.kind}")
     print(f"rows      {found.rows:,}")
@@ -150,7 +150,7 @@ def _show(found: Preview, tokenizer: PreTrainedTokenizerBase, *, with_tokens: bo
         learned = sum(row.is_learned) + len(row.rejected)
         tokens = len(row.ids) + len(row.rejected)
         size = f", {tokens:,} tokens, {learned:,} of them learned" if with_tokens else ""
-        console.print(f"\n[bold]row {number}{size}[/bold]")
+        console.print(f"\nrow {number}{size}", style="bold")
         _print_row(console, row, tokenizer, with_tokens=with_tokens)
 
 
@@ -160,7 +160,7 @@ def _print_row(
     """Print a row; what is learned is green on a terminal, and in marks elsewhere."""
     _print_ids(console, row.ids, row.is_learned, tokenizer, with_tokens)
     if row.rejected:
-        console.print("[bold]rejected answer[/bold]")
+        console.print("rejected answer", style="bold")
         _print_ids(console, row.rejected, [True] * len(row.rejected), tokenizer, with_tokens)
 
 

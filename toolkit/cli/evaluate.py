@@ -31,6 +31,8 @@ OF_RECIPE = ("seed", "precision")
 
 def main(arguments: Sequence[str]) -> int:
     options = {argument.partition("=")[0] for argument in arguments}
+    if options & {"-h", "--help"}:
+        arguments = ["--help"]  # `--tasks --help` gives --tasks no names
     if "--tasks" in options:
         from toolkit.cli import evaluate_tasks
 

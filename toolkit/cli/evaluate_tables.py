@@ -20,7 +20,7 @@ from toolkit.stats import estimate_text, interval_text, kl_text
 
 def show(results: ModelComparison) -> None:
     """Print the perplexities and the win rates."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     models, judge = results.models, results.judge
     of_text = {name: row for name, row in models.items() if row.perplexity is not None}  # not best of n
     if of_text:
@@ -144,7 +144,7 @@ def rates_table(models: Mapping[str, Mapping[str, Any]]) -> Table | None:
 
 def show_reward_models(results: ModelComparison) -> None:
     """Print one table for each reward model."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     for name, metrics in results.models.items():
         title = f"{name}: {metrics.n} pairs{measured_rows(results, 'pairs')}, 95% intervals"
         table = Table(

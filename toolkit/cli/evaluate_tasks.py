@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
         settings = {"models": args.models, **options, "include_path": include_path}
         print(json.dumps({**results, "settings": settings}))
     else:
-        Console(stderr=True, highlight=False).print(evaluate_tables.task_table(results["models"]))
+        Console(stderr=True, highlight=False, markup=False).print(
+            evaluate_tables.task_table(results["models"])
+        )
     return 0
 
 

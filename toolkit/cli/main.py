@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 
-from toolkit.base import error_file, files
+from toolkit.base import error_file, ranks, system_errors
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.cli.parser import did_you_mean
 from toolkit.runtime import env_vars, waiting
@@ -70,7 +70,7 @@ publish
   toolkit schema                                the JSON schema of recipes, for editors
 
 MODEL is a run directory, a model folder, or hub-id[@revision].
-Start with: toolkit run recipes/tiny        Help on a verb: toolkit run --help
+Start with: toolkit run recipes/tiny        Help on a verb: toolkit help run
 """
 
 
@@ -94,14 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if not files.disk_full(error):
+        told = system_errors.explained(error)
+        if told is None:
             raise
-        _tell(files.full_error(getattr(error, "filename", None)))
-        return 1
+        _tell(told)
+        return told.exit_status
 
 
 def _dispatch(arguments: list[str]) -> int:
     verb = arguments[0] if arguments else ""
+    if verb == "help" and len(arguments) > 1:
+        return _dispatch([arguments[1], "--help"])
     if verb in ("-h", "--help", "help"):
         print(OVERVIEW, end="")
         return 0
@@ -115,6 +118,7 @@ def _dispatch(arguments: list[str]) -> int:
         here = Path(verb).exists()
         close = f"; did you mean `toolkit run {verb}`?" if here else did_you_mean(verb.lower(), [*VERBS])
         raise UsageError(f"there is no verb {verb!r}{close}", fix="`toolkit --help` lists the verbs")
+    ranks.require_launch()
     if verb != "run":  # which chooses by the load of the machine
         waiting.spin_briefly()
     try:
@@ -132,7 +136,7 @@ def _version() -> str:
 
 def _tell(error: ToolkitError) -> None:
     """Print an error; of many processes that read the same recipe only the first one does."""
-    if os.environ.get("RANK", "0") == "0" or error.exit_status != 2:
+    if ranks.prints() or error.exit_status != 2:
         # The problems of a recipe begin with their place, where editors and terminals look for it.
         print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
         error_file.write(error)

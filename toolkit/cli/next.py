@@ -94,7 +94,7 @@ def next_command(
         about = {"model": model, "text": text, "seed": seed}
         print(json_format.dumps(as_json(opened, predictions, about, truths), ensure_ascii=False))
         return 0
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     grown = text
     for prediction, chances in zip(predictions, truths or [None] * len(predictions), strict=True):
         console.print(table(opened, prediction, grown, chances))

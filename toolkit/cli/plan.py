@@ -58,7 +58,7 @@ def _show(path: Path, plan: Plan, question: Question) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     names = ("stage", "weights", "tokens", "FLOPs", "GiB", "tokens/s", "time")
     table = Table(*names, title=f"plan of {path}", title_justify="left", box=None, pad_edge=False)
     if question.price is not None:

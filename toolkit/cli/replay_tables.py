@@ -6,6 +6,7 @@ import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from toolkit.pretrain import step_log
 from toolkit.proofs.incident_replay import IncidentReplay
@@ -46,14 +47,16 @@ def _step_table(replay: Replay) -> Table:
         previous = index
         old, new = rows[index]
         cells = [_compared(getattr(old, name), getattr(new, name)) for name in ("batch", "loss", "norm")]
-        table.add_row(str(old.step), *cells, "[red]differs" if differs[index] else "same")
+        table.add_row(str(old.step), *cells, Text("differs", style="red") if differs[index] else "same")
     return table
 
 
 def _state_table(replay: Replay) -> Table:
     table = Table("state", "tensors", "", box=None, pad_edge=False)
     for state in replay.states:
-        result = f"[red]differs: {'; '.join(state.differences[:3])}" if state.differences else "same"
+        result = (
+            Text(f"differs: {'; '.join(state.differences[:3])}", style="red") if state.differences else "same"
+        )
         table.add_row(state.name, str(state.num_tensors or "-"), result)
     return table
 
@@ -63,7 +66,7 @@ def show_incident(incident: IncidentReplay) -> None:
     table = Table("", "recorded", "now", "", box=None, pad_edge=False)
     for name, (recorded, value) in incident.values.items():
         same = repr(value) == recorded
-        table.add_row(name, recorded, repr(value), "same" if same else "[red]differs")
+        table.add_row(name, recorded, repr(value), "same" if same else Text("differs", style="red"))
     _console().print(table)
     if incident.differences_before:
         print(f"error: a step before it differs: {incident.differences_before[0]}", file=sys.stderr)
@@ -80,4 +83,4 @@ def _compared(old: float | str, new: float | str) -> str:
 
 
 def _console() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)

@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if selection.unfinished:
         print(f"left out, not finished: {', '.join(selection.unfinished)}", file=sys.stderr)
     output = args.output or selection.output
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_report(selection.runs, output, language=args.language, export_to=args.export)
     if args.export is not None:
         print(f"plots and tables: {args.export}", file=sys.stderr)

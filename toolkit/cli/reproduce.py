@@ -47,15 +47,17 @@ def main(arguments: Sequence[str]) -> int:
 def _show(result: Reproduction) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from toolkit.proofs.reproduction import APART, DIFFERS, SAME
 
-    styles = {SAME: "", DIFFERS: "[red]", APART: "[dim]"}
+    styles = {SAME: "", DIFFERS: "red", APART: "dim"}
     table = Table("file", "", "", box=None, pad_edge=False)
     table.columns[0].min_width = max(len(file.name) for file in result.files)  # names are never cut
     for file in result.files:
-        table.add_row(file.name, styles[file.result] + file.result, styles[file.result] + file.note)
-    Console(stderr=True, highlight=False).print(table)
+        style = styles[file.result]
+        table.add_row(file.name, Text(file.result, style=style), Text(file.note, style=style))
+    Console(stderr=True, highlight=False, markup=False).print(table)
     differing = [file for file in result.files if file.result == DIFFERS]
     count = sum(file.result != APART for file in result.files)
     if differing:

@@ -159,7 +159,7 @@ def _show_folder(outcome: RunOutcome, *, elapsed: float | None, json: bool) -> N
         from toolkit.report.page import write_report  # matplotlib: 0.5 s
 
         write_report(list(runs), page)
-    console = Console(stderr=json, highlight=False)
+    console = Console(stderr=json, highlight=False, markup=False)
     summary_tables.show(lesson_of(runs, elapsed=elapsed, page=page), console=console)
     print(f"report: {page}", file=sys.stderr)
     if json:

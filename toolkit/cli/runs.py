@@ -53,7 +53,7 @@ def show(folder: Path, *, stage: str | None, json: bool) -> int:
         age = age_text((now - entry.changed).total_seconds())
         seconds = "-" if entry.seconds is None else duration(entry.seconds)
         table.add_row(entry.reference, entry.stage, entry.state, size(entry.bytes), age, seconds)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return 0
 
 

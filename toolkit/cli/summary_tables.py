@@ -37,7 +37,7 @@ COLOURS = {"better": "green", "worse": "red"}
 
 def show(lesson: Lesson, *, console: Console | None = None) -> None:
     """Print the answers, the numbers and what they mean, the seconds, and what to do next, on stdout."""
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)
     for samples in lesson.samples:
         _print_title(console, say(samples.title))
         if any(model.total > 1 for prompt in samples.prompts for model in prompt.models):

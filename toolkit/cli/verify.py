@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolkit.base.errors import RunError
 from toolkit.cli.parser import positive_int, run_parser
-from toolkit.runs import seal
+from toolkit.runs import seal, suggestions
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,9 +56,12 @@ def verify_command(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from toolkit.base.console import print_json, stdout_to_stderr
 
+    if not seal.is_run(Path(run)) and (found := suggestions.there_is(Path(run))):
+        raise RunError("is not a run directory", where=str(run), fix=found)
     if recompute is None or seal.is_sealed(Path(run)):
         links = seal.chain(Path(run))
     else:
@@ -66,9 +69,9 @@ def verify_command(
     changed = [link for link in links if link.problems]
     table = Table("run", "stage", "files", "", box=None, pad_edge=False)
     for link in links:
-        state = "[red]differs" if link.problems else "whole"
+        state = Text("differs", style="red") if link.problems else Text("whole")
         table.add_row(str(_relative(link.path)), link.stage or "-", str(link.files), state)
-    Console(stderr=True).print(table)
+    Console(stderr=True, markup=False).print(table)
     for link in changed:
         for problem in link.problems:
             print(f"{_relative(link.path)}: {problem}", file=sys.stderr)

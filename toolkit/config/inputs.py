@@ -6,6 +6,7 @@ setting, `("data",)`, whether it is written as a mapping or as a list of one.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -45,15 +46,15 @@ _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w{1,7}$")
 def is_local(name: str, *, kind: Literal["data", "model"] = "data") -> bool:
     """Return whether a name means something on this machine rather than on the Hugging Face Hub.
 
-    A name is local if it exists, begins with `.`, `/`, `~` or `runs/`, contains a backslash, has two or more
-    slashes before an `@revision`, or contains a glob pattern.
+    A name is local if it exists (a link that leads nowhere, too), begins with `.`, `/`, `~` or `runs/`,
+    contains a backslash, has two or more slashes before an `@revision`, or contains a glob pattern.
 
     Args:
         kind: `data` also treats a name with a file suffix (`a/b.csv`) as local, and `storyworld` as not.
     """
     if kind == "data" and name == STORYWORLD:
         return False
-    if name.startswith((".", "/", "~")) or "\\" in name or _GLOB.search(name) or Path(name).exists():
+    if name.startswith((".", "/", "~")) or "\\" in name or _GLOB.search(name) or os.path.lexists(name):
         return True
     if name.partition("@")[0].count("/") > 1:
         return True

@@ -35,6 +35,8 @@ def locate(text: str) -> Path:
             if recipe.resolve() != path.absolute():
                 tell(f"{text} does not exist; using the one in the package: {recipe}")
             return recipe
+    if path.is_symlink():
+        raise UsageError("is a link that leads nowhere", where=text, fix="repair the link")
     raise UsageError(f"there is no such recipe or folder{_close(path, shipped)}", where=text)
 
 
@@ -45,4 +47,7 @@ def _close(path: Path, shipped: Path | None) -> str:
     if shipped is not None:
         recipes = [path for pattern in ("*", "*/*.yaml") for path in shipped.glob(pattern)]
         names += [f"{FOLDER}/{recipe.relative_to(shipped).as_posix()}" for recipe in recipes]
+    for folder in (Path(FOLDER), shipped):
+        if folder is not None and not path.is_absolute() and (folder / path).exists():
+            return f"; did you mean {FOLDER}/{path}?"
     return suggestion(str(path), sorted(set(names)))

@@ -22,7 +22,7 @@ from toolkit.execution.schedule import Schedule, StageTask
 from toolkit.execution.stage_output import StageOutput
 from toolkit.execution.stage_processes import StageProcesses
 from toolkit.runs import opening, references, seal
-from toolkit.runtime import hardware
+from toolkit.runtime import accelerate_config, hardware
 from toolkit.runtime.host_memory import available_memory
 
 STAGE_BYTES = 2 * 2**30
@@ -54,6 +54,7 @@ def run_folder(
         ToolkitError: a problem that the user can fix.
         KeyboardInterrupt: a signal arrived while no stage ran.
     """
+    accelerate_config.require_recipe_decides()
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise UsageError(
             "a folder cannot run under a launcher: each of its stages is a separate launch",

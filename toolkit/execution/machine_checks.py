@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 
 from toolkit.base import ranks
 from toolkit.base.errors import Problem, ProblemKind
@@ -36,6 +37,9 @@ def problems(loaded: LoadedRecipe) -> list[Problem]:
     if ranks.world_size() > 1 and recipe.trainer.get("precompute_ref_log_probs"):
         sentence = f"needs one process, not {ranks.world_size()}: trl does not share what it computes"
         found.append((("trainer", "precompute_ref_log_probs"), sentence, ProblemKind.CONFLICT))
+    if recipe.trainer.get("dataloader_num_workers") and not _has_shared_memory():
+        sentence = "needs shared memory, and /dev/shm is missing or closed (docker: --shm-size=1g); use 0"
+        found.append((("trainer", "dataloader_num_workers"), sentence, ProblemKind.VALUE))
     return [
         Problem(nearest(loaded.positions, key), dotted(key), sentence, kind) for key, sentence, kind in found
     ]
@@ -47,3 +51,11 @@ def _missing_for_4bit(*, on_gpu: bool) -> str:
     if importlib.util.find_spec(FOUR_BIT) is None:
         missing.append(f"the package {FOUR_BIT} (pip install {FOUR_BIT})")
     return " and ".join(missing)
+
+
+def _has_shared_memory() -> bool:
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True

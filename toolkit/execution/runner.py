@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from toolkit.base import console, files, progress, ranks
+from toolkit.base import console, files, progress, ranks, system_errors
 from toolkit.base.errors import RecipeError, ToolkitError, UsageError
 from toolkit.config import loader, recipe_texts
 from toolkit.config.loader import LoadedRecipe
@@ -99,7 +99,8 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
 
 def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Path) -> int:
     """Run one recipe in this process; every rank calls it."""
-    accelerate_config.require_supported(loaded.recipe)
+    if STAGES[loaded.recipe.stage].uses_torch:
+        accelerate_config.require_supported(loaded.recipe)
     try:
         if ranks.world_size() > 1:
             return _run_on_ranks(loaded, options)
@@ -118,16 +119,16 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
 
 def _open(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> Run | None:
     """Open the run of a recipe; None if it is already finished."""
-    recipe = loaded.recipe
-    return stack.enter_context(
-        opening.open_run(
-            loaded,
-            runs_dir=options.runs_dir,
-            fresh=options.fresh,
-            data=data_files.digests(recipe),
-            before=lambda: _prepare(loaded),
+    with system_errors.explain(references.below(loaded.name, options.runs_dir)):
+        return stack.enter_context(
+            opening.open_run(
+                loaded,
+                runs_dir=options.runs_dir,
+                fresh=options.fresh,
+                data=data_files.digests(loaded.recipe),
+                before=lambda: _prepare(loaded),
+            )
         )
-    )
 
 
 def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
@@ -144,6 +145,8 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
     with ExitStack() as stack:
         try:
             rank_zero.join(loaded.recipe.device)
+            if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
+                _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
             manifest = rank_zero.decide(open_run)
             if manifest is not None:
                 run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
@@ -154,13 +157,27 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             rank_zero.leave()
             return 0
         except rank_zero.RankZeroFailed as failure:
+            _end_in_order()
             signals.wait_for_rank_0()
             return failure.status
         except ToolkitError as error:
+            together = _end_in_order()
             if ranks.rank() == 0:
                 raise
+            if together:
+                return error.exit_status
             signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _end_in_order() -> bool:
+    """Record whether all processes have failed at the same place, so that the launcher need not end them."""
+    from toolkit.runtime import rank_zero
+
+    together = signals.STATUS in os.environ and rank_zero.failed_together()
+    if together:
+        signals.stopped_in_order()
+    return together
 
 
 def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
@@ -185,13 +202,12 @@ def _work(recipe: StageRecipe, run: Run) -> None:
     if STAGES[recipe.stage].uses_torch:
         _configure(recipe, run)
     try:
-        with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
-        entry = _entry(recipe.stage)
-        library_output.quiet()
-        entry(with_files, run)
+        with system_errors.explain(run.path):
+            with_files = references.with_data_files(recipe, runs_dir=run.runs_dir)
+            entry = _entry(recipe.stage)
+            library_output.quiet()
+            entry(with_files, run)
     except Exception as error:
-        if files.disk_full(error):
-            raise files.full_error(run.path) from error
         if memory_shortage.is_shortage(error):
             raise memory_shortage.shortage(error, recipe, run) from error
         raise
@@ -208,12 +224,8 @@ def _configure(recipe: StageRecipe, run: Run) -> None:
 
 
 def _seal(run: Run) -> None:
-    try:
+    with system_errors.explain(run.path):
         run.seal()
-    except OSError as error:
-        if files.disk_full(error):
-            raise files.full_error(run.path) from error
-        raise
     seconds = files.read_json(run.path / layout.TIMING)["seconds"]
     console.tell(f"{run.path}: finished and sealed, {progress.duration(seconds)}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,14 +167,32 @@ def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, l
         for prompt, text in zip(prompts, texts, strict=True)
     ]
     ids = [episode.answer_ids for episode in episodes]
-    values = reward.judge(prompts=prompts, completions=completions, completion_ids=ids, **columns)
-    values = np.asarray(list(values), dtype=np.float64)
+    where, fix = f"reward function {reward.name}", "return one number for each completion"
+    try:
+        returned = reward.judge(prompts=prompts, completions=completions, completion_ids=ids, **columns)
+    except SystemExit as stop:  # it would end the training without a word, and with its own status
+        raise ToolkitError(f"called exit({stop.code!r})", where=where, fix="raise an error instead") from stop
+    try:
+        values = np.asarray([float(value) for value in _numbers(returned)], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ToolkitError(f"returned {reprlib.repr(returned)}", where=where, fix=fix) from None
     if values.shape != (len(episodes),):
         raise ToolkitError(
-            f"returned {values.shape} for {len(episodes)} answers", where=f"reward function {reward.name}",
-            fix="return one number for each completion",
-        )  # fmt: skip
+            f"returned {len(values)} numbers for {len(episodes)} answers", where=where, fix=fix
+        )
     return _finite(values, reward)
+
+
+def _numbers(returned: object) -> Iterable[float]:
+    """Return what a reward function returned, unless it is text, whose digits would be numbers.
+
+    Raises:
+        TypeError: it is text, or holds text, or is not iterable.
+    """
+    numbers = [] if isinstance(returned, (str, bytes)) else list(returned)  # type: ignore[call-overload]
+    if isinstance(returned, (str, bytes)) or any(isinstance(value, (str, bytes)) for value in numbers):
+        raise TypeError
+    return numbers
 
 
 def _finite(values: np.ndarray, reward: Reward) -> np.ndarray:

@@ -99,7 +99,6 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     for model in (policy, trainer.ref_model):
         if model is not None:
             model.register_forward_pre_hook(_with_positions, with_kwargs=True)
-    devices.require_agreement(trainer.accelerator.num_processes)
     run.describe("micro_batch_examples", config.per_device_train_batch_size)
     fit(trainer, run, writer)
     if run.is_main:

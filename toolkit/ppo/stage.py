@@ -69,7 +69,6 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         peft_config=lora(recipe, policy, "CAUSAL_LM"),
         **judge,
     )
-    devices.require_agreement(trainer.accelerator.num_processes)
     run.decide("rollouts", trainer.num_rollouts)
     run.decide("prompts", len(prompts))
     run.describe("micro_batch_examples", config.per_device_train_batch_size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -138,8 +137,7 @@ class _Worker:
 
 
 def _work(sampler: _Sampler, batches: Sequence[int], sender: Connection, parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they stop the parent, which kills this process
+    signals.leave_to_parent()
     signals.die_with_parent(parent)
     try:
         for batch in batches:

@@ -71,7 +71,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
     """Build what the steps of a training need; decisions that the run has recorded are kept."""
     device = devices.select(recipe.device)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    devices.require_agreement(accelerator.num_processes)
+    devices.require_as_recorded(accelerator, bf16=False)  # the loss casts itself
     if accelerator.distributed_type not in SUPPORTED:
         raise RunError(
             f"pretraining supports DDP and FSDP2, not {accelerator.distributed_type.value}",

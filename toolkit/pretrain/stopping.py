@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 
-import torch
-import torch.distributed as dist
-
 from toolkit.base.console import tell
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
 from toolkit.runtime import signals
+from toolkit.runtime.agreement import Agreement
 
 SIGNAL, TIME_LIMIT = "signal", "time limit"
 CODES = {None: 0, SIGNAL: 1, TIME_LIMIT: 2}
@@ -18,10 +16,6 @@ RESERVE_SECONDS = 5.0
 
 class StopCondition:
     """Decides after each step whether to stop.
-
-    Processes receive a signal at different steps. They agree by an all-reduce of one number over gloo, which
-    does not touch a GPU's queue: 0.2 ms a step between two processes of one machine, 0.4 to 0.8 ms where
-    other programs compete for the cores.
 
     Args:
         limit_seconds: of this attempt, counted from `began` (seconds of `time.monotonic`).
@@ -33,8 +27,7 @@ class StopCondition:
         self.writer, self.limit_seconds = writer, limit_seconds
         self.began = signals.started() if began is None else began
         self._longest_step, self._last_check = 0.0, time.monotonic()
-        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._group = dist.new_group(backend="gloo") if distributed else None
+        self._agreement = Agreement()
 
     def check(self) -> str | None:
         """Return why to stop now (`SIGNAL` or `TIME_LIMIT`), the same on every process, or None."""
@@ -42,15 +35,12 @@ class StopCondition:
         self._longest_step = max(self._longest_step, now - self._last_check)
         self._last_check = now
         reason = None
-        if signals.stop_requested(agreed=True):
+        if signals.stop_requested():
             reason = SIGNAL
         elif self._out_of_time(now):
             reason = TIME_LIMIT
-        if self._group is None:
-            return reason
-        code = torch.tensor([CODES[reason]])
-        dist.all_reduce(code, op=dist.ReduceOp.MAX, group=self._group)
-        return next(name for name, number in CODES.items() if number == int(code))
+        agreed = self._agreement.largest(CODES[reason])
+        return next(name for name, number in CODES.items() if number == agreed)
 
     def _out_of_time(self, now: float) -> bool:
         if self.limit_seconds is None:

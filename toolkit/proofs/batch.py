@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text import batch_order
 from toolkit.data.text.shards import INDEX, TokenShards
 from toolkit.proofs import rebuild
-from toolkit.runs import layout, metrics, references
+from toolkit.runs import layout, metrics, references, seal
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def corpus_of(path: Path) -> Path:
     """
     rebuild.require_parents(path)
     parent = rebuild.content(path)["inputs"]["parents"]["tokens"]
-    corpus = Path(os.path.normpath(path.resolve() / parent["path"]))
+    corpus = seal.parent_path(path, parent["path"])
     folder = references.corpus_folder(corpus)
     if folder is None:
         raise RunError("is not a corpus: it has no token shards", where=str(corpus))

@@ -5,7 +5,6 @@ Nothing is written into the run itself or its parents.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,7 +89,7 @@ def recipe(path: Path, *, runs_dir: Path | None = None) -> StageRecipe:
                 _set_nested(settings, key, f"{reference.partition('@')[0]}@{commit}")
             parent = run_manifest["inputs"]["parents"].get(key, {})
             if "path" in parent:
-                folder = Path(os.path.normpath(path.resolve() / parent["path"]))
+                folder = seal.parent_path(path, parent["path"])
                 _set_nested(settings, key, _link_parent(folder, reference, runs_dir))
         parsed = _parse(cls, settings, path)
     return decided.applied_to(parsed)

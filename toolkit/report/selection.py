@@ -10,7 +10,7 @@ from pathlib import Path
 from toolkit.base.errors import RunError
 from toolkit.config import registry
 from toolkit.report.summary import stage_of
-from toolkit.runs import layout, seal
+from toolkit.runs import layout, seal, suggestions
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,10 @@ def _finished_runs(path: Path) -> tuple[list[Path], list[str]]:
     children = sorted(path.iterdir()) if path.is_dir() else []
     finished = [child for child in children if child.is_dir() and seal.is_sealed(child)]
     if not finished:
+        folders = sorted({str(run.parent) for run in suggestions.runs_below(path) if seal.is_sealed(run)})
+        fix = f"name a folder of runs: {', '.join(folders)}" if folders else suggestions.there_is(path)
         raise RunError(
-            "no finished run is here", where=str(path), fix="run its recipe first: toolkit run RECIPE"
+            "no finished run is here", where=str(path), fix=fix or "run its recipe first: toolkit run RECIPE"
         )
     unfinished = [
         child.name for child in children if (child / layout.MANIFEST).exists() and child not in finished

@@ -10,6 +10,7 @@ from pathlib import Path
 from toolkit.base.console import tell_once
 from toolkit.base.errors import ToolkitError
 from toolkit.config.inputs import is_local
+from toolkit.runs import suggestions
 
 Reference = tuple[str, str | None]
 """A folder or a hub id, and the hub revision or None."""
@@ -33,7 +34,8 @@ def local_folder(name: str) -> Path | None:
             "is a file, not a model folder", where=name, fix="give the folder that contains it"
         )
     if is_local(name, kind="model"):
-        raise ToolkitError("no such folder", where=name, fix="check the path, or run its stage first")
+        fix = suggestions.there_is(path) or "check the path, or run its stage first"
+        raise ToolkitError("no such folder", where=name, fix=fix)
     return None
 
 
@@ -121,7 +123,7 @@ def _find(name: str, revision: str | None) -> HubModel:
         raise ToolkitError(
             f"is not a local folder and cannot be loaded from the hub: {problem}, and it is not in the cache",
             where=where,
-            fix="download the model on a machine with network access and give its folder",
+            fix=_meant(name) or "download the model on a machine with network access and give its folder",
         )
     if not is_offline_mode():
         tell_once(f"{where}: {problem}: using the cached commit {folder.name[:12]}")
@@ -141,9 +143,15 @@ def cached_folder(reference: Reference) -> Path | None:
     return folder if commit and folder.is_dir() else None
 
 
+def _meant(name: str) -> str | None:
+    """Return the run that a hub id without its `runs/` may have meant."""
+    found = suggestions.there_is(Path(name))
+    return found if found and found.startswith("did you mean") else None
+
+
 def _not_found(where: str, reason: str) -> ToolkitError:
     first = reason.strip().splitlines()[0] if reason.strip() else "no such model"
     return ToolkitError(
         f"is not a local folder and cannot be loaded from the hub: {first}", where=where,
-        fix="check the name and the revision; a private model needs `hf auth login`",
+        fix=_meant(where) or "check the name and the revision; a private model needs `hf auth login`",
     )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from toolkit.base import files
+from toolkit.base.errors import RunError
 
 
 class Metrics:
@@ -64,13 +65,25 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl in order, without an incomplete last line."""
+    """Return the rows of a metrics.jsonl in order, without an incomplete last line.
+
+    Raises:
+        RunError: names the first line that is damaged.
+    """
     if not Path(path).exists():
         return []
     rows = []
-    for line in Path(path).read_bytes().split(b"\n")[:-1]:
-        if line:
-            rows.append(json.loads(line))
+    for number, line in enumerate(Path(path).read_bytes().split(b"\n")[:-1], 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise RunError("the line is damaged", where=f"{path}:{number}",
+                           fix="restore the file, or delete it, or start over with --fresh")  # fmt: skip
+        rows.append(row)
     return rows
 
 

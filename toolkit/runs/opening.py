@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from toolkit.base import files, ranks
+from toolkit.base import files, ranks, system_errors
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError
 from toolkit.config import history, loader, shipped_recipes
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.schema import StageRecipe
-from toolkit.runs import checkpoint, layout, manifest, provenance, references, run_lock, seal
+from toolkit.runs import checkpoint, layout, manifest, metrics, provenance, references, run_lock, seal
 from toolkit.runs.decisions import Decisions
 from toolkit.runs.manifest import Inputs, Manifest
 from toolkit.runs.run import Run
@@ -204,6 +204,11 @@ def open_run(
         tell(f"{state.path}: finished already, nothing to do (--fresh starts over)")
         yield None
         return
+    system_errors.require_writable(state.path)
+    if state.kind == "unfinished":
+        # or they would be found at the end of the training
+        seal.require_own_bytes(state.path)
+        metrics.read(state.path / layout.METRICS)
     with ExitStack() as stack:
         for parent, digest in state.parents.items():
             lock = run_lock.share(parent)

@@ -15,7 +15,7 @@ from toolkit.config.messages import listed
 from toolkit.config.overrides import Override
 from toolkit.config.registry import STAGES, Product
 from toolkit.config.schema import DataSource
-from toolkit.runs import layout, seal
+from toolkit.runs import layout, seal, suggestions
 
 
 def find(recipe: BaseModel) -> dict[str, str]:
@@ -162,7 +162,11 @@ def named_model(name: str) -> tuple[str, str | None]:
     """
     folder = Path(name)
     if folder.is_dir() and not seal.is_run(folder):
+        if not any(folder.glob("*.json")) and (found := suggestions.there_is(folder)):
+            raise RunError("is a folder of runs, not a model", where=name, fix=found)
         return name, None
+    if name.startswith("runs/") and not folder.exists() and (found := suggestions.there_is(folder)):
+        raise RunError("there is no such run", where=name, fix=found)
     return model(os.path.join(".", name) if folder.is_dir() else name, runs_dir=Path("runs"))  # noqa: PTH118
 
 

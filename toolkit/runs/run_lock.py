@@ -83,6 +83,18 @@ def _lock(descriptor: int, kind: int, path: Path) -> None:
 def _holder(descriptor: int) -> str:
     try:
         note = json.loads(os.pread(descriptor, 1000, 0))
+        if note["host"] == socket.gethostname() and not _runs(int(note["pid"])):
+            return "a process that reads it"  # which leaves no note; the note is of an earlier process
         return f"process {note['pid']} on {note['host']} ({note['command']})"
     except (ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

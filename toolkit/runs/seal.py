@@ -43,8 +43,8 @@ def is_run(path: Path) -> bool:
 
 def run_of(path: Path) -> Path | None:
     """Return the run directory that `path` is or is inside, or None."""
-    path = Path(os.path.abspath(path))
-    return next((folder for folder in (path, *path.parents) if is_run(folder)), None)
+    places = (Path(os.path.abspath(path)), Path(os.path.realpath(path)))
+    return next((folder for place in places for folder in (place, *place.parents) if is_run(folder)), None)
 
 
 def is_sealed(path: Path) -> bool:
@@ -98,14 +98,8 @@ def seal(path: Path) -> str:
         RunError: an output is a link, which would not survive a copy of the directory.
     """
     files.remove_temporaries(path)
+    require_own_bytes(path)
     names = outputs(path)
-    for name in names:
-        if (path / name).is_symlink():
-            raise RunError(
-                "an output is a link, but a run must hold its own bytes",
-                where=str(path / name),
-                fix="write a copy instead",
-            )
     files.sync_tree(path)
     lock = {
         "format": FORMAT,
@@ -116,6 +110,21 @@ def seal(path: Path) -> str:
     files.write_json(path / LOCK, lock)
     shutil.rmtree(path / SCRATCH, ignore_errors=True)  # last: a run that is killed before resumes with it
     return digest(path)
+
+
+def require_own_bytes(path: Path) -> None:
+    """Refuse links in a run, which would not survive a copy of the directory.
+
+    Raises:
+        RunError: names the first link.
+    """
+    for name in outputs(path):
+        if (path / name).is_symlink():
+            raise RunError(
+                "is a link, but a run must hold its own bytes",
+                where=str(path / name),
+                fix="put a copy in its place; to use another disk, move the whole run there and link that",
+            )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -170,8 +179,19 @@ def parents(path: Path) -> Iterator[tuple[str, Path, str | None, bool]]:
     manifest = files.read_json(Path(path) / MANIFEST)
     for key, parent in manifest["inputs"]["parents"].items():
         if "path" in parent:
-            parent_path = Path(os.path.normpath(Path(path).absolute() / parent["path"]))
-            yield key, parent_path, parent.get("digest"), parent["kind"] == "run"
+            yield key, parent_path(path, parent["path"]), parent.get("digest"), parent["kind"] == "run"
+
+
+def parent_path(path: Path, relative: str) -> Path:
+    """Return the path of a parent that a manifest names relative to its run.
+
+    A run that is reached through a link names its parents from where it is really stored. A run that was
+    moved there later, and left a link, still has them beside the link.
+    """
+    stored = Path(os.path.normpath(Path(path).resolve() / relative))
+    beside = Path(os.path.normpath(Path(path).absolute() / relative))
+    is_same = beside.exists() and (not stored.exists() or beside.samefile(stored))
+    return beside if is_same else stored
 
 
 def _link(path: Path) -> tuple[Link, list[Path]]:
@@ -204,9 +224,9 @@ def chain(path: Path) -> list[Link]:
     started: set[Path] = set()
 
     def visit(run: Path) -> None:
-        if run in started:
+        if run.resolve() in started:
             return
-        started.add(run)
+        started.add(run.resolve())
         link, ancestors = _link(run)
         for ancestor in ancestors:
             visit(ancestor)

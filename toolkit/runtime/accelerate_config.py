@@ -12,6 +12,22 @@ from toolkit.config.schema import PretrainRecipe, StageRecipe
 
 FSDP = "FSDP"
 _WITHOUT_EFFECT = ("offload_params", "activation_checkpointing")
+_KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", FSDP)
+_RECIPE_DECIDES = {
+    "ACCELERATE_MIXED_PRECISION": (("no",), "`precision` of the recipe decides"),
+    "ACCELERATE_DYNAMO_BACKEND": (("no",), "`compile` of a pretraining, or `trainer.torch_compile`, decides"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "`micro_batch_...` of the recipe decides"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (
+        ("false", "0", "no"),
+        "only DDP and FSDP2 are supported",
+    ),
+    "ACCELERATE_TORCH_DEVICE": ((), "`device` of the recipe decides"),
+    "NVIDIA_TF32_OVERRIDE": (("0",), "`precision` of the recipe decides"),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("0",), "`precision` of the recipe decides"),
+}
+"""Environment variables that would change results behind the recipe: the values that change nothing, and what
+decides instead."""
+_COMPILATION_OFF = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
 _FIX = "use recipes/accelerate/gpus.yaml (whole weights on each GPU) or fsdp.yaml (FSDP2)"
 
 
@@ -34,6 +50,19 @@ def lets_go() -> bool:
     return not sharding_asked() or os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false"
 
 
+def require_recipe_decides() -> None:
+    """Refuse environment variables with which Accelerate or torch would compute otherwise than recipes say.
+
+    Raises:
+        ToolkitError: names the variable, its value and what decides instead.
+    """
+    for name, (neutral, reason) in _RECIPE_DECIDES.items():
+        value = os.environ.get(name)
+        if value and value.lower() not in neutral:
+            fix = f"unset {name}" + (", or set it to no in Accelerate's file" if "no" in neutral else "")
+            raise ToolkitError(f"{name} is {value!r}, but {reason}", where="environment", fix=fix)
+
+
 def require_supported(recipe: StageRecipe) -> None:
     """Refuse a launch that cannot do what the recipe and Accelerate's configuration say.
 
@@ -42,8 +71,9 @@ def require_supported(recipe: StageRecipe) -> None:
 
     Raises:
         ToolkitError: DeepSpeed, Megatron-LM, FSDP1, settings of FSDP that have no effect here; FSDP with
-            `shard_weights: false` or `exact: true`.
+            `shard_weights: false` or `exact: true`; variables that override the recipe.
     """
+    require_recipe_decides()
     if _is_true(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
         _refuse("DEEPSPEED", {}, where="accelerate launch")
     if _is_true(os.environ.get("ACCELERATE_USE_MEGATRON_LM")):
@@ -52,7 +82,15 @@ def require_supported(recipe: StageRecipe) -> None:
         names = ("version", *_WITHOUT_EFFECT)
         settings = {name: os.environ.get(f"FSDP_{name.upper()}") for name in names}
         _refuse(FSDP, settings, where="accelerate launch")
-    if not isinstance(recipe, PretrainRecipe) or ranks.world_size() == 1:
+    if not isinstance(recipe, PretrainRecipe):
+        return
+    off = [name for name in _COMPILATION_OFF if _is_true(os.environ.get(name))]
+    if off and recipe.compile is not False:
+        raise ToolkitError(
+            f"{off[0]} turns compilation off, but `compile` of the recipe decides", where="environment",
+            fix=f"unset {off[0]}, or set compile: false",
+        )  # fmt: skip
+    if ranks.world_size() == 1:
         return
     if recipe.shard_weights is False and sharding_asked():
         raise ToolkitError(
@@ -74,7 +112,42 @@ def require_supported_configuration(content: Mapping[str, Any], *, where: str) -
     """
     fsdp_config = content.get("fsdp_config") or {}
     settings = {name: fsdp_config.get(f"fsdp_{name}") for name in ("version", *_WITHOUT_EFFECT)}
-    _refuse(str(content.get("distributed_type")), settings, where=where)
+    kind = content.get("distributed_type")
+    kind = str(kind or "NO")  # YAML reads NO as false
+    _refuse(kind, settings, where=where)
+    if kind not in _KINDS:
+        raise UsageError(f"distributed_type: {kind} is not supported", where=where, fix=_FIX)
+    _refuse_processes(content, kind, where=where)
+    _refuse_decisions(content, where=where)
+
+
+def _refuse_decisions(content: Mapping[str, Any], *, where: str) -> None:
+    """Refuse what a file decides in place of the recipe; `accelerate launch` makes the variables of it."""
+    dynamo = (content.get("dynamo_config") or {}).get("dynamo_backend") or content.get("dynamo_backend")
+    decided = {
+        "mixed_precision": ("ACCELERATE_MIXED_PRECISION", content.get("mixed_precision")),
+        "fp16": ("ACCELERATE_MIXED_PRECISION", content.get("fp16")),
+        "dynamo_backend": ("ACCELERATE_DYNAMO_BACKEND", dynamo),
+        "parallelism_config": ("ACCELERATE_USE_PARALLELISM_CONFIG", content.get("parallelism_config")),
+    }
+    for key, (variable, value) in decided.items():
+        if value and str(value).lower() != "no":
+            raise UsageError(
+                f"{key} is {value!r}, but {_RECIPE_DECIDES[variable][1]}", where=where, fix=f"remove {key}"
+            )
+
+
+def _refuse_processes(content: Mapping[str, Any], kind: str, *, where: str) -> None:
+    count = content.get("num_processes", 1)
+    if not isinstance(count, int) or count < 1:
+        raise UsageError(
+            f"num_processes is {count!r}, not a number from 1 up", where=where, fix="set num_processes: 1"
+        )
+    if count > 1 and kind == "NO":
+        raise UsageError(
+            f"num_processes: {count} with distributed_type: NO would start one process", where=where,
+            fix="set distributed_type: MULTI_GPU, or num_processes: 1",
+        )  # fmt: skip
 
 
 def _refuse(kind: str, settings: Mapping[str, Any], *, where: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
@@ -60,7 +60,7 @@ def select(setting: str = "auto") -> torch.device:
         )
     if setting == "cpu" or not available:
         return torch.device("cpu")
-    index = int(os.environ.get("LOCAL_RANK", "0"))
+    index = ranks.local_rank()
     if index >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ToolkitError(
@@ -146,6 +146,32 @@ def trainer_arguments(on: torch.device, *, bf16: bool) -> dict[str, Any]:
 def accelerators() -> list[str]:
     """Return the names of the GPUs that PyTorch sees."""
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def require_as_recorded(accelerator: Accelerator, *, bf16: bool, compiled: bool = False) -> None:
+    """Refuse to run when Accelerate would compute in another way than the run records.
+
+    Args:
+        accelerator: of the training; it also follows environment variables and files of its own.
+        bf16: Accelerate casts to bf16.
+        compiled: Accelerate compiles the model.
+
+    Raises:
+        ToolkitError: names what differs.
+    """
+    require_agreement(accelerator.num_processes)
+    plugin = accelerator.state.dynamo_plugin
+    found = {
+        "mixed precision": (accelerator.mixed_precision, "bf16" if bf16 else "no"),
+        "compilation": (plugin.backend.value != "NO", compiled),
+    }
+    for name, (runs, recorded) in found.items():
+        if runs != recorded:
+            raise ToolkitError(
+                f"Accelerate is set to {name} {runs!r}, but the recipe to {recorded!r}",
+                where="accelerate",
+                fix="unset the environment variables that begin with ACCELERATE_, and let the recipe decide",
+            )
 
 
 def require_agreement(processes: int) -> None:

@@ -19,6 +19,8 @@ from toolkit.base.console import tell
 STATUS = "TOOLKIT_STATUS"
 """Environment variable: path of the file for the exit status of a launched stage, see `exit_status`."""
 INTERRUPTED = 130
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Signals at which a run saves what it can and ends."""
 _PR_SET_PDEATHSIG = 1
 _SAME_SIGNAL_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
@@ -53,7 +55,7 @@ class _Interrupts:
 
     deferred = False  # a stage polls `stop_requested` between steps
     requested = False
-    clean = False  # all processes stopped at the same step, and their checkpoint is sealed
+    clean = False  # all processes stopped or failed at the same place, and none waits for another
     started = time.monotonic()
     last = -math.inf
 
@@ -68,22 +70,19 @@ def begin_anew() -> None:
     _Interrupts.started = time.monotonic()
 
 
-def stop_requested(*, agreed: bool = False) -> bool:
+def stop_requested() -> bool:
     """Return whether a signal to stop arrived; after the first call, the first signal only sets this flag.
 
     A stage that calls this after each step saves a checkpoint and raises KeyboardInterrupt when it is true.
-    The second signal ends the stage immediately. With several processes it stays false and signals end the
-    stage immediately, because the processes would see the signal at different steps and deadlock.
-
-    Args:
-        agreed: the stage lets all processes agree before it acts, so that several processes can stop, too.
+    The second signal ends the stage immediately. Several processes see the signal at different steps, so they
+    agree before they act (`agreement.Agreement`).
     """
-    _Interrupts.deferred = agreed or os.environ.get("WORLD_SIZE", "1") == "1"
+    _Interrupts.deferred = True
     return _Interrupts.requested
 
 
 def stopped_in_order() -> None:
-    """Record that all processes agreed to stop and that their checkpoint is saved."""
+    """Record that all processes end at the same place: their checkpoint is saved, or all of them failed."""
     _Interrupts.clean = True
 
 
@@ -91,11 +90,11 @@ def exit_status(status: int) -> int:
     """Return the status with which this process must exit.
 
     A launcher turns any status but 0 into 1 and prints 40 lines of traceback. If `toolkit run --launch` sets
-    STATUS, a clean stop is written to that file and every process exits with 0; any other status goes to the
-    launcher, which then ends the remaining processes.
+    STATUS, the status with which all processes stop or fail together is written to that file and every
+    process exits with 0; any other status goes to the launcher, which then ends the remaining processes.
     """
     path = os.environ.get(STATUS)
-    if path is None or status != INTERRUPTED or not _Interrupts.clean:
+    if path is None or status == 0 or not _Interrupts.clean:
         return status
     if os.environ.get("RANK", "0") == "0":
         Path(path).write_text(str(status))
@@ -142,25 +141,37 @@ def _leave_lost_terminal() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the block, like Ctrl-C.
+    """Make SIGTERM, SIGUSR1 and SIGHUP raise KeyboardInterrupt in the block, like Ctrl-C.
 
-    Clusters stop jobs with SIGTERM; a terminal that closes sends SIGHUP, which `nohup` ignores. Signals
-    within a second count as one: Ctrl-C arrives from the terminal, the folder runner and torchrun.
+    Clusters stop jobs with SIGTERM, and some warn with SIGUSR1 before they do; a terminal that closes sends
+    SIGHUP, which `nohup` ignores. Signals within a second count as one: Ctrl-C arrives from the terminal,
+    the folder runner and torchrun.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _Interrupts.deferred, _Interrupts.requested, _Interrupts.last = False, False, -math.inf
     _Interrupts.clean = False
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    numbers = [number for number in STOPPING if number != signal.SIGHUP or not _is_ignored(number)]
     before = {number: signal.signal(number, _stop) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
+def leave_to_parent() -> None:
+    """Ignore the signals that stop a run, in a worker process: the parent ends it when its own work is saved.
+
+    Signals reach every process of a terminal or of a job.
+    """
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def wait_for_rank_0() -> None:

@@ -7,6 +7,7 @@ run, and progress is shown as one bar.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ import datasets
 import peft
 import torch
 import torch.distributed
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -45,7 +47,8 @@ from toolkit.models.soundness import PROBE_ROWS, require_finite_weights
 from toolkit.runs import checkpoint
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
-from toolkit.runtime.devices import precision, select, trainer_arguments
+from toolkit.runtime.agreement import Agreement
+from toolkit.runtime.devices import precision, require_as_recorded, select, trainer_arguments
 from toolkit.runtime.upstream_private import TokenizedRows, scored_positions_only
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
@@ -259,7 +262,7 @@ def fit(
     Raises:
         ToolkitError: the loss, the gradient norm, a weight or a logit is not finite, or the written model
             would not be the trained one.
-        KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is sealed.
+        KeyboardInterrupt: after a signal of `signals.STOPPING`, once a checkpoint is sealed.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise RunError(
@@ -267,6 +270,7 @@ def fit(
             where=run.name,
             fix="set distributed_type: MULTI_GPU in the accelerate configuration",
         )
+    require_as_recorded(trainer.accelerator, bf16=trainer.args.bf16, compiled=trainer.args.torch_compile)
     trainer.model.config.use_cache = False
     if four_bit.is_four_bit(trainer.model):
         four_bit.train_in_fp32(trainer.model)
@@ -284,8 +288,10 @@ def fit(
         # TRL uses names that transformers deprecated
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         trainer.add_callback(_RunCallback(trainer, run, progress, measure))
+        _shield_workers(trainer)
         trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
     if not getattr(trainer, "finished", trainer.state.global_step >= trainer.args.max_steps):
+        signals.stopped_in_order()
         raise KeyboardInterrupt
     signals.stop_at_once()
     if not run.is_main:
@@ -306,6 +312,25 @@ def _models(trainer: Trainer) -> list[PreTrainedModel]:
             for model in models if isinstance(model, (PreTrainedModel, peft.PeftModel))]  # fmt: skip
 
 
+def _shield_workers(trainer: Trainer) -> None:
+    """Let the workers of the data loader ignore signals: without them there would be no last step to save."""
+    original = trainer.get_train_dataloader
+
+    def get_train_dataloader() -> DataLoader:
+        loader = original()
+        plain = getattr(loader, "base_dataloader", loader)  # Accelerate's loader iterates over this one
+        plain.worker_init_fn = functools.partial(_begin_worker, plain.worker_init_fn)
+        return loader
+
+    trainer.get_train_dataloader = get_train_dataloader
+
+
+def _begin_worker(begin: Callable[[int], None] | None, number: int) -> None:
+    signals.leave_to_parent()
+    if begin is not None:
+        begin(number)
+
+
 def _newest_checkpoint(trainer: Trainer, run: Run) -> tuple[int, str] | None:
     """Return step and folder of the newest sealed checkpoint that the main process sees, on all processes."""
     newest_checkpoint: list[Any] = [None]
@@ -323,6 +348,7 @@ class _RunCallback(TrainerCallback):
 
     def __init__(self, trainer: Trainer, run: Run, progress: Progress, measure: Measure | None):
         self.trainer, self.run, self.progress, self.measure = trainer, run, progress, measure
+        self.agreement = Agreement()
         self.shown: dict[str, float] = {}
         self.measured: dict[str, float] = {}
 
@@ -338,7 +364,7 @@ class _RunCallback(TrainerCallback):
         if self.measure is not None and (step % every == 0 or step == state.max_steps):
             self.measured = self._measured()
             control.should_log = True
-        if signals.stop_requested():
+        if self.agreement.largest(signals.stop_requested()):
             control.should_save = control.should_training_stop = True
         if control.should_save:
             control.should_log = True  # check the loss before saving, and let no log span a save

@@ -21,6 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from toolkit.base.errors import ToolkitError
+from toolkit.runtime import signals
 
 Item = TypeVar("Item")
 Encoded = tuple[np.ndarray, np.ndarray]
@@ -80,7 +81,8 @@ def encode_in_order(
 
 def _start_worker(tokenizer: str) -> None:
     global _tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
+    signals.leave_to_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with which a pool ends the others when one has died
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core per process
     _tokenizer = Tokenizer.from_str(tokenizer)
