@@ -333,6 +333,7 @@ def _zip():
         (b"PAR1\x15\x04", "Parquet file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
     ],
+    ids=["gzip", "zip", "parquet", "lfs"],  # archives contain the time
 )
 def test_file_of_another_format_is_named_as_what_it_is(file, content, words):
     for name in ("rows.jsonl", "text.txt", "rows.csv", "rows.json"):
