@@ -36,7 +36,7 @@ from toolkit.models.loading import save_model
 FOLDER = Path("recipes/own-model")
 STAGES = ("sft", "reward", "dpo")
 SETTINGS = ("data.examples=300", "data.held_out_examples=300", "trainer.max_length=192")
-"""About 45 minutes on 2 cores without bf16; overrides come after them."""
+"""Small enough for two cores; overrides come after them."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ SMALL = (
     "data.examples=64",
     "data.held_out_examples=8",
     "trainer.episodes=64",
+    "trainer.warmup_steps=4",
     "annotator={judge: gold, temperature: 0.5, biases: {length: 1e-6}}",  # no ties
 )
 """Overrides with which each stage of recipes/tiny trains a few steps."""

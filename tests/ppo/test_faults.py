@@ -72,7 +72,7 @@ FAULTS = {
         "padding_content",
     ),
     "6 positions count the padding": (
-        "../inference/sampling.py",
+        "../inference/decoding.py",
         "self.positions = (columns - (longest - lengths)[:, None]).clamp(min=0)",
         "self.positions = columns.expand(len(prompts), -1)",
         "test_properties.py",
