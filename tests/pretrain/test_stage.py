@@ -140,10 +140,10 @@ def test_resume_after_crash_is_bitwise_identical(pretrain, monkeypatch, name, pr
 def test_stop_request_ends_after_the_current_step(pretrain, monkeypatch):
     whole = pretrain("whole")
     asked = iter([False] * 4 + [True] * 20)
-    monkeypatch.setattr(loop.signals, "stop_requested", lambda agreed: next(asked))
+    monkeypatch.setattr(loop.signals, "stop_requested", lambda: next(asked))
     with pytest.raises(KeyboardInterrupt):
         pretrain("stopped")
-    monkeypatch.setattr(loop.signals, "stop_requested", lambda agreed: False)
+    monkeypatch.setattr(loop.signals, "stop_requested", lambda: False)
     stopped = whole.parent / "stopped"
     assert [step for step, _ in checkpoint.steps(stopped / "checkpoints")] == [5]
     assert digest(pretrain("stopped")) == digest(whole)
