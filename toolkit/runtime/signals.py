@@ -145,7 +145,7 @@ def interruptible() -> Iterator[None]:
 
     Clusters stop jobs with SIGTERM, and some warn with SIGUSR1 before they do; a terminal that closes sends
     SIGHUP, which `nohup` ignores. Signals within a second count as one: Ctrl-C arrives from the terminal,
-    the folder runner and torchrun.
+    the folder runner and torchrun. A request to stop ends with the block: later trainings go on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -159,6 +159,7 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _Interrupts.deferred, _Interrupts.requested = False, False
 
 
 def _is_ignored(number: int) -> bool:
