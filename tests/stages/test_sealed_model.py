@@ -174,7 +174,7 @@ def test_the_numbers_are_those_of_the_model_as_written(folder, train, monkeypatc
     evaluation, last = evaluation_of(path), metrics(path)[-1]
     held_out = sft.held_out_conversations(
         SftRecipe(stage="sft", model=str(base), data={"name": f"{folder}/conversations.jsonl"}),
-        byte_tokenizer(), 96, report=ReadingReport(),
+        byte_tokenizer(), 256, report=ReadingReport(),
     )  # fmt: skip
     written, _ = load_causal_lm((str(path / "model"), None))
     nats = sft.token_nats(written, held_out)
@@ -216,10 +216,11 @@ def test_the_dtype_is_found_in_shards_in_the_cache_of_the_hub_and_behind_adapter
     (tmp_path / "adapter").mkdir()
     content = {"base_model_name_or_path": str(base)}
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(content))
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf/model.gguf").touch()
     for name in (str(base), str(tmp_path / "shards"), "a/b", str(tmp_path / "adapter")):
         assert StoredDtypes.of((name, None)).name == "bfloat16", name
-    for name in ("a/unknown", str(tmp_path / "model.gguf")):
+    for name in ("a/unknown", str(tmp_path / "gguf")):
         assert StoredDtypes.of((name, None)).name == "float32", name
 
 

@@ -229,6 +229,11 @@ _ANNOTATOR = Note(
     key="bayes_accuracy",
 )
 
+BAYES_ACCURACY = PublishedNumber(
+    "bayes_accuracy", "the best possible share, limited by errors of the annotator", percent=True
+)
+"""Of stages that are measured by how they rank pairs of answers."""
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -462,11 +467,7 @@ STAGES: dict[str, Stage] = {
                     unit="pairs",
                     percent=True,
                 ),
-                PublishedNumber(
-                    "bayes_accuracy",
-                    "the best possible share, limited by errors of the annotator",
-                    percent=True,
-                ),
+                BAYES_ACCURACY,
                 PublishedNumber(
                     "gold_accuracy",
                     "held-out pairs in which the answer of the higher true utility scores higher",
@@ -529,11 +530,7 @@ STAGES: dict[str, Stage] = {
                     unit="pairs",
                     percent=True,
                 ),
-                PublishedNumber(
-                    "bayes_accuracy",
-                    "the best possible share, limited by errors of the annotator",
-                    percent=True,
-                ),
+                BAYES_ACCURACY,
                 PublishedNumber(
                     "held_out_loss",
                     "logistic loss of the implicit rewards on held-out pairs, nats per pair",

@@ -31,7 +31,6 @@ from toolkit.models.load_errors import not_loadable
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs.hub import Reference
 
-PAD_TOKEN = "<|pad|>"
 Dtype = torch.dtype | Literal["auto"]
 """The dtype of the weights; `auto` is that of the checkpoint."""
 DTYPES: dict[str, Dtype] = {
@@ -331,7 +330,7 @@ def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, template.end_id(tokenizer)):
         tokenizer.pad_token = _unused_token(tokenizer, rows=model.get_input_embeddings().num_embeddings)
     if tokenizer.pad_token_id is None:
-        tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+        tokenizer.add_special_tokens({"pad_token": template.PAD})
     if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
         # the new rows' values have no effect: there is no softmax over them and padding is masked
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from toolkit.models.tokenizer_loading import Reference
+from toolkit.models import checkpoint_folder, safetensors_files
+from toolkit.runs import hub
+from toolkit.runs.hub import Reference
 
 WRITTEN = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """The dtypes that are written, by their names in safetensors; weights of others are written as fp32."""
@@ -32,15 +29,19 @@ class StoredDtypes:
 
     @classmethod
     def of(cls, reference: Reference) -> StoredDtypes:
-        """Read the headers of the checkpoint's safetensors files; fp32 if there are none."""
+        """Read the headers of the checkpoint's safetensors files; fp32 if there are none, as with GGUF.
+
+        Those of an adapter are the dtypes of its base model.
+        """
+        folder = hub.local_folder(reference[0]) or hub.cached_folder(reference)
+        if folder is not None and checkpoint_folder.is_adapter(folder):
+            return cls.of(checkpoint_folder.base_of_adapter(folder))
         dtypes: dict[str, str] = {}
         sizes: Counter[str] = Counter()
-        for file in _weight_files(reference):
-            with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 (it is no mapping)
-                    part = weights.get_slice(name)
-                    dtypes[name] = part.get_dtype()
-                    sizes[dtypes[name]] += torch.Size(part.get_shape()).numel()
+        for file in safetensors_files.weight_files(folder) if folder else ():
+            for name, tensor in safetensors_files.header(file).items():
+                dtypes[name] = tensor.dtype
+                sizes[tensor.dtype] += tensor.numbers
         default = WRITTEN.get(sizes.most_common(1)[0][0], torch.float32) if sizes else torch.float32
         if default == torch.float32:
             return cls()
@@ -71,29 +72,3 @@ class StoredDtypes:
         return name in self.fp32 or any(
             name.endswith(f".{stored}") or stored.endswith(f".{name}") for stored in self.fp32
         )
-
-
-def _weight_files(reference: Reference) -> list[Path]:
-    """Return the safetensors files of a model folder, or those of a hub model in the cache.
-
-    Those of an adapter's base model, if `reference` is an adapter; none for other files, such as GGUF.
-    """
-    name, revision = reference
-    folder = Path(name).expanduser()
-    if folder.is_file():
-        return []
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        except (LocalEntryNotFoundError, HfHubHTTPError, ValueError):
-            return []
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8"))
-        return _weight_files((base["base_model_name_or_path"], base.get("revision")))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted(
-            {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
-    return [file for file in [folder / "model.safetensors"] if file.is_file()]
