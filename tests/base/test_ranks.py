@@ -23,18 +23,18 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "abc", "WORLD_SIZE": "2"}, "RANK is 'abc', not a whole number from 0 up"),
-        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK is '', not a whole number"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1', not a whole number"),
-        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE is '0', not a whole number from 1 up"),
-        ({"RANK": "0", "WORLD_SIZE": "1.5"}, "WORLD_SIZE is '1.5'"),
+        ({"RANK": "abc", "WORLD_SIZE": "2"}, "RANK must be a non-negative integer, not 'abc'"),
+        ({"RANK": "", "WORLD_SIZE": "2"}, "RANK must be a non-negative integer, not ''"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK must be a non-negative integer, not '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE must be a positive integer, not '0'"),
+        ({"RANK": "0", "WORLD_SIZE": "1.5"}, "WORLD_SIZE must be a positive integer, not '1.5'"),
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK is set without RANK: no launcher started this process"),
         ({"RANK": "0"}, "RANK is set without WORLD_SIZE"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set without RANK"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
         ({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "3"}, "LOCAL_RANK is 3"),
         ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE is set without MASTER_PORT"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT must be a"),
     ],
 )  # fmt: skip
 def test_variables_that_no_launcher_sets_are_refused_by_name(launched, capsys, variables, message):

@@ -61,8 +61,8 @@ def test_compilation_that_is_off_anyway_may_be_turned_off(monkeypatch):
         ({"distributed_type": False}, "would start one process"),  # NO without quotes
         ({"distributed_type": "XLA"}, "distributed_type: XLA is not supported"),
         ({"distributed_type": "MULTI_NPU"}, "MULTI_NPU is not supported"),
-        ({"num_processes": 0}, "num_processes is 0, not a number from 1 up"),
-        ({"num_processes": "two"}, "num_processes is 'two'"),
+        ({"num_processes": 0}, "num_processes must be a positive integer, not 0"),
+        ({"num_processes": "two"}, "num_processes must be a positive integer, not 'two'"),
     ],
 )
 def test_launch_file_that_decides_for_the_recipe_is_refused(settings, message):

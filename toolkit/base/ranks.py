@@ -67,7 +67,8 @@ def require_launch() -> None:
 def _number(name: str, default: str = "0") -> int:
     text = os.environ.get(name, default).strip()
     if not text.isdigit() or int(text) < _SMALLEST[name]:
-        raise _error(f"{name} is {text!r}, not a whole number from {_SMALLEST[name]} up", (name,))
+        kind = "positive" if _SMALLEST[name] else "non-negative"
+        raise _error(f"{name} must be a {kind} integer, not {text!r}", (name,))
     return int(text)
 
 

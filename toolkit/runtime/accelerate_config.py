@@ -141,8 +141,9 @@ def _refuse_processes(content: Mapping[str, Any], kind: str, *, where: str) -> N
     count = content.get("num_processes", 1)
     if not isinstance(count, int) or count < 1:
         raise UsageError(
-            f"num_processes is {count!r}, not a number from 1 up", where=where, fix="set num_processes: 1"
-        )
+            f"num_processes must be a positive integer, not {count!r}",
+            where=where, fix="set num_processes: 1",
+        )  # fmt: skip
     if count > 1 and kind == "NO":
         raise UsageError(
             f"num_processes: {count} with distributed_type: NO would start one process", where=where,
