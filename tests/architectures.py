@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LLAMA_LIKE = {
     "hidden_size": 32,
@@ -184,15 +184,20 @@ REFUSED: dict[str, tuple[str, dict[str, object]]] = {
 """Models whose logits depend on later tokens."""
 
 
-def build_architecture(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Return a model of these random weights for a tokenizer, with 7 rows more than it has entries."""
+def configuration(name: str, tokenizer: PreTrainedTokenizerBase, **changes: object) -> PreTrainedConfig:
+    """Return the configuration of an architecture, with the special tokens of a tokenizer."""
     config_class, settings = {**ARCHITECTURES, **REFUSED}[name]
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = getattr(transformers, config_class)(**settings, **ids, vocab_size=len(tokenizer) + 7)
+    return getattr(transformers, config_class)(**{**settings, **ids, **changes})
+
+
+def build_architecture(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return a model of these random weights for a tokenizer, with 7 rows more than it has entries."""
+    config = configuration(name, tokenizer, vocab_size=len(tokenizer) + 7)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()

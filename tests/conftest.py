@@ -41,6 +41,13 @@ def one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def notices_are_new() -> None:
+    """Let every test see what `tell_once` says once in a process."""
+    if "toolkit.base.console" in sys.modules:
+        sys.modules["toolkit.base.console"].tell_once.cache_clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def accelerate_state() -> Iterator[None]:
     """Forget the precision of a module's trainings: Accelerate refuses another one in the same process.

@@ -17,12 +17,6 @@ from toolkit.data.chat.report import ReadingReport
 from toolkit.data.text import documents
 
 
-@pytest.fixture(autouse=True)
-def said_again():
-    """Let every test see what is said once in a process."""
-    console.tell_once.cache_clear()
-
-
 def rows(source, part, **settings):
     return list(sources.conversations(source, part=part, seed=0, **settings))
 

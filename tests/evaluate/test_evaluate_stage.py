@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.base import console
 from toolkit.base.errors import RecipeError, UsageError
 from toolkit.base.rng import derive
 from toolkit.cli import main
@@ -350,7 +349,6 @@ OWN_FILE = """
 
 
 def test_a_recipe_measures_the_held_out_tenth_of_a_file_or_all_of_it(recipe, tmp_path, stories, capsys):
-    console.tell_once.cache_clear()
     file = tmp_path / "test.jsonl"
     texts = [f"{number} {stories[number % 16][:40]}" for number in range(60)]
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

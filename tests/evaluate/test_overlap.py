@@ -9,18 +9,11 @@ import pytest
 
 from tests.chat_fixtures import write_conversations, write_preferences
 from tests.evaluate.written_runs import select, write_run
-from toolkit.base import console
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data.chat import sources
 from toolkit.data.text import documents
 from toolkit.evaluate import overlap
 from toolkit.evaluate.overlap import MeasuredRows
-
-
-@pytest.fixture(autouse=True)
-def said_again():
-    """Let every test see what is said once in a process."""
-    console.tell_once.cache_clear()
 
 
 @pytest.fixture

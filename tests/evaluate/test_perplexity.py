@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.architectures import build_architecture
-from toolkit.base import console
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import DataSource, HeldOut
 from toolkit.data.text.shards import TokenWriter
@@ -187,7 +186,6 @@ def test_windows_are_at_most_4096_tokens_by_default_and_that_is_said_once(tokeni
     """The position limit of a model may be 131,072: windows of that length take minutes without a word."""
     model = build_architecture("llama", tokenizer)
     model.config.max_position_embeddings = 131072
-    console.tell_once.cache_clear()
     for _ in range(2):
         measured = perplexity.measure(model, tokenizer, HeldOutText("texts", texts=stories[:1]))
         assert (measured.window, measured.stride) == (4096, 2048)

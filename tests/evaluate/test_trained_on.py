@@ -19,12 +19,6 @@ from toolkit.data.chat import sources
 SENTENCES = [f"the {thing} is {colour} ." for thing in THINGS for colour in COLOURS]
 
 
-@pytest.fixture(autouse=True)
-def said_again():
-    """Let every test see what is said once in a process."""
-    console.tell_once.cache_clear()
-
-
 # Which rows: manifests without models
 
 

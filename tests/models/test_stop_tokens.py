@@ -13,7 +13,6 @@ from transformers import (
 )
 
 from tests.data.chat_templates import FORMATS
-from toolkit.base.console import tell_once
 from toolkit.config.schema import ModelSettings
 from toolkit.models.gpt2 import build
 from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
@@ -57,7 +56,6 @@ def test_config_of_the_text_model_names_ends_too():
 
 @pytest.mark.parametrize("value", [["5", None, 10**6, -1, True, 1.0, [4]], 10**6, "5", [], [None], None])
 def test_entries_that_are_no_token_are_ignored_and_named(value, capsys):
-    tell_once.cache_clear()
     tokenizer = FORMATS["chatml, other eos"].tokenizer()
     model = llama(tokenizer, eos_token_id=None)
     model.generation_config.eos_token_id = value

@@ -15,7 +15,6 @@ from tests.chat_fixtures import (
     metrics,
     run_stage,
 )
-from toolkit.base import console
 from toolkit.data.chat.pairs import CONTEXTS, Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
@@ -130,7 +129,6 @@ def test_unchanged_policy_has_zero_rewards(folder, load):
 
 
 def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
-    console.tell_once.cache_clear()
     data = {"name": f"{folder}/preferences.jsonl", "held_out": "none"}
     path = run_stage(dpo, folder, load("none", data=data, trainer={"max_steps": 1}))
     evaluation = json.loads((path / "evaluation.json").read_text())

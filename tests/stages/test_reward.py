@@ -14,7 +14,6 @@ from tests.chat_fixtures import (
     metrics,
     run_stage,
 )
-from toolkit.base import console
 from toolkit.data.chat.pairs import encode
 from toolkit.inference.reward_scores import reward_scores, score_ids
 from toolkit.models.loading import load_reward_model
@@ -133,7 +132,6 @@ def test_what_does_not_fit_is_said_before_training(folder, load, capsys):
 
 
 def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
-    console.tell_once.cache_clear()
     data = {"name": f"{folder}/preferences.jsonl", "held_out": "none"}
     path = run_stage(reward, folder, load("none", data=data, trainer={"max_steps": 1}))
     evaluation = json.loads((path / "evaluation.json").read_text())

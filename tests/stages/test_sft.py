@@ -21,7 +21,6 @@ from tests.chat_fixtures import (
     run_stage,
 )
 from tests.data.chat_templates import CITY_TOOLS, TOOL_FORMATS
-from toolkit.base import console
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat import sources, template
 from toolkit.data.chat.pairs import training_pairs
@@ -215,7 +214,6 @@ def test_skipping_positions_without_a_loss_changes_neither_loss_nor_gradient(fol
 
 
 def test_without_held_out_rows_nothing_is_measured(folder, load, capsys):
-    console.tell_once.cache_clear()
     data = {"name": f"{folder}/conversations.jsonl", "held_out": "none"}
     path = run_stage(sft, folder, load("none", data=data, trainer={"max_steps": 1}))
     evaluation = json.loads((path / "evaluation.json").read_text())
