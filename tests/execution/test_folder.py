@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,9 @@ def test_independent_stages_run_at_the_same_time_and_compute_the_same(folder):
         assert f"{name} | 3/3 steps, total" in err and f"{name} | runs/t/{name}: finished and sealed" in err
     assert "\x1e" not in err
 
-    _, err = run(folder, "recipes/t", "--jobs", "1", "--fresh")
+    for name in STAGES:
+        shutil.rmtree(folder / "runs" / "t" / name)
+    _, err = run(folder, "recipes/t", "--jobs", "1")
     assert [path.read_bytes() for path in weights] == together == [b"3\n", b"6\n"]
     assert " | " not in err and err.index("t/a: finished and sealed") < err.index("[2/2]")
 

@@ -17,7 +17,7 @@ from toolkit.cli.run import run_command
 from toolkit.cli.verify import verify_command
 from toolkit.config import loader, schema
 from toolkit.config.registry import STAGES
-from toolkit.execution import launching, runner
+from toolkit.execution import dag, launching, runner, starting_over
 from toolkit.runs import metrics, seal
 from toolkit.runtime import hardware
 
@@ -197,6 +197,67 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
     ]
     # All runs were cleared first, so an interrupted folder resumes without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
+
+
+def test_fresh_on_a_folder_starts_over_only_what_changed_and_what_was_made_from_it(here, capfd, monkeypatch):
+    recipes, runs = here / "recipes" / "t", here / "runs"
+    source = f"data: {{name: {here / 'data.txt'}}}\n"
+    (recipes / "alone.yaml").write_text(f"stage: tokenizer\n{source}")
+    (recipes / "child.yaml").write_text(f"stage: corpus\ntokenizer: runs/t/corpus\n{source}")
+    for name in ("tokenizer", "alone", "corpus", "child"):
+        run_command(f"recipes/t/{name}.yaml", runs_dir="runs")
+
+    def examined(*overrides: str) -> tuple[dict[str, list[str]], list[str]]:
+        found = starting_over.examine(dag.order(loader.load_folder(recipes, overrides)), runs_dir=Path("runs"))
+        return found.reasons, sorted(found.kept)
+
+    assert examined() == ({}, ["t/alone", "t/child", "t/corpus", "t/tokenizer"])
+    monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
+    assert run_command("recipes/t", runs_dir="runs", fresh=True) == 0
+    _, err = capfd.readouterr()
+    assert "--fresh: no run is started over" in err
+    assert "nothing to do; to make a run anew, delete its folder, or run its recipe with --fresh" in err
+
+    text = (recipes / "tokenizer.yaml").read_text()
+    (recipes / "tokenizer.yaml").write_text(text.replace("seed: 1", "seed: 7"))
+    changed = {
+        "t/tokenizer": ["seed: 1 -> 7"],
+        "t/corpus": ["was made from runs/t/tokenizer"],
+        "t/child": ["was made from runs/t/corpus"],
+    }
+    assert examined() == (changed, ["t/alone"])
+    started = stand_in(monkeypatch, status=0)
+    assert run_command("recipes/t", runs_dir="runs", fresh=True) == 0
+    assert [Path(words[1]).stem for words in started] == ["tokenizer", "corpus", "child"]
+    _, err = capfd.readouterr()
+    assert (
+        "--fresh starts over:\n  runs/t/tokenizer: seed: 1 -> 7\n"
+        "  runs/t/corpus: was made from runs/t/tokenizer\n"
+        "  runs/t/child: was made from runs/t/corpus\nand keeps: runs/t/alone\n"
+    ) in err
+    assert seal.is_sealed(runs / "t" / "alone") and not (runs / "t" / "child" / "manifest.json").exists()
+
+
+def test_fresh_on_a_folder_starts_over_damaged_runs_and_other_data(here):
+    for name in ORDER[:2]:
+        run_command(f"recipes/t/{name}.yaml", runs_dir="runs")
+    recipes = dag.order(loader.load_folder(here / "recipes" / "t"))
+    (here / "runs" / "t" / "corpus" / "model" / "weights.txt").write_text("damaged")
+    found = starting_over.examine(recipes, runs_dir=Path("runs"))
+    assert found.kept == ["t/tokenizer"] and found.finished == {"t/tokenizer"}
+    assert found.reasons["t/corpus"][0].startswith("the run changed since it was sealed: model/weights.txt")
+    (here / "data.txt").write_text("hello again\n")
+    found = starting_over.examine(recipes, runs_dir=Path("runs"))
+    assert found.kept == [] and found.reasons["t/tokenizer"][0].startswith("data: other data: sha256:")
+
+
+def test_fresh_on_a_folder_resumes_an_unchanged_run(folder):
+    process = start(folder, "recipes/t", TOY_STOP_AT="2")
+    wait_for_step(process, 2)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+    _, err = run(folder, "recipes/t", "--fresh")
+    assert "--fresh: no run is started over" in err and "resuming from step 2" in err
 
 
 def test_folder_accepts_a_corrected_recipe_after_an_early_failure(here, monkeypatch):

@@ -54,7 +54,7 @@ def run(
         overrides: settings to change, by dotted key: `{"trainer.beta": 0.2}`. `runs/...` as a text is a run
             below `runs_dir`, as in a recipe; a Run or a Path stands for its own directory.
         runs_dir: the root of all runs.
-        fresh: start over where inputs have changed.
+        fresh: start the run over.
         launch: an Accelerate configuration to launch the stage with.
         quiet: do not show the stage's progress.
 
@@ -92,7 +92,8 @@ def run_folder(
     """Run all recipes of a folder in the order of their references, and return their runs in this order.
 
     Args and errors are those of `run`; an override applies to the recipes that set its key. Independent
-    stages run side by side: `jobs` at most, by default as many as the cores allow.
+    stages run side by side: `jobs` at most, by default as many as the cores allow. `fresh` starts over the runs
+    whose recipe, data or parents changed, and all that were made from them.
     """
     settings = _settings(overrides, runs_dir)
     path = locate(os.fspath(folder))

@@ -40,7 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         metavar="key=value",
         help="a setting to change, written as in a recipe: runs/... is below --runs-dir",
     )
-    parser.add_argument("--fresh", action="store_true", help="start over where inputs have changed")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start the run of a recipe over; of a folder, those runs whose recipe, data or parents changed, "
+        "and all that were made from them",
+    )
     parser.add_argument(
         "--launch",
         metavar="ACCELERATE.yaml",

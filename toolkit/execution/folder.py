@@ -16,11 +16,12 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import CorpusRecipe, PreferencesRecipe, StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import dag, launching, machine_checks
+from toolkit.execution import dag, launching, machine_checks, starting_over
 from toolkit.execution.launching import INTERRUPTED, RunOptions
 from toolkit.execution.schedule import Schedule, StageTask
 from toolkit.execution.stage_output import StageOutput
 from toolkit.execution.stage_processes import StageProcesses
+from toolkit.execution.starting_over import StartingOver
 from toolkit.runs import opening, references, seal
 from toolkit.runtime import accelerate_config, hardware
 from toolkit.runtime.host_memory import available_memory
@@ -62,17 +63,25 @@ def run_folder(
             fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
         )
     recipes = dag.order(loader.load_folder(folder, overrides))
-    if not options.fresh:
+    anew = StartingOver()
+    if options.fresh:
+        anew = starting_over.examine(recipes, runs_dir=options.runs_dir)
+    else:
         _refuse_changed(recipes, options)
     run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)
-    _refuse_unable(recipes, options)
-    if options.fresh:  # all together, children first: an interrupted folder is resumed without --fresh
-        for run_dir in reversed(run_dirs):
-            opening.discard(run_dir, runs_dir=options.runs_dir)
-    run = _FolderRun(recipes, options, on_first_stage)
+    _refuse_unable(recipes, options, anew)
+    if options.fresh:
+        starting_over.tell(anew, runs_dir=options.runs_dir)
+        # All together, children first: an interrupted folder is resumed without --fresh.
+        for name in reversed(anew.reasons):
+            opening.discard(references.below(name, options.runs_dir), runs_dir=options.runs_dir)
+    run = _FolderRun(recipes, options, on_first_stage, anew)
     status = run.finish()
     if status == 0 and run.started == 0:
-        console.tell(f"{folder}: everything is finished, nothing to do (--fresh starts over)")
+        console.tell(
+            f"{folder}: everything is finished, nothing to do; to make a run anew, delete its folder, or run "
+            "its recipe with --fresh"
+        )
     return RunOutcome(status, run_dirs, is_folder=True, started=run.started)
 
 
@@ -94,17 +103,22 @@ def cores_of(recipe: StageRecipe, *, launched: bool = False) -> int:
 
 
 class _FolderRun:
-    """One run of the recipes of a folder, which are in the order of `dag.order`."""
+    """One run of the recipes of a folder, which are in the order of `dag.order`.
+
+    Args:
+        anew: what `--fresh` has found out; the other runs are examined in their turn.
+    """
 
     def __init__(
         self,
         recipes: Sequence[LoadedRecipe],
         options: RunOptions,
         on_first_stage: Callable[[], None] | None,
+        anew: StartingOver,
     ):
         self._recipes = {loaded.name: loaded for loaded in recipes}
         self._numbers = {loaded.name: number for number, loaded in enumerate(recipes, 1)}
-        self._fresh, self._options = options.fresh, replace(options, fresh=False)
+        self._anew, self._options = anew, replace(options, fresh=False)
         self._on_first_stage = on_first_stage
         parents, launched = dag.parents(recipes), options.launch is not None
         tasks = [
@@ -155,7 +169,7 @@ class _FolderRun:
         while (name := self._schedule.next()) is not None:
             loaded = self._recipes[name]
             head = self._head(loaded)
-            if not self._fresh and _is_done(loaded, self._options):
+            if self._is_done(loaded):
                 console.tell(f"{head}  finished already")
                 self._schedule.finish(name)
                 continue
@@ -167,6 +181,12 @@ class _FolderRun:
             self.started += 1
             processes.start(loaded)
             self._schedule.start(name)
+
+    def _is_done(self, loaded: LoadedRecipe) -> bool:
+        if loaded.name in self._anew.finished or loaded.name in self._anew.reasons:
+            return loaded.name in self._anew.finished
+        data = data_files.digests(loaded.recipe)
+        return opening.examine(loaded, runs_dir=self._options.runs_dir, data=data).kind == "sealed"
 
     def _head(self, loaded: LoadedRecipe) -> str:
         run_dir = references.below(loaded.name, self._options.runs_dir)
@@ -222,22 +242,20 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> Non
     if lines:
         raise RunError(
             "existing runs were made from other settings:\n    " + "\n    ".join(lines),
-            fix="restore the settings, name another --runs-dir, or start over with --fresh",
+            fix="restore the settings, name another --runs-dir, or start the changed runs over with --fresh",
         )
 
 
-def _refuse_unable(recipes: Sequence[LoadedRecipe], options: RunOptions) -> None:
+def _refuse_unable(
+    recipes: Sequence[LoadedRecipe], options: RunOptions, anew: StartingOver
+) -> None:
     """Refuse settings that this machine cannot carry out, of recipes that are still to run."""
     problems = [
         problem
         for loaded in recipes
-        if options.fresh or not seal.is_sealed(references.below(loaded.name, options.runs_dir))
+        if loaded.name in anew.reasons
+        or not seal.is_sealed(references.below(loaded.name, options.runs_dir))
         for problem in machine_checks.problems(loaded)
     ]
     if problems:
         raise RecipeError(problems)
-
-
-def _is_done(loaded: LoadedRecipe, options: RunOptions) -> bool:
-    data = data_files.digests(loaded.recipe)
-    return opening.examine(loaded, runs_dir=options.runs_dir, data=data).kind == "sealed"

@@ -43,7 +43,7 @@ def run_recipes(
     Args:
         path, overrides: a recipe or a folder of recipes, and `key=value` settings to change.
         runs_dir: the root of all runs.
-        fresh: start over where inputs have changed.
+        fresh: start the run over; of a folder, the runs that changed (see `starting_over`).
         launch: an Accelerate configuration with which each stage is launched.
         jobs: the largest number of stages of a folder that run at the same time; None is as many as fit.
         on_first_stage: called when a folder's first unfinished stage is about to start.

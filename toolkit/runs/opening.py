@@ -100,7 +100,7 @@ def examine(
             that is not a run, or a finished run whose bytes changed.
     """
     path = references.below(loaded.name, runs_dir)
-    _refuse_foreign(path, Path(runs_dir), fresh)
+    refuse_foreign(path, Path(runs_dir), fresh=fresh)
     if not fresh:
         changed_settings(loaded, runs_dir=runs_dir)
     given = manifest.inputs(loaded.recipe, path=path, runs_dir=runs_dir, data=data)
@@ -128,6 +128,23 @@ def examine(
     return State(path, "sealed", given, parents)
 
 
+def changes(loaded: LoadedRecipe, *, runs_dir: Path, data: Mapping[str, str]) -> list[str]:
+    """Return why an existing run is not what its recipe would make now, one line each; empty if it is.
+
+    Raises:
+        RunError: a parent is not sealed.
+    """
+    path = references.below(loaded.name, runs_dir)
+    given = manifest.inputs(loaded.recipe, path=path, runs_dir=runs_dir, data=data)
+    try:
+        changed = manifest.differences(_recorded(path, loaded), given)
+        if not changed and seal.is_sealed(path):
+            seal.require_unchanged(path)
+    except RunError as error:
+        return [error.what]
+    return changed
+
+
 def holds_work(path: Path) -> bool:
     """Return whether a run holds anything worth keeping.
 
@@ -148,7 +165,7 @@ def discard(path: Path, *, runs_dir: Path) -> None:
         RunError: the run is in use, or it is reached through a link.
     """
     if seal.is_run(path):
-        _refuse_foreign(path, runs_dir, True)
+        refuse_foreign(path, runs_dir, fresh=True)
         lock = run_lock.hold(path)
         try:
             _empty(path)
@@ -156,7 +173,7 @@ def discard(path: Path, *, runs_dir: Path) -> None:
             lock.release()
 
 
-def _refuse_foreign(path: Path, runs_dir: Path, fresh: bool) -> None:
+def refuse_foreign(path: Path, runs_dir: Path, *, fresh: bool) -> None:
     """Raise RunError for a path that the toolkit must not write to, or (fresh) must not empty."""
     for ancestor in path.parents:
         if ancestor == runs_dir:
