@@ -123,8 +123,19 @@ def test_run(carried_out, monkeypatch):
         )
         == 0
     )
-    options = {"runs_dir": Path("/r"), "fresh": True, "launch": None, "jobs": 2, "json": False}
+    options = {"runs_dir": Path("/r"), "fresh": True, "launch": None, "jobs": 2, "processes": 1}
+    options |= {"json": False}
     assert calls == [((Path("recipes/tiny"), ["trainer.beta=0.2", "seed=1"]), options)]
+
+
+def test_seed_is_an_override_of_every_recipe(carried_out, tmp_path, capsys):
+    calls = carried_out("toolkit.cli.run", "run_command")
+    assert main.main(["run", str(tmp_path), "--seed", "7", "trainer.beta=0.2", "--processes", "2"]) == 0
+    assert calls[0][0] == (tmp_path, ["trainer.beta=0.2", "seed=7"]) and calls[0][1]["processes"] == 2
+    for words in (["seed=7"], ["--set", "seed=8"]):
+        assert main.main(["run", str(tmp_path), "--seed", "7", *words]) == 2
+        assert "error: --seed and seed= set the same setting\n  fix: give one" in capsys.readouterr().err
+    assert len(calls) == 1
 
 
 def test_exit_status_is_returned_by_the_verb(carried_out):

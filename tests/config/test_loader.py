@@ -256,9 +256,15 @@ def test_folder_override_of_a_model_applies_to_all_if_each_is_a_run_of_the_folde
     assert [one.recipe.model for one in loaded] == ["mine", "mine"]
 
 
+def test_seed_applies_to_every_recipe_of_a_folder(write, tmp_path):
+    write("a.yaml", DPO)
+    write("b.yaml", DPO + "seed: 3\n")
+    assert [loaded.recipe.seed for loaded in load_folder(tmp_path, ["seed=7"])] == [7, 7]
+
+
 @pytest.mark.parametrize("override,end", [
     ("trainer.betta=1", "; did you mean trainer.beta?"), ("lora.r=3", ""),
-    ("seed=3", "; on a folder an override changes only keys that a recipe sets"),
+    ("threads=3", "; on a folder an override changes only keys that a recipe sets"),
 ])  # fmt: skip
 def test_folder_override_of_an_unused_key_is_refused(write, tmp_path, override, end):
     write("a.yaml", DPO)

@@ -188,12 +188,13 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
     with pytest.raises(RunError, match="runs/t/tokenizer: seed: 1 -> 7"):
         run_command("recipes/t", ["seed=7"], runs_dir="runs")
     assert started == []
-    # Each stage gets the overrides that apply to its recipe.
+    # Each stage gets the overrides that apply to its recipe: the seed to all, others where the key is set.
     monkeypatch.setattr("toolkit.cli.run._show_folder", lambda *_, **__: None)
-    run_command("recipes/t", ["seed=7"], runs_dir="runs", fresh=True)
+    run_command("recipes/t", ["seed=7", "tokenizer=runs/t/tokenizer"], runs_dir="runs", fresh=True)
+    words = ["--set", "seed=7", "--runs-dir", "runs"]
     assert started == [
-        ["run", "recipes/t/tokenizer.yaml", "--set", "seed=7", "--runs-dir", "runs"],
-        ["run", "recipes/t/corpus.yaml", "--runs-dir", "runs"],
+        ["run", "recipes/t/tokenizer.yaml", *words],
+        ["run", "recipes/t/corpus.yaml", "--set", "seed=7", "--set", "tokenizer=runs/t/tokenizer", *words[2:]],
     ]
     # All runs were cleared first, so an interrupted folder resumes without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
@@ -456,3 +457,46 @@ def test_two_processes_run_one_stage(tokens):
     assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
     assert err.count("finished and sealed") == 1 and seal.verify(folder / "runs/t/pretrain") == []
     assert json.loads((folder / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "message"),
+    [
+        ("batch_tokens: 512", 3, "batch_tokens: 512 is not a multiple of 768 (256 tokens a row on each of 3"),
+        (
+            "{exact: true, threads: 1, batch_tokens: 1024, micro_batch_tokens: 256}",
+            8,
+            "batch_tokens: 1024 is not a multiple of 2048",
+        ),
+    ],
+)
+def test_processes_that_cannot_share_a_batch_are_refused_at_once(tokens, monkeypatch, settings, processes, message):
+    recipe = tokens / "recipes/t/pretrain.yaml"
+    given = yaml.safe_load(recipe.read_text()) | yaml.safe_load(settings)
+    recipe.write_text(yaml.safe_dump(given))
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: pytest.fail("a process was started"))
+    for path in ("recipes/t/pretrain.yaml", "recipes/t"):
+        with pytest.raises(RecipeError) as caught:
+            run_command(path, runs_dir="runs", processes=processes)
+        assert message in str(caught.value) and "pretrain.yaml:" in str(caught.value)
+
+
+def test_launch_and_processes_are_two_ways(here):
+    (here / "launch.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 2\n")
+    with pytest.raises(UsageError, match="--launch and --processes are two ways"):
+        run_command("recipes/t", runs_dir="runs", launch="launch.yaml", processes=2)
+
+
+@pytest.mark.slow
+def test_processes_run_every_stage_that_uses_torch_and_one_error_is_printed_once(tokens):
+    root = str(Path(__file__).parents[2])
+    environment = {"TOY_WITHOUT_TORCH": "", "PYTHONPATH": root}
+    _, err = run(tokens, "recipes/t", "--processes", "2", status=1, TOY_FAIL="rank 1", **environment)
+    assert err.count("a toy's complaint") == 1 and "ChildFailedError" not in err and "Traceback" not in err
+    assert "toolkit run recipes/t/pretrain.yaml --runs-dir runs --processes 2" in err
+    _, err = run(tokens, "recipes/t", "--processes", "2", **environment)
+    manifests = {
+        name: json.loads((tokens / "runs/t" / name / "manifest.json").read_text()) for name in (*ORDER,)
+    }
+    assert [manifests[name]["world_size"] for name in ORDER] == [1, 1, 2]
+    assert json.loads((tokens / "runs/t/pretrain/evaluation.json").read_text())["sum"] == 3

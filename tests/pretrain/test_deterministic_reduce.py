@@ -15,8 +15,8 @@ from tests.pretrain import trainings
 from tests.pretrain.conftest import write_recipe
 from toolkit.base.errors import RecipeError, ToolkitError
 from toolkit.config import loader
+from toolkit.config.process_counts import micro_rows
 from toolkit.pretrain import deterministic_reduce
-from toolkit.pretrain.stage import _micro_rows
 
 EXACT = {
     "exact": True, "micro_batch_tokens": 32, "train_tokens": 256 * 10, "evaluate_every_tokens": 256 * 10,
@@ -163,11 +163,11 @@ def test_recipes_incompatible_with_exact_are_refused(tmp_path, corpus, settings,
 
 def test_process_counts_incompatible_with_exact_are_refused(tmp_path, corpus):
     recipe = loader.load(write_recipe(tmp_path, corpus, **EXACT)).recipe
-    assert [_micro_rows(recipe, length=32, processes=number) for number in (1, 2, 4, 8)] == [1, 1, 1, 1]
+    assert [micro_rows(recipe, processes=number) for number in (1, 2, 4, 8)] == [1, 1, 1, 1]
     shared = recipe.model_copy(update={"batch_tokens": 32 * 12 * 2, "micro_batch_tokens": 32 * 12})
     for refused, number in ((shared, 3), (shared, 4), (shared, 6)):
         with pytest.raises(ToolkitError, match=f"2 micro-batches cannot be divided among {number}") as caught:
-            _micro_rows(refused, length=32, processes=number)
+            micro_rows(refused, processes=number)
         assert caught.value.fix == "start a power of two of processes, at most 2"
 
 

@@ -230,12 +230,12 @@ def test_invalid_recipes_are_refused(pretrain, settings, words):
 
 def test_batch_not_divisible_by_processes_is_refused(tmp_path, corpus):
     from tests.pretrain.conftest import write_recipe
-    from toolkit.pretrain.stage import _micro_rows
+    from toolkit.config.process_counts import micro_rows
 
     recipe = loader.load(write_recipe(tmp_path, corpus)).recipe
-    assert _micro_rows(recipe, length=32, processes=4) == 2
+    assert micro_rows(recipe, processes=4) == 2
     with pytest.raises(ToolkitError, match="not a multiple of 96") as caught:
-        _micro_rows(recipe, length=32, processes=3)
+        micro_rows(recipe, processes=3)
     assert caught.value.fix == "use 192"
 
 

@@ -1,6 +1,6 @@
 """The toolkit with toy stages in its registry; tests start it as a subprocess or under torchrun.
 
-usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json] [--jobs N]
+usage: toy_program.py run RECIPE [key=value ...] --runs-dir DIR [--fresh] [--json] [--jobs N] [--processes N]
 `TOY_WITHOUT_TORCH=1` replaces the parts that import torch and matplotlib (3 s) by stubs; other `TOY_*`
 variables plant the conditions of a test. The machine has two cores.
 """
@@ -22,7 +22,7 @@ from toolkit.cli.run import run_command
 from toolkit.config.registry import STAGES
 from toolkit.execution import launching
 from toolkit.runs import checkpoint
-from toolkit.runtime import hardware
+from toolkit.runtime import hardware, signals
 
 STEPS = 3
 hardware.cores = lambda: 2
@@ -109,6 +109,8 @@ def pretrain(recipe, run):
         return
     import torch
 
+    if os.environ.get("TOY_FAIL") == f"rank {os.environ.get('RANK')}":
+        raise DataError("a toy's complaint", where="toy.txt", fix="none")
     value = torch.tensor([run.seed + int(os.environ.get("RANK", "0")) + 1])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
@@ -122,11 +124,12 @@ for name in ("tokenizer", "corpus", "pretrain"):
 
 def main(arguments: list[str]) -> int:
     flags = {word for word in arguments if word in ("--fresh", "--json")}
-    jobs = None
-    if "--jobs" in arguments:
-        place = arguments.index("--jobs")
-        jobs = int(arguments[place + 1])
-        del arguments[place : place + 2]
+    numbers = {"--jobs": None, "--processes": 1}
+    for option in numbers:
+        if option in arguments:
+            place = arguments.index(option)
+            numbers[option] = int(arguments[place + 1])
+            del arguments[place : place + 2]
     place = arguments.index("--runs-dir")
     words = [word for word in arguments[1:place] + arguments[place + 2 :] if word not in flags]
     launching.PROGRAM = (__file__,)
@@ -138,7 +141,8 @@ def main(arguments: list[str]) -> int:
             words[1:],
             runs_dir=arguments[place + 1],
             fresh="--fresh" in flags,
-            jobs=jobs,
+            jobs=numbers["--jobs"],
+            processes=numbers["--processes"],
             json="--json" in flags,
         )
     except ToolkitError as error:
@@ -147,7 +151,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    status = signals.exit_status(main(sys.argv[1:]))
     if os.environ.get("WORLD_SIZE", "1") != "1":  # gloo's threads, as in toolkit/__main__.py
         sys.stdout.flush()
         sys.stderr.flush()

@@ -19,6 +19,7 @@ from trl import SFTConfig
 
 from tests.chat_fixtures import load_recipe, metrics, run_stage, write_conversations, write_model
 from toolkit.base.errors import DataError, ToolkitError
+from toolkit.config import process_counts
 from toolkit.config.schema import SftRecipe
 from toolkit.data.chat.rows import RowTable, training_order
 from toolkit.models.loading import load_causal_lm
@@ -110,13 +111,12 @@ def test_row_table_round_trips():
         (1, {"batch_examples": 16, "micro_batch_examples": 5}, "divisor of 16"),
     ],
 )
-def test_batch_is_shared_equally_or_refused(monkeypatch, processes, settings, expected):
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
+def test_batch_is_shared_equally_or_refused(processes, settings, expected):
     if isinstance(expected, tuple):
-        assert trainer_runner.split_batch(recipe(**settings)) == expected
+        assert process_counts.split_batch(recipe(**settings), processes=processes) == expected
     else:
         with pytest.raises(ToolkitError, match="batch_examples") as caught:
-            trainer_runner.split_batch(recipe(**settings))
+            process_counts.split_batch(recipe(**settings), processes=processes)
         assert expected in caught.value.fix
 
 

@@ -216,15 +216,6 @@ def test_settings_that_do_not_fit_model_or_data_are_refused_before_training(
     assert caught.value.where.startswith("trainer.")
 
 
-def test_batch_that_the_processes_cannot_share_is_refused_before_data_are_read(folder, monkeypatch):
-    monkeypatch.setattr(sft, "conversation_rows", lambda *args, **kwargs: pytest.fail("data were read"))
-    loaded = load(folder, "three", "sft", {}, micro_batch_examples=None)
-    with working_in(folder, loaded) as run, monkeypatch.context() as launch:
-        launch.setenv("WORLD_SIZE", "3")
-        with pytest.raises(ToolkitError, match="cannot be divided equally among 3"):
-            sft.run(loaded.recipe, run)
-
-
 def test_settings_of_memory_and_speed_reach_their_part(folder, monkeypatch):
     trainer = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3,
                "dataloader_multiprocessing_context": "fork", "activation_checkpointing": True,

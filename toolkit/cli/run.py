@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolkit.base import ranks
 from toolkit.base.errors import UsageError
-from toolkit.cli.parser import Parser, add_json, add_recipe, positive_int
+from toolkit.cli.parser import Parser, add_json, add_recipe, non_negative_int, positive_int
 
 if TYPE_CHECKING:
     from toolkit.execution.runner import RunOutcome
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
         help="a setting to change, written as in a recipe: runs/... is below --runs-dir",
     )
     parser.add_argument(
+        "--seed", type=non_negative_int, metavar="N", help="the seed of every recipe, as the override seed=N"
+    )
+    parser.add_argument(
         "--fresh",
         action="store_true",
         help="start the run of a recipe over; of a folder, those runs whose recipe, data or parents changed, "
@@ -50,6 +53,13 @@ def main(arguments: Sequence[str]) -> int:
         "--launch",
         metavar="ACCELERATE.yaml",
         help="start each stage with accelerate launch and this configuration",
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="run each stage that can on N processes of this machine, as torchrun does",
     )
     parser.add_argument(
         "--jobs",
@@ -66,7 +76,11 @@ def main(arguments: Sequence[str]) -> int:
     from toolkit.runs import references
 
     # Paths on the command line are literal: with another --runs-dir `runs/x` still means ./runs/x.
-    overrides = [*references.of_overrides(args.overrides, args.runs_dir), *args.set]
+    given = [*args.overrides, *args.set]
+    if args.seed is not None and any(override.partition("=")[0].strip() == "seed" for override in given):
+        raise UsageError("--seed and seed= set the same setting", fix="give one of them")
+    seed = [] if args.seed is None else [f"seed={args.seed}"]
+    overrides = [*references.of_overrides([*args.overrides, *seed], args.runs_dir), *args.set]
     return run_command(
         args.recipe if recipe_texts.are_handed_over() else locate(args.recipe),
         overrides,
@@ -74,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         fresh=args.fresh,
         launch=args.launch and locate(args.launch),
         jobs=args.jobs,
+        processes=args.processes,
         json=args.json,
     )
 
@@ -104,6 +119,7 @@ def run_command(
     fresh: bool = False,
     launch: Path | str | None = None,
     jobs: int | None = None,
+    processes: int = 1,
     json: bool = False,
 ) -> int:
     """Run a recipe or a folder, show what came out, and return the exit status.
@@ -121,6 +137,7 @@ def run_command(
         fresh=fresh,
         launch=launch,
         jobs=jobs,
+        processes=processes,
         on_first_stage=_load_report_aside,
     )
     if outcome.status != 0 or ranks.rank() != 0:

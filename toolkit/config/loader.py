@@ -63,7 +63,7 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """Read and check the recipes that lie directly in a folder, by file name.
 
     A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
-    set its key. If some of them refer to runs of this folder there and others do not, it applies to the
+    set its key, and `seed` to all. If some of them refer to runs of this folder there and others do not, it applies to the
     others: `model=DIR` replaces the model that the folder starts from; its stages still follow each other.
 
     Raises:
@@ -208,6 +208,8 @@ def _layers(path: Path, texts: RecipeTexts, children: tuple[Path, ...] = ()) -> 
 
 def _changed_files(change: Override, trees: Mapping[Path, Tree]) -> list[Path]:
     """Return the recipes of a folder that an override changes (see `load_folder`)."""
+    if change.key == ("seed",):
+        return list(trees)
     keys = {file: change.with_current_key(tree).key for file, tree in trees.items()}
     files = [file for file, tree in trees.items() if keys[file] in tree.positions]
     if setting_of(change.key) not in PRODUCTS:

@@ -60,7 +60,7 @@ def run_folder(
         raise UsageError(
             "a folder cannot run under a launcher: each of its stages is a separate launch",
             where=str(folder),
-            fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
+            fix=f"toolkit run {folder} --processes N, or --launch ACCELERATE.yaml",
         )
     recipes = dag.order(loader.load_folder(folder, overrides))
     anew = StartingOver()
@@ -120,7 +120,7 @@ class _FolderRun:
         self._numbers = {loaded.name: number for number, loaded in enumerate(recipes, 1)}
         self._anew, self._options = anew, replace(options, fresh=False)
         self._on_first_stage = on_first_stage
-        parents, launched = dag.parents(recipes), options.launch is not None
+        parents, launched = dag.parents(recipes), options.launches
         tasks = [
             StageTask(
                 loaded.name, frozenset(parents[loaded.name]), cores_of(loaded.recipe, launched=launched)
@@ -201,7 +201,7 @@ class _FolderRun:
         """
         most = self._schedule.jobs + 2 if self._side_by_side else 1
         if (
-            self._options.launch is not None
+            self._options.launches
             or processes.is_loading
             or len(processes.preloaded) >= most
             or self._schedule.idle_cores == 0
@@ -226,7 +226,8 @@ class _FolderRun:
         if status == INTERRUPTED:
             console.tell(f"stopped in {stages}; the same command continues with {these}")
             return
-        command = shlex.join(["toolkit", *launching.stage_arguments(self._recipes[names[0]], self._options)])
+        loaded, options = self._recipes[names[0]], replace(self._options, jobs=None)
+        command = shlex.join(["toolkit", *launching.arguments(loaded.path, loaded.overrides, options)])
         console.tell(
             f"{stages} failed (exit status {status}); finished stages are kept.\n"
             f"The same command continues with {these}; to run only this stage:\n  {command}"
@@ -255,7 +256,11 @@ def _refuse_unable(
         for loaded in recipes
         if loaded.name in anew.reasons
         or not seal.is_sealed(references.below(loaded.name, options.runs_dir))
-        for problem in machine_checks.problems(loaded)
+        for problem in machine_checks.problems(loaded, processes=_processes(loaded, options))
     ]
     if problems:
         raise RecipeError(problems)
+
+
+def _processes(loaded: LoadedRecipe, options: RunOptions) -> int | None:
+    return options.num_processes() if STAGES[loaded.recipe.stage].uses_torch else None

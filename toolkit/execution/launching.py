@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,6 +26,7 @@ from toolkit.runtime import accelerate_config, signals
 PARENT = "TOOLKIT_PARENT"
 WAIT = "TOOLKIT_WAIT"
 PROGRAM = ("-m", "toolkit")
+LAUNCHER = ("-m", "toolkit.execution.launcher")
 INTERRUPTED = signals.INTERRUPTED
 
 
@@ -37,6 +39,19 @@ class RunOptions:
     launch: Path | None = None
     jobs: int | None = None
     """The largest number of stages of a folder that run at the same time; None is as many as fit."""
+    processes: int = 1
+    """Processes of each stage on this machine, started by torch's launcher; 1 is without a launcher."""
+
+    @property
+    def launches(self) -> bool:
+        """Whether a launcher starts the stages that use torch."""
+        return self.launch is not None or self.processes > 1
+
+    def num_processes(self) -> int | None:
+        """Return how many processes run a stage that uses torch; None: this one or those of its launcher."""
+        if self.launch is None:
+            return self.processes if self.processes > 1 else None
+        return _configuration(self.launch).get("num_processes", 1)
 
 
 def arguments(path: Path, overrides: Sequence[str], options: RunOptions) -> list[str]:
@@ -48,12 +63,15 @@ def arguments(path: Path, overrides: Sequence[str], options: RunOptions) -> list
     fresh = ["--fresh"] if options.fresh else []
     launch = ["--launch", str(options.launch)] if options.launch is not None else []
     jobs = ["--jobs", str(options.jobs)] if options.jobs is not None else []
-    return ["run", str(path), *changes, "--runs-dir", str(options.runs_dir), *fresh, *launch, *jobs]
+    processes = ["--processes", str(options.processes)] if options.processes > 1 else []
+    return [
+        "run", str(path), *changes, "--runs-dir", str(options.runs_dir), *fresh, *launch, *jobs, *processes
+    ]  # fmt: skip
 
 
 def stage_arguments(loaded: LoadedRecipe, options: RunOptions) -> list[str]:
     """Return the arguments of the command line that runs one recipe of a folder without a launcher."""
-    return arguments(loaded.path, loaded.overrides, replace(options, launch=None, jobs=None))
+    return arguments(loaded.path, loaded.overrides, replace(options, launch=None, jobs=None, processes=1))
 
 
 class StageProcess:
@@ -77,19 +95,22 @@ class StageProcess:
 
 
 class LaunchedStage(StageProcess):
-    """A stage that accelerate launch runs.
+    """A stage that accelerate launch or torch's launcher runs.
 
     The launcher would exit immediately with a traceback on a terminal's Ctrl-C, so it runs in a separate
     process group, and signals are sent to the launcher's processes.
     """
 
     def __init__(self, loaded: LoadedRecipe, options: RunOptions):
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(options.launch), "--quiet"]
+        if options.launch is not None:
+            launcher = ["accelerate", "--config_file", str(options.launch), "--quiet"]
+        else:
+            launcher = ["torchrun", "--standalone", "--nproc-per-node", str(options.processes)]
         self._folder = tempfile.TemporaryDirectory()
         self._status_file = Path(self._folder.name) / "status"
         self._interrupted = False
         child = subprocess.Popen(
-            [sys.executable, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
+            [sys.executable, *LAUNCHER, *launcher, *PROGRAM, *stage_arguments(loaded, options)],
             env={
                 **os.environ,
                 **recipe_texts.handed_over(loaded.sources),
@@ -167,14 +188,14 @@ def wait_for_start(load: Callable[[], object]) -> bool:
 
 
 def start(loaded: LoadedRecipe, options: RunOptions, *, captured: bool = False) -> StageProcess:
-    """Start one recipe in a subprocess, or in a launch if the options name one and the stage uses torch.
+    """Start one recipe in a subprocess, or in a launch if the options ask for one and the stage uses torch.
 
     Args:
         captured: the caller reads the stage's output from `child.stdout`; otherwise the stage writes to this
             process's stderr. A launch always does.
     """
     sys.stdout.flush()
-    if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
+    if options.launches and STAGES[loaded.recipe.stage].uses_torch:
         return LaunchedStage(loaded, options)
     return StageProcess(_child(loaded, options, captured))
 
@@ -222,29 +243,46 @@ def _child(
     )
 
 
-def check_configuration(path: Path) -> None:
-    """Refuse a launch configuration that is missing, invalid, or would not start what it specifies."""
+def check_launch(options: RunOptions) -> None:
+    """Refuse options that name two launchers, or a launch configuration that does not do what it says.
+
+    Raises:
+        UsageError: names the option or the setting.
+    """
+    if not options.launches:
+        return
+    option = "--launch" if options.launch is not None else "--processes"
+    if options.launch is not None and options.processes > 1:
+        raise UsageError(
+            "--launch and --processes are two ways to start processes",
+            fix="give one of them; the file of --launch has num_processes",
+        )
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ:
-        raise UsageError("--launch under a launcher", where=str(path), fix="use only one of them")
+        raise UsageError(f"{option} under a launcher", fix="use only one of them")
+    if options.launch is not None:
+        _check_configuration(options.launch)
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """Return the content of a configuration of Accelerate."""
+    fix = "write one with `accelerate config --config_file FILE`"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"cannot be read: {error}",
-            where=str(path),
-            fix="write one with `accelerate config --config_file FILE`",
-        ) from None
+        raise UsageError(f"cannot be read: {error}", where=str(path), fix=fix) from None
     if not isinstance(content, dict):
-        raise UsageError(
-            "is not an Accelerate configuration",
-            where=str(path),
-            fix="write one with `accelerate config --config_file FILE`",
-        )
+        raise UsageError("is not an Accelerate configuration", where=str(path), fix=fix)
+    return content
+
+
+def _check_configuration(path: Path) -> None:
+    """Refuse a launch configuration that is missing, invalid, or would not start what it specifies."""
+    content = _configuration(path)
     accelerate_config.require_supported_configuration(content, where=str(path))
     mpi = (content.get("mpirun_config") or {}).get("mpirun_hostfile")
     if content.get("distributed_type") == "MULTI_CPU" and (content.get("num_processes") or 1) > 1 and not mpi:
         raise UsageError(
             "MULTI_CPU without mpirun: Accelerate would silently start a single process",
             where=str(path),
-            fix="set num_processes: 1, or use torchrun --nproc-per-node N",
+            fix="set num_processes: 1, or use --processes N instead of --launch",
         )

@@ -33,6 +33,7 @@ def run_recipes(
     fresh: bool = False,
     launch: Path | str | None = None,
     jobs: int | None = None,
+    processes: int = 1,
     on_first_stage: Callable[[], None] | None = None,
 ) -> RunOutcome:
     """Run a recipe, or all recipes of a folder in the order of their references.
@@ -45,6 +46,7 @@ def run_recipes(
         runs_dir: the root of all runs.
         fresh: start the run over; of a folder, the runs that changed (see `starting_over`).
         launch: an Accelerate configuration with which each stage is launched.
+        processes: number of processes of each stage, started by torch's launcher on this machine.
         jobs: the largest number of stages of a folder that run at the same time; None is as many as fit.
         on_first_stage: called when a folder's first unfinished stage is about to start.
 
@@ -52,14 +54,13 @@ def run_recipes(
         ToolkitError: a problem that the user can fix.
     """
     path = Path(path)
-    options = RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None, jobs)
+    options = RunOptions(Path(runs_dir), fresh, Path(launch) if launch else None, jobs, processes)
     _end_with_parent()
     waiting.spin_by_load()
     progress.report_to_parent()
     with signals.interruptible():
         try:
-            if options.launch is not None:
-                launching.check_configuration(options.launch)
+            launching.check_launch(options)
             if path.is_dir():
                 return run_folder(path, overrides, options, on_first_stage)
             return _run_recipe(path, overrides, options)
@@ -86,7 +87,8 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
         )
     loaded = loader.load(path, overrides, texts=texts)
     run_dir = references.below(loaded.name, options.runs_dir)
-    if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
+    if options.launches and STAGES[loaded.recipe.stage].uses_torch:
+        _refuse_unable(loaded, processes=options.num_processes())
         status = launching.run(loaded, options)
     else:
         env_vars.set_variables(loaded.recipe.device)
@@ -103,6 +105,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
         accelerate_config.require_supported(loaded.recipe)
     try:
         if ranks.world_size() > 1:
+            _refuse_unable(loaded)  # before the processes wait for each other
             return _run_on_ranks(loaded, options)
         with ExitStack() as stack:
             run = _open(loaded, options, stack)
@@ -158,7 +161,6 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             return 0
         except rank_zero.RankZeroFailed as failure:
             _end_in_order()
-            signals.wait_for_rank_0()
             return failure.status
         except ToolkitError as error:
             together = _end_in_order()
@@ -166,17 +168,25 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 raise
             if together:
                 return error.exit_status
-            signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+        except RuntimeError:
+            if not rank_zero.another_failed():
+                raise
+            return ToolkitError.exit_status  # it has printed why, and the connection to it is lost
 
 
 def _end_in_order() -> bool:
-    """Record whether all processes have failed at the same place, so that the launcher need not end them."""
+    """Return whether all processes have failed at the same place, so that the launcher need not end them.
+
+    Other launchers than `toolkit run` end all processes after the first one; rank 0 then needs time to print.
+    """
     from toolkit.runtime import rank_zero
 
-    together = signals.STATUS in os.environ and rank_zero.failed_together()
+    together = rank_zero.failed_together()
     if together:
         signals.stopped_in_order()
+        if signals.STATUS not in os.environ:
+            signals.wait_for_rank_0()
     return together
 
 
@@ -188,13 +198,18 @@ def _entry(stage: str) -> Callable[[StageRecipe, Run], None]:
 def _prepare(loaded: LoadedRecipe) -> None:
     """Check, before anything is written, that this machine can do it and that the stage can be imported."""
     recipe = loaded.recipe
-    if problems := machine_checks.problems(loaded):
-        raise RecipeError(problems)
+    _refuse_unable(loaded)
     if STAGES[recipe.stage].uses_torch:  # those only read text
         from toolkit.runtime import devices  # torch: 3 s
 
         devices.select(recipe.device)
     _entry(recipe.stage)
+
+
+def _refuse_unable(loaded: LoadedRecipe, *, processes: int | None = None) -> None:
+    """Refuse settings that this machine, or so many processes, cannot carry out."""
+    if problems := machine_checks.problems(loaded, processes=processes):
+        raise RecipeError(problems)
 
 
 def _work(recipe: StageRecipe, run: Run) -> None:

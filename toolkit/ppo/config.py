@@ -9,6 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from toolkit.base.errors import ToolkitError
+from toolkit.config.process_counts import share_of
 from toolkit.models.context_length import context_length
 
 ADAM_EPSILON = 1e-5
@@ -108,18 +109,6 @@ class PPOConfig(TrainingArguments):
         if self.max_steps > 0:
             return -(-self.max_steps // self.steps_per_rollout)
         return max(1, -(-int(self.num_train_epochs * prompts) // self.rollout_examples))
-
-
-def share_of(rollout_examples: int, minibatches: int, *, processes: int) -> int:
-    """Return the answers of one minibatch on one process; raise ValueError if processes would differ."""
-    parts = minibatches * processes
-    share, rest = divmod(rollout_examples, parts)
-    if rest or not share:
-        raise ValueError(
-            f"rollout_examples {rollout_examples} cannot be shared equally by {minibatches} "
-            f"minibatches on {processes} processes; take a multiple of {parts}"
-        )
-    return share
 
 
 def divisor(share: int, *, at_most: int) -> int:

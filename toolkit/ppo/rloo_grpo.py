@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from toolkit import stats
 from toolkit.base.errors import ToolkitError
 from toolkit.base.ranks import world_size
+from toolkit.config.process_counts import share_of
 from toolkit.config.schema import PpoRecipe
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
 from toolkit.data.chat import sources, template
@@ -35,7 +36,7 @@ from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens, stop_at_all_ends
 from toolkit.ppo import reward_loading, rewards, sampler, trainer_arguments
 from toolkit.ppo.advantages import ScoreScale, set_rewards
-from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room, share_of
+from toolkit.ppo.config import ADAM_EPSILON, divisor, require_room
 from toolkit.ppo.episode import Episode, gather, mean_outcome
 from toolkit.ppo.trainer_base import DeferredRequests
 from toolkit.runs import layout, metrics
@@ -127,10 +128,7 @@ def _config(
     """
     settings = recipe.trainer
     arguments = trainer_arguments.arguments(recipe, run)
-    try:
-        share = share_of(settings.rollout_examples, settings.minibatches, processes=world_size())
-    except ValueError as error:
-        raise ToolkitError(str(error), where="trainer") from error
+    share = share_of(settings.rollout_examples, settings.minibatches, processes=world_size())
     micro = divisor(share, at_most=arguments["per_device_train_batch_size"])
     suppressed = [*(getattr(policy.generation_config, "suppress_tokens", None) or []), *unsampled]
     config_class = CLASSES[recipe.algorithm][0]

@@ -12,6 +12,7 @@ from accelerate import Accelerator, DistributedType
 from toolkit.base.console import tell
 from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.files import atomic_folder
+from toolkit.config import process_counts
 from toolkit.config.schema import PretrainRecipe
 from toolkit.data.text.batch_order import Order
 from toolkit.data.text.lost_text import sentence
@@ -77,7 +78,7 @@ def prepare(recipe: PretrainRecipe, run: Run) -> TrainingContext:
             f"pretraining supports DDP and FSDP2, not {accelerator.distributed_type.value}",
             where=run.name, fix="use distributed_type: MULTI_GPU or FSDP in the accelerate configuration",
         )  # fmt: skip
-    micro_rows = _micro_rows(recipe, length=recipe.row_tokens(), processes=accelerator.num_processes)
+    micro_rows = process_counts.micro_rows(recipe, processes=accelerator.num_processes)
     folder = _corpus(run, recipe.tokens)
     shards = TokenShards.open(folder / "train")
     order = Order(shards.tokens, recipe.row_tokens(), seed=recipe.seed, digest=shards.digest)
@@ -141,42 +142,6 @@ def _sharded(recipe: PretrainRecipe, run: Run) -> bool:
     if run.is_main and not sharded and (recipe.shard_weights is True or accelerate_config.sharding_asked()):
         tell(f"{run.name}: weights are not sharded: there is only one process")
     return sharded
-
-
-def _micro_rows(recipe: PretrainRecipe, *, length: int, processes: int) -> int:
-    """Return the rows of one forward pass on one process.
-
-    Raises:
-        ToolkitError: the batch cannot be divided into whole rows on each process.
-    """
-    local_rows, rest = divmod(recipe.batch_tokens, length * processes)
-    if rest or not local_rows:
-        raise ToolkitError(
-            f"batch_tokens {recipe.batch_tokens} is not a multiple of {length * processes} "
-            f"({length} tokens a row on each of {processes} process(es))",
-            where="batch_tokens", fix=f"use {max(1, local_rows) * length * processes}",
-        )  # fmt: skip
-    if recipe.exact:
-        _require_power_of_two(recipe, processes)
-    if recipe.micro_batch_tokens is None:
-        return local_rows
-    rows, rest = divmod(recipe.micro_batch_tokens, length)
-    if rest or not rows:
-        raise ToolkitError(
-            f"micro_batch_tokens {recipe.micro_batch_tokens} is not a multiple of a row's {length} tokens",
-            where="micro_batch_tokens", fix=f"use {max(1, rows) * length}",
-        )  # fmt: skip
-    return min(rows, local_rows)
-
-
-def _require_power_of_two(recipe: PretrainRecipe, processes: int) -> None:
-    """Refuse a number of processes over which the tree of micro-batches cannot be divided."""
-    micro_batches = recipe.batch_tokens // (recipe.micro_batch_tokens or recipe.batch_tokens)
-    if processes & (processes - 1) or processes > micro_batches:
-        raise ToolkitError(
-            f"exact: {micro_batches} micro-batches cannot be divided among {processes} processes",
-            where="exact", fix=f"start a power of two of processes, at most {micro_batches}",
-        )  # fmt: skip
 
 
 def _corpus(run: Run, reference: str) -> Path:

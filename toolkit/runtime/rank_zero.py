@@ -155,6 +155,17 @@ def failed_together() -> bool:
     return _are_set(_Meeting.store, keys, _FAIL_SECONDS)
 
 
+def another_failed() -> bool:
+    """Return whether another process has called `failed_together`."""
+    if _Meeting.store is None:
+        return False
+    others = [f"toolkit/failed/{rank}" for rank in range(ranks.world_size()) if rank != ranks.rank()]
+    try:
+        return any(_Meeting.store.check([key]) for key in others)
+    except RuntimeError:
+        return False
+
+
 def decide(action: Callable[[], Value]) -> Value:
     """Call `action` on rank 0 and return its value, which must be picklable, on every rank.
 

@@ -1,4 +1,4 @@
-"""Settings of sft, reward and dpo that the model or the launch cannot carry out, before data are read."""
+"""Settings of sft, reward and dpo that the model cannot carry out, before data are read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from transformers import PreTrainedModel
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import TrainerRecipe
 from toolkit.models.context_length import context_length
-from toolkit.stages.trainer_runner import split_batch
 
 
 def require_supported(recipe: TrainerRecipe, model: PreTrainedModel, *, length: int) -> None:
-    """Refuse settings that do not fit a model, and a batch that the processes cannot share.
+    """Refuse settings that do not fit a model.
 
     Args:
         length: maximum tokens of a row.
 
     Raises:
         ToolkitError: rows are padded beyond the model's positions, or a coefficient is for a loss that the
-            model does not have; as `split_batch`.
+            model does not have.
     """
-    split_batch(recipe)
     multiple, positions = recipe.trainer.get("pad_to_multiple_of"), context_length(model)
     if isinstance(multiple, int) and positions and -(-length // multiple) * multiple > positions:
         raise ToolkitError(

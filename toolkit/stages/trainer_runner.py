@@ -36,6 +36,7 @@ from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config import trl_checks, trl_schedules
 from toolkit.config.cross_checks import MOST_EXAMPLES
+from toolkit.config.process_counts import split_batch
 from toolkit.config.schema import TrainerRecipe
 from toolkit.config.yaml_source import dotted
 from toolkit.data.chat.rows import RowTable, training_order
@@ -73,28 +74,6 @@ DIVERGED = "lower trainer.learning_rate, or check the data; earlier checkpoints 
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "step"})
 """Values that Trainer logs in addition to metrics; its token count restarts from 0 in a resumed run."""
-
-
-def split_batch(recipe: TrainerRecipe) -> tuple[int, int]:
-    """Return (examples per forward pass and process, forward passes per optimizer step).
-
-    Raises:
-        ToolkitError: a batch that cannot be divided equally, so that examples would have unequal weights.
-    """
-    processes = ranks.world_size()
-    share, rest = divmod(recipe.batch_examples, processes)
-    if rest or not share:
-        raise ToolkitError(
-            f"batch_examples {recipe.batch_examples} cannot be divided equally among {processes} processes",
-            fix=f"use a multiple of {processes}",
-        )  # fmt: skip
-    micro = recipe.micro_batch_examples or share
-    if share % micro:
-        raise ToolkitError(
-            f"micro_batch_examples {micro} does not divide the {share} examples of each process",
-            fix=f"use a divisor of {share}",
-        )  # fmt: skip
-    return micro, share // micro
 
 
 def num_steps(recipe: TrainerRecipe, config_class: type[TrainingArguments], *, examples: int) -> int:
@@ -142,7 +121,7 @@ def arguments(
         table: the tokenized examples.
         length: maximum tokens of a row, from `max_length`.
     """
-    micro, accumulation = split_batch(recipe)
+    micro, accumulation = split_batch(recipe, processes=ranks.world_size())
     steps = num_steps(recipe, config_class, examples=len(table))
     _require_fitting(recipe, steps)
     order = training_order(
