@@ -22,6 +22,7 @@ from toolkit.config.overrides import COMMAND_LINE, Override
 from toolkit.config.recipe_texts import RecipeTexts
 from toolkit.config.registry import PRODUCTS, STAGES
 from toolkit.config.schema import StageRecipe
+from toolkit.config.shortened import shorten_warmup
 from toolkit.config.yaml_source import Key, Tree, dotted, forget, merge, nearest, parse, without
 
 SUFFIXES = (".yaml", ".yml")
@@ -63,7 +64,7 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """Read and check the recipes that lie directly in a folder, by file name.
 
     A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
-    set its key, and `seed` to all. If some of them refer to runs of this folder there and others do not, it applies to the
+    set its key or one that it replaces, and `seed` to all. If some of them refer to runs of this folder there and others do not, it applies to the
     others: `model=DIR` replaces the model that the folder starts from; its stages still follow each other.
 
     Raises:
@@ -166,9 +167,13 @@ def _read(path: Path, texts: RecipeTexts) -> tuple[Tree, dict[str, str]]:
 
 
 def _warn(warnings: Sequence[str]) -> None:
+    _tell([f"warning: {warning}" for warning in warnings])
+
+
+def _tell(notices: Sequence[str]) -> None:
     if os.environ.get("RANK", "0") == "0":
-        for warning in warnings:
-            tell(f"warning: {warning}")
+        for notice in notices:
+            tell(notice)
 
 
 def _layers(path: Path, texts: RecipeTexts, children: tuple[Path, ...] = ()) -> dict[Path, Tree]:
@@ -210,8 +215,13 @@ def _changed_files(change: Override, trees: Mapping[Path, Tree]) -> list[Path]:
     """Return the recipes of a folder that an override changes (see `load_folder`)."""
     if change.key == ("seed",):
         return list(trees)
-    keys = {file: change.with_current_key(tree).key for file, tree in trees.items()}
-    files = [file for file, tree in trees.items() if keys[file] in tree.positions]
+    current = {file: change.with_current_key(tree) for file, tree in trees.items()}
+    keys = {file: override.key for file, override in current.items()}
+    files = [
+        file
+        for file, tree in trees.items()
+        if any(key in tree.positions for key in (keys[file], *current[file].replaces()))
+    ]
     if setting_of(change.key) not in PRODUCTS:
         return files
     runs = [f"runs/{tree.value.get('run') or run_name(file)}" for file, tree in trees.items()]
@@ -250,7 +260,7 @@ def _checked(path: Path, tree: Tree, changes: Sequence[Override], sources: Mappi
         if old.key != new.key:
             _warn([f"{COMMAND_LINE}: {dotted(old.key)}: was renamed; write {dotted(new.key)}"])
     _warn(history.update(tree, tree.value["stage"]))  # settings of the overrides
-    recipe = _validated(cls, tree)
+    recipe = _validated(cls, tree, is_overridden=bool(changes))
     name = recipe.run or run_name(path)
     applied = tuple(change.text for change in changes)
     return LoadedRecipe(path, name, recipe, sources[str(path)], tree.positions, applied, sources=sources)
@@ -286,11 +296,16 @@ def _stage_class(tree: Tree) -> type[StageRecipe]:
     return STAGES[stage].recipe
 
 
-def _validated(cls: type[StageRecipe], tree: Tree) -> StageRecipe:
+def _validated(cls: type[StageRecipe], tree: Tree, *, is_overridden: bool) -> StageRecipe:
     stage = tree.value["stage"]
     trainer = tree.value.get("trainer")
     is_trl = STAGES[stage].trl_config is not None
-    recipe, mistakes = _parsed(cls, tree.value, trl_checks.settable(stage) if is_trl else ())
+    settable = trl_checks.settable(stage) if is_trl else ()
+    recipe, mistakes = _parsed(cls, tree.value, settable)
+    if recipe is not None and is_overridden:
+        if notices := shorten_warmup(recipe, tree, command_line=COMMAND_LINE):
+            recipe, mistakes = _parsed(cls, tree.value, settable)
+            _tell(notices)
     if is_trl and isinstance(trainer, dict):
         mistakes += [
             Mistake(("trainer", *mistake.key), mistake.what, mistake.kind)

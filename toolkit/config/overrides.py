@@ -12,12 +12,26 @@ import yaml
 
 from toolkit.base.errors import Problem, ProblemKind, RecipeError
 from toolkit.config import history
-from toolkit.config.inputs import setting_of
+from toolkit.config.inputs import DATA_SETTINGS, setting_of
 from toolkit.config.messages import shown
 from toolkit.config.registry import PRODUCTS
+from toolkit.config.schema import HeldOut
 from toolkit.config.yaml_source import Key, Tree, dotted, forget, parse
 
 COMMAND_LINE = "command line"
+
+EXCLUSIVE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "trainer": (
+        ("max_steps", "num_train_epochs"),
+        ("activation_checkpointing", "gradient_checkpointing"),
+        ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"),
+    ),
+    "lr_scheduler_kwargs": (("min_lr", "min_lr_rate"),),
+    "held_out": (tuple(HeldOut.model_fields),),
+    "rewards": (("reward_model", "function"),),
+    **dict.fromkeys(DATA_SETTINGS, (("field", "columns"),)),
+}
+"""Setting -> keys below it of which a recipe may have one: an override of one replaces the recipe's other."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +92,31 @@ class Override:
         if problem:
             return problem
         node[self.key[-1]] = self.tree.value
+        self._replace_exclusive(tree)
         forget(tree.positions, self.key)
         tree.positions[self.key] = COMMAND_LINE
         tree.positions.update({(*self.key, *below): COMMAND_LINE for below in self.tree.positions})
         return None
+
+
+    def replaces(self) -> list[Key]:
+        """Return the keys that a recipe cannot have together with the override's, which replaces them."""
+        keys = []
+        for depth, part in enumerate(self.key[1:], 1):
+            parent = self.key[:depth]
+            for names in EXCLUSIVE.get(setting_of(parent), ()):
+                if part in names:
+                    keys += [(*parent, name) for name in names if name != part]
+        return keys
+
+    def _replace_exclusive(self, tree: Tree) -> None:
+        if self.tree.value in (None, -1):  # not set
+            return
+        for key in self.replaces():
+            if tree.positions.get(key, COMMAND_LINE) != COMMAND_LINE:
+                del tree.at(key[:-1])[key[-1]]
+                forget(tree.positions, key)
+                del tree.positions[key]
 
 
 def _read_value(name: str, value: str) -> Tree:

@@ -31,6 +31,8 @@ class RecipeTexts:
 
     def __init__(self, known: Mapping[str, str] | None = None):
         self._texts = dict(known or {})
+        self.known = bool(self._texts)
+        """Whether texts were handed over."""
 
     def __getitem__(self, path: Path) -> str:
         """Return the text of a file.

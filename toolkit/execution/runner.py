@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
             where=str(path),
             fix="write the recipe to a file, or use --launch instead of a launcher",
         )
-    loaded = loader.load(path, overrides, texts=texts)
+    with console.notices_to(None) if texts.known else nullcontext():  # the process that read it has told them
+        loaded = loader.load(path, overrides, texts=texts)
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launches and STAGES[loaded.recipe.stage].uses_torch:
         _refuse_unable(loaded, processes=options.num_processes())

@@ -98,8 +98,9 @@ class PpoTrainerSettings(Settings):
     def whole_rollouts(self) -> PpoTrainerSettings:
         for whole, part in (("episodes", "rollout_examples"), ("rollout_examples", "minibatches")):
             if getattr(self, whole) % getattr(self, part):
-                text = f"{whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}"
-                raise ValueError(text)
+                count, unit = getattr(self, whole), getattr(self, part)
+                near = max(1, round(count / unit)) * unit
+                raise ValueError(f"{whole} {count} is not a multiple of {part} {unit}; {near} is one")
         return self
 
 
