@@ -18,7 +18,7 @@ from toolkit.cli.verify import verify_command
 from toolkit.config import loader, schema
 from toolkit.config.registry import STAGES
 from toolkit.execution import dag, launching, runner, starting_over
-from toolkit.runs import metrics, seal
+from toolkit.runs import checkpoint, metrics, seal
 from toolkit.runtime import hardware
 
 PROGRAM = Path(__file__).parents[1] / "runs" / "toy_program.py"
@@ -390,7 +390,11 @@ def test_threads_are_kept_unless_the_process_count_changed(here, monkeypatch):
     from toolkit.runtime import devices
 
     seen = []
-    monkeypatch.setattr(runner, "_entry", lambda stage: lambda recipe, run: run.write_text("a", "a"))
+
+    def stage(recipe, run):
+        checkpoint.save(run, 1, lambda folder: (folder / "state").touch(), keep=1)
+
+    monkeypatch.setattr(runner, "_entry", lambda name: stage)
     monkeypatch.setattr(runner.Run, "seal", lambda run: run.close())
     monkeypatch.setitem(STAGES, "tokenizer", replace(STAGES["tokenizer"], uses_torch=True))
     monkeypatch.setattr(devices, "configure", lambda recipe, threads: seen.append(threads))

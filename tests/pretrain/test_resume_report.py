@@ -12,7 +12,7 @@ from tests.pretrain.conftest import write_part, write_recipe
 from toolkit.base import ranks
 from toolkit.base.errors import RunError
 from toolkit.config import loader
-from toolkit.runs import opening, provenance
+from toolkit.runs import checkpoint, opening, provenance
 from toolkit.runs.opening import open_run
 from toolkit.runtime import hardware
 
@@ -34,6 +34,7 @@ def attempt(tmp_path, corpus, capsys, monkeypatch):
             threads = loaded.recipe.threads or hardware.cores() // ranks.local_world_size()
             record = run.decide if opening.keeps_threads(run.manifest) else run.describe
             record("threads", threads)  # as execution.runner
+            checkpoint.save(run, 4, lambda folder: (folder / "state").touch(), keep=1)
         return capsys.readouterr().err
 
     yield go
@@ -80,7 +81,7 @@ def test_resume_reports_changes_and_their_effect(attempt, change, settings, line
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
         message = attempt(**settings)
-        assert "resuming from the beginning" in message and "changed since the last attempt:" in message
+        assert "resuming from step 4" in message and "changed since the last attempt:" in message
         assert line in message and promise in message
         # compared with the last attempt and reported once
         assert "changed since the last attempt" not in attempt(**settings)

@@ -107,11 +107,11 @@ def test_signal_under_launch_exits_130_without_traceback(tmp_path, corpus, whole
 
 
 def test_wrong_number_of_processes_is_one_line_under_launch(tmp_path, corpus):
-    """All processes fail at the same place, so the launcher has nothing to report."""
+    """It is refused before a process is started."""
     recipe = write_recipe(tmp_path, corpus, "three", **SETTINGS)
     status, err = trainings.wait_for_end(launch(recipe, tmp_path, processes=3))
-    assert status == 1 and err.count("is not a multiple of 96 (32 tokens a row on each of 3 process") == 1
-    assert "fix: use 192" in err and "Traceback" not in err and "Failures" not in err
+    assert status == 2 and err.count("is not a multiple of 96 (32 tokens a row on each of 3 process") == 1
+    assert "; use 192\n" in err and "Traceback" not in err and "Failures" not in err
 
 
 @pytest.mark.parametrize("how", ["alone", "launched"])

@@ -16,11 +16,15 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.data import files as data_files
 from toolkit.execution import dag
 from toolkit.execution.runner import run_recipes
-from toolkit.runs import manifest, metrics, run_lock, seal
+from toolkit.runs import checkpoint, layout, manifest, metrics, opening, run_lock, seal
 from toolkit.runs.opening import changed_settings, examine, open_run
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
+
+
+def touch_state(folder: Path) -> None:
+    (folder / "state").touch()
 
 
 def test_finished_run_reports_nothing_to_do(runs, capsys):
@@ -52,6 +56,7 @@ def test_unfinished_run_resumes_with_its_records(runs, capsys):
         assert run.decide("threads", 4) == 4
         run.metrics.log(1, loss=3.0)
         run.metrics.log(2, loss=2.0)
+        checkpoint.save(run, 1, touch_state, keep=1)
     with open_run(tokenizer(), runs_dir=runs) as run:
         assert run.decide("precision", "fp32") == "bf16"
         assert run.describe("threads", 2) == 2
@@ -60,7 +65,7 @@ def test_unfinished_run_resumes_with_its_records(runs, capsys):
         run.metrics.log(2, loss=1.5)
         run.seal()
     stderr = capsys.readouterr().err
-    assert "resuming from the beginning" in stderr and 'precision: "fp32" -> "bf16"' in stderr
+    assert "resuming from step 1" in stderr and 'precision: "fp32" -> "bf16"' in stderr
     path = runs / "t" / "tokenizer"
     assert [row["loss"] for row in metrics.read(path / "metrics.jsonl")] == [3.0, 1.5]
     content = json.loads((path / "manifest.json").read_text())
@@ -69,6 +74,49 @@ def test_unfinished_run_resumes_with_its_records(runs, capsys):
     assert resolved["threads"] == 2 and resolved["vocab_size"] == 4096
     assert resolved["found"] == {"precision": "bf16", "prompts": 7}
     assert len(json.loads((path / "timing.json").read_text())["attempts"]) == 2
+
+
+@pytest.mark.parametrize("work", ["nothing", "damaged"])
+def test_unfinished_run_without_an_intact_checkpoint_starts_from_the_beginning(runs, capsys, monkeypatch, work):
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        run.decide("precision", "bf16")
+        if work == "damaged":
+            folder = checkpoint.save(run, 7, touch_state, keep=1)
+            (folder / "state").write_text("other bytes")
+    assert opening.resumption(run.path) == "starts from the beginning: there is no checkpoint yet"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        assert run.decide("precision", "fp32") == "fp32"  # nothing stands on what was decided before
+    path = runs / "t" / "tokenizer"
+    assert capsys.readouterr().err == (
+        f"{path}: not finished yet, starting from the beginning: there is no checkpoint\n"
+    )
+    content = json.loads((path / "manifest.json").read_text())
+    assert content["world_size"] == 2 and content["resumed"] == []
+
+
+def test_resume_point_is_what_the_stage_continues_from(runs):
+    def begun(loaded, work) -> str:
+        with open_run(loaded, runs_dir=runs) as run:
+            work(run)
+        return opening.resumption(run.path)
+
+    def measured(run):
+        checkpoint.save(run, 2, touch_state, keep=1)
+
+    def encoded(run):
+        run.write_json("corpus/train/index.json", {})
+
+    def sampled(run):
+        run.write_json(f"{layout.SAMPLED_ANSWERS}/00000.json", [])
+
+    make(tokenizer(), runs)
+    evaluate = schema.EvaluateRecipe(stage="evaluate", models=["runs/t/tokenizer"], samples=["Hello"])
+    loaded = LoadedRecipe(Path("t/evaluate.yaml"), "t/evaluate", evaluate, "stage: evaluate\n", {})
+    assert begun(tokenizer("t/a"), measured) == "resumes from step 2"
+    assert begun(loaded, measured) == "resumes from the measurements of 2 models"
+    assert begun(corpus(), encoded) == "resumes from the text encoded so far"
+    assert begun(tokenizer("t/b"), sampled) == "resumes from the answers sampled so far"
 
 
 def test_seconds_are_summed_over_attempts(runs):
@@ -339,8 +387,8 @@ def test_forked_worker_of_a_killed_process_does_not_hold_the_lock(runs):
 
 
 def test_environment_changes_are_reported_before_resuming(runs, monkeypatch, capsys):
-    with open_run(tokenizer(), runs_dir=runs):
-        pass
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        checkpoint.save(run, 1, touch_state, keep=1)
     with open_run(tokenizer(), runs_dir=runs):
         pass
     assert "changed since the last attempt" not in capsys.readouterr().err
@@ -424,7 +472,7 @@ def test_unfinished_fine_tuning_of_an_earlier_version_learns_the_same_answers(ru
     loaded = fine_tuning(trainer=trainer)
     with open_run(loaded, runs_dir=runs) as run:
         assert run.recipe.multi_turn == "all"
-        (run.checkpoints / "step-00000001").mkdir(parents=True)
+        checkpoint.save(run, 1, touch_state, keep=1)
     file = run.path / "manifest.json"
     content = json.loads(file.read_text())
     del content["inputs"]["settings"]["multi_turn"]

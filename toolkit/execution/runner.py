@@ -116,8 +116,7 @@ def _run_in_this_process(loaded: LoadedRecipe, options: RunOptions, run_dir: Pat
         return 0
     except KeyboardInterrupt:
         if ranks.rank() == 0:
-            start = opening.resume_point(run_dir)
-            console.tell(f"{run_dir}: interrupted; the same command resumes from {start}")
+            console.tell(f"{run_dir}: interrupted; the same command {opening.resumption(run_dir)}")
         return INTERRUPTED
 
 

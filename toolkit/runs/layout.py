@@ -35,6 +35,9 @@ SAMPLES = "samples.json"
 JOURNAL = "journal.json"
 """Corpus: where an interrupted part resumes; removed when the part is complete."""
 
+TOKEN_INDEX = "index.json"
+"""Corpus: in a folder of token shards, sizes and digests; written last."""
+
 MODEL = "model"
 """Folder of the model: safetensors, config, tokenizer, chat template."""
 

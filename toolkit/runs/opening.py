@@ -153,9 +153,15 @@ def holds_work(path: Path) -> bool:
     return (
         seal.is_sealed(path)
         or any(path.glob(f"{layout.CHECKPOINTS}/*"))
-        or any(path.rglob(layout.JOURNAL))
+        or _has_shards(path)
         or any(path.glob(f"{layout.SAMPLED_ANSWERS}/*.json"))
     )
+
+
+def _has_shards(path: Path) -> bool:
+    """Return whether a corpus has written a part, or has begun to."""
+    names = (layout.JOURNAL, layout.TOKEN_INDEX)
+    return any(entry.name in names for entry in path.glob(f"{layout.CORPUS}/*/*.json"))
 
 
 def discard(path: Path, *, runs_dir: Path) -> None:
@@ -254,12 +260,16 @@ def _begin(loaded: LoadedRecipe, *, runs_dir: Path, state: State, fresh: bool) -
     if fresh or (state.kind == "new" and seal.is_run(path)):
         _empty(path)
     files.remove_temporaries(path)
-    if state.kind == "unfinished":
+    begun = resume_point(path) if state.kind == "unfinished" else None
+    if begun is not None:
         content = files.read_json(path / layout.MANIFEST)
-        _report_changes(path, content, loaded.recipe)
+        tell(f"{path}: not finished yet, resuming from {begun}")
+        _report_changes(content, loaded.recipe)
         # The settings are the same, but comments may differ: the last recipe is kept.
         content.update(manifest.recipe_record(loaded))
     else:
+        if state.kind == "unfinished":  # and nothing of it is used: what it decided is decided again
+            tell(f"{path}: not finished yet, starting from the beginning: there is no checkpoint")
         content = manifest.create(loaded, given=state.given)
     run = Run(loaded, runs_dir=runs_dir, content=content)
     for line in manifest.settings_differences(*map(manifest.settings, (loaded.recipe, run.recipe))):
@@ -281,15 +291,14 @@ def _empty(path: Path) -> None:
     (path / layout.MANIFEST).unlink(missing_ok=True)
 
 
-def _report_changes(path: Path, content: Manifest, recipe: StageRecipe) -> None:
-    """Print where the run resumes, what changed since its last attempt, and the effect on the result.
+def _report_changes(content: Manifest, recipe: StageRecipe) -> None:
+    """Print what changed since the last attempt of a run, and the effect on the result.
 
     Changes are also recorded in the manifest.
     """
     now = provenance.collect()
     changed = manifest.environment_differences(content, now)
     lines = changed + _threads_change(content, recipe)
-    tell(f"{path}: not finished yet, resuming from {resume_point(path)}")
     if lines:
         # Cores matter only through the threads, which have a line of their own.
         harmless = ["hardware.processor.cores:"]
@@ -323,11 +332,22 @@ def _threads_change(content: Manifest, recipe: StageRecipe) -> list[str]:
     return [f"threads: {before} -> {now}"]
 
 
-def resume_point(path: Path) -> str:
-    """Return in words from where a run would resume."""
-    checkpoints = checkpoint.steps(path / layout.CHECKPOINTS)
-    if checkpoints:
-        return f"step {checkpoints[-1][0]}"
+def resume_point(path: Path) -> str | None:
+    """Return in words from where an unfinished run would resume; None if it would start from the beginning."""
+    intact = (step for step, folder in reversed(checkpoint.steps(path / layout.CHECKPOINTS))
+              if checkpoint.is_whole(folder))  # fmt: skip
+    step = next(intact, None)
+    if step is not None:
+        is_evaluation = files.read_json(path / layout.MANIFEST)["stage"] == "evaluate"
+        if is_evaluation:
+            return f"the measurements of {step} model{'s' * (step > 1)}"
+        return f"step {step}"
     if any(path.glob(f"{layout.SAMPLED_ANSWERS}/*.json")):
         return "the answers sampled so far"
-    return "the beginning (there is no checkpoint yet)"
+    return "the text encoded so far" if _has_shards(path) else None
+
+
+def resumption(path: Path) -> str:
+    """Return in words what the same command would do with a run that was interrupted."""
+    begun = resume_point(path)
+    return f"resumes from {begun}" if begun else "starts from the beginning: there is no checkpoint yet"

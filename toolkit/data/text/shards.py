@@ -23,9 +23,10 @@ import numpy as np
 
 from toolkit.base.errors import DataError, RunError
 from toolkit.base.files import write_json
+from toolkit.runs import layout
 from toolkit.runs.evaluation import LostText
 
-INDEX = "index.json"
+INDEX = layout.TOKEN_INDEX
 DOCUMENTS = "documents.bin"
 RECORD = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("logprob", "<f8")])
 """`start` in tokens of the stream, `bytes` of the original UTF-8 text, `logprob` in nats (NaN: unknown)."""
