@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.config.schema import PretrainRecipe
+from toolkit.config.schema import EvaluateRecipe, PretrainRecipe
 from toolkit.runtime import accelerate_config
 
 ROOT = Path(__file__).parents[2]
@@ -21,8 +21,8 @@ LAUNCH = {"distributed_type": "MULTI_GPU", "num_processes": 2, "mixed_precision"
 @pytest.mark.parametrize(
     ("name", "value", "harmless"),
     [
-        ("ACCELERATE_MIXED_PRECISION", "bf16", "no"),
-        ("ACCELERATE_MIXED_PRECISION", "fp8", "no"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "no"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "bf16"),
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "NO"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "1"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "false"),
@@ -44,6 +44,42 @@ def test_variable_that_changes_results_is_refused(monkeypatch, name, value, harm
     assert name in caught.value.what or "is not supported" in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("recipe", "agrees"),
+    [
+        (RECIPE, True),  # auto: compared when it is decided
+        (RECIPE.model_copy(update={"precision": "bf16"}), True),
+        (RECIPE.model_copy(update={"precision": "fp32"}), False),
+        (EvaluateRecipe(stage="evaluate", models=["runs/t/dpo"], samples=["Hello"]), True),  # trains nothing
+    ],
+    ids=["auto", "bf16", "fp32", "without"],
+)
+def test_mixed_precision_is_accepted_where_the_recipe_says_the_same(monkeypatch, recipe, agrees):
+    accelerate_config.require_supported_configuration({**LAUNCH, "mixed_precision": "bf16"}, where="launch.yaml")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    if agrees:
+        accelerate_config.require_same_precision(recipe, {"mixed_precision": "bf16"}, where="launch.yaml")
+        accelerate_config.require_supported(recipe)
+        return
+    with pytest.raises(UsageError, match="is 'bf16', but `precision` of the pretrain recipe is another") as caught:
+        accelerate_config.require_same_precision(recipe, {"mixed_precision": "bf16"}, where="launch.yaml")
+    assert caught.value.where == "launch.yaml"
+    with pytest.raises(ToolkitError, match="ACCELERATE_MIXED_PRECISION is 'bf16'"):
+        accelerate_config.require_supported(recipe)
+
+
+def test_automatic_precision_is_compared_when_it_is_decided(monkeypatch):
+    from toolkit.runtime import devices, hardware
+
+    cpu = devices.torch.device("cpu")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr(hardware, "processor", lambda: {"bf16": ["amx_bf16"]})
+    assert devices.precision("auto", cpu) == "bf16"
+    monkeypatch.setattr(hardware, "processor", lambda: {"bf16": []})
+    with pytest.raises(ToolkitError, match="is 'bf16', but `precision` of the recipe decides, which is fp32 here"):
+        devices.precision("auto", cpu)
+
+
 def test_compilation_that_is_off_anyway_may_be_turned_off(monkeypatch):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     accelerate_config.require_supported(RECIPE.model_copy(update={"compile": False}))
@@ -52,7 +88,7 @@ def test_compilation_that_is_off_anyway_may_be_turned_off(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mixed_precision": "bf16"}, "mixed_precision is 'bf16', but `precision` of the recipe decides"),
+        ({"mixed_precision": "fp16"}, "mixed_precision is 'fp16', but `precision` of the recipe decides"),
         ({"fp16": True}, "fp16 is True"),
         ({"dynamo_config": {"dynamo_backend": "INDUCTOR"}}, "dynamo_backend is 'INDUCTOR'"),
         ({"dynamo_backend": "EAGER"}, "dynamo_backend is 'EAGER'"),

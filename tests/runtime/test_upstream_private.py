@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -221,3 +222,25 @@ def test_module_imports_without_torch():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert output == "False\n"
     assert transformers.__version__ and trl.__version__
+
+
+def test_missing_weights_are_told_unless_they_are_tied(tiny_model, monkeypatch):
+    """A checkpoint holds tied weights once, and Trainer would warn of the other name at every resumption."""
+
+    class Loaded(NamedTuple):
+        missing_keys: list[str]
+        unexpected_keys: list[str]
+
+    class Resumed(TokenizedRows, Trainer):
+        def __init__(self):
+            self.model = tiny_model
+
+    told = []
+    monkeypatch.setattr(transformers.trainer.logger, "warning", told.append)
+    Resumed()._issue_warnings_after_load(Loaded(["lm_head.weight"], []))
+    assert told == []
+    Resumed()._issue_warnings_after_load(Loaded(["lm_head.weight", "transformer.ln_f.bias"], ["x"]))
+    assert told == [
+        "There were missing keys in the checkpoint model loaded: ['transformer.ln_f.bias'].",
+        "There were unexpected keys in the checkpoint model loaded: ['x'].",
+    ]

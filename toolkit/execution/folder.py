@@ -247,20 +247,17 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> Non
         )
 
 
-def _refuse_unable(
-    recipes: Sequence[LoadedRecipe], options: RunOptions, anew: StartingOver
-) -> None:
-    """Refuse settings that this machine cannot carry out, of recipes that are still to run."""
-    problems = [
-        problem
-        for loaded in recipes
-        if loaded.name in anew.reasons
-        or not seal.is_sealed(references.below(loaded.name, options.runs_dir))
-        for problem in machine_checks.problems(loaded, processes=_processes(loaded, options))
-    ]
+def _refuse_unable(recipes: Sequence[LoadedRecipe], options: RunOptions, anew: StartingOver) -> None:
+    """Refuse settings that this machine or launch cannot carry out, of recipes that are still to run."""
+    problems = []
+    for loaded in recipes:
+        sealed = seal.is_sealed(references.below(loaded.name, options.runs_dir))
+        if sealed and loaded.name not in anew.reasons:
+            continue
+        is_launched = options.launches and STAGES[loaded.recipe.stage].uses_torch
+        if is_launched:
+            options.require_agreement(loaded.recipe)
+        processes = options.num_processes() if is_launched else None
+        problems += machine_checks.problems(loaded, processes=processes)
     if problems:
         raise RecipeError(problems)
-
-
-def _processes(loaded: LoadedRecipe, options: RunOptions) -> int | None:
-    return options.num_processes() if STAGES[loaded.recipe.stage].uses_torch else None

@@ -21,6 +21,7 @@ from toolkit.base.errors import UsageError
 from toolkit.config import recipe_texts
 from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
+from toolkit.config.schema import StageRecipe
 from toolkit.runtime import accelerate_config, signals
 
 PARENT = "TOOLKIT_PARENT"
@@ -46,6 +47,16 @@ class RunOptions:
     def launches(self) -> bool:
         """Whether a launcher starts the stages that use torch."""
         return self.launch is not None or self.processes > 1
+
+    def require_agreement(self, recipe: StageRecipe) -> None:
+        """Refuse a configuration of `launch` that contradicts a recipe.
+
+        Raises:
+            UsageError: they differ in their precision.
+        """
+        if self.launch is not None:
+            content = _configuration(self.launch)
+            accelerate_config.require_same_precision(recipe, content, where=str(self.launch))
 
     def num_processes(self) -> int | None:
         """Return how many processes run a stage that uses torch; None: this one or those of its launcher."""
@@ -260,7 +271,7 @@ def check_launch(options: RunOptions) -> None:
     if ranks.world_size() > 1 or "LOCAL_RANK" in os.environ:
         raise UsageError(f"{option} under a launcher", fix="use only one of them")
     if options.launch is not None:
-        _check_configuration(options.launch)
+        check_configuration(options.launch)
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -275,7 +286,7 @@ def _configuration(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_configuration(path: Path) -> None:
+def check_configuration(path: Path) -> None:
     """Refuse a launch configuration that is missing, invalid, or would not start what it specifies."""
     content = _configuration(path)
     accelerate_config.require_supported_configuration(content, where=str(path))

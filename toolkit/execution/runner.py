@@ -89,6 +89,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
         loaded = loader.load(path, overrides, texts=texts)
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launches and STAGES[loaded.recipe.stage].uses_torch:
+        options.require_agreement(loaded.recipe)
         _refuse_unable(loaded, processes=options.num_processes())
         status = launching.run(loaded, options)
     else:

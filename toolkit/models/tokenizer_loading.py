@@ -23,6 +23,9 @@ from toolkit.runs.hub import Reference
 GENERIC_CLASS = "TokenizersBackend"
 """`tokenizer_class` of a tokenizer that tokenizer.json describes completely."""
 
+_OF_THE_MACHINE = ("is_local", "local_files_only")
+"""What transformers would write into tokenizer_config.json: where it was loaded from, and HF_HUB_OFFLINE."""
+
 
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder, a tokenizer folder or a hub model.
@@ -57,6 +60,8 @@ def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
             f"tokenizer_config.json: model_max_length is {tokenizer.model_max_length!r}, not a number",
             where=reference[0], fix="correct the value; numbers stand without quotes",
         )  # fmt: skip
+    for name in _OF_THE_MACHINE:
+        tokenizer.init_kwargs.pop(name, None)
     tokenizer.name_or_path = reference[0]
     fixed = with_fixed_date(tokenizer.chat_template)
     if fixed != tokenizer.chat_template:

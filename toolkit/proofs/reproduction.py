@@ -27,12 +27,12 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
-        "threads", "device", "versions", "local_files_only", "held_out_in_training", "also_in_training",
+        "threads", "device", "versions", "local_files_only", "is_local", "held_out_in_training", "also_in_training",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
-transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
+Older runs have `local_files_only` and `is_local` in tokenizer_config.json, which follow HF_HUB_OFFLINE and the cache.
 Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.
 """
 NOT_OUTPUTS = {
@@ -102,8 +102,7 @@ def reproduce(run: Path, *, output: Path | None = None, launch: Path | None = No
     """
     seal.require_unchanged(run)
     rebuild.require_parents(run)
-    if launch is not None:
-        launching.check_configuration(launch)
+    launching.check_launch(launching.RunOptions(run.parent, launch=launch))
     with ExitStack() as stack:
         runs_dir = _runs_dir(output, stack)
         loaded = _recipe(run, runs_dir, stack)

@@ -8,13 +8,14 @@ from typing import Any
 
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.config.schema import PretrainRecipe, StageRecipe
+from toolkit.config.schema import PpoRecipe, PretrainRecipe, StageRecipe, TrainerRecipe
 
 FSDP = "FSDP"
 _WITHOUT_EFFECT = ("offload_params", "activation_checkpointing")
 _KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", FSDP)
+_PRECISION = "ACCELERATE_MIXED_PRECISION"
 _RECIPE_DECIDES = {
-    "ACCELERATE_MIXED_PRECISION": (("no",), "`precision` of the recipe decides"),
+    _PRECISION: (("no",), "`precision` of the recipe decides"),
     "ACCELERATE_DYNAMO_BACKEND": (("no",), "`compile` of a pretraining, or `trainer.torch_compile`, decides"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "`micro_batch_...` of the recipe decides"),
     "ACCELERATE_USE_PARALLELISM_CONFIG": (
@@ -50,14 +51,19 @@ def lets_go() -> bool:
     return not sharding_asked() or os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false"
 
 
-def require_recipe_decides() -> None:
+def require_recipe_decides(recipe: StageRecipe | None = None) -> None:
     """Refuse environment variables with which Accelerate or torch would compute otherwise than recipes say.
+
+    Args:
+        recipe: variables may also be what this recipe says.
 
     Raises:
         ToolkitError: names the variable, its value and what decides instead.
     """
     for name, (neutral, reason) in _RECIPE_DECIDES.items():
         value = os.environ.get(name)
+        if name == _PRECISION and recipe is not None and agrees(recipe, value):
+            continue
         if value and value.lower() not in neutral:
             fix = f"unset {name}" + (", or set it to no in Accelerate's file" if "no" in neutral else "")
             raise ToolkitError(f"{name} is {value!r}, but {reason}", where="environment", fix=fix)
@@ -73,7 +79,7 @@ def require_supported(recipe: StageRecipe) -> None:
         ToolkitError: DeepSpeed, Megatron-LM, FSDP1, settings of FSDP that have no effect here; FSDP with
             `shard_weights: false` or `exact: true`; variables that override the recipe.
     """
-    require_recipe_decides()
+    require_recipe_decides(recipe)
     if _is_true(os.environ.get("ACCELERATE_USE_DEEPSPEED")):
         _refuse("DEEPSPEED", {}, where="accelerate launch")
     if _is_true(os.environ.get("ACCELERATE_USE_MEGATRON_LM")):
@@ -104,6 +110,44 @@ def require_supported(recipe: StageRecipe) -> None:
         )  # fmt: skip
 
 
+def agrees(recipe: StageRecipe, mixed_precision: str | None) -> bool:
+    """Return whether Accelerate's mixed precision is that of a recipe, or, for `auto`, may be.
+
+    `require_precision` compares once `auto` is decided. Stages that train nothing have no mixed precision.
+    """
+    value = str(mixed_precision or "no").lower()
+    trained = recipe.precision if isinstance(recipe, PretrainRecipe | TrainerRecipe | PpoRecipe) else "bf16"
+    return value == "no" or (value == "bf16" and trained in ("auto", "bf16"))
+
+
+def require_precision(decided: str) -> None:
+    """Refuse mixed precision of Accelerate that is not what `precision: auto` has become.
+
+    Raises:
+        ToolkitError: they differ.
+    """
+    value = (os.environ.get(_PRECISION) or "no").lower()
+    if value not in ("no", decided):
+        raise ToolkitError(
+            f"{_PRECISION} is {value!r}, but `precision` of the recipe decides, which is {decided} here",
+            where="environment", fix=f"unset {_PRECISION}, or set it to no in Accelerate's file",
+        )  # fmt: skip
+
+
+def require_same_precision(recipe: StageRecipe, content: Mapping[str, Any], *, where: str) -> None:
+    """Refuse a file for `accelerate launch` whose mixed precision is not that of a recipe.
+
+    Raises:
+        UsageError: they differ.
+    """
+    value = content.get("mixed_precision")
+    if not agrees(recipe, value):
+        raise UsageError(
+            f"mixed_precision is {value!r}, but `precision` of the {recipe.stage} recipe is another",
+            where=where, fix="remove mixed_precision: each recipe has its own precision",
+        )  # fmt: skip
+
+
 def require_supported_configuration(content: Mapping[str, Any], *, where: str) -> None:
     """Refuse unsupported settings in the content of a file for `accelerate launch`.
 
@@ -125,13 +169,14 @@ def _refuse_decisions(content: Mapping[str, Any], *, where: str) -> None:
     """Refuse what a file decides in place of the recipe; `accelerate launch` makes the variables of it."""
     dynamo = (content.get("dynamo_config") or {}).get("dynamo_backend") or content.get("dynamo_backend")
     decided = {
-        "mixed_precision": ("ACCELERATE_MIXED_PRECISION", content.get("mixed_precision")),
-        "fp16": ("ACCELERATE_MIXED_PRECISION", content.get("fp16")),
+        "mixed_precision": (_PRECISION, content.get("mixed_precision")),
+        "fp16": (_PRECISION, content.get("fp16")),
         "dynamo_backend": ("ACCELERATE_DYNAMO_BACKEND", dynamo),
         "parallelism_config": ("ACCELERATE_USE_PARALLELISM_CONFIG", content.get("parallelism_config")),
     }
     for key, (variable, value) in decided.items():
-        if value and str(value).lower() != "no":
+        is_compared = key == "mixed_precision" and str(value).lower() == "bf16"  # with each recipe
+        if value and str(value).lower() != "no" and not is_compared:
             raise UsageError(
                 f"{key} is {value!r}, but {_RECIPE_DECIDES[variable][1]}", where=where, fix=f"remove {key}"
             )

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from toolkit.base import ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import StageRecipe
-from toolkit.runtime import allocator, env_vars, hardware
+from toolkit.runtime import accelerate_config, allocator, env_vars, hardware
 
 
 def configure(recipe: StageRecipe, *, threads: int | None = None) -> None:
@@ -114,6 +114,12 @@ def precision(setting: str, on: torch.device) -> str:
     """
     if setting != "auto":
         return setting
+    decided = _automatic_precision(on)
+    accelerate_config.require_precision(decided)
+    return decided
+
+
+def _automatic_precision(on: torch.device) -> str:
     if torch.device(on).type == "mps":
         return "fp32"
     if torch.device(on).type == "cuda":

@@ -68,7 +68,8 @@ def metric_values(trainer: Trainer) -> dict[str, list[float]]:
 
 
 class TokenizedRows:
-    """Mixin before a TRL trainer class: it takes tokenized rows as they are, and sends no telemetry.
+    """Mixin before a TRL trainer class: it takes tokenized rows as they are, sends no telemetry, and warns of no
+    tied weight when it resumes.
 
     Otherwise DPOTrainer renders and tokenizes text again, and SFTTrainer makes three passes of `datasets.map`
     over rows that need none.
@@ -79,6 +80,12 @@ class TokenizedRows:
 
     def _send_telemetry(self) -> None:
         pass
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Leave tied weights out of the keys that a checkpoint lacks: a file has them once."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
 
 class TrainerHooks:
