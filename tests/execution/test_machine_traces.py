@@ -23,7 +23,7 @@ CHAIN = {
     "reward": ["trainer.max_steps=3", PAIRS],
     "dpo": ["trainer.max_steps=3", PAIRS],
     "ppo": ["trainer.episodes=16", "trainer.rollout_examples=8", "data.examples=16"],
-    "evaluate": ["data.held_out_examples=8", "answers_per_sample=1"],
+    "evaluate": ["data.held_out_examples=8", "answers_per_sample=1", "samples=[Hello]", "win_rate.max_new_tokens=24"],
 }
 UNTIMED = {layout.TIMING, layout.MANIFEST, layout.LOCK}
 """Files that differ by time: seconds, when it was sealed, and the digests of the parents' seals."""

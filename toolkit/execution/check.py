@@ -12,7 +12,7 @@ from toolkit.config import inputs, registry
 from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files, recipes_beside, run_name
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
-from toolkit.execution import dag, machine_checks
+from toolkit.execution import dag, data_checks, machine_checks
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class CheckedRecipe:
     """A recipe that could be read.
 
     Attributes:
-        ok: no reference is to a run of the wrong stage or to the recipe's own run, and this machine can do
-            what the settings say.
+        ok: no reference is to a run of the wrong stage or to the recipe's own run, this machine can do what
+            the settings say, and the first row of each file of data can be read.
         not_checked: parents and data that cannot be checked yet, one line each.
     """
 
@@ -41,16 +41,20 @@ class CheckReport:
 
 
 def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
-    """Check a recipe, or all recipes of a folder, without running or writing anything."""
+    """Check a recipe, or all recipes of a folder, without running or writing anything.
+
+    Of data that are local files, the first row is read.
+    """
     loaded, problems = _read(path, overrides)
     makers = {recipe.name: recipe.recipe.stage for recipe in loaded}
     files = {run_name(file) for file in (recipe_files(path) if path.is_dir() else recipes_beside(path))}
     checked = []
     for recipe in loaded:
         wrong, unknown = _parents(recipe, makers, files | set(makers))
-        wrong += machine_checks.problems(recipe)
+        data = data_checks.check(recipe, runs_dir=Path("runs"))
+        wrong += machine_checks.problems(recipe) + data.problems
         problems.setdefault(recipe.path, []).extend(wrong)
-        unknown += _data(recipe)
+        unknown += [*_hub_data(recipe), *(_line(problem) for problem in data.missing), *data.unread]
         checked.append(CheckedRecipe(recipe.path, recipe.name, recipe.recipe.stage, not wrong, unknown))
     distinct = list(dict.fromkeys(itertools.chain.from_iterable(problems.values())))
     return CheckReport(checked, distinct or _cycles(loaded))
@@ -105,18 +109,14 @@ def _parents(
     return wrong, unknown
 
 
-def _data(loaded: LoadedRecipe) -> list[str]:
-    """Return a line for each data source that cannot be checked."""
-    unknown = []
-    sources = list(inputs.data_sources(loaded.recipe))
-    for key, source in sources.copy():
-        if inputs.has_separate_held_out(source):
-            sources.append(((*key, "held_out"), inputs.separate_held_out(source)))
-    for key, source in sources:
-        if source.name == inputs.STORYWORLD or source.name.startswith("runs/"):
-            continue
-        if not inputs.is_local(source.name):
-            unknown.append(f"{dotted(key)}: {source.name} (a dataset of the Hub)")
-        elif not any(character in source.name for character in "*?[") and not Path(source.name).exists():
-            unknown.append(f"{dotted(key)}: there is no file {source.name} here")
-    return unknown
+def _line(problem: Problem) -> str:
+    return f"{problem.key}: {problem.what}" if problem.key else problem.what
+
+
+def _hub_data(loaded: LoadedRecipe) -> list[str]:
+    """Return a line for each data source of the Hub, which is not checked."""
+    return [
+        f"{dotted(key)}: {source.name} (a dataset of the Hub)"
+        for key, source in inputs.data_sources(loaded.recipe)
+        if source.name != inputs.STORYWORLD and not inputs.is_local(source.name)
+    ]

@@ -16,7 +16,7 @@ from toolkit.config.loader import LoadedRecipe
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import CorpusRecipe, PreferencesRecipe, StageRecipe
 from toolkit.data import files as data_files
-from toolkit.execution import dag, launching, machine_checks, starting_over
+from toolkit.execution import dag, data_checks, launching, machine_checks, starting_over
 from toolkit.execution.launching import INTERRUPTED, RunOptions
 from toolkit.execution.schedule import Schedule, StageTask
 from toolkit.execution.stage_output import StageOutput
@@ -248,7 +248,7 @@ def _refuse_changed(recipes: Sequence[LoadedRecipe], options: RunOptions) -> Non
 
 
 def _refuse_unable(recipes: Sequence[LoadedRecipe], options: RunOptions, anew: StartingOver) -> None:
-    """Refuse settings that this machine or launch cannot carry out, of recipes that are still to run."""
+    """Refuse what a later stage would stop at, of recipes that are still to run: their settings and data."""
     problems = []
     for loaded in recipes:
         sealed = seal.is_sealed(references.below(loaded.name, options.runs_dir))
@@ -259,5 +259,7 @@ def _refuse_unable(recipes: Sequence[LoadedRecipe], options: RunOptions, anew: S
             options.require_agreement(loaded.recipe)
         processes = options.num_processes() if is_launched else None
         problems += machine_checks.problems(loaded, processes=processes)
+        data = data_checks.check(loaded, runs_dir=options.runs_dir)
+        problems += [*data.missing, *data.problems]
     if problems:
         raise RecipeError(problems)

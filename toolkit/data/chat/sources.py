@@ -251,6 +251,30 @@ def prompts(
     return _read(data, _Prompts, _Request(part, seed, tokenizers=tokenizers), report)
 
 
+FIRST_ROWS = 20
+"""Rows among which `require_readable` looks for one that is used."""
+
+
+def require_readable(
+    source: DataSource, config: str, *, tokenizers: Sequence[PreTrainedTokenizerBase] = ()
+) -> None:
+    """Read the first row that is used of a local source, as the training would.
+
+    Args:
+        config: `conversations`, `preferences` or `prompts`.
+        tokenizers: their chat templates have to render the row.
+
+    Raises:
+        DataError: of the row, or the file, that the training would stop at.
+    """
+    readers: dict[str, type[_Reader]] = {
+        reader.config: reader for reader in (_Conversations, _Preferences, _Prompts)
+    }
+    reader = readers[config](source, SourceReport(source.name), tokenizers)
+    rows = _rows(source, 0, config, _Request("all", 0))
+    next(_converted(islice(rows, FIRST_ROWS), reader, reader.report), None)
+
+
 SALT_OF_RUNS = "preferences of a run:"
 """Prefix of what is hashed for preferences that a run made.
 

@@ -133,6 +133,22 @@ def read(
         )
 
 
+def require_readable(source: DataSource) -> None:
+    """Read the first document of a local source: its row, or the beginning of a text file.
+
+    Raises:
+        DataError: as `read`.
+    """
+    reader = _RowDocuments(source, None)
+    for path in files.resolve(source, quiet=True) or ():
+        if data_formats.suffix_of(path.name) == data_formats.TEXT:
+            next(decoding.text_pieces(path, encoding=source.encoding), None)
+            return
+        for location, row in tables.rows(path, encoding=source.encoding):
+            reader.document(row, location)
+            return
+
+
 def row_document(row: Mapping[str, Any], source: DataSource, location: str) -> SourceDocument:
     """Return the text column of a row, or its conversation as text with the request as key."""
     return _RowDocuments(source, None).document(row, location)
