@@ -10,7 +10,9 @@ from toolkit.config.schema import PpoRecipe, PretrainRecipe, TrainerRecipe
 from toolkit.execution.check import check_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SHIPPED = sorted(path.relative_to(RECIPES) for path in RECIPES.glob("*/*.yaml") if path.parent.name != "accelerate")
+SHIPPED = sorted(
+    path.relative_to(RECIPES) for path in RECIPES.glob("*/*.yaml") if path.parent.name != "accelerate"
+)
 SFT = """stage: sft
 model: runs/m
 data: {name: chats.jsonl}
@@ -76,7 +78,9 @@ def test_warmup_longer_than_a_shortened_training_is_a_tenth_of_it(write, capsys)
 
 
 def test_warmup_of_the_command_line_and_of_a_recipe_without_overrides_is_refused(write):
-    with pytest.raises(RecipeError, match="command line: trainer.warmup_steps: 9 steps of warm-up are longer"):
+    with pytest.raises(
+        RecipeError, match="command line: trainer.warmup_steps: 9 steps of warm-up are longer"
+    ):
         load(write(SFT), ["trainer.max_steps=5", "trainer.warmup_steps=9"])
     text = SFT.replace("num_train_epochs: 2", "max_steps: 5")
     with pytest.raises(RecipeError, match="a.yaml:4: trainer.warmup_steps: 100 steps of warm-up are longer"):
@@ -87,7 +91,11 @@ def test_warmup_of_the_command_line_and_of_a_recipe_without_overrides_is_refused
     ("overrides", "absent", "value"),
     [
         (["trainer.max_steps=500"], "num_train_epochs", {"max_steps": 500}),
-        (["trainer.gradient_checkpointing=true"], "activation_checkpointing", {"gradient_checkpointing": True}),
+        (
+            ["trainer.gradient_checkpointing=true"],
+            "activation_checkpointing",
+            {"gradient_checkpointing": True},
+        ),
         (["trainer.max_steps=-1"], None, {"max_steps": -1, "num_train_epochs": 2}),
     ],
     ids=str,

@@ -15,7 +15,10 @@ from toolkit.runs import layout, seal
 ROOT = Path(__file__).parents[2]
 PAIRS = "data={name: storyworld, world: small, config: preferences, examples: 32, held_out_examples: 8}"
 CHAIN = {
-    "tokenizer": ["data=[{name: storyworld, world: small, config: stories, examples: 100}]", "vocab_size=400"],
+    "tokenizer": [
+        "data=[{name: storyworld, world: small, config: stories, examples: 100}]",
+        "vocab_size=400",
+    ],
     "corpus": ["data.examples=300", "data.held_out_examples=20"],
     "pretrain": ["train_tokens=10240", "model.n_head=2", "model.n_embd=32", "checkpoint_every_tokens=5120"],
     "sft": ["data.examples=24", "data.held_out_examples=8"],
@@ -23,7 +26,12 @@ CHAIN = {
     "reward": ["trainer.max_steps=3", PAIRS],
     "dpo": ["trainer.max_steps=3", PAIRS],
     "ppo": ["trainer.episodes=16", "trainer.rollout_examples=8", "data.examples=16"],
-    "evaluate": ["data.held_out_examples=8", "answers_per_sample=1", "samples=[Hello]", "win_rate.max_new_tokens=24"],
+    "evaluate": [
+        "data.held_out_examples=8",
+        "answers_per_sample=1",
+        "samples=[Hello]",
+        "win_rate.max_new_tokens=24",
+    ],
 }
 UNTIMED = {layout.TIMING, layout.MANIFEST, layout.LOCK}
 """Files that differ by time: seconds, when it was sealed, and the digests of the parents' seals."""
@@ -49,7 +57,11 @@ def differences(first: Path, second: Path) -> list[str]:
         assert names == seal.outputs(after)
         for name in (*names, layout.MANIFEST):
             one, two = (before / name).read_bytes(), (after / name).read_bytes()
-            if one != two and Path(name).name not in UNTIMED and timeless(before / name) != timeless(after / name):
+            if (
+                one != two
+                and Path(name).name not in UNTIMED
+                and timeless(before / name) != timeless(after / name)
+            ):
                 found.append(f"{stage}/{name}")
     return found
 
@@ -88,7 +100,9 @@ def test_runs_made_in_other_surroundings_are_byte_equal(tmp_path):
         if path.is_file() and path.name != layout.IN_USE:
             content = path.read_bytes()
             assert str(tmp_path).encode() not in content and str(Path.home()).encode() not in content, path
-    manifests = [files.read_json(runs / "tiny" / "dpo" / layout.MANIFEST) for runs in (here / "runs", there / "other")]
+    manifests = [
+        files.read_json(runs / "tiny" / "dpo" / layout.MANIFEST) for runs in (here / "runs", there / "other")
+    ]
     for manifest in manifests:
         for parent in manifest["inputs"]["parents"].values():
             parent.pop("digest")

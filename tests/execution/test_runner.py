@@ -194,7 +194,15 @@ def test_changed_settings_are_refused_before_any_process_starts(here, monkeypatc
     words = ["--set", "seed=7", "--runs-dir", "runs"]
     assert started == [
         ["run", "recipes/t/tokenizer.yaml", *words],
-        ["run", "recipes/t/corpus.yaml", "--set", "seed=7", "--set", "tokenizer=runs/t/tokenizer", *words[2:]],
+        [
+            "run",
+            "recipes/t/corpus.yaml",
+            "--set",
+            "seed=7",
+            "--set",
+            "tokenizer=runs/t/tokenizer",
+            *words[2:],
+        ],
     ]
     # All runs were cleared first, so an interrupted folder resumes without --fresh.
     assert not list((here / "runs" / "t").glob("*/manifest.json"))
@@ -209,7 +217,9 @@ def test_fresh_on_a_folder_starts_over_only_what_changed_and_what_was_made_from_
         run_command(f"recipes/t/{name}.yaml", runs_dir="runs")
 
     def examined(*overrides: str) -> tuple[dict[str, list[str]], list[str]]:
-        found = starting_over.examine(dag.order(loader.load_folder(recipes, overrides)), runs_dir=Path("runs"))
+        found = starting_over.examine(
+            dag.order(loader.load_folder(recipes, overrides)), runs_dir=Path("runs")
+        )
         return found.reasons, sorted(found.kept)
 
     assert examined() == ({}, ["t/alone", "t/child", "t/corpus", "t/tokenizer"])
@@ -474,7 +484,9 @@ def test_two_processes_run_one_stage(tokens):
         ),
     ],
 )
-def test_processes_that_cannot_share_a_batch_are_refused_at_once(tokens, monkeypatch, settings, processes, message):
+def test_processes_that_cannot_share_a_batch_are_refused_at_once(
+    tokens, monkeypatch, settings, processes, message
+):
     recipe = tokens / "recipes/t/pretrain.yaml"
     given = yaml.safe_load(recipe.read_text()) | yaml.safe_load(settings)
     recipe.write_text(yaml.safe_dump(given))

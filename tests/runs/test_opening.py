@@ -77,7 +77,9 @@ def test_unfinished_run_resumes_with_its_records(runs, capsys):
 
 
 @pytest.mark.parametrize("work", ["nothing", "damaged"])
-def test_unfinished_run_without_an_intact_checkpoint_starts_from_the_beginning(runs, capsys, monkeypatch, work):
+def test_unfinished_run_without_an_intact_checkpoint_starts_from_the_beginning(
+    runs, capsys, monkeypatch, work
+):
     with open_run(tokenizer(), runs_dir=runs) as run:
         run.decide("precision", "bf16")
         if work == "damaged":

@@ -55,13 +55,17 @@ def test_variable_that_changes_results_is_refused(monkeypatch, name, value, harm
     ids=["auto", "bf16", "fp32", "without"],
 )
 def test_mixed_precision_is_accepted_where_the_recipe_says_the_same(monkeypatch, recipe, agrees):
-    accelerate_config.require_supported_configuration({**LAUNCH, "mixed_precision": "bf16"}, where="launch.yaml")
+    accelerate_config.require_supported_configuration(
+        {**LAUNCH, "mixed_precision": "bf16"}, where="launch.yaml"
+    )
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     if agrees:
         accelerate_config.require_same_precision(recipe, {"mixed_precision": "bf16"}, where="launch.yaml")
         accelerate_config.require_supported(recipe)
         return
-    with pytest.raises(UsageError, match="is 'bf16', but `precision` of the pretrain recipe is another") as caught:
+    with pytest.raises(
+        UsageError, match="is 'bf16', but `precision` of the pretrain recipe is another"
+    ) as caught:
         accelerate_config.require_same_precision(recipe, {"mixed_precision": "bf16"}, where="launch.yaml")
     assert caught.value.where == "launch.yaml"
     with pytest.raises(ToolkitError, match="ACCELERATE_MIXED_PRECISION is 'bf16'"):
@@ -76,7 +80,9 @@ def test_automatic_precision_is_compared_when_it_is_decided(monkeypatch):
     monkeypatch.setattr(hardware, "processor", lambda: {"bf16": ["amx_bf16"]})
     assert devices.precision("auto", cpu) == "bf16"
     monkeypatch.setattr(hardware, "processor", lambda: {"bf16": []})
-    with pytest.raises(ToolkitError, match="is 'bf16', but `precision` of the recipe decides, which is fp32 here"):
+    with pytest.raises(
+        ToolkitError, match="is 'bf16', but `precision` of the recipe decides, which is fp32 here"
+    ):
         devices.precision("auto", cpu)
 
 

@@ -18,7 +18,6 @@ from tests.chat_fixtures import (
     load_recipe,
     metrics,
     run_stage,
-    working_in,
     write_conversations,
     write_model,
     write_preferences,

@@ -92,8 +92,8 @@ def run_folder(
     """Run all recipes of a folder in the order of their references, and return their runs in this order.
 
     Args and errors are those of `run`; an override applies to the recipes that set its key. Independent
-    stages run side by side: `jobs` at most, by default as many as the cores allow. `fresh` starts over the runs
-    whose recipe, data or parents changed, and all that were made from them.
+    stages run side by side: `jobs` at most, by default as many as the cores allow. `fresh` starts over the
+    runs whose recipe, data or parents changed, and all that were made from them.
     """
     settings = _settings(overrides, runs_dir)
     path = locate(os.fspath(folder))

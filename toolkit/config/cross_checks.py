@@ -296,7 +296,9 @@ def _pretrain(recipe: PretrainRecipe) -> list[Mistake]:
         recipe.batch_tokens, recipe.micro_batch_tokens, key="micro_batch_tokens", name="batch_tokens"
     )
     if recipe.train_tokens < recipe.batch_tokens:
-        sentence = f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}, the least"
+        sentence = (
+            f"{recipe.train_tokens} is less than one step of batch_tokens {recipe.batch_tokens}, the least"
+        )
         mistakes.append(conflict(("train_tokens",), sentence))
     if recipe.steps > MOST_STEPS:
         mistakes.append(

@@ -64,8 +64,9 @@ def load_folder(path: Path, overrides: Sequence[str] = ()) -> list[LoadedRecipe]
     """Read and check the recipes that lie directly in a folder, by file name.
 
     A file whose name starts with `_` (a base) or `.` is not a recipe. An override applies to the recipes that
-    set its key or one that it replaces, and `seed` to all. If some of them refer to runs of this folder there and others do not, it applies to the
-    others: `model=DIR` replaces the model that the folder starts from; its stages still follow each other.
+    set its key, or another key that it replaces, and `seed` to all. If some of them refer to runs of this
+    folder there and others do not, it applies to the others: `model=DIR` replaces the model that the folder
+    starts from; its stages still follow each other.
 
     Raises:
         RecipeError: recipes have problems, or no recipe sets an override's key; the error lists all problems.
@@ -302,10 +303,10 @@ def _validated(cls: type[StageRecipe], tree: Tree, *, is_overridden: bool) -> St
     is_trl = STAGES[stage].trl_config is not None
     settable = trl_checks.settable(stage) if is_trl else ()
     recipe, mistakes = _parsed(cls, tree.value, settable)
-    if recipe is not None and is_overridden:
-        if notices := shorten_warmup(recipe, tree, command_line=COMMAND_LINE):
-            recipe, mistakes = _parsed(cls, tree.value, settable)
-            _tell(notices)
+    shorter = recipe is not None and is_overridden
+    if shorter and (notices := shorten_warmup(recipe, tree, command_line=COMMAND_LINE)):
+        recipe, mistakes = _parsed(cls, tree.value, settable)
+        _tell(notices)
     if is_trl and isinstance(trainer, dict):
         mistakes += [
             Mistake(("trainer", *mistake.key), mistake.what, mistake.kind)

@@ -98,7 +98,6 @@ class Override:
         tree.positions.update({(*self.key, *below): COMMAND_LINE for below in self.tree.positions})
         return None
 
-
     def replaces(self) -> list[Key]:
         """Return the keys that a recipe cannot have together with the override's, which replaces them."""
         keys = []

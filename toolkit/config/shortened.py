@@ -30,7 +30,9 @@ def shorten_warmup(recipe: StageRecipe, tree: Tree, *, command_line: str) -> lis
             continue
         old, settings = tree.at(key), tree.at(key[:-1])
         settings[key[-1]] = value
-        notices.append(f"{position}: {dotted(key)}: {old} is longer than this training; replaced by {words} of it")
+        notices.append(
+            f"{position}: {dotted(key)}: {old} is longer than this training; replaced by {words} of it"
+        )
     return notices
 
 

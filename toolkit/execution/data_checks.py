@@ -1,6 +1,7 @@
 """The first row of each local data source of a recipe, read as the stage would, before anything runs.
 
-The libraries that read rows are imported only if a recipe names a file: `datasets` and `transformers` take 2 s.
+The libraries that read rows are imported only if a recipe names a file: `datasets` and `transformers` take
+2 s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """torch's or Accelerate's launcher, without its report where a process fails.
 
-The process that fails has printed why; the launcher would add forty lines: its own traceback, and a table of the
-processes that it stopped.
+The process that fails has printed why; the launcher would add forty lines: its own traceback, and a table of
+the processes that it stopped.
 
 usage: python -m toolkit.execution.launcher torchrun|accelerate WORDS...
 """
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from toolkit.base.console import tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: the process of rank {rank} was ended by {name}", file=sys.stderr)
+            tell(f"error: the process of rank {rank} was ended by {name}")
             return 128 - failure.exitcode
         return failure.exitcode
     return 0

@@ -160,20 +160,27 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 rank_zero.decide(functools.partial(_seal, run))
             rank_zero.leave()
             return 0
-        except rank_zero.RankZeroFailed as failure:
-            _end_in_order()
-            return failure.status
-        except ToolkitError as error:
-            together = _end_in_order()
-            if ranks.rank() == 0:
-                raise
-            if together:
-                return error.exit_status
-            raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
-        except RuntimeError:
-            if not rank_zero.another_failed():
-                raise
-            return ToolkitError.exit_status  # it has printed why, and the connection to it is lost
+        except (rank_zero.RankZeroFailed, ToolkitError, RuntimeError) as error:
+            return _failed_on_ranks(error)
+
+
+def _failed_on_ranks(error: Exception) -> int:
+    """Return the exit status of this rank after an error of the run; raise what this rank has to print."""
+    from toolkit.runtime import rank_zero
+
+    if isinstance(error, rank_zero.RankZeroFailed):
+        _end_in_order()
+        return error.status
+    if isinstance(error, ToolkitError):
+        together = _end_in_order()
+        if ranks.rank() == 0:
+            raise error
+        if together:
+            return error.exit_status
+        raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+    if rank_zero.another_failed():  # it has printed why, and the connection to it is lost
+        return ToolkitError.exit_status
+    raise error
 
 
 def _end_in_order() -> bool:

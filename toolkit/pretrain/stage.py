@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 
 from toolkit.base.console import tell
-from toolkit.base.errors import RunError, ToolkitError
+from toolkit.base.errors import RunError
 from toolkit.base.files import atomic_folder
 from toolkit.config import process_counts
 from toolkit.config.schema import PretrainRecipe

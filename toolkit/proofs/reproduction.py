@@ -27,12 +27,14 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
-        "threads", "device", "versions", "local_files_only", "is_local", "held_out_in_training", "also_in_training",
+        "threads", "device", "versions", "local_files_only", "is_local", "held_out_in_training",
+        "also_in_training",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
-Older runs have `local_files_only` and `is_local` in tokenizer_config.json, which follow HF_HUB_OFFLINE and the cache.
+Older runs have `local_files_only` and `is_local` in tokenizer_config.json, which follow HF_HUB_OFFLINE and
+the cache.
 Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.
 """
 NOT_OUTPUTS = {

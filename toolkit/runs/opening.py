@@ -333,10 +333,9 @@ def _threads_change(content: Manifest, recipe: StageRecipe) -> list[str]:
 
 
 def resume_point(path: Path) -> str | None:
-    """Return in words from where an unfinished run would resume; None if it would start from the beginning."""
-    intact = (step for step, folder in reversed(checkpoint.steps(path / layout.CHECKPOINTS))
-              if checkpoint.is_whole(folder))  # fmt: skip
-    step = next(intact, None)
+    """Return in words from where an unfinished run would resume; None: it would start from the beginning."""
+    saved = reversed(checkpoint.steps(path / layout.CHECKPOINTS))
+    step = next((step for step, folder in saved if checkpoint.is_whole(folder)), None)
     if step is not None:
         is_evaluation = files.read_json(path / layout.MANIFEST)["stage"] == "evaluate"
         if is_evaluation:

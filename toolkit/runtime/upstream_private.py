@@ -68,8 +68,8 @@ def metric_values(trainer: Trainer) -> dict[str, list[float]]:
 
 
 class TokenizedRows:
-    """Mixin before a TRL trainer class: it takes tokenized rows as they are, sends no telemetry, and warns of no
-    tied weight when it resumes.
+    """Mixin before a TRL trainer class: it takes tokenized rows, sends no telemetry, misses no tied weight
+    when it resumes.
 
     Otherwise DPOTrainer renders and tokenizes text again, and SFTTrainer makes three passes of `datasets.map`
     over rows that need none.
