@@ -303,8 +303,8 @@ def _validated(cls: type[StageRecipe], tree: Tree, *, is_overridden: bool) -> St
     is_trl = STAGES[stage].trl_config is not None
     settable = trl_checks.settable(stage) if is_trl else ()
     recipe, mistakes = _parsed(cls, tree.value, settable)
-    shorter = recipe is not None and is_overridden
-    if shorter and (notices := shorten_warmup(recipe, tree, command_line=COMMAND_LINE)):
+    notices = shorten_warmup(recipe, tree, command_line=COMMAND_LINE) if recipe and is_overridden else []
+    if notices:
         recipe, mistakes = _parsed(cls, tree.value, settable)
         _tell(notices)
     if is_trl and isinstance(trainer, dict):
