@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from toolkit.base import files
-from toolkit.proofs.reproduction import TIMES
+from toolkit.proofs import reproduction
 from toolkit.runs import layout, seal
 
 ROOT = Path(__file__).parents[2]
+TIMES = reproduction.TIMES - {"threads", "device", "versions", "local_files_only", "is_local"}
 PAIRS = "data={name: storyworld, world: small, config: preferences, examples: 32, held_out_examples: 8}"
 CHAIN = {
     "tokenizer": [
@@ -33,8 +34,8 @@ CHAIN = {
         "win_rate.max_new_tokens=24",
     ],
 }
-UNTIMED = {layout.TIMING, layout.MANIFEST, layout.LOCK}
-"""Files that differ by time: seconds, when it was sealed, and the digests of the parents' seals."""
+UNTIMED = {layout.TIMING, layout.MANIFEST, layout.LOCK, layout.CHECKPOINT_SEAL}
+"""Files that differ by time: seconds, when it was sealed, and hashes of files with times."""
 
 
 def run_chain(runs: Path, *, cwd: Path, **variables: str | None) -> None:

@@ -40,6 +40,14 @@ def test_round_trip(folder, tiny_model, tiny_tokenizer):
     assert load_causal_lm((str(folder), None), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
+def test_saved_tokenizer_holds_no_trace_of_the_machine(folder, tiny_model, tmp_path):
+    """transformers would write whether it was a folder, and HF_HUB_OFFLINE, which the tests set."""
+    _, tokenizer = load_causal_lm((str(folder), None))
+    save_model(tiny_model, tokenizer, tmp_path / "again")
+    written = [(path / "tokenizer_config.json").read_bytes() for path in (folder, tmp_path / "again")]
+    assert written[0] == written[1] and b"local" not in written[1]
+
+
 def test_save_is_atomic(folder, tiny_model, tiny_tokenizer, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
