@@ -32,6 +32,11 @@ def runs(tmp_path, monkeypatch) -> Path:
         (["report", "runs"], "name a folder of runs: runs/t"),
         (["report", "t"], "name one of the runs that are there: runs/t/corpus"),
         (["run", "tiny"], "did you mean recipes/tiny?"),
+        (
+            ["run", "runs/t"],
+            "error: runs/t: holds runs, not recipes\n  fix: give the recipe, or their folder",
+        ),
+        (["check", "runs/t/corpus"], "error: runs/t/corpus: is a run, not recipes"),
         (["run", "tiny/dpo.yaml"], "did you mean recipes/tiny/dpo.yaml?"),
         (["help", "rnu"], "did you mean run?"),
     ],

@@ -291,14 +291,6 @@ def test_folders_without_recipes_are_refused(write, tmp_path):
     assert said(load_folder, tmp_path / "x") == f"{tmp_path / 'x'}: there is no such folder"
 
 
-def test_folders_of_runs_are_no_folders_of_recipes(write, tmp_path):
-    for name in ("recipe.yaml", "resolved.yaml", "manifest.json"):
-        write(f"runs/sft/{name}", DPO)
-    assert "is a run, not a folder of recipes" in said(load_folder, tmp_path / "runs" / "sft")
-    message = said(load_folder, tmp_path / "runs")
-    assert message.endswith("; it holds runs: give the folder of their recipes, such as recipes/tiny")
-
-
 def test_two_recipes_with_the_same_run_are_refused(write, tmp_path):
     write("recipes/a.yaml", DPO + "run: x/y\n"), write("recipes/b.yaml", DPO + "run: x/y\n")
     text = said(load_folder, tmp_path / "recipes")

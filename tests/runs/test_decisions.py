@@ -7,6 +7,7 @@ import yaml
 
 from tests.runs.small_runs import SOURCE, tokenizer
 from toolkit.config import schema
+from toolkit.runs import checkpoint
 from toolkit.runs.decisions import Decisions
 from toolkit.runs.opening import open_run
 
@@ -22,6 +23,7 @@ def test_resumed_run_keeps_its_decisions(runs, capsys):
     with open_run(tokenizer(), runs_dir=runs) as run:
         assert run.decide("threads", 4) == 4 and run.decide("threads", 4) == 4
         assert run.decisions == Decisions(threads=4)
+        checkpoint.save(run, 1, lambda folder: (folder / "state").touch(), keep=1)
     capsys.readouterr()
     with open_run(tokenizer(), runs_dir=runs) as run:
         assert run.decide("threads", 2) == 4 and run.decisions.threads == 4

@@ -124,16 +124,10 @@ def recipe_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise RecipeError([Problem(str(folder), "", "there is no such folder", ProblemKind.MISSING)])
-    if _is_run(folder):
-        message = "is a run, not a folder of recipes; the recipe that made it is recipe.yaml in it"
-        raise RecipeError([Problem(str(folder), "", message, ProblemKind.MISSING)])
     files = _recipes_in(folder)
     if not files:
-        inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-        subfolders = [str(path) for path in inside if _recipes_in(path) and not _is_run(path)]
+        subfolders = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and _recipes_in(path)]
         hint = f"; subfolders with recipes: {', '.join(subfolders)}" if subfolders else ""
-        if any(map(_is_run, inside)):
-            hint = "; it holds runs: give the folder of their recipes, such as recipes/tiny"
         raise RecipeError(
             [Problem(str(folder), "", f"no recipes (*.yaml) in this folder{hint}", ProblemKind.MISSING)]
         )
@@ -143,10 +137,6 @@ def recipe_files(folder: Path) -> list[Path]:
 def recipes_beside(path: Path) -> list[Path]:
     """Return the recipes in the folder of a recipe, by name; a pipe has none."""
     return _recipes_in(path.parent) if path.is_file() else []
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file() and (folder / "resolved.yaml").is_file()
 
 
 def _recipes_in(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from toolkit.config.loader import LoadedRecipe, load, read_folder, recipe_files,
 from toolkit.config.messages import suggestion
 from toolkit.config.yaml_source import dotted, nearest
 from toolkit.execution import dag, data_checks, machine_checks
+from toolkit.runs import suggestions
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def check_recipes(path: Path, overrides: Sequence[str] = ()) -> CheckReport:
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[list[LoadedRecipe], dict[Path, list[Problem]]]:
     if path.is_dir():
+        suggestions.require_no_runs(path)
         return read_folder(path, overrides)
     try:
         return [load(path, overrides)], {}

@@ -22,7 +22,7 @@ from toolkit.execution.schedule import Schedule, StageTask
 from toolkit.execution.stage_output import StageOutput
 from toolkit.execution.stage_processes import StageProcesses
 from toolkit.execution.starting_over import StartingOver
-from toolkit.runs import opening, references, seal
+from toolkit.runs import opening, references, seal, suggestions
 from toolkit.runtime import accelerate_config, hardware
 from toolkit.runtime.host_memory import available_memory
 
@@ -62,6 +62,7 @@ def run_folder(
             where=str(folder),
             fix=f"toolkit run {folder} --processes N, or --launch ACCELERATE.yaml",
         )
+    suggestions.require_no_runs(folder)
     recipes = dag.order(loader.load_folder(folder, overrides))
     anew = StartingOver()
     if options.fresh:

@@ -10,7 +10,7 @@ from toolkit.base import files, ranks
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import PretrainRecipe, StageRecipe
 from toolkit.models.memory import estimate, fitting_micro_batch, fitting_model, micro_batch
-from toolkit.runs import references
+from toolkit.runs import layout, references
 from toolkit.runs.run import Run
 from toolkit.runtime.host_memory import available_memory
 
@@ -92,7 +92,7 @@ def vocabulary(run: Run, recipe: PretrainRecipe) -> int:
     """Return the entries of the tokenizer with which the corpus was made, from its index."""
     folder = references.corpus_folder(Path(run.reference(recipe.tokens)))
     assert folder is not None, "a pretraining has opened its corpus before it can run out of memory"
-    return files.read_json(folder / "train" / "index.json")["vocab_size"]
+    return files.read_json(folder / "train" / layout.TOKEN_INDEX)["vocab_size"]
 
 
 def _gib(number: int) -> str:

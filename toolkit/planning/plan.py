@@ -26,7 +26,7 @@ from toolkit.models import memory
 from toolkit.models.checkpoint_shape import CheckpointShape
 from toolkit.models.shape import flops_per_token, mean_flops_per_token, num_parameters
 from toolkit.planning import checkpoints
-from toolkit.runs import references, seal
+from toolkit.runs import layout, references, seal
 from toolkit.runtime import hardware, signals
 
 PROBE = "toolkit.planning.probe"
@@ -244,7 +244,7 @@ def _index(recipe: schema.PretrainRecipe, part: str, question: Question) -> dict
     if seal.is_run(path) and not seal.is_sealed(path):
         return None
     folder = references.corpus_folder(path)
-    return None if folder is None else files.read_json(folder / part / "index.json")
+    return None if folder is None else files.read_json(folder / part / layout.TOKEN_INDEX)
 
 
 def _flops(recipe: schema.StageRecipe, base: schema.PretrainRecipe, vocab_size: int) -> float:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from toolkit.base.errors import UsageError
 from toolkit.runs import seal
 
 MOST = 8
@@ -34,6 +35,19 @@ def there_is(path: Path, *, runs_dir: Path = Path("runs")) -> str | None:
     there = [str(run) for run in runs_below(near)]
     close = difflib.get_close_matches(str(path), there, n=1, cutoff=0.8)
     return f"did you mean {close[0]}?" if close else _one_of(there)
+
+
+def require_no_runs(folder: Path) -> None:
+    """Refuse a folder of runs, or a run, where a folder of recipes is meant; a run has recipe.yaml in it.
+
+    Raises:
+        UsageError: it is one.
+    """
+    is_run = seal.is_run(folder)
+    has_recipes = any(folder.glob("*.y*ml"))  # beside which runs may lie, with --runs-dir
+    if is_run or (not has_recipes and next(runs_below(folder, 1), None) is not None):
+        what = "is a run" if is_run else "holds runs"
+        raise UsageError(f"{what}, not recipes", where=str(folder), fix="give the recipe, or their folder")
 
 
 def _one_of(there: list[str]) -> str | None:
