@@ -11,10 +11,13 @@ import torch
 
 from tests.chat_fixtures import (
     built_trainer,
+    byte_tokenizer,
     first_batch,
     metrics,
     run_stage,
+    write_preferences,
 )
+from tests.stages.tiny_models import write_tiny
 from toolkit.data.chat.pairs import CONTEXTS, Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
@@ -107,6 +110,20 @@ def test_training_starts_at_the_reference_and_learns(folder, load):
     assert evaluation["log_ratio_chosen"] > evaluation["log_ratio_rejected"]
     assert evaluation["beta"] == 0.5 and evaluation["kl_n"] == evaluation["n"]
     assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
+
+
+@pytest.mark.parametrize(
+    "lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["all weights", "lora"]
+)
+def test_a_bf16_training_starts_at_the_reference_to_the_last_bit(folder, load, lora):
+    model, data = folder / "llama", write_preferences(folder / "many.jsonl", 200)
+    write_tiny(model, "llama", byte_tokenizer())
+    loaded = load(
+        f"bf16-{bool(lora)}", model=str(model), data={"name": str(data)}, precision="bf16", lora=lora,
+        trainer={"max_steps": 1, "max_length": 96},
+    )  # fmt: skip
+    row = metrics(run_stage(dpo, folder, loaded))[0]
+    assert (row["held_out_accuracy"], row["held_out_margin"]) == (0.5, 0.0)
 
 
 def test_lora_reference_is_the_base(folder, load):

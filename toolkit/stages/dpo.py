@@ -30,6 +30,7 @@ from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models import stop_tokens
 from toolkit.models.context_length import default_length
+from toolkit.models.kernels import fastest_attention
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens
@@ -103,7 +104,9 @@ def run(recipe: DpoRecipe, run: Run) -> None:
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters, data_collator=_collator(rows, config, tokenizer),
     )  # fmt: skip
-    trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
+    with fastest_attention([reference], device_type=target.type, bf16=config.bf16):  # as `fit` trains
+        measure = _measure(held_out.pairs, reference, config.beta)
+    trained = fit(trainer, run, writer, measure=measure)
     if trained is not None:
         reference, _ = load(reference_path)
         measured = held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed)
@@ -241,6 +244,10 @@ def distance(
 
 
 def _measure(pairs: Sequence[Pair], reference: PreTrainedModel, beta: float) -> Measure | None:
+    """Return what measures a policy during training; it is computed like the reference, to the last bit.
+
+    Two kernels that differ by rounding would make the untrained policy prefer one answer of most pairs.
+    """
     subset = pairs[:MEASURED_WHILE_TRAINING]
     if not subset:
         return None
