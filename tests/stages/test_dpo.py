@@ -140,8 +140,8 @@ def test_unchanged_policy_has_zero_rewards(folder, load):
     model, tokenizer = load_causal_lm((str(folder / "base"), None))
     preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)
     held_out = dpo.held_out_pairs(preferences, tokenizer, max_length=96)
-    assert dpo.distance(model, model, tokenizer, held_out, seed=0).kl.estimate == 0
-    metrics = dpo.held_out_metrics(model, model, held_out, beta=0.1, seed=0)
+    assert dpo.distance(model, model, tokenizer, held_out, seed=0, run_name="x").kl.estimate == 0
+    metrics = dpo.held_out_metrics(model, model, held_out, beta=0.1, seed=0, run_name="x")
     assert metrics.accuracy.estimate == 0.5 and metrics.held_out_loss == pytest.approx(math.log(2))
 
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import stats
 from toolkit.base.errors import UsageError
+from toolkit.base.progress import slow_pass
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import judges
@@ -148,26 +149,40 @@ def sample(
 
 
 def kl_to_baseline(
-    policy: LoadedModel, baseline: LoadedModel, answers: Answers, contest: Contest
+    policy: LoadedModel,
+    baseline: LoadedModel,
+    answers: Answers,
+    contest: Contest,
+    *,
+    shown_as: str | None = None,
 ) -> list[float] | None:
     """Return log p(policy) - log p(baseline) of each answer, its stop token included, in nats.
 
     The mean over answers that the policy samples at temperature 1 is KL(policy || baseline). If the contest
     has another temperature, top-k or top-p, answers are sampled again at temperature 1. Returns None if the
     models have different vocabularies.
+
+    Args:
+        shown_as: what a bar says of each pass that takes more than a few seconds; None for no bars.
     """
     if policy[1].get_vocab() != baseline[1].get_vocab():
         return None
     plain = contest.temperature == 1 and contest.top_k == 0 and contest.top_p == 1
     if not plain:
-        answers = sample(policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0)
+        with slow_pass(shown_as and f"{shown_as}, answers", len(answers), "prompt") as progress:
+            answers = sample(
+                policy, answers.prompt_ids, contest, seeds=contest.seeds(), progress=progress,
+                temperature=1.0,
+            )  # fmt: skip
     end_id = template.end_id(policy[1])
     tokens = [
         ids + [end_id if stop is None else stop] * ended
         for ids, ended, stop in zip(answers.ids, answers.ended, answers.stops, strict=True)
     ]
     logprobs = [
-        answer_logprobs(model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples)
+        answer_logprobs(
+            model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples, shown_as=shown_as
+        )
         for model, _ in (policy, baseline)
     ]
     return [float((own - other).sum(dtype=np.float64)) for own, other in zip(*logprobs, strict=True)]

@@ -206,7 +206,9 @@ def _finish(context: TrainingContext) -> None:
     recipe, run, model = context.recipe, context.run, sharding.full_model(context.model)
     if run.is_main:
         require_finite(model, context.held_out.first_rows(PROBE_ROWS), step=context.steps, where=run.name)
-    nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
+    nats, bits, unit = context.held_out.evaluate(
+        model, seed=recipe.seed, shown_as=f"{run.name}: held-out text"
+    )
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
         described, before = context.held_out.describe(nats), _before(recipe, run)

@@ -63,7 +63,9 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     )  # fmt: skip
     trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, pad_id))
     if trained is not None:
-        metrics = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
+        metrics = reward_quality.measure(
+            trained, held_out, pad_id=pad_id, seed=recipe.seed, shown_as=f"{run.name}: held-out pairs"
+        )
         if held_out.pairs:  # for score_scale: reward_model of PPO
             writer.add_to_config(run.model_dir, score_mean=metrics.score_mean, score_std=metrics.score_std)
         evaluation = RewardEvaluation.combined(
