@@ -1,4 +1,4 @@
-"""What a training does before and after its steps shows its progress, once it takes more than a few seconds."""
+"""What a training does before and after its steps shows its progress, if it takes more than a few seconds."""
 
 from __future__ import annotations
 

@@ -185,6 +185,7 @@ CHANGES: tuple[Change, ...] = (
     Added("reward", "lora.load_in_4bit", False),
     Added("dpo", "lora.load_in_4bit", False),
     Added("ppo", "lora.load_in_4bit", False),
+    *(Added(stage, "lora.merge", True) for stage in ("sft", "reward", "dpo", "ppo")),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -28,9 +28,12 @@ TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
         "threads", "device", "versions", "local_files_only", "held_out_in_training", "also_in_training",
+        "base_model_name_or_path",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
+
+`base_model_name_or_path` of an adapter is a path relative to its run.
 
 transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
 Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.

@@ -39,7 +39,7 @@ from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, Policy
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.runtime.upstream_private import TrainerHooks
-from toolkit.stages.adapters import lora, quantization
+from toolkit.stages.adapters import lora, merges, quantization
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -99,7 +99,13 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
     adapters = lora(recipe, model, "CAUSAL_LM")
-    writer = ModelWriter(model, tokenizer, reference=reference_path, rows=probe_rows(held_out.rows(), rows))
+    writer = ModelWriter(
+        model,
+        tokenizer,
+        reference=reference_path,
+        rows=probe_rows(held_out.rows(), rows),
+        merge=merges(recipe),
+    )
     trainer = quiet(SyncedReferenceTrainer if config.sync_ref_model else DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters, data_collator=_collator(rows, config, tokenizer),

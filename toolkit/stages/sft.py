@@ -32,7 +32,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.adapters import lora, quantization, show_bias_of_head
+from toolkit.stages.adapters import lora, merges, quantization, show_bias_of_head
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -86,7 +86,9 @@ def run(recipe: SftRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
-    writer = ModelWriter(model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows))
+    writer = ModelWriter(
+        model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows), merge=merges(recipe)
+    )
     before = token_nats(model, held_out, shown_as=f"{run.name}: held-out answers") if run.is_main else []
     trainer = quiet(SFTTrainer if target.type == "cuda" else CpuSFTTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
