@@ -55,7 +55,7 @@ class Judge:
 
     def see(self, prompts: Sequence[Messages], answers: Answers) -> Answers:
         """Return the answers with their `scores`."""
-        return answers.scored(self.score(prompts, answers.texts, answers.ended))
+        return answers.scored(self.score(prompts, answers.judged, answers.ended))
 
     def compare(self, prompts: Sequence[Messages], answers: Answers, baseline: Answers) -> PairwiseOutcomes:
         """Return the outcomes of answers against the baseline's, both as `see` returns them."""

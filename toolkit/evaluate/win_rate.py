@@ -142,7 +142,11 @@ def sample(
         drawn.ids.extend(answers.ids)
         drawn.ended.extend(answers.ended)
         drawn.stops.extend(answers.stops)
-        drawn.texts.extend(template.decode_answer(tokenizer, ids) for ids in answers.ids)
+        texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
+        drawn.texts.extend(texts)
+        drawn.unfinished.extend(
+            template.is_unfinished(tokenizer, *pair) for pair in zip(prompt_ids[part], texts, strict=True)
+        )
         if progress:
             progress(len(drawn))
     return drawn
@@ -236,7 +240,7 @@ def summarize(answers: dict[str, Answers], contest: Contest, judge: AnyJudge, *,
         metrics = _own_metrics(shown, contest)
         if gold is not None:
             against = gold[baseline] if name != baseline else None
-            metrics = replace(metrics, gold=_gold_utility(shown.texts, gold[name], against, contest))
+            metrics = replace(metrics, gold=_gold_utility(shown.judged, gold[name], against, contest))
         if name == baseline:
             result[name] = replace(metrics, is_baseline=True)
         else:
@@ -275,7 +279,7 @@ def _compare(
 ) -> PairwiseOutcomes:
     """Return the judge's outcomes of a part of the answers; equal answers are a tie, whatever the verdict."""
     own, other = own.part(part), other.part(part)
-    same = np.array(own.texts) == np.array(other.texts)
+    same = np.array(own.judged) == np.array(other.judged)
     same &= np.array(own.ended) == np.array(other.ended)
     compared = judge.compare(contest.prompts[part], own, other)
     return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
@@ -363,6 +367,7 @@ def _own_metrics(answers: Answers, contest: Contest) -> AnswerMetrics:
         score=None if answers.scores is None else contest.mean(answers.scores),
         score_quantiles=quantiles,
         mean_length=contest.mean([len(ids) for ids in answers.ids]),
+        unfinished_thoughts=sum(answers.unfinished) or None,
         ended=stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples),
         kl_to_baseline_at_most=None if answers.count is None else best_of_n_kl_bound(answers.count),
         kl_to_baseline=None if answers.kl is None else contest.mean(answers.kl),
@@ -384,7 +389,7 @@ def _utilities(answers: dict[str, Answers], contest: Contest) -> dict[str, list[
         return None
     return {
         name: [
-            contest.world.utility(*pair) for pair in zip(contest.prompts, model_answers.texts, strict=True)
+            contest.world.utility(*pair) for pair in zip(contest.prompts, model_answers.judged, strict=True)
         ]
         for name, model_answers in answers.items()
     }

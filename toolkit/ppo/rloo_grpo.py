@@ -170,7 +170,9 @@ def _reward(
         for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
             ended = bool(ids) and ids[-1] in stops.ids
             text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
-            own.append(Episode(index, prompt, [], ids, ended, text))
+            asked = template.prompt_ids(tokenizer, prompt)
+            unfinished = template.is_unfinished(tokenizer, asked, text)
+            own.append(Episode(index, prompt, [], ids, ended, text, unfinished))
         rewards.score(terms, own)
         nonlocal scale
         if scale is None:
