@@ -49,6 +49,26 @@ def test_time_left_ignores_a_slow_first_step(clock):
         assert shown.seconds_left() == pytest.approx(100.0)
 
 
+def test_a_pass_of_a_few_seconds_shows_nothing(clock, capsys):
+    for _ in progress.slowly(range(4), "pairs", total=4, unit="pair"):
+        clock[0] += 1.0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_longer_pass_shows_its_time_left(clock, capsys):
+    for _ in progress.slowly(range(30), "pairs", total=30, unit="pair"):
+        clock[0] += 1.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pairs: 5/30 pairs, 25s left" and lines[-1] == "pairs: 30/30 pairs"
+
+
+def test_a_pass_without_a_description_shows_nothing(clock, capsys):
+    with progress.slow_pass(None, 2, "token") as update:
+        clock[0] += 100.0
+        update(1)
+    assert capsys.readouterr().err == ""
+
+
 def test_other_ranks_print_nothing(clock, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     with progress.Progress("x", 2) as shown:

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from tests.data.chat_templates import FORMATS
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.data.chat import dates, template
+from toolkit.data.chat import dates, template, thoughts
 from toolkit.data.chat.rows import IGNORED, RowTable, labelled
 from toolkit.inference import reward_scores
 from toolkit.models.tokenizer_loading import load_tokenizer
@@ -46,6 +46,22 @@ UNUSABLE = {
 
 def learned(tokenizer, row):
     return tokenizer.decode([label for label in row["labels"] if label != IGNORED])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "unfinished"),
+    [
+        ("<|assistant|>\n<think>\n", "hm, four", True),
+        ("<|assistant|>\n<think>\n", "hm\n</think>\n\nfour", False),
+        ("<|assistant|>\n<think>\n\n</think>\n\n", "four", False),
+        ("<|assistant|>\n", "<think>hm, four", True),
+        ("<|assistant|>\n", "\n<think>hm</think>four", False),
+        ("<|assistant|>\n", "four, as one may <think>", False),
+        ("[/INST]", "[THINK]hm", True),
+    ],
+)
+def test_an_answer_that_ends_within_its_thought_is_unfinished(prompt, answer, unfinished):
+    assert thoughts.is_unfinished(prompt, answer) is unfinished
 
 
 @pytest.fixture(params=THINKING, scope="module")

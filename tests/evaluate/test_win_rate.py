@@ -134,6 +134,21 @@ def likes_length(prompts, texts, ended):
     return np.array([float(len(text)) for text in texts])
 
 
+def test_an_answer_that_ends_within_its_thought_is_judged_as_no_answer(contest, flawless):
+    """The judge likes long texts; those of the first ten prompts are long thoughts without an answer."""
+    thinking = [
+        f"<think>{'long ' * 40}" if number < 10 else text for number, text in enumerate(flawless.texts)
+    ]
+    cut = [number < 10 for number in range(len(thinking))]
+    shown = replace(flawless, texts=thinking, ended=[not value for value in cut], unfinished=cut)
+    judge = Judge("length", likes_length, tie=0.0)
+    assert (judge.see(contest.prompts, shown).scores[:10] == 0).all()
+    result = win_rate.summarize({"base": flawless, "thinks": shown}, contest, judge, baseline="base")
+    assert result.outcomes["thinks"][:10] == [0.0] * 10
+    assert result.models["thinks"].unfinished_thoughts == 10
+    assert result.models["base"].unfinished_thoughts is None
+
+
 def test_a_judge_that_likes_nonsense_gives_no_verdict(contest, flawed, flawless):
     judge = Judge("long", likes_length, tie=0, accuracy=stats.wilson(90, 100))
     models, about = summarize(
@@ -212,6 +227,12 @@ def test_a_reward_judge_is_checked_on_whole_answers_only(scorer, tokenizer, tmp_
 
 def small(**settings):
     return Contest(PROMPTS[:12], seed=5, max_new_tokens=16, batch_examples=5, **settings)
+
+
+def test_sampled_answers_say_whether_they_end_within_a_thought(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(win_rate.template, "decode_answer", lambda tokenizer, ids: "<think>hm")
+    drawn = win_rate.answer((model, tokenizer), small())
+    assert drawn.unfinished == [True] * len(drawn)
 
 
 def test_answers_do_not_depend_on_the_batch_and_come_from_the_seed(model, tokenizer):

@@ -16,10 +16,12 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConf
 
 from tests.architectures import ARCHITECTURES, LLAMA_LIKE, WITH_HEAD_DIM, build_architecture
 from toolkit.base.errors import ToolkitError
+from toolkit.config.loader import load
 from toolkit.config.schema import LoraSettings
 from toolkit.config.schema.trainers import TRL_MAX_LENGTH
 from toolkit.models import architectures, checkpoint_shape
 from toolkit.models.description import position_limit
+from toolkit.planning import checkpoint_cost
 from toolkit.planning.plan import Question, plan_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -127,10 +129,59 @@ def test_the_plan_of_a_folder_of_recipes_starts_from_the_checkpoint(tmp_path, ti
         assert rows[stage].state_bytes == 4 * models * count + 16 * adapters
         assert "2 layers of width 32, 268 rows, 256 positions" in rows[stage].note
         assert "the time is not known" in rows[stage].note and rows[stage].seconds is None
+        assert rows[stage].peak_bytes > rows[stage].state_bytes + rows[stage].memory["activations"]
     full = planned(tmp_path, "lora=null", "data={name: pairs.jsonl, examples: 160}", "trainer.max_length=128")
     assert full["sft"].state_bytes == 16 * count
     assert full["sft"].flops == 160 * 128 * architectures.flops_per_token(model, 128)
     assert "no layer is named c_attn" in planned(tmp_path, "lora={target_modules: [c_attn]}")["sft"].note
+
+
+def test_memory_counts_what_the_settings_change(tmp_path, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(checkpoint_cost, "computes_in_bf16", lambda recipe: False)
+    build_architecture("llama", tiny_tokenizer).save_pretrained(tmp_path)
+
+    def memory(*overrides):
+        return planned(tmp_path, *overrides)["sft"].memory
+
+    base = memory()
+    layers, width, inner, tokens = 2, 32, 64, 4 * 256
+    per_token = layers * (16 * width + 4 * (6 * width + 4 * inner))
+    assert base["activations"] == tokens * per_token
+    assert base["logits"] == 14 * tokens * 268
+    assert memory("micro_batch_examples=1")["activations"] * 4 == base["activations"]
+    assert memory("trainer.activation_checkpointing=true")["activations"] < base["activations"]
+    shape = checkpoint_shape.of_folder(tmp_path)
+    in_4bit = sum(first * second for first, second in shape.linear.values())
+    saved = base["state"] - memory("lora.load_in_4bit=true")["state"]
+    assert saved == int(3.48 * in_4bit)
+
+
+def test_the_time_follows_from_timed_products(tmp_path, tiny_tokenizer, monkeypatch):
+    build_architecture("llama", tiny_tokenizer).save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        checkpoint_cost, "flops_per_second", lambda recipe, shape, *, tokens: asked.append(tokens) or 1e9
+    )
+    overrides = [f"model={tmp_path}", "data={name: pairs.jsonl, examples: 160}"]
+    plan = plan_recipes(RECIPES / "own-model", overrides, question=Question())
+    rows = {row.stage: row for row in plan.stages}
+    assert asked == [4 * 256]  # once for a model
+    for stage, passes in (("sft", 1), ("dpo", 4 / 3)):
+        row = rows[stage]
+        assert row.basis == "scaled" and row.seconds == pytest.approx(row.flops / 1e9)
+        assert row.tokens_per_second == pytest.approx(row.tokens / row.seconds), passes
+    unknown = plan_recipes(RECIPES / "own-model", [f"model={tmp_path}"], question=Question())
+    row = unknown.stages[0]
+    assert row.seconds is None and row.tokens_per_second > 0  # as many rows as the data have
+
+
+@pytest.mark.slow
+def test_products_are_timed_in_a_program_of_their_own(tmp_path, tiny_tokenizer, monkeypatch):
+    build_architecture("llama", tiny_tokenizer).save_pretrained(tmp_path)
+    monkeypatch.setattr(checkpoint_cost, "PROBE_SECONDS", 0.0)
+    recipe = load(RECIPES / "own-model/sft.yaml", [f"model={tmp_path}"]).recipe
+    shape = checkpoint_shape.of_folder(tmp_path)
+    assert checkpoint_cost.flops_per_second(recipe, shape, tokens=64) > 1e6
 
 
 def test_rows_have_the_default_length_of_trl_where_a_model_takes_more(tmp_path):

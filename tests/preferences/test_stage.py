@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -120,6 +121,21 @@ def test_best_with_worst_pairs_the_highest_and_the_lowest_score():
         float(pair.scores[0] > pair.scores[1]) for pair in pairs
     ]
     assert [verdict.scores for verdict in verdicts] == [pair.scores for pair in pairs]
+
+
+def test_an_answer_that_ends_within_its_thought_is_never_better_than_one_that_answers():
+    given = [
+        Answer("<think>" + "long" * 9, "m", ended=False, unfinished=True),
+        Answer("short", "m", ended=True),
+    ]
+    [pair] = best_and_worst([[]], [given], LengthJudge(), seed=0)
+    assert {pair.first.text: pair.scores[0], pair.second.text: pair.scores[1]} == {
+        "short": 5.0, given[0].text: 0.0,
+    }  # fmt: skip
+    [verdict] = annotate(
+        [replace(pair, scores=None)], LengthJudge(), AnnotatorSettings(temperature=0), seed=0
+    )
+    assert verdict.value == float(pair.first.text == "short")
 
 
 def test_best_with_worst_gives_one_pair_for_each_prompt(write_recipe, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.pretrain import trainings
@@ -104,6 +105,26 @@ def test_a_checkpoint_is_measured_trained_and_written(go_on, save, corpus):
     config, before = (json.loads(Path(folder, "config.json").read_text()) for folder in (run / "model", path))
     assert config == before  # nothing of training's attention stays in it
     assert AutoTokenizer.from_pretrained(run / "model").chat_template
+
+
+def test_a_bf16_checkpoint_is_trained_in_fp32_and_written_in_bf16(go_on, save, corpus, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(save("llama"), dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "bf16")
+    AutoTokenizer.from_pretrained(save("llama")).save_pretrained(tmp_path / "bf16")
+    run = go_on(str(tmp_path / "bf16"), optimizer={"learning_rate": 0.003})
+    written = load_file(run / "model/model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
+    assert json.loads((run / "model/config.json").read_text())["dtype"] == "bfloat16"
+    newest = max(run.glob("checkpoints/step-*/model.safetensors"))  # a resumed training goes on exactly
+    masters = load_file(newest)
+    assert {tensor.dtype for tensor in masters.values()} == {torch.float32}
+    assert all(torch.equal(masters[name].bfloat16(), tensor) for name, tensor in written.items())
+    held_out = TokenShards.open(corpus / "held_out")
+    documents = [held_out.document(i) for i in range(held_out.documents)]
+    loaded, _ = load_causal_lm((str(run / "model"), None))
+    nats = score_documents(loaded, documents, prefix_id=0, end_id=0, window=32)
+    expected = nats.sum() / math.log(2) / held_out.bytes
+    assert numbers_of(run)["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_first_step_starts_from_the_checkpoint(go_on, save):

@@ -11,10 +11,13 @@ import torch
 
 from tests.chat_fixtures import (
     built_trainer,
+    byte_tokenizer,
     first_batch,
     metrics,
     run_stage,
+    write_preferences,
 )
+from tests.stages.tiny_models import write_tiny
 from toolkit.data.chat.pairs import CONTEXTS, Pair
 from toolkit.models.loading import load_causal_lm
 from toolkit.stages import dpo
@@ -109,6 +112,20 @@ def test_training_starts_at_the_reference_and_learns(folder, load):
     assert np.isfinite(evaluation["kl"]) and 0 <= evaluation["ended"] <= 1
 
 
+@pytest.mark.parametrize(
+    "lora", [None, {"r": 4, "target_modules": "all-linear"}], ids=["all weights", "lora"]
+)
+def test_a_bf16_training_starts_at_the_reference_to_the_last_bit(folder, load, lora):
+    model, data = folder / "llama", write_preferences(folder / "many.jsonl", 200)
+    write_tiny(model, "llama", byte_tokenizer())
+    loaded = load(
+        f"bf16-{bool(lora)}", model=str(model), data={"name": str(data)}, precision="bf16", lora=lora,
+        trainer={"max_steps": 1, "max_length": 96},
+    )  # fmt: skip
+    row = metrics(run_stage(dpo, folder, loaded))[0]
+    assert (row["held_out_accuracy"], row["held_out_margin"]) == (0.5, 0.0)
+
+
 def test_lora_reference_is_the_base(folder, load):
     trainer = RECIPE["trainer"] | {"learning_rate": 1e-2}
     path = run_stage(dpo, folder, load("lora", lora={"r": 4}, trainer=trainer))
@@ -123,8 +140,8 @@ def test_unchanged_policy_has_zero_rewards(folder, load):
     model, tokenizer = load_causal_lm((str(folder / "base"), None))
     preferences = dpo.sources.preferences(loaded.data, part="held_out", seed=0)
     held_out = dpo.held_out_pairs(preferences, tokenizer, max_length=96)
-    assert dpo.distance(model, model, tokenizer, held_out, seed=0).kl.estimate == 0
-    metrics = dpo.held_out_metrics(model, model, held_out, beta=0.1, seed=0)
+    assert dpo.distance(model, model, tokenizer, held_out, seed=0, run_name="x").kl.estimate == 0
+    metrics = dpo.held_out_metrics(model, model, held_out, beta=0.1, seed=0, run_name="x")
     assert metrics.accuracy.estimate == 0.5 and metrics.held_out_loss == pytest.approx(math.log(2))
 
 

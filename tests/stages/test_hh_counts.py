@@ -49,6 +49,8 @@ def test_hh_says_what_it_uses_cuts_and_leaves_out(tokenizer, monkeypatch):
     shown = "".join(f"    {line}\n" for line in str(report).splitlines())
     assert shown in (ROOT / "docs/DATA.md").read_text(encoding="utf-8")
     assert (report.kept, len(table), len(found.pairs)) == (2045, 2045 - 253, 231 - 34)
+    for file in ("README.md", "recipes/hh/evaluate.yaml"):
+        assert f"from {report.kept:,} pairs" in (ROOT / file).read_text(encoding="utf-8")
 
     settings, report = recipe("sft"), ReadingReport()
     assert len(sft.conversation_rows(settings, tokenizer, length, report=report)) == report.kept == 2049

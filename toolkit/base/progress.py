@@ -10,9 +10,11 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
@@ -22,6 +24,8 @@ from toolkit.base import console, ranks
 
 _LINE_SECONDS = 10.0
 _REPORT_SECONDS = 0.25
+_SLOW_SECONDS = 5.0
+"""A pass that ends sooner shows no progress."""
 _REPORT = "\x1e"
 """First character of a line that is a report, ASCII's record separator."""
 REPORTS = "TOOLKIT_REPORTS"
@@ -88,9 +92,11 @@ class Progress:
         description: of the loop, such as the run's name.
         total: number of `unit`s until the end.
         unit: what is counted, in the singular.
+        after_seconds: show nothing before, and nothing at all of a loop that ends sooner.
     """
 
-    def __init__(self, description: str, total: int, unit: str = "step"):
+    def __init__(self, description: str, total: int, unit: str = "step", *, after_seconds: float = 0.0):
+        self._shown_from = time.monotonic() + after_seconds
         self._description, self._total, self._unit = description, max(int(total), 1), unit
         self._active = ranks.rank() == 0
         self._seen: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
@@ -100,11 +106,15 @@ class Progress:
         self._last, self._done = "", 0
 
     def __enter__(self) -> Progress:
-        if self._active and console.on_terminal():
+        if time.monotonic() >= self._shown_from:
+            self._start_bar()
+        return self
+
+    def _start_bar(self) -> None:
+        if self._bar is None and self._active and console.on_terminal():
             self._bar = bars()
             self._bar.start()
             self._task = self._bar.add_task(self._description, total=self._total, words="")
-        return self
 
     def update(self, done: int, **values: Any) -> None:
         """Show that `done` units of the total are done, with values such as loss=2.31."""
@@ -112,6 +122,9 @@ class Progress:
             return
         now = time.monotonic()
         self._seen.append((now, int(done)))
+        if now < self._shown_from:
+            return
+        self._start_bar()
         words = [f"{done}/{self._total} {self._unit}s"]
         words += [f"{name} {_short(value)}" for name, value in values.items()]
         left = self.seconds_left()
@@ -150,10 +163,37 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif time.monotonic() < self._shown_from:
+            return
         elif self._active and _Reporting.active:
             self._report(time.monotonic(), ended=True)
         elif self._active:
             self._line(time.monotonic())
+
+
+@contextmanager
+def slow_pass(description: str | None, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is called with the number of units done; a pass of a few seconds shows nothing.
+
+    Args:
+        description: what is done; None shows nothing, such as inside a loop with a bar of its own.
+    """
+    if description is None:
+        yield lambda done: None
+        return
+    with Progress(description, total, unit, after_seconds=_SLOW_SECONDS) as progress:
+        yield progress.update
+
+
+Row = TypeVar("Row")
+
+
+def slowly(rows: Iterable[Row], description: str, *, total: int, unit: str) -> Iterator[Row]:
+    """Iterate over rows, and show the progress of a pass that takes more than a few seconds."""
+    with slow_pass(description, total, unit) as update:
+        for done, row in enumerate(rows, 1):
+            yield row
+            update(done)
 
 
 def duration(seconds: float) -> str:

@@ -284,6 +284,9 @@ def _trainer(recipe: TrainerRecipe) -> list[Mistake]:
     if recipe.lora is not None and settings.get("sync_ref_model"):
         sentence = "contradicts lora: the reference is then the same model without adapters"
         mistakes.append(conflict(("trainer", "sync_ref_model"), sentence))
+    if recipe.lora is not None and recipe.lora.load_in_4bit and not recipe.lora.merge:
+        sentence = "contradicts load_in_4bit: the adapter is trained on 4-bit values, which its base lacks"
+        mistakes.append(conflict(("lora", "merge"), sentence))
     return mistakes
 
 

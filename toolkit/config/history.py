@@ -185,6 +185,10 @@ CHANGES: tuple[Change, ...] = (
     Added("reward", "lora.load_in_4bit", False),
     Added("dpo", "lora.load_in_4bit", False),
     Added("ppo", "lora.load_in_4bit", False),
+    Added("sft", "lora.merge", True),
+    Added("reward", "lora.merge", True),
+    Added("dpo", "lora.merge", True),
+    Added("ppo", "lora.merge", True),
 )
 """Every setting that was added, removed or renamed, oldest first."""
 

@@ -17,6 +17,7 @@ class Answers(Record):
     Attributes:
         ids: token ids of each answer, without the stop token.
         ended: whether each answer ended by itself.
+        unfinished: whether each answer ends within its thought; it is no answer. Empty if none does.
         stops: the stop token that was sampled at the end of each answer, None where there is none.
         prompt_ids: token ids of each prompt.
         kl: log p(model) - log p(baseline) of each answer in nats; None for the baseline, for best of n, and
@@ -27,6 +28,7 @@ class Answers(Record):
 
     ids: list[list[int]] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
+    unfinished: list[bool] = field(default_factory=list)
     stops: list[int | None] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
@@ -37,10 +39,20 @@ class Answers(Record):
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def judged(self) -> list[str]:
+        """The texts that a judge reads: of an answer that ends within its thought, nothing."""
+        if not self.unfinished:
+            return self.texts
+        return ["" if cut else text for text, cut in zip(self.texts, self.unfinished, strict=True)]
+
     def part(self, chosen: slice) -> Answers:
         """Return what a judge compares of some of the answers: text, end and score."""
         scores = None if self.scores is None else self.scores[chosen]
-        return Answers(texts=self.texts[chosen], ended=self.ended[chosen], scores=scores)
+        return Answers(
+            texts=self.texts[chosen], ended=self.ended[chosen], unfinished=self.unfinished[chosen],
+            scores=scores,
+        )  # fmt: skip
 
     def scored(self, scores: Sequence[float] | np.ndarray) -> Answers:
         """Return the answers with their scores."""

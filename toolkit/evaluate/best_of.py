@@ -65,7 +65,7 @@ def answer(
             loaded, prompt_ids, contest, seeds=seeds, progress=report, **sampling_options
         )
         drawn.append(answers)
-        scores.append(best_of.score(contest.prompts, answers.texts, answers.ended))
+        scores.append(best_of.score(contest.prompts, answers.judged, answers.ended))
     chosen = {}
     for count in best_of.counts:
         turns = np.argmax(scores[:count], axis=0)  # (prompts,)
@@ -73,6 +73,7 @@ def answer(
         chosen[label(count)] = Answers(
             ids=[answers.ids[number] for answers, number in picked],
             ended=[answers.ended[number] for answers, number in picked],
+            unfinished=[answers.unfinished[number] for answers, number in picked],
             stops=[answers.stops[number] for answers, number in picked],
             texts=[answers.texts[number] for answers, number in picked],
             prompt_ids=prompt_ids,

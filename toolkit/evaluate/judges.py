@@ -55,7 +55,7 @@ class Judge:
 
     def see(self, prompts: Sequence[Messages], answers: Answers) -> Answers:
         """Return the answers with their `scores`."""
-        return answers.scored(self.score(prompts, answers.texts, answers.ended))
+        return answers.scored(self.score(prompts, answers.judged, answers.ended))
 
     def compare(self, prompts: Sequence[Messages], answers: Answers, baseline: Answers) -> PairwiseOutcomes:
         """Return the outcomes of answers against the baseline's, both as `see` returns them."""
@@ -133,7 +133,10 @@ def reward_judge(
     model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
 
     def score(prompts: Sequence[Messages], answers: Sequence[str], ended: Sequence[bool]) -> np.ndarray:
-        return reward_scores(model, tokenizer, list(prompts), answers=list(answers), ended=list(ended))
+        return reward_scores(
+            model, tokenizer, list(prompts), answers=list(answers), ended=list(ended),
+            shown_as=f"{name}: scores of answers",
+        )  # fmt: skip
 
     left_out = 0
     if data is not None:
@@ -142,7 +145,11 @@ def reward_judge(
         left_out = held_out.lengths.left_out
         accuracy, source = (
             reward_quality.preference_accuracy(
-                model, held_out.pairs, pad_id=tokenizer.pad_token_id, seed=derive(seed, "judge")
+                model,
+                held_out.pairs,
+                pad_id=tokenizer.pad_token_id,
+                seed=derive(seed, "judge"),
+                shown_as=f"{name}: scores of judge_data",
             ),
             f"{part} of judge_data",
         )

@@ -63,7 +63,10 @@ class PairwiseJudge:
 
     def compare(self, prompts: Sequence[Messages], answers: Answers, baseline: Answers) -> PairwiseOutcomes:
         """Return the outcomes against the baseline's answers; equal answers are a tie and are not asked."""
-        pairs = list(zip(prompts, answers.texts, baseline.texts, strict=True))
+        mine, theirs = (  # people voted on what they saw
+            side.texts if self.is_people else side.judged for side in (answers, baseline)
+        )
+        pairs = list(zip(prompts, mine, theirs, strict=True))
         open_pairs = [index for index, (_, mine, theirs) in enumerate(pairs) if mine != theirs]
         questions = [pairs[index] for index in open_pairs]
         turned = [(prompt, theirs, mine) for prompt, mine, theirs in questions] if self.both_orders else []

@@ -77,7 +77,9 @@ def measure(
     for name, reference in references.items():
         model, tokenizer = load_reward_model(reference, device=device, dtype=dtype)
         pairs = reward_quality.fitting_pairs(model, tokenizer, rows, where=f"{name} on {source.name}")
-        metrics = reward_quality.measure(model, pairs, pad_id=tokenizer.pad_token_id, seed=seed)
+        metrics = reward_quality.measure(
+            model, pairs, pad_id=tokenizer.pad_token_id, seed=seed, shown_as=f"{name}: held-out pairs"
+        )
         measurements[name] = ModelEvaluation.combined(
             metrics, left_out=pairs.lengths.left_out, seed=seed, hub_commit=hub.commit_of(reference)
         )

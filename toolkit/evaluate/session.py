@@ -113,7 +113,9 @@ class Session:
             with Progress(f"{name}: answers", len(self.contest.prompts), "prompt") as progress:
                 answers = win_rate.answer(loaded, self.contest, progress=progress.update)
             if name != self.baseline:
-                kl = win_rate.kl_to_baseline(loaded, self._baseline_model, answers, self.contest)
+                kl = win_rate.kl_to_baseline(
+                    loaded, self._baseline_model, answers, self.contest, shown_as=f"{name}: KL"
+                )
                 answers = replace(answers, kl=kl, nulls=frozenset({"kl"}))
             elif self.best_of is not None:
                 total = len(self.contest.prompts) * max(self.best_of.counts)
@@ -138,6 +140,7 @@ class Session:
             pad_id=tokenizer.pad_token_id,
             max_new_tokens=contest.max_new_tokens,
             temperature=contest.temperature,
+            shown_as="samples",
         )
         texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
         rows = list(zip(texts, answers.ended, seeds, strict=True))

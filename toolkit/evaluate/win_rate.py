@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit import stats
 from toolkit.base.errors import UsageError
+from toolkit.base.progress import slow_pass
 from toolkit.base.rng import derive
 from toolkit.data.chat import template
 from toolkit.evaluate import judges
@@ -141,33 +142,51 @@ def sample(
         drawn.ids.extend(answers.ids)
         drawn.ended.extend(answers.ended)
         drawn.stops.extend(answers.stops)
-        drawn.texts.extend(template.decode_answer(tokenizer, ids) for ids in answers.ids)
+        texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
+        drawn.texts.extend(texts)
+        drawn.unfinished.extend(
+            template.is_unfinished(tokenizer, *pair) for pair in zip(prompt_ids[part], texts, strict=True)
+        )
         if progress:
             progress(len(drawn))
     return drawn
 
 
 def kl_to_baseline(
-    policy: LoadedModel, baseline: LoadedModel, answers: Answers, contest: Contest
+    policy: LoadedModel,
+    baseline: LoadedModel,
+    answers: Answers,
+    contest: Contest,
+    *,
+    shown_as: str | None = None,
 ) -> list[float] | None:
     """Return log p(policy) - log p(baseline) of each answer, its stop token included, in nats.
 
     The mean over answers that the policy samples at temperature 1 is KL(policy || baseline). If the contest
     has another temperature, top-k or top-p, answers are sampled again at temperature 1. Returns None if the
     models have different vocabularies.
+
+    Args:
+        shown_as: what a bar says of each pass that takes more than a few seconds; None for no bars.
     """
     if policy[1].get_vocab() != baseline[1].get_vocab():
         return None
     plain = contest.temperature == 1 and contest.top_k == 0 and contest.top_p == 1
     if not plain:
-        answers = sample(policy, answers.prompt_ids, contest, seeds=contest.seeds(), temperature=1.0)
+        with slow_pass(shown_as and f"{shown_as}, answers", len(answers), "prompt") as progress:
+            answers = sample(
+                policy, answers.prompt_ids, contest, seeds=contest.seeds(), progress=progress,
+                temperature=1.0,
+            )  # fmt: skip
     end_id = template.end_id(policy[1])
     tokens = [
         ids + [end_id if stop is None else stop] * ended
         for ids, ended, stop in zip(answers.ids, answers.ended, answers.stops, strict=True)
     ]
     logprobs = [
-        answer_logprobs(model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples)
+        answer_logprobs(
+            model, answers.prompt_ids, tokens, batch_examples=contest.batch_examples, shown_as=shown_as
+        )
         for model, _ in (policy, baseline)
     ]
     return [float((own - other).sum(dtype=np.float64)) for own, other in zip(*logprobs, strict=True)]
@@ -221,7 +240,7 @@ def summarize(answers: dict[str, Answers], contest: Contest, judge: AnyJudge, *,
         metrics = _own_metrics(shown, contest)
         if gold is not None:
             against = gold[baseline] if name != baseline else None
-            metrics = replace(metrics, gold=_gold_utility(shown.texts, gold[name], against, contest))
+            metrics = replace(metrics, gold=_gold_utility(shown.judged, gold[name], against, contest))
         if name == baseline:
             result[name] = replace(metrics, is_baseline=True)
         else:
@@ -260,7 +279,7 @@ def _compare(
 ) -> PairwiseOutcomes:
     """Return the judge's outcomes of a part of the answers; equal answers are a tie, whatever the verdict."""
     own, other = own.part(part), other.part(part)
-    same = np.array(own.texts) == np.array(other.texts)
+    same = np.array(own.judged) == np.array(other.judged)
     same &= np.array(own.ended) == np.array(other.ended)
     compared = judge.compare(contest.prompts[part], own, other)
     return replace(compared, outcomes=np.where(same, 0.5, compared.outcomes))
@@ -348,6 +367,7 @@ def _own_metrics(answers: Answers, contest: Contest) -> AnswerMetrics:
         score=None if answers.scores is None else contest.mean(answers.scores),
         score_quantiles=quantiles,
         mean_length=contest.mean([len(ids) for ids in answers.ids]),
+        unfinished_thoughts=sum(answers.unfinished) or None,
         ended=stats.bootstrap_share(ended, seed=contest.seed, samples=contest.bootstrap_samples),
         kl_to_baseline_at_most=None if answers.count is None else best_of_n_kl_bound(answers.count),
         kl_to_baseline=None if answers.kl is None else contest.mean(answers.kl),
@@ -369,7 +389,7 @@ def _utilities(answers: dict[str, Answers], contest: Contest) -> dict[str, list[
         return None
     return {
         name: [
-            contest.world.utility(*pair) for pair in zip(contest.prompts, model_answers.texts, strict=True)
+            contest.world.utility(*pair) for pair in zip(contest.prompts, model_answers.judged, strict=True)
         ]
         for name, model_answers in answers.items()
     }

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError
+from toolkit.base.progress import slow_pass
 from toolkit.inference.heads import head_in_blocks
 from toolkit.models import checks
 from toolkit.models.context_length import context_length
@@ -60,6 +61,7 @@ def score_tokens(
     stride: int | None = None,
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
+    shown_as: str | None = None,
 ) -> list[np.ndarray]:
     """Return -log p in nats of each token of each document, in order, float32.
 
@@ -75,6 +77,7 @@ def score_tokens(
         batch_tokens: tokens of one forward pass, padding included (default 8192; on a CPU 2048, for its
             cache); the sums depend on it by rounding only.
         progress: called after each batch with the number of tokens scored so far.
+        shown_as: instead of `progress`, what a bar says if the pass takes more than a few seconds.
 
     Raises:
         ToolkitError: a window longer than the context, or a stride longer than the window.
@@ -96,8 +99,9 @@ def score_tokens(
         rows.extend(_windows(sequence, window, stride))
         first_rows.append(len(rows))
     nats: list[np.ndarray] = [_NOTHING] * len(rows)
-    for row, logprobs in _score_rows(model, rows, batch_tokens, progress):
-        nats[row] = -logprobs
+    with slow_pass(shown_as, sum(len(row.targets) for row in rows), "token") as shown:
+        for row, logprobs in _score_rows(model, rows, batch_tokens, progress or shown):
+            nats[row] = -logprobs
     return [
         np.concatenate([_NOTHING, *nats[first_rows[i] : first_rows[i + 1]]]) for i in range(len(documents))
     ]
@@ -109,8 +113,12 @@ def answer_logprobs(
     answer_ids: Sequence[Sequence[int]],
     *,
     batch_examples: int = 64,
+    shown_as: str | None = None,
 ) -> list[np.ndarray]:
     """Return log p in nats of every token of each answer given its prompt and the answer so far, float32.
+
+    Args:
+        shown_as: what a bar says if the pass takes more than a few seconds; None for no bar.
 
     Raises:
         ToolkitError: an empty prompt, or prompt and answer together exceed the context.
@@ -129,8 +137,9 @@ def answer_logprobs(
         rows.append(_Row(sequence[:-1], sequence[len(prompt) :]))
     longest = max((len(row.inputs) for row in rows), default=1)
     results: list[np.ndarray] = [_NOTHING] * len(rows)
-    for row, logprobs in _score_rows(model, rows, batch_examples * longest):
-        results[row] = logprobs
+    with slow_pass(shown_as, sum(len(row.targets) for row in rows), "token") as progress:
+        for row, logprobs in _score_rows(model, rows, batch_examples * longest, progress):
+            results[row] = logprobs
     return results
 
 

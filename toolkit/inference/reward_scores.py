@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from toolkit.base.progress import slow_pass
 from toolkit.data.chat.template import encode_text, example_ids, turn_end_id
 from toolkit.models.checks import require_finite
 from toolkit.models.context_length import context_length
@@ -25,6 +26,7 @@ def score_ids(
     pad_id: int,
     batch_examples: int | None = None,
     extra_padding: int = 0,
+    shown_as: str | None = None,
 ) -> np.ndarray:
     """Return the score of each conversation, (rows,) float64, read at its last token, in eval mode.
 
@@ -33,6 +35,7 @@ def score_ids(
         batch_examples: conversations of one forward pass, shortest first; by default as many as make
             `BATCH_TOKENS`, longest first. Scores depend on it by rounding only.
         extra_padding: padding tokens to add to the longest row of each batch.
+        shown_as: what a bar says if the pass takes more than a few seconds; None for no bar.
 
     Raises:
         ToolkitError: a score is not finite.
@@ -41,17 +44,29 @@ def score_ids(
     lengths = [len(row) + extra_padding for row in rows]
     was_training = model.training
     model.eval()
-    for batch in _batches(lengths, batch_examples):
-        columns = torch.arange(max(lengths[index] for index in batch))
-        ids = torch.full((len(batch), len(columns)), pad_id)
-        for row, index in enumerate(batch):
-            ids[row, : len(rows[index])] = torch.tensor(rows[index])
-        mask = (columns < torch.tensor([len(rows[index]) for index in batch])[:, None]).long()
-        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-        require_finite(output.logits, model)
-        scores[batch] = output.logits[:, 0].cpu().double().numpy()
+    done = 0
+    with slow_pass(shown_as, sum(lengths), "token") as progress:
+        for batch in _batches(lengths, batch_examples):
+            scores[batch] = _score_batch(
+                model, [rows[index] for index in batch], width=max(lengths[index] for index in batch),
+                pad_id=pad_id,
+            )  # fmt: skip
+            done += sum(lengths[index] for index in batch)
+            progress(done)
     model.train(was_training)
     return scores
+
+
+def _score_batch(model: nn.Module, rows: Sequence[list[int]], *, width: int, pad_id: int) -> np.ndarray:
+    """Return the scores of rows padded to `width` tokens, (rows,) float64."""
+    columns = torch.arange(width)
+    ids = torch.full((len(rows), width), pad_id)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+    mask = (columns < torch.tensor([len(row) for row in rows])[:, None]).long()
+    output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+    require_finite(output.logits, model)
+    return output.logits[:, 0].cpu().double().numpy()
 
 
 def _batches(lengths: Sequence[int], batch_examples: int | None) -> Iterator[list[int]]:
@@ -76,6 +91,7 @@ def reward_scores(
     answers: Sequence[str],
     ended: Sequence[bool],
     batch_examples: int = 16,
+    shown_as: str | None = None,
 ) -> np.ndarray:
     """Return the reward model's score of each answer, (examples,) float64.
 
@@ -86,6 +102,7 @@ def reward_scores(
 
     Args:
         ended: whether the answer ended; only then its last token is the one that ends an answer.
+        shown_as: as in `score_ids`.
     """
     limit = context_length(model)
     rows = []
@@ -98,7 +115,9 @@ def reward_scores(
             end = turn_end_id(tokenizer)
             prompt_ids, answer_ids = example_ids(tokenizer, prompt, answer, max_tokens=limit)
         rows.append(prompt_ids + _with_end(answer_ids, end, ended=answer_ended))
-    return score_ids(model, rows, pad_id=tokenizer.pad_token_id, batch_examples=batch_examples)
+    return score_ids(
+        model, rows, pad_id=tokenizer.pad_token_id, batch_examples=batch_examples, shown_as=shown_as
+    )
 
 
 def _shortened(prompt: list[int], answer: list[int], limit: int | None) -> tuple[list[int], list[int]]:

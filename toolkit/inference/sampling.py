@@ -16,7 +16,7 @@ Shapes: rows = answers in progress, vocab = entries of the vocabulary, width = p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.base.progress import slow_pass
 from toolkit.base.rng import derive
 from toolkit.inference import decoding
 from toolkit.inference.decoding import decoding_mode
@@ -193,6 +194,7 @@ def generate(
     seed: int | Sequence[int],
     end_id: EndIds,
     pad_id: int | None,
+    shown_as: str | None = None,
     **settings,
 ) -> SampledAnswers:
     """Sample one answer for each prompt, in eval mode.
@@ -204,6 +206,7 @@ def generate(
         prompts: token ids, of any lengths.
         seed: one for each prompt, or one from which a seed is derived for each position in the list.
         end_id: the stop token, or all of them: an answer ends at the first that is sampled.
+        shown_as: what a bar says if sampling takes more than a few seconds; None for no bar.
         settings: fields of `SamplingSettings`.
 
     Raises:
@@ -219,30 +222,42 @@ def generate(
     ended = [False] * len(prompts)
     logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(prompts)
     stops: list[int | None] = [None] * len(prompts)
-    was_training = model.training
+    batches = list(decoding.batches(prompts, mode=decoding_mode(model), batch_rows=sampling.batch_rows))
+    was_training, steps = model.training, sampling.max_new_tokens
     model.eval()
     try:
-        for batch in decoding.batches(prompts, mode=decoding_mode(model), batch_rows=sampling.batch_rows):
-            decoder = _Decoder(
-                model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id, end_id=end_id
-            )
-            sampled, nats = _decode_batch(decoder, [seed[row] for row in batch], sampling, end_id)
-            for index, row in enumerate(batch):
-                tokens = sampled[index]
-                found = np.flatnonzero(np.isin(tokens, _end_ids(end_id)))
-                length = int(found[0]) if len(found) else len(tokens)
-                ids[row], ended[row] = tokens[:length].tolist(), bool(len(found))
-                stops[row] = int(tokens[length]) if len(found) else None
-                logprobs[row] = nats[index, : length + ended[row]].copy()
+        with slow_pass(shown_as, len(batches) * steps, "step") as progress:
+            for number, batch in enumerate(batches):
+                decoder = _Decoder(
+                    model, [prompts[row] for row in batch], sampling=sampling, pad_id=pad_id, end_id=end_id
+                )
+                seeds, before = [seed[row] for row in batch], number * steps
+                sampled, nats = _decode_batch(
+                    decoder, seeds, sampling, end_id, lambda step, before=before: progress(before + step)
+                )
+                for index, row in enumerate(batch):
+                    tokens = sampled[index]
+                    found = np.flatnonzero(np.isin(tokens, _end_ids(end_id)))
+                    length = int(found[0]) if len(found) else len(tokens)
+                    ids[row], ended[row] = tokens[:length].tolist(), bool(len(found))
+                    stops[row] = int(tokens[length]) if len(found) else None
+                    logprobs[row] = nats[index, : length + ended[row]].copy()
     finally:
         model.train(was_training)
     return SampledAnswers(ids, ended, logprobs, stops)
 
 
 def _decode_batch(
-    decoder: _Decoder, seeds: Sequence[int], sampling: SamplingSettings, end_id: EndIds
+    decoder: _Decoder,
+    seeds: Sequence[int],
+    sampling: SamplingSettings,
+    end_id: EndIds,
+    progress: Callable[[int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after a stop token."""
+    """Return tokens and their log-probabilities, (rows, max_new_tokens); undefined after a stop token.
+
+    `progress` is called with the number of steps done.
+    """
     steps, device = sampling.max_new_tokens, decoder.device
     ends = torch.tensor(_end_ids(end_id), dtype=torch.long, device=device)
     uniforms = devices.to_device(np.stack([_uniforms(seed, steps) for seed in seeds]), device)
@@ -256,6 +271,7 @@ def _decode_batch(
         chosen = choose(logprobs, uniforms[rows, step], sampling)
         tokens[rows, step] = chosen
         nats[rows, step] = logprobs.gather(-1, chosen[:, None]).squeeze(-1)
+        progress(step + 1)
         if not len(ends):
             continue
         open_rows &= ~torch.isin(chosen, ends)

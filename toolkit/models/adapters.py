@@ -1,22 +1,35 @@
-"""Adapters of PEFT, such as LoRA, merged into the weights of their base model, which is plain then."""
+"""Adapters of PEFT, such as LoRA: read and merged into the weights of their base model, and written."""
 
 from __future__ import annotations
 
+import copy
+import os
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, PreTrainedModel
 
+from toolkit.base import files
 from toolkit.base.errors import ToolkitError
-from toolkit.models import checkpoint_folder, safetensors_files
+from toolkit.models import checkpoint_folder, checkpoint_shape, safetensors_files
 from toolkit.models.tokenizer_loading import load_tokenizer
+from toolkit.runs import hub
+from toolkit.runs.hub import Reference
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel  # 1 s that most models do not need
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAME = "default"
+_TRAINED_ROWS = ".trainable_tokens_delta"
+_OWN_SETTINGS = ("score_mean", "score_std")
+"""Keys of config.json beside an adapter that its base model does not have."""
 
 
 def is_classifier(folder: Path) -> bool:
@@ -56,16 +69,21 @@ def merged(
                 where=str(folder), fix="give a LoRA adapter, or a whole model",
             )  # fmt: skip
         _make_room(folder, model, weights)
+        if hasattr(model, "score") and not is_classifier(folder):
+            # a language model becomes a classifier, which has no such head; PEFT wants one for this task
+            weights = {name: weight for name, weight in weights.items() if not _is_of_head(name)}
+            config.task_type, config.trainable_token_indices = None, _without_heads(config)
         config.inference_mode, config.base_model_name_or_path = True, model.name_or_path
         with warnings.catch_warnings():  # PEFT asks transformers by a deprecated name
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = get_peft_model(model, config)
         loaded = set_peft_model_state_dict(wrapped, weights)
-        missing = [key for key in loaded.missing_keys if f".{_NAME}" in key]
+        missing = _missing(wrapped, loaded.missing_keys)
         if missing or loaded.unexpected_keys:
             key = (missing or loaded.unexpected_keys)[0]
             raise _unfit(folder, f"{'it lacks' if missing else 'the model has no place for'} {key}")
         plain = wrapped.merge_and_unload().requires_grad_(True)  # PEFT froze the base model
+        _take_settings(folder, plain)
     except ToolkitError:
         raise
     except Exception as error:  # a file of other people may be wrong in any way
@@ -73,6 +91,105 @@ def merged(
     brought = {key.removeprefix(_PREFIX) for key in weights}
     missing_keys = [key for key in report["missing_keys"] if key not in brought]
     return plain, {**report, "missing_keys": missing_keys}
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """The adapter of a trained model.
+
+    Attributes:
+        settings: of PEFT.
+        weights: on the CPU, by their names in PEFT's files.
+    """
+
+    settings: PeftConfig
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: PeftModel) -> TrainedAdapter:
+        from peft import get_peft_model_state_dict
+
+        [settings] = model.peft_config.values()
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return cls(settings, {name: weight.detach().cpu().clone() for name, weight in weights.items()})
+
+    def with_tables(self, merged: PreTrainedModel) -> TrainedAdapter:
+        """Return the adapter with whole embeddings, of a model that has more rows than its base.
+
+        Args:
+            merged: the model with the adapter in its weights.
+        """
+        inputs, outputs = merged.get_input_embeddings(), merged.get_output_embeddings()
+        is_tied = outputs is None or outputs.weight is inputs.weight
+        names = {module: name for name, module in merged.named_modules()}
+        tables = {
+            f"{_PREFIX}{names[module]}.weight": module.weight.detach().cpu().clone()
+            for module in ([inputs] if is_tied else [inputs, outputs])
+        }
+        others = {name: weight for name, weight in self.weights.items() if not name.endswith(_TRAINED_ROWS)}
+        settings = copy.copy(self.settings)
+        settings.trainable_token_indices = None
+        return replace(self, settings=settings, weights={**others, **tables})
+
+    def write(self, folder: Path, *, base: Reference) -> None:
+        """Write the two files of PEFT into a folder; `base` as in `complete_settings`."""
+        self.settings.save_pretrained(folder)
+        complete_settings(folder, base=base)
+        save_file(self.weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether a folder holds these weights, bit for bit."""
+        written = load_file(folder / WEIGHTS)
+        return written.keys() == self.weights.keys() and all(
+            torch.equal(weight, written[name]) for name, weight in self.weights.items()
+        )
+
+
+def complete_settings(folder: Path, *, base: Reference) -> None:
+    """Name the base of an adapter that PEFT wrote, and sort its modules, a set that PEFT writes in any order.
+
+    Args:
+        base: a folder is recorded relative to the adapter's, so that both can be moved together.
+    """
+    content = files.read_json(folder / checkpoint_folder.ADAPTER_CONFIG)
+    name, revision = base
+    if (local := hub.local_folder(name)) is not None:
+        name = Path(os.path.relpath(local.resolve(), folder.resolve())).as_posix()
+    content |= {"base_model_name_or_path": name, "revision": revision, "inference_mode": True}
+    if isinstance(content["target_modules"], list):
+        content["target_modules"].sort()
+    files.write_json(folder / checkpoint_folder.ADAPTER_CONFIG, content)
+
+
+def _is_of_head(name: str) -> bool:
+    """Return whether a weight of an adapter belongs to the head of a language model."""
+    return not checkpoint_shape.HEADS.isdisjoint(name.split("."))
+
+
+def _without_heads(config: PeftConfig) -> Any:
+    """Return `trainable_token_indices` without the rows of a head."""
+    rows = config.trainable_token_indices
+    return (
+        {name: ids for name, ids in rows.items() if not _is_of_head(name)} if isinstance(rows, dict) else rows
+    )
+
+
+def _missing(model: PeftModel, keys: Sequence[str]) -> list[str]:
+    """Return the parameters of the adapter among the keys, without those that are another's (tied rows)."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {id(parameter) for name, parameter in parameters.items() if name not in keys}
+    return [key for key in keys if f".{_NAME}" in key and id(parameters.get(key)) not in loaded]
+
+
+def _take_settings(folder: Path, model: PreTrainedModel) -> None:
+    """Let the model have the settings that were written beside the adapter."""
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if (folder / "config.json").is_file():
+        content = checkpoint_folder.read_json(folder / "config.json")
+        for name in _OWN_SETTINGS:
+            if name in content:
+                setattr(model.config, name, content[name])
 
 
 def _weights(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import transformers
 from toolkit.base.errors import ToolkitError
 from toolkit.models import safetensors_files
 from toolkit.models.safetensors_files import INDEX, WEIGHTS
-from toolkit.runs import hub, layout
+from toolkit.runs import hub, layout, seal
 from toolkit.runs.hub import Reference
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -103,7 +103,7 @@ def located(reference: Reference) -> Place:
     options = {"revision": found.commit, "local_files_only": found.folder is not None}
     if found.folder is not None:
         return Place(name, options, found.folder)
-    if ADAPTER_CONFIG in found.files and "config.json" not in found.files:
+    if ADAPTER_CONFIG in found.files and not {WEIGHTS, INDEX} & set(found.files):
         folder = hub.download(reference, ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"])
         return Place(str(folder), {}, folder)
     return Place(name, options, None)
@@ -130,7 +130,7 @@ def check_hub_model(reference: Reference) -> None:
 def base_of_adapter(folder: Path) -> Reference:
     """Return the model that an adapter was trained on.
 
-    Its path may be relative to the current folder or to the adapter's.
+    Its path may be relative to the adapter's folder or to the current one.
 
     Raises:
         ToolkitError: the adapter does not name it, or it is not there.
@@ -142,8 +142,9 @@ def base_of_adapter(folder: Path) -> Reference:
             "is an adapter that does not name its base model", where=str(folder),
             fix=f"write the base model's folder or hub id as base_model_name_or_path into {file}",
         )  # fmt: skip
-    if not Path(base).is_dir() and (folder / base).is_dir():
-        base = str(folder / base)
+    beside = seal.parent_path(folder, base)
+    if beside.is_dir() and beside != folder:
+        base = str(beside)
     if Path(base).is_dir() and Path(base).resolve() == folder.resolve():
         raise ToolkitError("is an adapter that names itself as base model", where=str(folder),
                            fix=f"correct base_model_name_or_path in {file}")  # fmt: skip

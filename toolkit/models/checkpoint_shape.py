@@ -36,6 +36,8 @@ _OTHER_MODALITIES = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal)")
 """Modules that read no text."""
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _LAYER = re.compile(r"\.(\d+)\.")
+FOUR_BIT_BYTES = 0.52
+"""Of each weight in NF4 with double quantization: half a byte, and the scales of its blocks of 64."""
 FULL_TRAINING_BYTES = 16
 """Of each trained number in fp32: itself, its gradient and AdamW's two moments."""
 
@@ -50,6 +52,7 @@ class CheckpointShape:
             of experts, as many as a token is given to.
         layers: number of blocks.
         width: numbers of a hidden state.
+        heads: of attention; 0 if config.json does not say.
         attention_width: heads times the width of a head; 0 without attention.
         positions: tokens of the longest text, None if config.json names no limit.
         vocabulary: rows of the embedding.
@@ -63,6 +66,7 @@ class CheckpointShape:
     multiplying: int
     layers: int
     width: int
+    heads: int
     attention_width: int
     positions: int | None
     vocabulary: int
@@ -90,6 +94,10 @@ class CheckpointShape:
         """
         return sum(lora.r * sum(sides) for name, sides in self.linear.items() if _is_target(name, lora))
 
+    def linear_inputs(self, lora: LoraSettings) -> list[int]:
+        """Return the smaller side of each layer with an adapter, about the width of its input."""
+        return [min(sides) for name, sides in self.linear.items() if _is_target(name, lora)]
+
     def state_bytes(
         self, per_parameter: int = FULL_TRAINING_BYTES, *, lora: LoraSettings | None = None
     ) -> int:
@@ -100,8 +108,12 @@ class CheckpointShape:
         """
         if lora is None:
             return per_parameter * self.parameters
-        frozen = per_parameter - FULL_TRAINING_BYTES + 4
-        return frozen * self.parameters + FULL_TRAINING_BYTES * self.adapter_parameters(lora)
+        models = (per_parameter - FULL_TRAINING_BYTES) // 4 + 1
+        frozen = 4 * self.parameters
+        if lora.load_in_4bit:
+            in_4bit = sum(first * second for first, second in self.linear.values())
+            frozen -= int((4 - FOUR_BIT_BYTES) * in_4bit)
+        return models * frozen + FULL_TRAINING_BYTES * self.adapter_parameters(lora)
 
 
 def of_folder(folder: Path) -> CheckpointShape | None:
@@ -143,6 +155,7 @@ def of_tensors(config: Mapping[str, Any], stored: Mapping[str, StoredTensor]) ->
         multiplying=round(sum(_used(name, t, text, has_head) for name, t in tensors.items())),
         layers=_named(text, LAYER_NAMES) or max(indices, default=-1) + 1,
         width=table.shape[1],
+        heads=_named(text, HEAD_COUNT_NAMES) or 0,
         attention_width=_attention_width(text, tensors, width=table.shape[1]),
         positions=None if text.get("alibi") else _named(text, POSITION_NAMES),
         vocabulary=table.shape[0],

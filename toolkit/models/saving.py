@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.models import four_bit
+from toolkit.models.adapters import TrainedAdapter
 from toolkit.models.generation_settings import repair_generation_config
 from toolkit.models.loading import load_causal_lm, write_model
 from toolkit.models.soundness import probe_logits, require_finite
@@ -45,6 +46,7 @@ class ModelWriter:
         reference: what it was loaded from; its weights' dtypes are those of the written model.
         rows: token ids of a few texts, of which the logits are compared.
         load: reads the written folder.
+        merge: write adapters into the weights; else as an adapter of `reference`.
 
     Raises:
         ToolkitError: the configuration, the generation config or the tokenizer cannot be written.
@@ -58,8 +60,10 @@ class ModelWriter:
         reference: Reference,
         rows: Sequence[Sequence[int]],
         load: Load = load_causal_lm,
+        merge: bool = True,
     ):
-        self.where, self.rows, self.load = reference[0], rows, load
+        self.reference, self.where, self.rows, self.load = reference, reference[0], rows, load
+        self.merge = merge
         repair_generation_config(model, where=self.where)
         self.config = copy.deepcopy(model.config)
         if four_bit.is_four_bit(model):
@@ -94,7 +98,7 @@ class ModelWriter:
         *,
         step: int,
     ) -> PreTrainedModel:
-        """Merge adapters, write the model's folder atomically, and return the model that it loads as.
+        """Write the model's folder atomically, and return the model that it loads as, without adapters.
 
         The trained model is changed: its adapters are merged, and its weights have the written dtype. A model
         in 4 bits is merged on the CPU; the model that is returned has the written dtype then.
@@ -112,6 +116,8 @@ class ModelWriter:
         if is_four_bit:
             four_bit.compute_in_fp32(model)
         trained = probe_logits(base, self.rows)
+        if isinstance(model, PeftModel) and not self.merge:
+            return self._write_adapter(model, tokenizer, folder, trained)
         if isinstance(model, PeftModel):
             model = four_bit.dequantized(model) if is_four_bit else model
             model = model.merge_and_unload()
@@ -127,6 +133,35 @@ class ModelWriter:
                 self._require_equal(probe_logits(written, self.rows), trained, folder, "the written model")
         if is_four_bit:  # as fp32 it may not fit where it was trained
             written = written.to(device=device, dtype=self.dtypes.default)
+        return written
+
+    def _write_adapter(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+        trained: Sequence[torch.Tensor],
+    ) -> PreTrainedModel:
+        """Write an adapter; where the base model has other rows for tokens, with the whole embeddings."""
+        adapter = TrainedAdapter.of(model)
+        merged = model.merge_and_unload()
+        if adapter.settings.trainable_token_indices:
+            adapter = adapter.with_tables(merged)
+        self.config.dtype = self.dtypes.name
+        with atomic_folder(folder) as temporary:
+            self.config.save_pretrained(temporary)
+            if self.generation_config is not None:
+                self.generation_config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            adapter.write(temporary, base=self.reference)
+            written = self._read_back(temporary, folder, device=merged.device)
+            if self._difference(probe_logits(written, self.rows), trained) is not None:
+                adapter = adapter.with_tables(merged)
+                adapter.write(temporary, base=self.reference)
+                written = self._read_back(temporary, folder, device=merged.device)
+            if not adapter.is_in(temporary):
+                raise self._refusal("the written adapter differs from the trained one", folder)
+            self._require_equal(probe_logits(written, self.rows), trained, folder, "the written adapter")
         return written
 
     def add_to_config(self, folder: Path, **values: float) -> None:
@@ -159,15 +194,19 @@ class ModelWriter:
     def _require_equal(
         self, found: Sequence[torch.Tensor], trained: Sequence[torch.Tensor], folder: Path, name: str
     ) -> None:
-        """Compare logits, relative to the largest one."""
+        difference = self._difference(found, trained)
+        if difference is not None:
+            raise self._refusal(f"{name} computes other logits than the trained one: {difference}", folder)
+
+    def _difference(self, found: Sequence[torch.Tensor], trained: Sequence[torch.Tensor]) -> str | None:
+        """Compare logits, relative to the largest one; return how they differ, None if they agree."""
+        if any(a.shape != b.shape for a, b in zip(found, trained, strict=True)):
+            return f"they have the shape {[*found[0].shape]} instead of {[*trained[0].shape]}"
         scale = max(float(logits.abs().max()) for logits in trained)
         difference = max(float((a - b).abs().max()) for a, b in zip(found, trained, strict=True))
-        if not difference <= TOLERANCE * max(scale, torch.finfo(torch.float32).tiny):
-            raise self._refusal(
-                f"{name} computes other logits than the trained one: they differ by {difference:.2g}, and "
-                f"the largest is {scale:.2g}",
-                folder,
-            )
+        if difference <= TOLERANCE * max(scale, torch.finfo(torch.float32).tiny):
+            return None
+        return f"they differ by {difference:.2g}, and the largest is {scale:.2g}"
 
     def _refusal(self, what: str, folder: Path) -> ToolkitError:
         return ToolkitError(

@@ -57,6 +57,11 @@ class StoredDtypes:
         """The name of the default dtype, such as `bfloat16`."""
         return str(self.default).removeprefix("torch.")
 
+    def rounded(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a weight in the dtype in which it is written."""
+        is_cast = tensor.is_floating_point() and not self._keeps_fp32(name)
+        return tensor.to(self.default) if is_cast else tensor
+
     def cast(self, model: PreTrainedModel) -> None:
         """Convert the weights in place; tied weights stay tied. The configuration names the dtype."""
         stored = model.state_dict()  # without buffers that are computed from the configuration

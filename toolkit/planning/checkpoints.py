@@ -26,8 +26,8 @@ def shape_of(reference: str, *, runs_dir: Path) -> CheckpointShape | None:
             base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
         except (ValueError, AttributeError):
             base = None
-        beside = folder / str(base)
-        folder = beside if beside.is_dir() and beside != folder else _folder(str(base), runs_dir)
+        beside = seal.parent_path(folder, str(base))
+        return shape_of(str(beside if beside.is_dir() and beside != folder else base), runs_dir=runs_dir)
     return None if folder is None else checkpoint_shape.of_folder(folder)
 
 

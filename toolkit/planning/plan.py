@@ -22,10 +22,11 @@ from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe, load, load_folder, read_folder, recipes_beside
 from toolkit.config.registry import STAGES, Cost
 from toolkit.execution import dag
-from toolkit.models import memory
+from toolkit.models import checkpoint_memory, memory
 from toolkit.models.checkpoint_shape import CheckpointShape
 from toolkit.models.shape import flops_per_token, mean_flops_per_token, num_parameters
-from toolkit.planning import checkpoints
+from toolkit.planning import checkpoint_cost, checkpoints
+from toolkit.planning.checkpoint_cost import DEFAULT_POSITIONS
 from toolkit.runs import layout, references, seal
 from toolkit.runtime import hardware, signals
 
@@ -35,8 +36,6 @@ PROBE_LIMIT_SECONDS = 300
 """Time limit of the probe; compiling for a GPU takes about a minute."""
 ASSUMED_FLOPS = 0.4 * 989e12
 """FLOP/s assumed for an absent GPU: 40% of an H100's bf16 peak, which a well-tuned GPT-2 reaches."""
-DEFAULT_POSITIONS = 1024
-"""Tokens of a row for checkpoints whose configuration names no limit, as in the training."""
 ASSUMED = "40% of an H100's 989 TFLOP/s"
 
 
@@ -186,13 +185,55 @@ def _row_from_checkpoint(
         row.note += ", without those of experts" if shape.has_experts else ""
         if not count:
             row.note += f": no layer is named {' or '.join(lora.target_modules)}"
-    row.note += "; the time is not known: steps from a checkpoint are not timed"
+    _complete(row, recipe, cost, shape, flops_per_token=flops, question=question)
+    if row.seconds is not None and question.price is not None:
+        row.money = row.seconds / 3600 * question.processes * question.price
     return row
 
 
 def _in_words(shape: CheckpointShape) -> str:
     limit = "no limit of positions" if shape.positions is None else f"{shape.positions:,} positions"
     return f"{shape.layers} layers of width {shape.width:,}, {shape.vocabulary:,} rows, {limit}"
+
+
+def _complete(
+    row: StagePlan, recipe: schema.StageRecipe, cost: Cost, shape: CheckpointShape, *,
+    flops_per_token: float, question: Question,
+) -> None:  # fmt: skip
+    """Set memory and time of a stage that trains a checkpoint."""
+    training = checkpoint_cost.training(recipe, cost, shape, processes=question.processes)
+    if training is not None:
+        row.memory = training.memory(row.state_bytes)
+        row.peak_bytes = checkpoint_memory.peak(row.memory)
+    rate, note = _rate(row, recipe, shape, question, tokens=training.computed.tokens if training else None)
+    row.note += f"; {note}"
+    if rate is None:
+        return
+    if training is not None:  # PPO's answers are sampled, too
+        row.tokens_per_second = rate / (flops_per_token * cost.passes_per_token)
+    if row.flops is not None:
+        row.seconds = row.flops / rate
+
+
+def _rate(
+    row: StagePlan, recipe: schema.StageRecipe, shape: CheckpointShape, question: Question,
+    *, tokens: int | None,
+) -> tuple[float | None, str]:  # fmt: skip
+    """Set `basis`; return operations per second of all processes, None if not known, and a note."""
+    if recipe.device == "cuda" and not hardware.has_gpu():
+        row.basis = "assumed"
+        each = " on each GPU" * (question.processes > 1)
+        return ASSUMED_FLOPS * question.processes, f"time at an assumed {ASSUMED}{each}"
+    if not question.probe:
+        return None, "the time is not known: no products were timed"
+    key = f"products of width {shape.width} on {recipe.device}"
+    if key not in question.answers:
+        tell("timing matrix products on this machine")
+        rate = checkpoint_cost.flops_per_second(recipe, shape, tokens=tokens or checkpoint_cost.PROBE_TOKENS)
+        question.answers[key] = {"flops_per_second": rate}
+    row.basis = "scaled"
+    rate = question.answers[key]["flops_per_second"]
+    return rate * question.processes, f"time at {rate / 1e9:,.0f} GFLOP/s, from products timed here"
 
 
 def _set_work(

@@ -23,6 +23,7 @@ class Episode:
     Attributes:
         index: position in the rollout.
         answer_ids: the sampled stop token is the last where `ended`.
+        unfinished: the answer ends within its thought, so that it is no answer: rewards read nothing.
         score: weighted sum of the rewards, as they return it.
         reward: what PPO maximizes: the normalised score less penalties, without KL.
         final_value: the critic's value after the last token of a truncated answer; 0 where truncation
@@ -38,12 +39,18 @@ class Episode:
     answer_ids: list[int]
     ended: bool
     text: str
+    unfinished: bool = False
     score: float = 0.0
     reward: float = 0.0
     final_value: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> str:
+        """The text that rewards read."""
+        return "" if self.unfinished else self.text
 
     @property
     def kl(self) -> float:

@@ -157,9 +157,9 @@ def score_scale(rewards: Sequence[Reward]) -> ScoreScale:
 
 def _values(reward: Reward, episodes: Sequence[Episode], columns: Mapping[str, list]) -> np.ndarray:
     prompts = [episode.prompt for episode in episodes]
-    texts = [episode.text for episode in episodes]
+    texts = [episode.judged for episode in episodes]
     if isinstance(reward.judge, nn.Module):
-        ended = [episode.ended for episode in episodes]
+        ended = [episode.ended and not episode.unfinished for episode in episodes]
         values = reward_scores(reward.judge, reward.tokenizer, prompts, answers=texts, ended=ended)
         return _finite(values, reward)
     completions = [

@@ -44,7 +44,7 @@ from toolkit.runs.evaluation import PpoEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
 from toolkit.runtime.upstream_private import metric_values, micro_steps
-from toolkit.stages.adapters import lora
+from toolkit.stages.adapters import lora, merges
 from toolkit.stages.trainer_runner import checkpointing_key, fit, quiet
 
 SAME_NAME = ("temperature", "top_k", "top_p", "learning_rate", "max_grad_norm")
@@ -85,7 +85,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     terms = reward_loading.of_recipe(recipe, run, device=target)
     writer = ModelWriter(
         policy, tokenizer, reference=reference,
-        rows=sampler.prompt_rows(tokenizer, rows, max_tokens=max_prompt_tokens),
+        rows=sampler.prompt_rows(tokenizer, rows, max_tokens=max_prompt_tokens), merge=merges(recipe),
     )  # fmt: skip
     trainer = _trainer_class(CLASSES[recipe.algorithm][1])(
         model=policy,
@@ -168,7 +168,9 @@ def _reward(
         for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
             ended = bool(ids) and ids[-1] in stops.ids
             text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
-            own.append(Episode(index, prompt, [], ids, ended, text))
+            asked = template.prompt_ids(tokenizer, prompt)
+            unfinished = template.is_unfinished(tokenizer, asked, text)
+            own.append(Episode(index, prompt, [], ids, ended, text, unfinished))
         rewards.score(terms, own)
         nonlocal scale
         if scale is None:

@@ -48,6 +48,7 @@ def answer(
         top_p=args.top_p,
     )
     sampled_ids = answers.ids_with_stops()
+    texts = [answer_text(tokenizer, ids) for ids in answers.ids]
     return [
         Episode(
             index=indices[row],
@@ -55,7 +56,8 @@ def answer(
             prompt_ids=prompt_ids[row],
             answer_ids=sampled_ids[row],
             ended=answers.ended[row],
-            text=answer_text(tokenizer, answers.ids[row]),
+            text=texts[row],
+            unfinished=template.is_unfinished(tokenizer, prompt_ids[row], texts[row]),
             columns={name: value for name, value in rows[row].items() if name != "prompt"},
         )
         for row in range(len(rows))

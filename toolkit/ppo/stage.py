@@ -27,7 +27,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import PpoEvaluation, Sample
 from toolkit.runs.run import Run
 from toolkit.runtime import devices
-from toolkit.stages.adapters import lora
+from toolkit.stages.adapters import lora, merges
 from toolkit.stages.trainer_runner import fit
 
 NUM_SAMPLE_ROWS = 4
@@ -59,7 +59,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
     judge = _judge_arguments(recipe, run, tokenizers, report=report)
     report.print()
     rows = sampler.prompt_rows(tokenizer, prompts, max_tokens=config.max_prompt_tokens)
-    writer = ModelWriter(policy, tokenizer, reference=reference, rows=rows)
+    writer = ModelWriter(policy, tokenizer, reference=reference, rows=rows, merge=merges(recipe))
     trainer = PPOTrainer(
         policy,
         terms,

@@ -73,7 +73,7 @@ def best_and_worst(
     scores = iter(
         judge.score(
             [prompt for prompt, _ in flat],
-            [answer.text for _, answer in flat],
+            [answer.judged for _, answer in flat],
             [answer.ended for _, answer in flat],
         )
     )
@@ -105,7 +105,7 @@ def _scored(
     missing = iter(
         judge.score(
             [pair.prompt for pair in unscored for _ in range(2)],
-            [answer.text for answer in shown],
+            [answer.judged for answer in shown],
             [answer.ended for answer in shown],
         )
         if unscored
@@ -115,10 +115,10 @@ def _scored(
     verdicts = []
     for number, pair in enumerate(pairs):
         first, second = pair.scores or (float(next(missing)), float(next(missing)))
-        if pair.first.text == pair.second.text:
+        if pair.first.judged == pair.second.judged:
             verdicts.append(Verdict(TIE, None, (first, second)))
             continue
-        difference = biases.difference((pair.first.text, pair.second.text), (first, second))
+        difference = biases.difference((pair.first.judged, pair.second.judged), (first, second))
         if abs(difference) <= judge.tie:
             # A coin flip would be noise: 1,692 of 6,000 pairs of the small world differ only in wording.
             verdicts.append(Verdict(TIE, TIE, (first, second)))
@@ -143,4 +143,4 @@ def _compared(pairs: Sequence[ShownPair], judge: PairwiseJudge) -> list[Verdict]
 
 
 def _answers(answers: Sequence[Answer]) -> Answers:
-    return Answers(texts=[answer.text for answer in answers], ended=[answer.ended for answer in answers])
+    return Answers(texts=[answer.judged for answer in answers], ended=[answer.ended for answer in answers])

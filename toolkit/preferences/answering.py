@@ -38,11 +38,20 @@ Messages = Sequence[Message]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, the model that gave it, and whether it ended before max_new_tokens."""
+    """An answer, the model that gave it, and whether it ended before max_new_tokens.
+
+    An answer that ends within its thought is no answer: it counts as cut off, and a judge reads nothing.
+    """
 
     text: str
     model: str
     ended: bool
+    unfinished: bool = False
+
+    @property
+    def judged(self) -> str:
+        """The text that a judge reads."""
+        return "" if self.unfinished else self.text
 
 
 def sample_answers(recipe: PreferencesRecipe, run: Run, prompts: Sequence[Messages]) -> None:
@@ -223,9 +232,10 @@ def sample_batch(
         max_prompt_tokens=recipe.max_prompt_tokens,
         max_new_tokens=recipe.max_new_tokens,
     )
+    asked = [prompt for prompt in ids for _ in numbers]
     sampled = generate(
         opened.model,
-        [prompt for prompt in ids for _ in numbers],
+        asked,
         seed=[derive(recipe.seed, "answer", row, number) for row in batch for number in numbers],
         end_id=opened.stop_tokens.ids,
         pad_id=tokenizer.pad_token_id,
@@ -236,8 +246,10 @@ def sample_batch(
         batch_rows=len(batch) * len(numbers),
     )
     texts = [template.decode_answer(tokenizer, tokens) for tokens in sampled.ids]
+    cut = [template.is_unfinished(tokenizer, *pair) for pair in zip(asked, texts, strict=True)]
     answers = [
-        Answer(text, recipe.models[model], ended) for text, ended in zip(texts, sampled.ended, strict=True)
+        Answer(text, recipe.models[model], ended and not unfinished, unfinished)
+        for text, ended, unfinished in zip(texts, sampled.ended, cut, strict=True)
     ]
     return [answers[start : start + len(numbers)] for start in range(0, len(answers), len(numbers))]
 

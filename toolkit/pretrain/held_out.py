@@ -93,7 +93,9 @@ class HeldOutEvaluator:
                 break
         return parts, sizes
 
-    def _score(self, model: PreTrainedModel, parts: list[np.ndarray], *, bf16: bool) -> np.ndarray:
+    def _score(
+        self, model: PreTrainedModel, parts: list[np.ndarray], *, bf16: bool, shown_as: str | None = None
+    ) -> np.ndarray:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         device = self.accelerator.device
         own = range(rank, len(parts), processes)
@@ -102,26 +104,33 @@ class HeldOutEvaluator:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 nats[own.start :: processes] = score_documents(
                     model, [parts[index] for index in own], prefix_id=self.shards.start_id,
-                    end_id=None, window=self.window,
+                    end_id=None, window=self.window, shown_as=shown_as,
                 )  # fmt: skip
         total = self.accelerator.reduce(devices.to_device(nats, device), reduction="sum")
         return total.cpu().numpy()
 
-    def evaluate(self, model: PreTrainedModel, *, seed: int) -> tuple[np.ndarray, Estimate, str]:
+    def evaluate(
+        self, model: PreTrainedModel, *, seed: int, shown_as: str | None = None
+    ) -> tuple[np.ndarray, Estimate, str]:
         """Return the nats of every document, bits per byte with its interval, and the unit of resampling.
 
         Every process must call it and gets the same result.
+
+        Args:
+            shown_as: what a bar says if the pass takes more than a few seconds; None for no bar.
         """
         documents = [self.shards.document(index) for index in range(self.shards.documents)]
         end_id = self.shards.end_id
         if len(documents) >= block_bootstrap.FEW_DOCUMENTS:
             with_end = [np.append(document, end_id) for document in documents]
-            nats = self._score(model, with_end, bf16=False)
+            nats = self._score(model, with_end, bf16=False, shown_as=shown_as)
             bits = nats / math.log(2)
             return nats, ratio_bootstrap(bits, self.shards.document_bytes, seed=seed), "documents"
         # so few documents are not worth distributing over processes
         start_id = self.shards.start_id
-        scored = score_tokens(model, documents, prefix_id=start_id, end_id=end_id, window=self.window)
+        scored = score_tokens(
+            model, documents, prefix_id=start_id, end_id=end_id, window=self.window, shown_as=shown_as
+        )
         sizes = [
             np.append(block_bootstrap.token_bytes(self.tokenizer, document, float(total)), 0.0)
             for document, total in zip(documents, self.shards.document_bytes, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -81,16 +81,15 @@ class TrainingLoop:
     def run(self) -> None:
         """Fetch a batch, train on it, then log, evaluate, save and stop when due, until the last step."""
         context, state = self.context, self.state
-        with (
-            Progress(context.run.name, context.steps) as progress,
-            context.training_kernels() as model_kernels,
-        ):
+        with ExitStack() as stack:
+            model_kernels = stack.enter_context(context.training_kernels())
             if state.step == 0:
                 with model_kernels():
                     self._measure_checkpoint()
                     self._evaluate()
                     if context.recipe.keeps_weights_at(0):
                         self._keep_weights()
+            progress = stack.enter_context(Progress(context.run.name, context.steps))
             self._start_stopwatch()
             for step, rows in context.prefetcher().batches(state.step, context.steps):
                 result = train_step(context, step, rows, self.monitor)
@@ -196,9 +195,10 @@ class TrainingLoop:
         """Log the bits per byte of all held-out text before the training, if it goes on from a checkpoint."""
         if self.context.recipe.checkpoint is None:
             return
-        model = sharding.full_model(self.context.model)
-        _, bits, _ = self.context.held_out.evaluate(model, seed=self.context.recipe.seed)
-        self.context.run.metrics.log(self.state.step, checkpoint_bits_per_byte=bits.estimate)
+        context, model = self.context, sharding.full_model(self.context.model)
+        shown_as = f"{context.run.name}: held-out text"
+        _, bits, _ = context.held_out.evaluate(model, seed=context.recipe.seed, shown_as=shown_as)
+        context.run.metrics.log(self.state.step, checkpoint_bits_per_byte=bits.estimate)
 
     def _keep_weights(self) -> None:
         """Write the weights to `steps/`, with samples of the model."""

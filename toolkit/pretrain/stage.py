@@ -19,6 +19,7 @@ from toolkit.data.text.lost_text import sentence
 from toolkit.data.text.shards import TokenShards
 from toolkit.models.architectures import parameters
 from toolkit.models.soundness import PROBE_ROWS, require_finite
+from toolkit.models.stored_dtypes import StoredDtypes
 from toolkit.pretrain import (
     initial_model,
     kept_weights,
@@ -153,6 +154,15 @@ def _corpus(run: Run, reference: str) -> Path:
     return folder
 
 
+def _stored_dtypes(recipe: PretrainRecipe, run: Run) -> StoredDtypes:
+    """Return the dtypes of the checkpoint that the training began with, fp32 for random weights."""
+    if recipe.checkpoint is None:
+        return StoredDtypes()
+    dtypes = StoredDtypes.of(run.model_reference(recipe.checkpoint))
+    run.decide("stored_dtype", dtypes.name)
+    return dtypes
+
+
 def _before(recipe: PretrainRecipe, run: Run) -> dict[str, float]:
     """Return the bits per byte before the first step, by the name of the field in evaluation.json.
 
@@ -169,9 +179,16 @@ def _before(recipe: PretrainRecipe, run: Run) -> dict[str, float]:
 def _finish(context: TrainingContext) -> None:
     """Evaluate the model on all held-out documents; write evaluation.json and the model."""
     recipe, run, model = context.recipe, context.run, sharding.full_model(context.model)
+    dtypes = _stored_dtypes(recipe, run)
+    if not dtypes.is_fp32:
+        with torch.no_grad():  # what is measured is what is written
+            for name, weight in model.named_parameters():
+                weight.copy_(dtypes.rounded(name, weight))
     if run.is_main:
         require_finite(model, context.held_out.first_rows(PROBE_ROWS), step=context.steps, where=run.name)
-    nats, bits, unit = context.held_out.evaluate(model, seed=recipe.seed)
+    nats, bits, unit = context.held_out.evaluate(
+        model, seed=recipe.seed, shown_as=f"{run.name}: held-out text"
+    )
     if run.is_main:
         tokens_per_second = context.stopwatch.tokens_per_second
         described, before = context.held_out.describe(nats), _before(recipe, run)
@@ -207,7 +224,8 @@ def _finish(context: TrainingContext) -> None:
             nulls=NULLS | missing.keys(),
         )  # fmt: skip
         with atomic_folder(run.model_dir) as folder:
-            ModelExporter(model, context.tokenizer).write(folder, dict(model.named_parameters()))
+            exporter = ModelExporter(model, context.tokenizer, dtypes=dtypes)
+            exporter.write(folder, dict(model.named_parameters()))
         run.write_json(layout.EVALUATION, evaluation.to_json())
     context.accelerator.wait_for_everyone()
     if torch.cuda.is_available():

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.models.generation_settings import repair_generation_config
+from toolkit.models.stored_dtypes import StoredDtypes
 from toolkit.pretrain import optimizer, sharding
 
 STATE_FILE = "training.json"
@@ -47,21 +48,35 @@ class ModelExporter:
     """Writes `from_pretrained` folders: configuration and tokenizer of a model, with given weights.
 
     Create it before training replaces the attention: a saved configuration must not name ours.
+
+    Args:
+        dtypes: in which the weights are written. By default fp32, from which a training resumes bitwise.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtypes: StoredDtypes | None = None,
+    ):
+        self.dtypes = dtypes or StoredDtypes()
         repair_generation_config(model, where=model.name_or_path)
         self.config, self.tokenizer = copy.deepcopy(model.config), tokenizer
         self.generation_config = copy.deepcopy(model.generation_config)
         self.config.architectures = [type(model).__name__]
-        self.config.dtype = str(model.dtype).removeprefix("torch.")
+        self.config.dtype = self.dtypes.name
         self.tied = set(model.all_tied_weights_keys)
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write into an existing folder; callers make the write atomic."""
         self.config.save_pretrained(folder)
         self.generation_config.save_pretrained(folder)
-        untied = {name: tensor for name, tensor in weights.items() if name not in self.tied}
+        untied = {
+            name: self.dtypes.rounded(name, tensor).contiguous()
+            for name, tensor in weights.items()
+            if name not in self.tied
+        }
         save_file(untied, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         self.tokenizer.save_pretrained(folder)
 

@@ -28,10 +28,12 @@ TIMES = frozenset(
     {
         "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
         "threads", "device", "versions", "local_files_only", "is_local", "held_out_in_training",
-        "also_in_training",
+        "also_in_training", "base_model_name_or_path",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
+
+`base_model_name_or_path` of an adapter is a path relative to its run.
 
 Older runs have `local_files_only` and `is_local` in tokenizer_config.json, which follow HF_HUB_OFFLINE and
 the cache.

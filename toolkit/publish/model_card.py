@@ -64,15 +64,17 @@ class MadeRun:
         return [DataSource.model_validate(source) for source in (data if isinstance(data, list) else [data])]
 
 
-def model_card(run: Path, repo_id: str, *, license: str | None = None) -> str:
+def model_card(run: Path, repo_id: str, *, model: Path | None = None, license: str | None = None) -> str:
     """Return the model card: metadata, what the model is, its numbers, how it was made, how to use it.
 
     Args:
+        model: the folder of the model as it is published; by default that of the run.
         license: the identifier of a licence on the Hub, such as `apache-2.0`; None for a card without one.
     """
     chain = _chain(run)
     made = chain[-1]
     stage = STAGES[made.stage]
+    model = model or run / layout.MODEL
     is_classifier = stage.product == Product.REWARD_MODEL
     base = _base_model(chain)
     return CARD.get_template("model_card.md.j2").render(
@@ -80,7 +82,7 @@ def model_card(run: Path, repo_id: str, *, license: str | None = None) -> str:
         name=repo_id.split("/")[-1],
         metadata=_metadata(chain, is_classifier=is_classifier, license=license),
         stage=made.stage,
-        model=_model(run / layout.MODEL),
+        model=_model(model),
         training=_training(made),
         base=base,
         license=license,
@@ -95,7 +97,7 @@ def model_card(run: Path, repo_id: str, *, license: str | None = None) -> str:
         packages={name: version for name, version in made.manifest["versions"].items() if version},
         seal=seal.digest(run),
         use="classifier" if is_classifier else "chat" if stage.has_conversations else "text",
-        end_id=_end_id(run / layout.MODEL) if is_classifier else None,
+        end_id=_end_id(model) if is_classifier else None,
     )
 
 

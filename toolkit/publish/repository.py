@@ -11,8 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from toolkit.base.errors import RunError, ToolkitError, UsageError
 from toolkit.base.files import atomic_folder
+from toolkit.models import checkpoint_folder
 from toolkit.publish.model_card import model_card
 from toolkit.runs import layout, seal
+from toolkit.runs.hub import Reference
 from toolkit.runtime.network import NETWORK_ERRORS
 
 REPO_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}")
@@ -82,13 +84,28 @@ def _check_run(path: Path) -> None:
 
 
 def build(run: Path, repo_id: str, folder: Path, *, license: str | None = None) -> None:
-    """Fill `folder` with the model, its card, its evaluation and its provenance."""
-    shutil.copytree(run / layout.MODEL, folder, dirs_exist_ok=True)
+    """Fill `folder` with the model, its card, its evaluation and its provenance; an adapter is merged."""
+    if checkpoint_folder.is_adapter(run / layout.MODEL):
+        _write_merged((str(run / layout.MODEL), None), folder)
+    else:
+        shutil.copytree(run / layout.MODEL, folder, dirs_exist_ok=True)
     (folder / PROVENANCE).mkdir()  # separate, because a folder with a manifest would be taken for a run
     for name in (layout.EVALUATION, layout.MANIFEST, layout.LOCK, layout.RECIPE, layout.RESOLVED):
         if (run / name).exists():
             shutil.copyfile(run / name, folder / PROVENANCE / name)
-    (folder / "README.md").write_text(model_card(run, repo_id, license=license), encoding="utf-8")
+    card = model_card(run, repo_id, model=folder, license=license)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_merged(adapter: Reference, folder: Path) -> None:
+    """Write the model that an adapter loads as, in the dtype of its base."""
+    # 5 s that other models do not need
+    from toolkit.models.loading import is_classifier, load_causal_lm, load_reward_model, write_model
+    from toolkit.models.stored_dtypes import StoredDtypes
+
+    model, tokenizer = (load_reward_model if is_classifier(adapter) else load_causal_lm)(adapter)
+    StoredDtypes.of(adapter).cast(model)
+    write_model(model, tokenizer, folder)
 
 
 def _upload(folder: Path, repo_id: str, *, private: bool) -> None:

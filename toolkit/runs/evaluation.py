@@ -203,6 +203,7 @@ class AnswerMetrics(Record):
         score: of the judge; `score_quantiles` by quantile.
         mean_length: tokens an answer.
         ended: share of answers that end by themselves.
+        unfinished_thoughts: answers that end within their thought, which count as no answer.
         kl_to_baseline: nats an answer.
         kl_to_baseline_at_most: the bound of best-of-n sampling.
         win_rate: against the baseline; None for the baseline itself.
@@ -214,6 +215,7 @@ class AnswerMetrics(Record):
     score_quantiles: dict[str, float] | None = None
     mean_length: Estimate | None = None
     ended: Estimate | None = None
+    unfinished_thoughts: int | None = None
     kl_to_baseline_at_most: float | None = None
     kl_to_baseline: Estimate | None = None
     gold: GoldUtility | None = None

@@ -63,6 +63,11 @@ def lora(
     )  # fmt: skip
 
 
+def merges(recipe: TrainerRecipe | PpoRecipe) -> bool:
+    """Return whether the written model has plain weights, without or with merged adapters."""
+    return recipe.lora is None or recipe.lora.merge
+
+
 def quantization(recipe: TrainerRecipe, run: Run, target: torch.device) -> BitsAndBytesConfig | None:
     """Return how the weights that are not trained are quantized, None for plain weights."""
     if recipe.lora is None or not recipe.lora.load_in_4bit:

@@ -30,6 +30,7 @@ from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.sampling import generate
 from toolkit.models import stop_tokens
 from toolkit.models.context_length import default_length
+from toolkit.models.kernels import fastest_attention
 from toolkit.models.loading import load_causal_lm
 from toolkit.models.saving import ModelWriter
 from toolkit.models.stop_tokens import StopTokens
@@ -38,7 +39,7 @@ from toolkit.runs.evaluation import DpoEvaluation, ImplicitRewardMetrics, Policy
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.runtime.upstream_private import TrainerHooks
-from toolkit.stages.adapters import lora, quantization
+from toolkit.stages.adapters import lora, merges, quantization
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -98,18 +99,28 @@ def run(recipe: DpoRecipe, run: Run) -> None:
     report.print()
     config, rows = arguments(DPOConfig, recipe, run, table=table, length=length)
     adapters = lora(recipe, model, "CAUSAL_LM")
-    writer = ModelWriter(model, tokenizer, reference=reference_path, rows=probe_rows(held_out.rows(), rows))
+    writer = ModelWriter(
+        model,
+        tokenizer,
+        reference=reference_path,
+        rows=probe_rows(held_out.rows(), rows),
+        merge=merges(recipe),
+    )
     trainer = quiet(SyncedReferenceTrainer if config.sync_ref_model else DPOTrainer)(
         model=model, ref_model=None if adapters else reference, args=config, processing_class=tokenizer,
         train_dataset=rows, peft_config=adapters, data_collator=_collator(rows, config, tokenizer),
     )  # fmt: skip
-    trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, reference, config.beta))
+    with fastest_attention([reference], device_type=target.type, bf16=config.bf16):  # as `fit` trains
+        measure = _measure(held_out.pairs, reference, config.beta, run_name=run.name)
+    trained = fit(trainer, run, writer, measure=measure)
     if trained is not None:
         reference, _ = load(reference_path)
-        measured = held_out_metrics(trained, reference, held_out, beta=config.beta, seed=recipe.seed)
+        measured = held_out_metrics(
+            trained, reference, held_out, beta=config.beta, seed=recipe.seed, run_name=run.name
+        )
         missing: dict[str, str] = {}
         sampled = attempt(
-            lambda: distance(trained, reference, tokenizer, held_out, seed=recipe.seed),
+            lambda: distance(trained, reference, tokenizer, held_out, seed=recipe.seed, run_name=run.name),
             keys=["kl", "samples"], run=run.name, missing=missing,
         )  # fmt: skip
         evaluation = DpoEvaluation.combined(
@@ -148,36 +159,47 @@ def _collator(
     )  # fmt: skip
 
 
-def pair_logprobs(model: PreTrainedModel, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+def pair_logprobs(
+    model: PreTrainedModel, pairs: Sequence[Pair], *, shown_as: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return log p of the chosen and of the rejected answers, end-of-text included, (pairs,) each.
 
     Of several answers of a conversation, it is the sum of all of them, each given what comes before it.
+
+    Args:
+        shown_as: as in `answer_logprobs`.
     """
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     contexts = [pair.contexts[side] for side in (0, 1) for pair in pairs]
+    logprobs = answer_logprobs(model, prompts, answers, shown_as=shown_as)
     scored = [
         np.delete(values, context) if context else values
-        for values, context in zip(answer_logprobs(model, prompts, answers), contexts, strict=True)
+        for values, context in zip(logprobs, contexts, strict=True)
     ]
     sums = np.array([values.sum(dtype=np.float64) for values in scored])
     return sums[: len(pairs)], sums[len(pairs) :]
 
 
 def held_out_metrics(
-    model: PreTrainedModel, reference: PreTrainedModel, held_out: HeldOutPairs, *, beta: float, seed: int
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    held_out: HeldOutPairs,
+    *,
+    beta: float,
+    seed: int,
+    run_name: str,
 ) -> ImplicitRewardMetrics:
     """Return accuracy and margin of the implicit reward beta * log(p / p_reference) (equation 6)."""
     if not held_out.pairs:
         return ImplicitRewardMetrics(
             n=0, nulls=frozenset({"accuracy", "accuracy_interval", "bayes_accuracy"})
         )
-    chosen, rejected = (
-        policy - fixed
-        for policy, fixed in zip(
-            pair_logprobs(model, held_out.pairs), pair_logprobs(reference, held_out.pairs), strict=True
-        )
+    policy, fixed = (
+        pair_logprobs(scorer, held_out.pairs, shown_as=f"{run_name}: held-out pairs, {name}")
+        for scorer, name in ((model, "model"), (reference, "reference"))
     )
+    chosen, rejected = (own - start for own, start in zip(policy, fixed, strict=True))
     margins = beta * (chosen - rejected)
     return ImplicitRewardMetrics(
         accuracy=stats.bootstrap_share(wins(margins), seed=seed),
@@ -198,6 +220,7 @@ def distance(
     held_out: HeldOutPairs,
     *,
     seed: int,
+    run_name: str,
 ) -> PolicyDistance:
     """Return KL(policy || reference) per answer in nats, estimated on answers sampled from the policy.
 
@@ -215,10 +238,12 @@ def distance(
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=ends, pad_id=tokenizer.pad_token_id,
         max_new_tokens=min(128, context - max(len(prompt) for prompt in prompts)), temperature=1.0,
+        shown_as=f"{run_name}: answers to held-out prompts",
     )  # fmt: skip
     whole = answers.ids_with_stops()
     policy_logprobs, reference_logprobs = (
-        answer_logprobs(scorer, prompts, whole) for scorer in (model, reference)
+        answer_logprobs(scorer, prompts, whole, shown_as=f"{run_name}: KL, {name}")
+        for scorer, name in ((model, "model"), (reference, "reference"))
     )
     nats = [
         float(np.sum(policy - fixed, dtype=np.float64))
@@ -240,11 +265,19 @@ def distance(
     )
 
 
-def _measure(pairs: Sequence[Pair], reference: PreTrainedModel, beta: float) -> Measure | None:
+def _measure(
+    pairs: Sequence[Pair], reference: PreTrainedModel, beta: float, *, run_name: str
+) -> Measure | None:
+    """Return what measures a policy during training; it is computed like the reference, to the last bit.
+
+    Two kernels that differ by rounding would make the untrained policy prefer one answer of most pairs.
+    """
     subset = pairs[:MEASURED_WHILE_TRAINING]
     if not subset:
         return None
-    reference_chosen, reference_rejected = pair_logprobs(reference, subset)
+    reference_chosen, reference_rejected = pair_logprobs(
+        reference, subset, shown_as=f"{run_name}: held-out pairs, reference"
+    )
 
     def measure(model: PreTrainedModel) -> dict[str, float]:
         chosen, rejected = pair_logprobs(model, subset)

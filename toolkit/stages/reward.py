@@ -21,7 +21,7 @@ from toolkit.runs.evaluation import RewardEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
 from toolkit.stages import reward_quality
-from toolkit.stages.adapters import lora, quantization
+from toolkit.stages.adapters import lora, merges, quantization
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -55,7 +55,12 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     report.print()
     config, rows = arguments(RewardConfig, recipe, run, table=table, length=length)
     writer = ModelWriter(
-        model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows), load=load_reward_model
+        model,
+        tokenizer,
+        reference=reference,
+        rows=probe_rows(held_out.rows(), rows),
+        load=load_reward_model,
+        merge=merges(recipe),
     )
     trainer = quiet(RewardTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
@@ -63,7 +68,9 @@ def run(recipe: RewardRecipe, run: Run) -> None:
     )  # fmt: skip
     trained = fit(trainer, run, writer, measure=_measure(held_out.pairs, pad_id))
     if trained is not None:
-        metrics = reward_quality.measure(trained, held_out, pad_id=pad_id, seed=recipe.seed)
+        metrics = reward_quality.measure(
+            trained, held_out, pad_id=pad_id, seed=recipe.seed, shown_as=f"{run.name}: held-out pairs"
+        )
         if held_out.pairs:  # for score_scale: reward_model of PPO
             writer.add_to_config(run.model_dir, score_mean=metrics.score_mean, score_std=metrics.score_std)
         evaluation = RewardEvaluation.combined(

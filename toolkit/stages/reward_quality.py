@@ -8,6 +8,7 @@ probability that the model assigns to the label.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -52,30 +53,40 @@ def fitting_pairs(
 
 
 def preference_accuracy(
-    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int, seed: int
+    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int, seed: int, shown_as: str | None = None
 ) -> stats.Estimate:
     """Return how often the chosen answer has the higher score; a tie counts half."""
-    chosen, rejected = pair_scores(model, pairs, pad_id=pad_id)
+    chosen, rejected = pair_scores(model, pairs, pad_id=pad_id, shown_as=shown_as)
     return stats.bootstrap_share(wins(chosen - rejected), seed=seed)
 
 
 def pair_scores(
-    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int
+    model: PreTrainedModel, pairs: Sequence[Pair], *, pad_id: int, shown_as: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of the chosen and of the rejected answers, (pairs,) float64 each."""
+    """Return the scores of the chosen and of the rejected answers, (pairs,) float64 each.
+
+    Args:
+        shown_as: as in `score_ids`.
+    """
     rows = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
-    values = score_ids(model, rows, pad_id=pad_id)
+    values = score_ids(model, rows, pad_id=pad_id, shown_as=shown_as)
     return values[: len(pairs)], values[len(pairs) :]
 
 
-def measure(model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed: int) -> RewardMetrics:
-    """Return all measurements of a reward model on held-out preferences."""
+def measure(
+    model: PreTrainedModel, held_out: HeldOutPairs, *, pad_id: int, seed: int, shown_as: str | None = None
+) -> RewardMetrics:
+    """Return all measurements of a reward model on held-out preferences.
+
+    Args:
+        shown_as: as in `score_ids`.
+    """
     if not held_out.pairs:
         return RewardMetrics(n=0, nulls=frozenset({"accuracy", "accuracy_interval", "bayes_accuracy"}))
-    chosen, rejected = pair_scores(model, held_out.pairs, pad_id=pad_id)
+    chosen, rejected = pair_scores(model, held_out.pairs, pad_id=pad_id, shown_as=shown_as)
     scores, margins = np.concatenate([chosen, rejected]), chosen - rejected
     end_of_text, padding = _invariances(
-        model, held_out.pairs[:INVARIANCE_PAIRS], chosen, pad_id=pad_id, seed=seed
+        model, held_out.pairs[:INVARIANCE_PAIRS], chosen, pad_id=pad_id, seed=seed, shown_as=shown_as
     )
     return RewardMetrics(
         accuracy=stats.bootstrap_share(wins(margins), seed=seed),
@@ -174,16 +185,25 @@ def length_bias(margins: np.ndarray, pairs: Sequence[Pair], *, seed: int) -> Len
 
 
 def _invariances(
-    model: PreTrainedModel, pairs: Sequence[Pair], chosen: np.ndarray, *, pad_id: int, seed: int
+    model: PreTrainedModel,
+    pairs: Sequence[Pair],
+    chosen: np.ndarray,
+    *,
+    pad_id: int,
+    seed: int,
+    shown_as: str | None,
 ) -> tuple[stats.Estimate, float | None]:
     """Return what end-of-text adds to a score, and by how much padding changes one (it must not).
 
     The change is None if all answers fill the context.
     """
     rows = [pair.prompt + pair.chosen for pair in pairs]
-    cost = chosen[: len(rows)] - score_ids(model, [row[:-1] for row in rows], pad_id=pad_id)
+    score = partial(score_ids, model, pad_id=pad_id)
+    without_end = score([row[:-1] for row in rows], shown_as=shown_as and f"{shown_as} without end-of-text")
+    cost = chosen[: len(rows)] - without_end
     limit = context_length(model)
     short = [row for row in rows if limit is None or len(row) + EXTRA_PADDING <= limit]
-    padded = score_ids(model, short, pad_id=pad_id, extra_padding=EXTRA_PADDING)
-    change = np.abs(padded - score_ids(model, short, pad_id=pad_id)).max() if short else None
+    shown_as = shown_as and f"{shown_as} with padding"
+    padded = score(short, extra_padding=EXTRA_PADDING, shown_as=shown_as)
+    change = np.abs(padded - score(short, shown_as=shown_as)).max() if short else None
     return stats.bootstrap_mean(cost, seed=seed), None if change is None else float(change)

@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from toolkit import stats
 from toolkit.base import ranks
 from toolkit.base.console import tell
+from toolkit.base.progress import slowly
 from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
@@ -31,7 +32,7 @@ from toolkit.runs import layout
 from toolkit.runs.evaluation import AnswerLoss, Sample, SftEvaluation
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import select
-from toolkit.stages.adapters import lora, quantization, show_bias_of_head
+from toolkit.stages.adapters import lora, merges, quantization, show_bias_of_head
 from toolkit.stages.trainer_checks import require_supported
 from toolkit.stages.trainer_runner import Measure, arguments, fit, max_length, probe_rows, quiet
 
@@ -85,8 +86,10 @@ def run(recipe: SftRecipe, run: Run) -> None:
     report.held_out_lengths = held_out.lengths
     report.print()
     config, rows = arguments(SFTConfig, recipe, run, table=table, length=length)
-    writer = ModelWriter(model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows))
-    before = token_nats(model, held_out) if run.is_main else []
+    writer = ModelWriter(
+        model, tokenizer, reference=reference, rows=probe_rows(held_out.rows(), rows), merge=merges(recipe)
+    )
+    before = token_nats(model, held_out, shown_as=f"{run.name}: held-out answers") if run.is_main else []
     trainer = quiet(SFTTrainer if target.type == "cuda" else CpuSFTTrainer)(
         model=model, args=config, train_dataset=rows, processing_class=tokenizer,
         peft_config=lora(recipe, model, "CAUSAL_LM", learned_tokens=new_tokens),
@@ -94,10 +97,11 @@ def run(recipe: SftRecipe, run: Run) -> None:
     show_bias_of_head(trainer.model)
     trained = fit(trainer, run, writer, measure=_measure(held_out))
     if trained is not None:
-        measured = held_out_loss(token_nats(trained, held_out), before, seed=recipe.seed)
+        after = token_nats(trained, held_out, shown_as=f"{run.name}: held-out answers")
+        measured = held_out_loss(after, before, seed=recipe.seed)
         missing: dict[str, str] = {}
         samples = attempt(
-            lambda: sample_answers(trained, tokenizer, held_out, seed=recipe.seed),
+            lambda: sample_answers(trained, tokenizer, held_out, seed=recipe.seed, run_name=run.name),
             keys=["samples"], run=run.name, missing=missing,
         )  # fmt: skip
         evaluation = SftEvaluation.combined(
@@ -153,9 +157,10 @@ def conversation_rows(
     loss_on = "tokens" if recipe.trainer.get("completion_only_loss") is False else recipe.multi_turn
     table, unmasked, lengths = RowTable(["input_ids", "labels"]), 0, LengthReport(length)
     refusal: template.RenderedDifferently | None = None
-    for example in sources.conversations(
+    examples = sources.conversations(
         recipe.data, part="train", seed=recipe.seed, report=report, tokenizers=[tokenizer]
-    ):
+    )
+    for example in slowly(examples, "conversations as tokens", total=len(examples), unit="conversation"):
         messages, answer = example["prompt"], example["completion"][0]
         if loss_on == "tokens" and not all(message.get("learned", True) for message in [*messages, answer]):
             unmasked += 1  # the loss on all tokens would teach these answers
@@ -195,7 +200,7 @@ def held_out_conversations(
     rows = sources.measured_while_training(
         sources.conversations, recipe.data, seed=recipe.seed, tokenizer=tokenizer, report=report
     )
-    for example in rows:
+    for example in slowly(rows, "held-out conversations as tokens", total=len(rows), unit="conversation"):
         try:
             fitted = template.fitted_example(
                 tokenizer, example["prompt"], example["completion"][0], max_tokens=length
@@ -213,9 +218,16 @@ def held_out_conversations(
     return held_out
 
 
-def token_nats(model: PreTrainedModel, held_out: HeldOutConversations) -> list[np.ndarray]:
-    """Return -log p in nats of each token of each answer, end-of-text included."""
-    return [-logprobs for logprobs in answer_logprobs(model, held_out.prompts, held_out.answers)]
+def token_nats(
+    model: PreTrainedModel, held_out: HeldOutConversations, *, shown_as: str | None = None
+) -> list[np.ndarray]:
+    """Return -log p in nats of each token of each answer, end-of-text included.
+
+    Args:
+        shown_as: as in `answer_logprobs`.
+    """
+    logprobs = answer_logprobs(model, held_out.prompts, held_out.answers, shown_as=shown_as)
+    return [-values for values in logprobs]
 
 
 def held_out_loss(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, seed: int) -> AnswerLoss:
@@ -236,7 +248,12 @@ def held_out_loss(after: Sequence[np.ndarray], before: Sequence[np.ndarray], *, 
 
 
 def sample_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: HeldOutConversations, *, seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOutConversations,
+    *,
+    seed: int,
+    run_name: str,
 ) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
     context = default_length(model)
@@ -248,6 +265,7 @@ def sample_answers(
     answers = generate(
         model, prompts, seed=derive(seed, "samples"), end_id=StopTokens.of(model, tokenizer).ids,
         pad_id=tokenizer.pad_token_id, max_new_tokens=room, temperature=0.7,
+        shown_as=f"{run_name}: samples",
     )  # fmt: skip
     return [
         Sample(

@@ -40,12 +40,13 @@ from toolkit.config.process_counts import split_batch
 from toolkit.config.schema import TrainerRecipe
 from toolkit.config.yaml_source import dotted
 from toolkit.data.chat.rows import RowTable, training_order
-from toolkit.models import four_bit
+from toolkit.models import adapters, checkpoint_folder, four_bit
 from toolkit.models.context_length import DEFAULT_CONTEXT_LENGTH, context_length
 from toolkit.models.kernels import fastest_attention
 from toolkit.models.saving import ModelWriter
 from toolkit.models.soundness import PROBE_ROWS, require_finite_weights
 from toolkit.runs import checkpoint
+from toolkit.runs.hub import Reference
 from toolkit.runs.run import Run
 from toolkit.runtime import signals
 from toolkit.runtime.agreement import Agreement
@@ -266,7 +267,7 @@ def fit(
     ):
         # TRL uses names that transformers deprecated
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        trainer.add_callback(_RunCallback(trainer, run, progress, measure))
+        trainer.add_callback(_RunCallback(trainer, run, progress, measure, writer.reference))
         _shield_workers(trainer)
         trainer.train(resume_from_checkpoint=str(newest[1]) if newest else None)
     if not getattr(trainer, "finished", trainer.state.global_step >= trainer.args.max_steps):
@@ -325,8 +326,11 @@ def _newest_checkpoint(trainer: Trainer, run: Run) -> tuple[int, str] | None:
 class _RunCallback(TrainerCallback):
     """Logs metrics, shows progress, measures, seals checkpoints, and stops if the loss is not finite."""
 
-    def __init__(self, trainer: Trainer, run: Run, progress: Progress, measure: Measure | None):
+    def __init__(
+        self, trainer: Trainer, run: Run, progress: Progress, measure: Measure | None, base: Reference
+    ):
         self.trainer, self.run, self.progress, self.measure = trainer, run, progress, measure
+        self.base = base
         self.agreement = Agreement()
         self.shown: dict[str, float] = {}
         self.measured: dict[str, float] = {}
@@ -372,8 +376,18 @@ class _RunCallback(TrainerCallback):
             # no later loss shows the last update
             require_finite_weights(self.trainer.model, step=state.global_step, where=self.run.name)
             written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            checkpoint.save(self.run, state.global_step, lambda folder: _move(written, folder), keep=1)
+            checkpoint.save(self.run, state.global_step, self._moves(written), keep=1)
             shutil.rmtree(written)
+
+    def _moves(self, written: Path) -> Callable[[Path], None]:
+        """Return what moves the files that Trainer wrote to the folder of a checkpoint."""
+
+        def move(folder: Path) -> None:
+            _move(written, folder)
+            if checkpoint_folder.is_adapter(folder):
+                adapters.complete_settings(folder, base=self.base)
+
+        return move
 
     def _measured(self) -> dict[str, float]:
         """Call `measure` on the base model, which contains the adapters, in eval mode.

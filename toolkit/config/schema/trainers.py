@@ -25,7 +25,7 @@ TRL_MAX_LENGTH = 1024
 
 
 class LoraSettings(Settings):
-    """Train low-rank adapters instead of all weights (Hu et al., 2021); merged when the run is sealed."""
+    """Train low-rank adapters instead of all weights (Hu et al., 2021)."""
 
     r: Annotated[int, Field(gt=0, le=100_000)] = 8
     alpha: Positive = 16.0
@@ -36,6 +36,9 @@ class LoraSettings(Settings):
     load_in_4bit: bool = False
     """Not ppo. Keep the other weights in 4 bits (NF4) during the training (Dettmers et al., 2023); the model
     that is written has plain weights. Needs an NVIDIA GPU and the package bitsandbytes."""
+    merge: bool = True
+    """Write a plain model, with the adapters in its weights. With `false` `model/` is an adapter in PEFT's
+    format, which needs `model`, its base, wherever it is used."""
 
 
 class TrainerRecipe(StageRecipe):

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
+from toolkit.base.progress import slowly
 from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
 from toolkit.data.chat.template import (
@@ -176,7 +177,8 @@ def training_pairs(
     table = RowTable(columns, ["margin"] if has_margin else [])
     lengths = LengthReport(max_length)
     pairs = encode(preferences, tokenizer, max_length=max_length, lengths=lengths)
-    for example, pair in zip(preferences, pairs, strict=True):
+    rows = zip(preferences, pairs, strict=True)
+    for example, pair in slowly(rows, "pairs as tokens", total=len(preferences), unit="pair"):
         if pair is None:
             continue
         row = {"chosen_ids": pair.chosen, "rejected_ids": pair.rejected}
@@ -205,7 +207,8 @@ def held_out_pairs(
     """Tokenize held-out preferences."""
     held_out = HeldOutPairs(LengthReport(max_length))
     pairs = encode(preferences, tokenizer, max_length=max_length, lengths=held_out.lengths)
-    for example, pair in zip(preferences, pairs, strict=True):
+    rows = zip(preferences, pairs, strict=True)
+    for example, pair in slowly(rows, "held-out pairs as tokens", total=len(preferences), unit="pair"):
         if pair is None:
             continue
         utilities = example.get("utility_chosen"), example.get("utility_rejected")

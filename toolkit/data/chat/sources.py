@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from toolkit.base.console import tell_once
 from toolkit.base.errors import DataError
+from toolkit.base.progress import slow_pass
 from toolkit.base.rng import derive
 from toolkit.config import data_formats
 from toolkit.config.inputs import has_separate_held_out
@@ -389,7 +390,16 @@ def _rows(
                 where=str(path),
                 fix=f"give {data_formats.listed(data_formats.TABLES)} with columns of messages",
             )
-        yield from tables.rows(path, encoding=source.encoding)
+    with slow_pass(f"reading {source.name}", files.size_bytes(paths), "byte") as progress:
+        done = 0
+
+        def position(read: int) -> None:
+            nonlocal done
+            done += read
+            progress(done)
+
+        for path in paths:
+            yield from tables.rows(path, position, encoding=source.encoding)
 
 
 def _examples(

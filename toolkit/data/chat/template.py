@@ -294,6 +294,10 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
+_LONGEST_OPENING = 16
+"""Tokens at the end of a prompt in which a thought may begin."""
+
+
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of generated ids, without special tokens; tags of thoughts stay."""
     added = tokenizer.added_tokens_encoder
@@ -302,6 +306,12 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
         return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     special = set(tokenizer.all_special_ids) - tags
     return tokenizer.decode([i for i in ids if i not in special], clean_up_tokenization_spaces=False)
+
+
+def is_unfinished(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], answer: str) -> bool:
+    """Return whether an answer to a prompt ends within its thought (see `thoughts.is_unfinished`)."""
+    end = tokenizer.decode(list(prompt[-_LONGEST_OPENING:]), clean_up_tokenization_spaces=False)
+    return thoughts.is_unfinished(end, answer)
 
 
 class Refused(DataError):

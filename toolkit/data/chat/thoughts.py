@@ -94,6 +94,20 @@ class Opening:
         return thought + (rendered if rendered.startswith(self.end) else f"{self.end}\n\n{rendered}")
 
 
+def is_unfinished(prompt: str, answer: str) -> bool:
+    """Return whether an answer ends within its thought, so that it answers nothing.
+
+    Args:
+        prompt: text whose end may begin the thought.
+        answer: what a model wrote after it.
+    """
+    opening = Opening.of(prompt)
+    if opening is not None and not opening.is_closed:
+        return opening.end not in answer
+    ends = [end for tag, end in TAGS.items() if answer.lstrip().startswith(tag)]
+    return bool(ends) and ends[0] not in answer
+
+
 def is_remainder(text: str) -> bool:
     """Return whether the end of a prompt is only white space, or begins a thought, or holds an empty one."""
     return _REMAINDER.fullmatch(text) is not None
