@@ -160,7 +160,15 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
             _end_in_order()
             signals.wait_for_rank_0()
             return failure.status
+        except RuntimeError as error:
+            if not rank_zero.lost_process(error):
+                raise
+            if rank_zero.is_first_to_tell():
+                raise _another_ended(references.below(loaded.name, options.runs_dir)) from error
+            signals.wait_for_rank_0()
+            return ToolkitError.exit_status
         except ToolkitError as error:
+            rank_zero.is_first_to_tell()  # the others then say nothing when they notice
             together = _end_in_order()
             if ranks.rank() == 0:
                 raise
@@ -168,6 +176,16 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 return error.exit_status
             signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _another_ended(run_dir: Path) -> ToolkitError:
+    """Return the error of a process that cannot go on without one that has ended."""
+    return _ErrorOfThisRank(
+        "another process of this launch has ended",
+        where=str(run_dir),
+        fix="if it gave no reason, it was killed, perhaps for lack of memory; the same command resumes from "
+        + opening.resume_point(run_dir),
+    )
 
 
 def _end_in_order() -> bool:

@@ -26,13 +26,15 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 
 TIMES = frozenset(
     {
-        "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
+        "time", "seconds", "step_time", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
         "threads", "device", "versions", "local_files_only", "held_out_in_training", "also_in_training",
+        "base_model_name_or_path",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
 transformers writes `local_files_only` into tokenizer_config.json; it is true where HF_HUB_OFFLINE is set.
+peft writes `base_model_name_or_path` into the checkpoints of adapters; it is the parent's place on this disk.
 Older corpora lack `held_out_in_training`, and older evaluations `also_in_training`; both follow from data.
 """
 NOT_OUTPUTS = {
@@ -198,7 +200,7 @@ def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         content = json_format.loads(text)
-        if path.name == layout.EVALUATION and "models" in content:  # settings that old evaluations lack
+        if path.name == layout.EVALUATION and {"models", "settings"} <= content.keys():  # settings that old evaluations lack
             content["settings"] = history.recorded("evaluate", content["settings"])
         if path.name == layout.EVALUATION:  # the locations of rows; old evaluations lack it
             content.pop("data", None)

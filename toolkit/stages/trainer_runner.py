@@ -49,7 +49,7 @@ from toolkit.runs.run import Run
 from toolkit.runtime import signals
 from toolkit.runtime.agreement import Agreement
 from toolkit.runtime.devices import precision, require_as_recorded, select, trainer_arguments
-from toolkit.runtime.upstream_private import TokenizedRows, scored_positions_only
+from toolkit.runtime.upstream_private import TokenizedRows, continue_token_count, scored_positions_only
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
 """Returns metrics of a model on held-out examples: deterministic, and equal on every process."""
@@ -355,6 +355,7 @@ class _RunCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0 and self.measure is not None:
             self.run.metrics.log(0, **self._measured())
+        continue_token_count(self.trainer)
         self.progress.update(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
