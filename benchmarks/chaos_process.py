@@ -19,6 +19,7 @@ from toolkit.runtime import signals
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_SECONDS = 180.0
 """A run of `chaos_recipes` that takes longer hangs."""
+SERVER = ("-m", "benchmarks.chaos_server")
 LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -47,7 +48,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.chaos_server"], cwd=ROOT, env=environment(), text=True, bufsize=1,
+            [sys.executable, *SERVER], cwd=ROOT, env=environment(), text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=signals.die_with_parent,
         )  # fmt: skip
 

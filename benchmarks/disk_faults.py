@@ -88,7 +88,7 @@ def watch(before: Callable[[str, str], None]) -> None:
 
     def open_watched(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         path = _path(file)
-        if isinstance(file, int) or path.startswith(("/dev/", "/proc/")) or not set(mode) & set("wax+"):
+        if isinstance(file, int) or path == os.devnull or not set(mode) & set("wax+"):
             return plain_open(file, mode, *arguments, **options)
         before("open", path)
         return _Halves(plain_open(file, mode, *arguments, **options), lambda: before("write", path))
