@@ -59,7 +59,9 @@ _KILLS_PER_CASE = 1.6
 """Of three cases one kills up to three times; some runs end before."""
 
 
-def plan(kills: int, *, kinds: Sequence[str] = (*HEADINGS,), names: Sequence[str] = (*chaos_recipes.RECIPES,)) -> list[Case]:
+def plan(
+    kills: int, *, kinds: Sequence[str] = (*HEADINGS,), names: Sequence[str] = (*chaos_recipes.RECIPES,)
+) -> list[Case]:
     """Return the cases of a campaign.
 
     Args:
@@ -194,9 +196,7 @@ def tell_failure(outcome: Outcome, *, seed: int) -> None:
     print(f"{outcome.verdict}: {case.recipe}, {case.kind} {case.number}: {'; '.join(outcome.notes)}",
           file=sys.stderr)  # fmt: skip
     kills = round(_KILLS_PER_CASE * (case.number + 1))
-    command = (
-        f"python -m benchmarks.chaos --seed {seed} --kills {kills} --only {case.kind} --recipe '{case.recipe}'"
-    )
+    command = f"python -m benchmarks.chaos --seed {seed} --kills {kills} --only {case.kind} --recipe '{case.recipe}'"
     print(f"  repeat: {command}", file=sys.stderr, flush=True)
 
 
@@ -246,7 +246,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=KILLS, help="about how many SIGKILLs (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, help="about how many SIGKILLs (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=[*HEADINGS], default=[*HEADINGS], metavar="KIND",
                         help=", ".join(HEADINGS))  # fmt: skip

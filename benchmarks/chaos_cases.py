@@ -125,7 +125,13 @@ class Scene:
         """Start the command of the run."""
         self._attempt += 1
         output = self.folder / f"attempt-{self._attempt}.txt"
-        arguments = ["run", str(self.recipe), "--runs-dir", str(self.runs_dir), *(["--fresh"] if fresh else [])]
+        arguments = [
+            "run",
+            str(self.recipe),
+            "--runs-dir",
+            str(self.runs_dir),
+            *(["--fresh"] if fresh else []),
+        ]
         if self.processes > 1 or self.variables:
             launcher = LAUNCHER if self.processes > 1 else ()
             return Command.start(arguments, output, variables=self.variables, launcher=launcher)
@@ -284,7 +290,9 @@ def full_disk(scene: Scene) -> None:
 def mount(folder: Path) -> None:
     """Mount a small file system in memory; needs the privileges of root."""
     size = f"size={_MOUNT_MIB}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True, capture_output=True
+    )
 
 
 def can_mount(folder: Path) -> bool:

@@ -87,7 +87,9 @@ class Command:
         server: what forked it; None for a process that this one started.
     """
 
-    def __init__(self, pid: int, output: Path, server: ForkServer | None, own: subprocess.Popen | None = None):
+    def __init__(
+        self, pid: int, output: Path, server: ForkServer | None, own: subprocess.Popen | None = None
+    ):
         self.pid, self._output, self._server, self._own = pid, output, server, own
         self._began = time.monotonic()
         self._status: int | None = None

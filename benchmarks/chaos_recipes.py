@@ -42,7 +42,14 @@ _PRETRAIN = {
     "precision": "fp32",
     "samples": {"prompts": ["A story"], "max_new_tokens": 8},
 }
-_LLAMA = {"architecture": "llama", "n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "n_positions": 128}
+_LLAMA = {
+    "architecture": "llama",
+    "n_layer": 1,
+    "n_head": 2,
+    "n_kv_head": 1,
+    "n_embd": 16,
+    "n_positions": 128,
+}
 _TRAINING = {"batch_examples": 8, "checkpoint_every_steps": 3, "log_every_steps": 2, "precision": "fp32"}
 _TRAINER = {"learning_rate": 1e-3, "max_steps": 10, "max_length": 96}
 _SFT = {"stage": "sft", "model": "runs/chaos/pretrain", "data": CHATS, **_TRAINING, "trainer": _TRAINER}

@@ -53,7 +53,11 @@ def require_whole(run: Path, step: int) -> None:
     """
     for place in sorted((run / layout.KEPT_STEPS).glob("*/")):
         is_final = place.name.isdigit() and int(place.name) <= step
-        if is_final and (place / layout.CHECKPOINT_SEAL).exists() and (differing := checkpoint.problems(place)):
+        if (
+            is_final
+            and (place / layout.CHECKPOINT_SEAL).exists()
+            and (differing := checkpoint.problems(place))
+        ):
             raise RunError(
                 f"changed since it was sealed ({differing[0]})",
                 where=str(place),

@@ -200,7 +200,9 @@ def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         content = json_format.loads(text)
-        if path.name == layout.EVALUATION and {"models", "settings"} <= content.keys():  # settings that old evaluations lack
+        if (
+            path.name == layout.EVALUATION and {"models", "settings"} <= content.keys()
+        ):  # settings that old evaluations lack
             content["settings"] = history.recorded("evaluate", content["settings"])
         if path.name == layout.EVALUATION:  # the locations of rows; old evaluations lack it
             content.pop("data", None)

@@ -50,6 +50,7 @@ from toolkit.runtime import signals
 from toolkit.runtime.agreement import Agreement
 from toolkit.runtime.devices import precision, require_as_recorded, select, trainer_arguments
 from toolkit.runtime.upstream_private import TokenizedRows, continue_token_count, scored_positions_only
+from toolkit.stages.adapters import sort_modules
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
 """Returns metrics of a model on held-out examples: deterministic, and equal on every process."""
@@ -72,7 +73,7 @@ DIVERGED = "lower trainer.learning_rate, or check the data; earlier checkpoints 
 """What to do about numbers that are not finite."""
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "step"})
-"""Values that Trainer logs in addition to metrics; its token count restarts from 0 in a resumed run."""
+"""Values that Trainer logs in addition to metrics."""
 
 
 def split_batch(recipe: TrainerRecipe) -> tuple[int, int]:
@@ -427,3 +428,4 @@ def _move(written: Path, folder: Path) -> None:
     for path in written.iterdir():
         if path.name not in ("training_args.bin", "README.md"):
             path.rename(folder / path.name)
+    sort_modules(folder)
