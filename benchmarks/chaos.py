@@ -65,7 +65,7 @@ def plan(
     """Return the cases of a campaign.
 
     Args:
-        kills: about how many SIGKILLs, spread over the cells of `_KILLS`, each of which has at least one case.
+        kills: about how many SIGKILLs; each cell of `_KILLS` has at least one case.
         kinds, names: only these columns and rows of the table.
     """
     cases = _kills(kills, [kind for kind in _KILLS if kind in kinds], names)
@@ -196,8 +196,8 @@ def tell_failure(outcome: Outcome, *, seed: int) -> None:
     print(f"{outcome.verdict}: {case.recipe}, {case.kind} {case.number}: {'; '.join(outcome.notes)}",
           file=sys.stderr)  # fmt: skip
     kills = round(_KILLS_PER_CASE * (case.number + 1))
-    command = f"python -m benchmarks.chaos --seed {seed} --kills {kills} --only {case.kind} --recipe '{case.recipe}'"
-    print(f"  repeat: {command}", file=sys.stderr, flush=True)
+    options = f"--seed {seed} --kills {kills} --only {case.kind} --recipe '{case.recipe}'"
+    print(f"  repeat: python -m benchmarks.chaos {options}", file=sys.stderr, flush=True)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -252,8 +252,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=[*HEADINGS], default=[*HEADINGS], metavar="KIND",
                         help=", ".join(HEADINGS))  # fmt: skip
-    parser.add_argument("--stage", nargs="*", choices=[*chaos_recipes.PARENTS], default=[*chaos_recipes.PARENTS],
-                        metavar="STAGE", help=", ".join(chaos_recipes.PARENTS))  # fmt: skip
+    stages = [*chaos_recipes.PARENTS]
+    parser.add_argument("--stage", nargs="*", choices=stages, default=stages, metavar="STAGE",
+                        help=", ".join(stages))  # fmt: skip
     parser.add_argument("--recipe", nargs="*", choices=[*chaos_recipes.RECIPES], metavar="RECIPE",
                         help="rows of the table; default: all")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=min(2, hardware.cores()), help="cases at the same time")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -307,7 +306,7 @@ def can_mount(folder: Path) -> bool:
 
 
 def damaged(scene: Scene) -> None:
-    """A byte of a file changes, or its end is lost: of an interrupted run, and every third time of a finished one."""
+    """A bit of a file changes, or its end is lost; the run is interrupted, every third time finished."""
     finished = scene.outcome.case.number % 3 == 2
     fault = {}
     if not finished:

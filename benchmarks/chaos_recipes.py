@@ -64,8 +64,8 @@ _PREFERENCES = {
 _REWARD = {"stage": "reward", "model": "runs/chaos/sft", "data": PAIRS, **_TRAINING, "trainer": _TRAINER}
 _DPO = {"stage": "dpo", "model": "runs/chaos/sft", "data": PAIRS, **_TRAINING, "trainer": _TRAINER}
 _PPO_TRAINER = {
-    "episodes": 64, "rollout_examples": 8, "epochs": 2, "minibatches": 2, "max_new_tokens": 8, "max_prompt_tokens": 64,
-    "learning_rate": 1e-3,
+    "episodes": 64, "rollout_examples": 8, "epochs": 2, "minibatches": 2, "learning_rate": 1e-3,
+    "max_new_tokens": 8, "max_prompt_tokens": 64,
 }  # fmt: skip
 _PPO = {
     "stage": "ppo",

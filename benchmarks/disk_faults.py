@@ -99,7 +99,7 @@ def watch(before: Callable[[str, str], None]) -> None:
 def _path(file: Any) -> str:
     if isinstance(file, int):
         try:
-            return os.readlink(f"/proc/self/fd/{file}")
+            return str(Path(f"/proc/self/fd/{file}").readlink())
         except OSError:
             return ""
     return os.path.abspath(os.fsdecode(file))

@@ -1,4 +1,4 @@
-"""The campaign of kills and faults: its plan, its table, one case of real processes and, slow, a small campaign."""
+"""The campaign of kills and faults: its plan, its table, one kill and, slow, a small campaign."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from benchmarks.chaos_process import Command
 from toolkit.config import loader
 from toolkit.config.registry import STAGES
 from toolkit.runs import seal
-
 
 PLANTED = """
 from transformers import Trainer

@@ -395,3 +395,14 @@ def test_two_processes_run_one_stage(tokens):
     assert json.loads(out)["stages"]["pretrain"]["sum"] == 3  # (0 + 1) + (0 + 2)
     assert err.count("finished and sealed") == 1 and seal.verify(folder / "runs/t/pretrain") == []
     assert json.loads((folder / "runs/t/pretrain/manifest.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_killed_process_of_two_is_told_once_without_a_traceback_of_ours(tokens, rank):
+    process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="", TOY_DIE=rank)
+    _, err = finish(process, 1)
+    assert err.count("error: runs/t/pretrain: another process of this launch has ended") == 1
+    assert "the same command resumes from the beginning" in err and "toolkit/execution" not in err
+    process = start(tokens, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
+    assert json.loads(finish(process, 0)[0])["stages"]["pretrain"]["sum"] == 3

@@ -454,3 +454,18 @@ def test_lock_of_a_reader_is_not_reported_as_an_earlier_process(runs, monkeypatc
             run_lock.hold(parent)
     finally:
         reader.release()
+
+
+def test_changed_fact_of_an_interrupted_run_is_refused(runs):
+    """A decision of its first attempt, such as the precision, would silently change the rest."""
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        run.decide("precision", "bf16")
+    path = run.path / "manifest.json"
+    path.write_text(path.read_text().replace('"bf16"', '"fp32"'))
+    with (
+        pytest.raises(RunError, match="was changed since it was written"),
+        open_run(tokenizer(), runs_dir=runs),
+    ):
+        pass
+    with open_run(tokenizer(), runs_dir=runs, fresh=True) as run:
+        run.seal()

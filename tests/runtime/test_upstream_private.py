@@ -9,6 +9,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,3 +222,13 @@ def test_module_imports_without_torch():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert output == "False\n"
     assert transformers.__version__ and trl.__version__
+
+
+@pytest.mark.parametrize("trainer_class", [trl.SFTTrainer, trl.DPOTrainer, trl.RewardTrainer])
+def test_resumed_trainer_goes_on_counting_tokens(trainer_class):
+    assert "self._total_train_tokens += " in inspect.getsource(trainer_class)
+    trainer = types.SimpleNamespace(
+        _total_train_tokens=0, state=types.SimpleNamespace(log_history=[{"num_tokens": 5.0}, {"loss": 1.0}])
+    )
+    upstream_private.continue_token_count(trainer)
+    assert trainer._total_train_tokens == 5

@@ -133,7 +133,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_checked_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object as `write_json`, with a checksum of its content, which `read_checked_json` checks."""
+    """Write a JSON object as `write_json`, with a checksum for `read_checked_json`."""
     write_json(path, {**content, _CHECKSUM: _checksum(content)})
 
 

@@ -135,27 +135,9 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
     """Run one recipe on several ranks: rank 0 opens and seals the run, and all end with the same status."""
     from toolkit.runtime import rank_zero  # torch and accelerate: 3 s
 
-    run: Run | None = None
-
-    def open_run() -> dict[str, Any] | None:
-        nonlocal run
-        run = _open(loaded, options, stack)
-        return None if run is None else run.manifest
-
     with ExitStack() as stack:
         try:
-            rank_zero.join(loaded.recipe.device)
-            if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
-                _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
-            manifest = rank_zero.decide(open_run)
-            if manifest is not None:
-                run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
-                if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
-                    _work(run.recipe, run)
-                rank_zero.wait()
-                rank_zero.decide(functools.partial(_seal, run))
-            rank_zero.leave()
-            return 0
+            return _run_together(loaded, options, stack)
         except rank_zero.RankZeroFailed as failure:
             _end_in_order()
             signals.wait_for_rank_0()
@@ -176,6 +158,31 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
                 return error.exit_status
             signals.wait_for_rank_0()
             raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _run_together(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> int:
+    """Run one recipe on several ranks; errors of any of them are raised."""
+    from toolkit.runtime import rank_zero
+
+    run: Run | None = None
+
+    def open_run() -> dict[str, Any] | None:
+        nonlocal run
+        run = _open(loaded, options, stack)
+        return None if run is None else run.manifest
+
+    rank_zero.join(loaded.recipe.device)
+    if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
+        _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
+    manifest = rank_zero.decide(open_run)
+    if manifest is not None:
+        run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
+        if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
+            _work(run.recipe, run)
+        rank_zero.wait()
+        rank_zero.decide(functools.partial(_seal, run))
+    rank_zero.leave()
+    return 0
 
 
 def _another_ended(run_dir: Path) -> ToolkitError:

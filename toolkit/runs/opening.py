@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 from toolkit.base import files, ranks, system_errors
 from toolkit.base.console import tell
@@ -238,7 +238,7 @@ def _begin(loaded: LoadedRecipe, *, runs_dir: Path, state: State, fresh: bool) -
         _empty(path)
     files.remove_temporaries(path)
     if state.kind == "unfinished":
-        content = cast(Manifest, files.read_checked_json(path / layout.MANIFEST))
+        content: Any = files.read_checked_json(path / layout.MANIFEST)
         _report_changes(path, content, loaded.recipe)
         # The settings are the same, but comments may differ: the last recipe is kept.
         content.update(manifest.recipe_record(loaded))
