@@ -319,7 +319,7 @@ class TokenWriter:
                 raise _changed(path)
 
     def _check_open_files(self, digests: Mapping[str, str]) -> None:
-        """Hash the last shard and documents.bin again, cut to the state's sizes; older states lack digests."""
+        """Hash the last shard and documents.bin again, cut to the state's sizes; old states lack digests."""
         for name, path in (("shard", shard_name(len(self._digests))), ("documents", DOCUMENTS)):
             if (self.folder / path).exists():
                 self._open_hashes[name].update((self.folder / path).read_bytes())
