@@ -422,7 +422,8 @@ def rank_killed(scene: Scene) -> None:
     killed = time.monotonic()
     end = command.end(RANK_SECONDS)
     scene.note(f"one of two processes killed; the launch ended after {time.monotonic() - killed:.1f} s")
-    scene.ended(end)
+    if scene.ended(end) != 0 and not (said(end.output) or "interrupted" in end.output):
+        raise Wrong(TRACEBACK, "no process says that another one has ended")
     scene.finish()
 
 
