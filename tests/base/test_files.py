@@ -9,6 +9,7 @@ import pytest
 
 from tests.runs.small_runs import killed_at, tokenizer
 from toolkit.base import files, system_errors
+from toolkit.base.errors import RunError
 from toolkit.runs import seal
 
 ROOT = Path(__file__).parents[2]
@@ -117,3 +118,19 @@ def test_full_disk_raises_a_clear_error(tmp_path):
 def test_file_size_limit_raises_a_clear_error(runs):
     assert resource.RLIMIT_FSIZE is not None and os.name == "posix"
     write_until_full(runs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))")
+
+
+def test_changed_content_of_a_checked_file_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_checked_json(path, {"b": [1, 2.5, "é"], "a": None})
+    assert files.read_checked_json(path) == {"b": [1, 2.5, "é"], "a": None}
+    path.write_text(path.read_text().replace("2.5", "2.7"))
+    with pytest.raises(RunError, match="was changed since it was written"):
+        files.read_checked_json(path)
+    files.write_json(path, {"a": 1})  # of an older version
+    assert files.read_checked_json(path) == {"a": 1}
+    for text in ("[1]", "{"):
+        path.write_text(text)
+        with pytest.raises(RunError) as caught:
+            files.read_checked_json(path)
+        assert caught.value.fix

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests.ppo.training import run_stage, run_twice
+from toolkit.base import files
+from toolkit.base.errors import RunError
 from toolkit.ppo.early_stopping import EarlyStopping
+from toolkit.ppo.state import Progression
 from toolkit.runs import metrics, seal
 
 SETTINGS = {"schedule": "constant", "learning_rate": 3e-3, "episodes": 48}
@@ -109,7 +113,22 @@ def test_best_weights_referenced_by_the_last_checkpoint_are_kept(opened, recipe,
     def noted(self, *arguments, **options):
         begin(self, *arguments, **options)
         needed.append((self._needed, self._file(self.best)))
+        digest = self.trainer.progression.kept["best_weights"]
+        assert digest == files.sha256_file(self._file(self.best))
 
     monkeypatch.setattr(EarlyStopping, "on_train_begin", noted)
     run_twice(opened, settings, monkeypatch)
     assert [kept == best for kept, best in needed] == [False, False, True]  # uninterrupted, killed, resumed
+
+
+def test_damaged_best_weights_are_refused(tmp_path):
+    path = tmp_path / "rollout-3.safetensors"
+    path.write_bytes(b"weights")
+    early = EarlyStopping.__new__(EarlyStopping)
+    early.trainer = SimpleNamespace(progression=Progression(kept={"best_weights": files.sha256_file(path)}))
+    early._require_unchanged(path)
+    path.write_bytes(b"weighty")
+    with pytest.raises(RunError, match="was changed since it was written"):
+        early._require_unchanged(path)
+    early.trainer.progression.kept.clear()  # of an older version
+    early._require_unchanged(path)

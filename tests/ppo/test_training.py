@@ -201,3 +201,17 @@ def test_learning_rates_follow_the_schedule(make_trainer, schedule):
     trainer.train()
     left = 1 - np.arange(16) / 16 if schedule == "linear" else np.ones(16)
     np.testing.assert_allclose(rates, np.stack([1e-3 * left, 2e-3 * left], axis=1))
+
+
+def test_adapters_begin_with_the_seed_and_not_with_the_state_of_the_process(make_trainer):
+    """They began with other weights in every process, so that no run with LoRA could be reproduced."""
+    adapters = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    begun = {}
+    for name, state, seed in (("first", 1, 0), ("again", 2, 0), ("other", 1, 7)):
+        torch.manual_seed(state)
+        trainer = make_trainer(peft_config=adapters, seed=seed)
+        begun[name] = next(
+            each.clone() for key, each in trainer.model.policy.named_parameters() if "lora_A" in key
+        )
+    assert torch.equal(begun["first"], begun["again"])
+    assert not torch.equal(begun["first"], begun["other"])

@@ -431,6 +431,20 @@ def test_sampled_batch_of_other_prompts_is_sampled_again(write_recipe, tmp_path,
     assert all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in OUTPUTS)
 
 
+@pytest.mark.parametrize("place", [0.5, 0.9])
+def test_damaged_batch_is_sampled_again(write_recipe, tmp_path, monkeypatch, capsys, place):
+    path, runs_dir = write_recipe(), tmp_path / "runs"
+    undisturbed = run_recipe(path, tmp_path / "undisturbed")
+    run_interrupted(path, runs_dir, monkeypatch, batch=2)
+    written = runs_dir / "t" / "preferences" / ".scratch" / "answers" / "0-000000.json"
+    content = bytearray(written.read_bytes())
+    content[int(place * len(content))] ^= 1
+    written.write_bytes(content)
+    resumed = run_recipe(path, runs_dir)
+    assert "0-000000.json" in capsys.readouterr().err
+    assert all((resumed / name).read_bytes() == (undisturbed / name).read_bytes() for name in OUTPUTS)
+
+
 def test_workers_write_the_same_bytes(models, write_recipe, tmp_path):
     both = [str(models / "a"), str(models / "b")]
     alone = run_recipe(write_recipe(models=both), tmp_path / "alone")

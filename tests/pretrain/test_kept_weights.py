@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tests.pretrain import trainings
 from tests.pretrain.conftest import train, write_recipe
 from toolkit.base import files
+from toolkit.base.errors import RunError
 from toolkit.cli import main
 from toolkit.cli.run import run_command
 from toolkit.config import loader
@@ -60,7 +62,7 @@ def test_every_step_is_a_model_folder_as_the_final_one(kept):
     assert sorted(entry.name for entry in (kept / "steps").iterdir()) == [f"{step:06d}" for step in STEPS]
     for step in STEPS:
         names = files.list_files(kept_weights.folder(kept, step))
-        assert names == sorted([*files.list_files(kept / "model"), "samples.json"])
+        assert names == sorted([*files.list_files(kept / "model"), "samples.json", "seal.json"])
         load_causal_lm((str(kept_weights.folder(kept, step)), None))
     for name in files.list_files(kept / "model"):
         assert (kept_weights.folder(kept, 12) / name).read_bytes() == (kept / "model" / name).read_bytes()
@@ -199,3 +201,17 @@ def test_a_failed_write_leaves_no_folder_and_is_made_up_for(kept, folder, corpus
     assert sorted(names) == ["000000", "000001", "000002"]
     monkeypatch.undo()
     assert trainings.differing(kept, train(folder, corpus, "full", **settings)) == []
+
+
+def test_damaged_kept_weights_are_refused_when_the_run_resumes(tmp_path, kept):
+    run = tmp_path / "run"
+    shutil.copytree(kept, run)
+    kept_weights.require_whole(run, 12)
+    file = kept_weights.folder(run, 5) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\7")
+    kept_weights.require_whole(run, 4)  # step 5 is written again
+    with pytest.raises(RunError, match="model.safetensors: changed") as caught:
+        kept_weights.require_whole(run, 5)
+    assert caught.value.where == str(file.parent)
+    (file.parent / "seal.json").unlink()  # of an older version
+    kept_weights.require_whole(run, 5)

@@ -192,3 +192,30 @@ def test_setting_missing_in_an_old_evaluation_is_ignored(tmp_path):
     )
     [row] = reproduction.compare(tmp_path / "old", tmp_path / "new")
     assert row.result == "differs" and "top_k: 0 -> 5" in row.note
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        (
+            "adapter_config.json",
+            {"base_model_name_or_path": "/a", "r": 2},
+            {"base_model_name_or_path": "/b", "r": 2},
+        ),
+        ("metrics.json", {"step": 1, "step_time": 0.1}, {"step": 1, "step_time": 0.2}),
+        (
+            "evaluation.json",
+            {"models": {"a": 1}, "n": 1, "seconds": 1},
+            {"models": {"a": 1}, "n": 1, "seconds": 2},
+        ),
+    ],
+    ids=["place of the parent", "time of a step", "evaluation of preferences"],
+)
+def test_places_and_times_are_not_compared(tmp_path, name, first, second):
+    for folder, content in (("first", first), ("second", second)):
+        (tmp_path / folder).mkdir()
+        files.write_json(tmp_path / folder / name, content)
+        hashes = files.hash_files(tmp_path / folder, [name])
+        files.write_json(tmp_path / folder / "lock.json", {"files": hashes})
+    [row] = reproduction.compare(tmp_path / "first", tmp_path / "second")
+    assert (row.name, row.result) == (name, "same")

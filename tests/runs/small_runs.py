@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import io
 import os
 import signal
 import sys
@@ -11,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from toolkit.base import files
+from benchmarks import disk_faults
 from toolkit.config import schema
 from toolkit.config.loader import LoadedRecipe
 from toolkit.runs.opening import open_run
@@ -53,7 +51,7 @@ def killed_at(number: int, action: Callable[[], None]) -> bool:
     if pid == 0:
         status = 1
         try:
-            _arm(number)
+            disk_faults.kill_at(number)
             action()
             status = 0
         except BaseException:
@@ -66,53 +64,3 @@ def killed_at(number: int, action: Callable[[], None]) -> bool:
         return True
     assert os.WEXITSTATUS(status) == 0
     return False
-
-
-def _arm(number: int) -> None:
-    """Count the calls that change the disk; each write counts again after half of its bytes."""
-    left = [number]
-    plain_open = io.open
-
-    def counted(function):
-        def call(*arguments, **options):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*arguments, **options)
-
-        return call
-
-    for name in ("fsync", "rename", "replace", "unlink", "rmdir", "truncate", "mkdir"):
-        setattr(os, name, counted(getattr(os, name)))
-    files.hash_files = counted(files.hash_files)
-
-    def open_counted(*arguments, **options):
-        handle = plain_open(*arguments, **options)
-        if handle.writable():
-            return _Halves(handle, counted(lambda: None))
-        return handle
-
-    builtins.open = io.open = open_counted
-
-
-class _Halves:
-    """A file whose writes can be interrupted halfway."""
-
-    def __init__(self, handle, step: Callable[[], None]):
-        self._handle, self._step = handle, step
-
-    def write(self, content):
-        self._step()
-        self._handle.write(content[: len(content) // 2])
-        self._handle.flush()
-        self._step()
-        self._handle.write(content[len(content) // 2 :])
-
-    def __getattr__(self, name: str):
-        return getattr(self._handle, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        self._handle.close()

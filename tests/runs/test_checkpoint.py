@@ -6,6 +6,7 @@ import pytest
 
 from tests.runs.small_runs import killed_at, tokenizer
 from toolkit.base import files
+from toolkit.base.errors import RunError
 from toolkit.runs import checkpoint, layout
 from toolkit.runs.opening import open_run
 
@@ -127,3 +128,40 @@ def test_other_ranks_write_nothing(run):
     run.is_main = False
     path = checkpoint.save(run, 1, writer("one"), keep=1)
     assert path.name == "step-00000001" and not run.checkpoints.exists()
+
+
+def test_log_that_changed_since_the_checkpoint_is_refused(run):
+    run.metrics.log(1, loss=1.5)
+    run.metrics.log(2, loss=1.25)
+    checkpoint.save(run, 2, writer("two"), keep=1)
+    run.metrics.log(3, loss=1.0)  # after the checkpoint: a resumed run writes it again
+    path = run.path / layout.METRICS
+    content = path.read_text()
+    assert state(run) == (2, "two")
+    path.write_text(content.replace("1.25", "1.35"))
+    with pytest.raises(RunError, match="was changed since the checkpoint step-00000002 was saved"):
+        checkpoint.latest(run)
+    path.write_text(content[: content.index("\n") + 1])
+    with pytest.raises(RunError, match="metrics.jsonl: was changed|was changed"):
+        checkpoint.latest(run)
+    path.unlink()  # the user's decision
+    assert state(run) == (2, "two")
+
+
+def test_line_of_a_later_step_in_the_log_is_no_part_of_a_checkpoint(run):
+    """As of a checkpoint that is written in the background while the training goes on."""
+    run.metrics.log(1, loss=1.5)
+    run.metrics.log(2, loss=1.25)
+    checkpoint.save(run, 1, writer("one"), keep=1)
+    run.metrics.truncate(1)
+    run.metrics.log(2, loss=3.0)
+    assert state(run) == (1, "one")
+
+
+def test_damaged_older_checkpoint_is_deleted_before_the_run_seals_it(run, capsys):
+    for step in (1, 2):
+        checkpoint.save(run, step, writer(str(step)), keep=2)
+    (run.checkpoints / "step-00000001" / "state").write_text("x")
+    assert state(run) == (2, "2")
+    assert "step-00000001: deleted, because it changed since it was sealed" in capsys.readouterr().err
+    assert [step for step, _ in checkpoint.steps(run.checkpoints)] == [2]

@@ -477,7 +477,7 @@ def test_unfinished_fine_tuning_of_an_earlier_version_learns_the_same_answers(ru
         checkpoint.save(run, 1, touch_state, keep=1)
     file = run.path / "manifest.json"
     content = json.loads(file.read_text())
-    del content["inputs"]["settings"]["multi_turn"]
+    del content["inputs"]["settings"]["multi_turn"], content["checksum"]
     file.write_text(json.dumps(content))
     capsys.readouterr()
     for given in (loaded, fine_tuning(trainer=trainer, multi_turn=kept)):
@@ -504,3 +504,18 @@ def test_lock_of_a_reader_is_not_reported_as_an_earlier_process(runs, monkeypatc
             run_lock.hold(parent)
     finally:
         reader.release()
+
+
+def test_changed_fact_of_an_interrupted_run_is_refused(runs):
+    """A decision of its first attempt, such as the precision, would silently change the rest."""
+    with open_run(tokenizer(), runs_dir=runs) as run:
+        run.decide("precision", "bf16")
+    path = run.path / "manifest.json"
+    path.write_text(path.read_text().replace('"bf16"', '"fp32"'))
+    with (
+        pytest.raises(RunError, match="was changed since it was written"),
+        open_run(tokenizer(), runs_dir=runs),
+    ):
+        pass
+    with open_run(tokenizer(), runs_dir=runs, fresh=True) as run:
+        run.seal()

@@ -8,6 +8,7 @@ variables plant the conditions of a test. The machine has two cores.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import types
@@ -111,6 +112,8 @@ def pretrain(recipe, run):
 
     if os.environ.get("TOY_FAIL") == f"rank {os.environ.get('RANK')}":
         raise DataError("a toy's complaint", where="toy.txt", fix="none")
+    if os.environ.get("TOY_DIE") == os.environ.get("RANK"):
+        os.kill(os.getpid(), signal.SIGKILL)
     value = torch.tensor([run.seed + int(os.environ.get("RANK", "0")) + 1])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)

@@ -9,6 +9,7 @@ import ast
 import inspect
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -244,3 +245,13 @@ def test_missing_weights_are_told_unless_they_are_tied(tiny_model, monkeypatch):
         "There were missing keys in the checkpoint model loaded: ['transformer.ln_f.bias'].",
         "There were unexpected keys in the checkpoint model loaded: ['x'].",
     ]
+
+
+@pytest.mark.parametrize("trainer_class", [trl.SFTTrainer, trl.DPOTrainer, trl.RewardTrainer])
+def test_resumed_trainer_goes_on_counting_tokens(trainer_class):
+    assert "self._total_train_tokens += " in inspect.getsource(trainer_class)
+    trainer = types.SimpleNamespace(
+        _total_train_tokens=0, state=types.SimpleNamespace(log_history=[{"num_tokens": 5.0}, {"loss": 1.0}])
+    )
+    upstream_private.continue_token_count(trainer)
+    assert trainer._total_train_tokens == 5

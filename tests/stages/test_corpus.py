@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from tests.foreign_tokenizers import unigram
 from tests.runs.small_runs import manifest_of
+from toolkit.base import files
 from toolkit.base.errors import DataError, RunError, ToolkitError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut
 from toolkit.data.chat import template
@@ -215,6 +216,24 @@ def test_finished_parts_are_reused_and_changes_detected(tmp_path, vocabulary, li
     path.write_bytes(path.read_bytes()[:-1] + b"\7")
     with pytest.raises(RunError, match="tokens-00000.bin: this file was changed"):
         made(tmp_path, vocabulary, data)
+
+
+def test_journals_of_finished_parts_guard_their_indexes(tmp_path, vocabulary, lines):
+    """As of a run that was killed before it measured the corpus."""
+    data = DataSource(name=lines)
+    folder, _ = made(tmp_path, vocabulary, data)
+    assert not list(folder.rglob("journal.json"))
+    index = folder / "train" / "index.json"
+    files.write_checked_json(index.with_name("journal.json"), {"index": files.sha256_file(index)})
+    rows = (folder.parent / "metrics.jsonl").read_text().count("\n")
+    made(tmp_path, vocabulary, data)
+    assert (folder.parent / "metrics.jsonl").read_text().count("\n") == rows == 2  # not logged twice
+    files.write_checked_json(index.with_name("journal.json"), {"index": files.sha256_file(index)})
+    text = index.read_text()
+    for changed in (text[:-20], text.replace('"documents_by_source": [', '"documents_by_source": [1')):
+        index.write_text(changed)
+        with pytest.raises(RunError, match="this file was changed since it was written"):
+            made(tmp_path, vocabulary, data)
 
 
 def test_empty_split_is_refused(tmp_path, vocabulary):

@@ -306,3 +306,18 @@ def test_two_processes_use_the_same_rows_and_resume_bitwise(folder):
     whole, killed = (folder / runs / "noisy/model/model.safetensors" for runs in ("two", "killed"))
     assert whole.read_bytes() == killed.read_bytes()
     assert metrics(folder / "two/noisy") == metrics(folder / "killed/noisy")
+
+
+def test_configuration_of_adapters_has_the_same_bytes_in_every_process(tmp_path):
+    """PEFT writes sets, whose order depends on the seed of Python's hashes."""
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"target_modules": ["b", "a"], "exclude_modules": None, "layers": [2, 1]}))
+    adapters.sort_modules(tmp_path)
+    assert json.loads(path.read_text()) == {
+        "target_modules": ["a", "b"],
+        "exclude_modules": None,
+        "layers": [2, 1],
+    }
+    path.unlink()
+    adapters.sort_modules(tmp_path)
+    assert not path.exists()

@@ -17,6 +17,8 @@ from typing import Any
 from toolkit.base.errors import RunError
 
 _TEMPORARY = ".tmp-"
+_CHECKSUM = "checksum"
+_DAMAGED = "restore the file, or make its run again with --fresh"
 _counter = itertools.count()
 
 
@@ -127,7 +129,31 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise RunError("the file is missing", where=str(path)) from None
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot be read: {error}", where=str(path)) from None
+        raise RunError(f"cannot be read: {error}", where=str(path), fix=_DAMAGED) from None
+
+
+def write_checked_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object as `write_json`, with a checksum for `read_checked_json`."""
+    write_json(path, {**content, _CHECKSUM: _checksum(content)})
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object without its checksum; one that has none, of an older version, is not checked.
+
+    Raises:
+        RunError: it is missing, not a JSON object, or changed since `write_checked_json` wrote it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RunError("is not a JSON object", where=str(path), fix=_DAMAGED)
+    recorded = content.pop(_CHECKSUM, None)
+    if recorded is not None and recorded != _checksum(content):
+        raise RunError("was changed since it was written", where=str(path), fix=_DAMAGED)
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False))
 
 
 def sha256(content: bytes | str) -> str:

@@ -139,6 +139,35 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
     """Run one recipe on several ranks: rank 0 opens and seals the run, and all end with the same status."""
     from toolkit.runtime import rank_zero  # torch and accelerate: 3 s
 
+    with ExitStack() as stack:
+        try:
+            return _run_together(loaded, options, stack)
+        except rank_zero.RankZeroFailed as failure:
+            _end_in_order()
+            signals.wait_for_rank_0()
+            return failure.status
+        except RuntimeError as error:
+            if not rank_zero.lost_process(error):
+                raise
+            if rank_zero.is_first_to_tell():
+                raise _another_ended(references.below(loaded.name, options.runs_dir)) from error
+            signals.wait_for_rank_0()
+            return ToolkitError.exit_status
+        except ToolkitError as error:
+            rank_zero.is_first_to_tell()  # the others then say nothing when they notice
+            together = _end_in_order()
+            if ranks.rank() == 0:
+                raise
+            if together:
+                return error.exit_status
+            signals.wait_for_rank_0()
+            raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
+
+
+def _run_together(loaded: LoadedRecipe, options: RunOptions, stack: ExitStack) -> int:
+    """Run one recipe on several ranks; errors of any of them are raised."""
+    from toolkit.runtime import rank_zero
+
     run: Run | None = None
 
     def open_run() -> dict[str, Any] | None:
@@ -146,41 +175,28 @@ def _run_on_ranks(loaded: LoadedRecipe, options: RunOptions) -> int:
         run = _open(loaded, options, stack)
         return None if run is None else run.manifest
 
-    with ExitStack() as stack:
-        try:
-            rank_zero.join(loaded.recipe.device)
-            if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
-                _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
-            manifest = rank_zero.decide(open_run)
-            if manifest is not None:
-                run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
-                if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
-                    _work(run.recipe, run)
-                rank_zero.wait()
-                rank_zero.decide(functools.partial(_seal, run))
-            rank_zero.leave()
-            return 0
-        except (rank_zero.RankZeroFailed, ToolkitError, RuntimeError) as error:
-            return _failed_on_ranks(error)
+    rank_zero.join(loaded.recipe.device)
+    if ranks.rank() != 0 and STAGES[loaded.recipe.stage].uses_torch:
+        _entry(loaded.recipe.stage)  # some seconds, while rank 0 opens the run
+    manifest = rank_zero.decide(open_run)
+    if manifest is not None:
+        run = run or Run(loaded, runs_dir=options.runs_dir, content=manifest)
+        if run.is_main or STAGES[loaded.recipe.stage].uses_torch:
+            _work(run.recipe, run)
+        rank_zero.wait()
+        rank_zero.decide(functools.partial(_seal, run))
+    rank_zero.leave()
+    return 0
 
 
-def _failed_on_ranks(error: Exception) -> int:
-    """Return the exit status of this rank after an error of the run; raise what this rank has to print."""
-    from toolkit.runtime import rank_zero
-
-    if isinstance(error, rank_zero.RankZeroFailed):
-        _end_in_order()
-        return error.status
-    if isinstance(error, ToolkitError):
-        together = _end_in_order()
-        if ranks.rank() == 0:
-            raise error
-        if together:
-            return error.exit_status
-        raise _ErrorOfThisRank(error.what, where=error.where, fix=error.fix) from error
-    if rank_zero.another_failed():  # it has printed why, and the connection to it is lost
-        return ToolkitError.exit_status
-    raise error
+def _another_ended(run_dir: Path) -> ToolkitError:
+    """Return the error of a process that cannot go on without one that has ended."""
+    return _ErrorOfThisRank(
+        "another process of this launch has ended",
+        where=str(run_dir),
+        fix="if it gave no reason, it was killed, perhaps for lack of memory; the same command "
+        + opening.resumption(run_dir),
+    )
 
 
 def _end_in_order() -> bool:

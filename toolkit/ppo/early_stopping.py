@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from toolkit import stats
 from toolkit.base import files
 from toolkit.base.console import tell
+from toolkit.base.errors import RunError
 from toolkit.config.schema import EarlyStoppingSettings
 from toolkit.ppo.episode import Episode, mean_outcome
 from toolkit.ppo.trainer import PPOTrainer
@@ -72,6 +73,8 @@ class EarlyStopping(TrainerCallback):
             self._measure(0)
         elif self.settings.patience is not None:
             self._needed = self._file(self.best)  # by the checkpoint that training resumes from
+            if self.run.is_main:
+                self._require_unchanged(self._needed)
 
     def __call__(self, episodes: Sequence[Episode], number: int) -> None:
         if number % self.settings.every_rollouts and number != self.trainer.num_rollouts:
@@ -125,7 +128,19 @@ class EarlyStopping(TrainerCallback):
             if tensor.requires_grad or not isinstance(policy, PeftModel)
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(self._file(measurement), save(trained))
+        content = save(trained)
+        files.write_atomic(self._file(measurement), content)
+        self.trainer.progression.kept["best_weights"] = files.sha256(content)
+
+    def _require_unchanged(self, path: Path) -> None:
+        """Check the best weights of an earlier attempt; a checkpoint of an older version has no digest."""
+        digest = self.trainer.progression.kept.get("best_weights")
+        if digest is not None and not (path.is_file() and files.sha256_file(path) == digest):
+            raise RunError(
+                "was changed since it was written",
+                where=str(path),
+                fix="restore the file, or start over with --fresh",
+            )
 
     def _file(self, measurement: dict[str, Any]) -> Path:
         return self.folder / f"rollout-{measurement['rollout']}.safetensors"

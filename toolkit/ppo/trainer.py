@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
+from toolkit.base.rng import derive
 from toolkit.inference.sampling import forbidden_bias
 from toolkit.models.kernels import fuse_gelu
 from toolkit.models.loading import load_causal_lm
@@ -82,7 +83,10 @@ class PPOTrainer(RolloutTrainer):
             model, tokenizer = load_causal_lm((model, None))
             processing_class = processing_class or tokenizer
         require_usable(model, processing_class, train_dataset, args)
-        model = model if peft_config is None else get_peft_model(model, peft_config)
+        if peft_config is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(derive(args.seed, "adapters") % 2**63)
+                model = get_peft_model(model, peft_config)
         weights = args.reward_weights
         self.rewards = rewards.build(reward_funcs, reward_processing_classes, weights, device=args.device)
         self.eval_rewards = rewards.build(eval_reward_funcs or self.rewards, device=args.device)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base import files, ranks
-from toolkit.base.errors import ToolkitError
+from toolkit.base.console import tell
+from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config.schema import PreferencesRecipe
@@ -106,7 +107,7 @@ class _Sampler:
         path = batch_file(self.run, self.model, batch)
         path.parent.mkdir(parents=True, exist_ok=True)
         answers = [[asdict(answer) for answer in row] for row in rows]
-        files.write_json(path, {"prompts": positions, "answers": answers})
+        files.write_checked_json(path, {"prompts": positions, "answers": answers})
         return batch
 
 
@@ -202,12 +203,16 @@ def batch_file(run: Run, model: int, batch: int) -> Path:
 def _read_batch(
     run: Run, model: int, batch: int, positions: Sequence[int]
 ) -> list[list[dict[str, Any]]] | None:
-    """Return the sampled answers of a batch; None if it is not on the disk, or at other positions."""
+    """Return the sampled answers of a batch; None if they are not on the disk as they were written."""
     path = batch_file(run, model, batch)
-    content = files.read_json(path) if path.exists() else None
-    if not isinstance(content, dict) or content["prompts"] != list(positions):
+    if not path.exists():
         return None
-    return content["answers"]
+    try:
+        content = files.read_checked_json(path)
+    except RunError as error:
+        tell(f"{path}: {error.what}; its answers are sampled again")
+        return None
+    return content["answers"] if content.get("prompts") == list(positions) else None
 
 
 def sample_batch(

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.base import files
+from toolkit.base.errors import RunError
 from toolkit.pretrain.training_state import ModelExporter
-from toolkit.runs import layout
+from toolkit.runs import checkpoint, layout
 from toolkit.runs.evaluation import KindSurprise
 
 
@@ -39,6 +40,29 @@ class KeptWeights:
             if self.surprise is not None:
                 content["surprise"] = {kind: value.to_json() for kind, value in self.surprise.items()}
             files.write_json(temporary / layout.SAMPLES, content)
+            checkpoint.seal_folder(temporary)
+
+
+def require_whole(run: Path, step: int) -> None:
+    """Check the kept weights of the steps up to `step`, which a resumed run does not write again.
+
+    Folders that an older version wrote have no seal, and are not checked.
+
+    Raises:
+        RunError: a folder changed since it was sealed.
+    """
+    for place in sorted((run / layout.KEPT_STEPS).glob("*/")):
+        is_final = place.name.isdigit() and int(place.name) <= step
+        if (
+            is_final
+            and (place / layout.CHECKPOINT_SEAL).exists()
+            and (differing := checkpoint.problems(place))
+        ):
+            raise RunError(
+                f"changed since it was sealed ({differing[0]})",
+                where=str(place),
+                fix="restore the file, or start over with --fresh",
+            )
 
 
 def read_samples(run: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from toolkit.data.text import batch_order
 from toolkit.inference.illustrations import attempt
 from toolkit.inference.sampling import generate
 from toolkit.models.stop_tokens import StopTokens
-from toolkit.pretrain import incidents, sharding, step_log, training_state
+from toolkit.pretrain import incidents, kept_weights, sharding, step_log, training_state
 from toolkit.pretrain.anomaly import AnomalyMonitor, find_non_finite
 from toolkit.pretrain.async_checkpoint import CheckpointWriter
 from toolkit.pretrain.context import TrainingContext
@@ -304,6 +304,7 @@ def _resume(context: TrainingContext) -> TrainingState:
     folder: list[str | None] = [None]
     if context.run.is_main:
         newest = checkpoint.latest(context.run)
+        kept_weights.require_whole(context.run.path, newest[0] if newest else -1)
         folder = [str(newest[1]) if newest else None]
     if context.accelerator.num_processes > 1:
         broadcast_object_list(folder, from_process=0)

@@ -26,14 +26,14 @@ SAME, DIFFERS, APART = "same", "differs", "not compared"
 
 TIMES = frozenset(
     {
-        "time", "seconds", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
+        "time", "seconds", "step_time", "timed_tokens", "tokens_per_second", "mfu", "peak_flops",
         "threads", "device", "versions", "local_files_only", "is_local", "held_out_in_training",
         "also_in_training", "base_model_name_or_path",
     }
 )  # fmt: skip
 """Keys of JSON files that are not compared: measured times, what follows from them, and the machine.
 
-`base_model_name_or_path` of an adapter is a path relative to its run.
+`base_model_name_or_path` of an adapter is the place of its parent on this disk, or relative to its run.
 
 Older runs have `local_files_only` and `is_local` in tokenizer_config.json, which follow HF_HUB_OFFLINE and
 the cache.
@@ -201,7 +201,9 @@ def _read(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         content = json_format.loads(text)
-        if path.name == layout.EVALUATION and "models" in content:  # settings that old evaluations lack
+        if (
+            path.name == layout.EVALUATION and {"models", "settings"} <= content.keys()
+        ):  # settings that old evaluations lack
             content["settings"] = history.recorded("evaluate", content["settings"])
         if path.name == layout.EVALUATION:  # the locations of rows; old evaluations lack it
             content.pop("data", None)

@@ -33,7 +33,7 @@ SAMPLES = "samples.json"
 """In a folder of kept weights: the step and what the model wrote."""
 
 JOURNAL = "journal.json"
-"""Corpus: where an interrupted part resumes; removed when the part is complete."""
+"""Corpus: where an interrupted part resumes, or that it is complete; removed when the corpus is."""
 
 TOKEN_INDEX = "index.json"
 """Corpus: in a folder of token shards, sizes and digests; written last."""

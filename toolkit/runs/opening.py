@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toolkit.base import files, ranks, system_errors
 from toolkit.base.console import tell
@@ -262,7 +262,7 @@ def _begin(loaded: LoadedRecipe, *, runs_dir: Path, state: State, fresh: bool) -
     files.remove_temporaries(path)
     begun = resume_point(path) if state.kind == "unfinished" else None
     if begun is not None:
-        content = files.read_json(path / layout.MANIFEST)
+        content: Any = files.read_checked_json(path / layout.MANIFEST)
         tell(f"{path}: not finished yet, resuming from {begun}")
         _report_changes(content, loaded.recipe)
         # The settings are the same, but comments may differ: the last recipe is kept.

@@ -185,7 +185,7 @@ class Run:
 
     def _write_manifest(self) -> None:
         if self.is_main:
-            files.write_json(self.path / layout.MANIFEST, self.manifest)
+            files.write_checked_json(self.path / layout.MANIFEST, dict(self.manifest))
             files.write_atomic(self.path / layout.RESOLVED, manifest.resolved(self.manifest))
 
 

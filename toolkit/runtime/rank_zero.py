@@ -27,6 +27,8 @@ JOIN_SECONDS = 45.0
 _FAIL_SECONDS = 10.0
 """Processes that fail at the same place reach it within this time; see `failed_together`."""
 _POLL_SECONDS = 0.05
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
+"""Words of gloo's errors, which are RuntimeErrors, when another process has ended."""
 _TOGETHER = "start all processes with one torchrun or accelerate launch, or unset RANK and WORLD_SIZE"
 
 
@@ -155,15 +157,19 @@ def failed_together() -> bool:
     return _are_set(_Meeting.store, keys, _FAIL_SECONDS)
 
 
-def another_failed() -> bool:
-    """Return whether another process has called `failed_together`."""
-    if _Meeting.store is None:
-        return False
-    others = [f"toolkit/failed/{rank}" for rank in range(ranks.world_size()) if rank != ranks.rank()]
+def lost_process(error: BaseException) -> bool:
+    """Return whether an error means that another process of the group has ended, and not in order."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
+
+
+def is_first_to_tell() -> bool:
+    """Return whether this process is the first that noticed that another one ended; it prints that."""
     try:
-        return any(_Meeting.store.check([key]) for key in others)
-    except RuntimeError:
-        return False
+        return _Meeting.store is None or _Meeting.store.add("toolkit/lost", 1) == 1
+    except RuntimeError:  # the process that holds the store is the one that ended
+        return True
 
 
 def decide(action: Callable[[], Value]) -> Value:

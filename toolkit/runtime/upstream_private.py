@@ -67,6 +67,13 @@ def metric_values(trainer: Trainer) -> dict[str, list[float]]:
     return trainer._metrics["train"]
 
 
+def continue_token_count(trainer: Trainer) -> None:
+    """Let a TRL trainer count tokens from its last log on; TRL begins at 0 when it resumes."""
+    counts = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
+    if counts and hasattr(trainer, "_total_train_tokens"):
+        trainer._total_train_tokens = int(counts[-1])
+
+
 class TokenizedRows:
     """Mixin before a TRL trainer class: it takes tokenized rows, sends no telemetry, misses no tied weight
     when it resumes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -13,9 +14,11 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from toolkit.base import files
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ALL_LINEAR, PpoRecipe, TrainerRecipe
 from toolkit.models import four_bit
+from toolkit.models.checkpoint_folder import ADAPTER_CONFIG
 from toolkit.runs.run import Run
 from toolkit.runtime.devices import precision
 
@@ -79,6 +82,19 @@ def quantization(recipe: TrainerRecipe, run: Run, target: torch.device) -> BitsA
 def _excluded(model: PreTrainedModel) -> list[str] | None:
     """Return the linear layers that cannot have adapters, None if all can; PEFT refuses these."""
     return [MAMBA_WITHOUT_ADAPTERS] if model.config.model_type in MAMBA else None
+
+
+def sort_modules(folder: Path) -> None:
+    """Sort the names of modules in the configuration of a checkpoint's adapters, if it has any.
+
+    PEFT keeps them in sets, whose order differs between processes, and so did the bytes of the file.
+    """
+    path = folder / ADAPTER_CONFIG
+    if path.exists():
+        content = files.read_json(path)
+        names = ("target_modules", "exclude_modules")
+        content |= {key: sorted(content[key]) for key in names if isinstance(content.get(key), list)}
+        files.write_json(path, content)
 
 
 def show_bias_of_head(model: nn.Module) -> None:

@@ -45,6 +45,8 @@ JOURNAL_SECONDS = 5.0
 """Time between journals, and the most work that a kill loses; writing one takes about 10 ms."""
 LARGEST_UNKNOWN_SHARE = 0.1
 """Of the bytes of a part: a model of such a corpus learns to predict the unknown token."""
+_FINISHED = "index"
+"""Key of the journal of a finished part: the SHA-256 of its index."""
 _Mark = tuple[int, bool, float | None]
 """Bytes of a piece's text, whether the piece ends its document, and the document's logprob."""
 _Batch = tuple[list[_Mark], list[str]]
@@ -56,6 +58,7 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
     if not run.is_main:
         return
     folder = run.path / FOLDER
+    run.metrics.truncate(-1)  # every attempt logs both parts
     tokenizer = load_tokenizer(run.reference(recipe.tokenizer))
     tokenizer.save_pretrained(folder / "tokenizer")
     shards: dict[str, TokenShards] = {}
@@ -84,6 +87,8 @@ def run(recipe: CorpusRecipe, run: Run) -> None:
             "held-out part are too low"
         )
     run.write_json(layout.EVALUATION, evaluation.to_json())
+    for part in PARTS:
+        (folder / part / layout.JOURNAL).unlink(missing_ok=True)
 
 
 def load_tokenizer(reference: Path | str) -> PreTrainedTokenizerBase:
@@ -143,18 +148,11 @@ def _write_part(
 ) -> TokenShards:
     stream, part = reading.stream, reading.stream.part
     journal = folder / layout.JOURNAL
-    if (folder / INDEX).exists():
-        shards = TokenShards.open(folder)
-        changed = shards.verify()
-        if changed:
-            raise RunError(
-                "this file was changed since it was written",
-                where=str(folder / changed[0]),
-                fix="start over with --fresh",
-            )
-        journal.unlink(missing_ok=True)
-        return shards
-    begun = run_files.read_json(journal) if journal.exists() else None
+    begun = run_files.read_checked_json(journal) if journal.exists() else None
+    if (folder / INDEX).exists() and (begun is None or _FINISHED in begun):
+        return _finished_part(folder, begun)
+    if begun and _FINISHED in begun:  # its index was deleted
+        begun = None
     writer = TokenWriter(
         folder,
         vocab_size=len(tokenizer),
@@ -178,7 +176,7 @@ def _write_part(
         done += count
         if _is_due(journal):
             state = {"pieces": done, "writer": writer.state()}
-            run_files.write_json(journal, state | _lost_as_json(losses))
+            run_files.write_checked_json(journal, state | _lost_as_json(losses))
     if not writer.documents:
         raise DataError(
             f"the {part.replace('_', '-')} part has no document" + stream.report.in_brackets(),
@@ -194,8 +192,31 @@ def _write_part(
         }
         | _lost_as_json(losses)
     )
-    journal.unlink(missing_ok=True)
+    run_files.write_checked_json(journal, {_FINISHED: run_files.sha256_file(folder / INDEX)})
     return TokenShards.open(folder)
+
+
+def _finished_part(folder: Path, journal: dict[str, Any] | None) -> TokenShards:
+    """Open a part that an earlier attempt finished.
+
+    Args:
+        journal: the part's, with the digest of its index; None for a part that an older version finished.
+
+    Raises:
+        RunError: a file changed since it was written.
+    """
+    changed = []
+    if journal is not None and run_files.sha256_file(folder / INDEX) != journal[_FINISHED]:
+        changed = [INDEX]
+    shards = None if changed else TokenShards.open(folder)
+    changed = shards.verify() if shards else changed
+    if shards is None or changed:
+        raise RunError(
+            "this file was changed since it was written",
+            where=str(folder / changed[0]),
+            fix="start over with --fresh",
+        )
+    return shards
 
 
 def _lost_as_json(losses: LossCounter) -> dict[str, Any]:

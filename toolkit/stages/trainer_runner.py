@@ -51,7 +51,8 @@ from toolkit.runs.run import Run
 from toolkit.runtime import signals
 from toolkit.runtime.agreement import Agreement
 from toolkit.runtime.devices import precision, require_as_recorded, select, trainer_arguments
-from toolkit.runtime.upstream_private import TokenizedRows, scored_positions_only
+from toolkit.runtime.upstream_private import TokenizedRows, continue_token_count, scored_positions_only
+from toolkit.stages.adapters import sort_modules
 
 Measure = Callable[[PreTrainedModel], Mapping[str, float]]
 """Returns metrics of a model on held-out examples: deterministic, and equal on every process."""
@@ -74,7 +75,7 @@ DIVERGED = "lower trainer.learning_rate, or check the data; earlier checkpoints 
 """What to do about numbers that are not finite."""
 
 NOT_METRICS = frozenset({"epoch", "num_tokens", "step"})
-"""Values that Trainer logs in addition to metrics; its token count restarts from 0 in a resumed run."""
+"""Values that Trainer logs in addition to metrics."""
 
 
 def num_steps(recipe: TrainerRecipe, config_class: type[TrainingArguments], *, examples: int) -> int:
@@ -338,6 +339,7 @@ class _RunCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0 and self.measure is not None:
             self.run.metrics.log(0, **self._measured())
+        continue_token_count(self.trainer)
         self.progress.update(state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -419,3 +421,4 @@ def _move(written: Path, folder: Path) -> None:
     for path in written.iterdir():
         if path.name not in ("training_args.bin", "README.md"):
             path.rename(folder / path.name)
+    sort_modules(folder)

@@ -72,6 +72,12 @@ class TokenShards:
         folder = Path(folder)
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(
+                f"cannot be read: {error}",
+                where=str(folder / INDEX),
+                fix="restore the file, or run the corpus recipe again with --fresh",
+            ) from None
         except FileNotFoundError:
             raise RunError(
                 "no token shards: there is no index.json",
@@ -191,10 +197,14 @@ class TokenWriter:
         self._buffer: list[np.ndarray] = []
         self._buffered = 0
         self._records = bytearray()
+        self._open_hashes = {"shard": hashlib.sha256(), "documents": hashlib.sha256()}
+        """Of the bytes so far of the last shard, and of documents.bin."""
         (self.folder / INDEX).unlink(missing_ok=True)
         if state is not None:
             self._restore(state)
         self._cut_files()
+        if state is not None:
+            self._check_open_files(state.get("open_digests", {}))
 
     def add(self, ids: np.ndarray | list[int], *, num_bytes: int, logprob: float | None = None) -> None:
         """Append a document, given by its ids without end-of-text."""
@@ -243,6 +253,7 @@ class TokenWriter:
             "open_start": self._open_start,
             "open_bytes": self._open_bytes,
             "digests": list(self._digests),
+            "open_digests": {name: value.hexdigest() for name, value in self._open_hashes.items()},
         }
 
     def finish(self, facts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -287,10 +298,14 @@ class TokenWriter:
             shard, offset = divmod(position, self.shard_tokens)
             part = ids[: self.shard_tokens - offset]
             path = self.folder / shard_name(shard)
-            _append_bytes(path, part.tobytes(), sync=sync or offset + len(part) == self.shard_tokens)
+            content = part.tobytes()
+            self._open_hashes["shard"].update(content)
+            _append_bytes(path, content, sync=sync or offset + len(part) == self.shard_tokens)
             if offset + len(part) == self.shard_tokens:
                 self._digests.append(file_digest(path))
+                self._open_hashes["shard"] = hashlib.sha256()
             ids, position = ids[len(part) :], position + len(part)
+        self._open_hashes["documents"].update(self._records)
         _append_bytes(self.folder / DOCUMENTS, bytes(self._records), sync=sync)
         self._records.clear()
 
@@ -302,11 +317,15 @@ class TokenWriter:
         for shard, digest in enumerate(self._digests):
             path = self.folder / shard_name(shard)
             if not path.exists() or file_digest(path) != digest:
-                raise RunError(
-                    "this file was changed since it was written",
-                    where=str(path),
-                    fix="start the corpus over with --fresh",
-                )
+                raise _changed(path)
+
+    def _check_open_files(self, digests: Mapping[str, str]) -> None:
+        """Hash the last shard and documents.bin again, cut to the state's sizes; old states lack digests."""
+        for name, path in (("shard", shard_name(len(self._digests))), ("documents", DOCUMENTS)):
+            if (self.folder / path).exists():
+                self._open_hashes[name].update((self.folder / path).read_bytes())
+            if name in digests and self._open_hashes[name].hexdigest() != digests[name]:
+                raise _changed(self.folder / path)
 
     def _cut_files(self) -> None:
         """Truncate each file to the size in the state, because a killed writer may have written more."""
@@ -327,6 +346,14 @@ class TokenWriter:
             os.truncate(path, size)
             if not size and name != DOCUMENTS:
                 path.unlink()
+
+
+def _changed(path: Path) -> RunError:
+    return RunError(
+        "this file was changed since it was written",
+        where=str(path),
+        fix="start the corpus over with --fresh",
+    )
 
 
 def lost_text_in(content: Mapping[str, Any]) -> LostText | None:
