@@ -32,6 +32,7 @@ VERBS = (
     "next",
     "generate",
     "chat",
+    "playground",
     "evaluate",
     "report",
     "verify",
@@ -57,6 +58,7 @@ look
   toolkit next MODEL "text"                     the most probable next tokens
   toolkit generate MODEL "prompt"               answer a prompt
   toolkit chat MODEL                            chat with a model
+  toolkit playground [MODEL ...]                a local web page: see models think, compare their answers
 measure
   toolkit evaluate MODEL ... --data NAME        perplexity, bits per byte, win rate of any models
   toolkit report RUN ...                        a self-contained HTML page

@@ -1,0 +1,196 @@
+"""An engine: one model and one worker thread, which carries out requests one after another.
+
+Generation changes the cached state of a decoder, so two requests must never interleave on one model. Every
+request to a model goes through its engine, whichever thread it comes from: the terminal's `toolkit chat`, or
+the connections of `toolkit playground`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from toolkit.base.errors import ToolkitError
+from toolkit.base.rng import derive
+from toolkit.inference import sampling
+from toolkit.inference.generation import GenerationSettings
+from toolkit.inference.opening import OpenModel
+from toolkit.inference.token_text import StreamDecoder
+
+T = TypeVar("T")
+MAX_WAITING = 256
+"""Requests that may wait for one model."""
+
+
+class BusyError(ToolkitError):
+    """Too many requests wait for a model."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A sampled token.
+
+    Attributes:
+        id: of the token.
+        text: what it completes of the answer; empty in the middle of a multi-byte character.
+    """
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer.
+
+    Attributes:
+        reason: `stop`, the model ended it; `length`, the limit of tokens was reached; `cancelled`.
+        text: what was still to be decoded, an incomplete character.
+        tokens: sampled tokens, without the stop token.
+    """
+
+    reason: Literal["stop", "length", "cancelled"]
+    text: str
+    tokens: int
+
+
+class Work(Generic[T]):
+    """A submitted request. Its items are delivered by the worker's thread."""
+
+    def __init__(self, engine: Engine, make: Callable[[OpenModel, threading.Event], Iterator[T]],
+                 deliver: Callable[[T], None], end: Callable[[BaseException | None], None]):  # fmt: skip
+        self._engine, self._make, self._deliver, self._end = engine, make, deliver, end
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop the request: at once if it waits, else after its next item."""
+        self._cancelled.set()
+        self._engine._forget(self)
+
+    @property
+    def position(self) -> int:
+        """Requests that are carried out before this one; 0 for one that runs or has ended."""
+        return self._engine._position(self)
+
+    def _run(self, opened: OpenModel) -> None:
+        error: BaseException | None = None
+        try:
+            if not self._cancelled.is_set():
+                for item in self._make(opened, self._cancelled):
+                    self._deliver(item)
+        except BaseException as raised:  # delivered to the one who waits; the worker goes on
+            error = raised
+        self._end(error)
+
+
+class Engine:
+    """A loaded model and its worker.
+
+    Attributes:
+        opened: the model. Only the worker's thread may call it; the tokenizer may be used by any thread.
+    """
+
+    def __init__(self, opened: OpenModel):
+        self.opened = opened
+        self._waiting: deque[Work[Any]] = deque()
+        self._running: Work[Any] | None = None
+        self._changed = threading.Condition()
+        self._worker: threading.Thread | None = None
+
+    def submit(
+        self,
+        make: Callable[[OpenModel, threading.Event], Iterator[T]],
+        *,
+        deliver: Callable[[T], None],
+        end: Callable[[BaseException | None], None],
+    ) -> Work[T]:
+        """Queue a request and return at once.
+
+        Args:
+            make: returns the items of the request; the event is set when the request is cancelled.
+            deliver: called with each item, in the worker's thread; must not block.
+            end: called once after the last item, with what was raised, or None.
+
+        Raises:
+            BusyError: `MAX_WAITING` requests wait already.
+        """
+        work = Work(self, make, deliver, end)
+        with self._changed:
+            if len(self._waiting) >= MAX_WAITING:
+                raise BusyError(f"{MAX_WAITING} requests wait for this model", fix="try again in a minute")
+            self._waiting.append(work)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+                self._worker.start()
+            self._changed.notify()
+        return work
+
+    def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
+        """Queue a function of the model and return its future result.
+
+        Raises:
+            BusyError: as `submit`.
+        """
+        future: Future[T] = Future()
+
+        def end(error: BaseException | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+
+        self.submit(lambda opened, _: iter([function(opened)]), deliver=future.set_result, end=end)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._running = None
+                while not self._waiting:
+                    self._changed.wait()
+                self._running = self._waiting.popleft()
+            self._running._run(self.opened)
+
+    def _position(self, work: Work[Any]) -> int:
+        with self._changed:
+            return next((place for place, other in enumerate(self._waiting, 1) if other is work), 0)
+
+    def _forget(self, work: Work[Any]) -> None:
+        with self._changed:
+            if work not in self._waiting:
+                return
+            self._waiting.remove(work)
+        work._end(None)
+
+
+def answer(
+    opened: OpenModel,
+    ids: list[int],
+    *,
+    settings: GenerationSettings,
+    stream: tuple[object, ...] = ("chat", 0),
+    cancelled: threading.Event | None = None,
+) -> Iterator[Token | Finished]:
+    """Yield the tokens of an answer to a prompt, and its end; for `Engine.submit`.
+
+    Args:
+        ids: of the prompt.
+        stream: name of the random stream, derived from the seed of `settings`.
+        cancelled: ends the answer when it is set.
+
+    Raises:
+        ToolkitError: the prompt is empty or fills the context.
+    """
+    limit = opened.context_length
+    keywords = settings.for_model(opened, None if limit is None else max(1, limit - len(ids)))
+    decoder, count, stopped = StreamDecoder(opened.tokenizer), 0, False
+    for token in sampling.stream(opened.model, ids, seed=derive(settings.seed, *stream), **keywords):
+        count += 1
+        yield Token(token, decoder.add(token))
+        if cancelled is not None and cancelled.is_set():
+            stopped = True
+            break
+    reason = "cancelled" if stopped else "length" if count == keywords["max_new_tokens"] else "stop"
+    yield Finished(reason, decoder.finish(), count)

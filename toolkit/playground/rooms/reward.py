@@ -1,0 +1,7 @@
+"""`/api/reward`: what a reward model prefers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

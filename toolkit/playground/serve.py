@@ -1,0 +1,90 @@
+"""Starting and stopping the server of the playground."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import webbrowser
+from pathlib import Path
+
+from toolkit.base.console import tell
+from toolkit.base.errors import ToolkitError, UsageError
+
+try:
+    import uvicorn
+except ImportError as error:  # of the extra `playground`
+    raise UsageError(
+        f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
+    ) from error
+
+from toolkit.playground.app import Settings, create_app
+from toolkit.playground.library import Library, entries_of
+from toolkit.playground.security import Access
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve_command(
+    *, models: list[str], runs_dir: str, feedback: str, host: str, port: int, open: bool, tour: bool
+) -> int:
+    """Serve the page until Ctrl-C."""
+    library = Library(entries_of(models, Path(runs_dir)))
+    listener = listen(host, port)
+    port = listener.getsockname()[1]
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
+    address = f"http://{_in_url(host)}:{port}/"
+    shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
+    app = create_app(library, Settings(Path(runs_dir), Path(feedback)), access)
+    tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
+    print(shown, flush=True)
+    if open:
+        webbrowser.open(shown)
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _names(host: str) -> list[str]:
+    """Return the names by which a browser reaches an address."""
+    if host in LOOPBACK:
+        return ["127.0.0.1", "localhost", "[::1]"]
+    names = [_in_url(host), socket.gethostname()]
+    if host in ("0.0.0.0", "::"):
+        names += ["127.0.0.1", "localhost", *_own_addresses()]
+    return names
+
+
+def _own_addresses() -> list[str]:
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return []
+    return [_in_url(str(address[4][0])) for address in found]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address; port 0 takes a free one.
+
+    Raises:
+        ToolkitError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ToolkitError(
+            f"cannot listen: {error}",
+            where=f"{host}:{port}",
+            fix="give another --port, or --port 0 for a free one",
+        ) from error
+    return listener
