@@ -77,7 +77,7 @@ class Server:
 @contextlib.contextmanager
 def serving(models: list[str], folder: Path, **access: Any) -> Iterator[Server]:
     """Serve models in a thread, on a free port. `models` are folders; empty: the runs below `folder`."""
-    from toolkit.playground.app import Settings, create_app
+    from toolkit.playground.app import ServerSettings, create_app
     from toolkit.playground.library import Library, entries_of
     from toolkit.playground.security import Access
     from toolkit.playground.serve import listen
@@ -86,7 +86,7 @@ def serving(models: list[str], folder: Path, **access: Any) -> Iterator[Server]:
     port = listener.getsockname()[1]
     app = create_app(
         Library(entries_of(models, folder)),
-        Settings(folder, folder / "feedback.sqlite"),
+        ServerSettings(folder, folder / "feedback.sqlite"),
         Access(frozenset({f"127.0.0.1:{port}"}), **access),
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))

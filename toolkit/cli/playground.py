@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="address to listen on; default: 127.0.0.1, this machine only. With another one the URL has a token",
+        help="address to listen on; default: 127.0.0.1, this machine only. Any other asks for a token",
     )  # fmt: skip
     parser.add_argument(
         "--port", type=int, default=8765, metavar="N", help="0 takes a free one; default: 8765"
@@ -36,4 +36,4 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     from toolkit.playground.serve import serve_command
 
-    return serve_command(**vars(args))
+    return serve_command(**vars(args), announce=lambda address: print(address, flush=True))

@@ -18,7 +18,7 @@ from toolkit.playground.streaming import error_json
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Settings of the server.
 
     Attributes:
@@ -32,7 +32,7 @@ class Settings:
     prompts: list[str] = field(default_factory=list)
 
 
-def create_app(library: Library, settings: Settings, access: Access) -> Guard:
+def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
     """Return the ASGI application."""
     app = FastAPI(title="toolkit playground", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.library, app.state.settings = library, settings

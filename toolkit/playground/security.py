@@ -100,7 +100,7 @@ class Guard:
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
         given = [_query(scope).get("token", [""])[0], cookie.value if cookie else "", bearer]
         wanted = (self.access.token or "").encode()
-        return any([hmac.compare_digest(text.encode(), wanted) for text in given])
+        return sum(hmac.compare_digest(text.encode(), wanted) for text in given) > 0
 
     def _brings_token(self, scope: Scope) -> bool:
         return self.access.token is not None and scope["method"] == "GET" and "token" in _query(scope)

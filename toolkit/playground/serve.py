@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 
 from toolkit.base.console import tell
@@ -17,7 +18,7 @@ except ImportError as error:  # of the extra `playground`
         f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
     ) from error
 
-from toolkit.playground.app import Settings, create_app
+from toolkit.playground.app import ServerSettings, create_app
 from toolkit.playground.library import Library, entries_of
 from toolkit.playground.security import Access
 
@@ -25,9 +26,17 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_command(
-    *, models: list[str], runs_dir: str, feedback: str, host: str, port: int, open: bool, tour: bool
+    *,
+    models: list[str],
+    runs_dir: str,
+    feedback: str,
+    host: str,
+    port: int,
+    open: bool,
+    tour: bool,
+    announce: Callable[[str], None],
 ) -> int:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C. `announce` is called with its address once the port is open."""
     library = Library(entries_of(models, Path(runs_dir)))
     listener = listen(host, port)
     port = listener.getsockname()[1]
@@ -35,9 +44,9 @@ def serve_command(
     access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
-    app = create_app(library, Settings(Path(runs_dir), Path(feedback)), access)
+    app = create_app(library, ServerSettings(Path(runs_dir), Path(feedback)), access)
     tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
-    print(shown, flush=True)
+    announce(shown)
     if open:
         webbrowser.open(shown)
     config = uvicorn.Config(

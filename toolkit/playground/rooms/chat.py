@@ -21,7 +21,7 @@ from toolkit.playground.streaming import stream
 router = APIRouter()
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -42,7 +42,7 @@ class ChatRequest(BaseModel):
     """A conversation that the model answers, or a text that it continues."""
 
     model: str
-    messages: list[Message] = Field(min_length=1, max_length=500)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=500)
     sampling: Sampling = Sampling()
 
 
@@ -60,7 +60,7 @@ async def chat(request: Request, given: ChatRequest) -> StreamingResponse:
     return stream(request, given.model, make)
 
 
-def prompt_ids(opened: OpenModel, messages: list[Message]) -> list[int]:
+def prompt_ids(opened: OpenModel, messages: list[ChatMessage]) -> list[int]:
     """Return the ids of a conversation; of plain text where the model has no chat template."""
     if opened.tokenizer.chat_template:
         return opened.chat_ids([message.model_dump() for message in messages])
