@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from toolkit.base import files
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.inference.engine import Engine
 from toolkit.inference.opening import open_model, stage_of
+from toolkit.inference.reward_probe import open_reward_model
 from toolkit.runs import index, seal
 
 State = Literal["closed", "loading", "ready", "failed"]
@@ -78,6 +80,23 @@ class Library:
                     self._loading.discard(name)
             return self._engines[name]
 
+    def reward_engine(self, name: str) -> Engine:
+        """Return the engine of a reward model, as `engine` does."""
+        entry = self.entry(name, "reward")
+        with self._locks[name]:
+            if name in self._errors:
+                raise self._errors[name]
+            if name not in self._engines:
+                self._loading.add(name)
+                try:
+                    self._engines[name] = Engine(open_reward_model(entry.reference))
+                except ToolkitError as error:
+                    self._errors[name] = error
+                    raise
+                finally:
+                    self._loading.discard(name)
+            return self._engines[name]
+
     def loaded(self, name: str) -> Engine | None:
         """Return the engine of a model that is loaded, else None."""
         return self._engines.get(name)
@@ -129,7 +148,17 @@ def entries_of(models: list[str], runs_dir: Path) -> list[Entry]:
 def _named(name: str) -> Entry:
     path = Path(name)
     stage = stage_of(path / "model" if (path / "model").is_dir() else path) if path.is_dir() else None
-    return Entry(name.rstrip("/"), name, stage, "reward" if stage == "reward" else "language")
+    is_reward = stage == "reward" or (stage is None and path.is_dir() and _is_classifier(path))
+    return Entry(name.rstrip("/"), name, stage, "reward" if is_reward else "language")
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Say whether the folder of a model of other people holds a reward model, by its config.json."""
+    try:
+        architectures = files.read_json(folder / "config.json").get("architectures") or []
+    except (ToolkitError, AttributeError):
+        return False
+    return any("SequenceClassification" in str(name) for name in architectures)
 
 
 def _of_runs(runs_dir: Path) -> list[Entry]:

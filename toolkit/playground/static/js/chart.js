@@ -20,10 +20,10 @@ export function bars(rows, { title }) {
 
 /**
  * Lines over a numeric x axis: series of {name, color?, points: [[x, y], ...]}. `levels` of {name, value} are dashed
- * lines across, `zero` begins the vertical axis at 0, `formatX` writes the numbers of the horizontal one.
+ * lines across, `zero` begins the vertical axis at 0, `formatX` writes the numbers of the horizontal one, and `ticksX` chooses them.
  */
 export function lines(series, { title, width = 640, height = 260, x: xLabel = "", y: yLabel = "", logX = false, format = String,
-  formatX = format, levels = [], zero = false }) {
+  formatX = format, ticksX, levels = [], zero = false }) {
   const [left, right, top, bottom] = [52, 12, 12, 36];
   const points = series.flatMap(one => one.points).filter(([, y]) => Number.isFinite(y));
   const at = x => (logX ? Math.log10(Math.max(x, 1)) : x);
@@ -35,8 +35,7 @@ export function lines(series, { title, width = 640, height = 260, x: xLabel = ""
     s("line", { x1: left, x2: width - right, y1: py(value), y2: py(value), stroke: "var(--grid)" }),
     s("text", { x: left - 6, y: py(value) + 4, "text-anchor": "end", class: "muted" }, format(value)),
   ]);
-  const axis = ticks(x0, x1, 5).map(value => {
-    const x = logX ? 10 ** value : value;
+  const axis = (ticksX ?? ticks(x0, x1, 5).map(value => logX ? 10 ** value : value)).map(x => {
     return s("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle", class: "muted" }, formatX(+x.toPrecision(3)));
   });
   const across = levels.map(level => [

@@ -84,7 +84,7 @@ async function mountRun(root, { params, signal, setParams }) {
   const curves = names.map(() => ({ version: "" }));
   const [first, second] = details;
   const live = h("div", { class: "stack" }), faults = h("div", {}), charts = h("div", { class: "runs-charts" }), written = h("div", {});
-  const panels = new Map();
+  const panels = new Map(), wide = Math.max(280, Math.min(460, root.clientWidth - 40)); // of a chart: legible on a phone, too
 
   async function refresh() {
     const answers = await Promise.all(names.map((name, index) => get(
@@ -113,7 +113,7 @@ async function mountRun(root, { params, signal, setParams }) {
     for (const curve of metrics) {
       const series = names.map((name, index) => ({ name, color: COLORS[index], curve: curves[index].curves?.find(one => keyOf(one) === keyOf(curve)) }))
         .filter(one => one.curve);
-      if (!panels.has(keyOf(curve))) panels.set(keyOf(curve), newPanel());
+      if (!panels.has(keyOf(curve))) panels.set(keyOf(curve), newPanel(wide));
       const panel = panels.get(keyOf(curve));
       panel.update(curve, series);
       if (!panel.element.isConnected) charts.append(panel.element);
@@ -196,7 +196,7 @@ function progressOf(progress, name) {
 }
 
 /** One curve, whose table keeps its place and its state while new points come in. */
-function newPanel() {
+function newPanel(width) {
   const figureHost = h("div", {}), body = h("tbody", {}), head = h("tr", {}), note = h("p", { class: "note" });
   const table = h("details", {}, h("summary", {}, t("chart.table")),
     h("div", { class: "scroll runs-table", tabindex: "0", role: "region", "aria-label": t("chart.table") }, h("table", {}, h("thead", {}, head), body)));
@@ -219,7 +219,7 @@ function newPanel() {
       const levels = series.length === 1 || same(series.map(one => one.curve.levels)) ? series[0].curve.levels : [];
       const values = series.flatMap(one => one.curve.points.map(([, y]) => y)), spread = Math.max(...values) - Math.min(...values);
       show(figureHost, lines(series.map(one => ({ name: one.name, color: one.color, points: one.curve.points })), {
-        title: curve.title, x: curve.axis, width: 460, height: 230, zero: curve.from_zero || (curve.percent && spread === 0),
+        title: curve.title, x: curve.axis, width, height: 230, zero: curve.from_zero || (curve.percent && spread === 0),
         levels: levels.map(level => ({ name: `${level.name} ${curve.percent ? percent(level.value) : figure(level.value)}`, value: level.value })),
         format: value => curve.percent ? percent(value, spread === 0 || spread > .1 ? 0 : spread > .01 ? 1 : 3) : short(value), formatX: short }));
       const notes = series.flatMap(one => [
