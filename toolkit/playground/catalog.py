@@ -33,7 +33,7 @@ class Damaged:
 class Catalog:
     """The runs below a folder. Thread-safe.
 
-    The entry of a sealed run is remembered: listing 200 runs of 30 files takes 60 ms then, instead of 170.
+    The entry of a sealed run is remembered: listing 200 runs of 27 files takes 13 ms then, instead of 105.
     """
 
     def __init__(self, folder: Path):

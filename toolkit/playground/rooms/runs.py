@@ -114,8 +114,6 @@ def run_curves(
 @router.get("/runs/report")
 def run_report(request: Request, run: Reference, language: Language = "en") -> Response:
     """Return the report of the finished runs beside a run, those of the same folder, as a page."""
-    from toolkit.report import page  # matplotlib takes a second to import
-
     runs = catalog(request)
     folder = PurePosixPath(runs.find(run).reference).parent
     entries = [
@@ -125,6 +123,8 @@ def run_report(request: Request, run: Reference, language: Language = "en") -> R
     ]
     if not entries:
         raise UsageError("no run of this folder is finished", where=run, fix="wait until one is")
+    from toolkit.report import page  # imports matplotlib, which takes a second
+
     paths = [entry.path for entry in entries]
     key = (language, *(seal.digest(path) for path in paths))
     reports = request.app.state.reports
