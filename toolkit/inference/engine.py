@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
-from toolkit.inference import sampling
-from toolkit.inference.generation import GenerationSettings
-from toolkit.inference.opening import OpenModel
 from toolkit.inference.token_text import StreamDecoder
+
+if TYPE_CHECKING:  # torch and transformers take 4 s; the playground's page is shown before
+    from toolkit.inference.generation import GenerationSettings
+    from toolkit.inference.opening import OpenModel
 
 T = TypeVar("T")
 MAX_WAITING = 256
@@ -37,10 +39,14 @@ class Token:
     Attributes:
         id: of the token.
         text: what it completes of the answer; empty in the middle of a multi-byte character.
+        logprob: log-probability in nats, as of `toolkit.inference.logprobs`; None where it was not asked for.
+        top: the most probable tokens at its place with their log-probabilities, in order.
     """
 
     id: int
     text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,13 @@ class Finished:
         reason: `stop`, the model ended it; `length`, the limit of tokens was reached; `cancelled`.
         text: what was still to be decoded, an incomplete character.
         tokens: sampled tokens, without the stop token.
+        stop: the stop token that ended it, else None.
     """
 
     reason: Literal["stop", "length", "cancelled"]
     text: str
     tokens: int
+    stop: int | None = None
 
 
 class Work(Generic[T]):
@@ -67,7 +75,7 @@ class Work(Generic[T]):
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Stop the request: at once if it waits, else after its next item."""
+        """Stop the request: at once if it waits, else after its next item. Its end is told in either case."""
         self._cancelled.set()
         self._engine._forget(self)
 
@@ -84,7 +92,13 @@ class Work(Generic[T]):
                     self._deliver(item)
         except BaseException as raised:  # delivered to the one who waits; the worker goes on
             error = raised
-        self._end(error)
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        try:
+            self._end(error)
+        except Exception as raised:  # the one who waited is gone, as its event loop after Ctrl-C
+            tell(f"warning: a request ended and nobody could be told: {raised}")
 
 
 class Engine:
@@ -132,16 +146,23 @@ class Engine:
     def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
         """Queue a function of the model and return its future result.
 
+        While it waits the future can be cancelled, which takes it out of the queue.
+
         Raises:
             BusyError: as `submit`.
         """
         future: Future[T] = Future()
 
+        def make(opened: OpenModel, _: threading.Event) -> Iterator[T]:
+            if future.set_running_or_notify_cancel():
+                yield function(opened)
+
         def end(error: BaseException | None) -> None:
             if error is not None:
                 future.set_exception(error)
 
-        self.submit(lambda opened, _: iter([function(opened)]), deliver=future.set_result, end=end)
+        work = self.submit(make, deliver=future.set_result, end=end)
+        future.add_done_callback(lambda done: work.cancel() if done.cancelled() else None)
         return future
 
     def _work(self) -> None:
@@ -162,7 +183,7 @@ class Engine:
             if work not in self._waiting:
                 return
             self._waiting.remove(work)
-        work._end(None)
+        work._finish(None)
 
 
 def answer(
@@ -170,8 +191,9 @@ def answer(
     ids: list[int],
     *,
     settings: GenerationSettings,
-    stream: tuple[object, ...] = ("chat", 0),
+    stream: tuple[str | int, ...] = ("chat", 0),
     cancelled: threading.Event | None = None,
+    top_logprobs: int | None = None,
 ) -> Iterator[Token | Finished]:
     """Yield the tokens of an answer to a prompt, and its end; for `Engine.submit`.
 
@@ -179,18 +201,27 @@ def answer(
         ids: of the prompt.
         stream: name of the random stream, derived from the seed of `settings`.
         cancelled: ends the answer when it is set.
+        top_logprobs: also tell log-probabilities, of each token and of so many most probable ones.
 
     Raises:
         ToolkitError: the prompt is empty or fills the context.
     """
+    from toolkit.inference import sampling
+
     limit = opened.context_length
     keywords = settings.for_model(opened, None if limit is None else max(1, limit - len(ids)))
-    decoder, count, stopped = StreamDecoder(opened.tokenizer), 0, False
-    for token in sampling.stream(opened.model, ids, seed=derive(settings.seed, *stream), **keywords):
-        count += 1
-        yield Token(token, decoder.add(token))
-        if cancelled is not None and cancelled.is_set():
-            stopped = True
+    decoder, count, stop = StreamDecoder(opened.tokenizer), 0, None
+    for step in sampling.steps(opened.model, ids, seed=derive(settings.seed, *stream), **keywords):
+        if step.ends:
+            stop = step.id
             break
-    reason = "cancelled" if stopped else "length" if count == keywords["max_new_tokens"] else "stop"
-    yield Finished(reason, decoder.finish(), count)
+        count += 1
+        if top_logprobs is None:
+            yield Token(step.id, decoder.add(step.id))
+        else:
+            logprob, top = step.logprobs(top_logprobs)
+            yield Token(step.id, decoder.add(step.id), logprob, tuple(top))
+        if cancelled is not None and cancelled.is_set():
+            yield Finished("cancelled", decoder.finish(), count)
+            return
+    yield Finished("length" if stop is None else "stop", decoder.finish(), count, stop)
