@@ -1,4 +1,4 @@
-// The strings of the page: one file a language. `t("chat.send")`, `t("chat.tokens", {count: 3})`.
+// The strings of the page: one file a language. `t("room.chat")`, `t("queue.place", {position: 3})`.
 
 export const LANGUAGES = { en: "English", ja: "日本語" };
 const tables = {};
