@@ -67,7 +67,8 @@ def fitted_conversation(
         ids = conversation_ids(opened, [*system, *turns[start:]])
         if positions is None or len(ids) + reserve <= positions:
             return ids, start
+    room = (positions or 0) - reserve
     raise ToolkitError(
-        f"the message is too long: {len(ids)} tokens, the model takes {(positions or 0) - reserve} beside its answer",
+        f"the message is too long: {len(ids)} tokens, the model takes {room} beside its answer",
         fix="say it in fewer words",
     )
