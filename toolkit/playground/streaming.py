@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.engine import Engine
 from toolkit.playground.library import Library
@@ -97,6 +98,9 @@ async def _lines(request: Request, name: str, make: Items) -> AsyncGenerator[byt
                 yield _line(item)
     except ToolkitError as error:
         yield _line({"event": "error", "error": error_json(error)})
+    except Exception as error:  # an answer that began has its status already: the page is told here
+        tell(f"error: {request.url.path}: {type(error).__name__}: {error}")
+        yield _line({"event": "error", "error": error_json(ToolkitError(f"{type(error).__name__}: {error}"))})
 
 
 async def items(request: Request, owner: Engine, make: Items) -> AsyncGenerator[dict[str, Any]]:
