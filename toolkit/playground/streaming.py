@@ -62,6 +62,19 @@ def stream(
     return StreamingResponse(_lines(request, name, make), media_type="application/x-ndjson")
 
 
+def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """Return events that need several models as lines of JSON; an error as in `stream`."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        try:
+            async for event in events:
+                yield _line(event)
+        except ToolkitError as error:
+            yield _line({"event": "error", "error": error_json(error)})
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
 async def _lines(request: Request, name: str, make: Any) -> AsyncIterator[bytes]:
     try:
         if library(request).state(name) in ("closed", "loading"):
