@@ -89,6 +89,19 @@ class ClosedStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
+def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """Return events that need several models as lines of JSON; an error as in `stream`."""
+
+    async def lines() -> AsyncGenerator[bytes]:
+        try:
+            async for event in events:
+                yield _line(event)
+        except ToolkitError as error:
+            yield _line({"event": "error", "error": error_json(error)})
+
+    return ClosedStream(lines(), media_type="application/x-ndjson")
+
+
 async def _lines(request: Request, name: str, make: Items) -> AsyncGenerator[bytes]:
     try:
         if library(request).state(name) in ("closed", "loading"):
