@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.inference.engine import BusyError
 from toolkit.playground import pages
+from toolkit.playground.kept import KeptSteps
 from toolkit.playground.library import Library
 from toolkit.playground.rooms import attention, chat, compare, models, next_word, reward, runs, surprise
 from toolkit.playground.security import Access, Guard
@@ -36,6 +37,7 @@ def create_app(library: Library, settings: ServerSettings, access: Access) -> Gu
     """Return the ASGI application."""
     app = FastAPI(title="toolkit playground", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.library, app.state.settings = library, settings
+    app.state.kept = KeptSteps(library)
     for room in (models, chat, next_word, surprise, attention, compare, runs, reward):
         app.include_router(room.router, prefix="/api")
     app.include_router(pages.router)
