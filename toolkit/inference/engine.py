@@ -114,6 +114,13 @@ class Engine:
         self._running: Work[Any] | None = None
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End the worker once nothing waits, which frees the model; a later request still runs."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
     def submit(
         self,
@@ -170,6 +177,9 @@ class Engine:
             with self._changed:
                 self._running = None
                 while not self._waiting:
+                    if self._closed:
+                        self._worker = None
+                        return
                     self._changed.wait()
                 self._running = self._waiting.popleft()
             self._running._run(self.opened)

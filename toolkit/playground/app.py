@@ -82,10 +82,13 @@ class Playground:
         return app
 
     def _import_rooms(self) -> Application:
+        from toolkit.playground.kept import KeptSteps
         from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise
 
         rooms = (models, chat, next_word, surprise, attention, compare, runs, reward)
-        return self._app(*(room.router for room in rooms), pages.router)
+        app = self._app(*(room.router for room in rooms), pages.router)
+        app.state.kept = KeptSteps(self._library)
+        return app
 
 
 def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
