@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -24,12 +24,13 @@ class ServerSettings:
     Attributes:
         runs_dir: the folder whose runs the page shows.
         feedback: the SQLite file of the votes.
-        prompts: prompts of the Compare room, beside typed ones.
+        prompts: a file or Hub dataset with the prompts of the Compare room; None for those of the world of
+            the models.
     """
 
     runs_dir: Path
     feedback: Path
-    prompts: list[str] = field(default_factory=list)
+    prompts: str | None = None
 
 
 def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
