@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -37,12 +37,13 @@ class ServerSettings:
     Attributes:
         runs_dir: the folder whose runs the page shows.
         feedback: the SQLite file of the votes.
-        prompts: prompts of the Compare room, beside typed ones.
+        prompts: a file or Hub dataset with the prompts of the Compare room; None for those of the world of
+            the models.
     """
 
     runs_dir: Path
     feedback: Path
-    prompts: list[str] = field(default_factory=list)
+    prompts: str | None = None
 
 
 class Playground:

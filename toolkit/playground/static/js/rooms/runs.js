@@ -219,7 +219,7 @@ function newPanel() {
       const levels = series.length === 1 || same(series.map(one => one.curve.levels)) ? series[0].curve.levels : [];
       const values = series.flatMap(one => one.curve.points.map(([, y]) => y)), spread = Math.max(...values) - Math.min(...values);
       show(figureHost, lines(series.map(one => ({ name: one.name, color: one.color, points: one.curve.points })), {
-        title: curve.title, x: curve.axis, width: 460, height: 230, zero: curve.from_zero || (curve.percent && spread === 0),
+        title: curve.title, x: curve.axis, width: 460, height: 230, yFrom: curve.from_zero || (curve.percent && spread === 0) ? 0 : undefined,
         levels: levels.map(level => ({ name: `${level.name} ${curve.percent ? percent(level.value) : figure(level.value)}`, value: level.value })),
         format: value => curve.percent ? percent(value, spread === 0 || spread > .1 ? 0 : spread > .01 ? 1 : 3) : short(value), formatX: short }));
       const notes = series.flatMap(one => [
