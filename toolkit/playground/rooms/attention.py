@@ -150,9 +150,7 @@ def _grid(opened: OpenModel, given: GridRequest) -> dict[str, Any]:
     return {**shown, "layers": found.layers, "side": pictures.shape[-1], "heads": layers, "uniform": chance}
 
 
-def _scores(
-    found: attention.Attention, ids: list[int]
-) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
+def _scores(found: attention.Attention, ids: list[int]) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
     """Return the scores and the role of each head, by layer, and the scores of a head without preferences."""
     uniform = attention.head_scores(attention.uniform(len(ids)), ids)
     layers = []

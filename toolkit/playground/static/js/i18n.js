@@ -6,6 +6,11 @@ let language = "en";
 
 export const current = () => language;
 
+/** Use a table of strings that is here already, instead of asking the server for it. */
+export function provide(code, table) {
+  tables[code] = table;
+}
+
 export async function useLanguage(code) {
   for (const needed of new Set(["en", code])) {
     tables[needed] ??= await (await fetch(`/i18n/${needed}.json`)).json();
