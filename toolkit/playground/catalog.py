@@ -58,7 +58,9 @@ class Catalog:
                 entries.append(self._entry(path))
             except (RunError, OSError, AttributeError) as error:
                 what = error.what if isinstance(error, RunError) else str(error)
-                damaged.append(Damaged(path.relative_to(self.folder).as_posix(), f"{layout.MANIFEST}: {what}"))
+                damaged.append(
+                    Damaged(path.relative_to(self.folder).as_posix(), f"{layout.MANIFEST}: {what}")
+                )
         with self._lock:
             self._paths = {entry.reference: entry.path for entry in entries}
         return entries, damaged

@@ -203,9 +203,7 @@ def curves(
     return [one for one in found if one["points"]]
 
 
-def _curve(
-    curve: Curve, follower: Follower, title: str, levels: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _curve(curve: Curve, follower: Follower, title: str, levels: list[dict[str, Any]]) -> dict[str, Any]:
     over = curve.over if curve.over in ("step", "tokens", "time") else "step"
     x, y = follower.series(curve.metric, over)
     kept = thinned(x, y, POINTS)

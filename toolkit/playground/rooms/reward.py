@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -22,13 +21,12 @@ from toolkit.inference import reward_probe
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
 from toolkit.playground.library import Entry
-from toolkit.playground.streaming import library, stream
+from toolkit.playground.streaming import compute, library, stream
 from toolkit.runs import layout, seal
 from toolkit.stats import Estimate
 from toolkit.storyworld import WORLDS, World, get_world
 
 router = APIRouter()
-T = TypeVar("T")
 MAX_ANSWER = 20_000
 MAX_PROMPT = 20_000
 MAX_SAMPLES = 256
@@ -63,7 +61,7 @@ class SampleRequest(RewardRequest):
     """A prompt that a language model answers several times."""
 
     prompt: str = Field(max_length=MAX_PROMPT)
-    count: int = Field(default=32, ge=2, le=MAX_SAMPLES)
+    count: int = Field(default=32, ge=1, le=MAX_SAMPLES)
     temperature: float = Field(default=1.0, ge=0, le=10)
     max_new_tokens: int = Field(default=96, ge=1, le=MAX_NEW_TOKENS)
     seed: int = 0
@@ -89,18 +87,12 @@ class JudgeRequest(RewardRequest):
     samples: list[SampledAnswer] = Field(min_length=2, max_length=MAX_SAMPLES)
 
 
-async def _compute(request: Request, name: str, function: Callable[[OpenModel], T]) -> T:
-    """Return a function of a reward model, computed by its engine."""
-    engine = await run_in_threadpool(library(request).reward_engine, name)
-    return await asyncio.wrap_future(engine.call(function))
-
-
 @router.post("/reward/open")
 async def open_reward(request: Request, given: RewardRequest) -> dict[str, Any]:
     """Load a reward model; return its scale, its possible judges, and examples of its world."""
     models = library(request)
     entry = models.entry(given.model, "reward")
-    found = await _compute(request, given.model, _scale)
+    found = await compute(request, given.model, _scale, kind="reward")
     world = await run_in_threadpool(world_of, entry)
     others = [name for name, other in models.entries.items() if other.kind == "reward" and name != given.model]
     return {
@@ -179,14 +171,14 @@ async def score(request: Request, given: ScoreRequest) -> dict[str, Any]:
             ],
         }
 
-    return await _compute(request, given.model, run)
+    return await compute(request, given.model, run, kind="reward")
 
 
 @router.post("/reward/lengths")
 async def lengths(request: Request, given: AnswerRequest) -> dict[str, Any]:
     """Return the scores of an answer that is cut after each word, and repeated."""
     taste = partial(reward_probe.length_taste, prompt=given.prompt, answer=given.answer)
-    return asdict(await _compute(request, given.model, taste))
+    return asdict(await compute(request, given.model, taste, kind="reward"))
 
 
 @router.post("/reward/sample")
@@ -210,10 +202,12 @@ async def sample(request: Request, given: SampleRequest) -> StreamingResponse:
 async def judge(request: Request, given: JudgeRequest) -> dict[str, Any]:
     """Return the score and the judge's value of every sample, and what choosing by the score costs."""
     texts, ended = [one.text for one in given.samples], [one.ended for one in given.samples]
-    by_score = await _compute(
-        request, given.model, lambda opened: reward_probe.scores(opened, given.prompt, texts, ended)
-    )
-    values = await _values(request, given, texts, ended)
+
+    def scores(opened: OpenModel) -> np.ndarray:
+        return reward_probe.scores(opened, given.prompt, texts, ended)
+
+    by_score = await compute(request, given.model, scores, kind="reward")
+    values = await _values(request, given, texts, scores)
     counts = [reward_probe.word_count(text) for text in texts]
     found = await run_in_threadpool(reward_probe.selection, by_score.tolist(), values.tolist(), counts, seed=0)
     return {
@@ -230,14 +224,14 @@ async def judge(request: Request, given: JudgeRequest) -> dict[str, Any]:
     }
 
 
-async def _values(request: Request, given: JudgeRequest, texts: list[str], ended: list[bool]) -> np.ndarray:
-    """Return the judge's value of each sample, (samples,)."""
+async def _values(
+    request: Request, given: JudgeRequest, texts: list[str], scores: Callable[[OpenModel], np.ndarray]
+) -> np.ndarray:
+    """Return the judge's value of each sample, (samples,); `scores` are those of another reward model."""
     if given.judge == "logprob":
         return np.array([one.logprob for one in given.samples])
     if given.judge != "gold":
-        return await _compute(
-            request, given.judge, lambda opened: reward_probe.scores(opened, given.prompt, texts, ended)
-        )
+        return await compute(request, given.judge, scores, kind="reward")
     world = await run_in_threadpool(world_of, library(request).entry(given.model, "reward"))
     if world is None:
         raise UsageError("this model was not trained on the storyworld", where="judge", fix="choose another judge")

@@ -3,7 +3,7 @@ import { post, stream } from "../api.js";
 import { lines } from "../chart.js";
 import { debounced, h, show } from "../dom.js";
 import { number, t } from "../i18n.js";
-import { chips, numbers, problem, slider } from "../parts.js";
+import { chips, modelPicker, numbers, problem, slider } from "../parts.js";
 import { estimate, heat, points, scale, scatter, slice } from "./reward_parts.js";
 
 const CHANGES = ["delete", "swap", "replace"];
@@ -15,9 +15,9 @@ export async function mount(root, { params, models, signal, setParams }) {
     return;
   }
   const wide = Math.max(280, Math.min(460, root.clientWidth - 40)); // of a chart: its text stays legible on a phone
-  const state = { model: rewards.some(one => one.id === params.model) ? params.model : rewards[0].id, change: CHANGES.includes(params.change) ? params.change : "delete", chosen: null };
+  const state = { model: rewards.some(one => one.id === params.reward) ? params.reward : rewards[0].id, change: CHANGES.includes(params.change) ? params.change : "delete", chosen: null };
   let known = { judges: ["logprob"], examples: [], mean: null };
-  let asking = new AbortController();
+  let asking = new AbortController(), written = 0;
 
   const prompt = h("textarea", { class: "reward-prompt", value: params.prompt ?? "", oninput: () => { changed(); later(); } });
   const answer = h("textarea", { value: params.answer ?? "", oninput: () => { changed(); later(); } });
@@ -26,7 +26,7 @@ export async function mount(root, { params, models, signal, setParams }) {
   const wordField = h("label", { class: "field reward-word" }, t("reward.word"), word);
 
   function changed() {
-    setParams({ model: state.model, prompt: prompt.value, answer: answer.value, change: state.change === "delete" ? "" : state.change, word: state.change === "replace" ? word.value : "" });
+    setParams({ reward: state.model, prompt: prompt.value, answer: answer.value, change: state.change === "delete" ? "" : state.change, word: state.change === "replace" ? word.value : "" });
   }
   const later = debounced(update, 250);
 
@@ -37,6 +37,8 @@ export async function mount(root, { params, models, signal, setParams }) {
       const first = known.examples[0];
       prompt.value = first?.prompt ?? t("reward.example.prompt");
       answer.value = first?.better ?? t("reward.example.answer");
+    } else if (params.answer === undefined && !answer.value && languages.length) {
+      return Promise.all([drawExamples(), drawSelectionForm(), write()]);
     }
     drawExamples();
     drawSelectionForm();
@@ -44,7 +46,8 @@ export async function mount(root, { params, models, signal, setParams }) {
   }
 
   function drawExamples() {
-    if (!known.examples.length) return show(examples);
+    const writing = languages.length > 0 && h("button", { type: "button", onclick: write }, t("reward.write"));
+    if (!known.examples.length) return show(examples, writing);
     const choose = h("select", { onchange: () => {
       const example = known.examples[choose.value];
       if (!example) return;
@@ -58,7 +61,18 @@ export async function mount(root, { params, models, signal, setParams }) {
       const example = known.examples[choose.value];
       if (example) { prompt.value = example.prompt; take(example[kind]); }
     } }, t(`reward.${kind}`));
-    show(examples, h("label", { class: "field reward-examples" }, t("reward.examples"), choose), of("better"), of("worse"));
+    show(examples, h("label", { class: "field reward-examples" }, t("reward.examples"), choose), of("better"), of("worse"), writing);
+  }
+
+  /** Let the language model answer the prompt once. */
+  async function write() {
+    try {
+      await stream("/api/reward/sample", { model: chance.lm, prompt: prompt.value, count: 1, seed: written++ }, event => {
+        if (event.event === "samples") take(event.samples[0].text);
+      }, { signal });
+    } catch (error) {
+      if (!signal.aborted) show(verdict, problem(error));
+    }
   }
 
   function take(text) {
@@ -157,12 +171,12 @@ export async function mount(root, { params, models, signal, setParams }) {
 
   // The best of n
 
-  const chance = { lm: languages.some(one => one.id === params.lm) ? params.lm : languages.at(-1)?.id, n: +params.n || 64, temperature: params.temperature === undefined ? 1 : +params.temperature, judge: params.judge };
+  const chance = { lm: languages.some(one => one.id === params.model) ? params.model : languages.at(-1)?.id, n: +params.n || 64, temperature: params.temperature === undefined ? 1 : +params.temperature, judge: params.judge };
 
   function drawSelectionForm() {
     if (!languages.length) return show(selection, h("p", { class: "note" }, t("reward.no.language")));
     if (!known.judges.includes(chance.judge)) chance.judge = known.judges[0];
-    const keep = () => setParams({ lm: chance.lm, n: chance.n, temperature: chance.temperature === 1 ? "" : chance.temperature, judge: chance.judge });
+    const keep = () => setParams({ model: chance.lm, n: chance.n, temperature: chance.temperature === 1 ? "" : chance.temperature, judge: chance.judge });
     const out = h("div", { class: "stack", "aria-live": "polite" });
     const judge = h("select", { onchange: () => { chance.judge = judge.value; keep(); if (samples.length) compare(); } },
       known.judges.map(name => h("option", { value: name, selected: name === chance.judge }, judgeName(name))));
@@ -205,7 +219,7 @@ export async function mount(root, { params, models, signal, setParams }) {
     }
 
     show(selection, h("div", { class: "stack" },
-      picker(languages, chance.lm, chosen => { chance.lm = chosen; keep(); }),
+      modelPicker(models, [chance.lm], ([chosen]) => { chance.lm = chosen; keep(); }),
       h("div", { class: "sliders" },
         slider(t("reward.count"), { min: 8, max: 256, step: 8, value: chance.n, onchange: value => { chance.n = value; keep(); } }),
         slider(t("reward.temperature"), { min: .1, max: 2, step: .1, value: chance.temperature, format: value => number(value, 1), onchange: value => { chance.temperature = value; keep(); } })),
@@ -237,7 +251,7 @@ export async function mount(root, { params, models, signal, setParams }) {
         h("div", {}, lines([
           { name: t("reward.bestof.score"), points: found.best_of.map(([n, by]) => [n, by]) },
           { name: t("reward.bestof.judge", { judge }), points: found.best_of.map(([n, , by]) => [n, by]), color: "var(--green)" },
-        ], { title: t("reward.bestof", { judge }), width: wide, height: 250, logX: true, ticksX: found.best_of.map(([n]) => n), x: t("reward.bestof.axis"), format: value => number(value, 2) }),
+        ], { title: t("reward.bestof", { judge }), width: wide, height: 250, logX: true, xTicks: found.best_of.map(([n]) => [n, number(n)]), x: t("reward.bestof.axis"), format: value => number(value, 2) }),
         numbers([t("reward.bestof.axis"), t("reward.bestof.score"), t("reward.bestof.judge", { judge })], found.best_of.map(([n, a, b]) => [number(n), points(a), points(b)])))),
       h("p", { class: "note" }, t("reward.exploit")),
       samplesTable(all, judge));
@@ -245,7 +259,7 @@ export async function mount(root, { params, models, signal, setParams }) {
 
   show(root, h("h1", {}, t("room.reward")), h("p", { class: "lead" }, t("reward.lead")), h("div", { class: "stack" },
     h("section", { class: "card stack" },
-      picker(rewards, state.model, chosen => { state.model = chosen; changed(); open().catch(fail); }),
+      modelPicker(models, [state.model], ([chosen]) => { state.model = chosen; changed(); open().catch(fail); }, { kind: "reward" }),
       examples,
       h("label", { class: "field" }, t("reward.prompt"), prompt),
       h("label", { class: "field" }, t("reward.answer"), answer),
@@ -259,11 +273,6 @@ export async function mount(root, { params, models, signal, setParams }) {
   const fail = error => { if (!signal.aborted) show(verdict, problem(error)); };
   wordField.hidden = state.change !== "replace";
   await open().catch(fail);
-}
-
-/** Chips of models; their name tells the two groups of the room apart. */
-function picker(models, chosen, onchange) {
-  return chips(t("models.one"), models.map(one => ({ value: one.id, label: one.id })), [chosen], ([id]) => onchange(id), { name: `${models[0].kind}-models` });
 }
 
 function judgeName(name) {

@@ -197,9 +197,11 @@ function progressOf(progress, name) {
 
 /** One curve, whose table keeps its place and its state while new points come in. */
 function newPanel(width) {
+  const region = h("div", { class: "scroll runs-table", tabindex: "0", role: "region" });
   const figureHost = h("div", {}), body = h("tbody", {}), head = h("tr", {}), note = h("p", { class: "note" });
   const table = h("details", {}, h("summary", {}, t("chart.table")),
-    h("div", { class: "scroll runs-table", tabindex: "0", role: "region", "aria-label": t("chart.table") }, h("table", {}, h("thead", {}, head), body)));
+    region);
+  region.append(h("table", {}, h("thead", {}, head), body));
   let latest = null;
   const fillTable = () => {
     if (!table.open || !latest) return;
@@ -216,10 +218,11 @@ function newPanel(width) {
     element: h("div", { class: "runs-chart" }, figureHost, note, table),
     update(curve, series) {
       latest = { curve, series };
+      region.setAttribute("aria-label", curve.title);
       const levels = series.length === 1 || same(series.map(one => one.curve.levels)) ? series[0].curve.levels : [];
       const values = series.flatMap(one => one.curve.points.map(([, y]) => y)), spread = Math.max(...values) - Math.min(...values);
       show(figureHost, lines(series.map(one => ({ name: one.name, color: one.color, points: one.curve.points })), {
-        title: curve.title, x: curve.axis, width, height: 230, zero: curve.from_zero || (curve.percent && spread === 0),
+        title: curve.title, x: curve.axis, width, height: 230, yFrom: curve.from_zero || (curve.percent && spread === 0) ? 0 : undefined,
         levels: levels.map(level => ({ name: `${level.name} ${curve.percent ? percent(level.value) : figure(level.value)}`, value: level.value })),
         format: value => curve.percent ? percent(value, spread === 0 || spread > .1 ? 0 : spread > .01 ? 1 : 3) : short(value), formatX: short }));
       const notes = series.flatMap(one => [

@@ -79,7 +79,7 @@ export function lineage({ nodes, edges }, chosen, { narrow }) {
     ];
     const kind = `node ${node.kind} ${node.state ?? ""}${node.id === chosen ? " chosen" : ""}`;
     return node.kind === "run"
-      ? s("a", { href: link("runs", { run: node.id }), class: kind, "aria-label": node.id, "aria-current": node.id === chosen ? "true" : null }, inside)
+      ? s("a", { href: link("runs", { run: node.id }), class: kind, "aria-current": node.id === chosen ? "true" : null }, inside)
       : s("g", { class: kind }, inside);
   });
   return h("div", {},
