@@ -13,8 +13,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def served(reward_folder, other_folder, model_folder, tmp_path_factory):  # noqa: F811
-    with serving([str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")) as running:
+    with serving(
+        [str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")
+    ) as running:
         yield running
+
+
+@pytest.fixture
+def reward(reward_folder) -> str:  # noqa: F811
+    """Return the id of the first reward model."""
+    return str(reward_folder)
 
 
 def open_room(page, served, query=""):
@@ -22,12 +30,15 @@ def open_room(page, served, query=""):
     page.wait_for_selector(".reward-heat .word")
 
 
-def test_typing_changes_the_score_and_the_address(page, served, reward_folder):  # noqa: F811
+def test_typing_changes_the_score_and_the_address(page, served, reward):
     open_room(page, served, "?prompt=Say it&answer=one two")
     expect(page.locator(".reward-heat .word")).to_have_count(2)
     page.get_by_label("Answer", exact=True).fill("one two <b>three</b>")
     expect(page.locator(".reward-heat .word")).to_have_count(3)
-    expected = served.post("/api/reward/score", {"model": str(reward_folder), "prompt": "Say it", "answer": "one two <b>three</b>"})
+    expected = served.post(
+        "/api/reward/score",
+        {"model": reward, "prompt": "Say it", "answer": "one two <b>three</b>"},
+    )
     expect(page.locator(".reward-score")).to_have_text(f"{expected['score']:.2f}")
     assert "<b>three</b>" in page.inner_text(".reward-heat")
     assert page.locator(".reward-heat b").count() == 0
@@ -41,9 +52,9 @@ def test_typing_changes_the_score_and_the_address(page, served, reward_folder): 
     ids=["delete", "swap", "replace"],
 )
 def test_a_word_is_chosen_and_its_change_is_made_as_the_server_scores_it(
-    page, served, reward_folder, change, expected  # noqa: F811
+    page, served, reward, change, expected
 ):
-    given = {"model": str(reward_folder), "prompt": "Say it", "answer": expected}
+    given = {"model": reward, "prompt": "Say it", "answer": expected}
     score = f"{served.post('/api/reward/score', given)['score']:.2f}"
     open_room(page, served, "?prompt=Say it&answer=one \U0001f98a two&word=cat")
     page.get_by_text(change, exact=True).locator("..").locator("input").check(force=True)

@@ -11,7 +11,11 @@ from toolkit.runs.lineage import Edge, Node, family
 
 def write(folder, stage, parents):
     folder.mkdir(parents=True)
-    manifest = {"format": "toolkit run 1", "stage": stage, "inputs": {"settings": {}, "parents": parents, "data": {}}}
+    manifest = {
+        "format": "toolkit run 1",
+        "stage": stage,
+        "inputs": {"settings": {}, "parents": parents, "data": {}},
+    }
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))
     return folder
 
@@ -42,8 +46,11 @@ def test_other_parents_are_named_without_their_paths(tmp_path):
     }
     found = family({"a": write(tmp_path / "a", "sft", parents)})
     assert found.nodes == [
-        Node("a", "run", "sft"), Node("org/model@main", "hub"), Node("texts", "folder"), Node("gone", "missing"),
-    ]  # fmt: skip
+        Node("a", "run", "sft"),
+        Node("org/model@main", "hub"),
+        Node("texts", "folder"),
+        Node("gone", "missing"),
+    ]
 
 
 def test_two_settings_that_name_one_parent_are_one_edge(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def test_only_what_was_appended_is_read(path, monkeypatch):
     follower = Follower(path)
     assert follower.update()
     parsed = []
-    monkeypatch.setattr(Follower, "_add", lambda self, line, add=Follower._add: (parsed.append(line), add(self, line)))
+    monkeypatch.setattr(
+        Follower, "_add", lambda self, line, add=Follower._add: (parsed.append(line), add(self, line))
+    )
     assert not follower.update()
     with path.open("ab") as handle:
         handle.write(lines({"step": 2, "time": 2.5, "loss": 2.0}))
@@ -100,7 +103,11 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(path):
 
 
 def test_the_last_samples_stay(path):
-    path.write_bytes(lines({"step": 1, "samples": [{"prompt": "a"}]}, {"step": 2, "samples": [{"prompt": "b"}]}, {"step": 3}))
+    path.write_bytes(
+        lines(
+            {"step": 1, "samples": [{"prompt": "a"}]}, {"step": 2, "samples": [{"prompt": "b"}]}, {"step": 3}
+        )
+    )
     follower = Follower(path)
     follower.update()
     assert follower.samples == (2, [{"prompt": "b"}])
@@ -116,7 +123,7 @@ def test_thinning_keeps_the_ends_and_every_bucket_s_extremes():
     assert (np.diff(kept) > 0).all()
     assert {61_234, 77_777} <= set(kept.tolist())
     edges = np.linspace(0, len(y), 250).astype(int)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):  # by a sort instead of argmin and argmax
+    for start, stop in pairwise(edges):  # by a sort instead of argmin and argmax
         ordered = sorted(range(start, stop), key=y.__getitem__)
         assert {ordered[0], ordered[-1]} <= set(kept.tolist())
 
