@@ -174,7 +174,7 @@ def test_sampling_stops_when_it_is_cancelled(tiny_model, tiny_tokenizer):
 
 def test_the_expected_best_of_n_is_the_mean_over_all_subsets():
     scored, values, words = [3.0, 1, 2, 0, 5], [0.0, 4, 1, 2, 1], [1, 2, 3, 4, 5]
-    found = reward_probe.selection(scored, values, words, seed=0)
+    found = reward_probe.favourites(scored, values, words, seed=0)
     assert (found.best, found.judged_best) == (4, 1)
     for n, by_score, by_judge in found.best_of:
         subsets = [*itertools.combinations(range(5), n)]
