@@ -60,7 +60,9 @@ def test_weights_of_gpt2_are_the_softmax_of_its_queries_and_keys(tiny_model):
         part = slice(head * width // 2, (head + 1) * width // 2)
         queries, keys = mixed[:, :width][:, part], mixed[:, width : 2 * width][:, part]
         for place in range(len(IDS)):
-            powers = [math.exp(queries[place] @ keys[other] / math.sqrt(width / 2)) for other in range(place + 1)]
+            powers = [
+                math.exp(queries[place] @ keys[other] / math.sqrt(width / 2)) for other in range(place + 1)
+            ]
             expected = [power / sum(powers) for power in powers]
             assert found.weights[0][head, place, : place + 1] == pytest.approx(expected, abs=1e-5)
 

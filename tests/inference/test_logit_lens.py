@@ -65,7 +65,9 @@ def test_states_are_those_before_the_final_norm(tiny_tokenizer):
     assert len(found.states) == 3 and found.first == 0
     assert torch.equal(found.states[0], model.model.embed_tokens.weight[IDS])
     assert found.norm is model.model.norm
-    last = model(input_ids=torch.tensor([IDS]), use_cache=False, output_hidden_states=True).hidden_states[-1][0]
+    last = model(input_ids=torch.tensor([IDS]), use_cache=False, output_hidden_states=True).hidden_states[-1][
+        0
+    ]
     assert torch.equal(model.model.norm(found.states[-1]), last)
 
 

@@ -76,7 +76,9 @@ def test_cosines_are_those_of_the_mean_states_of_the_word(opened):
 
 
 def test_what_stands_after_a_word_does_not_change_its_state(opened):
-    found = word_states(opened, "bank", [["the bank of a river", "the bank"], ["the bank is shut", "the bank!"]])
+    found = word_states(
+        opened, "bank", [["the bank of a river", "the bank"], ["the bank is shut", "the bank!"]]
+    )
     assert all(matrix == pytest.approx(1, abs=1e-6) for matrix in found.cosines)
     assert found.test.p_value == 1
 

@@ -88,7 +88,9 @@ def test_a_lens_ends_with_the_models_own_prediction(server, model_folder):
 
 def test_senses_are_compared_layer_by_layer(server, model_folder):
     senses = [["on the bank", "a river bank"], ["in the bank", "my bank", "a rich bank"]]
-    found = server.post("/api/attention/senses", {"model": str(model_folder), "word": "bank", "senses": senses})
+    found = server.post(
+        "/api/attention/senses", {"model": str(model_folder), "word": "bank", "senses": senses}
+    )
     assert (len(found["layers"]), found["divisions"], found["exact"]) == (3, 10, True)
     assert found["tokens"][0] == list("bank")
     matrix = np.array(found["layers"][1]["cosines"])
@@ -106,7 +108,11 @@ def test_senses_are_compared_layer_by_layer(server, model_folder):
         ("/api/attention", {"step": 0}, 400),
         ("/api/attention/head", {"layer": 2, "head": 0}, 400),
         ("/api/attention/head", {"layer": -1, "head": 0}, 422),
-        ("/api/attention/senses", {"word": "bank", "senses": [["a bank", "the bank"], ["a river", "bank"]]}, 422),
+        (
+            "/api/attention/senses",
+            {"word": "bank", "senses": [["a bank", "the bank"], ["a river", "bank"]]},
+            422,
+        ),
         ("/api/attention/senses", {"word": "bank", "senses": [["bank"], ["a bank", "the bank"]]}, 422),
     ],
     ids=["empty", "long", "path", "no-steps", "layer", "negative", "without-word", "one-sentence"],
