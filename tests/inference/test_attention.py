@@ -133,6 +133,7 @@ def test_entropy_and_chance_are_those_of_a_uniform_head():
 def test_scores_of_repeats_are_none_without_repeats():
     scores = head_scores(uniform(4), [0, 5, 6, 7])
     assert scores.same is None and scores.induction is None
+    assert head_scores(uniform(4), [5, 6, 5, 7]).same is None  # position 0 starts the text and is no repeat
     adjacent = head_scores(uniform(4), [0, 5, 5, 7])  # what followed the first 5 is the position itself
     assert adjacent.same is not None and adjacent.induction is None
     assert roles(adjacent, adjacent) == [None]

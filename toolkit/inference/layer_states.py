@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from toolkit.base.errors import ToolkitError
 from toolkit.models.description import describe, forward, text_config
 
-
 _Call = tuple[nn.Module, torch.Tensor, torch.Tensor]
 """A module, its input and its output."""
 

@@ -85,8 +85,13 @@ def kept_steps(request: Request) -> dict[str, Any]:
     """Return the models that kept weights of some steps, and these steps."""
     entries = library(request).entries.values()
     found = {entry.id: _kept(request).steps(entry.id) for entry in entries if entry.kind == "language"}
-    return {"models": [{"model": model, "steps": [asdict(step) for step in steps]}
-                       for model, steps in found.items() if steps]}  # fmt: skip
+    return {
+        "models": [
+            {"model": model, "steps": [{"step": step, "tokens": tokens} for step, tokens in steps.items()]}
+            for model, steps in found.items()
+            if steps
+        ]
+    }
 
 
 @router.post("/attention")
