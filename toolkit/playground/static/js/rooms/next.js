@@ -3,7 +3,7 @@ import { post } from "../api.js";
 import { bars } from "../chart.js";
 import { restrict, unpack } from "../distribution.js";
 import { debounced, h, show, visible } from "../dom.js";
-import { number, percent, t } from "../i18n.js";
+import { fixed, number, percent, t } from "../i18n.js";
 import { modelPicker, notice, problem, slider } from "../parts.js";
 import { recall, remember } from "../state.js";
 import { mountTree } from "./next_tree.js";
@@ -241,8 +241,8 @@ export function mount(root, { params, models, signal, setParams }) {
       h("tbody", {}, history.map((step, index) => h("tr", {}, h("th", { scope: "row" }, number(index + 1)),
         h("td", { class: "serif" }, visible(step.text ?? found.tokens[found.typed + index] ?? "")),
         h("td", {}, t(`next.how.${step.how}`), step.uniform !== null && step.uniform !== undefined && ` ${number(step.uniform, 3)}`),
-        h("td", {}, step.p ? small(step.p) : "–"), h("td", {}, step.p ? number(-Math.log2(step.p), 2) : "–"))).reverse()),
-      Number.isFinite(bits) && h("tfoot", {}, h("tr", {}, h("th", { scope: "row", colspan: 4 }, t("next.together")), h("td", {}, number(bits, 2))))));
+        h("td", {}, step.p ? small(step.p) : "–"), h("td", {}, step.p ? fixed(-Math.log2(step.p), 2) : "–"))).reverse()),
+      Number.isFinite(bits) && h("tfoot", {}, h("tr", {}, h("th", { scope: "row", colspan: 4 }, t("next.together")), h("td", {}, fixed(bits, 2))))));
   }
 
   const sliders = h("div", { class: "sliders" },
@@ -288,6 +288,7 @@ function fact(name, value, note, data = {}) {
 
 /** A probability with enough digits to tell it from 0. */
 export function small(p) {
-  if (p > 0 && p < 0.0001) return p < 1e-6 ? "< 0.0001 %" : percent(p, 4);
+  if (p === 0) return percent(0, 0);
+  if (p < 0.0001) return p < 1e-6 ? "< 0.0001 %" : percent(p, 4);
   return percent(p, p < 0.01 ? 2 : 1);
 }
