@@ -1,4 +1,4 @@
-"""The distribution that the sampler draws from, against a computation token by token and against the sampler."""
+"""The distribution that the sampler draws from, computed token by token, and the sampler itself."""
 
 from __future__ import annotations
 

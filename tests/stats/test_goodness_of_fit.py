@@ -44,7 +44,10 @@ def test_a_count_that_was_impossible_is_counted():
 
 
 def test_independent_tests_are_added():
-    one, other = chi_squared(np.array([12, 8]), np.ones(2) / 2), chi_squared(np.array([9, 21]), np.ones(2) / 2)
+    one, other = (
+        chi_squared(np.array([12, 8]), np.ones(2) / 2),
+        chi_squared(np.array([9, 21]), np.ones(2) / 2),
+    )
     both = together([one, None, other])
     assert both.statistic == pytest.approx(one.statistic + other.statistic)
     assert both.p_value == pytest.approx(stats.chi2.sf(both.statistic, 2), rel=1e-9)

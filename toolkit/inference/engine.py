@@ -130,18 +130,22 @@ class Engine:
         return work
 
     def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
-        """Queue a function of the model and return its future result.
+        """Queue a function of the model and return its future result; it may be cancelled before its turn.
 
         Raises:
             BusyError: as `submit`.
         """
         future: Future[T] = Future()
 
+        def make(opened: OpenModel, _: threading.Event) -> Iterator[T]:
+            if future.set_running_or_notify_cancel():  # from now on it cannot be cancelled
+                yield function(opened)
+
         def end(error: BaseException | None) -> None:
             if error is not None:
                 future.set_exception(error)
 
-        self.submit(lambda opened, _: iter([function(opened)]), deliver=future.set_result, end=end)
+        self.submit(make, deliver=future.set_result, end=end)
         return future
 
     def _work(self) -> None:

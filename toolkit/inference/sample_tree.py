@@ -20,6 +20,8 @@ SMALLEST_SHARE = 0.04
 """Share of all samples below which a branch does not stand by itself: there are at most 25 at each depth."""
 BATCHES = 10
 """Times that a growing tree is returned."""
+ROUNDING = 1e-6
+"""Probability that nothing has: the sum of a distribution in fp32 differs from 1 by less."""
 
 Path = tuple[int, ...]
 
@@ -58,7 +60,7 @@ def grow(
     count: int,
     cancelled: threading.Event | None = None,
 ) -> Iterator[Tree]:
-    """Sample `count` continuations of a prompt with the sampler of `toolkit generate`; yield the growing tree.
+    """Sample `count` continuations of a prompt as `toolkit generate` does, and yield the growing tree.
 
     Sample i is the same for every `count`.
 
@@ -129,7 +131,7 @@ def tree_of(
             children.append(branches(child, (*prefix, token), below))
         rest = len(going_on) - sum(counts[token] for token in shown)
         left = max(0.0, 1.0 - float(probabilities[shown].sum()))
-        if rest or left > 1e-9:
+        if rest or left > ROUNDING:
             children.append(Node(None, rest, left))
         return replace(node, children=children, fit=chi_squared(observed, probabilities))
 

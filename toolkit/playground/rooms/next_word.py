@@ -122,7 +122,9 @@ def _prediction(opened: OpenModel, given: NextRequest) -> dict[str, Any]:
         "typed": typed,
         "at": at,
         "context": opened.context_length,
-        "lone_space": not given.chat and not given.appended and ends_in_lone_space(opened.tokenizer, given.text),
+        "lone_space": not given.chat
+        and not given.appended
+        and ends_in_lone_space(opened.tokenizer, given.text),
         "vocabulary": len(logprobs),
         "entropy_bits": entropy_bits(np.exp(logprobs)),
         "uniform": float(uniform),

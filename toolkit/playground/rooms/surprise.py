@@ -31,8 +31,8 @@ COMPARISONS = 2
 class SurpriseRequest(BaseModel):
     """A text, and the models that read it.
 
-    `prompt`: read the text as the answer to it, in the chat template. `end`: score the end of the text, too, as
-    `toolkit evaluate` does. `against`: the model from which the divergence of each other is measured.
+    `prompt`: read the text as the answer to it, in the chat template. `end`: score the end of the text, too,
+    as `toolkit evaluate` does. `against`: the model from which the divergence of each other is measured.
     """
 
     models: list[str] = Field(min_length=1, max_length=MAX_MODELS)
@@ -66,18 +66,27 @@ async def _events(request: Request, given: SurpriseRequest) -> AsyncIterator[dic
             f"the text has {reading.tokens} tokens", where="text", fix=f"give at most {MAX_TOKENS}"
         )
     comparing = len(names) > 1
-    parts = parts_of(reading, vocabulary(opened[0].model)) if comparing else [(reading.start, len(reading.ids))]
+    parts = (
+        parts_of(reading, vocabulary(opened[0].model)) if comparing else [(reading.start, len(reading.ids))]
+    )
     found: dict[str, list[Surprise]] = {name: [] for name in names}
     async with _slots(request):
         for start, stop in parts:
             reference = None
             for number, name in enumerate(names):
-                yield {"event": "progress", "model": name, "done": start - reading.start, "of": reading.tokens}
+                yield {
+                    "event": "progress",
+                    "model": name,
+                    "done": start - reading.start,
+                    "of": reading.tokens,
+                }
                 keep = number < len(names) - 1 and (number == 0 or given.against == "previous")
                 one, kept = await compute(
                     request,
                     name,
-                    partial(surprise, reading=reading, start=start, stop=stop, reference=reference, keep=keep),
+                    partial(
+                        surprise, reading=reading, start=start, stop=stop, reference=reference, keep=keep
+                    ),
                 )
                 found[name].append(one)
                 reference = kept if keep else reference

@@ -38,7 +38,7 @@ export function mount(root, { params, models, signal, setParams }) {
   const chatBox = h("label", { class: "check", hidden: true }, chat, t("next.chat"));
   const seed = h("input", { type: "number", value: state.seed, step: 1, onchange: () => { state.seed = Math.trunc(+seed.value) || 0; predict(); } });
   const act = {
-    top: h("button", { type: "button", onclick: () => append(found.candidates[0], 0, "top") }, t("next.top")),
+    top: h("button", { type: "button", onclick: () => append(found.candidates[0], "top") }, t("next.top")),
     draw: h("button", { type: "button", class: "primary", onclick: draw }, t("next.draw")),
     undo: h("button", { type: "button", onclick: undo }, t("next.undo")),
     again: h("button", { type: "button", onclick: () => start(text.value) }, t("next.again")),
@@ -162,7 +162,7 @@ export function mount(root, { params, models, signal, setParams }) {
         text: [actual?.id === token.id && h("span", { class: "tag actual" }, t("next.actual")),
           reason && h("span", { class: "tag" }, t(`next.removed.${reason}`)), h("span", { class: "share" }, small(share))],
         data: { id: token.id, p: drawn.p[one], softened: drawn.softened[one], removed: reason },
-        onclick: inside ? undefined : () => append(token, one, "click"),
+        onclick: inside ? undefined : () => append(token, "click"),
       };
     });
     const unlisted = candidates.length - shown.length;
@@ -205,18 +205,17 @@ export function mount(root, { params, models, signal, setParams }) {
   }
 
   async function draw() {
-    const { choice } = drawn, place = found.candidates.findIndex(token => token.id === choice.token);
-    const token = found.candidates[place] ?? { id: choice.token, text: choice.text ?? "…", p: null };
+    const { choice } = drawn;
+    const token = found.candidates.find(one => one.id === choice.token) ?? { id: choice.token, text: choice.text ?? "…", p: null };
     drawLine({ ...choice, at: found.uniform, text: token.text });
     act.draw.disabled = act.top.disabled = true;
     const mine = latest;
     await new Promise(done => setTimeout(done, calm() ? 0 : 800));
-    if (mine === latest && !signal.aborted) await append(token, place, "draw", found.uniform);
+    if (mine === latest && !signal.aborted) await append(token, "draw", found.uniform);
   }
 
-  async function append(token, place, how, uniform = null) {
-    const share = place >= 0 ? drawn.p[place] : null;
-    history = [...history, { id: token.id, text: token.text, how, p: token.p, share, uniform }];
+  async function append(token, how, uniform = null) {
+    history = [...history, { id: token.id, text: token.text, how, p: token.p, uniform }];
     state.appended = [...state.appended, token.id];
     state.at = null;
     await predict();

@@ -55,7 +55,7 @@ function drawing({ root, fit, done }) {
     const one = { node, level, parent, y: 0, of: parent ? parent.node.count : node.count };
     if (level) {
       const whole = [...path, node.text === null ? t("next.tree.others") : visible(node.text)];
-      table.push([whole.join(""), number(node.count), percent(node.count / one.of), percent(node.p)]);
+      table.push([whole.join(" / "), number(node.count), percent(node.count / one.of), percent(node.p)]);
       path = whole;
     }
     placed.push(one);
