@@ -133,22 +133,22 @@ def test_a_token_of_the_text_shows_what_was_expected_in_its_place(go, opened):
     page.wait_for_selector(".predictions li button")
 
 
-def test_the_tree_shows_counts_and_a_test_of_them(go):
+def test_the_tree_shows_counts_and_a_test_of_them(go, server, model_folder):
     page = go("next", ".predictions li", text=TEXT, top_k=3, count=60, depth=2)
     page.click("button:has-text('Sample')")
     page.wait_for_selector("text='60 samples'")
+    body = {"model": str(model_folder), "text": TEXT, "settings": {"top_k": 3}, "count": 60, "depth": 2}
+    root = server.events("/api/next/tree", body)[-1]["root"]
+    counts, shares = (np.array([child[key] for child in root["children"]]) for key in ("count", "p"))
+    expected = stats.chisquare(counts, 60 * shares / shares.sum())
+    first = page.locator(".fits li").first
+    assert float(first.get_attribute("data-chi")) == pytest.approx(expected.statistic, rel=1e-5)
+    assert float(first.get_attribute("data-p")) == pytest.approx(expected.pvalue, rel=1e-4)
     table = page.eval_on_selector_all(
         "details tbody tr", "rows => rows.map(row => [...row.children].map(cell => cell.textContent))"
     )
-    firsts = [row for row in table if " / " not in row[0]]
-    counts = np.array([int(row[1]) for row in firsts])
-    assert counts.sum() == 60
-    shares = np.array([float(row[3].rstrip("%")) for row in firsts])
-    expected = stats.chisquare(counts, 60 * shares / shares.sum())
-    assert float(page.get_attribute(".fits li >> nth=0", "data-chi")) == pytest.approx(
-        expected.statistic, rel=0.02
-    )
-    assert page.locator("svg.tree .branch").count() >= len(table)
+    assert [int(row[1]) for row in table if " / " not in row[0]] == counts.tolist()
+    assert page.locator("svg.tree .branch").count() == len(table)
 
 
 def test_what_a_person_wrote_stays_text(go):
