@@ -60,7 +60,14 @@ def test_chat_answers_are_those_of_toolkit_generate(client, opened, name):
 
 
 def test_a_stream_gives_the_same_answer_in_pieces(client, name):
-    settings = {"model": name, "messages": ASKED, "seed": 5, "max_tokens": 12, "temperature": 0.7, "top_p": 0.9}
+    settings = {
+        "model": name,
+        "messages": ASKED,
+        "seed": 5,
+        "max_tokens": 12,
+        "temperature": 0.7,
+        "top_p": 0.9,
+    }
     whole = client.chat.completions.create(**settings)
     *chunks, last = client.chat.completions.create(
         **settings, stream=True, stream_options={"include_usage": True}
@@ -159,9 +166,9 @@ def test_values_that_change_nothing_are_accepted(client, name):
 def test_the_token_of_the_server_is_the_api_key(model_folder, tmp_path, name):
     with serving([str(model_folder)], tmp_path, token="secret") as server:
         base = f"{server.url}/v1"
-        with openai.OpenAI(base_url=base, api_key="wrong", max_retries=0) as client:
-            with pytest.raises(openai.AuthenticationError, match="token"):
-                client.models.list()
+        wrong = openai.OpenAI(base_url=base, api_key="wrong", max_retries=0)
+        with wrong, pytest.raises(openai.AuthenticationError, match="token"):
+            wrong.models.list()
         with openai.OpenAI(base_url=base, api_key="secret", max_retries=0) as client:
             assert [model.id for model in client.models.list()] == [name]
 

@@ -35,8 +35,8 @@ COMPLETION_TOKENS = 16
 DONE = b"data: [DONE]\n\n"
 NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "best_of": (1,),
-    "echo": (False,), "suffix": ("",), "response_format": ({"type": "text"},), "store": (False,), "tools": ([],),
-    "service_tier": ("auto", "default"), "modalities": (["text"],),
+    "echo": (False,), "suffix": ("",), "response_format": ({"type": "text"},), "store": (False,),
+    "tools": ([],), "service_tier": ("auto", "default"), "modalities": (["text"],),
 }  # fmt: skip
 """Values of unsupported parameters that change nothing, beside null. `user` never does."""
 
