@@ -24,6 +24,7 @@ from toolkit.inference.token_text import StreamDecoder
 T = TypeVar("T")
 MAX_WAITING = 256
 """Requests that may wait for one model."""
+CLOSE_SECONDS = 10
 
 
 class BusyError(ToolkitError):
@@ -103,6 +104,19 @@ class Engine:
         self._running: Work[Any] | None = None
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Cancel every request, and wait for the one that runs. A process that ends meanwhile would abort."""
+        with self._changed:
+            self._is_closed = True
+            waiting = [*self._waiting, *self._background]
+            running = [] if self._running is None else [self._running]
+            self._changed.notify()
+        for work in (*waiting, *running):
+            work.cancel()
+        if self._worker is not None:
+            self._worker.join(CLOSE_SECONDS)
 
     def submit(
         self,
@@ -127,6 +141,8 @@ class Engine:
         work = Work(self, make, deliver, end, background=background)
         queue = self._background if background else self._waiting
         with self._changed:
+            if self._is_closed:
+                raise BusyError("the model is being closed")
             if len(queue) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} requests wait for this model", fix="try again in a minute")
             queue.append(work)
@@ -158,6 +174,8 @@ class Engine:
             with self._changed:
                 self._running = None
                 while not (self._waiting or self._background):
+                    if self._is_closed:
+                        return
                     self._changed.wait()
                 self._running = (self._waiting or self._background).popleft()
             self._running._run(self.opened)

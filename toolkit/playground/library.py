@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,15 @@ class Library:
         self._errors: dict[str, ToolkitError] = {}
         self._loading: set[str] = set()
         self._locks = {name: threading.Lock() for name in self.entries}
+        self.closing: list[Callable[[], None]] = []
+        """What `close` calls before it closes the models."""
+
+    def close(self) -> None:
+        """End every request to a model, before the process ends."""
+        for action in self.closing:
+            action()
+        for engine in list(self._engines.values()):
+            engine.close()
 
     def entry(self, name: str, kind: Kind = "language") -> Entry:
         """Return an entry by id.
