@@ -79,14 +79,14 @@ export function mount(root, { params, models, signal, setParams }) {
     remember("voter", setup.voter);
     remember("comparing", setup.models.join(","));  // a reload goes on
     keep();
-    form.hidden = true;
+    form.hidden = lead.hidden = true;
     await next();
   }
 
   function change() {
     item = null;
     remember("comparing", "");
-    form.hidden = false;
+    form.hidden = lead.hidden = false;
     show(stage);
     name.focus();
   }
@@ -94,12 +94,17 @@ export function mount(root, { params, models, signal, setParams }) {
   // One pair after another
 
   async function next(said = null) {
-    show(stage, h("p", { class: "card busy", role: "status" }, t("compare.making")));
+    // The old pair stays in place for a moment, so that the page does not jump while the next one is fetched.
+    stage.classList.add("pending");
+    const waiting = setTimeout(() => show(stage, h("p", { class: "card busy", role: "status" }, t("compare.making"))), stage.firstChild ? 400 : 0);
     try {
       item = await post("/api/compare/next", request(), { signal });
+      clearTimeout(waiting);
       draw(said);
     } catch (error) {
+      clearTimeout(waiting);
       if (signal.aborted) return;
+      stage.classList.remove("pending");
       item = null;
       show(stage, problem(error), h("div", { class: "row after" },
         h("button", { type: "button", class: "primary", onclick: () => next() }, t("compare.again")),
@@ -108,6 +113,7 @@ export function mount(root, { params, models, signal, setParams }) {
   }
 
   function draw(said) {
+    stage.classList.remove("pending");
     const heading = h("h2", { class: "unseen", tabindex: "-1" }, t("compare.pair", { count: item.votes + 1 }));
     show(stage,
       h("div", { class: "status row" },
@@ -128,7 +134,7 @@ export function mount(root, { params, models, signal, setParams }) {
           h("kbd", { "aria-hidden": "true" }, key), h("span", {}, t(`compare.vote.${value}`))))),
       h("div", { class: "row after" },
         h("button", { type: "button", "aria-keyshortcuts": "s", onclick: skip }, h("kbd", { "aria-hidden": "true" }, "s"), " ", t("compare.skip")),
-        h("button", { type: "button", "aria-keyshortcuts": "u", onclick: undo, disabled: item.votes === 0 && !said }, h("kbd", { "aria-hidden": "true" }, "u"), " ", t("compare.undo"))));
+        h("button", { type: "button", "aria-keyshortcuts": "u", onclick: undo }, h("kbd", { "aria-hidden": "true" }, "u"), " ", t("compare.undo"))));
     heading.focus({ preventScroll: true });
   }
 
@@ -187,7 +193,8 @@ export function mount(root, { params, models, signal, setParams }) {
   }
 
   show(help, statistics, training);
-  show(root, h("h1", {}, t("room.compare")), h("p", { class: "lead" }, t("compare.lead")), h("div", { class: "stack" }, form, stage, help));
+  const lead = h("p", { class: "lead" }, t("compare.lead"));
+  show(root, h("h1", {}, t("room.compare")), lead, h("div", { class: "stack" }, form, stage, help));
   learn();
   if (named.length && setup.voter && params.models && recall("comparing") === params.models) return start();
   return undefined;
@@ -223,14 +230,16 @@ function describe(found) {
 
 function comparison(row) {
   const [first, second] = row.models;
-  const [low, high] = row.anytime.win_rate_interval;
+  const { win_rate: rate, win_rate_interval: interval } = row.anytime;
+  const [low, high] = interval;
   const power = row.power;
+  const words = t("compare.rate", { first, rate: percent(rate), interval: range(interval, percent) });
   return h("div", { class: "comparison" },
     h("h3", {}, t("compare.against", { first, second })),
-    h("div", { class: "rate", role: "img", "aria-label": t("compare.rate", { first, rate: percent(row.win_rate), interval: range(row.win_rate_interval, percent) }) },
+    h("div", { class: "rate", role: "img", "aria-label": words },
       h("span", { class: "band", css: { left: `${100 * (low ?? 0)}%`, width: `${100 * ((high ?? 1) - (low ?? 0))}%` } }),
-      h("span", { class: "half" }), h("span", { class: "dot", css: { left: `${100 * row.win_rate}%` } })),
-    h("p", { class: "num" }, t("compare.rate", { first, rate: percent(row.win_rate), interval: range(row.win_rate_interval, percent) })),
+      h("span", { class: "half" }), h("span", { class: "dot", css: { left: `${100 * rate}%` } })),
+    h("p", { class: "num" }, words),
     h("p", { class: "note num" }, t("compare.counts", { wins: row.wins, losses: row.losses, ties: row.ties, bad: row.bad, first, second })),
     h("p", { class: "verdict" }, row.verdict ? t("compare.decided", { model: row.verdict, count: row.anytime.decided_at }) : t("compare.undecided")),
     h("p", { class: "note num" }, power.more_for_observed === null ? t("compare.power.close", { more: power.more_for["0.6"] })
