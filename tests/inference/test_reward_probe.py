@@ -9,7 +9,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
@@ -127,7 +132,9 @@ def test_an_answer_is_repeated_as_often_as_the_context_allows(gpt2_reward):
     assert 8 * 7 - 1 + 9 == gpt2_reward.context_length == 64
     taste = reward_probe.length_taste(gpt2_reward, PROMPT, "one two").repeated
     assert [words for words, _ in taste] == [2 * times for times in range(1, 8)]
-    assert taste[2][1] == pytest.approx(ppo_score(gpt2_reward, "one two one two one two", ended=True), abs=1e-5)
+    assert taste[2][1] == pytest.approx(
+        ppo_score(gpt2_reward, "one two one two one two", ended=True), abs=1e-5
+    )
 
 
 def test_a_score_of_a_part_is_known(gpt2_reward):
@@ -147,7 +154,9 @@ def test_samples_are_those_of_the_ppo_stage_s_sampler(tiny_model, tiny_tokenizer
         tiny_tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         for tokens in expected.ids
     ]
-    assert [one.logprob for one in found] == pytest.approx([nats.sum() for nats in expected.logprobs], rel=1e-5)
+    assert [one.logprob for one in found] == pytest.approx(
+        [nats.sum() for nats in expected.logprobs], rel=1e-5
+    )
     assert [one.ended for one in found] == expected.ended
 
 
@@ -167,7 +176,9 @@ def test_the_expected_best_of_n_is_the_mean_over_all_subsets():
     assert (found.best, found.judged_best) == (4, 1)
     for n, by_score, by_judge in found.best_of:
         subsets = [*itertools.combinations(range(5), n)]
-        assert by_score == pytest.approx(np.mean([values[max(some, key=scored.__getitem__)] for some in subsets]))
+        assert by_score == pytest.approx(
+            np.mean([values[max(some, key=scored.__getitem__)] for some in subsets])
+        )
         assert by_judge == pytest.approx(np.mean([max(values[one] for one in some) for some in subsets]))
     assert [n for n, _, _ in found.best_of] == [1, 2, 4, 5]
     assert found.length.estimate == pytest.approx(np.corrcoef(scored, words)[0, 1])
@@ -177,4 +188,7 @@ def test_the_expected_best_of_n_is_the_mean_over_all_subsets():
 def test_a_reward_model_opens_from_its_folder(gpt2_reward, tmp_path):
     save_model(gpt2_reward.model, gpt2_reward.tokenizer, tmp_path / "model")
     opened = reward_probe.open_reward_model(str(tmp_path / "model"))
-    assert reward_probe.probe(opened, PROMPT, "A fox.").score == reward_probe.probe(gpt2_reward, PROMPT, "A fox.").score
+    assert (
+        reward_probe.probe(opened, PROMPT, "A fox.").score
+        == reward_probe.probe(gpt2_reward, PROMPT, "A fox.").score
+    )

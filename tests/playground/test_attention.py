@@ -165,10 +165,10 @@ def test_two_kept_steps_stay_in_memory_and_the_others_are_freed(kept_folder):
         kept.engine("kept", 7)
 
 
-def test_a_closed_engine_finishes_what_waits_and_still_answers(model_folder):
+def test_a_retired_engine_finishes_what_waits_and_still_answers(model_folder):
     engine = Engine(open_model(str(model_folder)))
     answers = [engine.call(lambda opened, number=number: number) for number in range(3)]
-    engine.close()
+    engine.retire()
     assert [answer.result(10) for answer in answers] == [0, 1, 2]
     assert engine.call(lambda opened: "late").result(10) == "late"
 

@@ -200,7 +200,9 @@ def test_requests_that_are_refused(server, model_folder):
     status, error = server.refused("/api/compare/next", {**good, "prompt": None})
     assert status == 400 and error["what"] == "there are no prompts for these models"
     for wrong in ({"voter": " "}, {"models": []}, {"vote": "c"}, {"prompt": "x" * 200_000}):
-        status, _, _ = server.request("POST", "/api/compare/vote", {**good, "item": "0", "vote": "left", **wrong})
+        status, _, _ = server.request(
+            "POST", "/api/compare/vote", {**good, "item": "0", "vote": "left", **wrong}
+        )
         assert status == 422
 
 

@@ -55,7 +55,9 @@ def other_folder(reward_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(reward_folder, other_folder, model_folder, tmp_path_factory):
-    with serving([str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")) as running:
+    with serving(
+        [str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")
+    ) as running:
         yield running
 
 
@@ -78,7 +80,9 @@ def test_a_reward_model_opens_with_its_scale_judges_and_examples(served, reward_
     assert found["judges"] == ["gold", str(other_folder), "logprob"]
     for example in found["examples"]:
         prompt = [{"role": "user", "content": example["prompt"]}]
-        better, worse = (get_world("small").utility(prompt, example[kind]).total for kind in ("better", "worse"))
+        better, worse = (
+            get_world("small").utility(prompt, example[kind]).total for kind in ("better", "worse")
+        )
         assert better > worse
     assert len(found["examples"]) == 6
     other = served.post("/api/reward/open", {"model": str(other_folder)})
@@ -118,7 +122,9 @@ def test_the_gold_judge_is_the_utility_of_the_world(served, reward_folder, sampl
     assert found["length"]["low"] <= found["length"]["value"] <= found["length"]["high"]
 
 
-def test_other_judges_are_another_reward_model_and_the_log_probability(served, reward_folder, other_folder, samples):
+def test_other_judges_are_another_reward_model_and_the_log_probability(
+    served, reward_folder, other_folder, samples
+):
     given = {"model": str(reward_folder), "prompt": "Say it", "samples": samples}
     by_model = served.post("/api/reward/judge", {**given, "judge": str(other_folder)})
     assert all(one["score"] == one["value"] for one in by_model["samples"])
@@ -134,7 +140,9 @@ def test_a_world_that_is_damaged_or_missing_is_none(reward_folder, tmp_path):
     assert world(reward_folder).name == "small"
     assert world(tmp_path) is None
     assert world("org/model") is None
-    write_manifest(tmp_path / "loop", "reward", {}, {"model": {"kind": "run", "path": "../loop", "digest": "0"}})
+    write_manifest(
+        tmp_path / "loop", "reward", {}, {"model": {"kind": "run", "path": "../loop", "digest": "0"}}
+    )
     assert world(tmp_path / "loop") is None
     write_manifest(tmp_path / "odd", "reward", {"data": {"name": "storyworld", "world": "huge"}}, {})
     assert world(tmp_path / "odd") is None
@@ -158,7 +166,9 @@ def test_wrong_requests_are_refused(served, reward_folder, what, given, status):
 
 
 def test_a_language_model_is_no_reward_model(served, model_folder, reward_folder):
-    status, error = served.refused("/api/reward/score", {"model": str(model_folder), "prompt": "", "answer": "a"})
+    status, error = served.refused(
+        "/api/reward/score", {"model": str(model_folder), "prompt": "", "answer": "a"}
+    )
     assert (status, error["where"]) == (400, "model")
     events = served.events("/api/reward/sample", {"model": str(reward_folder), "prompt": "", "count": 2})
     assert events[-1]["event"] == "error"

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def served(reward_folder, other_folder, model_folder, tmp_path_factory):  # noqa: F811
-    with serving([str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")) as running:
+    with serving(
+        [str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")
+    ) as running:
         yield running
 
 
@@ -31,7 +33,10 @@ def test_typing_changes_the_score_and_the_address(page, served, reward_folder): 
     expect(page.locator(".reward-heat .word")).to_have_count(2)
     page.get_by_label("Answer", exact=True).fill("one two <b>three</b>")
     expect(page.locator(".reward-heat .word")).to_have_count(3)
-    expected = served.post("/api/reward/score", {"model": str(reward_folder), "prompt": "Say it", "answer": "one two <b>three</b>"})
+    expected = served.post(
+        "/api/reward/score",
+        {"model": str(reward_folder), "prompt": "Say it", "answer": "one two <b>three</b>"},
+    )
     assert number(page.inner_text(".reward-score")) == round(expected["score"], 2)
     assert "<b>three</b>" in page.inner_text(".reward-heat")
     assert page.locator(".reward-heat b").count() == 0

@@ -35,7 +35,9 @@ def write_run(folder: Path, *, stage: str = "sft", parents: dict | None = None, 
 def append(run: Path, *steps: int) -> None:
     with (run / layout.METRICS).open("a") as handle:
         for step in steps:
-            handle.write(json.dumps({"step": step, "time": step * 0.5, "loss": 1 / step, "grad_norm": 2.0}) + "\n")
+            handle.write(
+                json.dumps({"step": step, "time": step * 0.5, "loss": 1 / step, "grad_norm": 2.0}) + "\n"
+            )
 
 
 def get(server: Server, what: str, **parameters):
@@ -48,7 +50,9 @@ def served(model_folder, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     small_runs.make(small_runs.tokenizer("a/tokenizer"), runs)
     small_runs.make(small_runs.corpus("a/corpus", parent="runs/a/tokenizer"), runs)
-    write_run(runs / "a/sft", parents={"model": {"kind": "hub", "reference": "org/m", "digest": "org/m"}}, steps=10)
+    write_run(
+        runs / "a/sft", parents={"model": {"kind": "hub", "reference": "org/m", "digest": "org/m"}}, steps=10
+    )
     with serving([str(model_folder)], runs) as running:
         yield running
 
@@ -65,7 +69,9 @@ def test_runs_are_listed_without_their_paths(served):
 def test_a_run_shows_settings_numbers_and_lineage(served):
     found = get(served, "one", run="a/corpus")
     assert ["stage", "corpus"] in found["settings"]
-    assert {(edge["parent"], edge["child"]) for edge in found["lineage"]["edges"]} == {("a/tokenizer", "a/corpus")}
+    assert {(edge["parent"], edge["child"]) for edge in found["lineage"]["edges"]} == {
+        ("a/tokenizer", "a/corpus")
+    }
     assert found["report"]
     assert found["problems"] == []
     assert str(served.folder) not in json.dumps(found)
@@ -127,7 +133,15 @@ def test_a_run_whose_process_lives_is_running(tmp_path, model_folder):
 
 
 def test_no_path_reaches_the_file_system(served):
-    for name in ("../a/corpus", "/etc", str(served.folder / "a/corpus"), "a/../a/corpus", "a", "", "a/corpus/"):
+    for name in (
+        "../a/corpus",
+        "/etc",
+        str(served.folder / "a/corpus"),
+        "a/../a/corpus",
+        "a",
+        "",
+        "a/corpus/",
+    ):
         for what in ("one", "curves", "report"):
             status, _, body = served.request("GET", f"/api/runs/{what}?{urlencode({'run': name})}")
             assert (status, json.loads(body)["error"]["where"]) == (400, "run"), (what, name)
@@ -178,7 +192,9 @@ def test_a_sealed_run_is_measured_once_and_a_new_one_is_found(tmp_path, monkeypa
     catalog, measured = Catalog(tmp_path), []
     from toolkit.runs import index
 
-    monkeypatch.setattr(index, "entry_of", lambda *args, entry=index.entry_of: (measured.append(args), entry(*args))[1])
+    monkeypatch.setattr(
+        index, "entry_of", lambda *args, entry=index.entry_of: (measured.append(args), entry(*args))[1]
+    )
     first = catalog.listing()
     assert catalog.listing() == first
     assert len(measured) == 1
@@ -202,7 +218,10 @@ def test_it_stays_fast_with_200_runs_and_100_000_lines(tmp_path, model_folder):
             "list again": lambda: server.get("/api/runs"),
             "one": lambda: get(server, "one", run="b/100"),
             "curves": lambda: get(server, "curves", run="long", everything="true"),
-            "curves again": lambda: (append(run, 100_001), get(server, "curves", run="long", everything="true"))[1],
+            "curves again": lambda: (
+                append(run, 100_001),
+                get(server, "curves", run="long", everything="true"),
+            )[1],
         }.items():
             start = time.perf_counter()
             answer = call()

@@ -11,7 +11,11 @@ from toolkit.runs.lineage import Edge, Node, family
 
 def write(folder, stage, parents):
     folder.mkdir(parents=True)
-    manifest = {"format": "toolkit run 1", "stage": stage, "inputs": {"settings": {}, "parents": parents, "data": {}}}
+    manifest = {
+        "format": "toolkit run 1",
+        "stage": stage,
+        "inputs": {"settings": {}, "parents": parents, "data": {}},
+    }
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))
     return folder
 

@@ -26,7 +26,9 @@ def test_only_what_was_appended_is_read(path, monkeypatch):
     follower = Follower(path)
     assert follower.update()
     parsed = []
-    monkeypatch.setattr(Follower, "_add", lambda self, line, add=Follower._add: (parsed.append(line), add(self, line)))
+    monkeypatch.setattr(
+        Follower, "_add", lambda self, line, add=Follower._add: (parsed.append(line), add(self, line))
+    )
     assert not follower.update()
     with path.open("ab") as handle:
         handle.write(lines({"step": 2, "time": 2.5, "loss": 2.0}))
@@ -100,7 +102,11 @@ def test_values_that_are_not_finite_are_counted_and_not_drawn(path):
 
 
 def test_the_last_samples_stay(path):
-    path.write_bytes(lines({"step": 1, "samples": [{"prompt": "a"}]}, {"step": 2, "samples": [{"prompt": "b"}]}, {"step": 3}))
+    path.write_bytes(
+        lines(
+            {"step": 1, "samples": [{"prompt": "a"}]}, {"step": 2, "samples": [{"prompt": "b"}]}, {"step": 3}
+        )
+    )
     follower = Follower(path)
     follower.update()
     assert follower.samples == (2, [{"prompt": "b"}])

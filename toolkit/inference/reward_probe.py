@@ -155,9 +155,7 @@ class Probe:
     words: list[WordScore]
 
 
-def probe(
-    opened: OpenModel, prompt: str, answer: str, *, change: Change = "delete", word: str = ""
-) -> Probe:
+def probe(opened: OpenModel, prompt: str, answer: str, *, change: Change = "delete", word: str = "") -> Probe:
     """Return the score of an answer, and what each of its words adds to it.
 
     The score of the whole answer is computed alone: it has the same bits as in a batch of one.
@@ -255,7 +253,9 @@ def sample_answers(
         found = sampling.generate(opened.model, [ids] * len(seeds), seed=seeds, **keywords)
         yield [
             Sample(
-                opened.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False),
+                opened.tokenizer.decode(
+                    tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                ),
                 ended,
                 len(tokens),
                 float(nats.sum(dtype=np.float64)),
@@ -285,7 +285,9 @@ class Selection:
     best_of: list[tuple[int, float, float]]
 
 
-def selection(scored: Sequence[float], values: Sequence[float], words: Sequence[int], *, seed: int) -> Selection:
+def selection(
+    scored: Sequence[float], values: Sequence[float], words: Sequence[int], *, seed: int
+) -> Selection:
     """Compare what a reward model and a judge choose among samples.
 
     The expected best of n is the mean over all subsets of n samples (`toolkit.stats.frontier`).
@@ -298,7 +300,11 @@ def selection(scored: Sequence[float], values: Sequence[float], words: Sequence[
     utilities, by_score = np.array([values], dtype=np.float64), np.array([scored], dtype=np.float64)
     sizes = [1 << power for power in range(len(scored).bit_length()) if 1 << power < len(scored)]
     best_of = [
-        (size, float(expected_best(utilities, size, scores=by_score)[0]), float(expected_best(utilities, size)[0]))
+        (
+            size,
+            float(expected_best(utilities, size, scores=by_score)[0]),
+            float(expected_best(utilities, size)[0]),
+        )
         for size in [*sizes, len(scored)]
     ]
     return Selection(

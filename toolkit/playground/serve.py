@@ -15,7 +15,7 @@ try:
     import uvicorn
 except ImportError as error:  # of the extra `playground`
     raise UsageError(
-        f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
+        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
     ) from error
 
 from toolkit.playground.app import Playground, ServerSettings

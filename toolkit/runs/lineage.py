@@ -55,7 +55,9 @@ class Family:
         for near, far in (("child", "parent"), ("parent", "child")):
             found, reached = {reference}, {reference}
             while reached:
-                reached = {getattr(edge, far) for edge in self.edges if getattr(edge, near) in reached} - found
+                reached = {
+                    getattr(edge, far) for edge in self.edges if getattr(edge, near) in reached
+                } - found
                 found |= reached
             kept |= found
         return Family(
@@ -81,7 +83,9 @@ def family(runs: Mapping[str, Path]) -> Family:
             nodes.setdefault(node.id, node)
             before = edges.get((node.id, reference))
             keys = (*before.keys, key) if before else (key,)
-            edges[node.id, reference] = Edge(node.id, reference, keys, changed or bool(before and before.changed))
+            edges[node.id, reference] = Edge(
+                node.id, reference, keys, changed or bool(before and before.changed)
+            )
     return Family(list(nodes.values()), list(edges.values()))
 
 

@@ -41,4 +41,6 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """Return values with mean 0 and variance 1, or all 0 where they do not vary."""
     centred = values - values.mean()
     deviation = centred.std()
-    return centred / deviation if deviation > 1e-12 * max(1.0, np.abs(values).max()) else np.zeros(len(values))
+    return (
+        centred / deviation if deviation > 1e-12 * max(1.0, np.abs(values).max()) else np.zeros(len(values))
+    )

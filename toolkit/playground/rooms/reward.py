@@ -94,7 +94,9 @@ async def open_reward(request: Request, given: RewardRequest) -> dict[str, Any]:
     entry = models.entry(given.model, "reward")
     found = await compute(request, given.model, _scale, kind="reward")
     world = await run_in_threadpool(world_of, entry)
-    others = [name for name, other in models.entries.items() if other.kind == "reward" and name != given.model]
+    others = [
+        name for name, other in models.entries.items() if other.kind == "reward" and name != given.model
+    ]
     return {
         **found,
         "world": None if world is None else world.name,
@@ -144,7 +146,9 @@ def _storyworld(value: Any) -> str | None:
 def _examples(world: World) -> list[dict[str, str]]:
     """Return held-out prompts of a world with a better and a worse answer."""
     rows = world.rows("preferences", 0, "held_out", ROWS_READ)
-    single = [row for row in rows if len(row["prompt"]) == 1 and row["utility_chosen"] > row["utility_rejected"]]
+    single = [
+        row for row in rows if len(row["prompt"]) == 1 and row["utility_chosen"] > row["utility_rejected"]
+    ]
     return [
         {
             "prompt": row["prompt"][0]["content"],
@@ -166,9 +170,7 @@ async def score(request: Request, given: ScoreRequest) -> dict[str, Any]:
             "unended": found.unended,
             "tokens": reward_probe.token_count(opened, given.prompt, given.answer),
             "cut": reward_probe.is_cut(opened, given.prompt, given.answer),
-            "words": [
-                {**asdict(one.word), "score": one.score, "effect": one.effect} for one in found.words
-            ],
+            "words": [{**asdict(one.word), "score": one.score, "effect": one.effect} for one in found.words],
         }
 
     return await compute(request, given.model, run, kind="reward")
@@ -187,7 +189,11 @@ async def sample(request: Request, given: SampleRequest) -> StreamingResponse:
 
     def make(opened: OpenModel, cancelled: threading.Event) -> Iterator[dict[str, Any]]:
         settings = GenerationSettings(
-            max_new_tokens=given.max_new_tokens, temperature=given.temperature, top_k=0, top_p=1.0, seed=given.seed
+            max_new_tokens=given.max_new_tokens,
+            temperature=given.temperature,
+            top_k=0,
+            top_p=1.0,
+            seed=given.seed,
         )
         found = reward_probe.sample_answers(
             opened, given.prompt, count=given.count, settings=settings, cancelled=cancelled
@@ -209,7 +215,9 @@ async def judge(request: Request, given: JudgeRequest) -> dict[str, Any]:
     by_score = await compute(request, given.model, scores, kind="reward")
     values = await _values(request, given, texts, scores)
     counts = [reward_probe.word_count(text) for text in texts]
-    found = await run_in_threadpool(reward_probe.selection, by_score.tolist(), values.tolist(), counts, seed=0)
+    found = await run_in_threadpool(
+        reward_probe.selection, by_score.tolist(), values.tolist(), counts, seed=0
+    )
     return {
         "samples": [
             {"score": float(one), "value": float(value), "words": count}
@@ -234,11 +242,11 @@ async def _values(
         return await compute(request, given.judge, scores, kind="reward")
     world = await run_in_threadpool(world_of, library(request).entry(given.model, "reward"))
     if world is None:
-        raise UsageError("this model was not trained on the storyworld", where="judge", fix="choose another judge")
+        raise UsageError(
+            "this model was not trained on the storyworld", where="judge", fix="choose another judge"
+        )
     prompt = [{"role": "user", "content": given.prompt}]
-    return await run_in_threadpool(
-        lambda: np.array([world.utility(prompt, text).total for text in texts])
-    )
+    return await run_in_threadpool(lambda: np.array([world.utility(prompt, text).total for text in texts]))
 
 
 def _estimate(found: Estimate) -> dict[str, float | None]:
