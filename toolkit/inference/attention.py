@@ -67,7 +67,9 @@ def attention(model: PreTrainedModel, ids: Sequence[int]) -> Attention:
 
 def _unavailable(model: PreTrainedModel, what: str) -> ToolkitError:
     return ToolkitError(
-        f"a {describe(model).class_name} {what}", where="attention", fix="choose a model such as a GPT-2 or a Llama"
+        f"a {describe(model).class_name} {what}",
+        where="attention",
+        fix="choose a model such as a GPT-2 or a Llama",
     )
 
 
@@ -130,7 +132,7 @@ def head_scores(weights: np.ndarray, ids: Sequence[int]) -> HeadScores:
 
 
 def roles(scores: HeadScores, chance: HeadScores) -> list[str | None]:
-    """Return for each head where it looks most: `first`, `previous`, `same`, `induction`; None if nowhere clearly.
+    """Return where each head looks most: `first`, `previous`, `same`, `induction`; None if nowhere clearly.
 
     Args:
         chance: of `uniform` weights in the same text.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch and transformers take 4 s; the playground's page is s
 T = TypeVar("T")
 MAX_WAITING = 256
 """Requests that may wait for one model."""
+CLOSE_SECONDS = 10
 
 
 class BusyError(ToolkitError):
@@ -117,12 +118,25 @@ class Engine:
         self._running: Work[Any] | None = None
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
-        self._closed = False
+        self._is_closed = self._is_retired = False
 
     def close(self) -> None:
+        """Cancel every request, and wait for the one that runs. A process that ends meanwhile would abort."""
+        with self._changed:
+            self._is_closed = True
+            waiting = [*self._waiting, *self._background]
+            running = [] if self._running is None else [self._running]
+            self._changed.notify()
+            worker = self._worker
+        for work in (*waiting, *running):
+            work.cancel()
+        if worker is not None:
+            worker.join(CLOSE_SECONDS)
+
+    def retire(self) -> None:
         """End the worker once nothing waits, which frees the model; a later request still runs."""
         with self._changed:
-            self._closed = True
+            self._is_retired = True
             self._changed.notify()
 
     def submit(
@@ -148,6 +162,8 @@ class Engine:
         work = Work(self, make, deliver, end, background=background)
         queue = self._background if background else self._waiting
         with self._changed:
+            if self._is_closed:
+                raise BusyError("the model is being closed")
             if len(queue) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} requests wait for this model", fix="try again in a minute")
             queue.append(work)
@@ -186,7 +202,7 @@ class Engine:
             with self._changed:
                 self._running = None
                 while not (self._waiting or self._background):
-                    if self._closed:
+                    if self._is_closed or self._is_retired:
                         self._worker = None
                         return
                     self._changed.wait()

@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from toolkit.base.errors import ToolkitError
 from toolkit.models.description import describe, forward, text_config
 
+_Call = tuple[nn.Module, torch.Tensor, torch.Tensor]
+"""A module, its input and its output."""
+
 
 @dataclass(frozen=True)
 class LayerStates:
@@ -51,20 +54,24 @@ def layer_states(model: PreTrainedModel, ids: Sequence[int]) -> LayerStates:
         raise ToolkitError(f"a {describe(model).class_name} does not return the states of its layers",
                            where="states", fix="choose a model such as a GPT-2 or a Llama")  # fmt: skip
     norm, before = next(
-        ((module, state) for module, state, after in reversed(calls)
-         if after.shape == hidden[-1].shape and torch.equal(after, hidden[-1]) and not torch.equal(state, after)),
-        (None, hidden[-1]),
-    )  # fmt: skip
+        (call[:2] for call in reversed(calls) if _returns(call, hidden[-1])), (None, hidden[-1])
+    )
     states = hidden[:-1]
     if not states or norm is None or not torch.equal(states[-1], before):  # Mamba's has the embeddings' not
         states.append(before)
     return LayerStates([state[0] for state in states], layers + 1 - len(states), norm, output.logits[0])
 
 
+def _returns(call: _Call, state: torch.Tensor) -> bool:
+    """Return whether a module returned a state, and not what it was given."""
+    _, given, output = call
+    return output.shape == state.shape and torch.equal(output, state) and not torch.equal(given, output)
+
+
 @contextmanager
-def _calls(model: nn.Module) -> Iterator[list[tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
-    """Collect (module, input, output) of modules outside of the blocks that map one tensor to another."""
-    calls: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
+def _calls(model: nn.Module) -> Iterator[list[_Call]]:
+    """Collect the calls of modules outside of the blocks that map one tensor to another."""
+    calls: list[_Call] = []
 
     def note(module: nn.Module, given: tuple[object, ...], output: object) -> None:
         if len(given) == 1 and isinstance(given[0], torch.Tensor) and isinstance(output, torch.Tensor):

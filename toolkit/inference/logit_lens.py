@@ -54,11 +54,11 @@ def logit_lens(model: PreTrainedModel, ids: Sequence[int]) -> LogitLens:
     rows, tokens, probabilities, of_final = states.flatten(0, 1), [], [], []
     wanted = final.repeat(len(states))
     for at in range(0, len(rows), block):
-        values = torch.softmax(head(found.norm(rows[at : at + block])).float(), dim=-1)
-        top = values.max(dim=-1)
+        logits = head(found.norm(rows[at : at + block])).float()
+        top, total = logits.max(dim=-1), logits.logsumexp(dim=-1)
         tokens.append(top.indices)
-        probabilities.append(top.values)
-        of_final.append(values.gather(-1, wanted[at : at + block, None])[:, 0])
+        probabilities.append((top.values - total).exp())
+        of_final.append((logits.gather(-1, wanted[at : at + block, None])[:, 0] - total).exp())
     whole = torch.softmax(found.logits.float(), dim=-1).amax(dim=-1)
     if not checks.agree(head(found.norm(states[-1])), found.logits, model=model, within=checks.ROUNDING):
         raise _unavailable(model)

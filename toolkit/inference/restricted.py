@@ -73,7 +73,8 @@ def restricted(
 def draw(probabilities: np.ndarray, *, order: np.ndarray, uniform: float) -> Draw:
     """Return the first token in `order` whose cumulative probability exceeds a number in [0, 1)."""
     cumulative = probabilities[order].cumsum()
-    place = int(np.searchsorted(cumulative, min(uniform * cumulative[-1], np.nextafter(cumulative[-1], 0)), "right"))
+    below = np.nextafter(cumulative[-1], 0)  # uniform * total may round up to the total
+    place = int(np.searchsorted(cumulative, min(uniform * cumulative[-1], below), "right"))
     token = int(order[place])
     return Draw(token, float(cumulative[place] - probabilities[token]), float(cumulative[place]))
 

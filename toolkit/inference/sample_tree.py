@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,9 +17,11 @@ from toolkit.inference.restricted import restricted
 from toolkit.stats.goodness_of_fit import GoodnessOfFit, chi_squared, together
 
 SMALLEST_SHARE = 0.04
-"""Share of the samples below which a branch is not drawn separately; leaves at most 25 leaves."""
+"""Share of all samples below which a branch does not stand by itself: there are at most 25 at each depth."""
 BATCHES = 10
 """Times that a growing tree is returned."""
+ROUNDING = 1e-6
+"""Probability that nothing has: the sum of a distribution in fp32 differs from 1 by less."""
 
 Path = tuple[int, ...]
 
@@ -29,7 +31,7 @@ class Node:
     """A token that followed a prefix.
 
     Attributes:
-        token: None for the root, and for all tokens together that are not drawn separately.
+        token: None for the root, and for all tokens together that have no branch of their own.
         count: samples that took it.
         probability: of the token after its prefix, as the sampler draws it.
         fit: of the tokens that followed; None without any, or where too few did.
@@ -58,7 +60,7 @@ def grow(
     count: int,
     cancelled: threading.Event | None = None,
 ) -> Iterator[Tree]:
-    """Sample `count` continuations of a prompt with the sampler of `toolkit generate`; yield the growing tree.
+    """Sample `count` continuations of a prompt as `toolkit generate` does, and yield the growing tree.
 
     Sample i is the same for every `count`.
 
@@ -80,7 +82,8 @@ def grow(
         batch = seeds[at : at + size]
         sampled = sampling.generate(opened.model, [ids] * len(batch), seed=batch, **keywords)
         paths += [tuple(path) for path in sampled.ids_with_stops()]
-        root = tree_of(paths, depth=settings.max_new_tokens, predict=predict)
+        smallest = max(2.0, SMALLEST_SHARE * count)
+        root = tree_of(paths, depth=settings.max_new_tokens, smallest=smallest, predict=predict)
         yield Tree(root, together(node.fit for node in _nodes(root)))
 
 
@@ -102,14 +105,16 @@ class _Predictions:
         return self._found[prefix].astype(np.float64)
 
 
-def tree_of(paths: Sequence[Path], *, depth: int, predict) -> Node:
+def tree_of(
+    paths: Sequence[Path], *, depth: int, smallest: float, predict: Callable[[Path], np.ndarray]
+) -> Node:
     """Return the tree of sampled continuations.
 
     Args:
         paths: tokens of each; one that has ended is shorter than `depth`.
+        smallest: samples that a branch of its own has at least.
         predict: prefix -> probabilities of the next token, (vocabulary,).
     """
-    smallest = max(2, SMALLEST_SHARE * len(paths))
 
     def branches(node: Node, prefix: Path, members: Sequence[Path]) -> Node:
         level = len(prefix)
@@ -126,7 +131,7 @@ def tree_of(paths: Sequence[Path], *, depth: int, predict) -> Node:
             children.append(branches(child, (*prefix, token), below))
         rest = len(going_on) - sum(counts[token] for token in shown)
         left = max(0.0, 1.0 - float(probabilities[shown].sum()))
-        if rest or left > 1e-9:
+        if rest or left > ROUNDING:
             children.append(Node(None, rest, left))
         return replace(node, children=children, fit=chi_squared(observed, probabilities))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,9 @@ class Reading:
         elif tokenizer.chat_template:
             context, end = opened.chat_ids([{"role": "user", "content": prompt}]), template.end_id(tokenizer)
         else:
-            raise UsageError("the model has no chat template, so it answers no prompt", fix="leave out the prompt")
+            raise UsageError(
+                "the model has no chat template, so it answers no prompt", fix="leave out the prompt"
+            )
         ends = [] if end is None or not score_end else [end]
         ids = [*context, *template.encode_text(tokenizer, text), *ends]
         if len(ids) < 2:
@@ -98,10 +101,13 @@ class Surprise:
     @classmethod
     def joined(cls, parts: Sequence[Surprise]) -> Surprise:
         """Return consecutive parts of a text as one."""
-        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        return cls(**{
+        columns: dict[str, list[Any]] = {
+            field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)
+        }
+        joined: dict[str, Any] = {
             name: None if values[0] is None else np.concatenate(values) for name, values in columns.items()
-        })  # fmt: skip
+        }
+        return cls(**joined)
 
 
 @torch.no_grad()
@@ -168,7 +174,9 @@ def require_comparable(first: OpenModel, other: OpenModel, *, names: tuple[str, 
         what = "have different numbers of entries in their vocabularies"
     else:
         return
-    raise UsageError(f"{names[0]} and {names[1]} {what}", fix="choose models of one pipeline, or one at a time")
+    raise UsageError(
+        f"{names[0]} and {names[1]} {what}", fix="choose models of one pipeline, or one at a time"
+    )
 
 
 @dataclass(frozen=True)
@@ -176,8 +184,8 @@ class Totals:
     """Sums over a text, as `toolkit evaluate` computes them.
 
     Attributes:
-        bits_per_byte: of its UTF-8; None without bytes, or if the tokenizer loses so much of the text that the
-            value would be wrong.
+        bits_per_byte: of its UTF-8; None without bytes, or if the tokenizer loses so much of the text that
+            the value would be wrong.
     """
 
     bits: float
@@ -189,7 +197,7 @@ class Totals:
 
 def totals(opened: OpenModel, reading: Reading, bits: np.ndarray) -> Totals:
     """Return the sums of a text's bits."""
-    ids = np.asarray(template.encode_text(opened.tokenizer, reading.text), dtype=np.int64)
+    ids = template.encode_text(opened.tokenizer, reading.text)
     lost, size = lost_text.lost_text(opened.tokenizer, [reading.text], [ids]), len(reading.text.encode())
     total = float(bits.sum(dtype=np.float64))
     wrong = size == 0 or lost_text.changes_bits_per_byte(lost, float(size))

@@ -28,9 +28,7 @@ def chances_after(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dic
         return None
 
 
-def truth_about(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool
-) -> list[TokenTruth] | None:
+def truth_about(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool) -> list[TokenTruth] | None:
     """Return the truth about each token of a text, and about the end after it if it has `ended`.
 
     None if the text is not a document of the small storyworld, or the beginning of one.

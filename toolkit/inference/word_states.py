@@ -31,7 +31,9 @@ class WordStates:
     tokens: list[list[int]]
 
 
-def word_states(opened: OpenModel, word: str, senses: Sequence[Sequence[str]], *, seed: int = 0) -> WordStates:
+def word_states(
+    opened: OpenModel, word: str, senses: Sequence[Sequence[str]], *, seed: int = 0
+) -> WordStates:
     """Compare the states of a word in the sentences of two senses, each sentence a text of its own.
 
     The state of a word of several tokens is the mean of their states. Whether the senses differ is tested by
@@ -77,8 +79,9 @@ def word_places(opened: OpenModel, sentence: str, word: str, *, where: str) -> t
         raise ToolkitError(f"there is no {word!r} in {sentence!r}", where=where,
                            fix="write the word into the sentence, or leave the sentence out")  # fmt: skip
     ids, spans = opened.text_ids(sentence), _spans(opened, sentence)
-    if opened.context_length is not None and len(ids) > opened.context_length:
-        raise ToolkitError(f"{len(ids)} tokens are more than the model's {opened.context_length}", where=where,
+    limit = opened.context_length
+    if limit is not None and len(ids) > limit:
+        raise ToolkitError(f"{len(ids)} tokens are more than the model's {limit}", where=where,
                            fix="write a shorter sentence")  # fmt: skip
     start, end = found[-1].span()
     offset = len(ids) - len(spans)

@@ -23,6 +23,7 @@ from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.inference.engine import BusyError
 from toolkit.playground import pages
 from toolkit.playground.library import Library
+from toolkit.playground.openai_errors import ApiError, is_openai_path, openai_error
 from toolkit.playground.rooms import models
 from toolkit.playground.security import Access, Guard
 from toolkit.playground.streaming import error_json
@@ -51,7 +52,7 @@ class Playground:
 
     def __init__(self, library: Library, settings: ServerSettings):
         self._library, self._settings = library, settings
-        self._frame = self._app(models.router, pages.router)
+        self._frame = self._app({"/api": [models.router], "": [pages.router]})
         self._rooms: Future[Application] | None = None
         self._lock = Lock()
 
@@ -72,22 +73,25 @@ class Playground:
             app = self._frame
         await app(scope, receive, send)
 
-    def _app(self, *routers: APIRouter) -> FastAPI:
+    def _app(self, routers: dict[str, list[APIRouter]]) -> FastAPI:
         app = FastAPI(title="toolkit playground", docs_url=None, redoc_url=None, openapi_url=None)
         app.state.library, app.state.settings = self._library, self._settings
-        for router in routers:
-            app.include_router(router, prefix="" if router is pages.router else "/api")
+        for prefix, included in routers.items():
+            for router in included:
+                app.include_router(router, prefix=prefix)
         app.add_exception_handler(ToolkitError, _tell)
         app.add_exception_handler(RequestValidationError, _tell_invalid)
         app.add_exception_handler(HTTPException, _tell_refused)
         return app
 
     def _import_rooms(self) -> Application:
+        from toolkit.playground import openai_api
         from toolkit.playground.kept import KeptSteps
         from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise
 
         rooms = (models, chat, next_word, surprise, attention, compare, runs, reward)
-        app = self._app(*(room.router for room in rooms), pages.router)
+        routers = [room.router for room in rooms]
+        app = self._app({"/api": routers, "/v1": [openai_api.router], "": [pages.router]})
         app.state.kept = KeptSteps(self._library)
         return app
 
@@ -99,19 +103,32 @@ def create_app(library: Library, settings: ServerSettings, access: Access) -> Gu
 
 async def _tell(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ToolkitError)
+    if isinstance(error, ApiError):
+        body = openai_error(error.what, status=error.status, param=error.param, code=error.code)
+        return JSONResponse(body, status_code=error.status)
     status = 503 if isinstance(error, BusyError) else 400 if isinstance(error, UsageError) else 422
-    return JSONResponse({"error": error_json(error)}, status_code=status)
+    return _refusal(request, status, error)
 
 
 async def _tell_invalid(request: Request, error: Exception) -> JSONResponse:
     """Tell what is wrong with the values of a request; without the values, which may not be text at all."""
     assert isinstance(error, RequestValidationError)
-    found = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
+    places = [".".join(str(part) for part in one["loc"][1:]) for one in error.errors()]
+    found = [f"{place}: {one['msg']}" for place, one in zip(places, error.errors(), strict=True)]
     what = "; ".join(found).encode(errors="replace").decode()
-    return JSONResponse({"error": {"what": what, "where": None, "fix": None}}, status_code=422)
+    if is_openai_path(request.url.path):
+        return JSONResponse(
+            openai_error(what, status=400, param=places[0].partition(".")[0]), status_code=400
+        )
+    return _refusal(request, 422, ToolkitError(what))
 
 
 async def _tell_refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    what = {"what": str(error.detail), "where": None, "fix": None}
-    return JSONResponse({"error": what}, status_code=error.status_code, headers=error.headers)
+    return _refusal(request, error.status_code, ToolkitError(str(error.detail)))
+
+
+def _refusal(request: Request, status: int, error: ToolkitError) -> JSONResponse:
+    if is_openai_path(request.url.path):
+        return JSONResponse(openai_error(str(error), status=status), status_code=status)
+    return JSONResponse({"error": error_json(error)}, status_code=status)

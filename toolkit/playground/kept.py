@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.base.errors import UsageError
@@ -17,14 +16,6 @@ MAX_OPEN = 2
 """Models of kept steps that stay in memory."""
 
 
-@dataclass(frozen=True)
-class KeptStep:
-    """Kept weights: after which step, and how many tokens the model had read."""
-
-    step: int
-    tokens: int
-
-
 class KeptSteps:
     """The kept steps of the library's models, which open when they are used. Thread-safe."""
 
@@ -33,14 +24,14 @@ class KeptSteps:
         self._engines: OrderedDict[tuple[str, int], Engine] = OrderedDict()
         self._lock = threading.Lock()
 
-    def steps(self, model: str) -> list[KeptStep]:
-        """Return the kept steps of a model in order; none if it is no run that kept any.
+    def steps(self, model: str) -> dict[int, int]:
+        """Return {step: tokens read until then} of a model's kept steps in order; empty if it kept none.
 
         Raises:
             UsageError: there is no such model.
         """
         found = kept_weights.read_samples(Path(self._library.entry(model).reference))
-        return [KeptStep(kept["step"], kept["tokens"]) for kept in found]
+        return {kept["step"]: kept["tokens"] for kept in found}
 
     def engine(self, model: str, step: int) -> Engine:
         """Return the engine of a kept step; loads it, and lets go of the one that was used longest ago.
@@ -53,10 +44,10 @@ class KeptSteps:
         with self._lock:
             engine = self._engines.get((model, step))
             if engine is None:
-                if step not in [kept.step for kept in self.steps(model)]:
+                if step not in self.steps(model):
                     raise UsageError(f"{model} has not kept step {step}", where="step", fix="reload the page")
                 while len(self._engines) >= MAX_OPEN:
-                    self._engines.popitem(last=False)[1].close()
+                    self._engines.popitem(last=False)[1].retire()
                 engine = self._engines[model, step] = Engine(open_model(str(kept_weights.folder(run, step))))
             self._engines.move_to_end((model, step))
             return engine

@@ -79,8 +79,18 @@ class Library:
     def __init__(self, entries: list[Entry]):
         self.entries = {entry.id: entry for entry in entries}
         self.loader = Loader()
+        self.closing: list[Callable[[], None]] = []
+        """What `close` calls before it closes the models."""
         self._engines: dict[str, Future[Engine]] = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End every request to a model, before the process ends."""
+        for action in self.closing:
+            action()
+        for future in list(self._engines.values()):
+            if future.done() and future.exception() is None:
+                future.result().close()
 
     def entry(self, name: str, kind: Kind = "language") -> Entry:
         """Return an entry by id.

@@ -15,7 +15,7 @@ try:
     import uvicorn
 except ImportError as error:  # of the extra `playground`
     raise UsageError(
-        f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
+        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
     ) from error
 
 from toolkit.playground.app import Playground, ServerSettings
@@ -60,7 +60,10 @@ def serve_command(
     config = uvicorn.Config(
         app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        library.close()
     return 0
 
 

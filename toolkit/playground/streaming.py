@@ -74,7 +74,11 @@ def stream(request: Request, name: str, make: Items) -> StreamingResponse:
     Before the first item come `{"event": "loading"}` and `{"event": "queued", "position": N}`. An error is
     the line `{"event": "error", "error": {"what", "where", "fix"}}`. When the client goes away, the request
     is cancelled.
+
+    Raises:
+        UsageError: there is no such model.
     """
+    library(request).entry(name)
     return ClosedStream(_lines(request, name, make), media_type="application/x-ndjson")
 
 

@@ -18,6 +18,8 @@ COUNT = 5
 DRAWN = 60
 """Rows among which prompts that begin differently are looked for."""
 SEED = 1
+WORDS = 3
+"""Prompts that begin with the same words are alike."""
 BEGINNING_WORDS = 6
 """Words of a story that a pretrained model continues."""
 
@@ -63,6 +65,6 @@ def _sources(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _different(texts: list[str]) -> list[str]:
     """Return the first texts that begin with different words."""
-    found = {" ".join(text.split()[:2]): text for text in reversed(texts)}
+    found = {" ".join(text.split()[:WORDS]): text for text in reversed(texts)}
     chosen = set(found.values())
     return [text for text in dict.fromkeys(texts) if text in chosen][:COUNT]

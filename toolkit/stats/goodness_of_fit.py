@@ -29,8 +29,8 @@ class GoodnessOfFit:
 def chi_squared(observed: np.ndarray, probabilities: np.ndarray) -> GoodnessOfFit | None:
     """Test counts, (cells,), against probabilities, (cells,), that sum to 1.
 
-    Cells with an expected count below 5 are pooled; if the pool's is below 5, it joins the smallest other cell.
-    None if fewer than two cells are left.
+    Cells with an expected count below 5 are pooled; if the pool's is below 5, it joins the smallest other
+    cell. None if fewer than two cells are left.
     """
     counts, expected = np.asarray(observed, dtype=np.float64), observed.sum() * np.asarray(probabilities)
     large = expected >= SMALLEST_EXPECTED

@@ -1,4 +1,4 @@
-"""`/api/attention`: where the model looks, and its states layer by layer; also of kept steps of a pretraining."""
+"""`/api/attention`: where the model looks, and its states layer by layer; also of kept steps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from toolkit.inference.logit_lens import logit_lens
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.token_text import token_text
 from toolkit.inference.word_states import word_states
+from toolkit.models.description import text_config, vocabulary
 from toolkit.playground.kept import KeptSteps
 from toolkit.playground.limits import MAX_TEXT
 from toolkit.playground.streaming import compute, library
@@ -29,6 +30,8 @@ router = APIRouter()
 T = TypeVar("T")
 MAX_TOKENS = 128
 """Tokens of a text that are shown; a grid of 144 heads then has 2.4 million weights."""
+LENS_LOGITS = 2**26
+"""Logits of a lens, of all layers and tokens: of 150,000 entries and 12 layers those of 34 tokens."""
 MAX_PIXELS = 500_000
 """Of all small pictures together, one byte each."""
 TOP = 8
@@ -82,8 +85,13 @@ def kept_steps(request: Request) -> dict[str, Any]:
     """Return the models that kept weights of some steps, and these steps."""
     entries = library(request).entries.values()
     found = {entry.id: _kept(request).steps(entry.id) for entry in entries if entry.kind == "language"}
-    return {"models": [{"model": model, "steps": [asdict(step) for step in steps]}
-                       for model, steps in found.items() if steps]}  # fmt: skip
+    return {
+        "models": [
+            {"model": model, "steps": [{"step": step, "tokens": tokens} for step, tokens in steps.items()]}
+            for model, steps in found.items()
+            if steps
+        ]
+    }
 
 
 @router.post("/attention")
@@ -128,10 +136,10 @@ async def _compute(request: Request, given: TextRequest, function: Callable[[Ope
     return await asyncio.wrap_future(engine.call(function))
 
 
-def _ids(opened: OpenModel, text: str) -> tuple[list[int], dict[str, Any]]:
+def _ids(opened: OpenModel, text: str, most: int = MAX_TOKENS) -> tuple[list[int], dict[str, Any]]:
     """Return the ids of the beginning of a text, and what the browser shows of them."""
     ids = opened.text_ids(text)
-    kept = ids[: min(MAX_TOKENS, opened.context_length or MAX_TOKENS)]
+    kept = ids[: min(most, opened.context_length or most)]
     if len(kept) < 3:
         raise ToolkitError("the text is too short", where="text", fix="write at least three tokens")
     return kept, {"tokens": [token_text(opened.tokenizer, token) for token in kept], "total": len(ids)}
@@ -190,7 +198,9 @@ def _number(value: float) -> float | None:
 
 
 def _lens(opened: OpenModel, given: TextRequest) -> dict[str, Any]:
-    ids, shown = _ids(opened, given.text)
+    layers = text_config(opened.model.config).num_hidden_layers + 1
+    most = LENS_LOGITS // (layers * vocabulary(opened.model))
+    ids, shown = _ids(opened, given.text, max(16, min(MAX_TOKENS, most)))
     found = logit_lens(opened.model, ids)
     rows = [
         [

@@ -94,6 +94,16 @@ class Comparisons:
         self._prompts: dict[str, list[list[Message]]] = {}
         self._statistics: tuple[Any, dict[str, Any]] = (None, {})
 
+        models.closing.append(self.close)
+
+    def close(self) -> None:
+        """Make no more pairs, and close the file of votes."""
+        with self._lock:
+            for _, producer in self._contests.values():
+                producer.close()
+            if "log" in vars(self):
+                self.log.close()
+
     @cached_property
     def log(self) -> VoteLog:
         """Return the file of votes, which is created with the first vote or contest."""
@@ -200,9 +210,11 @@ async def next_pair(request: Request, given: CompareRequest) -> dict[str, Any]:
     """Return the pair that a voter is to compare; waits until there is one."""
     contest, producer = await run_in_threadpool(comparisons(request).contest, given.settings())
     showing = contest.next(given.voter)
-    producer.wake()
-    if showing is None:
-        producer.hurry(1)
+    if showing is not None:
+        producer.wake()
+    else:
+        producer.wait(1)
+        producer.wake()
         try:
             while showing is None:
                 await asyncio.sleep(POLL_SECONDS)
@@ -215,7 +227,7 @@ async def next_pair(request: Request, given: CompareRequest) -> dict[str, Any]:
                         raise error
                     producer.wake()
         finally:
-            producer.hurry(-1)
+            producer.wait(-1)
     return item_json(showing) | contest.progress(given.voter)
 
 

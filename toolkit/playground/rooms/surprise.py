@@ -31,8 +31,8 @@ COMPARISONS = 2
 class SurpriseRequest(BaseModel):
     """A text, and the models that read it.
 
-    `prompt`: read the text as the answer to it, in the chat template. `end`: score the end of the text, too, as
-    `toolkit evaluate` does. `against`: the model from which the divergence of each other is measured.
+    `prompt`: read the text as the answer to it, in the chat template. `end`: score the end of the text, too,
+    as `toolkit evaluate` does. `against`: the model from which the divergence of each other is measured.
     """
 
     models: list[str] = Field(min_length=1, max_length=MAX_MODELS)

@@ -33,6 +33,11 @@ export function number(value, digits = 3) {
   return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
 }
 
+/** Return a number with exactly `digits` decimals, for columns of numbers. */
+export function fixed(value, digits) {
+  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+}
+
 export function percent(value, digits = 1) {
   return new Intl.NumberFormat(language, { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 }

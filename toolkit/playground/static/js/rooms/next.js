@@ -3,7 +3,7 @@ import { post } from "../api.js";
 import { bars } from "../chart.js";
 import { restrict, unpack } from "../distribution.js";
 import { debounced, h, show, visible } from "../dom.js";
-import { number, percent, t } from "../i18n.js";
+import { fixed, number, percent, t } from "../i18n.js";
 import { modelPicker, notice, problem, slider } from "../parts.js";
 import { recall, remember } from "../state.js";
 import { mountTree } from "./next_tree.js";
@@ -38,7 +38,7 @@ export function mount(root, { params, models, signal, setParams }) {
   const chatBox = h("label", { class: "check", hidden: true }, chat, t("next.chat"));
   const seed = h("input", { type: "number", value: state.seed, step: 1, onchange: () => { state.seed = Math.trunc(+seed.value) || 0; predict(); } });
   const act = {
-    top: h("button", { type: "button", onclick: () => append(found.candidates[0], 0, "top") }, t("next.top")),
+    top: h("button", { type: "button", onclick: () => append(found.candidates[0], "top") }, t("next.top")),
     draw: h("button", { type: "button", class: "primary", onclick: draw }, t("next.draw")),
     undo: h("button", { type: "button", onclick: undo }, t("next.undo")),
     again: h("button", { type: "button", onclick: () => start(text.value) }, t("next.again")),
@@ -162,7 +162,7 @@ export function mount(root, { params, models, signal, setParams }) {
         text: [actual?.id === token.id && h("span", { class: "tag actual" }, t("next.actual")),
           reason && h("span", { class: "tag" }, t(`next.removed.${reason}`)), h("span", { class: "share" }, small(share))],
         data: { id: token.id, p: drawn.p[one], softened: drawn.softened[one], removed: reason },
-        onclick: inside ? undefined : () => append(token, one, "click"),
+        onclick: inside ? undefined : () => append(token, "click"),
       };
     });
     const unlisted = candidates.length - shown.length;
@@ -205,18 +205,17 @@ export function mount(root, { params, models, signal, setParams }) {
   }
 
   async function draw() {
-    const { choice } = drawn, place = found.candidates.findIndex(token => token.id === choice.token);
-    const token = found.candidates[place] ?? { id: choice.token, text: choice.text ?? "…", p: null };
+    const { choice } = drawn;
+    const token = found.candidates.find(one => one.id === choice.token) ?? { id: choice.token, text: choice.text ?? "…", p: null };
     drawLine({ ...choice, at: found.uniform, text: token.text });
     act.draw.disabled = act.top.disabled = true;
     const mine = latest;
     await new Promise(done => setTimeout(done, calm() ? 0 : 800));
-    if (mine === latest && !signal.aborted) await append(token, place, "draw", found.uniform);
+    if (mine === latest && !signal.aborted) await append(token, "draw", found.uniform);
   }
 
-  async function append(token, place, how, uniform = null) {
-    const share = place >= 0 ? drawn.p[place] : null;
-    history = [...history, { id: token.id, text: token.text, how, p: token.p, share, uniform }];
+  async function append(token, how, uniform = null) {
+    history = [...history, { id: token.id, text: token.text, how, p: token.p, uniform }];
     state.appended = [...state.appended, token.id];
     state.at = null;
     await predict();
@@ -241,8 +240,8 @@ export function mount(root, { params, models, signal, setParams }) {
       h("tbody", {}, history.map((step, index) => h("tr", {}, h("th", { scope: "row" }, number(index + 1)),
         h("td", { class: "serif" }, visible(step.text ?? found.tokens[found.typed + index] ?? "")),
         h("td", {}, t(`next.how.${step.how}`), step.uniform !== null && step.uniform !== undefined && ` ${number(step.uniform, 3)}`),
-        h("td", {}, step.p ? small(step.p) : "–"), h("td", {}, step.p ? number(-Math.log2(step.p), 2) : "–"))).reverse()),
-      Number.isFinite(bits) && h("tfoot", {}, h("tr", {}, h("th", { scope: "row", colspan: 4 }, t("next.together")), h("td", {}, number(bits, 2))))));
+        h("td", {}, step.p ? small(step.p) : "–"), h("td", {}, step.p ? fixed(-Math.log2(step.p), 2) : "–"))).reverse()),
+      Number.isFinite(bits) && h("tfoot", {}, h("tr", {}, h("th", { scope: "row", colspan: 4 }, t("next.together")), h("td", {}, fixed(bits, 2))))));
   }
 
   const sliders = h("div", { class: "sliders" },
@@ -288,6 +287,7 @@ function fact(name, value, note, data = {}) {
 
 /** A probability with enough digits to tell it from 0. */
 export function small(p) {
-  if (p > 0 && p < 0.0001) return p < 1e-6 ? "< 0.0001 %" : percent(p, 4);
+  if (p === 0) return percent(0, 0);
+  if (p < 0.0001) return p < 1e-6 ? "< 0.0001 %" : percent(p, 4);
   return percent(p, p < 0.01 ? 2 : 1);
 }

@@ -4,7 +4,7 @@ import { h, s, show, visible } from "../dom.js";
 import { number, percent, t } from "../i18n.js";
 import { numbers, problem, slider } from "../parts.js";
 
-const ROW = 34, COLUMN = 190, BAR = 92;
+const ROW = 36, BAR = 92;
 
 /** Return the section. `request()` returns the body of a request without `count` and `depth`. */
 export function mountTree({ params, signal, setParams, request }) {
@@ -48,14 +48,14 @@ export function mountTree({ params, signal, setParams, request }) {
 }
 
 function drawing({ root, fit, done }) {
-  const placed = [], table = [];
+  const placed = [], table = [], COLUMN = innerWidth < 900 ? 190 : 255;
   let rows = 0, depth = 0;
   (function place(node, level, path, parent) {
     const children = node.children.filter(child => child.text !== null || child.count || child.p >= 0.005);
     const one = { node, level, parent, y: 0, of: parent ? parent.node.count : node.count };
     if (level) {
       const whole = [...path, node.text === null ? t("next.tree.others") : visible(node.text)];
-      table.push([whole.join(""), number(node.count), percent(node.count / one.of), percent(node.p)]);
+      table.push([whole.join(" / "), number(node.count), percent(node.count / one.of), percent(node.p)]);
       path = whole;
     }
     placed.push(one);

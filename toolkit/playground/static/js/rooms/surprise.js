@@ -1,7 +1,7 @@
 // Surprise: a text as a heat map of bits per token, for one model or stage by stage.
 import { stream } from "../api.js";
 import { debounced, h, show, visible } from "../dom.js";
-import { number, percent, t } from "../i18n.js";
+import { fixed, number, percent, t } from "../i18n.js";
 import { chips, modelPicker, numbers, problem } from "../parts.js";
 import { recall, remember } from "../state.js";
 
@@ -23,7 +23,7 @@ export function mount(root, { params, models, signal, setParams }) {
   const end = h("input", { type: "checkbox", checked: state.end, onchange: () => { state.end = end.checked; read(); } });
   const label = h("span");
   const choices = h("div", { class: "row choices-row" }), status = h("p", { class: "note num", role: "status" });
-  const result = h("div", { class: "stack" }), detail = h("div", { class: "card detail" });
+  const result = h("div", { class: "stack" }), detail = h("div", { class: "detail" });
 
   function keep() {
     const long = state.text.length > LONGEST_IN_ADDRESS;
@@ -42,7 +42,6 @@ export function mount(root, { params, models, signal, setParams }) {
       found = null;
       show(status, t(state.text ? "surprise.choose" : "surprise.empty"));
       show(result);
-      show(choices);
       return;
     }
     running = new AbortController();
@@ -66,7 +65,6 @@ export function mount(root, { params, models, signal, setParams }) {
       if (mine.signal.aborted) return;
       found = null;
       show(status);
-      show(choices);
       show(result, problem(error));
     } finally {
       clearTimeout(slow);
@@ -99,10 +97,11 @@ export function mount(root, { params, models, signal, setParams }) {
     if (focused) choices.querySelector(`input[value="${focused}"]`)?.focus();
     const rows = [...(found.truth ? [[found.truth, -1]] : []), ...found.models.map((row, index) => [row, index])];
     show(result,
-      h("div", { class: "card stack" }, h("p", { class: "note" }, t(`surprise.about.${state.measure}`)), legend(state.measure),
+      h("div", { class: "card stack" }, offered.length > 1 && choices,
+        h("div", { class: "row about" }, h("p", { class: "note" }, t(`surprise.about.${state.measure}`)), legend(state.measure)), detail,
         rows.map(([row, index]) => drawRow(row, index)),
         !found.truth && !state.prompt && h("p", { class: "note" }, t("surprise.truth.none"))),
-      detail, totals());
+      totals());
     drawDetail();
   }
 
@@ -111,7 +110,7 @@ export function mount(root, { params, models, signal, setParams }) {
     const tokens = found.tokens.map((token, i) => {
       const value = shown?.[i];
       return h("span", {
-        class: `heat${value < 0 ? " less" : ""}${isPiece(token) ? " piece" : ""}`, role: "option", tabindex: i === place ? 0 : -1, data: { i, bits: row.bits[i] },
+        class: `heat${isLess(value, state.measure) ? " less" : ""}${isPiece(token) ? " piece" : ""}`, role: "option", tabindex: i === place ? 0 : -1, data: { i, bits: row.bits[i] },
         "aria-label": `${visible(token)}: ${value === undefined ? "–" : t("next.bits", { bits: number(value, 2) })}`,
         css: value === undefined ? {} : { "--heat": heat(value, state.measure) },
       }, tokenText(token, i), token.endsWith("\n") && h("br"));
@@ -165,17 +164,17 @@ export function mount(root, { params, models, signal, setParams }) {
     const several = found.models.length > 1, i = place;
     const head = ["model", "p", "bits", "rank", "best", "expected", ...(several ? ["ratio", "kl"] : []), ...(found.truth ? ["excess"] : [])];
     const rows = found.models.map((row, index) => {
-      const cells = [share(row.bits[i]), number(row.bits[i], 2), number(row.ranks[i]),
-        [h("span", { class: "serif" }, visible(row.best[i])), ` ${share(row.best_bits[i])}`], number(row.entropies[i], 2)];
+      const cells = [share(row.bits[i]), fixed(row.bits[i], 2), number(row.ranks[i]),
+        [h("span", { class: "serif" }, visible(row.best[i])), ` ${share(row.best_bits[i])}`], fixed(row.entropies[i], 2)];
       for (const measure of head.slice(6)) cells.push(signed(values(row, index, measure)?.[i], measure));
       return h("tr", {}, h("th", { scope: "row" }, row.model), cells.map(cell => h("td", {}, cell)));
     });
-    const truth = found.truth && h("tr", {}, h("th", { scope: "row" }, t("surprise.truth")), h("td", {}, share(found.truth.bits[i])), h("td", {}, number(found.truth.bits[i], 2)),
+    const truth = found.truth && h("tr", {}, h("th", { scope: "row" }, t("surprise.truth")), h("td", {}, share(found.truth.bits[i])), h("td", {}, fixed(found.truth.bits[i], 2)),
       head.slice(3).map(() => h("td", {}, "–")));
-    show(detail, h("h2", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i))),
+    show(detail, h("h3", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i)),
+      h("span", { class: "note" }, t("surprise.detail"))),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("surprise.detail.token", { place: i + 1, of: found.tokens.length }) }, h("table", {},
-        h("thead", {}, h("tr", {}, head.map(key => h("th", { scope: "col" }, t(`surprise.column.${key}`))))), h("tbody", {}, truth, rows))),
-      h("p", { class: "note" }, t("surprise.detail")));
+        h("thead", {}, h("tr", {}, head.map(key => h("th", { scope: "col" }, t(`surprise.column.${key}`))))), h("tbody", {}, truth, rows))));
   }
 
   function totals() {
@@ -184,11 +183,11 @@ export function mount(root, { params, models, signal, setParams }) {
     const head = ["model", "bits", "per_byte", "perplexity", ...(several ? ["ratio", "kl"] : []), ...(found.truth ? ["excess"] : [])];
     const all = [...(found.truth ? [[found.truth, -1]] : []), ...found.models.map((row, index) => [row, index])];
     const rows = all.map(([row, index]) => h("tr", {}, h("th", { scope: "row" }, row.model ?? t("surprise.truth")),
-      h("td", { data: { bits: row.total_bits } }, number(row.total_bits, 2)),
-      h("td", {}, row.total_bits_per_byte === null ? "–" : number(row.total_bits_per_byte, 4)), h("td", {}, number(row.total_perplexity, 3)),
+      h("td", { data: { bits: row.total_bits } }, fixed(row.total_bits, 2)),
+      h("td", {}, row.total_bits_per_byte === null ? "–" : fixed(row.total_bits_per_byte, 4)), h("td", {}, fixed(row.total_perplexity, 3)),
       head.slice(4).map(measure => h("td", {}, sum(values(row, index, measure))))));
-    const table = found.tokens.slice(0, 500).map((token, i) => [`${number(i + 1)} ${tokenText(token, i)}`, ...(found.truth ? [number(found.truth.bits[i], 3)] : []),
-      ...found.models.map(row => number(row.bits[i], 3))]);
+    const table = found.tokens.slice(0, 500).map((token, i) => [`${number(i + 1)} ${tokenText(token, i)}`, ...(found.truth ? [fixed(found.truth.bits[i], 3)] : []),
+      ...found.models.map(row => fixed(row.bits[i], 3))]);
     return h("section", { class: "card stack" }, h("h2", {}, t("surprise.totals")),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("surprise.totals") }, h("table", {},
         h("thead", {}, h("tr", {}, head.map(key => h("th", { scope: "col" }, t(`surprise.column.${key}`))))), h("tbody", {}, rows))),
@@ -204,7 +203,7 @@ export function mount(root, { params, models, signal, setParams }) {
         h("label", { class: "field" }, label, text),
         h("div", { class: "row" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => example(name) }, t(`surprise.example.${name}`))),
           h("label", { class: "check" }, end, t("surprise.end"))),
-        choices, status),
+        status),
       result));
 
   function example(name) {
@@ -225,10 +224,12 @@ function legend(measure) {
   const at = index => (diverging ? limit * (2 * index / (steps - 1) - 1) : limit * index / (steps - 1));
   return h("div", { class: "scale num" }, h("span", { class: "note" }, number(at(0))),
     h("span", { class: "ramp", role: "img", "aria-label": t("surprise.legend", { low: at(0), high: limit }) },
-      [...Array(steps).keys()].map(index => h("i", { class: `heat${(measure === "ratio" ? -1 : 1) * at(index) < 0 ? " less" : ""}`, css: { "--heat": heat(at(index), measure) } }))),
+      [...Array(steps).keys()].map(index => h("i", { class: `heat${isLess(at(index), measure) ? " less" : ""}`, css: { "--heat": heat(at(index), measure) } }))),
     h("span", { class: "note" }, `${number(limit)} +`));
 }
 
+/** Less surprise than the row compared with: blue. */
+const isLess = (value, measure) => (measure === "ratio" ? value > 0 : value < 0);
 const isPiece = token => /^<([0-9A-F]{2})( [0-9A-F]{2})*>$/.test(token);
 
 function share(bits) {
@@ -238,5 +239,5 @@ function share(bits) {
 
 function signed(value, measure) {
   if (value === undefined) return "–";
-  return measure === "kl" || value <= 0 ? number(value, 3) : `+${number(value, 3)}`;
+  return measure === "kl" || value <= 0 ? fixed(value, 3) : `+${fixed(value, 3)}`;
 }

@@ -1,12 +1,12 @@
 // As it learned: the other views with the weights that a pretraining kept of some steps.
 import { get, post } from "../../api.js";
 import { bars, lines } from "../../chart.js";
-import { debounced, h, show, visible } from "../../dom.js";
+import { debounced, h, show } from "../../dom.js";
 import { number, percent, t } from "../../i18n.js";
 import { chips, numbers, problem, slider } from "../../parts.js";
 import { lens } from "./lens.js";
 import { headOf, look, strongest } from "./look.js";
-import { headName, how } from "./parts.js";
+import { headName, how, visible } from "./parts.js";
 
 const PLAY_MS = 900;
 

@@ -1,10 +1,10 @@
 // Layer by layer: the logit lens.
 import { post } from "../../api.js";
 import { bars } from "../../chart.js";
-import { h, show, visible } from "../../dom.js";
+import { h, show } from "../../dom.js";
 import { percent, t } from "../../i18n.js";
 import { problem } from "../../parts.js";
-import { cutNote, how, shade, waiting } from "./parts.js";
+import { cutNote, how, shade, visible, waiting } from "./parts.js";
 
 /** The view. Context as in look.js. */
 export async function lens(root, context) {

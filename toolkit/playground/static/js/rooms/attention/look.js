@@ -1,10 +1,10 @@
 // Where it looks: a small picture of every head, and one head large.
 import { post } from "../../api.js";
 import { bars } from "../../chart.js";
-import { h, show, visible } from "../../dom.js";
+import { h, show } from "../../dom.js";
 import { number, percent, t } from "../../i18n.js";
 import { notice, numbers, problem } from "../../parts.js";
-import { cutNote, headName, how, picture, roving, shade, waiting } from "./parts.js";
+import { cutNote, headName, how, picture, roving, shade, visible, waiting } from "./parts.js";
 
 const SCORES = ["previous", "same", "induction", "first", "entropy_bits"];
 const roleName = role => t(`attention.role.${role ?? "none"}`);
@@ -71,8 +71,8 @@ function heads({ heads: layers, side }, [layer0, head0], choose, context) {
     }, picture(Array.from(atob(one.picture), c => c.charCodeAt(0) / 255), side, context),
     h("span", { class: `att-role${one.role ? "" : " none"}` }, one.role ? t(`attention.role.${one.role}.short`) : "–"))),
   ]);
-  const box = h("div", { class: "att-heads", role: "group", "aria-label": t("attention.heads"), css: { "--heads": columns } }, cells);
-  return h("div", { class: "scroll att-pictures" }, roving(box, columns));
+  const box = h("div", { class: "att-heads", role: "group", "aria-label": t("attention.heads") }, cells);
+  return h("div", { class: "scroll att-pictures", css: { "--heads": columns } }, roving(box, columns));
 }
 
 async function drawHead(card, context) {
@@ -82,7 +82,7 @@ async function drawHead(card, context) {
   const panel = h("div", {});
   let at = Math.min(+(context.params.at ?? tokens.length - 1), tokens.length - 1);
   const words = tokens.map((token, place) => h("button", {
-    type: "button", class: `att-token${/^<.+>$/.test(token) ? " special" : ""}`, "aria-pressed": "false",
+    type: "button", class: `att-token${/^<.+>$/.test(token) ? " special" : ""}`, "aria-pressed": "false", "aria-label": token.trim() ? null : visible(token),
     onpointerenter: event => event.pointerType === "mouse" && light(place), onfocus: () => choose(place), onclick: () => choose(place),
   }, token.includes("\n") ? visible(token) : token));
   const text = h("div", { class: "att-text", role: "group", "aria-label": t("attention.text"), onpointerleave: () => light(at) },

@@ -1,9 +1,12 @@
 // What the views of the room share: pictures of weights, and choosing with the arrow keys.
-import { h } from "../../dom.js";
+import { h, visible as withSpaces } from "../../dom.js";
 import { t } from "../../i18n.js";
 
 /** How dark a weight is: small weights stay visible. */
 export const shade = weight => Math.max(0, Math.min(1, weight)) ** 0.6;
+
+/** A token as it is shown; some have no text. */
+export const visible = text => withSpaces(text) || "∅";
 
 /** A canvas with one pixel a value in [0, 1], in the colour of the theme. */
 export function picture(values, columns, { signal }) {
