@@ -32,6 +32,7 @@ export async function mount(root, { params, models, signal, setParams }) {
 
   async function open() {
     show(verdict, h("p", { class: "busy note" }, t("models.loading")));
+    show(lengths, h("p", { class: "busy note" }, t("models.loading")));
     known = await post("/api/reward/open", { model: state.model }, { signal });
     if (params.prompt === undefined && params.answer === undefined && !answer.value) {
       const first = known.examples[0];
