@@ -162,6 +162,25 @@ def test_samples_are_those_of_the_ppo_stage_s_sampler(tiny_model, tiny_tokenizer
     assert [one.ended for one in found] == expected.ended
 
 
+def test_models_without_a_chat_template_read_and_continue_text(gpt2_reward, tiny_model, tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = None
+    reward = OpenModel(gpt2_reward.model, tokenizer, False)
+    found = reward_probe.probe(reward, "Once ", "upon a")
+    ids = [*template.encode_text(tokenizer, "Once upon a"), tokenizer.eos_token_id]
+    with torch.no_grad():
+        assert found.score == reward.model(input_ids=torch.tensor([ids])).logits.item()
+    assert reward_probe.token_count(reward, "Once ", "upon a") == len(ids)
+    text_model = OpenModel(tiny_model, tokenizer, False)
+    settings = GenerationSettings(max_new_tokens=4, temperature=1.0, top_k=0, top_p=1.0)
+    [samples] = reward_probe.sample_answers(text_model, "Once ", count=2, settings=settings)
+    expected = generate(
+        tiny_model, [text_model.text_ids("Once ")] * 2, seed=[derive(0, "reward room", n) for n in (0, 1)],
+        end_id=StopTokens.of(tiny_model, tokenizer).ids, pad_id=tokenizer.pad_token_id, max_new_tokens=4,
+    )  # fmt: skip
+    assert [one.tokens for one in samples] == [len(tokens) for tokens in expected.ids]
+
+
 def test_sampling_stops_when_it_is_cancelled(tiny_model, tiny_tokenizer):
     cancelled = threading.Event()
     opened = OpenModel(tiny_model, tiny_tokenizer, True)
