@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 AXE = os.environ.get("AXE_CORE")
 TEXT = "a fox, a fox, <b>a</b>"
 SENSES = "word=bank&a=a+red+bank|the+red+bank&b=my+red+bank|one+red+bank"
+MATRIX = "document.querySelector('.att-matrix canvas').toDataURL()"
 VIEWS = ("look", "lens", "senses", "growth")
 
 
@@ -121,11 +122,14 @@ def test_the_slider_goes_through_the_kept_steps(page, server):
     visit(page, server, "view=growth")
     page.get_by_text("Surprise of the text: bits per token").first.wait_for()
     assert page.locator(".slider output").inner_text() == "20 (1,280 tokens read)"
-    last = page.locator(".bars").first.inner_text()
+    last, picture = page.locator(".bars").first.inner_text(), page.evaluate(MATRIX)
     page.locator(".slider input").press("Home")
     page.wait_for_load_state("networkidle")
     assert page.locator(".slider output").inner_text() == "0 (0 tokens read)"
     assert page.locator(".bars").first.inner_text() != last
+    page.wait_for_timeout(400)  # the views below follow when the slider rests for 0.2 s
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate(MATRIX) != picture
     assert params(page)["step"] == "0"
     assert page.locator(".att-quads circle").count() >= 2 * 3  # two charts of three steps
     page.reload()
