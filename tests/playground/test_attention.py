@@ -79,7 +79,7 @@ def test_a_head_has_the_exact_weights_with_or_without_the_first_position(server,
 
 def test_a_lens_ends_with_the_models_own_prediction(server, model_folder):
     found = server.post("/api/attention/lens", {"model": str(model_folder), "text": TEXT})
-    own = server.post("/api/next", {"model": str(model_folder), "text": TEXT})["tokens"][0]
+    own = server.post("/api/next", {"model": str(model_folder), "text": TEXT})["candidates"][0]
     assert (found["first"], len(found["rows"])) == (0, 3)
     last = found["rows"][-1][-1]
     assert last["text"] == own["text"]
@@ -165,10 +165,10 @@ def test_two_kept_steps_stay_in_memory_and_the_others_are_freed(kept_folder):
         kept.engine("kept", 7)
 
 
-def test_a_closed_engine_finishes_what_waits_and_still_answers(model_folder):
+def test_a_retired_engine_finishes_what_waits_and_still_answers(model_folder):
     engine = Engine(open_model(str(model_folder)))
     answers = [engine.call(lambda opened, number=number: number) for number in range(3)]
-    engine.close()
+    engine.retire()
     assert [answer.result(10) for answer in answers] == [0, 1, 2]
     assert engine.call(lambda opened: "late").result(10) == "late"
 

@@ -47,7 +47,7 @@ class KeptSteps:
                 if step not in self.steps(model):
                     raise UsageError(f"{model} has not kept step {step}", where="step", fix="reload the page")
                 while len(self._engines) >= MAX_OPEN:
-                    self._engines.popitem(last=False)[1].close()
+                    self._engines.popitem(last=False)[1].retire()
                 engine = self._engines[model, step] = Engine(open_model(str(kept_weights.folder(run, step))))
             self._engines.move_to_end((model, step))
             return engine
