@@ -236,12 +236,13 @@ def test_it_stays_fast_with_200_runs_and_100_000_lines(tmp_path, model_folder):
                 get(server, "curves", run="long", everything="true"),
             )[1],
         }.items():
-            start = time.perf_counter()
+            start = time.process_time()
             answer = call()
-            took[name] = time.perf_counter() - start
-        print(took)
+            took[name] = time.process_time() - start
         assert all(len(curve["points"]) <= 500 for curve in answer["curves"])
         assert answer["curves"][0]["count"] == 100_001
-    # A tenth of the limits on an idle machine.
-    assert took["list again"] < 2 and took["one"] < 3
-    assert took["curves"] < 20 and took["curves again"] < 1
+    # CPU seconds, so that other processes do not matter; measured: 0.02, 0.04, 0.6 and 0.01
+    assert took["list again"] < 0.5
+    assert took["one"] < 1
+    assert took["curves"] < 6
+    assert took["curves again"] < 0.3
