@@ -158,7 +158,7 @@ export function mount(root, { params, models, signal, setParams }) {
     const rows = shown.map(({ token, place: one }) => {
       const reason = drawn.removed[one], share = reason ? drawn.softened[one] : drawn.p[one];
       return {
-        label: visible(token.text), value: share / top, muted: Boolean(reason), mark: truth ? truth.p[one] / top : undefined,
+        label: visible(token.text) || `#${token.id}`, value: share / top, muted: Boolean(reason), mark: truth ? truth.p[one] / top : undefined,
         text: [actual?.id === token.id && h("span", { class: "tag actual" }, t("next.actual")),
           reason && h("span", { class: "tag" }, t(`next.removed.${reason}`)), h("span", { class: "share" }, small(share))],
         data: { id: token.id, p: drawn.p[one], softened: drawn.softened[one], removed: reason },
@@ -171,7 +171,7 @@ export function mount(root, { params, models, signal, setParams }) {
     show(result, h("h2", {}, title),
       inside && h("p", { class: "note" }, actual.rank === null ? t("next.never") : t("next.actual.line", { p: small(actual.p), bits: number(-Math.log2(actual.p), 2), rank: actual.rank }),
         " ", h("button", { type: "button", class: "plain", onclick: () => look(tokens.length) }, t("next.to.end"))),
-      h("div", { class: "predictions" }, bars(rows, { title })),
+      h("div", { class: `predictions${inside || rows.some(row => row.muted) ? " tagged" : ""}` }, bars(rows, { title })),
       h("p", { class: "note rest num" }, t("next.rest", { count: found.vocabulary - shown.length, p: small(restOf) })),
       unlisted > 0 && state.rows === ROWS && h("button", { type: "button", class: "plain", onclick: () => { state.rows = MORE_ROWS; drawResult(); } }, t("next.more")),
       truth && h("p", { class: "legend note" }, h("span", {}, h("i", { class: "truth" }), t("next.truth"))),
