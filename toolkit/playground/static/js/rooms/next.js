@@ -15,7 +15,7 @@ const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 export function mount(root, { params, models, signal, setParams }) {
   const state = {
     model: known(models, params.model),
-    text: params.text ?? (params.long ? recall("next.text", "") : t("next.example.story")),
+    text: params.text ?? (params.empty ? "" : params.long ? recall("next.text", "") : t("next.example.story")),
     chat: params.chat === "1",
     appended: (params.tokens ?? "").split(".").filter(Boolean).map(Number),
     at: params.at ? +params.at : null,
@@ -55,10 +55,9 @@ export function mount(root, { params, models, signal, setParams }) {
     remember("next.history", history);
     const { temperature, top_k, top_p } = state.settings;
     setParams({
-      model: state.model, text: long ? "" : state.text, long: long ? 1 : "", chat: state.chat ? 1 : "", tokens: state.appended.join("."),
+      model: state.model, text: long ? "" : state.text, long: long ? 1 : "", empty: state.text ? "" : 1, chat: state.chat ? 1 : "", tokens: state.appended.join("."),
       at: state.at ?? "", temperature: temperature === 1 ? "" : temperature, top_k: top_k || "", top_p: top_p === 1 ? "" : top_p, seed: state.seed || "",
     });
-    if (!long && !state.text) setParams({ text: "" });
   }
 
   /** Begin with another text: nothing is appended to it. */
@@ -126,6 +125,8 @@ export function mount(root, { params, models, signal, setParams }) {
       tabindex: at === tokens.length ? 0 : -1, data: { place: tokens.length } }, "?");
     end.setAttribute("aria-label", t("next.end"));
     show(strip, first > 0 && h("span", { class: "note" }, t("next.hidden", { count: first })), items, end);
+    const chosen = strip.querySelector('[aria-pressed="true"]');
+    if (chosen) strip.scrollTop = chosen.offsetTop - strip.clientHeight / 2;
     act.undo.disabled = !history.length;
     act.again.disabled = !history.length;
     act.top.disabled = act.draw.disabled = at !== tokens.length;
@@ -278,6 +279,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
 function known(models, id) {
   const language = models.filter(model => model.kind === "language");
+  if (!language.length) throw new Error(t("next.none"));
   return (language.find(model => model.id === id) ?? language[0]).id;
 }
 
