@@ -1,10 +1,15 @@
-// The strings of the page: one file a language. `t("chat.send")`, `t("chat.tokens", {count: 3})`.
+// The strings of the page: one file a language. `t("room.chat")`, `t("queue.place", {position: 3})`.
 
 export const LANGUAGES = { en: "English", ja: "日本語" };
 const tables = {};
 let language = "en";
 
 export const current = () => language;
+
+/** Use a table of strings that is here already, instead of asking the server for it. */
+export function provide(code, table) {
+  tables[code] = table;
+}
 
 export async function useLanguage(code) {
   for (const needed of new Set(["en", code])) {
