@@ -75,7 +75,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(models: list[str], folder: Path, **access: Any) -> Iterator[Server]:
+def serving(
+    models: list[str], folder: Path, *, prompts: str | None = None, **access: Any
+) -> Iterator[Server]:
     """Serve models in a thread, on a free port. `models` are folders; empty: the runs below `folder`."""
     from toolkit.playground.app import ServerSettings, create_app
     from toolkit.playground.library import Library, entries_of
@@ -84,9 +86,10 @@ def serving(models: list[str], folder: Path, **access: Any) -> Iterator[Server]:
 
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
+    library = Library(entries_of(models, folder))
     app = create_app(
-        Library(entries_of(models, folder)),
-        ServerSettings(folder, folder / "feedback.sqlite"),
+        library,
+        ServerSettings(folder, folder / "feedback.sqlite", prompts),
         Access(frozenset({f"127.0.0.1:{port}"}), **access),
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
@@ -100,6 +103,7 @@ def serving(models: list[str], folder: Path, **access: Any) -> Iterator[Server]:
     finally:
         server.should_exit = True
         thread.join(SECONDS)
+        library.close()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,11 @@ def main(arguments: Sequence[str]) -> int:
         "--feedback", default="feedback.sqlite", metavar="FILE", help="votes; default: feedback.sqlite"
     )
     parser.add_argument(
+        "--prompts", metavar="FILE",
+        help="prompts on which answers are compared: a file or Hub dataset of prompts, conversations or "
+        "preferences; default: those of the storyworld that a model was trained on",
+    )  # fmt: skip
+    parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
         help="address to listen on; default: 127.0.0.1, this machine only. Any other asks for a token",
     )  # fmt: skip

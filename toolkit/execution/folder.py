@@ -61,7 +61,10 @@ def run_folder(
             where=str(folder),
             fix=f"toolkit run {folder} --launch ACCELERATE.yaml",
         )
-    recipes = dag.order(loader.load_folder(folder, overrides))
+    recipes = [
+        replace(loaded, recipe=data_files.with_fixed_votes(loaded.recipe))
+        for loaded in dag.order(loader.load_folder(folder, overrides))
+    ]
     if not options.fresh:
         _refuse_changed(recipes, options)
     run_dirs = tuple(references.below(loaded.name, options.runs_dir) for loaded in recipes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -85,6 +86,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
             fix="write the recipe to a file, or use --launch instead of a launcher",
         )
     loaded = loader.load(path, overrides, texts=texts)
+    loaded = dataclasses.replace(loaded, recipe=data_files.with_fixed_votes(loaded.recipe))
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launch is not None and STAGES[loaded.recipe.stage].uses_torch:
         status = launching.run(loaded, options)

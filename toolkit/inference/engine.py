@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch and transformers take 4 s; the playground's page is s
 T = TypeVar("T")
 MAX_WAITING = 256
 """Requests that may wait for one model."""
+CLOSE_SECONDS = 10
 
 
 class BusyError(ToolkitError):
@@ -70,8 +71,10 @@ class Work(Generic[T]):
     """A submitted request. Its items are delivered by the worker's thread."""
 
     def __init__(self, engine: Engine, make: Callable[[OpenModel, threading.Event], Iterator[T]],
-                 deliver: Callable[[T], None], end: Callable[[BaseException | None], None]):  # fmt: skip
+                 deliver: Callable[[T], None], end: Callable[[BaseException | None], None],
+                 *, background: bool = False):  # fmt: skip
         self._engine, self._make, self._deliver, self._end = engine, make, deliver, end
+        self._background = background
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -111,9 +114,30 @@ class Engine:
     def __init__(self, opened: OpenModel):
         self.opened = opened
         self._waiting: deque[Work[Any]] = deque()
+        self._background: deque[Work[Any]] = deque()
         self._running: Work[Any] | None = None
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
+        self._is_closed = self._is_retired = False
+
+    def close(self) -> None:
+        """Cancel every request, and wait for the one that runs. A process that ends meanwhile would abort."""
+        with self._changed:
+            self._is_closed = True
+            waiting = [*self._waiting, *self._background]
+            running = [] if self._running is None else [self._running]
+            self._changed.notify()
+            worker = self._worker
+        for work in (*waiting, *running):
+            work.cancel()
+        if worker is not None:
+            worker.join(CLOSE_SECONDS)
+
+    def retire(self) -> None:
+        """End the worker once nothing waits, which frees the model; a later request still runs."""
+        with self._changed:
+            self._is_retired = True
+            self._changed.notify()
 
     def submit(
         self,
@@ -121,6 +145,7 @@ class Engine:
         *,
         deliver: Callable[[T], None],
         end: Callable[[BaseException | None], None],
+        background: bool = False,
     ) -> Work[T]:
         """Queue a request and return at once.
 
@@ -128,15 +153,22 @@ class Engine:
             make: returns the items of the request; the event is set when the request is cancelled.
             deliver: called with each item, in the worker's thread; must not block.
             end: called once after the last item, with what was raised, or None.
+            background: nobody waits for it. It is carried out when no other request waits, and the event of
+                a running one is set when another request arrives.
 
         Raises:
             BusyError: `MAX_WAITING` requests wait already.
         """
-        work = Work(self, make, deliver, end)
+        work = Work(self, make, deliver, end, background=background)
+        queue = self._background if background else self._waiting
         with self._changed:
-            if len(self._waiting) >= MAX_WAITING:
+            if self._is_closed:
+                raise BusyError("the model is being closed")
+            if len(queue) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} requests wait for this model", fix="try again in a minute")
-            self._waiting.append(work)
+            queue.append(work)
+            if not background and self._running is not None and self._running._background:
+                self._running._cancelled.set()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
                 self._worker.start()
@@ -169,20 +201,25 @@ class Engine:
         while True:
             with self._changed:
                 self._running = None
-                while not self._waiting:
+                while not (self._waiting or self._background):
+                    if self._is_closed or self._is_retired:
+                        self._worker = None
+                        return
                     self._changed.wait()
-                self._running = self._waiting.popleft()
+                self._running = (self._waiting or self._background).popleft()
             self._running._run(self.opened)
 
     def _position(self, work: Work[Any]) -> int:
         with self._changed:
-            return next((place for place, other in enumerate(self._waiting, 1) if other is work), 0)
+            queue = [*self._waiting, *self._background]
+            return next((place for place, other in enumerate(queue, 1) if other is work), 0)
 
     def _forget(self, work: Work[Any]) -> None:
         with self._changed:
-            if work not in self._waiting:
+            queue = self._background if work._background else self._waiting
+            if work not in queue:
                 return
-            self._waiting.remove(work)
+            queue.remove(work)
         work._finish(None)
 
 

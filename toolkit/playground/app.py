@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -38,12 +38,13 @@ class ServerSettings:
     Attributes:
         runs_dir: the folder whose runs the page shows.
         feedback: the SQLite file of the votes.
-        prompts: prompts of the Compare room, beside typed ones.
+        prompts: a file or Hub dataset with the prompts of the Compare room; None for those of the world of
+            the models.
     """
 
     runs_dir: Path
     feedback: Path
-    prompts: list[str] = field(default_factory=list)
+    prompts: str | None = None
 
 
 class Playground:
@@ -85,11 +86,14 @@ class Playground:
 
     def _import_rooms(self) -> Application:
         from toolkit.playground import openai_api
+        from toolkit.playground.kept import KeptSteps
         from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise
 
         rooms = (models, chat, next_word, surprise, attention, compare, runs, reward)
         routers = [room.router for room in rooms]
-        return self._app({"/api": routers, "/v1": [openai_api.router], "": [pages.router]})
+        app = self._app({"/api": routers, "/v1": [openai_api.router], "": [pages.router]})
+        app.state.kept = KeptSteps(self._library)
+        return app
 
 
 def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:

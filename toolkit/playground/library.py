@@ -79,8 +79,18 @@ class Library:
     def __init__(self, entries: list[Entry]):
         self.entries = {entry.id: entry for entry in entries}
         self.loader = Loader()
+        self.closing: list[Callable[[], None]] = []
+        """What `close` calls before it closes the models."""
         self._engines: dict[str, Future[Engine]] = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End every request to a model, before the process ends."""
+        for action in self.closing:
+            action()
+        for future in list(self._engines.values()):
+            if future.done() and future.exception() is None:
+                future.result().close()
 
     def entry(self, name: str, kind: Kind = "language") -> Entry:
         """Return an entry by id.
@@ -93,15 +103,15 @@ class Library:
             raise UsageError(f"there is no {kind} model {name!r}", where="model", fix="reload the page")
         return entry
 
-    def opening(self, name: str) -> Future[Engine]:
-        """Return the future engine of a language model, which begins to load if it is not loaded yet.
+    def opening(self, name: str, kind: Kind = "language") -> Future[Engine]:
+        """Return the future engine of a model, which begins to load if it is not loaded yet.
 
         Its exception is a ToolkitError.
 
         Raises:
             UsageError: there is no such model.
         """
-        entry = self.entry(name)
+        entry = self.entry(name, kind)
         with self._lock:
             if name not in self._engines:
                 self._engines[name] = self.loader.submit(lambda: _opened(entry))
@@ -150,9 +160,10 @@ class Library:
 
 def _opened(entry: Entry) -> Engine:
     from toolkit.inference.opening import open_model
+    from toolkit.inference.reward_probe import open_reward_model
 
     try:
-        return Engine(open_model(entry.reference))
+        return Engine((open_reward_model if entry.kind == "reward" else open_model)(entry.reference))
     except ToolkitError:
         raise
     except Exception as error:  # of foreign code: the page tells it, and the other models still load

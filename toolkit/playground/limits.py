@@ -8,3 +8,5 @@ MAX_NEW_TOKENS = 4096
 """Tokens of one answer."""
 MAX_SEED = 2**53 - 1
 """The largest integer that JavaScript writes exactly."""
+MAX_TOKENS = 4096
+"""Tokens of a text that is shown token by token."""

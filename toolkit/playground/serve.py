@@ -15,11 +15,12 @@ try:
     import uvicorn
 except ImportError as error:  # of the extra `playground`
     raise UsageError(
-        f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
+        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
     ) from error
 
 from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.library import Library, entries_of
+from toolkit.playground.prompts import check_file
 from toolkit.playground.security import Access, Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -32,6 +33,7 @@ def serve_command(
     models: list[str],
     runs_dir: str,
     feedback: str,
+    prompts: str | None,
     host: str,
     port: int,
     open: bool,
@@ -39,6 +41,8 @@ def serve_command(
     announce: Callable[[str], None],
 ) -> int:
     """Serve the page until Ctrl-C. `announce` is called with its address once the port is open."""
+    if prompts is not None:
+        check_file(prompts)
     library = Library(entries_of(models, Path(runs_dir)))
     listener = listen(host, port)
     port = listener.getsockname()[1]
@@ -46,7 +50,7 @@ def serve_command(
     access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
-    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback)))
+    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts))
     tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
     announce(shown)
     if open:
@@ -56,7 +60,10 @@ def serve_command(
     config = uvicorn.Config(
         app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        library.close()
     return 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.inference.engine import Engine
-from toolkit.playground.library import Library
+from toolkit.playground.library import Kind, Library
 
 if TYPE_CHECKING:  # imports torch
     from toolkit.inference.opening import OpenModel
@@ -42,23 +42,25 @@ def library(request: Request) -> Library:
     return models
 
 
-async def engine(request: Request, name: str) -> Engine:
+async def engine(request: Request, name: str, kind: Kind = "language") -> Engine:
     """Return the engine of a model; loads it, in another thread, if it is not loaded yet.
 
     Raises:
         ToolkitError: there is no such model, or it cannot be loaded.
     """
-    return await asyncio.wrap_future(library(request).opening(name))
+    return await asyncio.wrap_future(library(request).opening(name, kind))
 
 
-async def compute(request: Request, name: str, function: Callable[[OpenModel], T]) -> T:
+async def compute(
+    request: Request, name: str, function: Callable[[OpenModel], T], *, kind: Kind = "language"
+) -> T:
     """Return a function of a model, computed by its engine. It leaves the queue when the client goes away.
 
     Raises:
         ToolkitError: there is no such model, it cannot be loaded, the client went away, or what the function
             raises.
     """
-    future = asyncio.wrap_future((await engine(request, name)).call(function))
+    future = asyncio.wrap_future((await engine(request, name, kind)).call(function))
     while not (await asyncio.wait({future}, timeout=POLL_SECONDS))[0]:
         if await request.is_disconnected():
             future.cancel()
@@ -91,6 +93,19 @@ class ClosedStream(StreamingResponse):
         """Send the stream."""
         async with aclosing(self.source):
             await super().__call__(scope, receive, send)
+
+
+def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """Return events that need several models as lines of JSON; an error as in `stream`."""
+
+    async def lines() -> AsyncGenerator[bytes]:
+        try:
+            async for event in events:
+                yield _line(event)
+        except ToolkitError as error:
+            yield _line({"event": "error", "error": error_json(error)})
+
+    return ClosedStream(lines(), media_type="application/x-ndjson")
 
 
 async def _lines(request: Request, name: str, make: Items) -> AsyncGenerator[bytes]:
