@@ -170,5 +170,5 @@ def test_a_language_model_is_no_reward_model(served, model_folder, reward_folder
         "/api/reward/score", {"model": str(model_folder), "prompt": "", "answer": "a"}
     )
     assert (status, error["where"]) == (400, "model")
-    events = served.events("/api/reward/sample", {"model": str(reward_folder), "prompt": "", "count": 2})
-    assert events[-1]["event"] == "error"
+    body = {"model": str(reward_folder), "prompt": "", "count": 2}
+    assert served.refused("/api/reward/sample", body)[0] == 400
