@@ -79,7 +79,7 @@ def test_a_head_has_the_exact_weights_with_or_without_the_first_position(server,
 
 def test_a_lens_ends_with_the_models_own_prediction(server, model_folder):
     found = server.post("/api/attention/lens", {"model": str(model_folder), "text": TEXT})
-    own = server.post("/api/next", {"model": str(model_folder), "text": TEXT})["tokens"][0]
+    own = server.post("/api/next", {"model": str(model_folder), "text": TEXT})["candidates"][0]
     assert (found["first"], len(found["rows"])) == (0, 3)
     last = found["rows"][-1][-1]
     assert last["text"] == own["text"]
