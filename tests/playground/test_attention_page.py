@@ -54,7 +54,7 @@ def test_a_row_of_the_table_adds_up_to_100_percent(page, server):
     assert cells[0] == "0.0%"  # without the first position
     assert sum(float(cell.rstrip("%")) for cell in cells) == pytest.approx(100, abs=0.05 * rows)
     page.get_by_label("Show the first position").check()
-    page.wait_for_function("document.querySelector('details[open]') === null")  # drawn again
+    page.locator("details[open]").wait_for(state="detached")  # drawn again
     page.get_by_text("Table of the numbers").click()
     cells = page.locator("details[open] tbody tr").nth(rows - 1).locator("td").all_inner_texts()
     assert float(cells[0].rstrip("%")) > 0
@@ -118,14 +118,17 @@ def test_a_sentence_without_the_word_is_named(chromium, server):
 
 
 def test_the_slider_goes_through_the_kept_steps(page, server):
+    from playwright.sync_api import expect  # where playwright is missing, these tests are skipped
+
     visit(page, server, "view=growth")
     page.get_by_text("Surprise of the text: bits per token").first.wait_for()
     assert page.locator(".slider output").inner_text() == "20 (1,280 tokens read)"
-    last = page.locator(".bars").first.inner_text()
+    last, looks = page.locator(".bars").first.inner_text(), page.locator(".att-detail .bars").inner_text()
     page.locator(".slider input").press("Home")
     page.wait_for_load_state("networkidle")
     assert page.locator(".slider output").inner_text() == "0 (0 tokens read)"
     assert page.locator(".bars").first.inner_text() != last
+    expect(page.locator(".att-detail .bars")).not_to_have_text(looks, use_inner_text=True)
     assert params(page)["step"] == "0"
     assert page.locator(".att-quads circle").count() >= 2 * 3  # two charts of three steps
     page.reload()
@@ -154,3 +157,23 @@ def test_nothing_is_off_the_screen_of_a_phone_and_axe_finds_no_fault(page, serve
             page.evaluate(Path(AXE).read_text(encoding="utf-8"))
             found = page.evaluate("axe.run().then(result => result.violations)")
             assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+
+
+def test_a_long_text_survives_a_reload_and_says_that_it_is_cut(page, server):
+    visit(page, server)
+    page.get_by_role("textbox", name="Text").fill("many words " * 200)
+    page.get_by_text("the first 64 are shown").wait_for()
+    assert "text" not in params(page)
+    page.reload()
+    page.get_by_text("the first 64 are shown").wait_for()
+    assert page.get_by_role("textbox", name="Text").input_value() == "many words " * 200
+
+
+def test_the_theme_changes_the_colour_of_the_pictures(page, server):
+    visit(page, server)
+    pixel = (
+        "document.querySelector('.att-matrix canvas').getContext('2d').getImageData(1, 2, 1, 1).data.join()"
+    )
+    before = page.evaluate(pixel)
+    page.get_by_label("Light or dark").click()
+    assert page.evaluate(pixel) != before

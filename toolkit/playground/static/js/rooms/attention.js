@@ -23,7 +23,7 @@ export function mount(root, { params, models, signal, setParams }) {
     inner.abort();
     inner = new AbortController();
     const long = text.value.length > LONGEST;
-    if (long) remember("attention.text", text.value);
+    remember("attention.text", long ? text.value : null);
     setParams({ model, view: view === "look" ? "" : view, text: long ? "" : text.value });
     field.hidden = view === "senses";
     show(result);

@@ -79,7 +79,7 @@ async function drawHead(card, context) {
   const { body, found, layer, head } = context, about = found.heads[layer][head];
   const answer = await post("/api/attention/head", { ...body, layer, head }, context);
   const { tokens, rows } = answer;
-  const panel = h("div", {});
+  const panel = h("div", { "aria-live": "polite" });
   let at = Math.min(+(context.params.at ?? tokens.length - 1), tokens.length - 1);
   const words = tokens.map((token, place) => h("button", {
     type: "button", class: `att-token${/^<.+>$/.test(token) ? " special" : ""}`, "aria-pressed": "false", "aria-label": token.trim() ? null : visible(token),

@@ -97,10 +97,12 @@ function draw(card, found, { word, senses: [first] }, { signal, params, setParam
     setParams({ layer: index === best ? "" : index });
     const matrix = layers[index].cosines, off = matrix.flatMap((row, i) => row.filter((_, j) => i !== j)), low = Math.min(...off), high = Math.max(...off);
     show(map, h("figure", { class: "att-map" }, h("figcaption", {}, t("attention.senses.map", { layer: name(index) })),
-      heatmap(matrix.map((row, i) => row.map((value, j) => (i === j ? 1 : high > low ? (value - low) / (high - low) : 1))), { title: t("attention.senses.map", { layer: name(index) }), cell: 24,
-        label: (i, j) => `${place(i)} – ${place(j)}: ${number(matrix[i][j])}` }),
+      h("div", { class: "att-blocks" }, edge("top"), edge("side"), heatmap(matrix.map((row, i) => row.map((value, j) => (i === j ? 1 : high > low ? (value - low) / (high - low) : 1))), { title: t("attention.senses.map", { layer: name(index) }), cell: 24,
+        label: (i, j) => `${place(i)} – ${place(j)}: ${number(matrix[i][j])}` })),
       h("p", { class: "note" }, t("attention.senses.map.what", { low: number(low), high: number(high), a: first.length }))));
   };
+  const edge = side => h("div", { class: side, "aria-hidden": "true" }, [["A", first.length], ["B", layers[0].cosines.length - first.length]].map(([letter, count]) =>
+    h("span", { css: { "flex-grow": count } }, letter)));
   const place = index => (index < first.length ? `A${index + 1}` : `B${index + 1 - first.length}`);
   const at = Math.min(+(params.layer ?? best), layers.length - 1);
   show(card, h("h2", {}, t("attention.senses.result")), h("p", {}, t(found.p_value <= 0.05 ? "attention.senses.apart" : "attention.senses.alike", fields)),
