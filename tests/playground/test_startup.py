@@ -14,7 +14,7 @@ from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
 from tests.playground.test_load import sent
 from toolkit.base.errors import ToolkitError
-from toolkit.playground.library import Entry, Library, entries_of
+from toolkit.playground.library import Entry, Library, Loader, entries_of
 
 
 def test_the_server_imports_no_large_library_before_it_serves():
@@ -71,6 +71,18 @@ def test_a_model_loads_once_and_is_loading_meanwhile(monkeypatch):
     engines = [future.result(20) for future in futures]
     assert engines[0] is engines[2] is engines[3] is library.loaded("a") and opened == ["a", "b"]
     assert library.state("a") == "ready"
+
+
+def test_a_model_loads_before_what_may_come_later():
+    loader, done, go = Loader(), [], threading.Event()
+    first = loader.submit(lambda: go.wait(20))
+    later = [loader.submit(lambda n=n: done.append(n), later=True) for n in range(2)]
+    model = loader.submit(lambda: done.append("model"))
+    go.set()
+    assert first.result(20)
+    for future in (*later, model):
+        future.result(20)
+    assert done == ["model", 0, 1]
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_the_others_load(monkeypatch):
