@@ -87,7 +87,7 @@ def test_each_pair_is_voted_on_by_so_many_people(log):
                 made.vote(log, name, showing.id, "tie")
     counts = Counter(row["prompt"] for row in rows(log))
     assert sorted(counts.values()) == [2, 2, 2]
-    assert made.next("ann") is None
+    assert made.next("ann") is None and made._open == []
 
 
 def test_a_pair_that_somebody_left_open_is_shown_to_others(log, monkeypatch):
@@ -200,8 +200,8 @@ def test_requests_that_are_refused(server, model_folder):
     status, error = server.refused("/api/compare/next", {**good, "prompt": None})
     assert status == 400 and error["what"] == "there are no prompts for these models"
     for wrong in ({"voter": " "}, {"models": []}, {"vote": "c"}, {"prompt": "x" * 200_000}):
-        status, _, _ = server.request("POST", "/api/compare/vote", {**good, "item": "0", "vote": "left", **wrong})
-        assert status == 422
+        body = {**good, "item": "0", "vote": "left", **wrong}
+        assert server.request("POST", "/api/compare/vote", body)[0] == 422
 
 
 def test_a_model_that_always_answers_the_same_is_said(server, model_folder):
