@@ -189,7 +189,7 @@ export function mount(root, { params, models, signal, setParams }) {
     show(training, h("summary", {}, t("compare.training")),
       h("p", {}, t("compare.training.lead", { file: feedback })),
       ["summary", "export", "train"].map(step => h("div", { class: "command" }, h("p", { class: "note" }, t(`compare.training.${step}`)),
-        h("pre", { class: "scroll", tabindex: "0", role: "region", "aria-label": t(`compare.training.${step}`) }, h("code", {}, commands[step])))));
+        h("pre", {}, h("code", {}, commands[step])))));
   }
 
   show(help, statistics, training);
