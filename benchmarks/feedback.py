@@ -9,7 +9,8 @@ they prefer an answer with the probability sigmoid(difference / temperature); eq
 recipes/feedback/dpo.yaml then trains on the file of votes, and the gold judge compares the result with the
 model on held-out prompts.
 
-The output is a Markdown table, one row a training, with 95% intervals over prompts.
+The output is a Markdown table, one row a training, with 95% intervals over prompts. Votes on repeated pairs
+and on attention checks do not count; pairs with a tie are not trained on.
 """
 
 from __future__ import annotations
@@ -56,10 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/feedback"), metavar="DIR")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the recipe")
     args = parser.parse_intermixed_args(arguments)
-    print(
-        header("votes", "seed", "pairs trained on", "agreement with gold", "gold win rate", "verdict"),
-        flush=True,
+    columns = (
+        "votes",
+        "seed",
+        "that count",
+        "pairs trained on",
+        "agreement with gold",
+        "gold win rate",
+        "verdict",
     )
+    print(header(*columns), flush=True)
     for seed in range(args.seeds):
         for count in args.votes:
             print(row(args, count, seed), flush=True)
@@ -85,8 +92,9 @@ def row(args: argparse.Namespace, count: int, seed: int) -> str:
     ))  # fmt: skip
     result = next(model for model in found["models"].values() if model.get("win_rate"))["win_rate"]
     pairs, agreement = agreement_with_gold(file, args.world)
+    counted = len(vote_file.read_votes(file)[0])
     return (
-        f"| {count} | {seed} | {pairs} | {agreement:.1%} | {result['estimate']:.1%} "
+        f"| {count} | {seed} | {counted} | {pairs} | {agreement:.1%} | {result['estimate']:.1%} "
         f"[{result['low']:.1%}, {result['high']:.1%}] | {result['verdict']} |"
     )
 
