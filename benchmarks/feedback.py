@@ -81,7 +81,7 @@ def row(args: argparse.Namespace, count: int, seed: int) -> str:
     if not is_complete(file, count):
         for left in folder.glob(f"{file.name}*"):
             left.unlink()
-        with playground(args.model, file) as address:
+        with playground(args.model, file, seed) as address:
             collect(address, args, count, seed)
     toolkit("run", RECIPE, "--runs-dir", folder / "runs", "--fresh", f"seed={seed}",
             f"model={Path(args.model).resolve()}", f"data.name={file.resolve()}", *args.settings)  # fmt: skip
@@ -111,19 +111,10 @@ def toolkit(*arguments: object) -> str:
 
 
 @contextmanager
-def playground(model: str, feedback: Path) -> Iterator[str]:
+def playground(model: str, feedback: Path, seed: int) -> Iterator[str]:
     """Run `toolkit playground`; yield its host and port."""
-    command = [
-        sys.executable,
-        "-m",
-        "toolkit",
-        "playground",
-        model,
-        "--port",
-        "0",
-        "--feedback",
-        str(feedback),
-    ]
+    options = ["--port", "0", "--feedback", str(feedback), "--seed", str(seed)]
+    command = [sys.executable, "-m", "toolkit", "playground", model, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -133,7 +124,7 @@ def playground(model: str, feedback: Path) -> Iterator[str]:
 
 
 def collect(address: str, args: argparse.Namespace, count: int, seed: int) -> None:
-    """Let the annotators vote, side by side, until there are `count` votes that count."""
+    """Let the annotators vote, side by side, until there are `count` votes."""
     left, lock = [count], threading.Lock()
     errors: list[BaseException] = []
     with Progress(f"{count} votes", count, "vote") as progress:
@@ -166,9 +157,8 @@ class Annotator:
         self.connection = http.client.HTTPConnection(address, timeout=600)
         self.world, self.noise = get_world(args.world), args.noise
         self.random = Random(derive(seed, "annotator", number))
-        # One comparison for each seed: another seed sees other answers.
         self.request = {"voter": f"annotator {number}", "models": [args.model.rstrip("/")],
-                        "temperature": args.temperature, "max_new_tokens": 80 + seed}  # fmt: skip
+                        "temperature": args.temperature, "max_new_tokens": 80}  # fmt: skip
 
     def work(self, is_wanted: Any) -> None:
         """Vote while another vote is wanted."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -32,7 +33,6 @@ router = APIRouter()
 MAX_CONTESTS = 64
 POLL_SECONDS = 0.03
 """How often a request looks for a pair that is being made."""
-SEED = 0
 
 
 def _named(text: str) -> str:
@@ -87,8 +87,8 @@ class StatisticsRequest(BaseModel):
 class Comparisons:
     """All comparisons of a server, and its file of votes."""
 
-    def __init__(self, models: Library, feedback: Any, prompt_file: str | None):
-        self._models, self._feedback, self._prompt_file = models, feedback, prompt_file
+    def __init__(self, models: Library, feedback: Path, prompt_file: str | None, seed: int):
+        self._models, self._feedback, self._prompt_file, self._seed = models, feedback, prompt_file, seed
         self._lock = threading.Lock()
         self._contests: OrderedDict[ContestSettings, tuple[BlindContest, Producer]] = OrderedDict()
         self._prompts: dict[str, list[list[Message]]] = {}
@@ -123,7 +123,7 @@ class Comparisons:
             if found is None:
                 start = self.log.count()
                 name = "/".join(map(str, (*astuple(settings), start)))
-                contest = BlindContest(settings, seed=SEED, name=name)
+                contest = BlindContest(settings, seed=self._seed, name=name)
                 producer = Producer(contest, self._models, lambda: self.prompts(settings), start=start)
                 found = self._contests[settings] = (contest, producer)
                 while len(self._contests) > MAX_CONTESTS:
@@ -176,7 +176,7 @@ def comparisons(request: Request) -> Comparisons:
     state = request.app.state
     if not hasattr(state, "comparisons"):
         settings = state.settings
-        state.comparisons = Comparisons(library(request), settings.feedback, settings.prompts)
+        state.comparisons = Comparisons(library(request), settings.feedback, settings.prompts, settings.seed)
     found: Comparisons = state.comparisons
     return found
 
