@@ -233,6 +233,17 @@ def test_prompts_of_a_file_are_those_of_its_training_part(model_folder, tmp_path
         assert item["prompt"][0]["content"].startswith("prompt ")
 
 
+def test_a_pair_that_needs_another_vote_is_shown_after_a_restart(model_folder, tmp_path):
+    request, pairs = asked(model_folder, annotators=2), []
+    for voter in ("kim", "lee", "ann"):
+        with serving([str(model_folder)], tmp_path) as running:
+            item = running.post("/api/compare/next", {**request, "voter": voter})
+            vote = {**request, "voter": voter, "item": item["item"], "vote": "tie"}
+            running.post("/api/compare/vote", vote)
+            pairs.append({answer["text"] for answer in item["answers"]})
+    assert pairs[0] == pairs[1] != pairs[2]
+
+
 @pytest.mark.parametrize("kind", ["own template", "text"])
 def test_a_llama_answers_in_its_template_and_a_text_model_continues(tmp_path, kind):
     tokenizer = byte_level()

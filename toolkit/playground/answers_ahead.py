@@ -70,11 +70,18 @@ class Producer:
         library: Library,
         prompts: Callable[[], Sequence[list[Message]]],
         *,
+        unfinished: Callable[[], Sequence[AnswerPair]] = tuple,
         start: int = 0,
     ):
-        """`start` is the number of the first pair: after a restart of the server others are made."""
+        """Create a producer, which makes nothing yet.
+
+        Args:
+            unfinished: returns pairs of before that need more votes; called once, in the thread.
+            start: number of the first pair: after a restart of the server others are made.
+        """
         self.contest, self.library = contest, library
         self._prompts, self._number = prompts, start
+        self._unfinished: Callable[[], Sequence[AnswerPair]] | None = unfinished
         self._order: tuple[int, list[int]] = (-1, [])
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -113,6 +120,10 @@ class Producer:
                     self._thread = None
                     return
             try:
+                if self._unfinished is not None:
+                    self.contest.restore(self._unfinished())
+                    self._unfinished = None
+                    continue
                 for pair in self._pairs(min(wanted, max(waiting, 1), MAX_TOGETHER)):
                     identical = 0 if self.contest.add(pair) else identical + 1
                 if identical >= MAX_IDENTICAL:

@@ -242,9 +242,9 @@ function comparison(row) {
     h("p", { class: "num" }, words),
     h("p", { class: "note num" }, t("compare.counts", { wins: row.wins, losses: row.losses, ties: row.ties, bad: row.bad, first, second })),
     h("p", { class: "verdict" }, row.verdict ? t("compare.decided", { model: row.verdict, count: row.anytime.decided_at }) : t("compare.undecided")),
-    h("p", { class: "note num" }, power.more_for_observed === null ? t("compare.power.close", { more: power.more_for["0.6"] })
-      : row.verdict ? t("compare.power.enough", { detectable: percent(power.detectable, 0) })
-        : t("compare.power", { more: power.more_for_observed, rate: percent(row.win_rate, 0) })));
+    h("p", { class: "note num" }, row.verdict ? t("compare.power.enough", { detectable: percent(power.detectable, 0) }) : [
+      power.more_for_observed ? t("compare.power", { more: power.more_for_observed, rate: percent(row.win_rate, 0) }) : "", " ",
+      t("compare.power.for", { low: power.more_for["0.55"], middle: power.more_for["0.6"], high: power.more_for["0.7"] })]));
 }
 
 const range = (ends, format) => (ends[0] === null ? "–" : `${format(ends[0])} – ${format(ends[1])}`);
