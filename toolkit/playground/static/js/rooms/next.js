@@ -263,13 +263,13 @@ export function mount(root, { params, models, signal, setParams }) {
           delete chatBox.dataset.model;
           start(text.value);
         }),
-        h("label", { class: "field" }, t("next.text"), text),
-        h("div", { class: "row" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => { text.value = t(`next.example.${name}`); start(text.value); } },
+        h("label", { class: "field live" }, t("next.text"), text),
+        h("div", { class: "row live" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => { text.value = t(`next.example.${name}`); start(text.value); } },
           t(`next.example.${name}.name`))), chatBox)),
       failure,
       h("section", { class: "card stack", "aria-labelledby": "next-loop" },
         h("h2", { id: "next-loop" }, t("next.loop")), h("p", { class: "note" }, t("next.loop.note")), strip,
-        h("div", { class: "row actions" }, act.draw, act.top, act.undo, act.again, h("label", { class: "field seed" }, t("next.seed"), seed), waiting), steps, said),
+        h("div", { class: "row actions live" }, act.draw, act.top, act.undo, act.again, h("label", { class: "field seed" }, t("next.seed"), seed), waiting), steps, said),
       h("div", { class: "columns next-columns" },
         h("section", { class: "card" }, result),
         h("section", { class: "card stack" }, h("h2", {}, t("next.sampling")), sliders, facts, line)),

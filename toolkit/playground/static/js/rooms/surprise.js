@@ -199,9 +199,9 @@ export function mount(root, { params, models, signal, setParams }) {
     h("div", { class: "stack" },
       h("div", { class: "card stack" },
         modelPicker(models, state.models, chosen => { state.models = chosen; read(); }, { multiple: true }),
-        h("label", { class: "field" }, t("surprise.prompt"), prompt),
-        h("label", { class: "field" }, label, text),
-        h("div", { class: "row" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => example(name) }, t(`surprise.example.${name}`))),
+        h("label", { class: "field live" }, t("surprise.prompt"), prompt),
+        h("label", { class: "field live" }, label, text),
+        h("div", { class: "row live" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => example(name) }, t(`surprise.example.${name}`))),
           h("label", { class: "check" }, end, t("surprise.end"))),
         status),
       result));
