@@ -9,7 +9,8 @@ they prefer an answer with the probability sigmoid(difference / temperature); eq
 recipes/feedback/dpo.yaml then trains on the file of votes, and the gold judge compares the result with the
 model on held-out prompts.
 
-The output is a Markdown table, one row a training, with 95% intervals over prompts.
+The output is a Markdown table, one row a training, with 95% intervals over prompts. Votes on repeated pairs
+and on attention checks do not count; pairs with a tie are not trained on.
 """
 
 from __future__ import annotations
@@ -56,10 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/feedback"), metavar="DIR")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the recipe")
     args = parser.parse_intermixed_args(arguments)
-    print(
-        header("votes", "seed", "pairs trained on", "agreement with gold", "gold win rate", "verdict"),
-        flush=True,
+    columns = (
+        "votes",
+        "seed",
+        "that count",
+        "pairs trained on",
+        "agreement with gold",
+        "gold win rate",
+        "verdict",
     )
+    print(header(*columns), flush=True)
     for seed in range(args.seeds):
         for count in args.votes:
             print(row(args, count, seed), flush=True)
@@ -74,7 +81,7 @@ def row(args: argparse.Namespace, count: int, seed: int) -> str:
     if not is_complete(file, count):
         for left in folder.glob(f"{file.name}*"):
             left.unlink()
-        with playground(args.model, file) as address:
+        with playground(args.model, file, seed) as address:
             collect(address, args, count, seed)
     toolkit("run", RECIPE, "--runs-dir", folder / "runs", "--fresh", f"seed={seed}",
             f"model={Path(args.model).resolve()}", f"data.name={file.resolve()}", *args.settings)  # fmt: skip
@@ -85,8 +92,9 @@ def row(args: argparse.Namespace, count: int, seed: int) -> str:
     ))  # fmt: skip
     result = next(model for model in found["models"].values() if model.get("win_rate"))["win_rate"]
     pairs, agreement = agreement_with_gold(file, args.world)
+    counted = len(vote_file.read_votes(file)[0])
     return (
-        f"| {count} | {seed} | {pairs} | {agreement:.1%} | {result['estimate']:.1%} "
+        f"| {count} | {seed} | {counted} | {pairs} | {agreement:.1%} | {result['estimate']:.1%} "
         f"[{result['low']:.1%}, {result['high']:.1%}] | {result['verdict']} |"
     )
 
@@ -103,19 +111,10 @@ def toolkit(*arguments: object) -> str:
 
 
 @contextmanager
-def playground(model: str, feedback: Path) -> Iterator[str]:
+def playground(model: str, feedback: Path, seed: int) -> Iterator[str]:
     """Run `toolkit playground`; yield its host and port."""
-    command = [
-        sys.executable,
-        "-m",
-        "toolkit",
-        "playground",
-        model,
-        "--port",
-        "0",
-        "--feedback",
-        str(feedback),
-    ]
+    options = ["--port", "0", "--feedback", str(feedback), "--seed", str(seed)]
+    command = [sys.executable, "-m", "toolkit", "playground", model, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -125,7 +124,7 @@ def playground(model: str, feedback: Path) -> Iterator[str]:
 
 
 def collect(address: str, args: argparse.Namespace, count: int, seed: int) -> None:
-    """Let the annotators vote, side by side, until there are `count` votes that count."""
+    """Let the annotators vote, side by side, until there are `count` votes."""
     left, lock = [count], threading.Lock()
     errors: list[BaseException] = []
     with Progress(f"{count} votes", count, "vote") as progress:
@@ -158,9 +157,8 @@ class Annotator:
         self.connection = http.client.HTTPConnection(address, timeout=600)
         self.world, self.noise = get_world(args.world), args.noise
         self.random = Random(derive(seed, "annotator", number))
-        # One comparison for each seed: another seed sees other answers.
         self.request = {"voter": f"annotator {number}", "models": [args.model.rstrip("/")],
-                        "temperature": args.temperature, "max_new_tokens": 80 + seed}  # fmt: skip
+                        "temperature": args.temperature, "max_new_tokens": 80}  # fmt: skip
 
     def work(self, is_wanted: Any) -> None:
         """Vote while another vote is wanted."""

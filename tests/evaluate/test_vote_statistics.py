@@ -14,8 +14,8 @@ from toolkit.evaluate import vote_statistics
 
 def row(prompt, vote, voter="kim", *, models=("m", "n"), shown="ab", kind="normal", turned=False):
     answers = {"answer_a": f"a {prompt}", "answer_b": f"b {prompt}"}
-    found = {"prompt": prompt, **answers, "vote": vote, "voter": voter, "models": list(models), "shown": shown,
-             "kind": kind}  # fmt: skip
+    found = {"prompt": prompt, **answers, "vote": vote, "voter": voter, "kind": kind, "shown": shown}
+    found["models"] = list(models)
     if turned:
         found["answer_a"], found["answer_b"] = found["answer_b"], found["answer_a"]
         found["models"] = found["models"][::-1]

@@ -12,7 +12,9 @@ from collections import Counter
 
 import pytest
 
-from tests.playground.conftest import serving
+from tests.architectures import build_architecture
+from tests.foreign_tokenizers import byte_level
+from tests.playground.conftest import Server, serving
 from toolkit.base.errors import UsageError
 from toolkit.data import vote_file
 from toolkit.playground.contest import (
@@ -87,7 +89,7 @@ def test_each_pair_is_voted_on_by_so_many_people(log):
                 made.vote(log, name, showing.id, "tie")
     counts = Counter(row["prompt"] for row in rows(log))
     assert sorted(counts.values()) == [2, 2, 2]
-    assert made.next("ann") is None
+    assert made.next("ann") is None and made._open == []
 
 
 def test_a_pair_that_somebody_left_open_is_shown_to_others(log, monkeypatch):
@@ -200,10 +202,8 @@ def test_requests_that_are_refused(server, model_folder):
     status, error = server.refused("/api/compare/next", {**good, "prompt": None})
     assert status == 400 and error["what"] == "there are no prompts for these models"
     for wrong in ({"voter": " "}, {"models": []}, {"vote": "c"}, {"prompt": "x" * 200_000}):
-        status, _, _ = server.request(
-            "POST", "/api/compare/vote", {**good, "item": "0", "vote": "left", **wrong}
-        )
-        assert status == 422
+        body = {**good, "item": "0", "vote": "left", **wrong}
+        assert server.request("POST", "/api/compare/vote", body)[0] == 422
 
 
 def test_a_model_that_always_answers_the_same_is_said(server, model_folder):
@@ -231,6 +231,36 @@ def test_prompts_of_a_file_are_those_of_its_training_part(model_folder, tmp_path
         assert setup["commands"]["export"].startswith("toolkit feedback export ")
         item = running.post("/api/compare/next", asked(model_folder, prompt=None))
         assert item["prompt"][0]["content"].startswith("prompt ")
+
+
+def test_a_pair_that_needs_another_vote_is_shown_after_a_restart(model_folder, tmp_path):
+    request, pairs = asked(model_folder, annotators=2), []
+    for voter in ("kim", "lee", "ann"):
+        with serving([str(model_folder)], tmp_path) as running:
+            item = running.post("/api/compare/next", {**request, "voter": voter})
+            vote = {**request, "voter": voter, "item": item["item"], "vote": "tie"}
+            running.post("/api/compare/vote", vote)
+            pairs.append({answer["text"] for answer in item["answers"]})
+    assert pairs[0] == pairs[1] != pairs[2]
+
+
+@pytest.mark.parametrize("kind", ["own template", "text"])
+def test_a_llama_answers_in_its_template_and_a_text_model_continues(tmp_path, kind):
+    tokenizer = byte_level()
+    if kind == "own template":
+        tokenizer.chat_template = (
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}"
+        )
+    folder = tmp_path / "model"
+    build_architecture("llama" if kind == "own template" else "gpt2", tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with serving([str(folder)], tmp_path) as running:
+        request = asked(folder, prompt="Once upon a time " * 40)
+        item = running.post("/api/compare/next", request)
+        assert all(answer["text"] for answer in item["answers"]) and item["prompt"][0]["role"] == "user"
+        running.post("/api/compare/vote", {**request, "item": item["item"], "vote": "left"})
+    assert len(vote_file.read_rows(tmp_path / "feedback.sqlite")) == 1
 
 
 VOTERS = 100
@@ -263,6 +293,22 @@ def test_a_hundred_people_vote_at_once_and_every_vote_is_counted(model_folder, t
     votes, _ = vote_file.read_votes(tmp_path / "feedback.sqlite")
     per_pair = Counter((vote.prompt, vote.answer_a, vote.answer_b) for vote in votes)
     assert max(per_pair.values()) <= 5
+
+
+@pytest.mark.slow
+def test_a_vote_that_the_server_acknowledged_survives_its_kill(model_folder, tmp_path):
+    path, given = tmp_path / "feedback.sqlite", []
+    options = ["--port", "0", "--feedback", str(path)]
+    for attempt in range(2):
+        command = [sys.executable, "-m", "toolkit", "playground", str(model_folder), *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            running = Server(int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2]), tmp_path)
+            for _ in range(5 + attempt):
+                item = running.post("/api/compare/next", asked(model_folder))["item"]
+                vote = {**asked(model_folder), "item": item, "vote": "right"}
+                given.append(running.post("/api/compare/vote", vote)["id"])
+            os.kill(process.pid, signal.SIGKILL)
+        assert [row["id"] for _, row in vote_file.read_rows(path)] == given
 
 
 VOTING = """

@@ -97,9 +97,8 @@ def test_statistics_are_folded_and_training_is_a_command(page, room):
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_width_scrolls_and_axe_finds_nothing(chromium, room, width, theme):
-    context = chromium.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=theme, locale="ja-JP"
-    )
+    size = {"width": width, "height": 800}
+    context = chromium.new_context(viewport=size, color_scheme=theme, locale="ja-JP")
     page = context.new_page()
     start(page, room, f"{theme}{width}")
     press(page, "2")

@@ -67,7 +67,7 @@ def show(file: Path, *, json: bool) -> int:
     print(f"{found['votes']:,} votes on {found['pairs']:,} pairs by {found['voters']:,} people; "
           f"{found['ties']:,} ties, {found['bad']:,} with two bad answers")  # fmt: skip
     agreement = found["agreement"]
-    if agreement:
+    if agreement and agreement["alpha"] is not None:
         interval = interval_text(agreement, "alpha")
         print(f"agreement      {interval} (Krippendorff's alpha, {agreement['pairs']:,} pairs)")
     for name, words in (("consistent", "same again"), ("checks_passed", "checks passed"),

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str]) -> int:
         "preferences; default: those of the storyworld that a model was trained on",
     )  # fmt: skip
     parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the pairs that are compared; default: 0"
+    )
+    parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
         help="address to listen on; default: 127.0.0.1, this machine only. Any other asks for a token",
     )  # fmt: skip

@@ -41,7 +41,7 @@ def export(path: Path, output: Path) -> dict[str, Any]:
         outcome = "bad" if mean is None else "ties" if mean == vote_file.TIE else "preferences"
         counts[outcome] += 1
         messages = json.loads(prompt)
-        if outcome == "preferences":
+        if mean is not None and mean != vote_file.TIE:
             chosen, rejected = (first, second) if mean > vote_file.TIE else (second, first)
             preferences.append({"prompt": messages, "chosen": _turn(chosen), "rejected": _turn(rejected)})
         beside.append({

@@ -43,7 +43,9 @@ def votes_judge(path: Path) -> PairwiseJudge:
         values[vote.prompt, vote.answer_b, vote.answer_a].append(1 - value)
 
     def ask(questions: Sequence[Question]) -> list[float | None]:
-        by_question = [values.get((prompt_key(list(prompt)), *pair)) for prompt, *pair in questions]
+        by_question = [
+            values.get((prompt_key(list(prompt)), first, second)) for prompt, first, second in questions
+        ]
         return [fmean(given) if given else None for given in by_question]
 
     voters = {vote.voter for vote in votes} - {None}

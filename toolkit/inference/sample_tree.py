@@ -45,7 +45,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Tree:
+class SampleTree:
     """Samples of one prompt, and how well all branches together fit the predicted probabilities."""
 
     root: Node
@@ -59,7 +59,7 @@ def grow(
     settings: GenerationSettings,
     count: int,
     cancelled: threading.Event | None = None,
-) -> Iterator[Tree]:
+) -> Iterator[SampleTree]:
     """Sample `count` continuations of a prompt as `toolkit generate` does, and yield the growing tree.
 
     Sample i is the same for every `count`.
@@ -84,7 +84,7 @@ def grow(
         paths += [tuple(path) for path in sampled.ids_with_stops()]
         smallest = max(2.0, SMALLEST_SHARE * count)
         root = tree_of(paths, depth=settings.max_new_tokens, smallest=smallest, predict=predict)
-        yield Tree(root, together(node.fit for node in _nodes(root)))
+        yield SampleTree(root, together(node.fit for node in _nodes(root)))
 
 
 class _Predictions:

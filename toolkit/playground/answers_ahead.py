@@ -47,11 +47,12 @@ class _Asked:
 
     draft: _Draft
     side: int
+    contest: str
 
     @property
-    def stream(self) -> tuple[str, int, int]:
+    def stream(self) -> tuple[str, str, int, int]:
         """Name of the random stream."""
-        return "compare", self.draft.number, self.side
+        return "compare", self.contest, self.draft.number, self.side
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,18 @@ class Producer:
         library: Library,
         prompts: Callable[[], Sequence[list[Message]]],
         *,
+        unfinished: Callable[[], Sequence[AnswerPair]] = tuple,
         start: int = 0,
     ):
-        """`start` is the number of the first pair: after a restart of the server others are made."""
+        """Create a producer, which makes nothing yet.
+
+        Args:
+            unfinished: returns pairs of before that need more votes; called once, in the thread.
+            start: number of the first pair: after a restart of the server others are made.
+        """
         self.contest, self.library = contest, library
         self._prompts, self._number = prompts, start
+        self._unfinished: Callable[[], Sequence[AnswerPair]] | None = unfinished
         self._order: tuple[int, list[int]] = (-1, [])
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -112,6 +120,10 @@ class Producer:
                     self._thread = None
                     return
             try:
+                if self._unfinished is not None:
+                    self.contest.restore(self._unfinished())
+                    self._unfinished = None
+                    continue
                 for pair in self._pairs(min(wanted, max(waiting, 1), MAX_TOGETHER)):
                     identical = 0 if self.contest.add(pair) else identical + 1
                 if identical >= MAX_IDENTICAL:
@@ -119,24 +131,26 @@ class Producer:
                         f"{identical} times in a row both answers were the same", where="models",
                         fix="compare other models, or raise the temperature",
                     )  # fmt: skip
-            except Exception as error:  # told to the person who waits
-                known = isinstance(error, ToolkitError)
+            except Exception as raised:  # told to the person who waits
+                error = raised if isinstance(raised, ToolkitError) else None
                 with self._lock:
                     self._thread = None
-                    self._error = error if known else ToolkitError(f"the answers cannot be made: {error!r}")
+                    self._error = error or ToolkitError(f"the answers cannot be made: {raised!r}")
                 return
 
     def _pairs(self, count: int) -> Iterator[AnswerPair]:
         drafts = [self._draft() for _ in range(count)]
-        asked = [_Asked(draft, side) for draft in drafts for side in (0, 1)]
+        asked = [_Asked(draft, side, self.contest.name) for draft in drafts for side in (0, 1)]
         found = self._together(asked) if self._waiting else self._one_by_one(asked)
-        for draft in drafts:
-            first, second = (found[_Asked(draft, side).stream] for side in (0, 1))
+        for first_asked, second_asked in zip(asked[::2], asked[1::2], strict=True):
+            draft = first_asked.draft
+            first, second = found[first_asked.stream], found[second_asked.stream]
             yield AnswerPair(draft.number, draft.prompt, draft.models, (first.text, second.text),
                              (first.ended, second.ended))  # fmt: skip
 
     def _draft(self) -> _Draft:
-        settings, number, seed = self.contest.settings, self._number, self.contest.seed
+        settings, number = self.contest.settings, self._number
+        seed = derive(self.contest.seed, "compare", self.contest.name)
         self._number += 1
         prompts = self._prompts()
         turn, place = divmod(number, len(prompts))

@@ -45,11 +45,13 @@ class ServerSettings:
         feedback: the SQLite file of the votes.
         prompts: a file or Hub dataset with the prompts of the Compare room; None for those of the world of
             the models.
+        seed: of the pairs of the Compare room.
     """
 
     runs_dir: Path
     feedback: Path
     prompts: str | None = None
+    seed: int = 0
 
 
 class Playground:

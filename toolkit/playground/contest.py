@@ -253,11 +253,9 @@ class BlindContest:
             return {"votes": len(voter.history) if voter else 0, "identical": self.identical}
 
     def restore(self, pairs: Iterable[AnswerPair]) -> None:
-        """Take over pairs of the file that have fewer votes than `annotators`."""
+        """Take over pairs of before that have fewer votes than `annotators`."""
         with self._lock:
-            for pair in pairs:
-                self._open.append(pair)
-                self._close(pair)
+            self._open.extend(pairs)
 
     def _undo_earlier(self, log: VoteLog, name: str) -> Showing | None:
         """Take back a vote that was given before the server started."""

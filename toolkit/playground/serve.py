@@ -33,6 +33,7 @@ def serve_command(
     runs_dir: str,
     feedback: str,
     prompts: str | None,
+    seed: int,
     host: str,
     port: int,
     open: bool,
@@ -53,7 +54,7 @@ def serve_command(
     access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
-    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts))
+    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
     tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
     announce(shown)
     if open:

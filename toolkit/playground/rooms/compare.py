@@ -6,12 +6,14 @@ No answer names a model before the vote on its pair, except where it was asked f
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -19,10 +21,11 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import AfterValidator, BaseModel, Field
 
 from toolkit.base.errors import UsageError
+from toolkit.data import vote_file
 from toolkit.evaluate import vote_statistics
 from toolkit.playground import prompts
 from toolkit.playground.answers_ahead import Producer
-from toolkit.playground.contest import SHUFFLED, BlindContest, ContestSettings, Message, Showing
+from toolkit.playground.contest import SHUFFLED, AnswerPair, BlindContest, ContestSettings, Message, Showing
 from toolkit.playground.feedback import VoteLog
 from toolkit.playground.library import Library
 from toolkit.playground.limits import MAX_MODELS, MAX_TEXT
@@ -32,7 +35,6 @@ router = APIRouter()
 MAX_CONTESTS = 64
 POLL_SECONDS = 0.03
 """How often a request looks for a pair that is being made."""
-SEED = 0
 
 
 def _named(text: str) -> str:
@@ -87,8 +89,8 @@ class StatisticsRequest(BaseModel):
 class Comparisons:
     """All comparisons of a server, and its file of votes."""
 
-    def __init__(self, models: Library, feedback: Any, prompt_file: str | None):
-        self._models, self._feedback, self._prompt_file = models, feedback, prompt_file
+    def __init__(self, models: Library, feedback: Path, prompt_file: str | None, seed: int):
+        self._models, self._feedback, self._prompt_file, self._seed = models, feedback, prompt_file, seed
         self._lock = threading.Lock()
         self._contests: OrderedDict[ContestSettings, tuple[BlindContest, Producer]] = OrderedDict()
         self._prompts: dict[str, list[list[Message]]] = {}
@@ -123,8 +125,14 @@ class Comparisons:
             if found is None:
                 start = self.log.count()
                 name = "/".join(map(str, (*astuple(settings), start)))
-                contest = BlindContest(settings, seed=SEED, name=name)
-                producer = Producer(contest, self._models, lambda: self.prompts(settings), start=start)
+                contest = BlindContest(settings, seed=self._seed, name=name)
+                producer = Producer(
+                    contest,
+                    self._models,
+                    lambda: self.prompts(settings),
+                    unfinished=lambda: self.unfinished(settings),
+                    start=start,
+                )
                 found = self._contests[settings] = (contest, producer)
                 while len(self._contests) > MAX_CONTESTS:
                     self._contests.popitem(last=False)
@@ -151,6 +159,26 @@ class Comparisons:
             self._prompts[name] = prompts.read_file(name) if kind == "file" else prompts.of_world(name)
         return self._prompts[name]
 
+    def unfinished(self, settings: ContestSettings) -> list[AnswerPair]:
+        """Return the pairs of the file on which fewer people voted than are asked, of before a restart."""
+        if settings.annotators == 1:
+            return []
+        prompts = {vote_file.prompt_key(prompt) for prompt in self.prompts(settings)}
+        voters: dict[tuple[str, tuple[str, str], tuple[str, str]], set[str]] = {}
+        for _, row in vote_file.read_rows(self.log.path):
+            prompt, models = vote_file.prompt_key(row["prompt"]), json.loads(row["models"] or "[]")
+            is_compared = len(set(models)) == min(2, len(settings.models)) and set(models) <= {
+                *settings.models
+            }
+            if row["kind"] == "normal" and prompt in prompts and is_compared:
+                key = (prompt, (models[0], models[1]), (row["answer_a"], row["answer_b"]))
+                voters.setdefault(key, set()).add(row["voter"])
+        return [
+            AnswerPair(-1 - index, json.loads(prompt), models, answers, voted=names)
+            for index, ((prompt, models, answers), names) in enumerate(voters.items())
+            if len(names) < settings.annotators
+        ]
+
     def source(self, models: Sequence[str]) -> tuple[Literal["file", "world"], str] | None:
         """Return where prompts come from that nobody types; None if there are none."""
         if self._prompt_file is not None:
@@ -176,7 +204,7 @@ def comparisons(request: Request) -> Comparisons:
     state = request.app.state
     if not hasattr(state, "comparisons"):
         settings = state.settings
-        state.comparisons = Comparisons(library(request), settings.feedback, settings.prompts)
+        state.comparisons = Comparisons(library(request), settings.feedback, settings.prompts, settings.seed)
     found: Comparisons = state.comparisons
     return found
 

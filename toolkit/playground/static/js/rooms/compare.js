@@ -189,7 +189,7 @@ export function mount(root, { params, models, signal, setParams }) {
     show(training, h("summary", {}, t("compare.training")),
       h("p", {}, t("compare.training.lead", { file: feedback })),
       ["summary", "export", "train"].map(step => h("div", { class: "command" }, h("p", { class: "note" }, t(`compare.training.${step}`)),
-        h("pre", { class: "scroll", tabindex: "0", role: "region", "aria-label": t(`compare.training.${step}`) }, h("code", {}, commands[step])))));
+        h("pre", {}, h("code", {}, commands[step])))));
   }
 
   show(help, statistics, training);
@@ -242,9 +242,9 @@ function comparison(row) {
     h("p", { class: "num" }, words),
     h("p", { class: "note num" }, t("compare.counts", { wins: row.wins, losses: row.losses, ties: row.ties, bad: row.bad, first, second })),
     h("p", { class: "verdict" }, row.verdict ? t("compare.decided", { model: row.verdict, count: row.anytime.decided_at }) : t("compare.undecided")),
-    h("p", { class: "note num" }, power.more_for_observed === null ? t("compare.power.close", { more: power.more_for["0.6"] })
-      : row.verdict ? t("compare.power.enough", { detectable: percent(power.detectable, 0) })
-        : t("compare.power", { more: power.more_for_observed, rate: percent(row.win_rate, 0) })));
+    h("p", { class: "note num" }, row.verdict ? t("compare.power.enough", { detectable: percent(power.detectable, 0) }) : [
+      power.more_for_observed ? t("compare.power", { more: power.more_for_observed, rate: percent(row.win_rate, 0) }) : "", " ",
+      t("compare.power.for", { low: power.more_for["0.55"], middle: power.more_for["0.6"], high: power.more_for["0.7"] })]));
 }
 
 const range = (ends, format) => (ends[0] === null ? "–" : `${format(ends[0])} – ${format(ends[1])}`);
