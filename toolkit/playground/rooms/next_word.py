@@ -24,7 +24,7 @@ from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.logprobs import start_id
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.restricted import REASONS, Restricted, draw, entropy_bits, restricted
-from toolkit.inference.sample_tree import Node, SampleTree, grow
+from toolkit.inference.sample_tree import SampleNode, SampleTree, grow
 from toolkit.inference.token_text import ends_in_lone_space, token_text
 from toolkit.inference.truth import chances_after
 from toolkit.models.description import vocabulary
@@ -196,7 +196,7 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _tree_json(opened: OpenModel, grown: SampleTree, wanted: int) -> dict[str, Any]:
-    def node(one: Node) -> dict[str, Any]:
+    def node(one: SampleNode) -> dict[str, Any]:
         return {
             "text": None if one.token is None else token_text(opened.tokenizer, one.token),
             "ends": one.token in opened.stop_tokens.ids,
