@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "toolkit"
 PACKAGES = (
     "base", "config", "stats", "storyworld", "runtime", "runs", "data", "models", "inference", "stages",
     "pretrain", "ppo", "evaluate", "preferences", "execution", "proofs", "planning", "report", "publish",
-    "api", "cli",
+    "playground", "api", "cli",
 )  # fmt: skip
 """From the bottom to the top: a module imports only from its own package and from those before it."""
 

@@ -159,7 +159,7 @@ def test_table_of_formats():
     assert data_formats.compression_of("a/B.JSONL.GZ") == ".gz"
     for name in ("a.gz", "a.parquet.gz", "a.pdf", "a", "a.jsonl.zip", "jsonl"):
         assert data_formats.suffix_of(name) == "", name
-    assert {*TABLES, ".parquet", ".arrow"} == {*data_formats.TABLES}
+    assert {*TABLES, ".parquet", ".arrow", *data_formats.VOTES} == {*data_formats.TABLES}
     assert {*COMPRESS} == {"", *data_formats.COMPRESSIONS}
     page = (Path(__file__).parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8")
     for suffix in (*data_formats.SUFFIXES, *data_formats.COMPRESSIONS):

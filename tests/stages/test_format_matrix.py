@@ -320,7 +320,7 @@ def test_the_matrix_has_every_format_that_is_read():
     from toolkit.config import data_formats
 
     written = {suffix for suffix, _ in file_formats.ALL} - {""}
-    assert written | {data_formats.TEXT} == set(data_formats.SUFFIXES)
+    assert written | {data_formats.TEXT, *data_formats.VOTES} == set(data_formats.SUFFIXES)
     assert {compression for _, compression in file_formats.ALL} - {""} == set(data_formats.COMPRESSIONS)
 
 

@@ -164,7 +164,7 @@ def _local(configs: tuple[str, ...], key: Key, source: DataSource) -> list[Mista
         mistakes.append(Mistake((*key, "name"), sentence, ProblemKind.VALUE))
     elif source.separator is not None and suffix in data_formats.TABLES:
         mistakes.append(no_effect((*key, "separator"), "has an effect only on plain text (.txt)"))
-    if source.encoding is not None and suffix in data_formats.BINARY:
+    if source.encoding is not None and suffix in data_formats.NOT_TEXT:
         mistakes.append(no_effect((*key, "encoding"), "has an effect only on files of text"))
     if source.split not in (None, "all") and not is_folder:
         mistakes.append(conflict((*key, "split"), f"local files have no split {source.split!r}; write all"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 
 class RowKind(StrEnum):
@@ -21,7 +23,10 @@ LINES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 CELLS = (".csv", ".tsv")
 """Tables in which every value is text."""
 BINARY = (".parquet", ".arrow")
-TABLES = (*LINES, *BINARY)
+VOTES = (".sqlite", ".sqlite3", ".db")
+"""SQLite with a table of people's votes (`toolkit.data.vote_file`)."""
+TABLES = (*LINES, *BINARY, *VOTES)
+NOT_TEXT = (*BINARY, *VOTES)
 SUFFIXES = (TEXT, *TABLES)
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 """Second suffixes of compressed files of text."""
@@ -38,13 +43,27 @@ def suffix_of(name: str) -> str:
     The suffix of a compression is left out: `.jsonl` for `a.jsonl.gz`.
     """
     compression = compression_of(name)
-    stem = name.lower().removesuffix(compression)
+    stem = pinned(Path(name))[0].name.lower().removesuffix(compression)
     known = (TEXT, *LINES) if compression else SUFFIXES
     return next((suffix for suffix in known if stem.endswith(suffix)), "")
 
 
+def is_votes(name: str) -> bool:
+    """Return whether a file of this name is a table of votes; `feedback.sqlite@412` is its first 412 rows."""
+    return pinned(Path(name))[0].name.lower().endswith(VOTES)
+
+
+def pinned(path: Path) -> tuple[Path, int | None]:
+    """Return the file and the number of rows that `feedback.sqlite@412` names; None for all rows."""
+    found = _PINNED.fullmatch(path.name)
+    return (path.with_name(found[1]), int(found[2])) if found else (path, None)
+
+
+_PINNED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VOTES))}))@(\d+)", re.IGNORECASE)
+
+
 def listed(suffixes: Iterable[str] = SUFFIXES) -> str:
     """Return suffixes as messages list them, such as `.txt .jsonl (also .gz .bz2 .xz .zst), .parquet`."""
-    lines = [suffix for suffix in suffixes if suffix not in BINARY]
-    binary = [suffix for suffix in suffixes if suffix in BINARY]
+    lines = [suffix for suffix in suffixes if suffix not in NOT_TEXT]
+    binary = [suffix for suffix in suffixes if suffix in NOT_TEXT]
     return f"{' '.join(lines)} (also {' '.join(COMPRESSIONS)}), {' '.join(binary)}"

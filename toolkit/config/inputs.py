@@ -60,7 +60,7 @@ def is_local(name: str, *, kind: Literal["data", "model"] = "data") -> bool:
         return True
     if kind == "model" or name.startswith("runs/"):
         return name.startswith("runs/")
-    return "@" not in name and bool(_FILE_SUFFIX.search(name))
+    return data_formats.is_votes(name) or ("@" not in name and bool(_FILE_SUFFIX.search(name)))
 
 
 def data_sources(recipe: BaseModel) -> Iterator[tuple[Key, DataSource]]:
@@ -90,7 +90,7 @@ def separate_held_out(source: DataSource) -> DataSource:
             "split": "all",
             "config": None,
             # Settings without effect on the other file are no mistake of the user.
-            "encoding": source.encoding if is_file and suffix not in data_formats.BINARY else None,
+            "encoding": source.encoding if is_file and suffix not in data_formats.NOT_TEXT else None,
             "separator": source.separator if is_file and suffix not in data_formats.TABLES else None,
         }
     )
@@ -151,7 +151,7 @@ def files(recipe: BaseModel) -> Iterator[tuple[Key, Path]]:
                 )  # fmt: skip
             yield (*key, "chat_template"), Path(value.chat_template)
         elif isinstance(value, WinRateSettings | AnnotatorSettings) and kind(value.judge) == "votes":
-            if not Path(value.judge).is_file():
+            if not data_formats.pinned(Path(value.judge))[0].is_file():
                 raise DataError(
                     "there is no such file of votes", where=value.judge, fix=f"check {key_text(key)}.judge"
                 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["gold", "endpoint", "votes", "model"]
+from toolkit.config import data_formats
 
-VOTES = (".jsonl", ".sqlite", ".sqlite3", ".db")
-"""Suffixes of files with people's votes."""
+Kind = Literal["gold", "endpoint", "votes", "model"]
 
 
 def kind(judge: str) -> Kind:
@@ -16,4 +15,5 @@ def kind(judge: str) -> Kind:
         return "gold"
     if judge.startswith(("http://", "https://")):
         return "endpoint"
-    return "votes" if judge.lower().endswith(VOTES) else "model"
+    is_votes = judge.lower().endswith(".jsonl") or data_formats.is_votes(judge)
+    return "votes" if is_votes else "model"

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -23,6 +24,7 @@ from toolkit.config import data_formats, inputs
 from toolkit.config.inputs import HUB_NAME, STORYWORLD_SETTINGS, is_local, key_text
 from toolkit.config.schema import DataSource
 from toolkit.config.schema.base import STORYWORLD
+from toolkit.data import vote_file
 from toolkit.runs import layout, seal
 from toolkit.storyworld import get_world
 
@@ -31,6 +33,7 @@ FILE_SETTINGS = ("encoding", "separator")
 SAVED_DATASET = ("dataset_info.json", "state.json")
 SAVED_SPLITS = "dataset_dict.json"
 """The files that `save_to_disk` of `datasets` writes beside the data, of a Dataset and of a DatasetDict."""
+RecipeType = TypeVar("RecipeType", bound=BaseModel)
 _GLOB = re.compile(r"[*?\[]")
 _NAMES_SHOWN = 5
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
@@ -54,7 +57,7 @@ def resolve(source: DataSource, *, quiet: bool = False) -> list[Path] | None:
     if source.split is None and not quiet:
         _warn_of_splits(source.name, paths)
     suffixes = {data_formats.suffix_of(path.name) for path in paths}
-    if source.encoding is not None and suffixes <= {*data_formats.BINARY}:
+    if source.encoding is not None and suffixes <= {*data_formats.NOT_TEXT}:
         raise DataError(
             "`encoding` has no effect: the files are not text", where=source.name, fix="remove `encoding`"
         )
@@ -76,6 +79,11 @@ def _warn_of_splits(name: str, paths: Sequence[Path]) -> None:
         )
 
 
+def is_votes(source: DataSource) -> bool:
+    """Return whether a source is a table of people's votes."""
+    return is_local(source.name) and data_formats.is_votes(source.name)
+
+
 def is_in_run(source: DataSource) -> bool:
     """Return whether a source is the preferences, or the best answers, of a run."""
     path = Path(source.name)
@@ -91,8 +99,8 @@ def local_files(
 ) -> list[Path]:
     """Return the files that a path, a folder or a glob names, sorted.
 
-    A folder stands for the files of these suffixes below it, and for its data if `save_to_disk` of `datasets`
-    wrote it. The other files of a folder are named once on stderr.
+    A folder stands for the files of these suffixes below it, except tables of votes, and for its data if
+    `save_to_disk` of `datasets` wrote it. The other files of a folder are named once on stderr.
 
     Args:
         quiet: do not name them.
@@ -107,7 +115,7 @@ def local_files(
         for path in paths:
             _check_file(path, suffixes)
         return paths
-    folder = _Folder(suffixes, split)
+    folder = _Folder([suffix for suffix in suffixes if suffix not in data_formats.VOTES], split)
     folder.read(path)
     if not folder.found:
         raise DataError(
@@ -191,8 +199,33 @@ def digests(recipe: BaseModel) -> dict[str, str]:
             sources[key_text(key)] = digest(source)
         if inputs.has_separate_held_out(source):
             sources[key_text((*key, "held_out"))] = digest(inputs.separate_held_out(source))
-    files = {key_text(key): f"sha256:{sha256_file(path)}" for key, path in inputs.files(recipe)}
+    files = {key_text(key): f"sha256:{sha256_of(path)}" for key, path in inputs.files(recipe)}
     return sources | files
+
+
+def with_fixed_votes(recipe: RecipeType) -> RecipeType:
+    """Return a recipe in which each table of votes is its present rows, `feedback.sqlite@412`.
+
+    People go on voting while a run trains, and after it.
+
+    Raises:
+        DataError: a table cannot be read.
+    """
+    sources = [source for _, source in inputs.data_sources(recipe)]
+    if not any(_grows(source) for source in sources):
+        return recipe
+
+    def fixed(source: DataSource) -> DataSource:
+        if not _grows(source):
+            return source
+        count = vote_file.count_rows(Path(source.name).expanduser())
+        return source.model_copy(update={"name": f"{source.name}@{count}"})
+
+    return inputs.with_sources(recipe, fixed)
+
+
+def _grows(source: DataSource) -> bool:
+    return data_formats.is_votes(source.name) and data_formats.pinned(Path(source.name))[1] is None
 
 
 def digest(source: DataSource) -> str:
@@ -207,11 +240,12 @@ def digest(source: DataSource) -> str:
 
 def file_digests(paths: Iterable[Path]) -> list[bytes]:
     """Return the SHA-256 of each file."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return digests
+    return [bytes.fromhex(sha256_of(path)) for path in paths]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file; of a table of votes, that of its rows."""
+    return vote_file.digest(path).hex() if data_formats.is_votes(path.name) else sha256_file(path)
 
 
 def joined_digest(digests: Iterable[bytes]) -> str:
@@ -221,7 +255,7 @@ def joined_digest(digests: Iterable[bytes]) -> str:
 
 def size_bytes(paths: list[Path]) -> int:
     """Return the size of all files in bytes."""
-    return sum(path.stat().st_size for path in paths)
+    return sum(data_formats.pinned(path)[0].stat().st_size for path in paths)
 
 
 class _Folder:
@@ -313,6 +347,7 @@ def _expand(name: str) -> list[Path]:
 
 
 def _check_file(path: Path, suffixes: Sequence[str]) -> None:
+    path, _ = data_formats.pinned(path)
     if not path.exists():
         raise DataError("this file does not exist", where=str(path), fix=_similar(path))
     if not path.is_file():

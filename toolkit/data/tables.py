@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from toolkit.base.errors import DataError
 from toolkit.config import data_formats
-from toolkit.data import decoding
+from toolkit.data import decoding, vote_file
 from toolkit.data.decoding import Position
 
 Row = tuple[str, dict[str, Any]]
@@ -50,6 +50,8 @@ def rows(
     suffix = data_formats.suffix_of(path.name)
     if suffix in data_formats.BINARY:
         return _arrow_rows(path, position, only)
+    if suffix in data_formats.VOTES:
+        return vote_file.comparisons(path)
     if suffix == ".json":
         return _json_rows(path, position, encoding)
     if suffix in data_formats.CELLS:

@@ -63,7 +63,10 @@ def run_folder(
             fix=f"toolkit run {folder} --processes N, or --launch ACCELERATE.yaml",
         )
     suggestions.require_no_runs(folder)
-    recipes = dag.order(loader.load_folder(folder, overrides))
+    recipes = [
+        replace(loaded, recipe=data_files.with_fixed_votes(loaded.recipe))
+        for loaded in dag.order(loader.load_folder(folder, overrides))
+    ]
     anew = StartingOver()
     if options.fresh:
         anew = starting_over.examine(recipes, runs_dir=options.runs_dir)

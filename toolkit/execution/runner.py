@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -87,6 +88,7 @@ def _run_recipe(path: Path, overrides: Sequence[str], options: RunOptions) -> Ru
         )
     with console.notices_to(None) if texts.known else nullcontext():  # the process that read it has told them
         loaded = loader.load(path, overrides, texts=texts)
+    loaded = dataclasses.replace(loaded, recipe=data_files.with_fixed_votes(loaded.recipe))
     run_dir = references.below(loaded.name, options.runs_dir)
     if options.launches and STAGES[loaded.recipe.stage].uses_torch:
         options.require_agreement(loaded.recipe)

@@ -16,10 +16,11 @@ from toolkit.base import files, ranks
 from toolkit.base.console import tell
 from toolkit.config.judge_kinds import kind as judge_kind
 from toolkit.config.schema import PreferencesRecipe
+from toolkit.data import vote_file
 from toolkit.data.chat import sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import as_sources, world_of
-from toolkit.evaluate import context, judge_factory, votes
+from toolkit.evaluate import context, judge_factory
 from toolkit.evaluate.judges import AnyJudge
 from toolkit.preferences.annotating import (
     TIE,
@@ -262,7 +263,7 @@ def _wins(first: float, second: float) -> float:
 def _write_votes(recipe: PreferencesRecipe, run: Run) -> None:
     """Write the preferences that a file of votes holds; pairs with as many votes for each are ties."""
     path = Path(recipe.annotator.judge)
-    counted, left_out = votes.by_pair(path)
+    counted, left_out = vote_file.by_pair(path)
     if left_out:
         tell(f"{path}: votes left out: {', '.join(f'{n} {reason}' for reason, n in left_out.items())}")
     rows, ties = [], []

@@ -277,7 +277,7 @@ def require_readable(
 
 
 SALT_OF_RUNS = "preferences of a run:"
-"""Prefix of what is hashed for preferences that a run made.
+"""Prefix of what is hashed for preferences that a run made, and for people's votes.
 
 Their prompts are all of the training part, so that the hash itself would hold out none of them.
 """
@@ -412,7 +412,7 @@ def _examples(
         head = list(islice(rows, split_key.MEASURED_ROWS))
         report.key = split_key.measure(head, source)
         rows = chain(head, rows)
-    salt = SALT_OF_RUNS if files.is_in_run(source) else ""
+    salt = SALT_OF_RUNS if files.is_in_run(source) or files.is_votes(source) else ""
     for example in _converted(rows, reader, report):
         # of a preference, as in sft and ppo, the turns before the last answer of the chosen conversation
         before = [*example["prompt"], *example.get("chosen", [])[:-1]]

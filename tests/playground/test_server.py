@@ -1,0 +1,53 @@
+"""The frame of the server: pages, models, refusals."""
+
+from __future__ import annotations
+
+from tests.playground.conftest import serving
+
+POLICY = "default-src 'self'"
+
+
+def test_the_page_and_its_files_are_served_with_a_policy(server):
+    status, headers, body = server.request("GET", "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert headers["content-security-policy"].startswith(POLICY)
+    assert b'src="/js/main.js"' in body
+    tag = server.request("GET", "/js/main.js")[1]["etag"]
+    assert server.request("GET", "/js/main.js", headers={"if-none-match": tag})[0] == 304
+
+
+def test_no_path_reaches_the_file_system(server):
+    for path in ("/../pyproject.toml", "/%2e%2e/app.py", "/js/../../app.py", "/etc/passwd", "//etc/passwd"):
+        assert server.request("GET", path)[0] == 404
+
+
+def test_another_host_or_origin_is_refused(server):
+    assert server.request("GET", "/", headers={"host": f"evil.example:{server.port}"})[0] == 421
+    evil = {"origin": "http://evil.example"}
+    assert server.request("POST", "/api/models/open", {"model": "x"}, headers=evil)[0] == 403
+    assert server.request("GET", "/api/models", headers={"sec-fetch-site": "cross-site"})[0] == 403
+    own = {"origin": server.url, "sec-fetch-site": "same-origin"}
+    assert server.request("GET", "/api/models", headers=own)[0] == 200
+
+
+def test_a_model_opens_when_it_is_asked_for(server, model_folder):
+    (listed,) = server.get("/api/models")["models"]
+    assert (listed["id"], listed["kind"]) == (str(model_folder), "language")
+    opened = server.post("/api/models/open", {"model": str(model_folder)})
+    assert (opened["state"], opened["context"], opened["vocabulary"]) == ("ready", 64, 261)
+    assert server.refused("/api/models/open", {"model": "/etc"})[0] == 400
+
+
+def test_a_token_is_asked_for_and_kept_in_a_cookie(model_folder, tmp_path):
+    with serving([str(model_folder)], tmp_path, token="secret") as server:
+        assert server.request("GET", "/")[0] == 401
+        assert server.request("GET", "/?token=wrong")[0] == 401
+        status, headers, _ = server.request("GET", "/?token=secret")
+        assert (status, headers["location"]) == (303, "/")
+        cookie = headers["set-cookie"].partition(";")[0]
+        assert server.request("GET", "/", headers={"cookie": cookie})[0] == 200
+        assert server.request("GET", "/api/models", headers={"authorization": "Bearer secret"})[0] == 200
+
+
+def test_a_request_that_is_too_long_is_refused(server):
+    assert server.request("POST", "/api/next", {"model": "x", "text": "a" * (2 << 20)})[0] == 413

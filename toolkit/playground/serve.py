@@ -1,0 +1,115 @@
+"""Starting and stopping the server of the playground."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+from toolkit.base.console import tell
+from toolkit.base.errors import ToolkitError, UsageError
+
+try:
+    import uvicorn
+except ImportError as error:  # of the extra `playground`
+    raise UsageError(
+        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
+    ) from error
+
+from toolkit.playground.app import Playground, ServerSettings
+from toolkit.playground.library import Library, entries_of
+from toolkit.playground.security import Access, Guard
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
+
+
+def serve_command(
+    *,
+    models: list[str],
+    runs_dir: str,
+    feedback: str,
+    prompts: str | None,
+    seed: int,
+    host: str,
+    port: int,
+    open: bool,
+    tour: bool,
+    announce: Callable[[str], None],
+) -> int:
+    """Serve the page until Ctrl-C. `announce` is called with its address once the port is open."""
+    if prompts is not None:
+        from toolkit.playground.prompts import (
+            check_file,
+        )  # imports torch: without prompts the page comes first
+
+        check_file(prompts)
+    library = Library(entries_of(models, Path(runs_dir)))
+    listener = listen(host, port)
+    port = listener.getsockname()[1]
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
+    address = f"http://{_in_url(host)}:{port}/"
+    shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
+    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
+    tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
+    announce(shown)
+    if open:
+        webbrowser.open(shown)
+    playground.warm()
+    app = Guard(playground, access)
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
+    )
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        library.close()
+    return 0
+
+
+def _names(host: str) -> list[str]:
+    """Return the names by which a browser reaches an address."""
+    if host in LOOPBACK:
+        return ["127.0.0.1", "localhost", "[::1]"]
+    names = [_in_url(host), socket.gethostname()]
+    if host in ("0.0.0.0", "::"):
+        names += ["127.0.0.1", "localhost", *_own_addresses()]
+    return names
+
+
+def _own_addresses() -> list[str]:
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return []
+    return [_in_url(str(address[4][0])) for address in found]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; port 0 takes a free one.
+
+    Raises:
+        ToolkitError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)  # a browser that comes before the server runs waits instead of failing
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ToolkitError(
+            f"cannot listen: {error}",
+            where=f"{host}:{port}",
+            fix="give another --port, or --port 0 for a free one",
+        ) from error
+    return listener
