@@ -86,11 +86,16 @@ class Conversation:
             tell(f"[the context is full: the oldest {dropped} messages are forgotten]")
         positions = self.opened.context_length
         settings = self.choice.for_model(self.opened, None if positions is None else positions - len(ids))
-        decoder, given, count = StreamDecoder(self.opened.tokenizer), [], 0
+        decoder, given, count, ended = StreamDecoder(self.opened.tokenizer), [], 0, False
         seed = derive(self.choice.seed, "chat", self.draws)
         self.draws += 1
+
+        def sampled() -> Iterator[int]:
+            nonlocal ended
+            ended = yield from sampling.stream(self.opened.model, ids, seed=seed, **settings)
+
         try:
-            for token in sampling.stream(self.opened.model, ids, seed=seed, **settings):
+            for token in sampled():
                 count += 1
                 given.append(decoder.add(token))
                 if given[-1]:
@@ -100,7 +105,7 @@ class Conversation:
                 yield given[-1]
         finally:
             self.messages.append({"role": "assistant", "content": "".join(given)})
-        if count == settings["max_new_tokens"]:
+        if not ended:
             tell(f"\n[cut off after {count} tokens]")
 
     def undo(self) -> bool:

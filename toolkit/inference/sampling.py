@@ -16,7 +16,7 @@ Shapes: rows = answers in progress, vocab = entries of the vocabulary, width = p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -287,10 +287,11 @@ def _decode_batch(
 
 def stream(
     model: nn.Module, ids: Sequence[int], *, seed: int, end_id: EndIds, pad_id: int | None, **settings
-) -> Iterator[int]:
+) -> Generator[int, None, bool]:
     """Yield the answer of `generate(model, [ids], seed=[seed])` token by token, for chat.
 
-    Stops at a stop token (not yielded), after `max_new_tokens`, or when the context is full.
+    Stops at a stop token (not yielded), after `max_new_tokens`, or when the context is full; returns whether
+    it was a stop token.
 
     Raises:
         ToolkitError: the prompt is empty or fills the context.
@@ -305,5 +306,6 @@ def stream(
     for step in range(int(steps)):
         chosen = choose(decoder.logprobs(chosen), uniforms[step : step + 1], sampling)
         if int(chosen) in _end_ids(end_id):
-            return
+            return True
         yield int(chosen)
+    return False

@@ -174,10 +174,15 @@ def require_answers(tokenizer: PreTrainedTokenizerBase) -> None:
     anything, such as the name of a role, which a model would otherwise write as part of its answers.
     """
     if turn_end_id(tokenizer) is None:
-        after = _after_answer(tokenizer)
+        after, earlier = _after_answer(tokenizer), turn_ends_of(tokenizer).earlier
+        what = f"the chat template writes {after!r} after an answer, which contains no special token"
+        if earlier is not None and not after.strip():  # as in GLM's
+            what = (
+                "the chat template ends no answer: nothing follows the last one, and only the next turn "
+                f"({tokenizer.convert_ids_to_tokens(earlier)}) shows where an earlier one ends"
+            )
         raise ToolkitError(
-            f"the chat template writes {after!r} after an answer, which contains no special token: a model "
-            "would never learn to stop",
+            f"{what}: a model would never learn to stop",
             where=tokenizer.name_or_path or None,
             fix=f"set chat_template: chatml or toolkit, or end the answers with {tokenizer.eos_token}",
         )
