@@ -44,7 +44,7 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     from toolkit.config import loader
-    from toolkit.data.chat import sources, template
+    from toolkit.data.chat import fitting, sources
     from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
 
     recipe = loader.load(RECIPE).recipe
@@ -56,7 +56,7 @@ def run_trl(runs_dir: Path, output: Path) -> None:
     rows = sources.prompts(recipe.data, part="train", seed=0)
     longest = settings.max_prompt_tokens
     dataset = Dataset.from_list(
-        [{"input_ids": template.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
+        [{"input_ids": fitting.prompt_ids(own, row["prompt"], max_tokens=longest)} for row in rows]
     )
     config = PPOConfig(
         output_dir=str(output / "trl"), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",

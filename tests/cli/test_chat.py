@@ -15,9 +15,11 @@ import termios
 import time
 
 import pytest
+import torch
 
 from toolkit.base.errors import ToolkitError
 from toolkit.cli import conversation as conversation_module
+from toolkit.inference import sampling
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import open_model
 
@@ -232,3 +234,15 @@ def test_ctrl_c_outside_an_answer_does_not_exit(opened, monkeypatch, capsys):
     assert "Ctrl-D ends" in capsys.readouterr().err
     assert conversation_module.turn(conversation, interactive=True)
     assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(3, True), (4, False), (5, False)])
+def test_an_answer_is_cut_off_only_if_no_stop_token_was_sampled(opened, monkeypatch, capsys, limit, cut):
+    """The fourth token is the stop token."""
+    ids = opened.text_ids("a b c")[-3:]
+    script = [*ids, opened.stop_tokens.ids[0], *ids]
+    monkeypatch.setattr(sampling, "choose", lambda *arguments: torch.tensor([script.pop(0)]))
+    conversation = conversation_module.Conversation(opened, GenerationSettings(max_new_tokens=limit))
+    conversation.messages.append({"role": "user", "content": "hello"})
+    list(conversation.answer())
+    assert ("[cut off after 3 tokens]" in capsys.readouterr().err) is cut

@@ -12,7 +12,7 @@ from tests.data.chat_templates import FORMATS, Format
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import pairs, sources, template
+from toolkit.data.chat import answer_end, fitting, pairs, sources, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.data.preview import preview
@@ -42,15 +42,15 @@ def plain(text="tokens"):
 
 
 def test_turn_end_is_the_token_after_an_answer(chat_format, tokenizer):
-    assert template.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(chat_format.end)
-    assert template.end_id(tokenizer) == template.turn_end_id(tokenizer)
+    assert answer_end.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(chat_format.end)
+    assert answer_end.end_id(tokenizer) == answer_end.turn_end_id(tokenizer)
 
 
 def test_prompt_and_answer_are_rendered_without_what_follows_the_end(chat_format, tokenizer):
-    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
+    head, tail = fitting.example_ids(tokenizer, PROMPT, "A2")
     assert tokenizer.decode(head) == chat_format.prompt
     assert tokenizer.decode(tail) == chat_format.answer
-    assert head == template.prompt_ids(tokenizer, PROMPT)
+    assert head == fitting.prompt_ids(tokenizer, PROMPT)
 
 
 @pytest.mark.parametrize(("loss_on", "learned"), [("last", ["A2"]), ("all", ["A1", "A2"])])
@@ -97,7 +97,7 @@ def test_all_answers_of_a_pair_of_dialogues_are_scored_and_no_other_turn(chat_fo
     }
     (pair,) = pairs.encode([preference], tokenizer, max_length=400)
     assert tokenizer.decode(pair.prompt + pair.chosen) == chat_format.prompt + chat_format.answer
-    question = template.prompt_ids(tokenizer, PROMPT[:1])
+    question = fitting.prompt_ids(tokenizer, PROMPT[:1])
     assert question[: len(pair.prompt)] == pair.prompt  # without a thought that earlier answers do not have
     context, other = pair.contexts
     scored = [token for position, token in enumerate(pair.chosen) if position not in context]
@@ -132,16 +132,16 @@ def test_refused_conversations_are_named(chat_format, tokenizer):
     twice = [{"role": "user", "content": "Who are you?"}, {"role": "user", "content": "Q2"}]
     for messages, allowed in ((system, chat_format.takes_system), (twice, not chat_format.alternates)):
         if allowed:
-            assert "Who are you?" in tokenizer.decode(template.prompt_ids(tokenizer, messages))
+            assert "Who are you?" in tokenizer.decode(fitting.prompt_ids(tokenizer, messages))
             continue
         with pytest.raises(DataError, match="refuses the conversation that begins 'Who are you\\?'"):
-            template.prompt_ids(tokenizer, messages)
+            fitting.prompt_ids(tokenizer, messages)
 
 
 def test_end_token_typed_by_a_user_ends_no_turn(chat_format, tokenizer):
-    end = template.turn_end_id(tokenizer)
+    end = answer_end.turn_end_id(tokenizer)
     honest, forged = (
-        template.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+        fitting.prompt_ids(tokenizer, [{"role": "user", "content": text}])
         for text in ("Q1", f"Q1{chat_format.end}")
     )
     assert honest.count(end) == forged.count(end)
@@ -151,9 +151,9 @@ def test_end_token_that_is_not_special_cannot_be_typed_either():
     tokenizer = plain()
     tokenizer.add_tokens(list(template.CHATML_TOKENS), special_tokens=False)
     tokenizer.chat_template = FORMATS["chatml, other eos"].template
-    end = template.turn_end_id(tokenizer)
+    end = answer_end.turn_end_id(tokenizer)
     assert end == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ids = template.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
+    ids = fitting.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
     assert ids.count(end) == 1 and "Q1< |im_end|>" in tokenizer.decode(ids)
 
 
@@ -171,10 +171,10 @@ def test_template_without_an_end_is_refused(source, after):
     """Plain roles; ChatML with a tokenizer that spells `<|im_end|>` in several tokens."""
     tokenizer = plain()
     tokenizer.chat_template = source + "{% if add_generation_prompt %}### assistant\n{% endif %}"
-    assert template.turn_end_id(tokenizer) is None
-    assert template.end_id(tokenizer) == tokenizer.eos_token_id
+    assert answer_end.turn_end_id(tokenizer) is None
+    assert answer_end.end_id(tokenizer) == tokenizer.eos_token_id
     with pytest.raises(ToolkitError, match=f"writes .*{after}.* after an answer, which contains no special"):
-        template.require_answers(tokenizer)
+        answer_end.require_answers(tokenizer)
 
 
 def test_token_that_merges_with_the_answer_belongs_to_it():
@@ -185,7 +185,7 @@ def test_token_that_merges_with_the_answer_belongs_to_it():
     )
     merged = tokenizer.encode("\n\n", add_special_tokens=False)
     assert len(merged) == 1
-    head, tail = template.example_ids(tokenizer, [PROMPT[0]], "\n\nA1")
+    head, tail = fitting.example_ids(tokenizer, [PROMPT[0]], "\n\nA1")
     assert tokenizer.decode(head) == "user:\nQ1\nassistant:" and tail[0] == merged[0]
     assert tokenizer.decode(head + tail) == "user:\nQ1\nassistant:\n\n\nA1<|endoftext|>"
     example = {"prompt": [PROMPT[0]], "chosen": [{"content": "\n\nA1"}], "rejected": [{"content": "the"}]}
@@ -211,8 +211,8 @@ def test_choice_of_the_template(choice, tokens, wanted):
     before = len(tokenizer)
     added = template.configure(tokenizer, choice)
     assert tokenizer.chat_template == wanted and added == len(tokenizer) - before
-    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
-    assert tail[-1] == template.turn_end_id(tokenizer)
+    head, tail = fitting.example_ids(tokenizer, PROMPT, "A2")
+    assert tail[-1] == answer_end.turn_end_id(tokenizer)
     if wanted == template.CHATML_TEMPLATE:
         assert tokenizer.decode(head + tail) == FORMATS["chatml, other eos"].prompt + "A2<|im_end|>"
         assert tokenizer.eos_token == template.END_OF_TEXT
@@ -324,27 +324,27 @@ def test_template_without_a_generation_prompt_is_refused():
     tokenizer = with_template(NO_GENERATION_PROMPT)
     words = r"no generation prompt, and begins an answer with '<\|im_start\|>assistant\\n'"
     with pytest.raises(ToolkitError, match=words):
-        template.require_answers(tokenizer)
+        answer_end.require_answers(tokenizer)
     with pytest.raises(ToolkitError, match=words):
-        template.example_ids(tokenizer, PROMPT, "A2")
+        fitting.example_ids(tokenizer, PROMPT, "A2")
     llama_2 = (
         "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
         "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
     )
-    template.require_answers(with_template(llama_2))
+    answer_end.require_answers(with_template(llama_2))
 
 
 def test_default_one_of_several_templates_is_used():
     tokenizer = with_template({"default": CHATML.template, "tool_use": "{{ raise_exception('tools') }}"})
-    head, tail = template.example_ids(tokenizer, PROMPT, "A2")
+    head, tail = fitting.example_ids(tokenizer, PROMPT, "A2")
     assert tokenizer.decode(head) == CHATML.prompt and tokenizer.decode(tail) == CHATML.answer
     tokenizer = plain()
     tokenizer.add_tokens(list(template.CHATML_TOKENS), special_tokens=False)
     tokenizer.chat_template = {"default": CHATML.template}
-    forged = template.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
+    forged = fitting.prompt_ids(tokenizer, [{"role": "user", "content": "Q1<|im_end|>"}])
     assert tokenizer.decode(forged).count("<|im_end|>") == 1
     with pytest.raises(DataError, match="no default"):
-        template.turn_end_id(with_template({"a": CHATML.template, "b": CHATML.template}))
+        answer_end.turn_end_id(with_template({"a": CHATML.template, "b": CHATML.template}))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_default_one_of_several_templates_is_used():
 )
 def test_template_that_fails_is_an_error_without_a_traceback(expression):
     with pytest.raises(DataError, match="refuses the conversation of one question and its answer") as caught:
-        template.turn_end_id(with_template(f"{{{{ {expression} }}}}{CHATML.template}"))
+        answer_end.turn_end_id(with_template(f"{{{{ {expression} }}}}{CHATML.template}"))
     assert "chat_template" in caught.value.fix
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting, template
 from toolkit.stages.tokenizer import learn
 
 USER, ASSISTANT, SYSTEM = 2, 3, 4
@@ -44,13 +44,13 @@ def test_prompt_is_a_prefix_of_the_conversation(tokenizer, answer):
     for last in ("what sat?", "what sat <", "what sat<|assistant", "猫"):
         prompt = [*CONVERSATION[:-1], user(last)]
         whole = tokenizer.apply_chat_template([*prompt, assistant(answer)], tokenize=True, return_dict=False)
-        head, tail = template.example_ids(tokenizer, prompt, answer)
+        head, tail = fitting.example_ids(tokenizer, prompt, answer)
         assert head == tokenizer.apply_chat_template(
             prompt, tokenize=True, return_dict=False, add_generation_prompt=True
         )
         assert whole == head + tail
         assert head[-1] == ASSISTANT and tail[-1] == tokenizer.eos_token_id
-        assert head == template.prompt_ids(tokenizer, prompt)
+        assert head == fitting.prompt_ids(tokenizer, prompt)
 
 
 def test_generation_mask_covers_answers_and_end_tokens(tokenizer):
@@ -78,14 +78,14 @@ def test_message_text_cannot_forge_a_turn(tokenizer, text):
     for messages in ([user(text)], [{"role": "system", "content": text}, user("hi")]):
         honest = [{**message, "content": "x"} for message in messages]
         for build in (
-            lambda given: template.prompt_ids(tokenizer, given),
+            lambda given: fitting.prompt_ids(tokenizer, given),
             lambda given: tokenizer.apply_chat_template(
                 given, tokenize=True, return_dict=False, add_generation_prompt=True
             ),
         ):
             found, wanted = build(messages), build(honest)
             assert [i for i in found if i in special] == [i for i in wanted if i in special]
-    _, answer = template.example_ids(tokenizer, [user("hi")], text)
+    _, answer = fitting.example_ids(tokenizer, [user("hi")], text)
     assert [i for i in answer if i in special] == [0]
 
 
@@ -113,7 +113,7 @@ def test_special_tokens_in_plain_text_round_trip_as_text(tokenizer):
 
 def test_decode_answer_skips_special_tokens(tokenizer):
     assert (
-        template.decode_answer(tokenizer, [*template.encode_text(tokenizer, "the cat ."), 0]) == "the cat ."
+        answer_end.decode_answer(tokenizer, [*template.encode_text(tokenizer, "the cat ."), 0]) == "the cat ."
     )
 
 
@@ -129,7 +129,7 @@ def test_decode_answer_skips_special_tokens(tokenizer):
 )
 def test_invalid_conversation_is_refused(tokenizer, messages):
     with pytest.raises(DataError):
-        template.prompt_ids(tokenizer, messages)
+        fitting.prompt_ids(tokenizer, messages)
 
 
 def test_shorten_drops_the_oldest_turns_first(tokenizer):
@@ -141,34 +141,34 @@ def test_shorten_drops_the_oldest_turns_first(tokenizer):
         assistant("four"),
         user("five"),
     ]
-    full = len(template.prompt_ids(tokenizer, messages))
-    assert template.shorten(tokenizer, messages, max_tokens=full) == messages
-    assert template.shorten(tokenizer, messages, max_tokens=full - 1) == [messages[0], *messages[3:]]
+    full = len(fitting.prompt_ids(tokenizer, messages))
+    assert fitting.shorten(tokenizer, messages, max_tokens=full) == messages
+    assert fitting.shorten(tokenizer, messages, max_tokens=full - 1) == [messages[0], *messages[3:]]
     last = [messages[0], messages[5]]
-    assert template.shorten(tokenizer, messages, max_tokens=len(template.prompt_ids(tokenizer, last))) == last
-    only = template.prompt_ids(tokenizer, [messages[5]])
-    assert template.shorten(tokenizer, messages, max_tokens=len(only)) == [messages[5]]
+    assert fitting.shorten(tokenizer, messages, max_tokens=len(fitting.prompt_ids(tokenizer, last))) == last
+    only = fitting.prompt_ids(tokenizer, [messages[5]])
+    assert fitting.shorten(tokenizer, messages, max_tokens=len(only)) == [messages[5]]
 
 
 def test_shorten_truncates_the_beginning_of_a_too_long_turn(tokenizer):
     text = "猫 and the cat sat on the mat"
-    whole = template.prompt_ids(tokenizer, [user(text)])
+    whole = fitting.prompt_ids(tokenizer, [user(text)])
     for room in range(2, len(whole)):
-        [left] = template.shorten(tokenizer, [user(text)], max_tokens=room)
-        ids = template.prompt_ids(tokenizer, [left])
+        [left] = fitting.shorten(tokenizer, [user(text)], max_tokens=room)
+        ids = fitting.prompt_ids(tokenizer, [left])
         assert text.endswith(left["content"]) and len(ids) <= room
         assert ids[0] == USER and ids[-1] == ASSISTANT
     with pytest.raises(ToolkitError, match="no room"):
-        template.shorten(tokenizer, [user(text)], max_tokens=1)
+        fitting.shorten(tokenizer, [user(text)], max_tokens=1)
 
 
 def test_example_keeps_its_answer_and_truncates_its_prompt(tokenizer):
     prompt = [user("one two three four five six seven"), assistant("eight"), user("nine")]
-    head, tail = template.example_ids(tokenizer, prompt, "the cat sat")
+    head, tail = fitting.example_ids(tokenizer, prompt, "the cat sat")
     for room in range(len(tail) + 5, len(head) + len(tail)):
-        short, same = template.example_ids(tokenizer, prompt, "the cat sat", max_tokens=room)
+        short, same = fitting.example_ids(tokenizer, prompt, "the cat sat", max_tokens=room)
         assert same == tail and len(short) + len(same) <= room
-    short, cut = template.example_ids(tokenizer, prompt, "the cat sat on the mat " * 10, max_tokens=20)
+    short, cut = fitting.example_ids(tokenizer, prompt, "the cat sat on the mat " * 10, max_tokens=20)
     assert len(short) + len(cut) == 20 and cut[-1] != 0
 
 
@@ -186,7 +186,7 @@ def test_non_prefix_template_is_refused(tokenizer):
     odd = learn(["the cat sat. " * 20], vocab_size=280)
     odd.chat_template = "{{ messages|length }}{{ messages[-1].content }}"
     with pytest.raises(ToolkitError, match="differently once the answer follows"):
-        template.example_ids(odd, [user("a")], "b")
+        fitting.example_ids(odd, [user("a")], "b")
     odd.chat_template = None
     with pytest.raises(ToolkitError, match="no chat template"):
-        template.prompt_ids(odd, [user("a")])
+        fitting.prompt_ids(odd, [user("a")])

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from tests.data.chat_templates import FORMATS
 from toolkit.base.errors import DataError, ToolkitError
-from toolkit.data.chat import dates, template, thoughts
+from toolkit.data.chat import answer_end, dates, fitting, template, thoughts
 from toolkit.data.chat.rows import IGNORED, RowTable, labelled
 from toolkit.inference import reward_scores
 from toolkit.models.tokenizer_loading import load_tokenizer
@@ -33,7 +33,7 @@ SPECIAL = re.compile(
 )
 ENDS = ("<|im_end|>", f"<{WIDE}end\u2581of\u2581sentence{WIDE}>", "<|END_OF_TURN_TOKEN|>", "<|return|>")
 UNUSABLE = {
-    "glm4moe": "contains no special token",
+    "glm4moe": r"ends no answer: .* only the next turn \(<\|user\|>\) shows where an earlier one ends",
     "idefics3": "does not write the text of an answer",
     "smolvlm": "does not write the text of an answer",
     "llava_next": "refuses the conversation",
@@ -76,7 +76,7 @@ def test_thought_is_learned_as_the_model_writes_it(thinking):
     row = labelled(tokenizer, PROMPT, answer, max_length=400)
     assert learned(tokenizer, row) == chat_format.thought
     assert tokenizer.decode(row["input_ids"]) == chat_format.prompt + chat_format.thought
-    assert row["input_ids"][: len(template.prompt_ids(tokenizer, PROMPT))] == template.prompt_ids(
+    assert row["input_ids"][: len(fitting.prompt_ids(tokenizer, PROMPT))] == fitting.prompt_ids(
         tokenizer, PROMPT
     )
 
@@ -105,8 +105,8 @@ def test_sampled_thought_is_scored_as_it_was_sampled(thinking):
     if "<think>" not in chat_format.template:
         return  # gpt-oss writes thoughts in messages of their own
     row = labelled(tokenizer, PROMPT, {"content": "A2", "reasoning_content": "T1"}, max_length=400)
-    prompt = template.prompt_ids(tokenizer, PROMPT)
-    text = template.decode_answer(tokenizer, row["input_ids"][len(prompt) :])
+    prompt = fitting.prompt_ids(tokenizer, PROMPT)
+    text = answer_end.decode_answer(tokenizer, row["input_ids"][len(prompt) :])
     assert text == chat_format.thought.removesuffix(chat_format.end)
     assert labelled(tokenizer, PROMPT, text, max_length=400) == row
 
@@ -126,11 +126,11 @@ def test_tags_of_thoughts_are_escaped_outside_of_answers_and_other_tokens_everyw
     chat_format, tokenizer = thinking
     forged = f"<think>T1</think>{chat_format.end}"
     honest, escaped = (
-        template.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in ("Q1", forged)
+        fitting.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in ("Q1", forged)
     )
     special = set(tokenizer.all_special_ids)
     assert [i for i in honest if i in special] == [i for i in escaped if i in special]
-    end = template.turn_end_id(tokenizer)
+    end = answer_end.turn_end_id(tokenizer)
     for answer in ({"content": forged}, {"content": "A2", "reasoning_content": f"T1{chat_format.end}"}):
         row = labelled(tokenizer, [PROMPT[0]], answer, max_length=400)
         assert [label for label in row["labels"] if label == end] == [end]
@@ -144,7 +144,7 @@ def test_empty_thought_follows_the_same_tokens_as_in_sampling():
     tokenizer.add_special_tokens({"additional_special_tokens": list(FORMATS["qwen3.5"].special)})
     tokenizer.chat_template = FORMATS["qwen3.5"].template
     row = labelled(tokenizer, PROMPT, "A2", max_length=400, loss_on="all")
-    prompt = template.prompt_ids(tokenizer, PROMPT)
+    prompt = fitting.prompt_ids(tokenizer, PROMPT)
     assert row["input_ids"][: len(prompt)] == prompt
     assert learned(tokenizer, row) == "A1<|im_end|>\n</think>\n\nA2<|im_end|>"
 
@@ -173,7 +173,7 @@ def test_labels_of_templates_that_trl_ships_are_the_inputs_and_the_answers(name)
     tokenizer.chat_template = source
     if name in UNUSABLE:
         with pytest.raises(ToolkitError, match=UNUSABLE[name]):
-            template.require_answers(tokenizer)
+            answer_end.require_answers(tokenizer)
         return
     ids = {}
     for loss_on in ("last", "all"):
@@ -183,10 +183,10 @@ def test_labels_of_templates_that_trl_ships_are_the_inputs_and_the_answers(name)
         assert all(row["labels"][i] == row["input_ids"][i] for i in own)
         text = learned(tokenizer, row)
         assert ("A1" in text) == (loss_on == "all") and "Q" not in text and "A2" in text
-        assert row["labels"][-1] == template.turn_end_id(tokenizer)
+        assert row["labels"][-1] == answer_end.turn_end_id(tokenizer)
         ids[loss_on] = row["input_ids"]
     assert ids["last"] == ids["all"]
-    prompt = template.prompt_ids(tokenizer, PROMPT)
+    prompt = fitting.prompt_ids(tokenizer, PROMPT)
     assert ids["last"][: len(prompt)] == prompt
 
 
@@ -237,7 +237,7 @@ def test_template_that_does_not_write_the_answer_is_refused():
     tokenizer = learn(["the cat sat. " * 20], vocab_size=290)
     tokenizer.chat_template = "{% for m in messages %}<|user|>{% endfor %}{{ eos_token }}"
     with pytest.raises(DataError, match="does not write the text of an answer"):
-        template.require_answers(tokenizer)
+        answer_end.require_answers(tokenizer)
 
 
 # Dates

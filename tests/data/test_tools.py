@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.chat_templates import CITY_TOOLS, FORMATS, TOOL_FORMATS
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import pairs, rendered, sources, template, tools
+from toolkit.data.chat import answer_end, fitting, pairs, rendered, sources, template, tools
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
 from toolkit.data.text.documents import Stream
@@ -92,7 +92,7 @@ def test_prompts_and_preferences_have_the_tools(rows, chat_format, tokenizer):
     side = {"prompt": ROW["messages"][:3], "chosen": "A2", "rejected": "no", "tools": CITY_TOOLS}
     data = rows(side, tokenizer=tokenizer)
     [prompt] = data.read(sources.prompts)
-    assert tokenizer.decode(template.prompt_ids(tokenizer, prompt["prompt"])) == chat_format.prompt
+    assert tokenizer.decode(fitting.prompt_ids(tokenizer, prompt["prompt"])) == chat_format.prompt
     [preference] = data.read(sources.preferences)
     [pair] = pairs.encode([preference], tokenizer, max_length=2000)
     assert tokenizer.decode(pair.prompt + pair.chosen) == chat_format.prompt + chat_format.answer
@@ -121,8 +121,8 @@ def test_special_tokens_in_tools_calls_and_results_are_escaped(rows, chat_format
     counts = []
     for given in (ROW, forged):
         [row] = rows(given, tokenizer=tokenizer).read(sources.conversations)
-        ids = template.prompt_ids(tokenizer, row["prompt"])
-        counts.append(ids.count(template.turn_end_id(tokenizer)))
+        ids = fitting.prompt_ids(tokenizer, row["prompt"])
+        counts.append(ids.count(answer_end.turn_end_id(tokenizer)))
     assert counts[0] == counts[1]
 
 
@@ -237,7 +237,7 @@ def test_text_beside_a_call_is_counted_where_the_template_leaves_it_out(rows, ch
     row = {**ROW, "messages": [USER, {**CALLING, "content": "A1"}, RESULT, ANSWER]}
     data = rows(row, tokenizer=tokenizer)
     [found] = data.read(sources.conversations)
-    is_rendered = "A1" in tokenizer.decode(template.prompt_ids(tokenizer, found["prompt"]))
+    is_rendered = "A1" in tokenizer.decode(fitting.prompt_ids(tokenizer, found["prompt"]))
     assert data.report.sources[0].notes == ({} if is_rendered else {tools.UNRENDERED_TEXT: 1})
     assert is_rendered == (chat_format is TOOL_FORMATS["qwen2.5"])
 
@@ -338,9 +338,9 @@ def test_corpus_leaves_out_rows_with_tools(rows):
 def test_tools_stay_while_old_turns_are_removed(rows, qwen):
     old = [{"role": "user", "content": "the cat sat on the mat " * 40}, ANSWER]
     [row] = rows({**ROW, "messages": [*old, *ROW["messages"]]}, tokenizer=qwen).read(sources.conversations)
-    whole = len(template.prompt_ids(qwen, row["prompt"]))
-    kept = template.shorten(qwen, row["prompt"], max_tokens=whole - 50)
-    assert qwen.decode(template.prompt_ids(qwen, kept)) == TOOL_FORMATS["qwen2.5"].prompt
+    whole = len(fitting.prompt_ids(qwen, row["prompt"]))
+    kept = fitting.shorten(qwen, row["prompt"], max_tokens=whole - 50)
+    assert qwen.decode(fitting.prompt_ids(qwen, kept)) == TOOL_FORMATS["qwen2.5"].prompt
 
 
 def test_conversations_whose_tools_do_not_fit_are_left_out_of_pairs(rows, qwen):

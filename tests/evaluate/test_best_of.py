@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit.cli import main
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.evaluate import best_of
 from toolkit.evaluate.win_rate import Contest, answer
 from toolkit.inference.reward_scores import reward_scores
@@ -48,7 +48,7 @@ def test_text_ids_and_end_belong_together(chosen, tokenizer):
     found, _, _, _ = chosen
     one = found["best of 5"]
     for ids, text, ended in zip(one.ids, one.texts, one.ended, strict=True):
-        assert template.decode_answer(tokenizer, ids) == text
+        assert answer_end.decode_answer(tokenizer, ids) == text
         assert len(ids) == 16 or ended
 
 

@@ -230,7 +230,7 @@ def small(**settings):
 
 
 def test_sampled_answers_say_whether_they_end_within_a_thought(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(win_rate.template, "decode_answer", lambda tokenizer, ids: "<think>hm")
+    monkeypatch.setattr(win_rate.answer_end, "decode_answer", lambda tokenizer, ids: "<think>hm")
     drawn = win_rate.answer((model, tokenizer), small())
     assert drawn.unfinished == [True] * len(drawn)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.ppo.training import run_stage, train
-from toolkit.data.chat import template
+from toolkit.data.chat import fitting
 from toolkit.inference import reward_scores
 from toolkit.models.loading import load_causal_lm, save_model
 from toolkit.models.stop_tokens import StopTokens
@@ -51,7 +51,7 @@ def test_episodes_end_with_the_token_that_was_sampled(policy, make_trainer, monk
         assert episode.ended == (answer[-1] in {0, *MORE}) and not set(answer[:-1]) & {0, *MORE}
         assert episode.reward == pytest.approx(episode.score - 5.0 * (not episode.ended))
         # the reward model reads the end that it was trained on
-        head, tail = template.example_ids(tokenizer, episode.prompt, episode.text)
+        head, tail = fitting.example_ids(tokenizer, episode.prompt, episode.text)
         if len(head) + len(tail) <= 64:  # bytes that are no text become longer
             assert row == head + (tail if episode.ended else tail[:-1])
         assert (row[-1] == tokenizer.eos_token_id) == episode.ended

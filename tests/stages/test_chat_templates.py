@@ -20,7 +20,7 @@ from tests.chat_fixtures import (
 from tests.data.chat_templates import FORMATS
 from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import ModelSettings
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting, template
 from toolkit.data.chat.dates import with_fixed_date
 from toolkit.models.gpt2 import build
 from toolkit.models.loading import save_model
@@ -100,7 +100,7 @@ def test_batches_end_with_the_token_that_ends_an_answer(chat_format, folder, tun
         )
     for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
         assert ids[mask.bool()][-1] == end
-    head = template.prompt_ids(tokenizer, [{"role": "user", "content": "the ball is red?"}])
+    head = fitting.prompt_ids(tokenizer, [{"role": "user", "content": "the ball is red?"}])
     assert any(ids[: len(head)] == head for ids in scored["chosen_ids"])
 
 
@@ -120,4 +120,4 @@ def test_chosen_template_replaces_that_of_the_model(folder, choice):
     own_end = AutoTokenizer.from_pretrained(folder / "base").eos_token
     tokenizer = AutoTokenizer.from_pretrained(run_stage(sft, folder, recipe) / "model")
     end = "<|im_end|>" if choice == "chatml" else own_end
-    assert template.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(end)
+    assert answer_end.turn_end_id(tokenizer) == tokenizer.convert_tokens_to_ids(end)

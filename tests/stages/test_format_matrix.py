@@ -16,7 +16,7 @@ from tests.data.chat_templates import FORMATS
 from tests.runs.small_runs import manifest_of
 from toolkit.base.errors import DataError
 from toolkit.config.schema import CorpusRecipe, DataSource, HeldOut, SftRecipe, TokenizerRecipe
-from toolkit.data.chat import pairs, sources, template
+from toolkit.data.chat import fitting, pairs, sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED
 from toolkit.data.text.documents import Stream, whole_words
@@ -90,7 +90,7 @@ def read_pairs(source, part, folder, *, joined):
 def read_ppo(source, part, folder):
     report = ReadingReport()
     rows = sources.prompts(source, part=part, seed=0, report=report)
-    return Reading([template.prompt_ids(byte_tokenizer(), prompt) for prompt in rows["prompt"]], report)
+    return Reading([fitting.prompt_ids(byte_tokenizer(), prompt) for prompt in rows["prompt"]], report)
 
 
 def read_evaluation(unit):
@@ -103,7 +103,7 @@ def read_evaluation(unit):
         rows = surroundings.read_rows(read, source, unit=unit, seed=0)
         report = surroundings.findings.reports[unit]
         if unit == "prompts":
-            return Reading([template.prompt_ids(byte_tokenizer(), row) for row in rows["prompt"]], report)
+            return Reading([fitting.prompt_ids(byte_tokenizer(), row) for row in rows["prompt"]], report)
         found = pairs.held_out_pairs(rows, byte_tokenizer(), max_length=64).pairs
         return Reading([(pair.prompt, pair.chosen, pair.rejected) for pair in found], report)
 
@@ -297,7 +297,7 @@ def test_rewards_preferences_and_prompts_are_rendered_by_the_template(chat_forma
     [pair] = pairs.held_out_pairs(rows, tokenizer, max_length=256).pairs
     assert (*map(tokenizer.decode, (pair.prompt, pair.chosen, pair.rejected)),) == text
     rows = surroundings.read_rows(sources.prompts, measured, unit="prompts", seed=0)
-    assert tokenizer.decode(template.prompt_ids(tokenizer, rows["prompt"][0])) == chat_format.prompt
+    assert tokenizer.decode(fitting.prompt_ids(tokenizer, rows["prompt"][0])) == chat_format.prompt
     report = surroundings.findings.reports["prompts"]
     require_sum(report, 2)
 

@@ -16,10 +16,12 @@ from toolkit.config.data_formats import RowKind
 from toolkit.config.schema import DataSource
 from toolkit.data import files, hub, tables
 from toolkit.data.chat import columns, pairs, plain_text, sources
+from toolkit.data.chat.answer_end import require_answers
+from toolkit.data.chat.fitting import prompt_ids
 from toolkit.data.chat.formats import RowFormat, Unusable
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import IGNORED, labelled
-from toolkit.data.chat.template import RenderedDifferently, encode_text, prompt_ids, require_answers
+from toolkit.data.chat.template import RenderedDifferently, encode_text
 from toolkit.data.text import documents
 
 _STORYWORLD_KINDS = {

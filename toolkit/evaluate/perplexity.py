@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base import console
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.config.schema import Data, DataSource
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, template
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.data_sources import Part, as_sources
 from toolkit.data.text import documents, lost_text
@@ -77,7 +77,7 @@ class HeldOutText:
         texts = self.texts
         if texts is None:
             ids = (self.shards.document(index).tolist() for index in range(len(self)))
-            texts = (template.decode_answer(self.tokenizer, document) for document in ids)
+            texts = (answer_end.decode_answer(self.tokenizer, document) for document in ids)
         words = characters = 0
         for text in texts:
             words, characters = words + len(text.split()), characters + len(text)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting, template
 from toolkit.data.chat.dates import prints_date
 from toolkit.evaluate import best_of, perplexity, win_rate
 from toolkit.evaluate.answers import Answers
@@ -142,7 +142,7 @@ class Session:
             temperature=contest.temperature,
             shown_as="samples",
         )
-        texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
+        texts = [answer_end.decode_answer(tokenizer, ids) for ids in answers.ids]
         rows = list(zip(texts, answers.ended, seeds, strict=True))
         samples = []
         for number, turns in enumerate(self.samples):
@@ -214,7 +214,7 @@ def _messages(turns: list[str]) -> Messages:
 def _encoded(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[int]:
     """Encode a conversation; without a chat template, as a text that begins with beginning-of-text."""
     if tokenizer.chat_template:
-        return template.prompt_ids(tokenizer, _messages(turns))
+        return fitting.prompt_ids(tokenizer, _messages(turns))
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return start + template.encode_text(tokenizer, "\n".join(turns))
 

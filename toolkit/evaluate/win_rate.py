@@ -22,7 +22,7 @@ from toolkit import stats
 from toolkit.base.errors import UsageError
 from toolkit.base.progress import slow_pass
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.evaluate import judges
 from toolkit.evaluate.answers import Answers
 from toolkit.evaluate.judges import AnyJudge, Judge, Messages
@@ -142,10 +142,10 @@ def sample(
         drawn.ids.extend(answers.ids)
         drawn.ended.extend(answers.ended)
         drawn.stops.extend(answers.stops)
-        texts = [template.decode_answer(tokenizer, ids) for ids in answers.ids]
+        texts = [answer_end.decode_answer(tokenizer, ids) for ids in answers.ids]
         drawn.texts.extend(texts)
         drawn.unfinished.extend(
-            template.is_unfinished(tokenizer, *pair) for pair in zip(prompt_ids[part], texts, strict=True)
+            answer_end.is_unfinished(tokenizer, *pair) for pair in zip(prompt_ids[part], texts, strict=True)
         )
         if progress:
             progress(len(drawn))
@@ -178,7 +178,7 @@ def kl_to_baseline(
                 policy, answers.prompt_ids, contest, seeds=contest.seeds(), progress=progress,
                 temperature=1.0,
             )  # fmt: skip
-    end_id = template.end_id(policy[1])
+    end_id = answer_end.end_id(policy[1])
     tokens = [
         ids + [end_id if stop is None else stop] * ended
         for ids, ended, stop in zip(answers.ids, answers.ended, answers.stops, strict=True)

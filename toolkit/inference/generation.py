@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.inference import sampling
 from toolkit.inference.opening import OpenModel
 
@@ -124,6 +124,6 @@ def generate_answers(
     keywords = settings.for_model(opened, None if limit is None else limit - len(prompt_ids))
     seeds = [derive(settings.seed, "generate", number) for number in range(count)]
     sampled = sampling.generate(opened.model, [prompt_ids] * count, seed=seeds, **keywords)
-    texts = [template.decode_answer(opened.tokenizer, ids) for ids in sampled.ids]
+    texts = [answer_end.decode_answer(opened.tokenizer, ids) for ids in sampled.ids]
     answers = [GeneratedAnswer(*fields) for fields in zip(texts, sampled.ids, sampled.ended, strict=True)]
     return answers, replace(settings, max_new_tokens=keywords["max_new_tokens"])

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import ToolkitError
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import ALL_LINEAR, LoraSettings
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, template
 from toolkit.data.chat.turns import TemplateTurns, turns_of
 from toolkit.data.text.lost_text import lost_text
 from toolkit.inference.decoding import tried_mode
@@ -248,7 +248,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     try:
         turns = turns_of(tokenizer)
         if turns is not None:
-            template.require_answers(tokenizer)
+            answer_end.require_answers(tokenizer)
     except ToolkitError as error:
         return {"template": turns, "template_refusal": error.what}
     return {"template": turns, "template_refusal": None}

@@ -13,7 +13,7 @@ from toolkit.base import files
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.config.messages import listed
 from toolkit.config.registry import STAGES
-from toolkit.data.chat import template
+from toolkit.data.chat import fitting, template
 from toolkit.inference.logprobs import start_id
 from toolkit.models.context_length import context_length
 from toolkit.models.loading import DTYPES, Dtype, load_causal_lm
@@ -53,7 +53,7 @@ class OpenModel:
 
     def chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of a conversation and the generation prompt."""
-        return template.prompt_ids(self.tokenizer, messages)
+        return fitting.prompt_ids(self.tokenizer, messages)
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of a document's beginning, after the token that starts a document.

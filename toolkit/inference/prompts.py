@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError
-from toolkit.data.chat import template
+from toolkit.data.chat import fitting
 from toolkit.data.chat.template import Message
 from toolkit.inference.opening import OpenModel
 from toolkit.models.context_length import context_length
@@ -38,7 +38,7 @@ def encode_prompts(
             where="max_new_tokens",
             fix="lower it",
         )
-    return [template.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in prompts]
+    return [fitting.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in prompts]
 
 
 def conversation_ids(opened: OpenModel, messages: Sequence[Message]) -> list[int]:

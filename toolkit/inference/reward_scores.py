@@ -10,7 +10,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.progress import slow_pass
-from toolkit.data.chat.template import encode_text, example_ids, turn_end_id
+from toolkit.data.chat.answer_end import turn_end_id
+from toolkit.data.chat.fitting import example_ids
+from toolkit.data.chat.template import encode_text
 from toolkit.models.checks import require_finite
 from toolkit.models.context_length import context_length
 

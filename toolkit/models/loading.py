@@ -24,7 +24,7 @@ from transformers import (
 from toolkit.base.errors import ToolkitError
 from toolkit.base.files import atomic_folder
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, template
 from toolkit.models import adapters, checkpoint_folder, checks, four_bit
 from toolkit.models.description import describe, text_config
 from toolkit.models.load_errors import not_loadable
@@ -306,7 +306,7 @@ def _unused_token(tokenizer: PreTrainedTokenizerBase, *, rows: int) -> str | Non
 
     Only its place matters: the score of a conversation is read at the last token that is not padding.
     """
-    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, template.end_id(tokenizer)}
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id, answer_end.end_id(tokenizer)}
     special = [
         token.content
         for index, token in sorted(tokenizer.added_tokens_decoder.items())
@@ -327,7 +327,7 @@ def _incomplete(reference: Reference, missing: list[str] | set[str]) -> ToolkitE
 
 def _ensure_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer one padding id that is not end-of-text."""
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, template.end_id(tokenizer)):
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, answer_end.end_id(tokenizer)):
         tokenizer.pad_token = _unused_token(tokenizer, rows=model.get_input_embeddings().num_embeddings)
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": template.PAD})

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from toolkit.base.console import tell_once
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.data.chat.dates import TEMPLATE_DATE, prints_date
 from toolkit.models.description import text_config, vocabulary
 from toolkit.runs.run import Run
@@ -37,7 +37,7 @@ class StopTokens:
         Llama 3 and Qwen end answers with any of several tokens. Entries that are no token of the model are
         ignored with a notice.
         """
-        end, named = template.end_id(tokenizer), named_ends(model, tokenizer)
+        end, named = answer_end.end_id(tokenizer), named_ends(model, tokenizer)
         ids = [token for tokens in named.values() for token in tokens]
         return cls(end if end in ids else None, tuple(dict.fromkeys(ids)))
 
@@ -50,7 +50,7 @@ def named_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> di
     """Return the stop tokens by who names them; entries that are no token are ignored with a notice."""
     config, rows = text_config(model.config), vocabulary(model)
     named = {
-        "the chat template": [template.end_id(tokenizer)] if tokenizer.chat_template else [],
+        "the chat template": [answer_end.end_id(tokenizer)] if tokenizer.chat_template else [],
         "the tokenizer": [tokenizer.eos_token_id],
         "generation_config": _entries(getattr(model, "generation_config", None)),
         "config": [*_entries(model.config), *_entries(config)],

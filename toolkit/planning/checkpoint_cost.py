@@ -28,7 +28,7 @@ EFFICIENCY = 0.6
 
 
 @dataclass(frozen=True)
-class TrainingCost:
+class CheckpointTraining:
     """The training of a checkpoint on one process."""
 
     shape: CheckpointShape
@@ -53,7 +53,9 @@ def computes_in_bf16(recipe: StageRecipe) -> bool:
     return recipe.device != "mps" and (has_gpu(recipe) or bool(hardware.processor()["bf16"]))
 
 
-def training(recipe: StageRecipe, cost: Cost, shape: CheckpointShape, *, processes: int) -> TrainingCost | None:
+def training(
+    recipe: StageRecipe, cost: Cost, shape: CheckpointShape, *, processes: int
+) -> CheckpointTraining | None:
     """Return what one process computes at once; None for PPO, whose batches follow from its answers."""
     length = recipe.longest_sequence(shape.positions or DEFAULT_POSITIONS)
     on_gpu, checkpointed = has_gpu(recipe), False
@@ -73,7 +75,7 @@ def training(recipe: StageRecipe, cost: Cost, shape: CheckpointShape, *, process
     else:
         return None
     computed = Pass(tokens, length, scored, computes_in_bf16(recipe), on_gpu, checkpointed)
-    return TrainingCost(shape, computed, getattr(recipe, "lora", None))
+    return CheckpointTraining(shape, computed, getattr(recipe, "lora", None))
 
 
 def flops_per_second(recipe: StageRecipe, shape: CheckpointShape, *, tokens: int) -> float:

@@ -26,7 +26,7 @@ from toolkit.base.ranks import world_size
 from toolkit.config.process_counts import share_of
 from toolkit.config.schema import PpoRecipe
 from toolkit.config.schema.ppo import DEFAULT_ANSWERS_PER_PROMPT, PPO_ONLY_SETTINGS
-from toolkit.data.chat import sources, template
+from toolkit.data.chat import answer_end, fitting, sources
 from toolkit.data.chat.report import ReadingReport
 from toolkit.data.chat.rows import training_order
 from toolkit.inference.decoding import decoding_mode
@@ -80,7 +80,7 @@ def run(recipe: PpoRecipe, run: Run) -> None:
         seed=recipe.seed,
     )
     rows = Dataset.from_list(
-        [{"prompt": template.shorten(tokenizer, row["prompt"], max_tokens=max_prompt_tokens)} for row in rows]
+        [{"prompt": fitting.shorten(tokenizer, row["prompt"], max_tokens=max_prompt_tokens)} for row in rows]
     ).select(order)
     terms = reward_loading.of_recipe(recipe, run, device=target)
     writer = ModelWriter(
@@ -168,8 +168,8 @@ def _reward(
         for index, (prompt, ids) in enumerate(zip(prompts, completion_ids, strict=True)):
             ended = bool(ids) and ids[-1] in stops.ids
             text = sampler.answer_text(tokenizer, ids[:-1] if ended else ids)
-            asked = template.prompt_ids(tokenizer, prompt)
-            unfinished = template.is_unfinished(tokenizer, asked, text)
+            asked = fitting.prompt_ids(tokenizer, prompt)
+            unfinished = answer_end.is_unfinished(tokenizer, asked, text)
             own.append(Episode(index, prompt, [], ids, ended, text, unfinished))
         rewards.score(terms, own)
         nonlocal scale

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting
 from toolkit.inference.sampling import generate
 from toolkit.models.soundness import PROBE_ROWS
 from toolkit.models.stop_tokens import StopTokens
@@ -57,7 +57,7 @@ def answer(
             answer_ids=sampled_ids[row],
             ended=answers.ended[row],
             text=texts[row],
-            unfinished=template.is_unfinished(tokenizer, prompt_ids[row], texts[row]),
+            unfinished=answer_end.is_unfinished(tokenizer, prompt_ids[row], texts[row]),
             columns={name: value for name, value in rows[row].items() if name != "prompt"},
         )
         for row in range(len(rows))
@@ -81,5 +81,5 @@ def _encode(
     """Return a prompt and its ids; a long one loses its oldest turns, or its beginning if it is a text."""
     if isinstance(prompt, str):
         return prompt, tokenizer(prompt)["input_ids"][-max_tokens:]
-    prompt = template.shorten(tokenizer, prompt, max_tokens=max_tokens)
-    return prompt, template.prompt_ids(tokenizer, prompt)
+    prompt = fitting.shorten(tokenizer, prompt, max_tokens=max_tokens)
+    return prompt, fitting.prompt_ids(tokenizer, prompt)

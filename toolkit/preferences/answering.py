@@ -23,7 +23,7 @@ from toolkit.base.errors import RunError, ToolkitError
 from toolkit.base.progress import Progress
 from toolkit.base.rng import derive
 from toolkit.config.schema import PreferencesRecipe
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.data.chat.template import Message
 from toolkit.inference.opening import OpenModel, open_reference
 from toolkit.inference.prompts import encode_prompts
@@ -250,8 +250,8 @@ def sample_batch(
         top_p=recipe.top_p,
         batch_rows=len(batch) * len(numbers),
     )
-    texts = [template.decode_answer(tokenizer, tokens) for tokens in sampled.ids]
-    cut = [template.is_unfinished(tokenizer, *pair) for pair in zip(asked, texts, strict=True)]
+    texts = [answer_end.decode_answer(tokenizer, tokens) for tokens in sampled.ids]
+    cut = [answer_end.is_unfinished(tokenizer, *pair) for pair in zip(asked, texts, strict=True)]
     answers = [
         Answer(text, recipe.models[model], ended and not unfinished, unfinished)
         for text, ended, unfinished in zip(texts, sampled.ended, cut, strict=True)

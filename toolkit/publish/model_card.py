@@ -16,7 +16,7 @@ from toolkit.base import files
 from toolkit.config import inputs
 from toolkit.config.registry import STAGES, Product, PublishedNumber
 from toolkit.config.schema import DataSource
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end
 from toolkit.evaluate.naming import display_names, name_in_evaluation
 from toolkit.models.tokenizer_loading import load_tokenizer
 from toolkit.runs import layout, manifest, seal
@@ -344,4 +344,4 @@ def _end_id(folder: Path) -> int | None:
     """Return the token at which a reward model reads its score, None without a tokenizer."""
     if not (folder / "tokenizer_config.json").exists():
         return None
-    return template.end_id(load_tokenizer((str(folder), None)))
+    return answer_end.end_id(load_tokenizer((str(folder), None)))

@@ -22,7 +22,7 @@ from toolkit import stats
 from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import DpoRecipe
-from toolkit.data.chat import sources, template
+from toolkit.data.chat import answer_end, fitting, sources
 from toolkit.data.chat.pairs import CONTEXTS, HeldOutPairs, Pair, held_out_pairs, training_pairs, wins
 from toolkit.data.chat.report import ReadingReport
 from toolkit.inference.illustrations import attempt
@@ -228,7 +228,7 @@ def distance(
     therefore be slightly negative if the two models are similar.
     """
     context = default_length(model)
-    found = template.prompts_that_fit(
+    found = fitting.prompts_that_fit(
         tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLED_FOR_KL
     )
     messages, prompts = [prompt for prompt, _ in found], [ids for _, ids in found]
@@ -257,7 +257,7 @@ def distance(
         samples=[
             Sample(
                 prompt=messages[i][-1]["content"],
-                answer=template.decode_answer(tokenizer, answers.ids[i]),
+                answer=answer_end.decode_answer(tokenizer, answers.ids[i]),
                 ended=answers.ended[i],
             )
             for i in range(min(SAMPLES, len(messages)))

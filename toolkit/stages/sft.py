@@ -17,7 +17,7 @@ from toolkit.base.progress import slowly
 from toolkit.base.rng import derive
 from toolkit.config.registry import STAGES
 from toolkit.config.schema import SftRecipe
-from toolkit.data.chat import sources, template
+from toolkit.data.chat import answer_end, fitting, sources, template
 from toolkit.data.chat.report import LengthReport, ReadingReport
 from toolkit.data.chat.rows import RowTable, labelled
 from toolkit.inference.illustrations import attempt
@@ -124,12 +124,12 @@ def make_conversational(
     known = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     before, own_template = len(tokenizer), tokenizer.chat_template
     template.configure(tokenizer, chat_template)
-    template.require_answers(tokenizer)
+    answer_end.require_answers(tokenizer)
     new_tokens = set(range(before, len(tokenizer)))
     if tokenizer.chat_template != own_template:
-        new_tokens |= template.marker_ids(tokenizer)
-    question = template.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
-    needed = {template.end_id(tokenizer), tokenizer.pad_token_id, *question}
+        new_tokens |= answer_end.marker_ids(tokenizer)
+    question = fitting.prompt_ids(tokenizer, [{"role": "user", "content": "Hi"}])
+    needed = {answer_end.end_id(tokenizer), tokenizer.pad_token_id, *question}
     idle = checks.unreadable_tokens(model).keys() - needed  # images and the like
     if set(range(model.get_input_embeddings().num_embeddings, len(tokenizer))) - idle:
         with torch.random.fork_rng(devices=[]):
@@ -167,7 +167,7 @@ def conversation_rows(
             continue
         try:
             row = labelled(tokenizer, messages, answer, max_length=length, loss_on=loss_on, lengths=lengths)
-        except template.TooLong:
+        except fitting.TooLong:
             lengths.add(left_out=True)
             continue
         except template.RenderedDifferently as error:
@@ -202,10 +202,10 @@ def held_out_conversations(
     )
     for example in slowly(rows, "held-out conversations as tokens", total=len(rows), unit="conversation"):
         try:
-            fitted = template.fitted_example(
+            fitted = fitting.fitted_example(
                 tokenizer, example["prompt"], example["completion"][0], max_tokens=length
             )
-        except template.TooLong:
+        except fitting.TooLong:
             held_out.lengths.add(left_out=True)
             continue
         except template.RenderedDifferently:
@@ -257,7 +257,7 @@ def sample_answers(
 ) -> list[Sample]:
     """Return answers at temperature 0.7 to the first held-out prompts."""
     context = default_length(model)
-    found = template.prompts_that_fit(tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLES)
+    found = fitting.prompts_that_fit(tokenizer, held_out.messages, max_tokens=context // 2, count=SAMPLES)
     if not found:
         return []
     prompts = [ids for _, ids in found]
@@ -270,7 +270,7 @@ def sample_answers(
     return [
         Sample(
             prompt=messages[-1]["content"],
-            answer=template.decode_answer(tokenizer, answers.ids[i]),
+            answer=answer_end.decode_answer(tokenizer, answers.ids[i]),
             ended=answers.ended[i],
         )
         for i, (messages, _) in enumerate(found)

@@ -11,18 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError
 from toolkit.base.progress import slowly
+from toolkit.data.chat.fitting import TooLong, common_prefix, example_ids, learned_spans, prompt_ids, shorten
 from toolkit.data.chat.report import LengthReport
 from toolkit.data.chat.rows import RowTable
-from toolkit.data.chat.template import (
-    Message,
-    RenderedDifferently,
-    TooLong,
-    common_prefix,
-    example_ids,
-    learned_spans,
-    prompt_ids,
-    shorten,
-)
+from toolkit.data.chat.template import Message, RenderedDifferently
 
 CONTEXTS = ("chosen_context", "rejected_context")
 """Columns of `Pair.contexts`."""

@@ -1,6 +1,6 @@
 """Tokenized training rows and their order, which is determined before training starts.
 
-sft, reward and dpo tokenize with `data.chat.template`. TRL renders conversations to text and tokenizes the
+sft, reward and dpo tokenize with `data.chat.fitting`. TRL renders conversations to text and tokenizes the
 text, so that `<|assistant|>` typed by a user would become a turn.
 
 The order is a pure function of row lengths, steps, batch size and seed. It has exactly `steps * batch` rows,
@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import DataError, ToolkitError
 from toolkit.base.rng import derive
+from toolkit.data.chat.fitting import fitted_example, learned_spans
 from toolkit.data.chat.report import LengthReport
-from toolkit.data.chat.template import Message, fitted_example, learned_spans
+from toolkit.data.chat.template import Message
 
 IGNORED = -100
 """The label of a token without loss."""

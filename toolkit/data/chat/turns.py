@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting, template
 from toolkit.data.chat.dates import prints_date
 from toolkit.data.chat.thoughts import Opening
 
@@ -90,7 +90,7 @@ def _common_beginning(tokenizer: PreTrainedTokenizerBase, first: str, second: st
     if second.startswith(first):
         return first
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (first, second)]
-    common = tokenizer.decode(ids[0][: template.common_prefix(*ids)], clean_up_tokenization_spaces=False)
+    common = tokenizer.decode(ids[0][: fitting.common_prefix(*ids)], clean_up_tokenization_spaces=False)
     return common if first.startswith(common) and second.startswith(common) else ""
 
 
@@ -111,7 +111,7 @@ def _next_turn(
     if between.startswith(after_answer):
         return after_answer, between.removeprefix(after_answer)
     # gpt-oss ends the last answer with another token than the others
-    end = template.turn_ends_of(tokenizer).earlier
+    end = answer_end.turn_ends_of(tokenizer).earlier
     token = "" if end is None else tokenizer.convert_ids_to_tokens(end)
     head, found, rest = between.partition(token) if token else ("", "", between)
     return head + found, rest
