@@ -86,6 +86,12 @@ def browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
+def axe_core() -> Path | None:
+    """Return axe.min.js: what AXE_CORE names, or where CONTRIBUTING.md installs it; None without it."""
+    path = Path(os.environ.get("AXE_CORE") or "build/node_modules/axe-core/axe.min.js")
+    return path if path.is_file() else None
+
+
 def faults(page: str, view: View, *, axe: Path | None = None) -> list[str]:
     """Return what is wrong with a page in one view.
 

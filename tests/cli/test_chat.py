@@ -28,16 +28,16 @@ from toolkit.cli.conversation import chat_command
 from toolkit.inference import sampling
 from toolkit.inference.generation import GenerationSettings
 
-def slowly(*arguments, stream=sampling.stream, **settings):
-    for token in stream(*arguments, **settings):
+def slowly(*arguments, steps=sampling.steps, **settings):
+    for step in steps(*arguments, **settings):
         time.sleep(0.05)  # answers of the tiny model would end before they are stopped
-        yield token
+        yield step
 
 def interrupt_beside():
     signal.sigwait({signal.SIGUSR1})
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
-sampling.stream = slowly
+sampling.steps = slowly
 threading.Thread(target=interrupt_beside, daemon=True).start()
 sys.exit(chat_command(sys.argv[1], choice=GenerationSettings(max_new_tokens=90, seed=4)))
 """

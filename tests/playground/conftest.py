@@ -1,7 +1,7 @@
 """A real server on 127.0.0.1 with a tiny model, and a real browser.
 
-Browser tests need Chromium or Chrome and the package playwright; where one is missing they are skipped. For
-axe-core the environment variable AXE_CORE names axe.min.js (CONTRIBUTING.md).
+Browser tests need Chromium or Chrome; accessibility tests need axe-core (CONTRIBUTING.md). Where one is
+missing they are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tools.check_page import browser
+from tools.check_page import axe_core, browser
 
 SECONDS = 60
 
@@ -145,3 +145,33 @@ def page(chromium):
     yield opened
     context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """Return axe-core as a script; a strict Content-Security-Policy lets a page evaluate it, not load it."""
+    path = axe_core()
+    if path is None:
+        pytest.skip("axe-core is not installed (CONTRIBUTING.md)")
+    return path.read_text(encoding="utf-8")
+
+
+def faults(page: Any, axe: str | None = None) -> list[str]:
+    """Return what is wrong with a shown page: what axe-core finds, and parts that are off the screen."""
+    found = page.evaluate("""() => {
+      const width = document.documentElement.clientWidth, wide = [];
+      if (document.documentElement.scrollWidth > width) {
+        wide.push(`the page is ${document.documentElement.scrollWidth} pixels wide`);
+        for (const element of document.querySelectorAll("main *"))
+          if (element.getBoundingClientRect().right > width + 1) wide.push(element.outerHTML.slice(0, 120));
+      }
+      return wide;
+    }""")
+    if axe is not None:
+        page.evaluate(axe)
+        found += page.evaluate("""async () => {
+          const result = await axe.run(document, {resultTypes: ["violations"]});
+          return result.violations.flatMap(fault => fault.nodes.map(
+            node => `${fault.id}: ${fault.help}: ${node.html.slice(0, 160)}`));
+        }""")
+    return found

@@ -1,27 +1,23 @@
 """The page in a browser: axe-core finds no fault, nothing is off the screen of a phone, text can be read.
 
-It needs Chromium or Chrome, and for axe-core the environment variable AXE_CORE with the path of axe.min.js
-(CONTRIBUTING.md).
+It needs Chromium or Chrome, and axe-core where CONTRIBUTING.md installs it.
 """
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import pytest
 
 from tests.report.conftest import OLD_RUNS
 from tests.report.test_run_names import STAGES
 from toolkit.report.page import write_report
-from tools.check_page import VIEWS, View, browser, faults, screenshot
+from tools.check_page import VIEWS, View, axe_core, browser, faults, screenshot
 
-AXE = Path(os.environ["AXE_CORE"]) if os.environ.get("AXE_CORE") else None
+AXE = axe_core()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(browser() is None, reason="neither Chromium nor Chrome is installed"),
 ]
-needs_axe = pytest.mark.skipif(AXE is None, reason="AXE_CORE does not name axe.min.js (CONTRIBUTING.md)")
+needs_axe = pytest.mark.skipif(AXE is None, reason="axe-core is not installed (CONTRIBUTING.md)")
 PHONE = View(390, is_dark=False)
 
 

@@ -15,11 +15,12 @@ from jinja2 import TemplateError
 
 from toolkit.base.console import tell
 from toolkit.base.errors import ModelError, ToolkitError
-from toolkit.base.rng import derive
 from toolkit.inference import sampling
+from toolkit.inference.engine import Finished, answer
 from toolkit.inference.generation import GenerationSettings, own_sampling_note
 from toolkit.inference.opening import OpenModel, open_model
-from toolkit.inference.token_text import StreamDecoder, harmless
+from toolkit.inference.prompts import fitted_conversation
+from toolkit.inference.token_text import harmless
 
 HELP = """\
 /reset            forget the conversation
@@ -54,29 +55,13 @@ class Conversation:
     def fit(self) -> tuple[list[int], int]:
         """Ids of the conversation, and how many of the oldest messages had to be left out.
 
-        A quarter of the context, or less where the answer may not be so long, is kept free for the answer.
-
         Raises:
             ToolkitError: the last message does not fit the context.
         """
-        positions = self.opened.context_length
-        reserve = 0 if positions is None else max(1, min(self.choice.max_new_tokens, positions // 4))
-        starts = [i for i, message in enumerate(self.messages) if message["role"] == "user"]
-        for start in starts:
-            ids = self._ids(self.messages[start:])
-            if positions is None or len(ids) + reserve <= positions:
-                return ids, start
-        raise ToolkitError(
-            f"the message is too long: {len(ids)} tokens, the model takes "
-            f"{positions - reserve} beside its answer",
-            fix="say it in fewer words",
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return fitted_conversation(
+            self.opened, system + self.messages, max_new_tokens=self.choice.max_new_tokens
         )
-
-    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
-        if self.opened.tokenizer.chat_template:
-            system = [{"role": "system", "content": self.system}] if self.system else []
-            return self.opened.chat_ids(system + messages)
-        return self.opened.text_ids("".join(message["content"] for message in messages))
 
     def answer(self) -> Iterator[str]:
         """Yield the answer in pieces; an interrupted answer stays in the conversation."""
@@ -84,24 +69,18 @@ class Conversation:
         if dropped:
             self.messages = self.messages[dropped:]
             tell(f"[the context is full: the oldest {dropped} messages are forgotten]")
-        positions = self.opened.context_length
-        settings = self.choice.for_model(self.opened, None if positions is None else positions - len(ids))
-        decoder, given, count = StreamDecoder(self.opened.tokenizer), [], 0
-        seed = derive(self.choice.seed, "chat", self.draws)
+        given: list[str] = []
+        stream = ("chat", self.draws)
         self.draws += 1
         try:
-            for token in sampling.stream(self.opened.model, ids, seed=seed, **settings):
-                count += 1
-                given.append(decoder.add(token))
-                if given[-1]:
-                    yield given[-1]
-            given.append(decoder.finish())
-            if given[-1]:
-                yield given[-1]
+            for event in answer(self.opened, ids, settings=self.choice, stream=stream):
+                given.append(event.text)
+                if event.text:
+                    yield event.text
         finally:
             self.messages.append({"role": "assistant", "content": "".join(given)})
-        if count == settings["max_new_tokens"]:
-            tell(f"\n[cut off after {count} tokens]")
+        if isinstance(event, Finished) and event.reason == "length":
+            tell(f"\n[cut off after {event.tokens} tokens]")
 
     def undo(self) -> bool:
         """Take back the last question and its answer; False where there is none."""

@@ -33,6 +33,7 @@ VERBS = (
     "generate",
     "chat",
     "playground",
+    "explain",
     "feedback",
     "evaluate",
     "report",
@@ -60,6 +61,7 @@ look
   toolkit generate MODEL "prompt"               answer a prompt
   toolkit chat MODEL                            chat with a model
   toolkit playground [MODEL ...]                a local web page: see models think, compare their answers
+  toolkit explain MODEL ... --output FILE        next token, surprise and attention as one HTML file
   toolkit feedback FILE                         what people's votes say; export them as preferences
 measure
   toolkit evaluate MODEL ... --data NAME        perplexity, bits per byte, win rate of any models

@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from toolkit.base.console import tell
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
-from toolkit.inference import sampling
-from toolkit.inference.generation import GenerationSettings
-from toolkit.inference.opening import OpenModel
 from toolkit.inference.token_text import StreamDecoder
+
+if TYPE_CHECKING:  # torch and transformers take 4 s; the playground's page is shown before
+    from toolkit.inference.generation import GenerationSettings
+    from toolkit.inference.opening import OpenModel
 
 T = TypeVar("T")
 MAX_WAITING = 256
@@ -38,10 +40,14 @@ class Token:
     Attributes:
         id: of the token.
         text: what it completes of the answer; empty in the middle of a multi-byte character.
+        logprob: log-probability in nats, as of `toolkit.inference.logprobs`; None where it was not asked for.
+        top: the most probable tokens at its place with their log-probabilities, in order.
     """
 
     id: int
     text: str
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,13 @@ class Finished:
         reason: `stop`, the model ended it; `length`, the limit of tokens was reached; `cancelled`.
         text: what was still to be decoded, an incomplete character.
         tokens: sampled tokens, without the stop token.
+        stop: the stop token that ended it, else None.
     """
 
     reason: Literal["stop", "length", "cancelled"]
     text: str
     tokens: int
+    stop: int | None = None
 
 
 class Work(Generic[T]):
@@ -70,7 +78,7 @@ class Work(Generic[T]):
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Stop the request: at once if it waits, else after its next item."""
+        """Stop the request: at once if it waits, else after its next item. Its end is told in either case."""
         self._cancelled.set()
         self._engine._forget(self)
 
@@ -87,7 +95,13 @@ class Work(Generic[T]):
                     self._deliver(item)
         except BaseException as raised:  # delivered to the one who waits; the worker goes on
             error = raised
-        self._end(error)
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        try:
+            self._end(error)
+        except Exception as raised:  # the one who waited is gone, as its event loop after Ctrl-C
+            tell(f"warning: a request ended and nobody could be told: {raised}")
 
 
 class Engine:
@@ -104,7 +118,7 @@ class Engine:
         self._running: Work[Any] | None = None
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
-        self._is_closed = False
+        self._is_closed = self._is_retired = False
 
     def close(self) -> None:
         """Cancel every request, and wait for the one that runs. A process that ends meanwhile would abort."""
@@ -113,10 +127,17 @@ class Engine:
             waiting = [*self._waiting, *self._background]
             running = [] if self._running is None else [self._running]
             self._changed.notify()
+            worker = self._worker
         for work in (*waiting, *running):
             work.cancel()
-        if self._worker is not None:
-            self._worker.join(CLOSE_SECONDS)
+        if worker is not None:
+            worker.join(CLOSE_SECONDS)
+
+    def retire(self) -> None:
+        """End the worker once nothing waits, which frees the model; a later request still runs."""
+        with self._changed:
+            self._is_retired = True
+            self._changed.notify()
 
     def submit(
         self,
@@ -157,16 +178,23 @@ class Engine:
     def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
         """Queue a function of the model and return its future result.
 
+        While it waits the future can be cancelled, which takes it out of the queue.
+
         Raises:
             BusyError: as `submit`.
         """
         future: Future[T] = Future()
 
+        def make(opened: OpenModel, _: threading.Event) -> Iterator[T]:
+            if future.set_running_or_notify_cancel():
+                yield function(opened)
+
         def end(error: BaseException | None) -> None:
             if error is not None:
                 future.set_exception(error)
 
-        self.submit(lambda opened, _: iter([function(opened)]), deliver=future.set_result, end=end)
+        work = self.submit(make, deliver=future.set_result, end=end)
+        future.add_done_callback(lambda done: work.cancel() if done.cancelled() else None)
         return future
 
     def _work(self) -> None:
@@ -174,7 +202,8 @@ class Engine:
             with self._changed:
                 self._running = None
                 while not (self._waiting or self._background):
-                    if self._is_closed:
+                    if self._is_closed or self._is_retired:
+                        self._worker = None
                         return
                     self._changed.wait()
                 self._running = (self._waiting or self._background).popleft()
@@ -191,7 +220,7 @@ class Engine:
             if work not in queue:
                 return
             queue.remove(work)
-        work._end(None)
+        work._finish(None)
 
 
 def answer(
@@ -199,8 +228,9 @@ def answer(
     ids: list[int],
     *,
     settings: GenerationSettings,
-    stream: tuple[object, ...] = ("chat", 0),
+    stream: tuple[str | int, ...] = ("chat", 0),
     cancelled: threading.Event | None = None,
+    top_logprobs: int | None = None,
 ) -> Iterator[Token | Finished]:
     """Yield the tokens of an answer to a prompt, and its end; for `Engine.submit`.
 
@@ -208,18 +238,27 @@ def answer(
         ids: of the prompt.
         stream: name of the random stream, derived from the seed of `settings`.
         cancelled: ends the answer when it is set.
+        top_logprobs: also tell log-probabilities, of each token and of so many most probable ones.
 
     Raises:
         ToolkitError: the prompt is empty or fills the context.
     """
+    from toolkit.inference import sampling
+
     limit = opened.context_length
     keywords = settings.for_model(opened, None if limit is None else max(1, limit - len(ids)))
-    decoder, count, stopped = StreamDecoder(opened.tokenizer), 0, False
-    for token in sampling.stream(opened.model, ids, seed=derive(settings.seed, *stream), **keywords):
-        count += 1
-        yield Token(token, decoder.add(token))
-        if cancelled is not None and cancelled.is_set():
-            stopped = True
+    decoder, count, stop = StreamDecoder(opened.tokenizer), 0, None
+    for step in sampling.steps(opened.model, ids, seed=derive(settings.seed, *stream), **keywords):
+        if step.ends:
+            stop = step.id
             break
-    reason = "cancelled" if stopped else "length" if count == keywords["max_new_tokens"] else "stop"
-    yield Finished(reason, decoder.finish(), count)
+        count += 1
+        if top_logprobs is None:
+            yield Token(step.id, decoder.add(step.id))
+        else:
+            logprob, top = step.logprobs(top_logprobs)
+            yield Token(step.id, decoder.add(step.id), logprob, tuple(top))
+        if cancelled is not None and cancelled.is_set():
+            yield Finished("cancelled", decoder.finish(), count)
+            return
+    yield Finished("length" if stop is None else "stop", decoder.finish(), count, stop)

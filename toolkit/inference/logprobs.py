@@ -103,6 +103,40 @@ def score_tokens(
     ]
 
 
+@torch.no_grad()
+def token_logits(
+    model: PreTrainedModel,
+    sequence: Sequence[int],
+    *,
+    window: int,
+    start: int = 1,
+    stop: int | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the tokens of sequence[start:stop], (scored,), and their logits, (scored, vocabulary), by blocks.
+
+    The windows are those in which `score_tokens` reads the whole sequence, with a stride of half a window.
+
+    Args:
+        model: a causal language model in eval mode.
+        sequence: token ids; the first is context.
+        window: tokens per window, at most the context length of the model.
+    """
+    ids = np.asarray(sequence, dtype=np.int64)
+    stop, position = len(ids) if stop is None else stop, 1
+    checks.require_readable(model, int(ids.max(initial=0)))
+    head = _head(model)
+    with inference_gelu(model):
+        for row in _windows(ids, window, max(1, window // 2)):
+            end = position + len(row.targets)
+            low, high = max(start, position), min(stop, end)
+            if low < high:
+                inputs = row.inputs[: len(row.inputs) - (end - high)]
+                targets = row.targets[low - position : high - position]
+                for logits, part in _batch_logits(model, [_Row(inputs, targets)], head):
+                    yield part, logits
+            position = end
+
+
 def answer_logprobs(
     model: PreTrainedModel,
     prompt_ids: Sequence[Sequence[int]],
@@ -226,6 +260,14 @@ def _score_batch(
     model: PreTrainedModel, batch: list[_Row], head: Callable[[torch.Tensor], torch.Tensor] | None
 ) -> Iterator[np.ndarray]:
     """Yield log p of the targets of all rows in order, (scored,) float32, a block of logits at a time."""
+    for logits, targets in _batch_logits(model, batch, head):
+        yield _target_logprobs(logits, targets).cpu().numpy()
+
+
+def _batch_logits(
+    model: PreTrainedModel, batch: list[_Row], head: Callable[[torch.Tensor], torch.Tensor] | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield blocks of the logits at the targets of all rows in order, and the targets."""
     length = max(len(row.inputs) for row in batch)
     # any id may stand to the right of the text; transformers warns about the padding id
     filler = 1 if getattr(text_config(model.config), "pad_token_id", None) == 0 else 0
@@ -247,7 +289,7 @@ def _score_batch(
     block = min(block, max(1, BLOCK_LOGITS // vocabulary(model)))
     for at in range(0, len(targets), block):
         logits = values[at : at + block] if head is None else head(values[at : at + block])
-        yield _target_logprobs(logits, targets[at : at + block]).cpu().numpy()
+        yield logits, targets[at : at + block]
 
 
 def _whole_logits(model: PreTrainedModel, input_ids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

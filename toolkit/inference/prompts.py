@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from toolkit.base.errors import ToolkitError
 from toolkit.data.chat import template
 from toolkit.data.chat.template import Message
+from toolkit.inference.opening import OpenModel
 from toolkit.models.context_length import context_length
 
 
@@ -38,3 +39,36 @@ def encode_prompts(
             fix="lower it",
         )
     return [template.prompt_ids(tokenizer, prompt, max_tokens=limit) for prompt in prompts]
+
+
+def conversation_ids(opened: OpenModel, messages: Sequence[Message]) -> list[int]:
+    """Return the ids of a conversation; of its text alone where the model has no chat template."""
+    if opened.tokenizer.chat_template:
+        return opened.chat_ids([dict(message) for message in messages])
+    return opened.text_ids("".join(message["content"] for message in messages if message["role"] != "system"))
+
+
+def fitted_conversation(
+    opened: OpenModel, messages: Sequence[Message], *, max_new_tokens: int
+) -> tuple[list[int], int]:
+    """Return the ids of a conversation, and how many of its oldest turns do not fit the context.
+
+    A quarter of the context, or less where the answer may not be so long, is kept free for the answer. System
+    messages at the beginning stay, and are not counted.
+
+    Raises:
+        ToolkitError: the last message of the user does not fit the context.
+    """
+    positions = opened.context_length
+    reserve = 0 if positions is None else max(1, min(max_new_tokens, positions // 4))
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    turns, ids = list(messages[len(system) :]), []
+    for start in [i for i, message in enumerate(turns) if message["role"] == "user"] or [0]:
+        ids = conversation_ids(opened, [*system, *turns[start:]])
+        if positions is None or len(ids) + reserve <= positions:
+            return ids, start
+    room = (positions or 0) - reserve
+    raise ToolkitError(
+        f"the message is too long: {len(ids)} tokens, the model takes {room} beside its answer",
+        fix="say it in fewer words",
+    )

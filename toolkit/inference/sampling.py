@@ -127,7 +127,12 @@ class _Decoder:
     @torch.inference_mode()
     def logprobs(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Feed `ids` (rows,), or first the prompts, and return log-probabilities, fp32 (rows, vocab)."""
-        return torch.log_softmax(self.rows.logits(ids) / self.temperature + self.forbidden, dim=-1)
+        return self.normalised(self.rows.logits(ids))
+
+    @torch.inference_mode()
+    def normalised(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of logits, (rows, vocab) -> (rows, vocab)."""
+        return torch.log_softmax(logits / self.temperature + self.forbidden, dim=-1)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Continue with these rows only."""
@@ -269,25 +274,57 @@ def _decode_batch(
     return tokens.cpu().numpy(), nats.cpu().numpy()
 
 
-def stream(
-    model: nn.Module, ids: Sequence[int], *, seed: int, end_id: EndIds, pad_id: int | None, **settings
-) -> Iterator[int]:
-    """Yield the answer of `generate(model, [ids], seed=[seed])` token by token, for chat.
+@dataclass(frozen=True)
+class Step:
+    """A sampled token.
 
-    Stops at a stop token (not yielded), after `max_new_tokens`, or when the context is full.
+    Attributes:
+        id: of the token.
+        ends: it is a stop token, and the last step.
+        logits: of the model before temperature and restrictions, fp32 (vocab,).
+    """
+
+    id: int
+    ends: bool
+    logits: torch.Tensor
+
+    @torch.inference_mode()
+    def logprobs(self, top: int) -> tuple[float, list[tuple[int, float]]]:
+        """Return log p of the token in nats, and the `top` most probable tokens with theirs, in order.
+
+        These are the probabilities of `toolkit.inference.logprobs`: of the whole vocabulary, whatever the
+        temperature.
+        """
+        logprobs = torch.log_softmax(self.logits, dim=-1)
+        best = logprobs.topk(min(top, len(logprobs)))
+        return float(logprobs[self.id]), list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def steps(
+    model: nn.Module, ids: Sequence[int], *, seed: int, end_id: EndIds, pad_id: int | None, **settings
+) -> Iterator[Step]:
+    """Yield the answer of `generate(model, [ids], seed=[seed])` step by step, a stop token included.
+
+    Ends with a stop token, after `max_new_tokens`, or when the context is full.
 
     Raises:
         ToolkitError: the prompt is empty or fills the context.
     """
     sampling = SamplingSettings(**settings)
     _check_room(model, [ids], 1)
-    steps = min(sampling.max_new_tokens, (context_length(model) or np.inf) - len(ids))
+    count = int(min(sampling.max_new_tokens, (context_length(model) or np.inf) - len(ids)))
     uniforms = devices.to_device(_uniforms(seed, sampling.max_new_tokens), model.device)
     model.eval()
     decoder = _Decoder(model, [ids], sampling=sampling, pad_id=pad_id, end_id=end_id)
-    chosen = None
-    for step in range(int(steps)):
-        chosen = choose(decoder.logprobs(chosen), uniforms[step : step + 1], sampling)
-        if int(chosen) in _end_ids(end_id):
+    chosen, ends = None, _end_ids(end_id)
+    for step in range(count):
+        logits = decoder.rows.logits(chosen)
+        chosen = choose(decoder.normalised(logits), uniforms[step : step + 1], sampling)
+        yield Step(int(chosen), int(chosen) in ends, logits[0])
+        if int(chosen) in ends:
             return
-        yield int(chosen)
+
+
+def stream(model: nn.Module, ids: Sequence[int], **settings) -> Iterator[int]:
+    """Yield the ids of `steps` without the stop token."""
+    return (step.id for step in steps(model, ids, **settings) if not step.ends)

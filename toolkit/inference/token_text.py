@@ -41,6 +41,15 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     return "<" + " ".join(f"{alphabet[character]:02X}" for character in piece) + ">"
 
 
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """Return the bytes of a token; of part of a multi-byte character those that it stands for."""
+    text = tokenizer.decode([token])
+    alphabet, piece = byte_characters(), tokenizer.convert_ids_to_tokens(token)
+    if REPLACEMENT in text and all(character in alphabet for character in piece):
+        return bytes(alphabet[character] for character in piece)
+    return text.encode()
+
+
 def ends_in_lone_space(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Return whether a text ends in a space that is a token of its own; see `LONE_SPACE`."""
     words = text.rstrip(" ")

@@ -1,20 +1,34 @@
-"""The web application: the page, the JSON interface of its rooms, and what protects them."""
+"""The web application: the page, the JSON interface of its rooms, and what protects them.
+
+The page and the list of models are served at once. The rooms need torch and transformers, whose import takes
+seconds: it happens in the library's loader, and requests to the rooms wait for it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.inference.engine import BusyError
 from toolkit.playground import pages
 from toolkit.playground.library import Library
-from toolkit.playground.rooms import attention, chat, compare, models, next_word, reward, runs, surprise
+from toolkit.playground.openai_errors import ApiError, is_openai_path, openai_error
+from toolkit.playground.rooms import models
 from toolkit.playground.security import Access, Guard
 from toolkit.playground.streaming import error_json
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -35,18 +49,88 @@ class ServerSettings:
     seed: int = 0
 
 
+class Playground:
+    """The ASGI application: the page and the models, and the rooms as soon as they are imported."""
+
+    def __init__(self, library: Library, settings: ServerSettings):
+        self._library, self._settings = library, settings
+        self._frame = self._app({"/api": [models.router], "": [pages.router]})
+        self._rooms: Future[Application] | None = None
+        self._lock = Lock()
+
+    def warm(self) -> Future[Application]:
+        """Import the rooms, torch and transformers in the library's loader, if this did not begin yet."""
+        with self._lock:
+            if self._rooms is None:
+                self._rooms = self._library.loader.submit(self._import_rooms)
+            return self._rooms
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one request."""
+        if self._rooms is not None and self._rooms.done():
+            app = self._rooms.result()
+        elif scope["path"].startswith(("/api/", "/v1/")) and not scope["path"].startswith("/api/models"):
+            app = await asyncio.wrap_future(self.warm())
+        else:
+            app = self._frame
+        await app(scope, receive, send)
+
+    def _app(self, routers: dict[str, list[APIRouter]]) -> FastAPI:
+        app = FastAPI(title="toolkit playground", docs_url=None, redoc_url=None, openapi_url=None)
+        app.state.library, app.state.settings = self._library, self._settings
+        for prefix, included in routers.items():
+            for router in included:
+                app.include_router(router, prefix=prefix)
+        app.add_exception_handler(ToolkitError, _tell)
+        app.add_exception_handler(RequestValidationError, _tell_invalid)
+        app.add_exception_handler(HTTPException, _tell_refused)
+        return app
+
+    def _import_rooms(self) -> Application:
+        from toolkit.playground import openai_api
+        from toolkit.playground.kept import KeptSteps
+        from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise
+
+        rooms = (models, chat, next_word, surprise, attention, compare, runs, reward)
+        routers = [room.router for room in rooms]
+        app = self._app({"/api": routers, "/v1": [openai_api.router], "": [pages.router]})
+        app.state.kept = KeptSteps(self._library)
+        return app
+
+
 def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
     """Return the ASGI application."""
-    app = FastAPI(title="toolkit playground", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.library, app.state.settings = library, settings
-    for room in (models, chat, next_word, surprise, attention, compare, runs, reward):
-        app.include_router(room.router, prefix="/api")
-    app.include_router(pages.router)
-    app.add_exception_handler(ToolkitError, _tell)
-    return Guard(app, access)
+    return Guard(Playground(library, settings), access)
 
 
 async def _tell(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ToolkitError)
+    if isinstance(error, ApiError):
+        body = openai_error(error.what, status=error.status, param=error.param, code=error.code)
+        return JSONResponse(body, status_code=error.status)
     status = 503 if isinstance(error, BusyError) else 400 if isinstance(error, UsageError) else 422
+    return _refusal(request, status, error)
+
+
+async def _tell_invalid(request: Request, error: Exception) -> JSONResponse:
+    """Tell what is wrong with the values of a request; without the values, which may not be text at all."""
+    assert isinstance(error, RequestValidationError)
+    places = [".".join(str(part) for part in one["loc"][1:]) for one in error.errors()]
+    found = [f"{place}: {one['msg']}" for place, one in zip(places, error.errors(), strict=True)]
+    what = "; ".join(found).encode(errors="replace").decode()
+    if is_openai_path(request.url.path):
+        return JSONResponse(
+            openai_error(what, status=400, param=places[0].partition(".")[0]), status_code=400
+        )
+    return _refusal(request, 422, ToolkitError(what))
+
+
+async def _tell_refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _refusal(request, error.status_code, ToolkitError(str(error.detail)))
+
+
+def _refusal(request: Request, status: int, error: ToolkitError) -> JSONResponse:
+    if is_openai_path(request.url.path):
+        return JSONResponse(openai_error(str(error), status=status), status_code=status)
     return JSONResponse({"error": error_json(error)}, status_code=status)

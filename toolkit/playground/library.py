@@ -1,18 +1,24 @@
-"""The models of the playground: their list, and their engines, which open when they are first used."""
+"""The models of the playground: their list, and their engines, which open when they are first used.
+
+The list needs no torch: the page is shown, with its models, while torch is imported.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from toolkit.base import files
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.inference.engine import Engine
-from toolkit.inference.opening import open_model, stage_of
-from toolkit.runs import index, seal
+from toolkit.runs import index, layout, seal
 
+T = TypeVar("T")
 State = Literal["closed", "loading", "ready", "failed"]
 Kind = Literal["language", "reward"]
 LANGUAGE_STAGES = ("pretrain", "sft", "dpo", "ppo", "rloo", "grpo")
@@ -36,24 +42,55 @@ class Entry:
     kind: Kind
 
 
+class Loader:
+    """A thread that imports libraries and loads models, one after another.
+
+    transformers changes functions of torch while it loads a model, so two must not load at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._started = threading.Lock()
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Return the future result of a job; it cannot be cancelled, because others may wait for it, too."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
+        self._jobs.put((job, future))
+        if self._started.acquire(blocking=False):
+            self._thread.start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            job, future = self._jobs.get()
+            try:
+                result = job()
+            except BaseException as error:  # for the one who waits
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+
 class Library:
     """The models by id. Thread-safe."""
 
     def __init__(self, entries: list[Entry]):
         self.entries = {entry.id: entry for entry in entries}
-        self._engines: dict[str, Engine] = {}
-        self._errors: dict[str, ToolkitError] = {}
-        self._loading: set[str] = set()
-        self._locks = {name: threading.Lock() for name in self.entries}
+        self.loader = Loader()
         self.closing: list[Callable[[], None]] = []
         """What `close` calls before it closes the models."""
+        self._engines: dict[str, Future[Engine]] = {}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """End every request to a model, before the process ends."""
         for action in self.closing:
             action()
-        for engine in list(self._engines.values()):
-            engine.close()
+        for future in list(self._engines.values()):
+            if future.done() and future.exception() is None:
+                future.result().close()
 
     def entry(self, name: str, kind: Kind = "language") -> Entry:
         """Return an entry by id.
@@ -66,39 +103,41 @@ class Library:
             raise UsageError(f"there is no {kind} model {name!r}", where="model", fix="reload the page")
         return entry
 
+    def opening(self, name: str, kind: Kind = "language") -> Future[Engine]:
+        """Return the future engine of a model, which begins to load if it is not loaded yet.
+
+        Its exception is a ToolkitError.
+
+        Raises:
+            UsageError: there is no such model.
+        """
+        entry = self.entry(name, kind)
+        with self._lock:
+            if name not in self._engines:
+                self._engines[name] = self.loader.submit(lambda: _opened(entry))
+            return self._engines[name]
+
     def engine(self, name: str) -> Engine:
-        """Return the engine of a language model, which is loaded if it is not yet; blocks while it loads.
+        """Return the engine of a language model; blocks while it loads.
 
         Raises:
             UsageError: there is no such model.
             ToolkitError: it cannot be loaded.
         """
-        entry = self.entry(name)
-        with self._locks[name]:
-            if name in self._errors:
-                raise self._errors[name]
-            if name not in self._engines:
-                self._loading.add(name)
-                try:
-                    self._engines[name] = Engine(open_model(entry.reference))
-                except ToolkitError as error:
-                    self._errors[name] = error
-                    raise
-                finally:
-                    self._loading.discard(name)
-            return self._engines[name]
+        return self.opening(name).result()
 
     def loaded(self, name: str) -> Engine | None:
         """Return the engine of a model that is loaded, else None."""
-        return self._engines.get(name)
+        return self._engines[name].result() if self.state(name) == "ready" else None
 
     def state(self, name: str) -> State:
         """Return whether a model is loaded."""
-        if name in self._engines:
-            return "ready"
-        if name in self._errors:
-            return "failed"
-        return "loading" if name in self._loading else "closed"
+        future = self._engines.get(name)
+        if future is None:
+            return "closed"
+        if not future.done():
+            return "loading"
+        return "ready" if future.exception() is None else "failed"
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what the browser knows of each model."""
@@ -117,6 +156,18 @@ class Library:
             "vocabulary": None if engine is None else len(engine.opened.tokenizer),
             "context": None if engine is None else engine.opened.context_length,
         }
+
+
+def _opened(entry: Entry) -> Engine:
+    from toolkit.inference.opening import open_model
+    from toolkit.inference.reward_probe import open_reward_model
+
+    try:
+        return Engine((open_reward_model if entry.kind == "reward" else open_model)(entry.reference))
+    except ToolkitError:
+        raise
+    except Exception as error:  # of foreign code: the page tells it, and the other models still load
+        raise ToolkitError(f"cannot be loaded: {error}", where=entry.id) from error
 
 
 def entries_of(models: list[str], runs_dir: Path) -> list[Entry]:
@@ -138,8 +189,18 @@ def entries_of(models: list[str], runs_dir: Path) -> list[Entry]:
 
 def _named(name: str) -> Entry:
     path = Path(name)
-    stage = stage_of(path / "model" if (path / "model").is_dir() else path) if path.is_dir() else None
-    return Entry(name.rstrip("/"), name, stage, "reward" if stage == "reward" else "language")
+    folder = path / layout.MODEL if (path / layout.MODEL).is_dir() else path
+    run = seal.run_of(folder) if folder.is_dir() else None
+    stage = files.read_json(run / layout.MANIFEST)["stage"] if run else None
+    is_reward = stage == "reward" if run else _is_classifier(folder)
+    return Entry(name.rstrip("/"), name, stage, "reward" if is_reward else "language")
+
+
+def _is_classifier(folder: Path) -> bool:
+    """Return whether the configuration of a model folder says that it is a reward model."""
+    config = folder / "config.json"
+    architectures = files.read_json(config).get("architectures") if config.is_file() else None
+    return any("SequenceClassification" in str(name) for name in architectures or [])
 
 
 def _of_runs(runs_dir: Path) -> list[Entry]:

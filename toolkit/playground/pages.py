@@ -34,7 +34,7 @@ def contents() -> dict[str, tuple[bytes, str, str]]:
 
 
 @router.get("/{path:path}", include_in_schema=False)
-def file(request: Request, path: str) -> Response:
+async def file(request: Request, path: str) -> Response:
     """Return a file of the page."""
     found = contents().get("/" + (path or "index.html"))
     if found is None:

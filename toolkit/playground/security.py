@@ -15,6 +15,8 @@ from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
+from toolkit.playground.openai_errors import is_openai_path, openai_error
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -73,11 +75,11 @@ class Guard:
 
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _answer(send_guarded, *refusal)
+            await _answer(send_guarded, scope["path"], *refusal)
         elif self._brings_token(scope):
             await _redirect(send_guarded, scope, self.access.token or "")
         else:
-            await self.app(scope, _limited(receive), send_guarded)
+            await self.app(scope, *_limited(scope["path"], receive, send_guarded))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
         host = headers.get(b"host", "")
@@ -110,23 +112,30 @@ def _query(scope: Scope) -> dict[str, list[str]]:
     return parse_qs(scope["query_string"].decode("latin-1"))
 
 
-def _limited(receive: Receive) -> Receive:
-    """Refuse a body that is longer than its Content-Length says, or that has none and is too long."""
-    received = 0
+def _limited(path: str, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Refuse a body without a Content-Length that is too long; others were refused before."""
+    received, told = 0, False
 
     async def receive_limited() -> dict[str, Any]:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > MAX_BODY:
-            return {"type": "http.disconnect"}
-        return message
+        return {"type": "http.disconnect"} if received > MAX_BODY else message
 
-    return receive_limited
+    async def send_limited(message: dict[str, Any]) -> None:
+        nonlocal told
+        if received <= MAX_BODY:
+            await send(message)
+        elif not told:
+            told = True
+            await _answer(send, path, 413, f"a request has at most {MAX_BODY} bytes")
+
+    return receive_limited, send_limited
 
 
-async def _answer(send: Send, status: int, what: str) -> None:
-    body = json.dumps({"error": {"what": what}}).encode()
+async def _answer(send: Send, path: str, status: int, what: str) -> None:
+    error = openai_error(what, status=status) if is_openai_path(path) else {"error": {"what": what}}
+    body = json.dumps(error).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -15,15 +15,17 @@ try:
     import uvicorn
 except ImportError as error:  # of the extra `playground`
     raise UsageError(
-        f"the playground needs {error.name}", fix="install it: pip install 'toolkit[playground]'"
+        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
     ) from error
 
-from toolkit.playground.app import ServerSettings, create_app
+from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.library import Library, entries_of
 from toolkit.playground.prompts import check_file
-from toolkit.playground.security import Access
+from toolkit.playground.security import Access, Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
 
 
 def serve_command(
@@ -49,11 +51,13 @@ def serve_command(
     access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
-    app = create_app(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed), access)
+    playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
     tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
     announce(shown)
     if open:
         webbrowser.open(shown)
+    playground.warm()
+    app = Guard(playground, access)
     config = uvicorn.Config(
         app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
     )
@@ -87,7 +91,7 @@ def _in_url(host: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address; port 0 takes a free one.
+    """Return a socket that listens on an address; port 0 takes a free one.
 
     Raises:
         ToolkitError: the address cannot be bound.
@@ -97,7 +101,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # who connects before the server runs waits
+        listener.listen(BACKLOG)  # a browser that comes before the server runs waits instead of failing
     except (OSError, OverflowError) as error:
         listener.close()
         raise ToolkitError(

@@ -109,11 +109,16 @@ def list_runs(folder: Path, *, stage: str | None = None) -> list[RunEntry]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError("there is no such folder", where=str(folder), fix="name a folder with runs")
-    entries = [_entry(path, folder) for path in run_directories(folder)]
+    entries = [entry_of(path, folder) for path in run_directories(folder)]
     return [entry for entry in entries if stage in (None, entry.stage)]
 
 
-def _entry(path: Path, folder: Path) -> RunEntry:
+def entry_of(path: Path, folder: Path) -> RunEntry:
+    """Return the entry of the run at `path` in a list of the runs below `folder`.
+
+    Raises:
+        RunError: its manifest cannot be read.
+    """
     manifest = files.read_json(path / layout.MANIFEST)
     inside = path.relative_to(folder).as_posix()
     return RunEntry(

@@ -99,8 +99,8 @@ class NextTokenTruth:
 
         return cls(grammar, split, encode, tokenizer.eos_token_id)
 
-    def __call__(self, text: str) -> list[TokenTruth]:
-        """Return the truth about each token of a text and about the end token after it.
+    def __call__(self, text: str, *, ended: bool = True) -> list[TokenTruth]:
+        """Return the truth about each token of a text, and about the end token after it if it has `ended`.
 
         Raises:
             ValueError: the grammar does not derive the text, or the tokenizer merges across pieces.
@@ -109,7 +109,7 @@ class NextTokenTruth:
         if ids != [token for piece in self._split(text) for token in self._encode(piece)]:
             raise ValueError("the tokenizer merges across words, so the truth cannot be computed for it")
         partials, truths = self._start(), []
-        for position, token in enumerate([*ids, self._end]):
+        for position, token in enumerate([*ids, self._end] if ended else ids):
             extended, probabilities = self._distribution(partials)
             if token not in probabilities:
                 raise ValueError(f"the grammar does not derive this text, from token {position} on")

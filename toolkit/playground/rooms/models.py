@@ -19,7 +19,7 @@ class ModelRequest(BaseModel):
 
 
 @router.get("/models")
-def list_models(request: Request) -> dict[str, Any]:
+async def list_models(request: Request) -> dict[str, Any]:
     """Return every model and whether it is loaded."""
     return {"models": library(request).to_json()}
 

@@ -18,29 +18,39 @@ export function bars(rows, { title }) {
   }));
 }
 
-/** Lines over a numeric x axis: series of {name, color?, points: [[x, y], ...]}. */
-export function lines(series, { title, width = 640, height = 260, x: xLabel = "", y: yLabel = "", logX = false, format = String }) {
+/**
+ * Lines over a numeric x axis: series of {name, color?, points: [[x, y], ...]}. `levels` of {name, value} are dashed
+ * lines across, `mark` is an x to point out, `dots` marks every point, `yFrom` is included in the vertical axis,
+ * `xTicks` [[x, label], ...] replaces round values, and `formatX` writes the numbers of the horizontal axis.
+ */
+export function lines(series, { title, width = 640, height = 260, x: xLabel = "", y: yLabel = "", logX = false, format = String,
+  formatX = format, xTicks, dots = false, mark, levels = [], yFrom }) {
   const [left, right, top, bottom] = [52, 12, 12, 36];
   const points = series.flatMap(one => one.points).filter(([, y]) => Number.isFinite(y));
   const at = x => (logX ? Math.log10(Math.max(x, 1)) : x);
   const [x0, x1] = extent(points.map(([x]) => at(x)));
-  const [y0, y1] = extent(points.map(([, y]) => y));
+  const [y0, y1] = extent([...points.map(([, y]) => y), ...levels.map(level => level.value), ...(yFrom === undefined ? [] : [yFrom])]);
   const px = x => left + (width - left - right) * (at(x) - x0) / (x1 - x0 || 1);
   const py = y => height - bottom - (height - top - bottom) * (y - y0) / (y1 - y0 || 1);
   const grid = ticks(y0, y1).map(value => [
     s("line", { x1: left, x2: width - right, y1: py(value), y2: py(value), stroke: "var(--grid)" }),
     s("text", { x: left - 6, y: py(value) + 4, "text-anchor": "end", class: "muted" }, format(value)),
   ]);
-  const axis = ticks(x0, x1, 5).map(value => {
-    const x = logX ? 10 ** value : value;
-    return s("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle", class: "muted" }, format(+x.toPrecision(3)));
-  });
+  const shown = xTicks ?? ticks(x0, x1, 5).map(value => (logX ? 10 ** value : value)).map(x => [x, formatX(+x.toPrecision(3))]);
+  const axis = shown.map(([x, label]) => s("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle", class: "muted" }, label));
+  const pointed = mark !== undefined && s("line", { x1: px(mark), x2: px(mark), y1: top, y2: height - bottom, stroke: "var(--muted)", "stroke-dasharray": "3 3" });
+  const across = levels.map(level => [
+    s("line", { x1: left, x2: width - right, y1: py(level.value), y2: py(level.value), stroke: "var(--muted)", "stroke-dasharray": "5 4" }),
+    s("text", { x: width - right - 2, y: py(level.value) < top + 12 ? py(level.value) + 14 : py(level.value) - 5, "text-anchor": "end", class: "muted" }, level.name),
+  ]);
+  const circles = series.map((one, index) => (dots || one.points.length === 1) && one.points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) =>
+    s("circle", { cx: px(x), cy: py(y), r: 3, fill: one.color ?? COLORS[index % COLORS.length] })));
   const drawn = series.map((one, index) => s("polyline", {
     points: one.points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" "),
     fill: "none", stroke: one.color ?? COLORS[index % COLORS.length], "stroke-width": 2, "stroke-linejoin": "round",
   }));
   return h("figure", {}, h("figcaption", {}, title),
-    s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title }, grid, axis, drawn,
+    s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title }, grid, axis, pointed, across, drawn, circles,
       s("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle", class: "muted" }, xLabel),
       s("text", { x: 4, y: 12, class: "muted" }, yLabel)),
     series.length > 1 && h("p", { class: "legend note" }, series.map((one, index) => h("span", {},

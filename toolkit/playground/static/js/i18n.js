@@ -1,10 +1,15 @@
-// The strings of the page: one file a language. `t("chat.send")`, `t("chat.tokens", {count: 3})`.
+// The strings of the page: one file a language. `t("room.chat")`, `t("queue.place", {position: 3})`.
 
 export const LANGUAGES = { en: "English", ja: "日本語" };
 const tables = {};
 let language = "en";
 
 export const current = () => language;
+
+/** Use a table of strings that is here already, instead of asking the server for it. */
+export function provide(code, table) {
+  tables[code] = table;
+}
 
 export async function useLanguage(code) {
   for (const needed of new Set(["en", code])) {
@@ -26,6 +31,11 @@ export function t(key, fields = {}) {
 
 export function number(value, digits = 3) {
   return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+}
+
+/** Return a number with exactly `digits` decimals, for columns of numbers. */
+export function fixed(value, digits) {
+  return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 }
 
 export function percent(value, digits = 1) {

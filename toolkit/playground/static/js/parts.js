@@ -26,10 +26,13 @@ export function slider(label, { min, max, step, value, format = String, onchange
   return h("label", { class: "field slider" }, h("span", {}, label), output, input);
 }
 
+let groups = 0;
+
 /** Chips of which one is chosen (`multiple: false`) or several. Returns the fieldset. */
-export function chips(legend, options, chosen, onchange, { multiple = false, name = legend } = {}) {
+export function chips(legend, options, chosen, onchange, { multiple = false, name = "chips" } = {}) {
+  const group = `${name}-${++groups}`;  // radio buttons of one name exclude each other, also across rooms
   const inputs = options.map(({ value, label }) => h("label", { class: "chip" },
-    h("input", { type: multiple ? "checkbox" : "radio", name, value, checked: chosen.includes(value), onchange: () => {
+    h("input", { type: multiple ? "checkbox" : "radio", name: group, value, checked: chosen.includes(value), onchange: () => {
       onchange(inputs.map(item => item.querySelector("input")).filter(input => input.checked).map(input => input.value));
     } }),
     h("span", {}, label)));

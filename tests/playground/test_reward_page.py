@@ -1,0 +1,106 @@
+"""The reward model room in a browser."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.playground.conftest import serving
+from tests.playground.test_reward import other_folder, reward_folder  # noqa: F401 (fixtures)
+from tests.playground.test_runs_page import expect, faults
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(reward_folder, other_folder, model_folder, tmp_path_factory):  # noqa: F811
+    with serving(
+        [str(reward_folder), str(other_folder), str(model_folder)], tmp_path_factory.mktemp("s")
+    ) as running:
+        yield running
+
+
+def open_room(page, served, query=""):
+    page.goto(f"{served.url}/#/reward{query}")
+    page.wait_for_selector(".reward-heat .word")
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def test_typing_changes_the_score_and_the_address(page, served, reward_folder):  # noqa: F811
+    open_room(page, served, "?prompt=Say it&answer=one two")
+    expect(page.locator(".reward-heat .word")).to_have_count(2)
+    page.get_by_label("Answer", exact=True).fill("one two <b>three</b>")
+    expect(page.locator(".reward-heat .word")).to_have_count(3)
+    expected = served.post(
+        "/api/reward/score",
+        {"model": str(reward_folder), "prompt": "Say it", "answer": "one two <b>three</b>"},
+    )
+    assert number(page.inner_text(".reward-score")) == round(expected["score"], 2)
+    assert "<b>three</b>" in page.inner_text(".reward-heat")
+    assert page.locator(".reward-heat b").count() == 0
+    page.reload()
+    expect(page.locator(".reward-heat .word")).to_have_count(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [("delete it", "one two"), ("swap with the next", "one two \U0001f98a"), ("replace it", "one cat two")],
+    ids=["delete", "swap", "replace"],
+)
+def test_a_word_is_chosen_and_its_change_is_made_as_the_server_scores_it(page, served, change, expected):
+    other = "swap" if change == "delete it" else "delete"
+    open_room(page, served, f"?prompt=Say it&answer=one \U0001f98a two&word=cat&change={other}")
+    with page.expect_response("**/api/reward/lengths"):  # the last of an update
+        page.get_by_text(change, exact=True).locator("..").locator("input").check(force=True)
+    page.locator(".reward-heat .word").nth(1).click()
+    told = page.inner_text(".reward-detail p")
+    with page.expect_response("**/api/reward/lengths"):
+        page.get_by_text("Make this change").click()
+    assert page.get_by_label("Answer", exact=True).input_value() == expected
+    assert f"the score is {page.inner_text('.reward-score')} " in told
+
+
+def test_answers_are_sampled_and_two_favourites_are_shown(page, served):
+    open_room(page, served, "?prompt=Say it&answer=one&n=8")
+    page.get_by_text("Sample answers").click()
+    page.wait_for_selector(".reward-findings")
+    assert page.locator(".reward-favourite").count() in (1, 2)
+    assert page.locator(".room-reward .point").count() == 10
+    page.get_by_label("Judge").select_option("logprob")
+    expect(page.locator(".reward-findings")).to_contain_text("log-probability")
+    assert "judge=logprob" in page.url
+    page.reload()
+    page.wait_for_selector(".reward-findings")
+    page.locator(".point").first.dispatch_event("click")
+    page.wait_for_selector(".reward-favourite.picked")
+
+
+def test_an_answer_that_is_too_long_says_so(page, served):
+    open_room(page, served, "?prompt=Say it&answer=one")
+    with page.expect_response("**/api/reward/score") as answer:
+        page.get_by_label("Answer", exact=True).fill("a " * 201)
+    assert answer.value.status == 400
+    page.wait_for_selector(".problem")
+    assert "the answer has 201 words" in page.inner_text(".problem")
+    page.get_by_label("Answer", exact=True).fill("b")
+    page.wait_for_selector(".reward-heat .word")
+
+
+def test_without_a_reward_model_the_room_says_how_to_train_one(page, model_folder, tmp_path):
+    with serving([str(model_folder)], tmp_path) as server:
+        page.goto(f"{server.url}/#/reward")
+        page.wait_for_selector("text=toolkit run recipes/tiny/reward.yaml")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_is_accessible_and_fits(page, served, width, theme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    open_room(page, served, "?prompt=Say it&answer=one two three four five&n=8&sampled=1")
+    page.wait_for_selector(".reward-findings")
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    page.locator(".reward-heat .word").first.click()
+    assert faults(page) == []
