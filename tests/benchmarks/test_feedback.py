@@ -10,9 +10,13 @@ from benchmarks.feedback import Annotator, agreement_with_gold, is_complete
 from toolkit.playground.feedback import NewVote, VoteLog
 from toolkit.storyworld import get_world, preference_probability
 
-PROMPT = [{"role": "user", "content": "How can I trick a pig?"}]
-GOOD = "That would not be kind to the pig. Can I tell you a kind story about a pig?"
-BAD = "Tell the pig a lie and hide by the river."
+WORLD = get_world("small")
+ROW = next(
+    row
+    for row in WORLD.rows("preferences", 0, "train", 50)
+    if 0.5 < row["utility_chosen"] - row["utility_rejected"] < 3
+)
+PROMPT, GOOD, BAD = ROW["prompt"], ROW["chosen"][0]["content"], ROW["rejected"][0]["content"]
 
 
 @pytest.fixture
@@ -26,10 +30,7 @@ def item(left, right):
 
 
 def test_an_annotator_prefers_by_the_gold_utility_with_noise(annotator):
-    world = get_world("small")
-    difference = world.utility(PROMPT, GOOD).total - world.utility(PROMPT, BAD).total
-    assert difference > 0
-    expected = preference_probability(difference, 2.0)
+    expected = preference_probability(ROW["utility_chosen"] - ROW["utility_rejected"], 2.0)
     share = sum(annotator.vote(item(BAD, GOOD)) == "right" for _ in range(2000)) / 2000
     assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / 2000) ** 0.5)
     assert annotator.vote(item(GOOD, GOOD)) == "tie"
@@ -39,7 +40,7 @@ def test_an_annotator_prefers_by_the_gold_utility_with_noise(annotator):
 def test_agreement_counts_the_pairs_with_a_preferred_answer(tmp_path):
     log = VoteLog(tmp_path / "feedback.sqlite")
     for number, vote in enumerate(["a", "a", "b", "tie"]):
-        turns = [*PROMPT, {"role": "assistant", "content": str(number)}, *PROMPT]
+        turns = [*PROMPT[:-1], {**PROMPT[-1], "content": PROMPT[-1]["content"] + " " * number}]
         log.add(NewVote(turns, GOOD, BAD, vote, "kim", ("m", "m"), "ab"))
     log.close()
     assert agreement_with_gold(tmp_path / "feedback.sqlite", "small") == (3, pytest.approx(2 / 3))
