@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ class Asked:
                 if cancelled.is_set():
                     return
                 log.append((name, number))
+                time.sleep(0.001)  # another thread may run here
                 yield number
 
         def end(error):

@@ -148,8 +148,10 @@ def test_samples_are_those_of_the_ppo_stage_s_sampler(tiny_model, tiny_tokenizer
     found = [*itertools.chain(*reward_probe.sample_answers(opened, PROMPT, count=18, settings=settings))]
     ids = template.prompt_ids(tiny_tokenizer, [{"role": "user", "content": PROMPT}])
     seeds = [derive(5, "reward room", number) for number in range(18)]
-    expected = generate(tiny_model, [ids] * 18, seed=seeds, end_id=StopTokens.of(tiny_model, tiny_tokenizer).ids,
-                        pad_id=tiny_tokenizer.pad_token_id, max_new_tokens=8)  # fmt: skip
+    ends = StopTokens.of(tiny_model, tiny_tokenizer).ids
+    expected = generate(
+        tiny_model, [ids] * 18, seed=seeds, end_id=ends, pad_id=tiny_tokenizer.pad_token_id, max_new_tokens=8
+    )
     assert [one.text for one in found] == [
         tiny_tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         for tokens in expected.ids
@@ -158,6 +160,25 @@ def test_samples_are_those_of_the_ppo_stage_s_sampler(tiny_model, tiny_tokenizer
         [nats.sum() for nats in expected.logprobs], rel=1e-5
     )
     assert [one.ended for one in found] == expected.ended
+
+
+def test_models_without_a_chat_template_read_and_continue_text(gpt2_reward, tiny_model, tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = None
+    reward = OpenModel(gpt2_reward.model, tokenizer, False)
+    found = reward_probe.probe(reward, "Once ", "upon a")
+    ids = [*template.encode_text(tokenizer, "Once upon a"), tokenizer.eos_token_id]
+    with torch.no_grad():
+        assert found.score == reward.model(input_ids=torch.tensor([ids])).logits.item()
+    assert reward_probe.token_count(reward, "Once ", "upon a") == len(ids)
+    text_model = OpenModel(tiny_model, tokenizer, False)
+    settings = GenerationSettings(max_new_tokens=4, temperature=1.0, top_k=0, top_p=1.0)
+    [samples] = reward_probe.sample_answers(text_model, "Once ", count=2, settings=settings)
+    expected = generate(
+        tiny_model, [text_model.text_ids("Once ")] * 2, seed=[derive(0, "reward room", n) for n in (0, 1)],
+        end_id=StopTokens.of(tiny_model, tokenizer).ids, pad_id=tokenizer.pad_token_id, max_new_tokens=4,
+    )  # fmt: skip
+    assert [one.tokens for one in samples] == [len(tokens) for tokens in expected.ids]
 
 
 def test_sampling_stops_when_it_is_cancelled(tiny_model, tiny_tokenizer):
@@ -172,7 +193,7 @@ def test_sampling_stops_when_it_is_cancelled(tiny_model, tiny_tokenizer):
 
 def test_the_expected_best_of_n_is_the_mean_over_all_subsets():
     scored, values, words = [3.0, 1, 2, 0, 5], [0.0, 4, 1, 2, 1], [1, 2, 3, 4, 5]
-    found = reward_probe.selection(scored, values, words, seed=0)
+    found = reward_probe.favourites(scored, values, words, seed=0)
     assert (found.best, found.judged_best) == (4, 1)
     for n, by_score, by_judge in found.best_of:
         subsets = [*itertools.combinations(range(5), n)]

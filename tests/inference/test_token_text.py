@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.foreign_tokenizers import unigram
 from toolkit.inference.token_text import (
     StreamDecoder,
     ends_in_lone_space,
     harmless,
+    token_bytes,
     token_text,
     visible,
 )
@@ -67,3 +69,17 @@ def test_last_space_is_found_where_words_begin_with_one(tokenizer, tiny_tokenize
         "the  ",
     ]
     assert not ends_in_lone_space(tiny_tokenizer, "the ")  # a vocabulary of bytes: every space is a token
+
+
+@pytest.mark.parametrize("text", ["the fox", "a きつね🦊"])
+def test_the_bytes_of_tokens_join_to_the_text(tokenizer, text):
+    for one, expected in ((tokenizer, text), (unigram(byte_fallback=True), f" {text}")):
+        ids = one(text, add_special_tokens=False)["input_ids"]
+        assert b"".join(token_bytes(one, token) for token in ids).decode() == expected
+
+
+def test_tokens_of_sentencepiece_have_their_space_and_their_bytes():
+    tokenizer = unigram(byte_fallback=True)
+    ids = tokenizer("a é", add_special_tokens=False)["input_ids"]
+    texts = [token_text(tokenizer, token) for token in ids]
+    assert texts == [" ", "a", " ", "<C3>", "<A9>"]

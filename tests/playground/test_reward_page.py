@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.playground.conftest import serving
+from tests.playground.conftest import faults, serving
 from tests.playground.test_reward import other_folder, reward_folder  # noqa: F401 (fixtures)
-from tests.playground.test_runs_page import expect, faults
+from tests.playground.test_runs_page import expect
 
 pytestmark = pytest.mark.slow
 
@@ -19,25 +19,27 @@ def served(reward_folder, other_folder, model_folder, tmp_path_factory):  # noqa
         yield running
 
 
+@pytest.fixture
+def reward(reward_folder) -> str:  # noqa: F811
+    """Return the id of the first reward model."""
+    return str(reward_folder)
+
+
 def open_room(page, served, query=""):
     page.goto(f"{served.url}/#/reward{query}")
     page.wait_for_selector(".reward-heat .word")
 
 
-def number(text: str) -> float:
-    return float(text.replace("−", "-"))
-
-
-def test_typing_changes_the_score_and_the_address(page, served, reward_folder):  # noqa: F811
+def test_typing_changes_the_score_and_the_address(page, served, reward):
     open_room(page, served, "?prompt=Say it&answer=one two")
     expect(page.locator(".reward-heat .word")).to_have_count(2)
     page.get_by_label("Answer", exact=True).fill("one two <b>three</b>")
     expect(page.locator(".reward-heat .word")).to_have_count(3)
     expected = served.post(
         "/api/reward/score",
-        {"model": str(reward_folder), "prompt": "Say it", "answer": "one two <b>three</b>"},
+        {"model": reward, "prompt": "Say it", "answer": "one two <b>three</b>"},
     )
-    assert number(page.inner_text(".reward-score")) == round(expected["score"], 2)
+    expect(page.locator(".reward-score")).to_have_text(f"{expected['score']:.2f}")
     assert "<b>three</b>" in page.inner_text(".reward-heat")
     assert page.locator(".reward-heat b").count() == 0
     page.reload()
@@ -49,17 +51,18 @@ def test_typing_changes_the_score_and_the_address(page, served, reward_folder): 
     [("delete it", "one two"), ("swap with the next", "one two \U0001f98a"), ("replace it", "one cat two")],
     ids=["delete", "swap", "replace"],
 )
-def test_a_word_is_chosen_and_its_change_is_made_as_the_server_scores_it(page, served, change, expected):
-    other = "swap" if change == "delete it" else "delete"
-    open_room(page, served, f"?prompt=Say it&answer=one \U0001f98a two&word=cat&change={other}")
-    with page.expect_response("**/api/reward/lengths"):  # the last of an update
-        page.get_by_text(change, exact=True).locator("..").locator("input").check(force=True)
+def test_a_word_is_chosen_and_its_change_is_made_as_the_server_scores_it(
+    page, served, reward, change, expected
+):
+    given = {"model": reward, "prompt": "Say it", "answer": expected}
+    score = f"{served.post('/api/reward/score', given)['score']:.2f}"
+    open_room(page, served, "?prompt=Say it&answer=one \U0001f98a two&word=cat")
+    page.get_by_text(change, exact=True).locator("..").locator("input").check(force=True)
     page.locator(".reward-heat .word").nth(1).click()
-    told = page.inner_text(".reward-detail p")
-    with page.expect_response("**/api/reward/lengths"):
-        page.get_by_text("Make this change").click()
+    expect(page.locator(".reward-detail p")).to_contain_text(f"the score is {score} ")
+    page.get_by_text("Make this change").click()
+    expect(page.locator(".reward-score")).to_have_text(score)
     assert page.get_by_label("Answer", exact=True).input_value() == expected
-    assert f"the score is {page.inner_text('.reward-score')} " in told
 
 
 def test_answers_are_sampled_and_two_favourites_are_shown(page, served):
@@ -68,7 +71,7 @@ def test_answers_are_sampled_and_two_favourites_are_shown(page, served):
     page.wait_for_selector(".reward-findings")
     assert page.locator(".reward-favourite").count() in (1, 2)
     assert page.locator(".room-reward .point").count() == 10
-    page.get_by_label("Judge").select_option("logprob")
+    page.locator(".reward-judge select").select_option("logprob")
     expect(page.locator(".reward-findings")).to_contain_text("log-probability")
     assert "judge=logprob" in page.url
     page.reload()
@@ -77,15 +80,14 @@ def test_answers_are_sampled_and_two_favourites_are_shown(page, served):
     page.wait_for_selector(".reward-favourite.picked")
 
 
-def test_an_answer_that_is_too_long_says_so(page, served):
+def test_an_answer_that_is_too_long_says_so(chromium, served):
+    page = chromium.new_page(locale="en-US")  # the fixture refuses the browser's line about the status 400
     open_room(page, served, "?prompt=Say it&answer=one")
-    with page.expect_response("**/api/reward/score") as answer:
-        page.get_by_label("Answer", exact=True).fill("a " * 201)
-    assert answer.value.status == 400
-    page.wait_for_selector(".problem")
-    assert "the answer has 201 words" in page.inner_text(".problem")
+    page.get_by_label("Answer", exact=True).fill("a " * 201)
+    expect(page.locator(".problem")).to_contain_text("the answer has 201 words")
     page.get_by_label("Answer", exact=True).fill("b")
-    page.wait_for_selector(".reward-heat .word")
+    expect(page.locator(".reward-heat .word")).to_have_count(1)
+    page.close()
 
 
 def test_without_a_reward_model_the_room_says_how_to_train_one(page, model_folder, tmp_path):
@@ -96,11 +98,11 @@ def test_without_a_reward_model_the_room_says_how_to_train_one(page, model_folde
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_is_accessible_and_fits(page, served, width, theme):
+def test_it_is_accessible_and_fits(page, axe, served, width, theme):
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=theme)
     open_room(page, served, "?prompt=Say it&answer=one two three four five&n=8&sampled=1")
     page.wait_for_selector(".reward-findings")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     page.locator(".reward-heat .word").first.click()
-    assert faults(page) == []
+    assert faults(page, axe) == []

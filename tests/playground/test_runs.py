@@ -60,8 +60,10 @@ def served(model_folder, tmp_path_factory):
 def test_runs_are_listed_without_their_paths(served):
     listed = served.get("/api/runs")
     assert [(run["reference"], run["stage"], run["state"]) for run in listed["runs"]] == [
-        ("a/corpus", "corpus", "sealed"), ("a/sft", "sft", "unfinished"), ("a/tokenizer", "tokenizer", "sealed"),
-    ]  # fmt: skip
+        ("a/corpus", "corpus", "sealed"),
+        ("a/sft", "sft", "unfinished"),
+        ("a/tokenizer", "tokenizer", "sealed"),
+    ]
     assert str(served.folder) not in json.dumps(listed)
     assert not any(run["running"] for run in listed["runs"])
 
@@ -82,8 +84,14 @@ def test_a_run_shows_settings_numbers_and_lineage(served):
 def test_settings_and_numbers_are_flat(tmp_path, model_folder):
     run = write_run(tmp_path / "r")
     (run / layout.RESOLVED).write_text("a: {b: [1, 2], c: null}\nd: [{e: x}, {e: true}]\n")
-    numbers = {"loss": 0.5, "loss_interval": [0.4, 0.6], "seed": 3, "ok": True, "samples": [{"prompt": "p", "text": "t"}],
-               "models": {"m": {"win_rate": {"estimate": 0.7, "low": 0.6, "high": None, "n": 9}}}}  # fmt: skip
+    numbers = {
+        "loss": 0.5,
+        "loss_interval": [0.4, 0.6],
+        "seed": 3,
+        "ok": True,
+        "samples": [{"prompt": "p", "text": "t"}],
+        "models": {"m": {"win_rate": {"estimate": 0.7, "low": 0.6, "high": None, "n": 9}}},
+    }
     (run / layout.EVALUATION).write_text(json.dumps(numbers))
     with serving([str(model_folder)], tmp_path) as server:
         found = get(server, "one", run="r")
@@ -101,9 +109,14 @@ def test_curves_grow_with_the_file(served):
     [loss] = first["curves"]
     assert (loss["metric"], loss["axis"], loss["count"]) == ("loss", "step", 10)
     assert first["progress"] | {"changed": ""} == {
-        "state": "unfinished", "running": False, "step": 10, "steps": 40, "seconds": 5.0, "left_seconds": 15.0,
+        "state": "unfinished",
+        "running": False,
+        "step": 10,
+        "steps": 40,
+        "seconds": 5.0,
+        "left_seconds": 15.0,
         "changed": "",
-    }  # fmt: skip
+    }
     same = get(served, "curves", run="a/sft", version=first["version"])
     assert same["unchanged"] and "curves" not in same
     with (run / layout.METRICS).open("a") as handle:
@@ -223,12 +236,13 @@ def test_it_stays_fast_with_200_runs_and_100_000_lines(tmp_path, model_folder):
                 get(server, "curves", run="long", everything="true"),
             )[1],
         }.items():
-            start = time.perf_counter()
+            start = time.process_time()
             answer = call()
-            took[name] = time.perf_counter() - start
-        print(took)
+            took[name] = time.process_time() - start
         assert all(len(curve["points"]) <= 500 for curve in answer["curves"])
         assert answer["curves"][0]["count"] == 100_001
-    # A tenth of the limits on an idle machine.
-    assert took["list again"] < 2 and took["one"] < 3
-    assert took["curves"] < 20 and took["curves again"] < 1
+    # CPU seconds, so that other processes do not matter; measured: 0.02, 0.04, 0.6 and 0.01
+    assert took["list again"] < 0.5
+    assert took["one"] < 1
+    assert took["curves"] < 6
+    assert took["curves again"] < 0.3

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.playground.conftest import serving
+from tests.playground.conftest import faults, serving
 from tests.playground.test_runs import append, write_run
 from toolkit.runs import layout
 
@@ -48,17 +47,6 @@ def served(model_folder, tmp_path):
     (damaged / layout.MANIFEST).write_text("{")
     with serving([str(model_folder)], tmp_path) as running:
         yield running
-
-
-def faults(page) -> list[str]:
-    """Return what axe-core finds, and whether the page is wider than its window."""
-    wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-    found = ["the page is too wide"] if wide else []
-    if "AXE_CORE" in os.environ:
-        page.evaluate(Path(os.environ["AXE_CORE"]).read_text())
-        violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        found += [f"{one['id']}: {node['html'][:120]}" for one in violations for node in one["nodes"]]
-    return found
 
 
 def test_a_run_is_found_opened_and_left_by_its_lineage(page, served):
@@ -134,14 +122,14 @@ def test_two_runs_side_by_side(page, served):
 
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_is_accessible_and_fits(page, served, width, theme):
+def test_it_is_accessible_and_fits(page, axe, served, width, theme):
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=theme)
     for address in ("#/runs", "#/runs?run=t/sft", "#/runs?run=t/live", "#/runs?run=t/sft&with=t/sft2"):
         page.goto(f"{served.url}/{address}")
         page.wait_for_selector(".runs-list a, .runs-chart")
         page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-        assert faults(page) == [], address
+        assert faults(page, axe) == [], address
 
 
 def test_every_run_is_reached_by_the_keyboard(page, served):

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import toolkit as tk
+from tests.architectures import build_architecture
 from tests.playground.conftest import serving
+from toolkit.data.chat import template
 from toolkit.models.loading import save_model
 
 TEXT = "A story about a fox who finds a key.\n"
@@ -121,3 +123,35 @@ def test_limits_are_checked(stages, folders):
         assert (
             stages.request("POST", "/api/surprise", {"models": folders[:1], "text": TEXT, **wrong})[0] == 422
         )
+
+
+@pytest.fixture(scope="module")
+def strangers(bos_tokenizer, tmp_path_factory):
+    """Serve a Llama with a chat template of its own, and one that is for plain text only."""
+    root = tmp_path_factory.mktemp("strangers")
+    for name, chat_template in (("chat", template.CHATML_TEMPLATE), ("plain", None)):
+        tokenizer = copy.deepcopy(bos_tokenizer)
+        tokenizer.chat_template = chat_template
+        build_architecture("llama", tokenizer).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    with serving([str(root / "chat"), str(root / "plain")], root) as running:
+        yield running, str(root / "chat"), str(root / "plain")
+
+
+def test_a_checkpoint_with_its_own_template_and_one_without(strangers):
+    server, chat, plain = strangers
+    for model in (chat, plain):
+        row = read(server, models=[model], end=True)["models"][0]
+        (expected,) = tk.load(model).logprobs([TEXT])
+        assert row["bits"][:-1] == pytest.approx(
+            [-value / math.log(2) for value in expected.logprobs], abs=1e-4
+        )
+        following = server.post("/api/next", {"model": model, "text": TEXT})
+        assert following["tokens"][0] == "<s>"
+        assert sum(following["drawn"]["p"]) + following["drawn"]["rest"] == pytest.approx(1)
+    answered = read(server, models=[chat], text="A key.", prompt="What?")
+    assert "".join(answered["context"]) == "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+    asked = server.post("/api/next", {"model": chat, "text": "What?", "chat": True})
+    assert "".join(asked["tokens"]) == "".join(answered["context"])
+    events = server.events("/api/surprise", {"models": [plain], "text": TEXT, "prompt": "What?"})
+    assert "no chat template" in events[-1]["error"]["what"]

@@ -198,6 +198,9 @@ def test_nothing_to_read_and_too_much_are_said(go, server, page, text):
     page.wait_for_selector(".heatmap")
     page.fill("#surprise-text", text)
     page.wait_for_selector("text=at most 4096" if text else "text=Write a text")
+    page.reload()
+    page.wait_for_selector("text=at most 4096" if text else "text=Write a text")
+    assert page.input_value("#surprise-text") == text
 
 
 @pytest.mark.parametrize("language", ["en-US", "ja-JP"])

@@ -6,7 +6,7 @@ import json
 
 from tests.runs import small_runs
 from toolkit.runs import layout
-from toolkit.runs.lineage import Edge, Node, family
+from toolkit.runs.lineage import LineageEdge, LineageNode, family
 
 
 def write(folder, stage, parents):
@@ -46,8 +46,11 @@ def test_other_parents_are_named_without_their_paths(tmp_path):
     }
     found = family({"a": write(tmp_path / "a", "sft", parents)})
     assert found.nodes == [
-        Node("a", "run", "sft"), Node("org/model@main", "hub"), Node("texts", "folder"), Node("gone", "missing"),
-    ]  # fmt: skip
+        LineageNode("a", "run", "sft"),
+        LineageNode("org/model@main", "hub"),
+        LineageNode("texts", "folder"),
+        LineageNode("gone", "missing"),
+    ]
 
 
 def test_two_settings_that_name_one_parent_are_one_edge(tmp_path):
@@ -55,7 +58,7 @@ def test_two_settings_that_name_one_parent_are_one_edge(tmp_path):
         "a": write(tmp_path / "a", "sft", {}),
         "b": write(tmp_path / "b", "ppo", {"model": run("a"), "reward_model": run("a")}),
     }
-    assert family(runs).edges == [Edge("a", "b", ("model", "reward_model"))]
+    assert family(runs).edges == [LineageEdge("a", "b", ("model", "reward_model"))]
 
 
 def test_a_parent_that_was_sealed_again_is_marked(tmp_path):
@@ -71,4 +74,4 @@ def test_a_parent_that_was_sealed_again_is_marked(tmp_path):
 def test_a_damaged_manifest_names_no_parents(tmp_path):
     damaged = write(tmp_path / "a", "sft", {})
     (damaged / layout.MANIFEST).write_text('{"inputs": {"parents": [1]}, "stage": 3}')
-    assert family({"a": damaged}).nodes == [Node("a", "run", None)]
+    assert family({"a": damaged}).nodes == [LineageNode("a", "run", None)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_thinning_keeps_the_ends_and_every_bucket_s_extremes():
     assert (np.diff(kept) > 0).all()
     assert {61_234, 77_777} <= set(kept.tolist())
     edges = np.linspace(0, len(y), 250).astype(int)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):  # by a sort instead of argmin and argmax
+    for start, stop in pairwise(edges):  # by a sort instead of argmin and argmax
         ordered = sorted(range(start, stop), key=y.__getitem__)
         assert {ordered[0], ordered[-1]} <= set(kept.tolist())
 

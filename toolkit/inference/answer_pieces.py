@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPiece:
     """Text that follows in an answer.
 
     Attributes:
@@ -64,7 +64,7 @@ def pieces(
     stops: Sequence[str] = (),
     top_logprobs: int | None = None,
     cancelled: threading.Event | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[AnswerPiece]:
     """Yield an answer of `engine.answer` in pieces; it ends before the first of the stop strings.
 
     Raises:
@@ -84,12 +84,12 @@ def pieces(
         released += len(final)
         if is_stopped:
             begun = [token for start, end, token in waiting if start < released or end <= released]
-            yield Piece(final, begun, Finished("stop", "", count))
+            yield AnswerPiece(final, begun, Finished("stop", "", count))
             return
         if isinstance(event, Finished):
-            yield Piece(final + found.held, [token for _, _, token in waiting], event)
+            yield AnswerPiece(final + found.held, [token for _, _, token in waiting], event)
             return
         given = [token for _, end, token in waiting if end <= released]
         waiting = waiting[len(given) :]
         if final or given:
-            yield Piece(final, given)
+            yield AnswerPiece(final, given)

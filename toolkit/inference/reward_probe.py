@@ -1,6 +1,6 @@
-"""What a reward model prefers: its score as an answer is changed word by word, cut, repeated, or sampled anew.
+"""What a reward model prefers: its score as an answer is changed word by word, cut, repeated, or sampled.
 
-Every score is that of `toolkit.inference.reward_scores`, which is also what the ppo stage and the judges read.
+Every score is that of `toolkit.inference.reward_scores`, as in the ppo stage and for the judges.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def length_taste(opened: OpenModel, prompt: str, answer: str) -> LengthTaste:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RewardSample:
     """An answer that a language model sampled.
 
     Attributes:
@@ -234,7 +234,7 @@ def sample_answers(
     count: int,
     settings: GenerationSettings,
     cancelled: threading.Event | None = None,
-) -> Iterator[list[Sample]]:
+) -> Iterator[list[RewardSample]]:
     """Yield answers of a language model to a prompt, a few at a time, as the ppo stage samples them.
 
     Each has its own random stream of the seed, so that more answers begin with the same ones.
@@ -252,7 +252,7 @@ def sample_answers(
         seeds = [derive(settings.seed, "reward room", number) for number in numbers]
         found = sampling.generate(opened.model, [ids] * len(seeds), seed=seeds, **keywords)
         yield [
-            Sample(
+            RewardSample(
                 opened.tokenizer.decode(
                     tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
                 ),
@@ -265,7 +265,7 @@ def sample_answers(
 
 
 @dataclass(frozen=True)
-class Selection:
+class Favourites:
     """Samples to one prompt as a reward model and a judge see them.
 
     Attributes:
@@ -285,9 +285,9 @@ class Selection:
     best_of: list[tuple[int, float, float]]
 
 
-def selection(
+def favourites(
     scored: Sequence[float], values: Sequence[float], words: Sequence[int], *, seed: int
-) -> Selection:
+) -> Favourites:
     """Compare what a reward model and a judge choose among samples.
 
     The expected best of n is the mean over all subsets of n samples (`toolkit.stats.frontier`).
@@ -307,7 +307,7 @@ def selection(
         )
         for size in [*sizes, len(scored)]
     ]
-    return Selection(
+    return Favourites(
         int(by_score[0].argmax()),
         int(utilities[0].argmax()),
         correlation(scored, words, seed=seed),

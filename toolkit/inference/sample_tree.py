@@ -27,7 +27,7 @@ Path = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Node:
+class SampleNode:
     """A token that followed a prefix.
 
     Attributes:
@@ -40,15 +40,15 @@ class Node:
     token: int | None
     count: int
     probability: float
-    children: list[Node] = field(default_factory=list)
+    children: list[SampleNode] = field(default_factory=list)
     fit: GoodnessOfFit | None = None
 
 
 @dataclass(frozen=True)
-class Tree:
+class SampleTree:
     """Samples of one prompt, and how well all branches together fit the predicted probabilities."""
 
-    root: Node
+    root: SampleNode
     fit: GoodnessOfFit | None
 
 
@@ -59,7 +59,7 @@ def grow(
     settings: GenerationSettings,
     count: int,
     cancelled: threading.Event | None = None,
-) -> Iterator[Tree]:
+) -> Iterator[SampleTree]:
     """Sample `count` continuations of a prompt as `toolkit generate` does, and yield the growing tree.
 
     Sample i is the same for every `count`.
@@ -84,7 +84,7 @@ def grow(
         paths += [tuple(path) for path in sampled.ids_with_stops()]
         smallest = max(2.0, SMALLEST_SHARE * count)
         root = tree_of(paths, depth=settings.max_new_tokens, smallest=smallest, predict=predict)
-        yield Tree(root, together(node.fit for node in _nodes(root)))
+        yield SampleTree(root, together(node.fit for node in _nodes(root)))
 
 
 class _Predictions:
@@ -107,7 +107,7 @@ class _Predictions:
 
 def tree_of(
     paths: Sequence[Path], *, depth: int, smallest: float, predict: Callable[[Path], np.ndarray]
-) -> Node:
+) -> SampleNode:
     """Return the tree of sampled continuations.
 
     Args:
@@ -116,7 +116,7 @@ def tree_of(
         predict: prefix -> probabilities of the next token, (vocabulary,).
     """
 
-    def branches(node: Node, prefix: Path, members: Sequence[Path]) -> Node:
+    def branches(node: SampleNode, prefix: Path, members: Sequence[Path]) -> SampleNode:
         level = len(prefix)
         going_on = [path for path in members if len(path) > level]
         if level == depth or not going_on:
@@ -126,19 +126,19 @@ def tree_of(
         shown = [token for token, number in counts.most_common() if number >= smallest]
         children = []
         for token in shown:
-            child = Node(token, counts[token], float(probabilities[token]))
+            child = SampleNode(token, counts[token], float(probabilities[token]))
             below = [path for path in going_on if path[level] == token]
             children.append(branches(child, (*prefix, token), below))
         rest = len(going_on) - sum(counts[token] for token in shown)
         left = max(0.0, 1.0 - float(probabilities[shown].sum()))
         if rest or left > ROUNDING:
-            children.append(Node(None, rest, left))
+            children.append(SampleNode(None, rest, left))
         return replace(node, children=children, fit=chi_squared(observed, probabilities))
 
-    return branches(Node(None, len(paths), 1.0), (), paths)
+    return branches(SampleNode(None, len(paths), 1.0), (), paths)
 
 
-def _nodes(node: Node) -> Iterator[Node]:
+def _nodes(node: SampleNode) -> Iterator[SampleNode]:
     yield node
     for child in node.children:
         yield from _nodes(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -30,24 +31,37 @@ def byte_characters() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+def _decoded(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """Return the text of a token with its space, which SentencePiece's decoders drop where a text begins."""
+    text, piece = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
+    has_space = str(piece).startswith("▁") and not text.startswith((" ", "▁"))
+    return " " + text if has_space else text
+
+
+def _part_of_character(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bytes | None:
+    """Return the bytes of a token that is part of a multi-byte character, else None."""
+    if REPLACEMENT not in text:
+        return None
+    alphabet, piece = byte_characters(), tokenizer.convert_ids_to_tokens(token)
+    if fallback := re.fullmatch("<0x([0-9A-F]{2})>", piece):  # SentencePiece's byte fallback
+        return bytes.fromhex(fallback[1])
+    if not all(character in alphabet for character in piece):
+        return None
+    return bytes(alphabet[character] for character in piece)
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Return the text of a token; part of a multi-byte character as its bytes, such as `<E3 81>`."""
-    text = tokenizer.decode([token])
-    if REPLACEMENT not in text:
-        return text
-    alphabet, piece = byte_characters(), tokenizer.convert_ids_to_tokens(token)
-    if not all(character in alphabet for character in piece):
-        return text
-    return "<" + " ".join(f"{alphabet[character]:02X}" for character in piece) + ">"
+    text = _decoded(tokenizer, token)
+    part = _part_of_character(tokenizer, token, text)
+    return text if part is None else f"<{part.hex(' ').upper()}>"
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     """Return the bytes of a token; of part of a multi-byte character those that it stands for."""
-    text = tokenizer.decode([token])
-    alphabet, piece = byte_characters(), tokenizer.convert_ids_to_tokens(token)
-    if REPLACEMENT in text and all(character in alphabet for character in piece):
-        return bytes(alphabet[character] for character in piece)
-    return text.encode()
+    text = _decoded(tokenizer, token)
+    part = _part_of_character(tokenizer, token, text)
+    return text.encode() if part is None else part
 
 
 def ends_in_lone_space(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,6 +30,9 @@ from toolkit.playground.rooms import models
 from toolkit.playground.security import Access, Guard
 from toolkit.playground.streaming import error_json
 
+ROOMS = ("rooms.chat", "rooms.next_word", "rooms.surprise", "rooms.attention", "rooms.compare",
+         "rooms.reward", "rooms.runs", "openai_api")  # fmt: skip
+"""Modules that import torch."""
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -59,10 +64,17 @@ class Playground:
         self._lock = Lock()
 
     def warm(self) -> Future[Application]:
-        """Import the rooms, torch and transformers in the library's loader, if this did not begin yet."""
+        """Import torch, transformers and the rooms in the library's loader, if this did not begin yet.
+
+        A model that is asked for meanwhile loads before the rooms are imported, which takes another 0.7 s.
+        """
         with self._lock:
             if self._rooms is None:
-                self._rooms = self._library.loader.submit(self._import_rooms)
+                loader = self._library.loader
+                loader.submit(partial(import_module, "toolkit.inference.opening"))
+                for name in ROOMS:
+                    loader.submit(partial(import_module, f"toolkit.playground.{name}"), later=True)
+                self._rooms = loader.submit(self._with_rooms, later=True)
             return self._rooms
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -86,7 +98,7 @@ class Playground:
         app.add_exception_handler(HTTPException, _tell_refused)
         return app
 
-    def _import_rooms(self) -> Application:
+    def _with_rooms(self) -> Application:
         from toolkit.playground import openai_api
         from toolkit.playground.kept import KeptSteps
         from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -49,22 +50,28 @@ class Loader:
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._jobs: queue.PriorityQueue[tuple[bool, int, Callable[[], Any], Future[Any]]]
+        self._jobs = queue.PriorityQueue()
+        self._numbers = count()
         self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
         self._started = threading.Lock()
 
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Return the future result of a job; it cannot be cancelled, because others may wait for it, too."""
+    def submit(self, job: Callable[[], T], *, later: bool = False) -> Future[T]:
+        """Return the future result of a job; it cannot be cancelled, because others may wait for it, too.
+
+        Args:
+            later: after all jobs that are not.
+        """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
-        self._jobs.put((job, future))
+        self._jobs.put((later, next(self._numbers), job, future))
         if self._started.acquire(blocking=False):
             self._thread.start()
         return future
 
     def _work(self) -> None:
         while True:
-            job, future = self._jobs.get()
+            _, _, job, future = self._jobs.get()
             try:
                 result = job()
             except BaseException as error:  # for the one who waits

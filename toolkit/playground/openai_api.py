@@ -19,7 +19,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from toolkit.base.errors import ToolkitError
-from toolkit.inference.answer_pieces import Piece, pieces
+from toolkit.inference.answer_pieces import AnswerPiece, pieces
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.token_text import token_bytes, token_text
@@ -339,7 +339,7 @@ def _ids(opened: OpenModel, prompt: Any) -> list[int]:
     return list(prompt)
 
 
-def _piece_json(opened: OpenModel, piece: Piece) -> dict[str, Any]:
+def _piece_json(opened: OpenModel, piece: AnswerPiece) -> dict[str, Any]:
     def named(token: int, logprob: float | None) -> dict[str, Any]:
         return {"token": token_text(opened.tokenizer, token), "logprob": logprob,
                 "bytes": list(token_bytes(opened.tokenizer, token))}  # fmt: skip

@@ -231,8 +231,7 @@ def progress(entry: RunEntry, follower: Follower, content: Mapping[str, Any]) ->
 
 def total_steps(content: Mapping[str, Any]) -> int | None:
     """Return how many steps a training has according to resolved.yaml, None if it does not say."""
-    trainer = content.get("trainer") if isinstance(content.get("trainer"), Mapping) else {}
-    stage = content.get("stage")
+    trainer, stage = content.get("trainer") or {}, content.get("stage")
     try:
         if stage == "pretrain":
             return int(content["train_tokens"]) // int(content["batch_tokens"])

@@ -20,7 +20,6 @@ except ImportError as error:  # of the extra `playground`
 
 from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.library import Library, entries_of
-from toolkit.playground.prompts import check_file
 from toolkit.playground.security import Access, Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,6 +42,10 @@ def serve_command(
 ) -> int:
     """Serve the page until Ctrl-C. `announce` is called with its address once the port is open."""
     if prompts is not None:
+        from toolkit.playground.prompts import (
+            check_file,
+        )  # imports torch: without prompts the page comes first
+
         check_file(prompts)
     library = Library(entries_of(models, Path(runs_dir)))
     listener = listen(host, port)

@@ -6,13 +6,15 @@ They are held out: no run was trained on them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit import storyworld
 from toolkit.base import files
 from toolkit.base.errors import RunError
 from toolkit.playground.library import Entry
 from toolkit.runs import layout, seal
+
+if TYPE_CHECKING:
+    from toolkit.storyworld import World
 
 COUNT = 5
 DRAWN = 60
@@ -40,9 +42,11 @@ def suggestions(entry: Entry) -> list[str]:
     return _different([messages[0]["content"] for messages in rows if len(messages) == 1])
 
 
-def _world_of(run: Path) -> storyworld.World | None:
+def _world_of(run: Path) -> World | None:
     """Return the world that a run, or the nearest run that it was made from, was trained on."""
-    waiting, seen = [run], set()
+    from toolkit.storyworld import get_world  # takes 0.4 s, and the model is ready before
+
+    waiting, seen = [run], set[Path]()
     while waiting:
         run = waiting.pop(0)
         if run in seen or not seal.is_run(run):
@@ -50,7 +54,7 @@ def _world_of(run: Path) -> storyworld.World | None:
         seen.add(run)
         for source in _sources(files.read_json(run / layout.MANIFEST)["inputs"]["settings"]):
             if source.get("name") == "storyworld":
-                return storyworld.get_world(source.get("world"))
+                return get_world(source.get("world"))
         try:
             waiting += [path for _, path, _, is_run in seal.parents(run) if is_run]
         except RunError:

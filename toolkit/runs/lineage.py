@@ -13,7 +13,7 @@ from toolkit.runs import layout, seal
 
 
 @dataclass(frozen=True)
-class Node:
+class LineageNode:
     """A run, or something else that a run was made from.
 
     Attributes:
@@ -28,7 +28,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Edge:
+class LineageEdge:
     """The run `child` was made from `parent`.
 
     Attributes:
@@ -46,8 +46,8 @@ class Edge:
 class Family:
     """Runs and what they were made from."""
 
-    nodes: list[Node]
-    edges: list[Edge]
+    nodes: list[LineageNode]
+    edges: list[LineageEdge]
 
     def of(self, reference: str) -> Family:
         """Return a run with all its ancestors and descendants."""
@@ -69,21 +69,21 @@ class Family:
 def family(runs: Mapping[str, Path]) -> Family:
     """Return the graph of runs by their references; a damaged manifest names no parents."""
     known = {path.resolve(): reference for reference, path in runs.items()}
-    nodes: dict[str, Node] = {}
-    edges: dict[tuple[str, str], Edge] = {}
+    nodes: dict[str, LineageNode] = {}
+    edges: dict[tuple[str, str], LineageEdge] = {}
     for reference, path in runs.items():
         try:
             manifest = files.read_json(path / layout.MANIFEST)
         except RunError:
             manifest = {}
         stage = manifest.get("stage")
-        nodes[reference] = Node(reference, "run", stage if isinstance(stage, str) else None)
+        nodes[reference] = LineageNode(reference, "run", stage if isinstance(stage, str) else None)
         for key, parent in _parents(manifest).items():
             node, changed = _parent(path, parent, known)
             nodes.setdefault(node.id, node)
             before = edges.get((node.id, reference))
             keys = (*before.keys, key) if before else (key,)
-            edges[node.id, reference] = Edge(
+            edges[node.id, reference] = LineageEdge(
                 node.id, reference, keys, changed or bool(before and before.changed)
             )
     return Family(list(nodes.values()), list(edges.values()))
@@ -96,15 +96,15 @@ def _parents(manifest: Any) -> dict[str, dict[str, Any]]:
     return {key: parent for key, parent in found.items() if isinstance(parent, dict)}
 
 
-def _parent(run: Path, parent: Mapping[str, Any], known: Mapping[Path, str]) -> tuple[Node, bool]:
+def _parent(run: Path, parent: Mapping[str, Any], known: Mapping[Path, str]) -> tuple[LineageNode, bool]:
     """Return the node of a parent, and whether it changed since."""
     if not isinstance(parent.get("path"), str):
-        return Node(str(parent.get("reference", "?")), "hub"), False
+        return LineageNode(str(parent.get("reference", "?")), "hub"), False
     path = seal.parent_path(run, parent["path"])
     if parent.get("kind") != "run":
-        return Node(path.name, "folder"), False
+        return LineageNode(path.name, "folder"), False
     reference = known.get(path.resolve())
     if reference is None:
-        return Node(path.name, "missing"), False
+        return LineageNode(path.name, "missing"), False
     lock = path / layout.LOCK
-    return Node(reference, "run"), lock.is_file() and files.sha256_file(lock) != parent.get("digest")
+    return LineageNode(reference, "run"), lock.is_file() and files.sha256_file(lock) != parent.get("digest")

@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run that may still be written: read as it grows, and reduced to what a screen can show."""
+"""metrics.jsonl of a run that may still be written: read as it grows, and thinned for a screen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 from array import array
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int) -> np.ndarray:
         return np.arange(count)
     edges = np.linspace(0, count, (points - 2) // 2 + 1).astype(np.int64)
     kept = {0, count - 1}
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         part = y[start:stop]
         kept.update((int(start + part.argmin()), int(start + part.argmax())))
     return np.array(sorted(kept), dtype=np.int64)

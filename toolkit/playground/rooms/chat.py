@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -101,7 +102,7 @@ async def open_for_chat(request: Request, given: OpenRequest) -> dict[str, Any]:
         "template": bool(opened.tokenizer.chat_template),
         "sampling": {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p")},
         "note": own_sampling_note(opened, GenerationSettings()),
-        "suggestions": suggestions(models.entry(given.model)),
+        "suggestions": await run_in_threadpool(suggestions, models.entry(given.model)),
     }
 
 

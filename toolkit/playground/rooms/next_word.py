@@ -24,7 +24,7 @@ from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.logprobs import start_id
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.restricted import REASONS, Restricted, draw, entropy_bits, restricted
-from toolkit.inference.sample_tree import Node, Tree, grow
+from toolkit.inference.sample_tree import SampleNode, SampleTree, grow
 from toolkit.inference.token_text import ends_in_lone_space, token_text
 from toolkit.inference.truth import chances_after
 from toolkit.models.description import vocabulary
@@ -42,7 +42,7 @@ REMEMBERED = 8
 _remembered: WeakKeyDictionary[nn.Module, OrderedDict[tuple[int, ...], np.ndarray]] = WeakKeyDictionary()
 
 
-class Settings(BaseModel):
+class DrawSettings(BaseModel):
     """How a token is drawn."""
 
     temperature: float = Field(default=1.0, ge=0, le=100)
@@ -57,7 +57,7 @@ class PromptRequest(BaseModel):
     text: str = Field(max_length=MAX_TEXT)
     chat: bool = False
     appended: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=MAX_TOKENS)
-    settings: Settings = Settings()
+    settings: DrawSettings = DrawSettings()
     seed: int = Field(default=0, ge=-(2**53), le=2**53)
 
 
@@ -195,8 +195,8 @@ def _packed(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _tree_json(opened: OpenModel, grown: Tree, wanted: int) -> dict[str, Any]:
-    def node(one: Node) -> dict[str, Any]:
+def _tree_json(opened: OpenModel, grown: SampleTree, wanted: int) -> dict[str, Any]:
+    def node(one: SampleNode) -> dict[str, Any]:
         return {
             "text": None if one.token is None else token_text(opened.tokenizer, one.token),
             "ends": one.token in opened.stop_tokens.ids,

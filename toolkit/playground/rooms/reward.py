@@ -216,7 +216,7 @@ async def judge(request: Request, given: JudgeRequest) -> dict[str, Any]:
     values = await _values(request, given, texts, scores)
     counts = [reward_probe.word_count(text) for text in texts]
     found = await run_in_threadpool(
-        reward_probe.selection, by_score.tolist(), values.tolist(), counts, seed=0
+        reward_probe.favourites, by_score.tolist(), values.tolist(), counts, seed=0
     )
     return {
         "samples": [

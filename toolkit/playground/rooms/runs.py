@@ -27,6 +27,7 @@ REPORT_POLICY = (
     "frame-ancestors 'none'; sandbox"
 )
 """The report has its styles in the page. It has no script, and this policy lets none run."""
+NOTHING: dict[str, Any] = {}
 REPORTS_KEPT = 4
 _report_lock = threading.Lock()  # matplotlib is not thread-safe
 
@@ -58,9 +59,10 @@ def one_run(request: Request, run: Reference) -> dict[str, Any]:
     """Return the settings, the numbers, the samples and the family of a run."""
     runs = catalog(request)
     entry, problems = runs.find(run), Problems()
-    numbers = problems.tried(partial(run_details.evaluation, entry.path), {})
-    samples = problems.tried(partial(run_details.samples, entry.path, numbers), [])
-    settings = problems.tried(partial(run_details.settings, entry.path), {})
+    numbers = problems.tried(partial(run_details.evaluation, entry.path), NOTHING)
+    no_samples: list[dict[str, Any]] = []
+    samples = problems.tried(partial(run_details.samples, entry.path, numbers), no_samples)
+    settings = problems.tried(partial(run_details.settings, entry.path), NOTHING)
     family = runs.family().of(run)
     states = {listed.reference: listed.state for listed in runs.listing()[0]}
     return {
@@ -88,16 +90,17 @@ def run_curves(
     """Return the progress and the curves of a run; only its progress if `version` is still the newest."""
     runs = catalog(request)
     entry, problems = runs.find(run), Problems()
-    settings = problems.tried(partial(run_details.settings, entry.path), {})
+    settings = problems.tried(partial(run_details.settings, entry.path), NOTHING)
     with runs.metrics(entry.path) as follower:
         newest = f"{entry.state}-{follower.position}-{follower.rows}-{follower.version}"
         answer = {"version": newest, "progress": run_details.progress(entry, follower, settings)}
         if version == newest:
             return {**answer, "unchanged": True}
-        numbers = problems.tried(partial(run_details.evaluation, entry.path), {})
+        numbers = problems.tried(partial(run_details.evaluation, entry.path), NOTHING)
         if follower.damaged:
             problems.append(
-                f"{layout.METRICS}: {follower.damaged} damaged lines, the first is line {follower.first_damaged}"
+                f"{layout.METRICS}: {follower.damaged} damaged lines, "
+                f"the first is line {follower.first_damaged}"
             )
         step, samples = follower.samples or (None, None)
         return {

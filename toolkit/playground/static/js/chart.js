@@ -37,7 +37,7 @@ export function lines(series, { title, width = 640, height = 260, x: xLabel = ""
     s("text", { x: left - 6, y: py(value) + 4, "text-anchor": "end", class: "muted" }, format(value)),
   ]);
   const shown = xTicks ?? ticks(x0, x1, 5).map(value => (logX ? 10 ** value : value)).map(x => [x, formatX(+x.toPrecision(3))]);
-  const axis = shown.map(([x, label]) => s("text", { x: px(x), y: height - bottom + 16, "text-anchor": "middle", class: "muted" }, label));
+  const axis = shown.map(([x, label]) => s("text", { x: px(x), y: height - bottom + 16, "text-anchor": px(x) > width - 24 ? "end" : "middle", class: "muted" }, label));
   const pointed = mark !== undefined && s("line", { x1: px(mark), x2: px(mark), y1: top, y2: height - bottom, stroke: "var(--muted)", "stroke-dasharray": "3 3" });
   const across = levels.map(level => [
     s("line", { x1: left, x2: width - right, y1: py(level.value), y2: py(level.value), stroke: "var(--muted)", "stroke-dasharray": "5 4" }),

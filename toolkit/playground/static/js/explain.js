@@ -30,8 +30,9 @@ async function draw(code) {
   for (const [room, mount] of Object.entries(ROOMS)) {
     const inside = h("div", { class: `room room-${room} recorded` });
     document.getElementById("main").append(h("section", { id: room, class: "explained" }, h("h2", {}, t(`room.${room}`)), inside));
+    const params = { ...states[room], text };
     try {
-      await mount(inside, { params: { ...states[room], text }, models, signal: leave.signal, setParams: () => {}, recorded: true });
+      await mount(inside, { params, models, signal: leave.signal, setParams: changed => Object.assign(params, changed), recorded: true });
     } catch (error) {
       show(inside, problem(error));
     }

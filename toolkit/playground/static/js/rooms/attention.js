@@ -11,12 +11,13 @@ import { senses } from "./attention/senses.js";
 const VIEWS = { look, lens, senses, growth };
 const LONGEST = 1500;
 
-export function mount(root, { params, models, signal, setParams }) {
+export function mount(root, { params, models, signal, setParams, recorded = false }) {
+  const views = Object.keys(VIEWS).filter(name => !recorded || name !== "senses");
   let model = params.model ?? models.find(one => one.kind === "language").id;
   let view = VIEWS[params.view] ? params.view : "look", inner = new AbortController();
   signal.addEventListener("abort", () => inner.abort());
   const text = h("textarea", { value: params.text ?? recall("attention.text") ?? t("attention.example"), rows: 3, oninput: debounced(update, 300) });
-  const field = h("label", { class: "field" }, t("attention.text"), text);
+  const field = h("label", { class: "field live" }, t("attention.text"), text);
   const result = h("div", { class: "stack", "aria-live": "off" });
 
   function update() {
@@ -32,7 +33,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
   show(root, h("h1", {}, t("room.attention")), h("p", { class: "lead" }, t("attention.lead")), h("div", { class: "stack" },
     modelPicker(models, [model], ([chosen]) => { model = chosen; setParams({ head: "", step: "" }); update(); }),
-    chips(t("attention.view"), Object.keys(VIEWS).map(name => ({ value: name, label: t(`attention.view.${name}`) })), [view], ([chosen]) => { view = chosen; update(); }, { name: "view" }),
+    chips(t("attention.view"), views.map(name => ({ value: name, label: t(`attention.view.${name}`) })), [view], ([chosen]) => { view = chosen; update(); }, { name: "view" }),
     field, result));
   return update();
 }

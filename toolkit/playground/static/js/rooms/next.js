@@ -15,7 +15,7 @@ const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 export function mount(root, { params, models, signal, setParams }) {
   const state = {
     model: known(models, params.model),
-    text: params.text ?? (params.long ? recall("next.text", "") : t("next.example.story")),
+    text: params.text ?? (params.empty ? "" : params.long ? recall("next.text", "") : t("next.example.story")),
     chat: params.chat === "1",
     appended: (params.tokens ?? "").split(".").filter(Boolean).map(Number),
     at: params.at ? +params.at : null,
@@ -55,10 +55,9 @@ export function mount(root, { params, models, signal, setParams }) {
     remember("next.history", history);
     const { temperature, top_k, top_p } = state.settings;
     setParams({
-      model: state.model, text: long ? "" : state.text, long: long ? 1 : "", chat: state.chat ? 1 : "", tokens: state.appended.join("."),
+      model: state.model, text: long ? "" : state.text, long: long ? 1 : "", empty: state.text ? "" : 1, chat: state.chat ? 1 : "", tokens: state.appended.join("."),
       at: state.at ?? "", temperature: temperature === 1 ? "" : temperature, top_k: top_k || "", top_p: top_p === 1 ? "" : top_p, seed: state.seed || "",
     });
-    if (!long && !state.text) setParams({ text: "" });
   }
 
   /** Begin with another text: nothing is appended to it. */
@@ -126,6 +125,8 @@ export function mount(root, { params, models, signal, setParams }) {
       tabindex: at === tokens.length ? 0 : -1, data: { place: tokens.length } }, "?");
     end.setAttribute("aria-label", t("next.end"));
     show(strip, first > 0 && h("span", { class: "note" }, t("next.hidden", { count: first })), items, end);
+    const chosen = strip.querySelector('[aria-pressed="true"]');
+    if (chosen) strip.scrollTop = chosen.offsetTop - strip.clientHeight / 2;
     act.undo.disabled = !history.length;
     act.again.disabled = !history.length;
     act.top.disabled = act.draw.disabled = at !== tokens.length;
@@ -158,7 +159,7 @@ export function mount(root, { params, models, signal, setParams }) {
     const rows = shown.map(({ token, place: one }) => {
       const reason = drawn.removed[one], share = reason ? drawn.softened[one] : drawn.p[one];
       return {
-        label: visible(token.text), value: share / top, muted: Boolean(reason), mark: truth ? truth.p[one] / top : undefined,
+        label: visible(token.text) || `#${token.id}`, value: share / top, muted: Boolean(reason), mark: truth ? truth.p[one] / top : undefined,
         text: [actual?.id === token.id && h("span", { class: "tag actual" }, t("next.actual")),
           reason && h("span", { class: "tag" }, t(`next.removed.${reason}`)), h("span", { class: "share" }, small(share))],
         data: { id: token.id, p: drawn.p[one], softened: drawn.softened[one], removed: reason },
@@ -171,7 +172,7 @@ export function mount(root, { params, models, signal, setParams }) {
     show(result, h("h2", {}, title),
       inside && h("p", { class: "note" }, actual.rank === null ? t("next.never") : t("next.actual.line", { p: small(actual.p), bits: number(-Math.log2(actual.p), 2), rank: actual.rank }),
         " ", h("button", { type: "button", class: "plain", onclick: () => look(tokens.length) }, t("next.to.end"))),
-      h("div", { class: "predictions" }, bars(rows, { title })),
+      h("div", { class: `predictions${inside || rows.some(row => row.muted) ? " tagged" : ""}` }, bars(rows, { title })),
       h("p", { class: "note rest num" }, t("next.rest", { count: found.vocabulary - shown.length, p: small(restOf) })),
       unlisted > 0 && state.rows === ROWS && h("button", { type: "button", class: "plain", onclick: () => { state.rows = MORE_ROWS; drawResult(); } }, t("next.more")),
       truth && h("p", { class: "legend note" }, h("span", {}, h("i", { class: "truth" }), t("next.truth"))),
@@ -262,13 +263,13 @@ export function mount(root, { params, models, signal, setParams }) {
           delete chatBox.dataset.model;
           start(text.value);
         }),
-        h("label", { class: "field" }, t("next.text"), text),
-        h("div", { class: "row" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => { text.value = t(`next.example.${name}`); start(text.value); } },
+        h("label", { class: "field live" }, t("next.text"), text),
+        h("div", { class: "row live" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => { text.value = t(`next.example.${name}`); start(text.value); } },
           t(`next.example.${name}.name`))), chatBox)),
       failure,
       h("section", { class: "card stack", "aria-labelledby": "next-loop" },
         h("h2", { id: "next-loop" }, t("next.loop")), h("p", { class: "note" }, t("next.loop.note")), strip,
-        h("div", { class: "row actions" }, act.draw, act.top, act.undo, act.again, h("label", { class: "field seed" }, t("next.seed"), seed), waiting), steps, said),
+        h("div", { class: "row actions live" }, act.draw, act.top, act.undo, act.again, h("label", { class: "field seed" }, t("next.seed"), seed), waiting), steps, said),
       h("div", { class: "columns next-columns" },
         h("section", { class: "card" }, result),
         h("section", { class: "card stack" }, h("h2", {}, t("next.sampling")), sliders, facts, line)),
@@ -278,6 +279,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
 function known(models, id) {
   const language = models.filter(model => model.kind === "language");
+  if (!language.length) throw new Error(t("next.none"));
   return (language.find(model => model.id === id) ?? language[0]).id;
 }
 

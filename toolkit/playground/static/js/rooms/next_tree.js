@@ -37,7 +37,7 @@ export function mountTree({ params, signal, setParams, request }) {
     }
   }
 
-  return h("section", { class: "card stack", "aria-labelledby": "next-tree" },
+  return h("section", { class: "card stack live", "aria-labelledby": "next-tree" },
     h("h2", { id: "next-tree" }, t("next.tree")), h("p", { class: "note" }, t("next.tree.note")),
     h("div", { class: "sliders tree-controls" },
       slider(t("next.tree.count"), { min: 20, max: 500, step: 10, value: chosen.count, id: "tree-count", format: number,

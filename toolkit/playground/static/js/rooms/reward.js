@@ -32,6 +32,7 @@ export async function mount(root, { params, models, signal, setParams }) {
 
   async function open() {
     show(verdict, h("p", { class: "busy note" }, t("models.loading")));
+    show(lengths, h("p", { class: "busy note" }, t("models.loading")));
     known = await post("/api/reward/open", { model: state.model }, { signal });
     if (params.prompt === undefined && params.answer === undefined && !answer.value) {
       const first = known.examples[0];
@@ -128,7 +129,7 @@ export async function mount(root, { params, models, signal, setParams }) {
         drawDetail(found, text);
       } }),
       h("p", { class: "legend note" }, h("span", {}, h("i", { class: "up" }), t("reward.up")), h("span", {}, h("i", { class: "down" }), t("reward.down"))),
-      numbers([t("reward.table.word"), t("reward.table.effect"), t("reward.table.score")], found.words.map(one => [one.text, points(one.effect, { signed: true }), points(one.score)])));
+      numbers([t("reward.table.word"), t("reward.table.effect"), t("reward.table.score")], found.words.map(one => [one.text, points(one.effect, { signed: true }), points(one.score)]), { title: t("reward.words") }));
       if (focus !== undefined) words.querySelectorAll(".word")[focus]?.focus();
     };
     draw();
@@ -162,10 +163,10 @@ export async function mount(root, { params, models, signal, setParams }) {
         { name: t("reward.ended"), points: taste.cut.map(([count, ended]) => [count, ended]) },
         { name: t("reward.unended"), points: taste.cut.map(([count, , unended]) => [count, unended]) },
       ], { ...axes, title: t("reward.lengths.cut") }),
-      numbers([t("reward.words.axis"), t("reward.ended"), t("reward.unended")], taste.cut.map(([count, ended, unended]) => [number(count), points(ended), points(unended)]))),
+      numbers([t("reward.words.axis"), t("reward.ended"), t("reward.unended")], taste.cut.map(([count, ended, unended]) => [number(count), points(ended), points(unended)]), { title: t("reward.lengths.cut") })),
       h("div", {}, taste.repeated.length
         ? [lines([{ name: t("reward.score"), points: taste.repeated }], { ...axes, title: t("reward.lengths.repeated") }),
-          numbers([t("reward.words.axis"), t("reward.score")], taste.repeated.map(([count, score]) => [number(count), points(score)]))]
+          numbers([t("reward.words.axis"), t("reward.score")], taste.repeated.map(([count, score]) => [number(count), points(score)]), { title: t("reward.lengths.repeated") })]
         : h("p", { class: "note" }, t("reward.lengths.none"))));
   }
 
@@ -252,7 +253,7 @@ export async function mount(root, { params, models, signal, setParams }) {
           { name: t("reward.bestof.score"), points: found.best_of.map(([n, by]) => [n, by]) },
           { name: t("reward.bestof.judge", { judge }), points: found.best_of.map(([n, , by]) => [n, by]), color: "var(--green)" },
         ], { title: t("reward.bestof", { judge }), width: wide, height: 250, logX: true, xTicks: found.best_of.map(([n]) => [n, number(n)]), x: t("reward.bestof.axis"), format: value => number(value, 2) }),
-        numbers([t("reward.bestof.axis"), t("reward.bestof.score"), t("reward.bestof.judge", { judge })], found.best_of.map(([n, a, b]) => [number(n), points(a), points(b)])))),
+        numbers([t("reward.bestof.axis"), t("reward.bestof.score"), t("reward.bestof.judge", { judge })], found.best_of.map(([n, a, b]) => [number(n), points(a), points(b)]), { title: t("reward.bestof", { judge }) }))),
       h("p", { class: "note" }, t("reward.exploit")),
       samplesTable(all, judge));
   }

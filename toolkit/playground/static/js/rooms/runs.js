@@ -264,7 +264,8 @@ function settingsCard(details, names) {
   const tables = details.map(one => new Map(one.settings));
   const keys = [...new Set(tables.flatMap(one => [...one.keys()]))];
   const differs = key => tables.length > 1 && !same(tables.map(one => one.get(key) ?? null));
-  const table = (shown, marked) => h("div", { class: "scroll runs-table", tabindex: "0", role: "region", "aria-label": t("runs.settings") }, h("table", { class: "settings" },
+  const table = (shown, marked) => h("div", { class: "scroll runs-table", tabindex: "0", role: "region",
+    "aria-label": t(marked ? "runs.settings.differ" : "runs.settings.equal", { count: shown.length }) }, h("table", { class: "settings" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t("runs.settings.key")), names.map((name, index) => h("th", { scope: "col" },
       names.length > 1 ? h("span", { class: "runs-mark", css: { "--mark": COLORS[index] } }, name) : t("runs.settings.value"))))),
     h("tbody", {}, shown.map(key => h("tr", { class: marked ? "differs" : "" }, h("th", { scope: "row", class: "mono" }, key),

@@ -13,7 +13,7 @@ export function mount(root, { params, models, signal, setParams }) {
   const asked = (params.models ?? "").split(",").filter(id => language.includes(id));
   const state = {
     models: asked.length ? asked : language.slice(0, 1),
-    text: params.text ?? (params.long ? recall("surprise.text", "") : t("surprise.example.story.text")),
+    text: params.text ?? (params.empty ? "" : params.long ? recall("surprise.text", "") : t("surprise.example.story.text")),
     prompt: params.prompt ?? "", end: params.end === "1", measure: params.measure ?? "bits", against: params.against ?? "first",
   };
   let found = null, place = 0, running = null;
@@ -29,7 +29,7 @@ export function mount(root, { params, models, signal, setParams }) {
     const long = state.text.length > LONGEST_IN_ADDRESS;
     if (long) remember("surprise.text", state.text);
     setParams({
-      models: state.models.join(","), text: long ? "" : state.text, long: long ? 1 : "", prompt: state.prompt, end: state.end ? 1 : "",
+      models: state.models.join(","), text: long ? "" : state.text, long: long ? 1 : "", empty: state.text ? "" : 1, prompt: state.prompt, end: state.end ? 1 : "",
       measure: state.measure === "bits" ? "" : state.measure, against: state.against === "first" ? "" : state.against,
     });
   }
@@ -199,9 +199,9 @@ export function mount(root, { params, models, signal, setParams }) {
     h("div", { class: "stack" },
       h("div", { class: "card stack" },
         modelPicker(models, state.models, chosen => { state.models = chosen; read(); }, { multiple: true }),
-        h("label", { class: "field" }, t("surprise.prompt"), prompt),
-        h("label", { class: "field" }, label, text),
-        h("div", { class: "row" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => example(name) }, t(`surprise.example.${name}`))),
+        h("label", { class: "field live" }, t("surprise.prompt"), prompt),
+        h("label", { class: "field live" }, label, text),
+        h("div", { class: "row live" }, EXAMPLES.map(name => h("button", { type: "button", onclick: () => example(name) }, t(`surprise.example.${name}`))),
           h("label", { class: "check" }, end, t("surprise.end"))),
         status),
       result));

@@ -51,7 +51,8 @@ export async function mount(root, context) {
   const inner = h("div", { class: `room room-${room} embedded` });
   show(stageBox, inner);
   const { mount: mountRoom } = await import(`./${room}.js`);
-  await mountRoom(inner, { params: stringified(given), models, signal, setParams: () => {}, embedded: true });
+  const inside = stringified(given);
+  await mountRoom(inner, { params: inside, models, signal, setParams: changed => Object.assign(inside, changed) });
   inner.querySelector("h1")?.remove();
   inner.querySelector(".lead")?.remove();
 }

@@ -1,0 +1,116 @@
+"""The page is served before torch is imported, and shows its models while they load."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from tests.playground.conftest import Server, serving
+from tests.playground.test_chat import asked
+from tests.playground.test_load import sent
+from toolkit.base.errors import ToolkitError
+from toolkit.playground.library import Entry, Library, Loader, entries_of
+
+
+def test_the_server_imports_no_large_library_before_it_serves():
+    code = (
+        "import sys, toolkit.playground.serve, toolkit.playground.library\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'scipy') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_the_page_answers_while_torch_is_imported(model_folder, tmp_path):
+    command = [sys.executable, "-m", "toolkit", "playground", str(model_folder), "--port", "0"]
+    command += ["--feedback", str(tmp_path / "feedback.sqlite")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        server = Server(int(address.rstrip("/").rpartition(":")[2]), tmp_path)
+        with closing(sent(server, asked(model_folder, "x"))) as chat:
+            assert server.request("GET", "/")[0] == server.request("GET", "/js/main.js")[0] == 200
+            (listed,) = server.get("/api/models")["models"]
+            assert (listed["state"], listed["parameters"]) == ("closed", None)
+            assert select.select([chat], [], [], 0)[0] == []  # it still waits for torch
+            found = b""
+            while b'"done"' not in found:
+                found += chat.recv(4096)
+        (listed,) = server.get("/api/models")["models"]
+        assert listed["state"] == "ready" and listed["parameters"] > 0
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def library_of(*references: str) -> Library:
+    return Library([Entry(name, name, None, "language") for name in references])
+
+
+def test_a_model_loads_once_and_is_loading_meanwhile(monkeypatch):
+    opened, go = [], threading.Event()
+
+    def slowly(name):
+        go.wait(20)
+        opened.append(name)
+        return object()
+
+    monkeypatch.setattr("toolkit.inference.opening.open_model", slowly)
+    library = library_of("a", "b")
+    futures = [library.opening(name) for name in ("a", "b", "a", "a")]
+    assert library.state("a") == library.state("b") == "loading" and library.loaded("a") is None
+    assert not futures[0].cancel()  # others wait for it, too
+    go.set()
+    engines = [future.result(20) for future in futures]
+    assert engines[0] is engines[2] is engines[3] is library.loaded("a") and opened == ["a", "b"]
+    assert library.state("a") == "ready"
+
+
+def test_a_model_loads_before_what_may_come_later():
+    loader, done, go = Loader(), [], threading.Event()
+    first = loader.submit(lambda: go.wait(20))
+    later = [loader.submit(lambda n=n: done.append(n), later=True) for n in range(2)]
+    model = loader.submit(lambda: done.append("model"))
+    go.set()
+    assert first.result(20)
+    for future in (*later, model):
+        future.result(20)
+    assert done == ["model", 0, 1]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_others_load(monkeypatch):
+    def load(name):
+        if name == "broken":
+            raise RuntimeError("size mismatch")
+        return object()
+
+    monkeypatch.setattr("toolkit.inference.opening.open_model", load)
+    library = library_of("broken", "fine")
+    with pytest.raises(ToolkitError, match="cannot be loaded: size mismatch"):
+        library.engine("broken")
+    assert library.engine("fine") is not None
+    assert (library.state("broken"), library.state("fine")) == ("failed", "ready")
+
+
+def test_a_folder_that_cannot_be_loaded_is_an_error_of_its_requests(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with serving([str(tmp_path / "empty")], tmp_path) as server:
+        status, error = server.refused("/api/models/open", {"model": str(tmp_path / "empty")})
+        assert status == 422 and error["what"]
+        events = server.events("/api/chat", asked(tmp_path / "empty", "x"))
+        assert events[-1]["event"] == "error" and events[-1]["error"]["what"] == error["what"]
+
+
+def test_reward_models_are_known_by_their_files(tmp_path):
+    for name, architecture in (("reward", "GPT2ForSequenceClassification"), ("chat", "LlamaForCausalLM")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
+    entries = entries_of([str(tmp_path / "reward"), str(tmp_path / "chat"), "owner/model"], tmp_path)
+    assert [entry.kind for entry in entries] == ["reward", "language", "language"]
