@@ -283,7 +283,7 @@ async def vote(request: Request, given: VoteRequest) -> dict[str, Any]:
 async def skip(request: Request, given: SkipRequest) -> dict[str, Any]:
     """Show another pair next."""
     contest, _ = await run_in_threadpool(comparisons(request).contest, given.settings())
-    contest.skip(given.voter, given.item)
+    await run_in_threadpool(contest.skip, given.voter, given.item)
     return contest.progress(given.voter)
 
 
