@@ -118,7 +118,7 @@ def test_killed_run_of_a_real_process_resumes_to_the_same_end(tmp_path):
     command.send(signal.SIGKILL)
     assert command.end().status == -signal.SIGKILL and not seal.is_sealed(run)
     end = Command.start(arguments, tmp_path / "2.txt", variables={}).end()
-    assert end.status == 0 and "resuming" in end.output and seal.verify(run) == []
+    assert end.status == 0 and "not finished yet" in end.output and seal.verify(run) == []
 
 
 @pytest.mark.slow

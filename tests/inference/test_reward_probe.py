@@ -18,7 +18,7 @@ from transformers import (
 
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import fitting, template
 from toolkit.inference import reward_probe
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
@@ -146,7 +146,7 @@ def test_samples_are_those_of_the_ppo_stage_s_sampler(tiny_model, tiny_tokenizer
     opened = OpenModel(tiny_model, tiny_tokenizer, True)
     settings = GenerationSettings(max_new_tokens=8, temperature=1.0, top_k=0, top_p=1.0, seed=5)
     found = [*itertools.chain(*reward_probe.sample_answers(opened, PROMPT, count=18, settings=settings))]
-    ids = template.prompt_ids(tiny_tokenizer, [{"role": "user", "content": PROMPT}])
+    ids = fitting.prompt_ids(tiny_tokenizer, [{"role": "user", "content": PROMPT}])
     seeds = [derive(5, "reward room", number) for number in range(18)]
     ends = StopTokens.of(tiny_model, tiny_tokenizer).ids
     expected = generate(

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, LlamaConfig,
 from tests.foreign_tokenizers import byte_level
 from toolkit.base.errors import ToolkitError
 from toolkit.evaluate.reward_models import are_reward_models
+from toolkit.models import checkpoint_folder
 from toolkit.models.loading import load_causal_lm, load_reward_model, save_model
 from toolkit.models.tokenizer_loading import load_tokenizer
 
@@ -155,7 +156,6 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         (weights(LFS), "pointer of Git LFS", "git lfs pull"),
         (other_weights("tf_model.h5"), "safetensors: they are of TensorFlow", "save_pretrained"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights", "copy model.safetensors"),
-        (other_weights("q4.gguf"), "GGUF file .q4.gguf.", "pip install gguf"),
         (two_gguf_files, "2 GGUF files, such as a.gguf and b.gguf", "folder of its own"),
         (model_and_adapter, "a model and an adapter", "folder of their own"),
         (unread("tokenizer.json"), "tokenizer.json: is not JSON", "copy the file again"),
@@ -171,6 +171,14 @@ def test_advice_fits_the_damage(folder, damage, words, advice):
     with pytest.raises(ToolkitError, match=words) as caught:
         load_causal_lm((str(folder), None))
     assert caught.value.where.startswith(str(folder)) and advice in caught.value.fix
+
+
+def test_a_gguf_file_without_the_package_gguf_says_what_to_install(folder, monkeypatch):
+    other_weights("q4.gguf")(folder)
+    monkeypatch.setattr(checkpoint_folder, "find_spec", lambda name: None)
+    with pytest.raises(ToolkitError, match="GGUF file .q4.gguf.") as caught:
+        load_causal_lm((str(folder), None))
+    assert "pip install gguf" in caught.value.fix
 
 
 def test_sharded_weights_load(folder, llama):

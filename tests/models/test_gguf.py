@@ -1,16 +1,14 @@
-"""A folder with a GGUF file is a model. Runs where the package gguf is installed."""
+"""A folder with a GGUF file is a model."""
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
-import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.foreign_tokenizers import byte_level
 from toolkit.models.loading import is_classifier, load_causal_lm, save_model
-
-gguf = pytest.importorskip("gguf")
 
 HEADS = 2
 NAMES = {

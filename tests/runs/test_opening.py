@@ -510,6 +510,7 @@ def test_changed_fact_of_an_interrupted_run_is_refused(runs):
     """A decision of its first attempt, such as the precision, would silently change the rest."""
     with open_run(tokenizer(), runs_dir=runs) as run:
         run.decide("precision", "bf16")
+        checkpoint.save(run, 1, touch_state, keep=1)
     path = run.path / "manifest.json"
     path.write_text(path.read_text().replace('"bf16"', '"fp32"'))
     with (

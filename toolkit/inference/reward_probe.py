@@ -15,7 +15,7 @@ import numpy as np
 
 from toolkit.base.errors import UsageError
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import fitting, template
 from toolkit.inference import sampling
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
@@ -93,7 +93,7 @@ def token_count(opened: OpenModel, prompt: str, answer: str) -> int:
     read = prompt_of(opened, prompt)
     if isinstance(read, str):
         return sum(len(template.encode_text(opened.tokenizer, text)) for text in (prompt, answer)) + 1
-    return sum(len(ids) for ids in template.example_ids(opened.tokenizer, read, answer))
+    return sum(len(ids) for ids in fitting.example_ids(opened.tokenizer, read, answer))
 
 
 def is_cut(opened: OpenModel, prompt: str, answer: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, template
 from toolkit.data.text import lost_text
 from toolkit.inference.logprobs import start_id, token_logits
 from toolkit.inference.opening import OpenModel
@@ -61,7 +61,8 @@ class Reading:
             start, end = start_id(opened.model, tokenizer), tokenizer.eos_token_id
             context = [] if start is None else [start]
         elif tokenizer.chat_template:
-            context, end = opened.chat_ids([{"role": "user", "content": prompt}]), template.end_id(tokenizer)
+            context = opened.chat_ids([{"role": "user", "content": prompt}])
+            end = answer_end.end_id(tokenizer)
         else:
             raise UsageError(
                 "the model has no chat template, so it answers no prompt", fix="leave out the prompt"

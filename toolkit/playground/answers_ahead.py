@@ -16,7 +16,7 @@ from typing import Any
 
 from toolkit.base.errors import ToolkitError
 from toolkit.base.rng import derive
-from toolkit.data.chat import template
+from toolkit.data.chat import answer_end, fitting
 from toolkit.inference import sampling
 from toolkit.inference.engine import Finished, Token, answer
 from toolkit.inference.generation import GenerationSettings
@@ -209,7 +209,7 @@ def _batch(
         seed=[derive(seed, *one.stream) for one in asked],
         **GenerationSettings(limit, settings.temperature).for_model(opened),
     )
-    texts = [template.decode_answer(opened.tokenizer, ids) for ids in sampled.ids]
+    texts = [answer_end.decode_answer(opened.tokenizer, ids) for ids in sampled.ids]
     return [_Answered(text, ended) for text, ended in zip(texts, sampled.ended, strict=True)]
 
 
@@ -229,7 +229,7 @@ def _single(
             finished = event
     if finished is None or finished.reason == "cancelled":
         return None
-    return _Answered(template.decode_answer(opened.tokenizer, tokens), finished.reason == "stop")
+    return _Answered(answer_end.decode_answer(opened.tokenizer, tokens), finished.reason == "stop")
 
 
 def _limit(opened: OpenModel, settings: ContestSettings) -> int:
@@ -245,6 +245,6 @@ def _prompt_ids(opened: OpenModel, prompt: list[Message], limit: int) -> list[in
     """
     room = None if opened.context_length is None else opened.context_length - limit
     if opened.tokenizer.chat_template:
-        return template.prompt_ids(opened.tokenizer, prompt, max_tokens=room)
+        return fitting.prompt_ids(opened.tokenizer, prompt, max_tokens=room)
     ids = opened.text_ids("\n\n".join(message["content"] for message in prompt))
     return ids if room is None else ids[-room:]
