@@ -73,6 +73,18 @@ def test_references_resolve_from_another_directory(tmp_path, corpus):
         assert references.resolve(reference, runs_dir=elsewhere).resolve() == parent.resolve()
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_preferences_of_a_run_stay_a_data_source(tmp_path, corpus, several):
+    """A run of preferences is the name of a source, beside its other settings."""
+    source = schema.DataSource(name="runs/t/preferences", on_bad_row="skip")
+    sources = [schema.DataSource(name="pairs.jsonl"), source] if several else [source]
+    parents = {"data[1]" if several else "data": corpus, "model": corpus}
+    recipe = schema.DpoRecipe(stage="dpo", model="runs/t/sft", data=sources)
+    run = a_run(tmp_path / "runs" / "t" / "dpo", recipe, parents)
+    assert rebuild.recipe(run, runs_dir=tmp_path / "elsewhere").data == recipe.data
+    assert (tmp_path / "elsewhere" / "t" / "preferences").resolve() == corpus.resolve()
+
+
 def test_hub_models_keep_the_commit_that_the_run_recorded(tmp_path):
     commit = "c" * 40
     facts = {"hub_commits": {"org/tokenizer": commit, "org/one@main": commit}}

@@ -126,12 +126,15 @@ def _without_defaults(cls: type[BaseModel], values: dict[str, Any]) -> dict[str,
 
 
 def _set_nested(settings: dict[str, Any], key: str, value: str) -> None:
-    """Set a nested setting such as `win_rate.baseline` or `models[0]`."""
+    """Set a nested setting such as `win_rate.baseline` or `models[0]`; of a data source its name."""
     *parents, last = [int(part) if part.isdigit() else part for part in re.findall(r"\w+", key)]
     container: Any = settings
     for part in parents:
         container = container[part]
-    container[last] = value
+    if isinstance(container[last], dict):
+        container[last] = {**container[last], "name": value}
+    else:
+        container[last] = value
 
 
 def _link_parent(parent: Path, reference: str, runs_dir: Path) -> str:
