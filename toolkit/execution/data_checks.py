@@ -144,11 +144,11 @@ def _model_here(loaded: LoadedRecipe, runs_dir: Path) -> tuple[str, str | None] 
 
 
 def _tokenizer(loaded: LoadedRecipe, reference: tuple[str, str | None]) -> PreTrainedTokenizerBase:
-    from toolkit.data.chat import template
+    from toolkit.data.chat import answer_end, template
     from toolkit.models.tokenizer_loading import load_tokenizer
 
     tokenizer = load_tokenizer(reference)
     if isinstance(loaded.recipe, SftRecipe):
         template.configure(tokenizer, loaded.recipe.chat_template)
-        template.require_answers(tokenizer)
+        answer_end.require_answers(tokenizer)
     return tokenizer
