@@ -179,7 +179,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
   function totals() {
     const several = found.models.length > 1, first = found.models[0];
-    const sum = list => (list ? number(list.reduce((a, b) => a + b, 0), 2) : "–");
+    const sum = list => (list ? fixed(list.reduce((a, b) => a + b, 0), 2) : "–");
     const head = ["model", "bits", "per_byte", "perplexity", ...(several ? ["ratio", "kl"] : []), ...(found.truth ? ["excess"] : [])];
     const all = [...(found.truth ? [[found.truth, -1]] : []), ...found.models.map((row, index) => [row, index])];
     const rows = all.map(([row, index]) => h("tr", {}, h("th", { scope: "row" }, row.model ?? t("surprise.truth")),
