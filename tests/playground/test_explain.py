@@ -69,6 +69,13 @@ def test_the_page_holds_every_position_and_head_and_may_load_nothing(output, mod
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+def test_reward_models_alone_are_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2ForSequenceClassification"]}')
+    assert main(["explain", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 2
+    assert "there is no language model among them" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 360])
 def test_a_browser_shows_the_page_without_a_server(page, axe, output, width):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.playground.conftest import serving
 
 POLICY = "default-src 'self'"
@@ -51,3 +53,21 @@ def test_a_token_is_asked_for_and_kept_in_a_cookie(model_folder, tmp_path):
 
 def test_a_request_that_is_too_long_is_refused(server):
     assert server.request("POST", "/api/next", {"model": "x", "text": "a" * (2 << 20)})[0] == 413
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_the_rooms_do_not_disturb_each_other(model_folder, tmp_path, order):
+    name, text = str(model_folder), "a fox"
+    requests = [
+        ("POST", "/api/next", {"model": name, "text": text}),
+        ("POST", "/api/surprise", {"models": [name], "text": text}),
+        ("POST", "/api/attention", {"model": name, "text": text}),
+        ("GET", "/api/attention/kept", None),
+        ("POST", "/api/compare/setup", {"models": [name]}),
+        ("GET", "/api/runs", None),
+        ("POST", "/api/chat/open", {"model": name}),
+    ]
+    with serving([name], tmp_path) as running:
+        for method, path, body in requests[::order]:
+            status, _, answer = running.request(method, path, body)
+            assert status == 200 and b'"event": "error"' not in answer, (path, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ import pytest
 from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
 from tests.playground.test_load import sent
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.playground.library import Entry, Library, Loader, entries_of
+from toolkit.playground.serve import listen
 
 
 def test_the_server_imports_no_large_library_before_it_serves():
@@ -101,6 +103,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_load(monkeypatch):
 
 def test_a_folder_that_cannot_be_loaded_is_an_error_of_its_requests(tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
     with serving([str(tmp_path / "empty")], tmp_path) as server:
         status, error = server.refused("/api/models/open", {"model": str(tmp_path / "empty")})
         assert status == 422 and error["what"]
@@ -114,3 +117,38 @@ def test_reward_models_are_known_by_their_files(tmp_path):
         (tmp_path / name / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
     entries = entries_of([str(tmp_path / "reward"), str(tmp_path / "chat"), "owner/model"], tmp_path)
     assert [entry.kind for entry in entries] == ["reward", "language", "language"]
+
+
+def test_a_run_is_named_as_the_page_calls_it_or_by_its_folder(model_folder, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    shutil.copytree(model_folder, tmp_path / "tiny" / "sft")
+    (named,), (folder,) = entries_of(["tiny/sft"], tmp_path), entries_of([f"{tmp_path}/tiny/sft/"], tmp_path)
+    assert (named.id, named.reference) == ("tiny/sft", str(tmp_path / "tiny" / "sft"))
+    assert (folder.id, folder.reference) == (str(tmp_path / "tiny" / "sft"), str(tmp_path / "tiny" / "sft"))
+    (hub,) = entries_of(["owner/model"], tmp_path)
+    assert (hub.id, hub.reference) == ("owner/model", "owner/model")
+
+
+@pytest.mark.parametrize(
+    ("names", "problem", "fix"),
+    [
+        (["runs/tiny/sft"], "there is no such folder", "name a run, a model folder or a Hub id"),
+        (["/nowhere"], "there is no such folder", "name a run"),
+        (["."], "there is no model in this folder", "toolkit playground --runs-dir ."),
+        ([], "there is no finished run with a model", "toolkit run recipes/tiny"),
+    ],
+)
+def test_what_cannot_be_a_model_is_told_before_the_page_opens(tmp_path, monkeypatch, names, problem, fix):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=problem) as caught:
+        entries_of(names, tmp_path / "runs")
+    assert fix in caught.value.fix
+
+
+def test_an_address_that_cannot_be_used_is_told_with_what_to_change(server):
+    with pytest.raises(ToolkitError, match="in use") as caught:
+        listen("127.0.0.1", server.port)
+    assert "--port" in caught.value.fix
+    with pytest.raises(ToolkitError, match="cannot listen") as caught:
+        listen("192.0.2.1", 0)  # reserved for documentation: no machine has it
+    assert "--host" in caught.value.fix

@@ -13,10 +13,11 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.files import write_atomic
 from toolkit.base.progress import Progress
 from toolkit.playground import pages
@@ -50,6 +51,7 @@ class Recorder:
     def __init__(self, library: Library):
         self._app = Playground(library, ServerSettings(Path(), Path()))
         self.answers: dict[str, Any] = {}
+        self._thread = ThreadPoolExecutor(1)  # the caller's may have an event loop, as in a notebook
 
     def ask(self, path: str, body: dict[str, Any] | None) -> Any:
         """Return the answer to a request, and keep it: an object, or the list of the events of a stream.
@@ -57,7 +59,7 @@ class Recorder:
         Raises:
             ToolkitError: what the server answers with instead.
         """
-        status, text = asyncio.run(self._request(path, body))
+        status, text = self._thread.submit(asyncio.run, self._request(path, body)).result()
         lines = [json.loads(line) for line in text.splitlines()]
         failed = next((line["error"] for line in lines if "error" in line), None)
         if failed is not None or status != 200:
@@ -101,10 +103,13 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
     """Write the page about models and a text to `output`.
 
     Raises:
+        UsageError: none of the models is a language model.
         ToolkitError: a model cannot be loaded or compared, or the text is too short or too long.
     """
     library = Library(entries_of(models, Path("runs")))
     names = [entry.id for entry in library.entries.values() if entry.kind == "language"]
+    if not names:
+        raise UsageError("there is no language model among them", where=", ".join(models))
     recorder = Recorder(library)
     for name in names:
         recorder.ask("/api/models/open", {"model": name})

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from toolkit.base import files
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.config import registry
+from toolkit.config.inputs import is_local
 from toolkit.config.registry import Product
 from toolkit.inference.engine import Engine
 from toolkit.runs import index, layout, seal
@@ -180,11 +181,12 @@ def _opened(entry: Entry) -> Engine:
 def entries_of(models: list[str], runs_dir: Path) -> list[Entry]:
     """Return the entries of the models that were named, or of all sealed runs below `runs_dir`.
 
+    A name is a folder, a run as it is called below `runs_dir` (`tiny/sft`), or a Hub id.
+
     Raises:
-        RunError: no model is named, and `runs_dir` does not exist.
-        UsageError: there is no model at all.
+        UsageError: a folder that is named does not exist or holds no model, or there is no model at all.
     """
-    found = [_named(name) for name in models] if models else _of_runs(runs_dir)
+    found = [_named(name, runs_dir) for name in models] if models else _of_runs(runs_dir)
     if not found:
         raise UsageError(
             "there is no finished run with a model",
@@ -194,13 +196,29 @@ def entries_of(models: list[str], runs_dir: Path) -> list[Entry]:
     return found
 
 
-def _named(name: str) -> Entry:
-    path = Path(name)
+def _named(name: str, runs_dir: Path) -> Entry:
+    path = Path(name).expanduser()
+    if not path.is_dir() and (runs_dir / path).is_dir():
+        path = runs_dir / path
+    if not path.is_dir():
+        if is_local(name, kind="model"):
+            raise UsageError(
+                "there is no such folder",
+                where=name,
+                fix="name a run, a model folder or a Hub id",
+            )
+        return Entry(name, name, None, "language")
+    run = seal.run_of(path)
     folder = path / layout.MODEL if (path / layout.MODEL).is_dir() else path
-    run = seal.run_of(folder) if folder.is_dir() else None
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            "there is no model in this folder",
+            where=name,
+            fix=f"`toolkit playground --runs-dir {name}` shows the models of the runs below a folder",
+        )
     stage = files.read_json(run / layout.MANIFEST)["stage"] if run else None
     is_reward = stage == "reward" if run else _is_classifier(folder)
-    return Entry(name.rstrip("/"), name, stage, "reward" if is_reward else "language")
+    return Entry(name.rstrip("/"), str(path), stage, "reward" if is_reward else "language")
 
 
 def _is_classifier(folder: Path) -> bool:
@@ -211,6 +229,8 @@ def _is_classifier(folder: Path) -> bool:
 
 
 def _of_runs(runs_dir: Path) -> list[Entry]:
+    if not runs_dir.is_dir():
+        return []
     runs = [run for run in index.list_runs(runs_dir) if seal.is_sealed(run.path)]
     order = [*registry.makers(Product.LANGUAGE_MODEL), *registry.makers(Product.REWARD_MODEL)]
     runs = sorted((run for run in runs if run.stage in order),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 import webbrowser
@@ -55,7 +56,8 @@ def serve_command(
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
     playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
-    tell(f"{len(library.entries)} models; votes: {feedback}; Ctrl-C ends")
+    count = len(library.entries)
+    tell(f"{count} {'model' if count == 1 else 'models'}; votes: {feedback}; Ctrl-C ends")
     announce(shown)
     if open:
         webbrowser.open(shown)
@@ -107,9 +109,11 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)  # a browser that comes before the server runs waits instead of failing
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ToolkitError(
-            f"cannot listen: {error}",
-            where=f"{host}:{port}",
-            fix="give another --port, or --port 0 for a free one",
-        ) from error
+        of_host = isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL
+        fix = (
+            "give an address of this machine as --host"
+            if of_host
+            else "give another --port, or --port 0 for a free one"
+        )
+        raise ToolkitError(f"cannot listen: {error}", where=f"{host}:{port}", fix=fix) from error
     return listener

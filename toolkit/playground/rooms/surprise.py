@@ -96,9 +96,9 @@ async def _events(request: Request, given: SurpriseRequest) -> AsyncIterator[dic
 
 def _slots(request: Request) -> asyncio.Semaphore:
     state = request.app.state
-    if not hasattr(state, "comparisons"):
-        state.comparisons = asyncio.Semaphore(COMPARISONS)
-    slots: asyncio.Semaphore = state.comparisons
+    if not hasattr(state, "surprise_slots"):
+        state.surprise_slots = asyncio.Semaphore(COMPARISONS)
+    slots: asyncio.Semaphore = state.surprise_slots
     return slots
 
 

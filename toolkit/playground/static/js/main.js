@@ -47,7 +47,9 @@ async function switchLanguage() {
   const next = current() === "en" ? "ja" : "en";
   await useLanguage(next);
   remember("language", next);
-  await enter();
+  const entered = enter();
+  document.querySelector(".bar .tools button").focus();  // the bar was drawn again
+  await entered;
 }
 
 function switchTheme() {
@@ -65,5 +67,11 @@ document.getElementById("skip").addEventListener("click", event => {
   main.focus();
 });
 await useLanguage(recall("language") ?? (navigator.language.startsWith("ja") ? "ja" : "en"));
-addEventListener("hashchange", enter);
+addEventListener("hashchange", event => {
+  if (event.isTrusted) {  // a person went to another place: it begins at its top, for the eye and for the keyboard
+    scrollTo(0, 0);
+    main.focus({ preventScroll: true });
+  }
+  enter();
+});
 await enter();

@@ -45,9 +45,9 @@ export function modelPicker(models, chosen, onchange, { multiple = false, kind =
   return chips(t(multiple ? "models.several" : "models.one"), options, chosen, onchange, { multiple, name: "models" });
 }
 
-/** A table of a chart's numbers, folded under the chart for everybody, and read out by screen readers. `title` tells several apart. */
-export function numbers(headings, rows, { title = t("chart.table") } = {}) {
-  return h("details", {}, h("summary", {}, t("chart.table")),
+/** A table of a chart's numbers, folded under the chart for everybody, and read out by screen readers. `title` tells several apart; `summary` opens it. */
+export function numbers(headings, rows, { title = t("chart.table"), summary = t("chart.table") } = {}) {
+  return h("details", {}, h("summary", {}, summary),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, h("table", {},
       h("thead", {}, h("tr", {}, headings.map(text => h("th", { scope: "col" }, text)))),
       h("tbody", {}, rows.map(row => h("tr", {}, row.map((cell, index) => index ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));

@@ -30,7 +30,7 @@ export function mount(root, { params, models, signal, setParams }) {
   let found = null, drawn = null, busy = 0, latest = 0;
 
   const strip = h("div", { class: "strip serif", role: "group", "aria-label": t("next.tokens") });
-  const result = h("div"), facts = h("div"), line = h("div"), steps = h("div"), failure = h("div");
+  const result = h("div", {}, h("h2", {}, t("next.after"))), facts = h("div"), line = h("div"), steps = h("div"), failure = h("div");
   const said = h("p", { class: "unseen", role: "status" });
   const waiting = h("span", { class: "note", role: "status" });
   const text = h("textarea", { id: "next-text", value: state.text, oninput: debounced(() => start(text.value)) });
@@ -38,10 +38,10 @@ export function mount(root, { params, models, signal, setParams }) {
   const chatBox = h("label", { class: "check", hidden: true }, chat, t("next.chat"));
   const seed = h("input", { type: "number", value: state.seed, step: 1, onchange: () => { state.seed = Math.trunc(+seed.value) || 0; predict(); } });
   const act = {
-    top: h("button", { type: "button", onclick: () => append(found.candidates[0], "top") }, t("next.top")),
-    draw: h("button", { type: "button", class: "primary", onclick: draw }, t("next.draw")),
-    undo: h("button", { type: "button", onclick: undo }, t("next.undo")),
-    again: h("button", { type: "button", onclick: () => start(text.value) }, t("next.again")),
+    top: h("button", { type: "button", disabled: true, onclick: () => append(found.candidates[0], "top") }, t("next.top")),
+    draw: h("button", { type: "button", class: "primary", disabled: true, onclick: draw }, t("next.draw")),
+    undo: h("button", { type: "button", disabled: true, onclick: undo }, t("next.undo")),
+    again: h("button", { type: "button", disabled: true, onclick: () => start(text.value) }, t("next.again")),
   };
   const tree = mountTree({ params, signal, setParams, request: () => prompt() });
 

@@ -87,7 +87,7 @@ export function lineage({ nodes, edges }, chosen, { narrow }) {
       s("svg", { class: "lineage", viewBox: `0 0 ${size[0]} ${size[1]}`, width: size[0], height: size[1], role: "group", "aria-label": t("runs.lineage") },
         drawnEdges, drawnNodes)),
     edges.some(edge => edge.changed) && h("p", { class: "note changed-note" }, t("runs.lineage.note")),
-    numbers([t("runs.lineage.run"), t("runs.lineage.from"), t("runs.lineage.key")], edges.map(edge => [edge.child, edge.parent, edge.keys.join(", ")]), { title: t("runs.lineage.table") }));
+    numbers([t("runs.lineage.run"), t("runs.lineage.from"), t("runs.lineage.key")], edges.map(edge => [edge.child, edge.parent, edge.keys.join(", ")]), { title: t("runs.lineage.table"), summary: t("runs.lineage.table") }));
 }
 
 /** Edges over other nodes of their row are drawn as arcs above it: the room that they need, and the height of each. */

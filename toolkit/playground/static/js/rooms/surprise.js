@@ -171,7 +171,7 @@ export function mount(root, { params, models, signal, setParams }) {
     });
     const truth = found.truth && h("tr", {}, h("th", { scope: "row" }, t("surprise.truth")), h("td", {}, share(found.truth.bits[i])), h("td", {}, fixed(found.truth.bits[i], 2)),
       head.slice(3).map(() => h("td", {}, "–")));
-    show(detail, h("h3", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i)),
+    show(detail, h("h2", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i)),
       h("span", { class: "note" }, t("surprise.detail"))),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("surprise.detail.token", { place: i + 1, of: found.tokens.length }) }, h("table", {},
         h("thead", {}, h("tr", {}, head.map(key => h("th", { scope: "col" }, t(`surprise.column.${key}`))))), h("tbody", {}, truth, rows))));
@@ -179,7 +179,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
   function totals() {
     const several = found.models.length > 1, first = found.models[0];
-    const sum = list => (list ? number(list.reduce((a, b) => a + b, 0), 2) : "–");
+    const sum = list => (list ? fixed(list.reduce((a, b) => a + b, 0), 2) : "–");
     const head = ["model", "bits", "per_byte", "perplexity", ...(several ? ["ratio", "kl"] : []), ...(found.truth ? ["excess"] : [])];
     const all = [...(found.truth ? [[found.truth, -1]] : []), ...found.models.map((row, index) => [row, index])];
     const rows = all.map(([row, index]) => h("tr", {}, h("th", { scope: "row" }, row.model ?? t("surprise.truth")),
