@@ -154,6 +154,14 @@ def test_a_cancelled_call_is_not_computed_and_later_calls_are(engine, blocked):
         gone.result(SECONDS)
 
 
+def test_a_call_that_waits_when_its_engine_is_closed_is_cancelled(engine, blocked):
+    future = engine.call(lambda opened: 1)
+    blocked.gate.release(9)
+    engine.close()
+    with pytest.raises(CancelledError):
+        future.result(SECONDS)
+
+
 def test_a_call_gives_its_error(engine):
     def fail(opened):
         raise ToolkitError("does not fit")

@@ -106,6 +106,17 @@ def test_a_client_that_goes_away_stops_its_answer(server, model_folder, slow, pa
 
 
 @pytest.mark.slow
+def test_a_client_that_goes_away_before_its_whole_answer_is_sent_stops_it(server, model_folder, slow):
+    body = {"model": str(model_folder), "prompt": "x", "max_tokens": 55, "temperature": 1}
+    connection = sent(server, body, "/v1/completions")
+    eventually(lambda: len(slow.made) > 1)
+    connection.close()
+    before = len(slow.made)
+    answered = server.events("/api/chat", asked(model_folder, "yy", sampling={"max_new_tokens": 2}))
+    assert answered[-1]["event"] == "done" and len(slow.made) - before - 2 <= 6
+
+
+@pytest.mark.slow
 def test_a_client_that_goes_away_while_it_waits_is_never_answered(server, model_folder, slow):
     first = sent(server, asked(model_folder, "x", sampling=LONG))
     read_until(first, b'"token"')

@@ -178,7 +178,7 @@ class Engine:
     def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
         """Queue a function of the model and return its future result.
 
-        While it waits the future can be cancelled, which takes it out of the queue.
+        While it waits the future can be cancelled, which takes it out of the queue; `close` cancels it.
 
         Raises:
             BusyError: as `submit`.
@@ -192,6 +192,8 @@ class Engine:
         def end(error: BaseException | None) -> None:
             if error is not None:
                 future.set_exception(error)
+            elif not future.done():  # the engine was closed before it ran
+                future.cancel()
 
         work = self.submit(make, deliver=future.set_result, end=end)
         future.add_done_callback(lambda done: work.cancel() if done.cancelled() else None)
