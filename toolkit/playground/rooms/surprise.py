@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -55,7 +56,7 @@ async def _events(request: Request, given: SurpriseRequest) -> AsyncGenerator[di
         if library(request).state(name) in ("closed", "loading"):
             yield {"event": "loading", "model": name}
         opened.append((await engine(request, name)).opened)
-        require_comparable(opened[0], opened[-1], names=(names[0], name))
+        await run_in_threadpool(require_comparable, opened[0], opened[-1], names=(names[0], name))
     reading = await compute(
         request,
         names[0],
