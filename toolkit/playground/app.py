@@ -80,7 +80,8 @@ class Playground:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
-        app, path = self._frame, scope["path"]
+        app: Application = self._frame
+        path = scope["path"]
         if path.startswith(("/api/", "/v1/")) and not path.startswith("/api/models"):
             try:
                 app = await asyncio.wrap_future(self.warm())
