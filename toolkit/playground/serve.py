@@ -8,16 +8,10 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+import uvicorn
+
 from toolkit.base.console import tell
-from toolkit.base.errors import ToolkitError, UsageError
-
-try:
-    import uvicorn
-except ImportError as error:  # of the extra `playground`
-    raise UsageError(
-        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
-    ) from error
-
+from toolkit.base.errors import ToolkitError
 from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.library import Library, entries_of
 from toolkit.playground.security import Access, Guard
