@@ -172,6 +172,36 @@ def test_the_same_vote_twice_is_one_vote_and_another_one_is_refused(log):
         made.vote(log, "kim", showing.id, "right")
 
 
+class SlowLog:
+    """A file of votes on a slow disk, which others wait for."""
+
+    def __init__(self):
+        self.writing, self.go_on, self.votes = threading.Event(), threading.Event(), []
+
+    def add(self, vote):
+        self.writing.set()
+        assert self.go_on.wait(10)
+        self.votes.append(vote)
+        return str(len(self.votes))
+
+
+def test_nobody_waits_for_the_vote_of_another_and_two_clicks_are_one_vote():
+    made, log = contest(), SlowLog()
+    showing, results = made.next("kim"), []
+    clicks = [
+        threading.Thread(target=lambda: results.append(made.vote(log, "kim", showing.id, "left")))
+        for _ in range(2)
+    ]
+    for click in clicks:
+        click.start()
+    assert log.writing.wait(10)
+    assert made.next("lee").pair is not showing.pair  # while the vote is written
+    log.go_on.set()
+    for click in clicks:
+        click.join(10)
+    assert len(log.votes) == 1 and results == [showing, showing]
+
+
 # Over HTTP
 
 

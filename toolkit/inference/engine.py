@@ -74,12 +74,12 @@ class Work(Generic[T]):
                  deliver: Callable[[T], None], end: Callable[[BaseException | None], None],
                  *, background: bool = False):  # fmt: skip
         self._engine, self._make, self._deliver, self._end = engine, make, deliver, end
-        self._background = background
-        self._cancelled = threading.Event()
+        self.background = background
+        self.cancelled = threading.Event()
 
     def cancel(self) -> None:
         """Stop the request: at once if it waits, else after its next item. Its end is told in either case."""
-        self._cancelled.set()
+        self.cancelled.set()
         self._engine._forget(self)
 
     @property
@@ -90,8 +90,8 @@ class Work(Generic[T]):
     def _run(self, opened: OpenModel) -> None:
         error: BaseException | None = None
         try:
-            if not self._cancelled.is_set():
-                for item in self._make(opened, self._cancelled):
+            if not self.cancelled.is_set():
+                for item in self._make(opened, self.cancelled):
                     self._deliver(item)
         except BaseException as raised:  # delivered to the one who waits; the worker goes on
             error = raised
@@ -167,8 +167,8 @@ class Engine:
             if len(queue) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} requests wait for this model", fix="try again in a minute")
             queue.append(work)
-            if not background and self._running is not None and self._running._background:
-                self._running._cancelled.set()
+            if not background and self._running is not None and self._running.background:
+                self._running.cancelled.set()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
                 self._worker.start()
@@ -218,7 +218,7 @@ class Engine:
 
     def _forget(self, work: Work[Any]) -> None:
         with self._changed:
-            queue = self._background if work._background else self._waiting
+            queue = self._background if work.background else self._waiting
             if work not in queue:
                 return
             queue.remove(work)

@@ -55,7 +55,7 @@ def restricted(
         allowed: tokens that can be drawn at all, (vocabulary,) bool.
         temperature: 0 leaves the most probable token.
     """
-    logits = torch.from_numpy(np.where(allowed, logprobs, -np.inf)).double()[None]
+    logits = torch.from_numpy(np.where(allowed, logprobs.astype(np.float64), -np.inf))[None]
     softened = torch.log_softmax(logits / (temperature or 1.0), dim=-1)
     removed = np.zeros(len(logprobs), dtype=np.int8)
     if temperature == 0:

@@ -20,6 +20,7 @@ from toolkit.inference.opening import OpenModel
 from toolkit.models.context_length import default_length
 from toolkit.models.description import vocabulary
 from toolkit.models.tokenizer_loading import tokenizer_digest
+from toolkit.runtime import devices
 
 BITS = 1 / math.log(2)
 MAX_ENTRIES = 2**25
@@ -155,7 +156,8 @@ def _block(logprobs: torch.Tensor, targets: torch.Tensor, reference: torch.Tenso
         -BITS * best.values,
     ]
     if reference is not None:
-        terms = shares.double() * (logprobs.double() - reference.double())
+        dtype = devices.sum_dtype(logprobs.device)
+        terms = shares.to(dtype) * (logprobs.to(dtype) - reference.to(dtype))
         # exp underflows to 0 where a log-probability is below -103
         arrays.append(BITS * torch.where(shares > 0, terms, 0.0).sum(dim=-1).clamp(min=0))
     found = [array.cpu().numpy() for array in arrays]

@@ -49,7 +49,7 @@ def word_states(
             ids, places = word_places(opened, sentence, word, where=where)
             found = layer_states(opened.model, ids)
             first = found.first
-            vectors.append([state[places].double().mean(dim=0).cpu().numpy() for state in found.states])
+            vectors.append([state[places].cpu().double().mean(dim=0).numpy() for state in found.states])
             tokens.append([ids[place] for place in places])
     cosines = [cosine_matrix(np.array(layer)) for layer in zip(*vectors, strict=True)]
     return WordStates(first, cosines, group_test(cosines, len(senses[0]), seed=seed), tokens)

@@ -120,12 +120,14 @@ class _Voter:
     shown: number of pairs shown so far.
     waiting: what they see now, and what an undo put off.
     history: what they voted on, in order.
+    lock: held while something of this person is written to the disk.
     """
 
     shown: int = 0
     seen: float = 0.0
     waiting: list[Showing] = field(default_factory=list)
     history: list[Showing] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class BlindContest:
@@ -188,22 +190,24 @@ class BlindContest:
             UsageError: this person does not see such a pair, or voted differently on it.
         """
         with self._lock:
-            showing = self._showing(name, showing_id)
+            voter = self._voter(name)
+        with voter.lock:
+            with self._lock:
+                showing = self._showing(name, showing_id)
             if showing.vote is not None:
                 if showing.vote == value:
                     return showing
                 raise UsageError("you voted on this pair already", where="vote", fix="undo that vote first")
-            # The write takes milliseconds, and the order of the votes is that of the file.
-            showing.vote_id = log.add(showing.new_vote(value))
-            showing.vote = value
-            voter = self._voter(name)
-            voter.waiting.remove(showing)
-            voter.history.append(showing)
-            if showing.kind == "normal":
-                showing.pair.voted.add(name)
-                self._close(showing.pair)
-            if self.settings.reveal:
-                showing.pair.refused.add(name)
+            showing.vote_id = log.add(showing.new_vote(value))  # milliseconds, in which others go on
+            with self._lock:
+                showing.vote = value
+                voter.waiting.remove(showing)
+                voter.history.append(showing)
+                if showing.kind == "normal":
+                    showing.pair.voted.add(name)
+                    self._close(showing.pair)
+                if self.settings.reveal:
+                    showing.pair.refused.add(name)
             return showing
 
     def skip(self, name: str, showing_id: str) -> None:
@@ -213,8 +217,9 @@ class BlindContest:
             UsageError: this person does not see such a pair.
         """
         with self._lock:
-            showing = self._showing(name, showing_id)
             voter = self._voter(name)
+        with voter.lock, self._lock:
+            showing = self._showing(name, showing_id)
             if showing not in voter.waiting:
                 return
             voter.waiting.remove(showing)
@@ -230,20 +235,23 @@ class BlindContest:
         """
         with self._lock:
             voter = self._voter(name)
+        with voter.lock:
             if not voter.history:
                 return self._undo_earlier(log, name)
-            showing = voter.history.pop()
+            showing = voter.history[-1]
             assert showing.vote_id is not None
             log.undo(showing.vote_id)
-            showing.vote = showing.vote_id = None
-            if showing.kind == "normal":
-                showing.pair.voted.discard(name)
-                if showing.pair not in self._open:
-                    self._open.insert(0, showing.pair)
-            if self.settings.reveal:
-                del self._showings[showing.id]
-            else:
-                voter.waiting.append(showing)
+            with self._lock:
+                voter.history.pop()
+                showing.vote = showing.vote_id = None
+                if showing.kind == "normal":
+                    showing.pair.voted.discard(name)
+                    if showing.pair not in self._open:
+                        self._open.insert(0, showing.pair)
+                if self.settings.reveal:
+                    del self._showings[showing.id]
+                else:
+                    voter.waiting.append(showing)
             return showing
 
     def progress(self, name: str) -> dict[str, int]:

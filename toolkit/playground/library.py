@@ -16,14 +16,14 @@ from typing import Any, Literal, TypeVar
 
 from toolkit.base import files
 from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.config import registry
+from toolkit.config.registry import Product
 from toolkit.inference.engine import Engine
 from toolkit.runs import index, layout, seal
 
 T = TypeVar("T")
 State = Literal["closed", "loading", "ready", "failed"]
 Kind = Literal["language", "reward"]
-LANGUAGE_STAGES = ("pretrain", "sft", "dpo", "ppo", "rloo", "grpo")
-"""Stages whose model writes text, in the order in which the page lists them."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _is_classifier(folder: Path) -> bool:
 
 def _of_runs(runs_dir: Path) -> list[Entry]:
     runs = [run for run in index.list_runs(runs_dir) if seal.is_sealed(run.path)]
-    order = [*LANGUAGE_STAGES, "reward"]
+    order = [*registry.makers(Product.LANGUAGE_MODEL), *registry.makers(Product.REWARD_MODEL)]
     runs = sorted((run for run in runs if run.stage in order),
                   key=lambda run: (run.reference.rpartition("/")[0], order.index(run.stage)))  # fmt: skip
     return [

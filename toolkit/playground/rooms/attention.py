@@ -229,7 +229,7 @@ def _senses(opened: OpenModel, given: SensesRequest) -> dict[str, Any]:
 def _step(opened: OpenModel, given: StepRequest) -> dict[str, Any]:
     ids, shown = _ids(opened, given.text)
     found = attention.attention(opened.model, ids)
-    logs = torch.log_softmax(found.logits.double(), dim=-1).cpu()
+    logs = torch.log_softmax(found.logits.cpu().double(), dim=-1)
     probabilities = logs[-1].exp()
     top = probabilities.topk(min(TOP, len(probabilities)))
     nats = -logs[:-1].gather(-1, torch.tensor(ids[1:])[:, None])

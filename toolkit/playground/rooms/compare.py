@@ -94,6 +94,7 @@ class Comparisons:
         self._lock = threading.Lock()
         self._contests: OrderedDict[ContestSettings, tuple[BlindContest, Producer]] = OrderedDict()
         self._prompts: dict[str, list[list[Message]]] = {}
+        self._worlds: dict[tuple[str, ...], str | None] = {}
         self._statistics: tuple[Any, dict[str, Any]] = (None, {})
 
         models.closing.append(self.close)
@@ -183,7 +184,11 @@ class Comparisons:
         """Return where prompts come from that nobody types; None if there are none."""
         if self._prompt_file is not None:
             return "file", self._prompt_file
-        world = prompts.world_of_models([self._models.entry(name).reference for name in models])
+        key = tuple(models)
+        if key not in self._worlds:  # it reads the manifests of all ancestors
+            references = [self._models.entry(name).reference for name in models]
+            self._worlds[key] = prompts.world_of_models(references)
+        world = self._worlds[key]
         return None if world is None else ("world", world)
 
     def statistics(self, models: Sequence[str]) -> dict[str, Any]:
@@ -278,7 +283,7 @@ async def vote(request: Request, given: VoteRequest) -> dict[str, Any]:
 async def skip(request: Request, given: SkipRequest) -> dict[str, Any]:
     """Show another pair next."""
     contest, _ = await run_in_threadpool(comparisons(request).contest, given.settings())
-    contest.skip(given.voter, given.item)
+    await run_in_threadpool(contest.skip, given.voter, given.item)
     return contest.progress(given.voter)
 
 
