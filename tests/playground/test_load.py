@@ -267,7 +267,7 @@ def test_text_with_a_nul_character_is_answered(server, model_folder):
 
 
 def test_other_methods_and_paths_are_refused_as_json(server):
-    for method, path, expected in [("PUT", "/api/chat", 405), ("GET", "/api/chat", 404), ("POST", "/no", 405),
+    for method, path, expected in [("PUT", "/api/chat", 405), ("GET", "/api/chat", 405), ("POST", "/no", 405),
                                    ("GET", "/v1/no", 404), ("DELETE", "/", 405)]:  # fmt: skip
         status, _, body = server.request(method, path)
         assert status == expected and json.loads(body)["error"], (method, path, body)
