@@ -120,7 +120,7 @@ export function mount(root, { params, models, signal, setParams }) {
     line.addEventListener("focusin", event => at(event, line, true));
     line.addEventListener("keydown", move);
     return h("section", { class: index < 0 ? "model truth" : "model" },
-      h("h3", {}, name, " ", h("span", { class: "note num", data: { total: row.total_bits } }, summary(row, index, sum))), line);
+      h("h2", {}, name, " ", h("span", { class: "note num", data: { total: row.total_bits } }, summary(row, index, sum))), line);
   }
 
   function summary(row, index, sum) {
@@ -171,7 +171,7 @@ export function mount(root, { params, models, signal, setParams }) {
     });
     const truth = found.truth && h("tr", {}, h("th", { scope: "row" }, t("surprise.truth")), h("td", {}, share(found.truth.bits[i])), h("td", {}, fixed(found.truth.bits[i], 2)),
       head.slice(3).map(() => h("td", {}, "–")));
-    show(detail, h("h3", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i)),
+    show(detail, h("h2", {}, t("surprise.detail.token", { place: i + 1, of: found.tokens.length }), " ", h("span", { class: "serif chosen" }, tokenText(found.tokens[i], i)),
       h("span", { class: "note" }, t("surprise.detail"))),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("surprise.detail.token", { place: i + 1, of: found.tokens.length }) }, h("table", {},
         h("thead", {}, h("tr", {}, head.map(key => h("th", { scope: "col" }, t(`surprise.column.${key}`))))), h("tbody", {}, truth, rows))));
