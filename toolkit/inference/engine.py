@@ -214,7 +214,8 @@ class Engine:
     def _position(self, work: Work[Any]) -> int:
         with self._changed:
             queue = [*self._waiting, *self._background]
-            return next((place for place, other in enumerate(queue, 1) if other is work), 0)
+            running = int(self._running is not None)  # else the worker is about to take the first one
+            return next((place for place, other in enumerate(queue, running) if other is work), 0)
 
     def _forget(self, work: Work[Any]) -> None:
         with self._changed:
