@@ -142,6 +142,12 @@ def test_too_many_waiting_requests_are_refused_and_room_is_made_again(engine, bl
     assert engine.call(lambda opened: 1) is not None
 
 
+def test_the_next_request_of_an_idle_worker_waits_for_none(engine, monkeypatch):
+    monkeypatch.setattr(engines.threading.Thread, "start", lambda self: None)  # it has not begun yet
+    first, second = (Asked(engine, [], name) for name in ("first", "second"))
+    assert (first.work.position, second.work.position) == (0, 1)
+
+
 def test_a_cancelled_call_is_not_computed_and_later_calls_are(engine, blocked):
     computed: list = []
     gone = engine.call(lambda opened: computed.append("gone"))
@@ -152,6 +158,14 @@ def test_a_cancelled_call_is_not_computed_and_later_calls_are(engine, blocked):
     assert computed == ["last"]
     with pytest.raises(CancelledError):
         gone.result(SECONDS)
+
+
+def test_a_call_that_waits_when_its_engine_is_closed_is_cancelled(engine, blocked):
+    future = engine.call(lambda opened: 1)
+    blocked.gate.release(9)
+    engine.close()
+    with pytest.raises(CancelledError):
+        future.result(SECONDS)
 
 
 def test_a_call_gives_its_error(engine):

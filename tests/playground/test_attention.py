@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import shutil
+import threading
 import weakref
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.architectures import build_architecture
 from tests.playground.conftest import serving
 from toolkit.base.errors import UsageError
 from toolkit.inference.attention import attention, without_first
-from toolkit.inference.engine import Engine
+from toolkit.inference.engine import BusyError, Engine
 from toolkit.inference.opening import open_model
 from toolkit.playground.kept import KeptSteps
 from toolkit.playground.library import Entry, Library
@@ -163,6 +164,22 @@ def test_two_kept_steps_stay_in_memory_and_the_others_are_freed(kept_folder):
     assert freed() is None
     with pytest.raises(UsageError, match="has not kept step 7"):
         kept.engine("kept", 7)
+
+
+def test_kept_steps_load_where_all_models_load_and_close_with_them(kept_folder, monkeypatch):
+    threads = []
+
+    def noting(name):
+        threads.append(threading.current_thread().name)
+        return open_model(name)
+
+    monkeypatch.setattr("toolkit.playground.kept.open_model", noting)
+    library = Library([Entry("kept", str(kept_folder), "pretrain", "language")])
+    engine = KeptSteps(library).engine("kept", 0)
+    assert threads == ["loader"]  # two models that load at once disturb each other
+    library.close()
+    with pytest.raises(BusyError):
+        engine.call(lambda opened: 1)
 
 
 def test_a_retired_engine_finishes_what_waits_and_still_answers(model_folder):

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,6 +29,8 @@ from toolkit.playground.contest import (
     ContestSettings,
 )
 from toolkit.playground.feedback import VoteLog
+from toolkit.playground.library import Library
+from toolkit.playground.rooms import compare
 
 MODELS = ("model one", "model two")
 
@@ -50,6 +54,29 @@ def contest(pairs=5, **settings) -> BlindContest:
 
 def rows(log):
     return [row for _, row in vote_file._rows(log.path)]
+
+
+def test_all_threads_write_to_one_file_of_votes_and_statistics_are_computed_once(tmp_path, monkeypatch):
+    opened, computed = [], []
+
+    def slowly(path):
+        time.sleep(0.01)  # another thread may run here
+        opened.append(VoteLog(path))
+        return opened[-1]
+
+    def counted(votes):
+        time.sleep(0.01)
+        computed.append(len(votes))
+        return {"votes": len(votes)}
+
+    monkeypatch.setattr(compare, "VoteLog", slowly)
+    monkeypatch.setattr(compare.vote_statistics, "statistics", counted)
+    found = compare.Comparisons(Library([]), tmp_path / "feedback.sqlite", None, 0)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(found.statistics, [()] * 8))
+    assert answers == [{"votes": 0, "rows": 0}] * 8
+    assert len(opened) == 1 and computed == [0]
+    found.close()
 
 
 # Who sees what

@@ -106,6 +106,17 @@ def test_a_client_that_goes_away_stops_its_answer(server, model_folder, slow, pa
 
 
 @pytest.mark.slow
+def test_a_client_that_goes_away_before_its_whole_answer_is_sent_stops_it(server, model_folder, slow):
+    body = {"model": str(model_folder), "prompt": "x", "max_tokens": 55, "temperature": 1}
+    connection = sent(server, body, "/v1/completions")
+    eventually(lambda: len(slow.made) > 1)
+    connection.close()
+    before = len(slow.made)
+    answered = server.events("/api/chat", asked(model_folder, "yy", sampling={"max_new_tokens": 2}))
+    assert answered[-1]["event"] == "done" and len(slow.made) - before - 2 <= 6
+
+
+@pytest.mark.slow
 def test_a_client_that_goes_away_while_it_waits_is_never_answered(server, model_folder, slow):
     first = sent(server, asked(model_folder, "x", sampling=LONG))
     read_until(first, b'"token"')
@@ -256,7 +267,7 @@ def test_text_with_a_nul_character_is_answered(server, model_folder):
 
 
 def test_other_methods_and_paths_are_refused_as_json(server):
-    for method, path, expected in [("PUT", "/api/chat", 405), ("GET", "/api/chat", 404), ("POST", "/no", 405),
+    for method, path, expected in [("PUT", "/api/chat", 405), ("GET", "/api/chat", 405), ("POST", "/no", 405),
                                    ("GET", "/v1/no", 404), ("DELETE", "/", 405)]:  # fmt: skip
         status, _, body = server.request(method, path)
         assert status == expected and json.loads(body)["error"], (method, path, body)

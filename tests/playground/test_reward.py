@@ -13,8 +13,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 from tests.playground.conftest import serving
 from toolkit.inference.reward_scores import reward_scores
 from toolkit.models.loading import load_reward_model, save_model
-from toolkit.playground.library import Entry
-from toolkit.playground.rooms.reward import world_of
+from toolkit.playground.worlds import world_of
 from toolkit.runs import layout, seal
 from toolkit.storyworld import get_world
 
@@ -135,7 +134,7 @@ def test_other_judges_are_another_reward_model_and_the_log_probability(
 
 def test_a_world_that_is_damaged_or_missing_is_none(reward_folder, tmp_path):
     def world(path):
-        return world_of(Entry("x", str(path), None, "reward"))
+        return world_of(str(path))
 
     assert world(reward_folder).name == "small"
     assert world(tmp_path) is None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.playground.conftest import serving
+from toolkit.playground import serve
+from toolkit.playground.app import Playground
+from toolkit.playground.security import Access, Guard
 
 POLICY = "default-src 'self'"
 
@@ -71,3 +76,61 @@ def test_the_rooms_do_not_disturb_each_other(model_folder, tmp_path, order):
         for method, path, body in requests[::order]:
             status, _, answer = running.request(method, path, body)
             assert status == 200 and b'"event": "error"' not in answer, (path, answer)
+
+
+def test_cookies_of_other_programs_on_the_same_host_do_no_harm(model_folder, tmp_path):
+    with serving([str(model_folder)], tmp_path, token="secret") as server:
+        for others in (
+            "a/b=1; {c}=2; toolkit_token=secret",
+            "toolkit_token=secret; flag",
+            'x="; toolkit_token=secret',
+        ):
+            assert server.request("GET", "/", headers={"cookie": others})[0] == 200
+        assert server.request("GET", "/", headers={"cookie": "a/b=1; mytoolkit_token=secret"})[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("//evil.example/", "/evil.example/"),
+        ("/a\r\nset-cookie: b=1", "/a%0D%0Aset-cookie%3A%20b%3D1"),
+        ("/", "/?q=1"),
+    ],
+    ids=["another-host", "line-break", "query"],
+)
+def test_the_address_without_the_token_is_one_of_this_server(path, location):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"here:1")],
+             "query_string": b"token=secret" + (b"&q=1" if path == "/" else b"")}  # fmt: skip
+    asyncio.run(Guard(None, Access(frozenset({"here:1"}), "secret"))(scope, None, send))
+    assert sent[0]["status"] == 303 and dict(sent[0]["headers"])[b"location"] == location.encode()
+
+
+def test_a_browser_leaves_out_port_80_and_writes_names_in_lower_case(monkeypatch):
+    monkeypatch.setattr(serve.socket, "gethostname", lambda: "Desk")
+    assert serve._accepted("192.0.2.1", 80) == {"192.0.2.1", "192.0.2.1:80", "desk", "desk:80"}
+    assert serve._accepted("127.0.0.1", 8765) == {"127.0.0.1:8765", "localhost:8765", "[::1]:8765"}
+
+
+def test_every_room_answers_after_every_other(server, model_folder):
+    model = str(model_folder)
+    surprise = {"models": [model], "text": "ab"}
+    for _ in range(2):
+        assert server.events("/api/surprise", surprise)[-1]["event"] == "done"
+        assert server.post("/api/compare/statistics", {"models": [model]})["votes"] == 0
+
+
+def test_rooms_that_cannot_be_imported_are_told_and_the_page_is_there(monkeypatch, model_folder, tmp_path):
+    def broken(self):
+        raise ImportError("no module named x")
+
+    monkeypatch.setattr(Playground, "_with_rooms", broken)
+    with serving([str(model_folder)], tmp_path) as server:
+        status, error = server.refused("/api/next", {"model": str(model_folder), "text": "a"})
+        assert status == 500 and "no module named x" in error["what"]
+        assert server.request("GET", "/")[0] == 200 and server.get("/api/models")["models"]
+        assert "no module" in server.refused("/v1/completions", {})[1]["message"]

@@ -15,6 +15,7 @@ from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
 from tests.playground.test_load import sent
 from toolkit.base.errors import ToolkitError, UsageError
+from toolkit.cli.main import main
 from toolkit.playground.library import Entry, Library, Loader, entries_of
 from toolkit.playground.serve import listen
 
@@ -26,6 +27,19 @@ def test_the_server_imports_no_large_library_before_it_serves():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing"), [("playground", "uvicorn"), ("playground", "fastapi"), ("explain", "fastapi")]
+)
+def test_without_the_extra_a_verb_says_what_to_install(monkeypatch, capsys, verb, missing):
+    for name in [name for name in sys.modules if name.startswith("toolkit.playground")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    arguments = ["explain", "x", "--output", "x.html"] if verb == "explain" else [verb]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"the playground needs {missing}" in said and "[playground]" in said
 
 
 @pytest.mark.slow

@@ -35,6 +35,16 @@ def folders(tiny_model, tiny_tokenizer, tmp_path_factory):
     return found
 
 
+def test_an_unexpected_error_is_the_last_event_of_the_stream(stages, folders, monkeypatch, capfd):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("toolkit.playground.rooms.surprise.surprise", fail)
+    events = stages.events("/api/surprise", {"models": folders[:2], "text": TEXT})
+    assert events[-1]["event"] == "error" and "out of memory" in events[-1]["error"]["what"]
+    assert "out of memory" in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def stages(folders, tmp_path_factory):
     with serving(folders, tmp_path_factory.mktemp("server")) as running:

@@ -270,9 +270,9 @@ def _opened(path: Path) -> sqlite3.Connection:
     base = sqlite3.connect(address, uri=True)
     try:
         base.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         base.close()
-        if Path(f"{path}-wal").exists():
+        if not isinstance(error, sqlite3.OperationalError) or Path(f"{path}-wal").exists():
             raise
         return sqlite3.connect(f"{address}&immutable=1", uri=True)  # a folder that may only be read
     return base

@@ -178,7 +178,7 @@ class Engine:
     def call(self, function: Callable[[OpenModel], T]) -> Future[T]:
         """Queue a function of the model and return its future result.
 
-        While it waits the future can be cancelled, which takes it out of the queue.
+        While it waits the future can be cancelled, which takes it out of the queue; `close` cancels it.
 
         Raises:
             BusyError: as `submit`.
@@ -192,6 +192,8 @@ class Engine:
         def end(error: BaseException | None) -> None:
             if error is not None:
                 future.set_exception(error)
+            elif not future.done():  # the engine was closed before it ran
+                future.cancel()
 
         work = self.submit(make, deliver=future.set_result, end=end)
         future.add_done_callback(lambda done: work.cancel() if done.cancelled() else None)
@@ -212,7 +214,8 @@ class Engine:
     def _position(self, work: Work[Any]) -> int:
         with self._changed:
             queue = [*self._waiting, *self._background]
-            return next((place for place, other in enumerate(queue, 1) if other is work), 0)
+            running = int(self._running is not None)  # else the worker is about to take the first one
+            return next((place for place, other in enumerate(queue, running) if other is work), 0)
 
     def _forget(self, work: Work[Any]) -> None:
         with self._changed:

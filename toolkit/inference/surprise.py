@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.data.chat import answer_end, template
@@ -170,8 +172,13 @@ def parts_of(reading: Reading, entries: int) -> list[tuple[int, int]]:
 
 
 def require_comparable(first: OpenModel, other: OpenModel, *, names: tuple[str, str]) -> None:
-    """Raise UsageError unless two models read every text as the same tokens, of equally many entries."""
-    if tokenizer_digest(first.tokenizer) != tokenizer_digest(other.tokenizer):
+    """Raise UsageError unless two models read every text as the same tokens, of equally many entries.
+
+    The first call for a tokenizer of 150,000 entries takes a second.
+    """
+    if first is other:
+        return
+    if _digest(first.tokenizer) != _digest(other.tokenizer):
         what = "have different tokenizers: their tokens cannot be compared one by one"
     elif vocabulary(first.model) != vocabulary(other.model):
         what = "have different numbers of entries in their vocabularies"
@@ -180,6 +187,15 @@ def require_comparable(first: OpenModel, other: OpenModel, *, names: tuple[str, 
     raise UsageError(
         f"{names[0]} and {names[1]} {what}", fix="choose models of one pipeline, or one at a time"
     )
+
+
+_digests: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictionary()
+
+
+def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer not in _digests:
+        _digests[tokenizer] = tokenizer_digest(tokenizer)
+    return _digests[tokenizer]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ seconds: it happens in the library's loader, and requests to the rooms wait for 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -79,12 +80,13 @@ class Playground:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
-        if self._rooms is not None and self._rooms.done():
-            app = self._rooms.result()
-        elif scope["path"].startswith(("/api/", "/v1/")) and not scope["path"].startswith("/api/models"):
-            app = await asyncio.wrap_future(self.warm())
-        else:
-            app = self._frame
+        app: Application = self._frame
+        path = scope["path"]
+        if path.startswith(("/api/", "/v1/")) and not path.startswith("/api/models"):
+            try:
+                app = await asyncio.wrap_future(self.warm())
+            except Exception as error:  # of an import: the page is there, and tells it
+                app = _refused(ToolkitError(f"the rooms cannot be opened: {error!r}"))
         await app(scope, receive, send)
 
     def _app(self, routers: dict[str, list[APIRouter]]) -> FastAPI:
@@ -100,19 +102,32 @@ class Playground:
 
     def _with_rooms(self) -> Application:
         from toolkit.playground import openai_api
+        from toolkit.playground.catalog import Catalog
         from toolkit.playground.kept import KeptSteps
         from toolkit.playground.rooms import attention, chat, compare, next_word, reward, runs, surprise
 
-        rooms = (models, chat, next_word, surprise, attention, compare, runs, reward)
-        routers = [room.router for room in rooms]
-        app = self._app({"/api": routers, "/v1": [openai_api.router], "": [pages.router]})
+        rooms = (chat, next_word, surprise, attention, compare, runs, reward)
+        app = self._app({"/api": [room.router for room in rooms], "/v1": [openai_api.router]})
+        settings = self._settings
         app.state.kept = KeptSteps(self._library)
+        app.state.catalog, app.state.reports = Catalog(settings.runs_dir), OrderedDict()
+        app.state.surprise_slots = asyncio.Semaphore(surprise.COMPARISONS)
+        app.state.comparisons = compare.Comparisons(
+            self._library, settings.feedback, settings.prompts, settings.seed
+        )
         return app
 
 
 def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
     """Return the ASGI application."""
     return Guard(Playground(library, settings), access)
+
+
+def _refused(error: ToolkitError) -> Application:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await _refusal(Request(scope), 500, error)(scope, receive, send)
+
+    return app
 
 
 async def _tell(request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,12 @@ class KeptSteps:
         self._library = library
         self._engines: OrderedDict[tuple[str, int], Engine] = OrderedDict()
         self._lock = threading.Lock()
+        library.closing.append(self.close)
+
+    def close(self) -> None:
+        """End every request to a model, before the process ends."""
+        for engine in list(self._engines.values()):
+            engine.close()
 
     def steps(self, model: str) -> dict[int, int]:
         """Return {step: tokens read until then} of a model's kept steps in order; empty if it kept none.
@@ -48,6 +54,8 @@ class KeptSteps:
                     raise UsageError(f"{model} has not kept step {step}", where="step", fix="reload the page")
                 while len(self._engines) >= MAX_OPEN:
                     self._engines.popitem(last=False)[1].retire()
-                engine = self._engines[model, step] = Engine(open_model(str(kept_weights.folder(run, step))))
+                folder = str(kept_weights.folder(run, step))
+                engine = self._library.loader.submit(lambda: Engine(open_model(folder))).result()
+                self._engines[model, step] = engine
             self._engines.move_to_end((model, step))
             return engine

@@ -72,13 +72,16 @@ class Loader:
 
     def _work(self) -> None:
         while True:
-            _, _, job, future = self._jobs.get()
-            try:
-                result = job()
-            except BaseException as error:  # for the one who waits
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            self._do(*self._jobs.get()[2:])
+
+    @staticmethod
+    def _do(job: Callable[[], Any], future: Future[Any]) -> None:  # nothing holds the last model afterwards
+        try:
+            result = job()
+        except BaseException as error:  # for the one who waits
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 class Library:

@@ -23,6 +23,7 @@ from toolkit.inference.answer_pieces import AnswerPiece, pieces
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
 from toolkit.inference.token_text import token_bytes, token_text
+from toolkit.models.description import vocabulary
 from toolkit.playground.limits import MAX_NEW_TOKENS, MAX_SEED, MAX_TEXT
 from toolkit.playground.openai_errors import ApiError, openai_error
 from toolkit.playground.streaming import ClosedStream, engine, items, library
@@ -269,6 +270,9 @@ async def _events(
         except ToolkitError as error:
             yield _event(openai_error(str(error), status=422))
             return
+        except Exception as error:  # the status is sent already
+            yield _event(openai_error(f"{type(error).__name__}: {error}", status=500))
+            return
     if options and options.include_usage:
         yield _event(form.usage_chunk(_usage(found)))
     yield DONE
@@ -334,8 +338,9 @@ def _prompts(opened: OpenModel, given: ChatCompletion | Completion) -> list[list
 def _ids(opened: OpenModel, prompt: Any) -> list[int]:
     if isinstance(prompt, str):
         return opened.text_ids(prompt)
-    if any(token >= len(opened.tokenizer) for token in prompt):
-        raise ApiError(f"token ids are below {len(opened.tokenizer)}", param="prompt")
+    entries = min(len(opened.tokenizer), vocabulary(opened.model))
+    if any(token >= entries for token in prompt):
+        raise ApiError(f"token ids are below {entries}", param="prompt")
     return list(prompt)
 
 

@@ -7,14 +7,10 @@ it is evaluated on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from toolkit.base.errors import ToolkitError
 from toolkit.config.schema import DataSource
-from toolkit.config.schema.base import STORYWORLD
 from toolkit.data import files
-from toolkit.evaluate import trained_on
-from toolkit.runs import references
+from toolkit.playground.worlds import world_of
 from toolkit.storyworld import get_world
 
 Message = dict[str, str]
@@ -39,17 +35,8 @@ def world_of_models(names: Sequence[str]) -> str | None:
     Args:
         names: runs, folders or Hub ids.
     """
-    for name in names:
-        if not Path(name).is_dir():
-            continue
-        try:
-            reference = references.named_model(name)
-        except ToolkitError:  # it is said where the model is opened
-            continue
-        for training in trained_on.trainings([reference], name):
-            if training.source.name == STORYWORLD:
-                return training.source.world or get_world().name
-    return None
+    worlds = (world_of(name) for name in names)
+    return next((world.name for world in worlds if world is not None), None)
 
 
 def of_world(name: str) -> list[list[Message]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from toolkit.config.registry import STAGES, Curve
 from toolkit.report.wording import LANGUAGES, message, of_registry, say
 from toolkit.runs import layout
 from toolkit.runs.index import RunEntry
-from toolkit.runs.live_metrics import Follower, thinned
+from toolkit.runs.live_metrics import Follower, is_number, thinned
 from toolkit.runs.records import INTERVAL
 
 T = TypeVar("T")
@@ -115,23 +114,19 @@ def number_rows(content: Mapping[str, Any], prefix: str = "") -> list[dict[str, 
             continue
         name = f"{prefix}.{key}" if prefix else key
         if isinstance(value, Mapping):
-            if _is_number(value.get("estimate")):
+            if is_number(value.get("estimate")):
                 rows.append(_row(name, value["estimate"], [value.get("low"), value.get("high")]))
             else:
                 rows += number_rows(value, name)
-        elif _is_number(value):
+        elif is_number(value):
             rows.append(_row(name, value, content.get(key + INTERVAL)))
     return rows[:MAX_ROWS]
 
 
 def _row(key: str, value: float, interval: Any) -> dict[str, Any]:
     ends = interval if isinstance(interval, list) and len(interval) == 2 else [None, None]
-    low, high = (end if _is_number(end) else None for end in ends)
+    low, high = (end if is_number(end) else None for end in ends)
     return {"key": key, "value": value, "low": low, "high": high}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def samples(run: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -153,7 +148,7 @@ def sample_rows(found: Any) -> list[dict[str, Any]]:
             "prompt": str(row.get("prompt", "")),
             "answer": str(row.get("answer", row.get("text", ""))),
             "ended": row.get("ended"),
-            "score": row.get("score") if _is_number(row.get("score")) else None,
+            "score": row.get("score") if is_number(row.get("score")) else None,
         }
         for row in rows[:MAX_SAMPLES]
         if isinstance(row, dict)
@@ -191,7 +186,7 @@ def curves(
         levels = [
             {"name": say(of_registry(text), wording), "value": numbers[key]}
             for key, text in curve.levels.items()
-            if _is_number(numbers.get(key))
+            if is_number(numbers.get(key))
         ]
         found.append(_curve(curve, follower, say(of_registry(curve.title), wording), levels))
     if everything:

@@ -11,9 +11,8 @@ import hmac
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 from toolkit.playground.openai_errors import is_openai_path, openai_error
 
@@ -42,7 +41,7 @@ class Access:
     """Who may use the server.
 
     Attributes:
-        hosts: values of `Host` that are accepted, such as `127.0.0.1:8765`.
+        hosts: values of `Host` that are accepted, in lower case, such as `127.0.0.1:8765`.
         token: that every request must carry (in the URL once, then in a cookie, or as a bearer token);
             None on the loopback address.
     """
@@ -83,29 +82,37 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
         host = headers.get(b"host", "")
-        if host not in self.access.hosts:
+        if host.lower() not in self.access.hosts:
             return 421, f"this server is not {host!r}"
         origin = headers.get(b"origin")
-        if origin is not None and origin.partition("://")[2] not in self.access.hosts:
+        if origin is not None and origin.lower().partition("://")[2] not in self.access.hosts:
             return 403, f"pages of {origin} may not use this server"
         if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] != "/":
             return 403, "pages of other sites may not use this server"
         length = headers.get(b"content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
+        if not length.isdecimal() or int(length) > MAX_BODY:
             return 413, f"a request has at most {MAX_BODY} bytes"
         if self.access.token is not None and not self._has_token(scope, headers):
             return 401, "open the address with the token that `toolkit playground` printed"
         return None
 
     def _has_token(self, scope: Scope, headers: dict[bytes, str]) -> bool:
-        cookie = SimpleCookie(headers.get(b"cookie", "")).get(COOKIE)
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
-        given = [_query(scope).get("token", [""])[0], cookie.value if cookie else "", bearer]
+        given = [_query(scope).get("token", [""])[0], _cookie(headers), bearer]
         wanted = (self.access.token or "").encode()
         return sum(hmac.compare_digest(text.encode(), wanted) for text in given) > 0
 
     def _brings_token(self, scope: Scope) -> bool:
         return self.access.token is not None and scope["method"] == "GET" and "token" in _query(scope)
+
+
+def _cookie(headers: dict[bytes, str]) -> str:
+    """Return the token of the cookie, "" without one.
+
+    Other programs on the same host set cookies, too; `http.cookies` gives up at names that it does not know.
+    """
+    pairs = (pair.strip().partition("=") for pair in headers.get(b"cookie", "").split(";"))
+    return next((value for name, _, value in pairs if name == COOKIE), "")
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:
@@ -144,7 +151,8 @@ async def _answer(send: Send, path: str, status: int, what: str) -> None:
 async def _redirect(send: Send, scope: Scope, token: str) -> None:
     """Keep the token in a cookie and show the address without it."""
     rest = {name: values for name, values in _query(scope).items() if name != "token"}
-    target = scope["path"] + (f"?{urlencode(rest, doseq=True)}" if rest else "")
+    # One slash: `//name/` would be another host. Quoted: a path may hold a line break.
+    target = "/" + quote(scope["path"].lstrip("/")) + (f"?{urlencode(rest, doseq=True)}" if rest else "")
     cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
     headers = [(b"location", target.encode()), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})

@@ -9,16 +9,10 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
+import uvicorn
+
 from toolkit.base.console import tell
-from toolkit.base.errors import ToolkitError, UsageError
-
-try:
-    import uvicorn
-except ImportError as error:  # of the extra `playground`
-    raise UsageError(
-        f"the playground needs {error.name}", fix="pip install -e '.[playground]' in the clone of the toolkit"
-    ) from error
-
+from toolkit.base.errors import ToolkitError
 from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.library import Library, entries_of
 from toolkit.playground.security import Access, Guard
@@ -43,16 +37,15 @@ def serve_command(
 ) -> int:
     """Serve the page until Ctrl-C. `announce` is called with its address once the port is open."""
     if prompts is not None:
-        from toolkit.playground.prompts import (
-            check_file,
-        )  # imports torch: without prompts the page comes first
+        # It imports torch: without prompts the page comes first.
+        from toolkit.playground.prompts import check_file
 
         check_file(prompts)
     library = Library(entries_of(models, Path(runs_dir)))
     listener = listen(host, port)
     port = listener.getsockname()[1]
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    access = Access(frozenset(f"{name}:{port}" for name in _names(host)), token)
+    access = Access(_accepted(host, port), token)
     address = f"http://{_in_url(host)}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
     playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
@@ -73,8 +66,13 @@ def serve_command(
     return 0
 
 
+def _accepted(host: str, port: int) -> frozenset[str]:
+    """Return the values of `Host` with which a browser asks for an address; it leaves out port 80."""
+    names = {name.lower() for name in _names(host)}
+    return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
+
+
 def _names(host: str) -> list[str]:
-    """Return the names by which a browser reaches an address."""
     if host in LOOPBACK:
         return ["127.0.0.1", "localhost", "[::1]"]
     names = [_in_url(host), socket.gethostname()]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,7 +60,16 @@ async def compute(
         ToolkitError: there is no such model, it cannot be loaded, the client went away, or what the function
             raises.
     """
-    future = asyncio.wrap_future((await engine(request, name, kind)).call(function))
+    return await computed(request, await engine(request, name, kind), function)
+
+
+async def computed(request: Request, owner: Engine, function: Callable[[OpenModel], T]) -> T:
+    """Return a function of a model, as `compute`, computed by an engine that is not of the library.
+
+    Raises:
+        ToolkitError: the client went away, or what the function raises.
+    """
+    future = asyncio.wrap_future(owner.call(function))
     while not (await asyncio.wait({future}, timeout=POLL_SECONDS))[0]:
         if await request.is_disconnected():
             future.cancel()
@@ -79,7 +88,7 @@ def stream(request: Request, name: str, make: Items) -> StreamingResponse:
         UsageError: there is no such model.
     """
     library(request).entry(name)
-    return ClosedStream(_lines(request, name, make), media_type="application/x-ndjson")
+    return stream_events(_events(request, name, make))
 
 
 class ClosedStream(StreamingResponse):
@@ -95,31 +104,30 @@ class ClosedStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def stream_events(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+def stream_events(events: AsyncGenerator[dict[str, Any]]) -> StreamingResponse:
     """Return events that need several models as lines of JSON; an error as in `stream`."""
+    return ClosedStream(_lines(events), media_type="application/x-ndjson")
 
-    async def lines() -> AsyncGenerator[bytes]:
+
+async def _events(request: Request, name: str, make: Items) -> AsyncGenerator[dict[str, Any]]:
+    if library(request).state(name) in ("closed", "loading"):
+        yield {"event": "loading"}
+    async with aclosing(items(request, await engine(request, name), make)) as arriving:
+        async for item in arriving:
+            yield item
+
+
+async def _lines(events: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[bytes]:
+    async with aclosing(events):
         try:
             async for event in events:
                 yield _line(event)
         except ToolkitError as error:
             yield _line({"event": "error", "error": error_json(error)})
-
-    return ClosedStream(lines(), media_type="application/x-ndjson")
-
-
-async def _lines(request: Request, name: str, make: Items) -> AsyncGenerator[bytes]:
-    try:
-        if library(request).state(name) in ("closed", "loading"):
-            yield _line({"event": "loading"})
-        async with aclosing(items(request, await engine(request, name), make)) as arriving:
-            async for item in arriving:
-                yield _line(item)
-    except ToolkitError as error:
-        yield _line({"event": "error", "error": error_json(error)})
-    except Exception as error:  # an answer that began has its status already: the page is told here
-        tell(f"error: {request.url.path}: {type(error).__name__}: {error}")
-        yield _line({"event": "error", "error": error_json(ToolkitError(f"{type(error).__name__}: {error}"))})
+        except Exception as error:  # an answer that began has its status already: the page is told here
+            what = f"{type(error).__name__}: {error}"
+            tell(f"error: {what}")
+            yield _line({"event": "error", "error": error_json(ToolkitError(what))})
 
 
 async def items(request: Request, owner: Engine, make: Items) -> AsyncGenerator[dict[str, Any]]:
@@ -137,17 +145,19 @@ async def items(request: Request, owner: Engine, make: Items) -> AsyncGenerator[
         loop.call_soon_threadsafe(arrived.put_nowait, (kind, value))
 
     work = owner.submit(make, deliver=lambda item: put("item", item), end=lambda error: put("end", error))
-    told = None
+    told, looked = None, loop.time()
     try:
         while True:
             if work.position and work.position != told:
                 told = work.position
                 yield {"event": "queued", "position": told}
+            if loop.time() - looked >= POLL_SECONDS:  # also while items arrive, which nobody may read
+                looked = loop.time()
+                if await request.is_disconnected():
+                    raise ClientGoneError("the client went away")
             try:
                 kind, value = await asyncio.wait_for(arrived.get(), POLL_SECONDS)
             except TimeoutError:
-                if await request.is_disconnected():
-                    raise ClientGoneError("the client went away") from None
                 continue
             if kind == "item":
                 yield value

@@ -91,23 +91,23 @@ class Follower:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not _is_number(row.get("step")):
+        if not isinstance(row, dict) or not is_number(row.get("step")):
             self.damaged += 1
             self.first_damaged = self.first_damaged or self.lines
             return
         for name, column in self._base.items():
-            column.append(float(row[name]) if _is_number(row.get(name)) else math.nan)
+            column.append(float(row[name]) if is_number(row.get(name)) else math.nan)
         for name, value in row.items():
             if name in ("step", "time"):
                 continue
-            if _is_number(value):
+            if is_number(value):
                 self._places[name].append(self.rows)
                 self._values[name].append(float(value))
             elif value in ("nan", "inf", "-inf"):
                 self._not_finite[name] += 1
         if isinstance(row.get("samples"), list):
             self.samples = row["step"], row["samples"]
-        self.last = {name: row[name] for name in ("step", "time") if _is_number(row.get(name))}
+        self.last = {name: row[name] for name in ("step", "time") if is_number(row.get(name))}
         self.rows += 1
 
     @property
@@ -134,7 +134,8 @@ class Follower:
         return (times[-1] - times[0]) / (steps[-1] - steps[0])
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value of JSON is a finite number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

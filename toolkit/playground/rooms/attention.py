@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import math
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from toolkit.inference.word_states import word_states
 from toolkit.models.description import text_config, vocabulary
 from toolkit.playground.kept import KeptSteps
 from toolkit.playground.limits import MAX_TEXT
-from toolkit.playground.streaming import compute, library
+from toolkit.playground.streaming import compute, computed, library
 
 router = APIRouter()
 T = TypeVar("T")
@@ -133,7 +132,7 @@ async def _compute(request: Request, given: TextRequest, function: Callable[[Ope
     if given.step is None:
         return await compute(request, given.model, function)
     engine = await run_in_threadpool(_kept(request).engine, given.model, given.step)
-    return await asyncio.wrap_future(engine.call(function))
+    return await computed(request, engine, function)
 
 
 def _ids(opened: OpenModel, text: str, most: int = MAX_TOKENS) -> tuple[list[int], dict[str, Any]]:

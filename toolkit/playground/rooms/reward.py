@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,16 +14,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from toolkit.base import files
-from toolkit.base.errors import RunError, UsageError
+from toolkit.base.errors import UsageError
 from toolkit.inference import reward_probe
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.opening import OpenModel
-from toolkit.playground.library import Entry
 from toolkit.playground.streaming import compute, library, stream
-from toolkit.runs import layout, seal
+from toolkit.playground.worlds import world_of
 from toolkit.stats import Estimate
-from toolkit.storyworld import WORLDS, World, get_world
+from toolkit.storyworld import World
 
 router = APIRouter()
 MAX_ANSWER = 20_000
@@ -93,7 +90,7 @@ async def open_reward(request: Request, given: RewardRequest) -> dict[str, Any]:
     models = library(request)
     entry = models.entry(given.model, "reward")
     found = await compute(request, given.model, _scale, kind="reward")
-    world = await run_in_threadpool(world_of, entry)
+    world = await run_in_threadpool(world_of, entry.reference)
     others = [
         name for name, other in models.entries.items() if other.kind == "reward" and name != given.model
     ]
@@ -110,37 +107,6 @@ def _scale(opened: OpenModel) -> dict[str, Any]:
     mean, std = (getattr(opened.model.config, name, None) for name in ("score_mean", "score_std"))
     known = isinstance(mean, int | float) and isinstance(std, int | float) and std > 0
     return {"mean": mean if known else None, "std": std if known else None, "context": opened.context_length}
-
-
-def world_of(entry: Entry) -> World | None:
-    """Return the storyworld that a run, or one that it was made from, read; None if it is another model."""
-    run = seal.run_of(Path(entry.reference)) if Path(entry.reference).is_dir() else None
-    waiting, seen = [run] if run else [], set()
-    while waiting:
-        path = waiting.pop(0)
-        if path in seen:
-            continue
-        seen.add(path)
-        try:
-            settings = files.read_json(path / layout.MANIFEST)["inputs"]["settings"]
-            waiting += [parent for _, parent, _, is_run in seal.parents(path) if is_run]
-        except (RunError, KeyError, TypeError, AttributeError):
-            continue
-        found = _storyworld(settings)
-        if found is not None:
-            return get_world(found)
-    return None
-
-
-def _storyworld(value: Any) -> str | None:
-    """Return the name of the world in settings that read the storyworld."""
-    if isinstance(value, Mapping):
-        if value.get("name") == "storyworld":
-            name = value.get("world") or "large"
-            return name if name in WORLDS else None
-        value = list(value.values())
-    items = value if isinstance(value, list) else []
-    return next((found for item in items if (found := _storyworld(item)) is not None), None)
 
 
 def _examples(world: World) -> list[dict[str, str]]:
@@ -240,7 +206,7 @@ async def _values(
         return np.array([one.logprob for one in given.samples])
     if given.judge != "gold":
         return await compute(request, given.judge, scores, kind="reward")
-    world = await run_in_threadpool(world_of, library(request).entry(given.model, "reward"))
+    world = await run_in_threadpool(world_of, library(request).entry(given.model, "reward").reference)
     if world is None:
         raise UsageError(
             "this model was not trained on the storyworld", where="judge", fix="choose another judge"

@@ -34,10 +34,7 @@ _report_lock = threading.Lock()  # matplotlib is not thread-safe
 
 def catalog(request: Request) -> Catalog:
     """Return the runs of the server."""
-    state = request.app.state
-    if not hasattr(state, "catalog"):
-        state.catalog, state.reports = Catalog(state.settings.runs_dir), OrderedDict()
-    found: Catalog = state.catalog
+    found: Catalog = request.app.state.catalog
     return found
 
 
@@ -130,7 +127,7 @@ def run_report(request: Request, run: Reference, language: Language = "en") -> R
 
     paths = [entry.path for entry in entries]
     key = (language, *(seal.digest(path) for path in paths))
-    reports = request.app.state.reports
+    reports: OrderedDict[tuple[str, ...], str] = request.app.state.reports
     with _report_lock:
         if key not in reports:
             reports[key] = page.render(paths, *page.read_runs(paths, language=language))

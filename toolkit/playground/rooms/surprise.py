@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -48,14 +49,14 @@ async def surprise_of_text(request: Request, given: SurpriseRequest) -> Streamin
     return stream_events(_events(request, given))
 
 
-async def _events(request: Request, given: SurpriseRequest) -> AsyncIterator[dict[str, Any]]:
+async def _events(request: Request, given: SurpriseRequest) -> AsyncGenerator[dict[str, Any]]:
     names = list(dict.fromkeys(given.models))
     opened: list[OpenModel] = []
     for name in names:
         if library(request).state(name) in ("closed", "loading"):
             yield {"event": "loading", "model": name}
         opened.append((await engine(request, name)).opened)
-        require_comparable(opened[0], opened[-1], names=(names[0], name))
+        await run_in_threadpool(require_comparable, opened[0], opened[-1], names=(names[0], name))
     reading = await compute(
         request,
         names[0],
@@ -70,7 +71,8 @@ async def _events(request: Request, given: SurpriseRequest) -> AsyncIterator[dic
         parts_of(reading, vocabulary(opened[0].model)) if comparing else [(reading.start, len(reading.ids))]
     )
     found: dict[str, list[Surprise]] = {name: [] for name in names}
-    async with _slots(request):
+    slots: asyncio.Semaphore = request.app.state.surprise_slots
+    async with slots:
         for start, stop in parts:
             reference = None
             for number, name in enumerate(names):
@@ -92,14 +94,6 @@ async def _events(request: Request, given: SurpriseRequest) -> AsyncIterator[dic
                 reference = kept if keep else reference
     joined = {name: Surprise.joined(items) for name, items in found.items()}
     yield await compute(request, names[0], lambda first: _answer(first, reading, joined, given.prompt))
-
-
-def _slots(request: Request) -> asyncio.Semaphore:
-    state = request.app.state
-    if not hasattr(state, "surprise_slots"):
-        state.surprise_slots = asyncio.Semaphore(COMPARISONS)
-    slots: asyncio.Semaphore = state.surprise_slots
-    return slots
 
 
 def _answer(

@@ -1,7 +1,7 @@
 // The JSON interface of the server (docs/PLAYGROUND.md).
 
 /** An error of the server: `what`, `where` and `fix` as in the terminal. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor({ what, where, fix }, status) {
     super(what);
     Object.assign(this, { where, fix, status });
@@ -42,6 +42,5 @@ function request(body, signal) {
 async function answered(response) {
   const body = await response.json().catch(() => ({}));
   if (response.ok) return body;
-  const validation = Array.isArray(body.detail) ? body.detail.map(item => `${item.loc.slice(1).join(".")}: ${item.msg}`).join("; ") : null;
-  throw new ServerError(body.error ?? { what: validation ?? `the server answered ${response.status}` }, response.status);
+  throw new ServerError(body.error ?? { what: `the server answered ${response.status}` }, response.status);
 }

@@ -66,7 +66,7 @@ export function heatmap(values, { title, color = "var(--blue)", cell = 16, label
       onclick: onclick && (() => onclick(i, j)) }, label && s("title", {}, label(i, j))))));
 }
 
-export function extent(values) {
+function extent(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   return Number.isFinite(low) ? [low, high === low ? low + 1 : high] : [0, 1];
 }

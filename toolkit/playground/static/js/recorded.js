@@ -4,7 +4,7 @@ import { t } from "./i18n.js";
 const { answers, fields } = JSON.parse(document.getElementById("data").textContent);
 
 /** An error as those of the server. */
-export class ServerError extends Error {
+class ServerError extends Error {
   constructor({ what, where, fix }) {
     super(what);
     Object.assign(this, { where, fix });

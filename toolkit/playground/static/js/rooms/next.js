@@ -288,7 +288,7 @@ function fact(name, value, note, data = {}) {
 }
 
 /** A probability with enough digits to tell it from 0. */
-export function small(p) {
+function small(p) {
   if (p === 0) return percent(0, 0);
   if (p < 0.0001) return p < 1e-6 ? "< 0.0001 %" : percent(p, 4);
   return percent(p, p < 0.01 ? 2 : 1);

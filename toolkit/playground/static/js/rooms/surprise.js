@@ -120,7 +120,7 @@ export function mount(root, { params, models, signal, setParams }) {
     line.addEventListener("focusin", event => at(event, line, true));
     line.addEventListener("keydown", move);
     return h("section", { class: index < 0 ? "model truth" : "model" },
-      h("h3", {}, name, " ", h("span", { class: "note num", data: { total: row.total_bits } }, summary(row, index, sum))), line);
+      h("h2", {}, name, " ", h("span", { class: "note num", data: { total: row.total_bits } }, summary(row, index, sum))), line);
   }
 
   function summary(row, index, sum) {
