@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.playground.conftest import faults
+from tests.playground.conftest import faults, serving
 
 STATIC = Path(__file__).parents[2] / "toolkit" / "playground" / "static"
 ROOMS = ("chat", "next", "surprise", "attention", "compare", "runs", "reward", "tour")
@@ -67,3 +67,13 @@ def test_a_room_is_accessible_and_fits_the_screen(chromium, server, axe, room, w
     assert page.evaluate("document.documentElement.lang") == language
     assert faults(page, axe) == []
     context.close()
+
+
+@pytest.mark.slow
+def test_a_link_with_the_token_opens_from_a_page_of_another_site(page, model_folder, tmp_path):
+    with serving([str(model_folder)], tmp_path, token="secret") as running:
+        for address in (f"{running.url}/?token=secret#/runs", f"{running.url}/#/runs"):  # later without it
+            page.goto(f"data:text/html,<a href='{address.replace('#', '%23')}'>lesson</a>")
+            page.get_by_role("link").click()
+            page.wait_for_selector(".room-runs h1")
+            assert page.url == f"{running.url}/#/runs"

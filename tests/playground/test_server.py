@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -134,3 +136,34 @@ def test_rooms_that_cannot_be_imported_are_told_and_the_page_is_there(monkeypatc
         assert status == 500 and "no module named x" in error["what"]
         assert server.request("GET", "/")[0] == 200 and server.get("/api/models")["models"]
         assert "no module" in server.refused("/v1/completions", {})[1]["message"]
+
+
+def test_on_all_addresses_any_address_of_the_machine_is_accepted_but_no_other_name(model_folder, tmp_path):
+    token = {"authorization": "Bearer secret"}
+    with serving([str(model_folder)], tmp_path, token="secret", any_address=True) as running:
+        for host, status in (
+            ("198.51.100.7:8765", 200),
+            ("[2001:db8::7]:8765", 200),
+            ("evil.example:8765", 421),
+            ("198.51.100.7.evil.example", 421),
+            ("", 421),
+        ):
+            assert running.request("GET", "/api/models", headers={"host": host, **token})[0] == status, host
+            assert running.request("GET", "/api/models", headers={"host": host})[0] in (401, 421)
+        for origin, status in (("http://198.51.100.7:8765", 200), ("http://198.51.100.8:8765", 403)):
+            headers = {"host": "198.51.100.7:8765", "origin": origin, **token}
+            assert running.request("GET", "/api/models", headers=headers)[0] == status
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+@pytest.mark.parametrize("verb", ["playground", "explain"])
+def test_without_the_extra_a_command_says_what_to_install(verb, missing):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from toolkit.cli.main import main\n"
+        f"sys.exit(main([{verb!r}, 'x', '--output', 'y'] if {verb!r} == 'explain' else [{verb!r}]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert f"needs {missing}" in found.stderr and ".[playground]" in found.stderr
+    assert "Traceback" not in found.stderr

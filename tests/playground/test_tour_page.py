@@ -33,6 +33,9 @@ def test_a_changed_step_survives_reload_language_and_the_back_button(page, serve
     temperature.fill("1")  # the room's usual value, which the address leaves out
     page.wait_for_url(lambda url: "my+own+text" in url and "temperature" not in url)
 
+    opens = page.locator(".step a.button").last
+    assert "my+own+text" in opens.get_attribute("href")
+
     def kept() -> bool:
         bars(page)
         return (page.locator("#next-text").input_value(), temperature.input_value()) == ("my own text", "1")
@@ -49,7 +52,7 @@ def test_a_changed_step_survives_reload_language_and_the_back_button(page, serve
     page.wait_for_url("**/#/tour?number=3*")
     page.wait_for_selector("#next-text")
     assert kept()
-    page.locator(".step a.button").last.click()  # opens the room with the same state
+    opens.click()  # it opens the room with the same state
     page.wait_for_selector(".room-next")
     assert kept()
 

@@ -8,11 +8,12 @@ Origin, where the browser sends one, that is this server.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from toolkit.playground.openai_errors import is_openai_path, openai_error
 
@@ -44,10 +45,17 @@ class Access:
         hosts: values of `Host` that are accepted, in lower case, such as `127.0.0.1:8765`.
         token: that every request must carry (in the URL once, then in a cookie, or as a bearer token);
             None on the loopback address.
+        any_address: a `Host` may also be any IP address: the server listens on all addresses of the machine,
+            which may change. DNS rebinding needs a name.
     """
 
     hosts: frozenset[str]
     token: str | None = None
+    any_address: bool = False
+
+    def is_here(self, host: str) -> bool:
+        """Return whether a value of `Host` is this server."""
+        return host in self.hosts or (self.any_address and _is_address(host))
 
 
 class Guard:
@@ -81,11 +89,11 @@ class Guard:
             await self.app(scope, *_limited(scope["path"], receive, send_guarded))
 
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> tuple[int, str] | None:
-        host = headers.get(b"host", "")
-        if host.lower() not in self.access.hosts:
+        host = headers.get(b"host", "").lower()
+        if not self.access.is_here(host):
             return 421, f"this server is not {host!r}"
         origin = headers.get(b"origin")
-        if origin is not None and origin.lower().partition("://")[2] not in self.access.hosts:
+        if origin is not None and origin.lower().partition("://")[2] not in {host, *self.access.hosts}:
             return 403, f"pages of {origin} may not use this server"
         if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] != "/":
             return 403, "pages of other sites may not use this server"
@@ -113,6 +121,14 @@ def _cookie(headers: dict[bytes, str]) -> str:
     """
     pairs = (pair.strip().partition("=") for pair in headers.get(b"cookie", "").split(";"))
     return next((value for name, _, value in pairs if name == COOKIE), "")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:
@@ -153,7 +169,8 @@ async def _redirect(send: Send, scope: Scope, token: str) -> None:
     rest = {name: values for name, values in _query(scope).items() if name != "token"}
     # One slash: `//name/` would be another host. Quoted: a path may hold a line break.
     target = "/" + quote(scope["path"].lstrip("/")) + (f"?{urlencode(rest, doseq=True)}" if rest else "")
-    cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
+    # Lax, so that a link on a page of another site opens the page; requests of other sites are refused above.
+    cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Lax; Path=/"
     headers = [(b"location", target.encode()), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

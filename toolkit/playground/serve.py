@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -18,6 +19,7 @@ from toolkit.playground.library import Library, entries_of
 from toolkit.playground.security import Access, Guard
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERY_ADDRESS = ("0.0.0.0", "::")
 BACKLOG = 512
 """Connections that may wait to be accepted."""
 
@@ -45,8 +47,8 @@ def serve_command(
     listener = listen(host, port)
     port = listener.getsockname()[1]
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    access = Access(_accepted(host, port), token)
-    address = f"http://{_in_url(host)}:{port}/"
+    access = Access(_accepted(host, port), token, any_address=host in EVERY_ADDRESS)
+    address = f"http://{_in_url(_reachable(host))}:{port}/"
     shown = address + (f"?token={token}" if token else "") + ("#/tour" if tour else "")
     playground = Playground(library, ServerSettings(Path(runs_dir), Path(feedback), prompts, seed))
     count = len(library.entries)
@@ -73,20 +75,20 @@ def _accepted(host: str, port: int) -> frozenset[str]:
 
 
 def _names(host: str) -> list[str]:
-    if host in LOOPBACK:
-        return ["127.0.0.1", "localhost", "[::1]"]
-    names = [_in_url(host), socket.gethostname()]
-    if host in ("0.0.0.0", "::"):
-        names += ["127.0.0.1", "localhost", *_own_addresses()]
-    return names
+    if host in LOOPBACK or host in EVERY_ADDRESS:
+        return ["127.0.0.1", "localhost", "[::1]", *([] if host in LOOPBACK else [socket.gethostname()])]
+    return [_in_url(host), socket.gethostname()]
 
 
-def _own_addresses() -> list[str]:
-    try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
-    except OSError:
-        return []
-    return [_in_url(str(address[4][0])) for address in found]
+def _reachable(host: str) -> str:
+    """Return an address under which other machines reach a server that listens on `host`."""
+    if host not in EVERY_ADDRESS:
+        return host
+    family, other = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((other, 9))  # nothing is sent: it only chooses the address from which it would be
+        return str(probe.getsockname()[0])
+    return socket.gethostname()
 
 
 def _in_url(host: str) -> str:
