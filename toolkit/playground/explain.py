@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import ToolkitError
+from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.files import write_atomic
 from toolkit.base.progress import Progress
 from toolkit.playground import pages
@@ -101,10 +101,13 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
     """Write the page about models and a text to `output`.
 
     Raises:
+        UsageError: none of the models writes text.
         ToolkitError: a model cannot be loaded or compared, or the text is too short or too long.
     """
     library = Library(entries_of(models, Path("runs")))
     names = [entry.id for entry in library.entries.values() if entry.kind == "language"]
+    if not names:
+        raise UsageError("no MODEL is a language model", fix="name one, such as runs/tiny/pretrain")
     recorder = Recorder(library)
     for name in names:
         recorder.ask("/api/models/open", {"model": name})
