@@ -298,8 +298,8 @@ def _choices(
         longest = min(settings.max_new_tokens, opened.context_length or settings.max_new_tokens)
         asked = len(prompts) * count * longest * (top + 1)
         if asked > MAX_LOGPROBS:
-            raise ApiError(f"{asked} log-probabilities are more than {MAX_LOGPROBS}; lower n, max_tokens or the "
-                           "number of alternatives", param="logprobs")  # fmt: skip
+            raise ApiError(f"{asked} log-probabilities are more than {MAX_LOGPROBS}: lower n or max_tokens",
+                           param="logprobs")  # fmt: skip
     yield {"prompt_tokens": sum(map(len, prompts))}
     for index in range(len(prompts) * count):
         stream = ("generate", index % count)  # the answers of `toolkit generate --count`
