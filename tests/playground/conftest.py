@@ -79,19 +79,16 @@ def serving(
     models: list[str], folder: Path, *, prompts: str | None = None, **access: Any
 ) -> Iterator[Server]:
     """Serve models in a thread, on a free port. `models` are folders; empty: the runs below `folder`."""
-    from toolkit.playground.app import ServerSettings, create_app
+    from toolkit.playground.app import Playground, ServerSettings
     from toolkit.playground.library import Library, entries_of
-    from toolkit.playground.security import Access
+    from toolkit.playground.security import Access, Guard
     from toolkit.playground.serve import listen
 
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     library = Library(entries_of(models, folder))
-    app = create_app(
-        library,
-        ServerSettings(folder, folder / "feedback.sqlite", prompts),
-        Access(frozenset({f"127.0.0.1:{port}"}), **access),
-    )
+    playground = Playground(library, ServerSettings(folder, folder / "feedback.sqlite", prompts))
+    app = Guard(playground, Access(frozenset({f"127.0.0.1:{port}"}), **access))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -14,6 +14,7 @@ from toolkit.evaluate.endpoint import Endpoint
 from toolkit.inference.generation import GenerationSettings, generate_answers
 from toolkit.inference.logprobs import answer_logprobs
 from toolkit.inference.opening import OpenModel, open_model
+from toolkit.playground import openai_api
 
 openai = pytest.importorskip("openai")
 ASKED = [{"role": "user", "content": "the fox"}]
@@ -154,6 +155,18 @@ def test_what_is_not_supported_or_wrong_is_refused_by_name(client, name, changed
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**{"model": name, "messages": ASKED, **changed}, stream=stream)
     assert refused.value.param == param and refused.value.type == "invalid_request_error"
+
+
+def test_more_log_probabilities_than_fit_in_memory_are_refused(client, name, monkeypatch):
+    monkeypatch.setattr(openai_api, "MAX_LOGPROBS", 2 * 3 * 5)
+    fits = {"model": name, "messages": ASKED, "n": 2, "max_tokens": 3, "logprobs": True, "top_logprobs": 4}
+    assert len(client.chat.completions.create(**fits).choices) == 2
+    with pytest.raises(openai.BadRequestError, match="36 log-probabilities are more than 30") as refused:
+        client.chat.completions.create(**{**fits, "top_logprobs": 5})
+    assert refused.value.param == "logprobs"
+    assert (
+        len(client.chat.completions.create(**{**fits, "logprobs": None, "top_logprobs": None}).choices) == 2
+    )
 
 
 def test_values_that_change_nothing_are_accepted(client, name):

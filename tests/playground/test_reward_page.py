@@ -106,3 +106,10 @@ def test_it_is_accessible_and_fits(page, axe, served, width, theme):
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     page.locator(".reward-heat .word").first.click()
     assert faults(page, axe) == []
+
+
+@pytest.mark.parametrize("room", ["next", "surprise", "attention", "compare"])
+def test_a_room_says_that_there_is_no_language_model(page, other_folder, tmp_path, room):  # noqa: F811
+    with serving([str(other_folder)], tmp_path) as running:
+        page.goto(f"{running.url}/#/{room}")
+        expect(page.locator("main .problem")).to_contain_text("There is no language model")

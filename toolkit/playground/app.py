@@ -28,7 +28,6 @@ from toolkit.playground import pages
 from toolkit.playground.library import Library
 from toolkit.playground.openai_errors import ApiError, is_openai_path, openai_error
 from toolkit.playground.rooms import models
-from toolkit.playground.security import Access, Guard
 from toolkit.playground.streaming import error_json
 
 ROOMS = ("rooms.chat", "rooms.next_word", "rooms.surprise", "rooms.attention", "rooms.compare",
@@ -116,11 +115,6 @@ class Playground:
             self._library, settings.feedback, settings.prompts, settings.seed
         )
         return app
-
-
-def create_app(library: Library, settings: ServerSettings, access: Access) -> Guard:
-    """Return the ASGI application."""
-    return Guard(Playground(library, settings), access)
 
 
 def _refused(error: ToolkitError) -> Application:

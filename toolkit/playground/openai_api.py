@@ -31,6 +31,8 @@ from toolkit.playground.streaming import ClosedStream, engine, items, library
 router = APIRouter()
 MAX_CHOICES = 16
 """Answers to one request: its prompts times `n`."""
+MAX_LOGPROBS = 200_000
+"""Log-probabilities that one request may ask for, about 0.5 kB each while they wait for their client."""
 COMPLETION_TOKENS = 16
 """Tokens of a completion without `max_tokens`, as in the OpenAI interface."""
 DONE = b"data: [DONE]\n\n"
@@ -292,6 +294,12 @@ def _choices(
             f"{len(prompts)} prompts with {count} answers each are more than {MAX_CHOICES}", param="n"
         )
     settings = _settings(opened, given)
+    if top is not None:
+        longest = min(settings.max_new_tokens, opened.context_length or settings.max_new_tokens)
+        asked = len(prompts) * count * longest * (top + 1)
+        if asked > MAX_LOGPROBS:
+            raise ApiError(f"{asked} log-probabilities are more than {MAX_LOGPROBS}: lower n or max_tokens",
+                           param="logprobs")  # fmt: skip
     yield {"prompt_tokens": sum(map(len, prompts))}
     for index in range(len(prompts) * count):
         stream = ("generate", index % count)  # the answers of `toolkit generate --count`

@@ -201,7 +201,7 @@ def curves(
 def _curve(curve: Curve, follower: Follower, title: str, levels: list[dict[str, Any]]) -> dict[str, Any]:
     over = curve.over if curve.over in ("step", "tokens", "time") else "step"
     x, y = follower.series(curve.metric, over)
-    kept = thinned(x, y, POINTS)
+    kept = thinned(y, POINTS)
     return {
         "metric": curve.metric, "title": title, "over": over, "percent": curve.percent,
         "from_zero": curve.from_zero, "detail": curve.is_detail, "levels": levels, "count": len(y),

@@ -139,7 +139,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def thinned(x: np.ndarray, y: np.ndarray, points: int) -> np.ndarray:
+def thinned(y: np.ndarray, points: int) -> np.ndarray:
     """Return the indices of at most `points` points that look like all of them, ascending, int64.
 
     Consecutive points form buckets, of which the smallest and the largest stay, so no peak is lost; so do the

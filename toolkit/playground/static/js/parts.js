@@ -39,6 +39,13 @@ export function chips(legend, options, chosen, onchange, { multiple = false, nam
   return h("fieldset", { class: "choices" }, h("legend", {}, legend), inputs);
 }
 
+/** Return the language models; without any the room says so instead of itself. */
+export function languageModels(models) {
+  const found = models.filter(model => model.kind === "language");
+  if (!found.length) throw new Error(t("models.none"));
+  return found;
+}
+
 /** The models of the server as chips; by default language models. */
 export function modelPicker(models, chosen, onchange, { multiple = false, kind = "language" } = {}) {
   const options = models.filter(model => model.kind === kind).map(model => ({ value: model.id, label: model.id }));

@@ -1,7 +1,7 @@
 // Attention: where the model looks, what its states contain, and when it learned this. One module a view.
 import { debounced, h, show } from "../dom.js";
 import { t } from "../i18n.js";
-import { chips, modelPicker } from "../parts.js";
+import { chips, languageModels, modelPicker } from "../parts.js";
 import { recall, remember } from "../state.js";
 import { growth } from "./attention/growth.js";
 import { lens } from "./attention/lens.js";
@@ -13,7 +13,7 @@ const LONGEST = 1500;
 
 export function mount(root, { params, models, signal, setParams, recorded = false }) {
   const views = Object.keys(VIEWS).filter(name => !recorded || name !== "senses");
-  let model = params.model ?? models.find(one => one.kind === "language").id;
+  let model = params.model ?? languageModels(models)[0].id;
   let view = VIEWS[params.view] ? params.view : "look", inner = new AbortController();
   signal.addEventListener("abort", () => inner.abort());
   const text = h("textarea", { value: params.text ?? recall("attention.text") ?? t("attention.example"), rows: 3, oninput: debounced(update, 300) });

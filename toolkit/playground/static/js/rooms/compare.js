@@ -2,13 +2,13 @@
 import { post } from "../api.js";
 import { h, show } from "../dom.js";
 import { number, percent, t } from "../i18n.js";
-import { chips, modelPicker, notice, problem, slider } from "../parts.js";
+import { chips, languageModels, modelPicker, notice, problem, slider } from "../parts.js";
 import { recall, remember } from "../state.js";
 
 const VOTES = [["left", "1"], ["right", "2"], ["tie", "3"], ["bad", "4"]];
 
 export function mount(root, { params, models, signal, setParams }) {
-  const language = models.filter(model => model.kind === "language");
+  const language = languageModels(models);
   const named = (params.models ?? "").split(",").filter(id => language.some(model => model.id === id));
   const setup = {
     models: named.length ? named : defaults(language),

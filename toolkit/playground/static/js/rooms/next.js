@@ -4,7 +4,7 @@ import { bars } from "../chart.js";
 import { restrict, unpack } from "../distribution.js";
 import { debounced, h, show, visible } from "../dom.js";
 import { fixed, number, percent, t } from "../i18n.js";
-import { modelPicker, notice, problem, slider } from "../parts.js";
+import { languageModels, modelPicker, notice, problem, slider } from "../parts.js";
 import { recall, remember } from "../state.js";
 import { mountTree } from "./next_tree.js";
 
@@ -71,6 +71,7 @@ export function mount(root, { params, models, signal, setParams }) {
   async function predict() {
     keep();
     const mine = ++latest;
+    clearTimeout(busy);
     busy = setTimeout(() => { show(waiting, h("span", { class: "busy" }, t("next.waiting"))); }, 300);
     try {
       const answer = await post("/api/next", { ...prompt(), at: state.at }, { signal });
@@ -278,8 +279,7 @@ export function mount(root, { params, models, signal, setParams }) {
 }
 
 function known(models, id) {
-  const language = models.filter(model => model.kind === "language");
-  if (!language.length) throw new Error(t("next.none"));
+  const language = languageModels(models);
   return (language.find(model => model.id === id) ?? language[0]).id;
 }
 

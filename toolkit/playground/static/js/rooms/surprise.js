@@ -2,14 +2,14 @@
 import { stream } from "../api.js";
 import { debounced, h, show, visible } from "../dom.js";
 import { fixed, number, percent, t } from "../i18n.js";
-import { chips, modelPicker, numbers, problem } from "../parts.js";
+import { chips, languageModels, modelPicker, numbers, problem } from "../parts.js";
 import { recall, remember } from "../state.js";
 
 const EXAMPLES = ["story", "typo", "japanese", "answer"], LONGEST_IN_ADDRESS = 1500;
 const SCALES = { bits: 12, ratio: 6, kl: 4, excess: 6 };
 
 export function mount(root, { params, models, signal, setParams }) {
-  const language = models.filter(model => model.kind === "language").map(model => model.id);
+  const language = languageModels(models).map(model => model.id);
   const asked = (params.models ?? "").split(",").filter(id => language.includes(id));
   const state = {
     models: asked.length ? asked : language.slice(0, 1),
