@@ -9,6 +9,7 @@ const VOTES = [["left", "1"], ["right", "2"], ["tie", "3"], ["bad", "4"]];
 
 export function mount(root, { params, models, signal, setParams }) {
   const language = models.filter(model => model.kind === "language");
+  if (!language.length) throw new Error(t("models.none"));
   const named = (params.models ?? "").split(",").filter(id => language.some(model => model.id === id));
   const setup = {
     models: named.length ? named : defaults(language),

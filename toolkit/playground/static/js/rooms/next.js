@@ -279,7 +279,7 @@ export function mount(root, { params, models, signal, setParams }) {
 
 function known(models, id) {
   const language = models.filter(model => model.kind === "language");
-  if (!language.length) throw new Error(t("next.none"));
+  if (!language.length) throw new Error(t("models.none"));
   return (language.find(model => model.id === id) ?? language[0]).id;
 }
 

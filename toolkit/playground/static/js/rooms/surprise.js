@@ -10,6 +10,7 @@ const SCALES = { bits: 12, ratio: 6, kl: 4, excess: 6 };
 
 export function mount(root, { params, models, signal, setParams }) {
   const language = models.filter(model => model.kind === "language").map(model => model.id);
+  if (!language.length) throw new Error(t("models.none"));
   const asked = (params.models ?? "").split(",").filter(id => language.includes(id));
   const state = {
     models: asked.length ? asked : language.slice(0, 1),
