@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from tests.playground.conftest import serving
+
 pytestmark = pytest.mark.slow
 
 
@@ -58,15 +60,15 @@ def test_a_changed_step_survives_reload_language_and_the_back_button(page, serve
 
 
 def test_another_room_begins_at_its_top_for_the_eye_and_the_keyboard(page, server):
-    page.goto(f"{server.url}/#/next")
-    bars(page)
-    page.evaluate("scrollTo(0, 500)")
-    page.locator("nav a", has_text="Surprise").focus()
+    page.goto(f"{server.url}/#/attention")
+    page.wait_for_selector(".att-matrix")
+    page.evaluate("scrollTo(0, 200)")
+    page.locator("nav a", has_text="Next word").focus()
     page.keyboard.press("Enter")
-    page.wait_for_selector(".room-surprise h1")
+    page.wait_for_selector(".room-next .bars li")
     assert page.evaluate("[scrollY, document.activeElement.id]") == [0, "main"]
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.closest('.room-surprise') !== null")
+    assert page.evaluate("document.activeElement.closest('.room-next') !== null")
 
 
 def test_without_kept_weights_the_step_on_pretraining_shows_surprise(page, server):
@@ -74,3 +76,11 @@ def test_without_kept_weights_the_step_on_pretraining_shows_surprise(page, serve
     page.wait_for_selector(".room-surprise .heat")
     assert re.search("fnids", page.locator("#surprise-text").input_value())
     assert "typo" in page.locator(".try").inner_text()
+
+
+def test_rooms_for_language_models_say_that_there_is_none(page, tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2ForSequenceClassification"]}')
+    with serving([str(tmp_path)], tmp_path) as running:
+        for room in ("next", "surprise", "attention", "compare"):
+            page.goto(f"{running.url}/#/{room}")
+            page.locator(".problem", has_text="There is no language model").wait_for()

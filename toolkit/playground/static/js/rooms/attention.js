@@ -13,7 +13,8 @@ const LONGEST = 1500;
 
 export function mount(root, { params, models, signal, setParams, recorded = false }) {
   const views = Object.keys(VIEWS).filter(name => !recorded || name !== "senses");
-  let model = params.model ?? languageModels(models)[0].id;
+  const language = languageModels(models).map(one => one.id);
+  let model = language.includes(params.model) ? params.model : language[0];
   let view = VIEWS[params.view] ? params.view : "look", inner = new AbortController();
   signal.addEventListener("abort", () => inner.abort());
   const text = h("textarea", { value: params.text ?? recall("attention.text") ?? t("attention.example"), rows: 3, oninput: debounced(update, 300) });

@@ -27,6 +27,7 @@ export async function mount(root, { params, models, signal, setParams }) {
   const { number: asked = "1", ...changed } = params;
   const number = Math.min(Math.max(parseInt(asked, 10) || 1, 1), STEPS.length);
   let step = STEPS[number - 1];
+  show(root, h("p", { class: "note busy", role: "status" }, t("models.loading")));
   if (step.kept && !(await get("/api/attention/kept", { signal })).models.length) step = { ...step, ...WITHOUT_KEPT };
   const { room, stage, kind = "language", state, trying = `tour.${number}.try` } = step;
   const model = byStage(models, stage) ?? models.find(one => one.kind === kind)?.id;
