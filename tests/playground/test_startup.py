@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
-from tests.playground.test_load import sent
+from tests.playground.test_load import read_until, sent
 from toolkit.base.errors import ToolkitError
 from toolkit.cli.main import main
 from toolkit.playground.library import Entry, Library, Loader, entries_of
@@ -128,3 +129,27 @@ def test_reward_models_are_known_by_their_files(tmp_path):
         (tmp_path / name / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
     entries = entries_of([str(tmp_path / "reward"), str(tmp_path / "chat"), "owner/model"], tmp_path)
     assert [entry.kind for entry in entries] == ["reward", "language", "language"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_requests_without_a_traceback(model_folder, tmp_path):
+    command = [sys.executable, "-m", "toolkit", "playground", str(model_folder), "--port", "0"]
+    command += ["--feedback", str(tmp_path / "feedback.sqlite")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        server = Server(int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2]), tmp_path)
+        server.post("/api/models/open", {"model": str(model_folder)})
+        waiting = [
+            sent(server, {"voter": "kim", "models": [str(model_folder)], "prompt": "x"}, "/api/compare/next")
+        ]
+        waiting += [
+            sent(server, asked(model_folder, "x", sampling={"max_new_tokens": 50})) for _ in range(20)
+        ]
+        read_until(waiting[-1], b"event")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        for connection in waiting:
+            connection.close()
+    assert process.returncode == 130 and "Traceback" not in said and "Error" not in said

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Recorder:
     def __init__(self, library: Library):
         self._app = Playground(library, ServerSettings(Path(), Path()))
         self.answers: dict[str, Any] = {}
+        # Who calls may be in an event loop already, as in a notebook.
+        self._thread = ThreadPoolExecutor(1, "recorder")
 
     def ask(self, path: str, body: dict[str, Any] | None) -> Any:
         """Return the answer to a request, and keep it: an object, or the list of the events of a stream.
@@ -57,7 +60,7 @@ class Recorder:
         Raises:
             ToolkitError: what the server answers with instead.
         """
-        status, text = asyncio.run(self._request(path, body))
+        status, text = self._thread.submit(asyncio.run, self._request(path, body)).result()
         lines = [json.loads(line) for line in text.splitlines()]
         failed = next((line["error"] for line in lines if "error" in line), None)
         if failed is not None or status != 200:
