@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -91,3 +93,12 @@ def test_a_browser_shows_the_page_without_a_server(page, axe, output, width):
     page.wait_for_selector("html[lang=ja]")
     page.wait_for_selector("section#attention .card")
     assert faults(page, axe) == []
+
+
+def test_answers_are_recorded_inside_an_event_loop(model_folder, tmp_path):
+    async def recorded():
+        recorder = Recorder(Library(entries_of([str(model_folder)], tmp_path)))
+        return recorder.ask("/api/next", {"model": str(model_folder), "text": TEXT})
+
+    with ThreadPoolExecutor(1) as thread:  # browser tests leave a running loop in this one
+        assert thread.submit(asyncio.run, recorded()).result()["tokens"]

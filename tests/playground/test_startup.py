@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
-from tests.playground.test_load import sent
+from tests.playground.test_load import read_until, sent
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.cli.main import main
 from toolkit.playground.library import Entry, Library, Loader, entries_of
@@ -166,3 +167,27 @@ def test_an_address_that_cannot_be_used_is_told_with_what_to_change(server):
     with pytest.raises(ToolkitError, match="cannot listen") as caught:
         listen("192.0.2.1", 0)  # reserved for documentation: no machine has it
     assert "--host" in caught.value.fix
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_requests_without_a_traceback(model_folder, tmp_path):
+    command = [sys.executable, "-m", "toolkit", "playground", str(model_folder), "--port", "0"]
+    command += ["--feedback", str(tmp_path / "feedback.sqlite")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        server = Server(int(process.stdout.readline().strip().rstrip("/").rpartition(":")[2]), tmp_path)
+        server.post("/api/models/open", {"model": str(model_folder)})
+        waiting = [
+            sent(server, {"voter": "kim", "models": [str(model_folder)], "prompt": "x"}, "/api/compare/next")
+        ]
+        waiting += [
+            sent(server, asked(model_folder, "x", sampling={"max_new_tokens": 50})) for _ in range(20)
+        ]
+        read_until(waiting[-1], b"event")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        for connection in waiting:
+            connection.close()
+    assert process.returncode == 130 and "Traceback" not in said and "Error" not in said

@@ -51,7 +51,8 @@ class Recorder:
     def __init__(self, library: Library):
         self._app = Playground(library, ServerSettings(Path(), Path()))
         self.answers: dict[str, Any] = {}
-        self._thread = ThreadPoolExecutor(1)  # the caller's may have an event loop, as in a notebook
+        # Who calls may be in an event loop already, as in a notebook.
+        self._thread = ThreadPoolExecutor(1, "recorder")
 
     def ask(self, path: str, body: dict[str, Any] | None) -> Any:
         """Return the answer to a request, and keep it: an object, or the list of the events of a stream.
@@ -110,7 +111,9 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
     names = [entry.id for entry in library.entries.values() if entry.kind == "language"]
     if not names:
         raise UsageError(
-            "no MODEL is a language model", where=", ".join(models), fix="name one, such as runs/tiny/pretrain"
+            "no MODEL is a language model",
+            where=", ".join(models),
+            fix="name one, such as runs/tiny/pretrain",
         )
     recorder = Recorder(library)
     for name in names:

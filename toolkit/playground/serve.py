@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import secrets
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -62,10 +65,24 @@ def serve_command(
         app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2
     )
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, library).run(sockets=[listener])
     finally:
         library.close()
     return 0
+
+
+class _Server(uvicorn.Server):
+    """A server that ends the requests to models at Ctrl-C, instead of waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, library: Library):
+        super().__init__(config)
+        self._library = library
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A request that is cut off after `timeout_graceful_shutdown` is not worth 60 lines of traceback.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        threading.Thread(target=self._library.close, daemon=True).start()
+        super().handle_exit(sig, frame)
 
 
 def _accepted(host: str, port: int) -> frozenset[str]:
