@@ -524,6 +524,6 @@ def test_killed_process_of_two_is_told_once_without_a_traceback_of_ours(tokens, 
     process = start(tokens, "recipes/t/pretrain.yaml", launcher=LAUNCH, TOY_WITHOUT_TORCH="", TOY_DIE=rank)
     _, err = finish(process, 1)
     assert err.count("runs/t/pretrain: another process of this launch has ended") == 1
-    assert "the same command resumes from the beginning" in err and "toolkit/execution" not in err
+    assert "the same command starts from the beginning" in err and "toolkit/execution" not in err
     process = start(tokens, "recipes/t/pretrain.yaml", "--json", launcher=LAUNCH, TOY_WITHOUT_TORCH="")
     assert json.loads(finish(process, 0)[0])["stages"]["pretrain"]["sum"] == 3

@@ -143,7 +143,7 @@ FAULTS = {
     ),
     "15 every answer is scored as ended": (
         "rewards.py",
-        "[episode.ended for episode in episodes]",
+        "[episode.ended and not episode.unfinished for episode in episodes]",
         "[True for episode in episodes]",
         "test_properties.py",
         "only_for_finished_answers",

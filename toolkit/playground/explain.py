@@ -110,11 +110,8 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
     library = Library(entries_of(models, Path("runs")))
     names = [entry.id for entry in library.entries.values() if entry.kind == "language"]
     if not names:
-        raise UsageError(
-            "no MODEL is a language model",
-            where=", ".join(models),
-            fix="name one, such as runs/tiny/pretrain",
-        )
+        fix = "name one, such as runs/tiny/pretrain"
+        raise UsageError("no MODEL is a language model", where=", ".join(models), fix=fix)
     recorder = Recorder(library)
     for name in names:
         recorder.ask("/api/models/open", {"model": name})
