@@ -267,13 +267,19 @@ def test_seconds_say_sum_and_elapsed(folder):
 
 def test_next_commands_are_accepted_and_their_runs_exist(folder, monkeypatch):
     about = lesson(folder, page=folder / "report.html")
-    chat, look, page = about.next_steps
+    chat, look, playground, page = about.next_steps
     edit(folder / "evaluate", with_win_rate(estimate=0.75, low=0.6, high=0.9, verdict="better"))
     assert lesson(folder).next_steps[0].arguments == ("chat", str(folder / "dpo"))
     assert chat.arguments == ("chat", str(folder / "ppo"))  # without a verdict, the last one
     assert (
         look.arguments == ("next", str(folder / "pretrain"), "Once") and page.page == folder / "report.html"
     )
+    assert playground.arguments == ("playground", "--tour", "--runs-dir", str(folder.parent))
+    served = []
+    serve = SimpleNamespace(serve_command=lambda **options: served.append(options) or 0)
+    monkeypatch.setitem(sys.modules, "toolkit.playground.serve", serve)
+    assert main.main(list(playground.arguments)) == 0
+    assert served[0]["runs_dir"] == str(folder.parent) and served[0]["tour"]
     called = []
     # In place of the module and of GenerationSettings, which import torch: 7 s.
     conversation = SimpleNamespace(chat_command=lambda model, **options: called.append(model) or 0)
@@ -283,7 +289,7 @@ def test_next_commands_are_accepted_and_their_runs_exist(folder, monkeypatch):
     monkeypatch.setattr(next, "next_command", lambda model, text, **options: called.append(model) or 0)
     assert main.main(list(look.arguments)) == 0 and called[1] == str(folder / "pretrain")
     assert all(Path(model, "model").is_dir() for model in called)
-    last = shown(about).splitlines()[-6:]
+    last = shown(about).splitlines()[-8:]
     assert last[1] == f"  toolkit chat {folder / 'ppo'}"
     assert last[3] == f"  toolkit next {folder / 'pretrain'} Once"
 

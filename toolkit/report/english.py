@@ -130,6 +130,7 @@ ENGLISH: dict[str, str] = {
     "next.chat_sft": "talk to the model that you trained",
     "next.next": "see which word it expects next",
     "next.truth": "see which word it expects next, beside the true chances",
+    "next.playground": "see on a web page how these models think, and compare their answers",
     "next.report": "see the curves and all answers",
     # The page: its head, and what is around the sections.
     "page.title": "{folder}: from text to a language model",

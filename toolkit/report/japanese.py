@@ -120,6 +120,7 @@ JAPANESE: dict[str, str] = {
     "next.chat_sft": "学習したモデルと会話する",
     "next.next": "モデルが次にどの単語を予想するかを見る",
     "next.truth": "モデルが次にどの単語を予想するかを、真の確率と並べて見る",
+    "next.playground": "モデルがどう考えるかをウェブページで見て、答えを比べる",
     "next.report": "学習曲線とすべての回答を見る",
     # The page: its head, and what is around the sections.
     "page.title": "{folder}：テキストから言語モデルまで",

@@ -652,6 +652,10 @@ def _next_steps(names: RunNames, stages: Mapping[str, Mapping], page: Path | Non
             yield NextStep(message("next.truth"), ("next", str(path), TRUTH_TEXT, "--truth"))
         elif text := _first_words(path):
             yield NextStep(message("next.next"), ("next", str(path), text))
+    if speakers or readers:
+        runs_dir = next(iter(paths.values())).parent.parent
+        where = () if runs_dir == Path("runs") else ("--runs-dir", str(runs_dir))
+        yield NextStep(message("next.playground"), ("playground", "--tour", *where))
     if page is not None:
         yield NextStep(message("next.report"), page=page)
 
