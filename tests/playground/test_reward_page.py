@@ -94,6 +94,7 @@ def test_without_a_reward_model_the_room_says_how_to_train_one(page, model_folde
     with serving([str(model_folder)], tmp_path) as server:
         page.goto(f"{server.url}/#/reward")
         page.wait_for_selector("text=toolkit run recipes/tiny/reward.yaml")
+        page.goto("about:blank")
 
 
 @pytest.mark.parametrize("width", [1280, 360])
@@ -113,3 +114,4 @@ def test_a_room_says_that_there_is_no_language_model(page, other_folder, tmp_pat
     with serving([str(other_folder)], tmp_path) as running:
         page.goto(f"{running.url}/#/{room}")
         expect(page.locator("main .problem")).to_contain_text("There is no language model")
+        page.goto("about:blank")  # it asks for nothing after the server has gone

@@ -113,6 +113,7 @@ def test_two_runs_side_by_side(page, served):
     page.wait_for_selector("tr.differs")
     assert page.locator("tr.differs th").all_inner_texts() == ["seed"]
     assert page.locator("tr.differs td").all_inner_texts() == ["0", "1"]
+    page.locator(".runs-chart").first.locator("polyline").nth(1).wait_for(state="attached")
     assert page.locator(".runs-chart").first.locator("polyline").count() == 2
     assert "0.75" in page.inner_text("table:has-text('held_out_loss')")
     assert "with=t%2Fsft2" in page.url

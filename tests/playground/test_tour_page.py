@@ -6,8 +6,6 @@ import re
 
 import pytest
 
-from tests.playground.conftest import serving
-
 pytestmark = pytest.mark.slow
 
 
@@ -76,11 +74,3 @@ def test_without_kept_weights_the_step_on_pretraining_shows_surprise(page, serve
     page.wait_for_selector(".room-surprise .heat")
     assert re.search("fnids", page.locator("#surprise-text").input_value())
     assert "typo" in page.locator(".try").inner_text()
-
-
-def test_rooms_for_language_models_say_that_there_is_none(page, tmp_path):
-    (tmp_path / "config.json").write_text('{"architectures": ["GPT2ForSequenceClassification"]}')
-    with serving([str(tmp_path)], tmp_path) as running:
-        for room in ("next", "surprise", "attention", "compare"):
-            page.goto(f"{running.url}/#/{room}")
-            page.locator(".problem", has_text="There is no language model").wait_for()
