@@ -21,7 +21,7 @@ TEXT = "a fox & <b>é</b>"
 
 @pytest.fixture(scope="module")
 def output(model_folder, tmp_path_factory):
-    path = tmp_path_factory.mktemp("explain") / "page.html"
+    path = tmp_path_factory.mktemp("explain") / "missing" / "page.html"
     assert main(["explain", str(model_folder), "--text", TEXT, "--output", str(path)]) == 0
     return path
 
@@ -102,3 +102,11 @@ def test_answers_are_recorded_inside_an_event_loop(model_folder, tmp_path):
 
     with ThreadPoolExecutor(1) as thread:  # browser tests leave a running loop in this one
         assert thread.submit(asyncio.run, recorded()).result()["tokens"]
+
+
+def test_a_page_that_cannot_be_written_is_told_before_a_model_is_loaded(model_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    output = str(tmp_path / "file" / "page.html")
+    assert main(["explain", str(model_folder), "--output", output]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said and "recording" not in said

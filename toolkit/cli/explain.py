@@ -24,4 +24,6 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     from toolkit.playground.explain import explain_command
 
-    return explain_command(**vars(args))
+    explain_command(**vars(args))
+    print(args.output)
+    return 0

@@ -20,6 +20,7 @@ from typing import Any
 from toolkit.base.errors import ToolkitError, UsageError
 from toolkit.base.files import write_atomic
 from toolkit.base.progress import Progress
+from toolkit.base.system_errors import require_writable
 from toolkit.playground import pages
 from toolkit.playground.app import Playground, ServerSettings
 from toolkit.playground.bundle import bundled
@@ -100,7 +101,7 @@ def key(path: str, body: Mapping[str, Any] | None) -> str:
     return json.dumps([path, *values], ensure_ascii=False, separators=(",", ":"))
 
 
-def explain_command(models: list[str], *, text: str, output: str, language: str) -> int:
+def explain_command(models: list[str], *, text: str, output: str, language: str) -> None:
     """Write the page about models and a text to `output`.
 
     Raises:
@@ -112,6 +113,8 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
     if not names:
         fix = "name one, such as runs/tiny/pretrain"
         raise UsageError("no MODEL is a language model", where=", ".join(models), fix=fix)
+    folder = Path(output).parent
+    require_writable(folder)  # before the work
     recorder = Recorder(library)
     for name in names:
         recorder.ask("/api/models/open", {"model": name})
@@ -120,8 +123,8 @@ def explain_command(models: list[str], *, text: str, output: str, language: str)
         for count, question in enumerate(questions, 1):
             recorder.ask(*question)
             progress.update(count)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(Path(output), page(library.to_json(), recorder.answers, text=text, language=language))
-    return 0
 
 
 def _questions(recorder: Recorder, names: Sequence[str], text: str) -> Iterator[Question]:
