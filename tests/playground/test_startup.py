@@ -16,7 +16,6 @@ from tests.playground.conftest import Server, serving
 from tests.playground.test_chat import asked
 from tests.playground.test_load import read_until, sent
 from toolkit.base.errors import ToolkitError, UsageError
-from toolkit.cli.main import main
 from toolkit.playground.library import Entry, Library, Loader, entries_of
 from toolkit.playground.serve import listen
 
@@ -28,19 +27,6 @@ def test_the_server_imports_no_large_library_before_it_serves():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(
-    ("verb", "missing"), [("playground", "uvicorn"), ("playground", "fastapi"), ("explain", "fastapi")]
-)
-def test_without_the_extra_a_verb_says_what_to_install(monkeypatch, capsys, verb, missing):
-    for name in [name for name in sys.modules if name.startswith("toolkit.playground")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    arguments = ["explain", "x", "--output", "x.html"] if verb == "explain" else [verb]
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert f"the playground needs {missing}" in said and "[playground]" in said
 
 
 @pytest.mark.slow
@@ -132,6 +118,22 @@ def test_reward_models_are_known_by_their_files(tmp_path):
         (tmp_path / name / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
     entries = entries_of([str(tmp_path / "reward"), str(tmp_path / "chat"), "owner/model"], tmp_path)
     assert [entry.kind for entry in entries] == ["reward", "language", "language"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "kind"),
+    [
+        ("adapter_config.json", '{"task_type": "CAUSAL_LM"}', "language"),
+        ("adapter_config.json", '{"task_type": "SEQ_CLS"}', "reward"),
+        ("model.gguf", "", "language"),
+    ],
+    ids=["adapter", "adapter-of-a-reward-model", "gguf"],
+)
+def test_a_folder_that_loads_without_config_json_is_a_model(tmp_path, file, content, kind):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / file).write_text(content)
+    (entry,) = entries_of([str(tmp_path / "model")], tmp_path)
+    assert (entry.kind, entry.reference) == (kind, str(tmp_path / "model"))
 
 
 def test_a_run_is_named_as_the_page_calls_it_or_by_its_folder(model_folder, tmp_path):

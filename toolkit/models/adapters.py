@@ -32,13 +32,6 @@ _OWN_SETTINGS = ("score_mean", "score_std")
 """Keys of config.json beside an adapter that its base model does not have."""
 
 
-def is_classifier(folder: Path) -> bool:
-    """Return whether an adapter makes a sequence classifier, as reward models are, of its base model."""
-    return (
-        checkpoint_folder.read_json(folder / checkpoint_folder.ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
-    )
-
-
 def merged(
     folder: Path, model: PreTrainedModel, report: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -56,7 +49,7 @@ def merged(
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict  # 1 s that most models do not need
 
     weights = _weights(folder)
-    if is_classifier(folder) and not hasattr(model, "num_labels"):
+    if checkpoint_folder.is_classifier(folder) and not hasattr(model, "num_labels"):
         raise ToolkitError(
             "is an adapter of a reward model, not a language model", where=str(folder),
             fix="give one that was trained on a language model",
@@ -69,7 +62,7 @@ def merged(
                 where=str(folder), fix="give a LoRA adapter, or a whole model",
             )  # fmt: skip
         _make_room(folder, model, weights)
-        if hasattr(model, "score") and not is_classifier(folder):
+        if hasattr(model, "score") and not checkpoint_folder.is_classifier(folder):
             # a language model becomes a classifier, which has no such head; PEFT wants one for this task
             weights = {name: weight for name, weight in weights.items() if not _is_of_head(name)}
             config.task_type, config.trainable_token_indices = None, _without_heads(config)

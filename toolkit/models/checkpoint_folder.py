@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import transformers
 
 from toolkit.base.errors import ToolkitError
 from toolkit.models import safetensors_files
@@ -29,6 +28,29 @@ _OTHER_WEIGHTS = {"*.h5": "TensorFlow", "*.msgpack": "Flax", "*.onnx": "ONNX"}
 def has_tokenizer(folder: Path) -> bool:
     """Return whether a folder has files that make a tokenizer."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES) or bool(gguf_option(folder))
+
+
+def holds_model(folder: Path) -> bool:
+    """Return whether a folder is a model, an adapter or a GGUF file, by the names of its files."""
+    names = ("config.json", ADAPTER_CONFIG)
+    return any((folder / name).is_file() for name in names) or any(folder.glob("*.gguf"))
+
+
+def is_classifier(folder: Path) -> bool:
+    """Return whether a model or an adapter in a folder is a sequence classifier, as reward models are.
+
+    Raises:
+        ToolkitError: its configuration is not JSON.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        return read_json(folder / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
+    config = folder / "config.json"
+    return config.is_file() and is_classifier_architecture(read_json(config).get("architectures"))
+
+
+def is_classifier_architecture(architectures: Iterable[str] | None) -> bool:
+    """Return whether the `architectures` of a configuration are those of a sequence classifier."""
+    return any("SequenceClassification" in str(name) for name in architectures or ())
 
 
 def is_adapter(folder: Path) -> bool:
@@ -203,6 +225,8 @@ def check_config(config: dict[str, Any], *, where: str) -> None:
     Raises:
         ToolkitError: names the reason and what to do.
     """
+    import transformers  # takes 0.5 s, which looking at the files of a folder need not wait for
+
     quantization = config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None

@@ -141,7 +141,7 @@ def without_weights(reference: Reference) -> PreTrainedModel:
         return without_weights(checkpoint_folder.base_of_adapter(place.folder))
     config = _config(reference)
     checkpoint_folder.check_config(config.to_dict(), where=reference[0])
-    is_reward = _has_classifier_architecture(config)
+    is_reward = checkpoint_folder.is_classifier_architecture(config.architectures)
     auto = AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM
     try:
         with torch.device("meta"):
@@ -176,8 +176,8 @@ def is_classifier(reference: Reference) -> bool:
     """
     folder = checkpoint_folder.located(reference).folder
     if folder and checkpoint_folder.is_adapter(folder):
-        return adapters.is_classifier(folder)
-    return _has_classifier_architecture(_config(reference))
+        return checkpoint_folder.is_classifier(folder)
+    return checkpoint_folder.is_classifier_architecture(_config(reference).architectures)
 
 
 def _config(reference: Reference) -> PretrainedConfig:
@@ -192,10 +192,6 @@ def _config(reference: Reference) -> PretrainedConfig:
         return AutoConfig.from_pretrained(place.name, trust_remote_code=False, **options)
     except Exception as error:  # a file of other people may be wrong in any way
         raise not_loadable(reference, error) from error
-
-
-def _has_classifier_architecture(config: PretrainedConfig) -> bool:
-    return any("SequenceClassification" in architecture for architecture in config.architectures or ())
 
 
 def _load(
@@ -219,7 +215,11 @@ def _load(
             base = checkpoint_folder.base_of_adapter(folder)
             return adapters.merged(folder, *_load(auto, base, dtype, **changes))
         config = _config(reference)
-        if "num_labels" in changes and _has_classifier_architecture(config) and config.num_labels != 1:
+        if (
+            "num_labels" in changes
+            and checkpoint_folder.is_classifier_architecture(config.architectures)
+            and config.num_labels != 1
+        ):
             raise ToolkitError(
                 f"is a classifier with {config.num_labels} labels; a reward model has one, its score",
                 where=reference[0], fix="give a reward model, or train one with the reward stage",

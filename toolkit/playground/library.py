@@ -20,6 +20,7 @@ from toolkit.config import registry
 from toolkit.config.inputs import is_local
 from toolkit.config.registry import Product
 from toolkit.inference.engine import Engine
+from toolkit.models import checkpoint_folder
 from toolkit.runs import index, layout, seal
 
 T = TypeVar("T")
@@ -213,22 +214,15 @@ def _named(name: str, runs_dir: Path) -> Entry:
         return Entry(name, name, None, "language")
     run = seal.run_of(path)
     folder = path / layout.MODEL if (path / layout.MODEL).is_dir() else path
-    if not (folder / "config.json").is_file():
+    if not checkpoint_folder.holds_model(folder):
         raise UsageError(
             "there is no model in this folder",
             where=name,
             fix=f"`toolkit playground --runs-dir {name}` shows the models of the runs below a folder",
         )
     stage = files.read_json(run / layout.MANIFEST)["stage"] if run else None
-    is_reward = stage == "reward" if run else _is_classifier(folder)
+    is_reward = stage == "reward" if run else checkpoint_folder.is_classifier(folder)
     return Entry(name.rstrip("/"), str(path), stage, "reward" if is_reward else "language")
-
-
-def _is_classifier(folder: Path) -> bool:
-    """Return whether the configuration of a model folder says that it is a reward model."""
-    config = folder / "config.json"
-    architectures = files.read_json(config).get("architectures") if config.is_file() else None
-    return any("SequenceClassification" in str(name) for name in architectures or [])
 
 
 def _of_runs(runs_dir: Path) -> list[Entry]:
