@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,13 @@ def test_the_truth_stands_beside_the_model(folder, opened, capsys, monkeypatch):
     next.next_command(str(folder), text, truth=True)
     out = capsys.readouterr().out
     assert "truth" in out and "; the truth: " in out
+
+
+def test_a_tokenizer_for_which_the_truth_is_not_known_is_said():
+    opened = SimpleNamespace(tokenizer=SimpleNamespace(is_fast=False, eos_token_id=0))
+    with pytest.raises(UsageError, match="--truth: the tokenizer does not split texts") as caught:
+        next.true_chances(opened, "A story", [])
+    assert caught.value.fix == "leave out --truth"
 
 
 def test_tokens_outside_the_world_have_no_truth(folder, opened, capsys):

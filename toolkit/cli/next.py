@@ -117,11 +117,15 @@ def true_chances(
     """Return token -> true chance at each prediction; None once the tokens have left the small storyworld.
 
     Raises:
-        UsageError: no document of the small storyworld begins with the text.
+        UsageError: no document of the small storyworld begins with the text, or the truth is not known for
+            this tokenizer.
     """
     from toolkit.storyworld.small.stories import next_token_truth
 
-    truth = next_token_truth(opened.tokenizer)
+    try:
+        truth = next_token_truth(opened.tokenizer)
+    except ValueError as error:
+        raise UsageError(f"--truth: {error}", fix="leave out --truth") from None
     ids = opened.tokenizer(text, add_special_tokens=False)["input_ids"]
     chances: list[dict[int, float] | None] = []
     for prediction in predictions:

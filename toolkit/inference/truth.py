@@ -43,7 +43,7 @@ def truth_about(tokenizer: PreTrainedTokenizerBase, text: str, *, ended: bool) -
 def _truth(tokenizer: PreTrainedTokenizerBase) -> NextTokenTruth | None:
     if tokenizer not in _truths:
         try:
-            _truths[tokenizer] = next_token_truth(tokenizer) if tokenizer.is_fast else None
+            _truths[tokenizer] = next_token_truth(tokenizer)
         except ValueError:  # it does not split texts into words
             _truths[tokenizer] = None
     return _truths[tokenizer]

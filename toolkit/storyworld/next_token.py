@@ -81,12 +81,12 @@ class NextTokenTruth:
 
     @classmethod
     def of_tokenizer(cls, grammar, tokenizer) -> "NextTokenTruth":
-        """Return the truth for a fast tokenizer of transformers; its eos ends a text.
+        """Return the truth for a tokenizer of transformers; its eos ends a text.
 
         Raises:
             ValueError: the tokenizer does not split texts into pieces.
         """
-        splitter = tokenizer.backend_tokenizer.pre_tokenizer
+        splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
         if splitter is None:
             raise ValueError("the tokenizer does not split texts into pieces, so tokens can span words")
 
