@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.inference.restricted import REASONS, draw, entropy_bits, restricted
+from toolkit.inference.next_token import entropy_bits
+from toolkit.inference.restricted import REASONS, draw, restricted
 from toolkit.inference.sampling import SamplingSettings, choose
 
 PROBABILITIES = [0.30, 0.02, 0.22, 0.18, 0.03, 0.13, 0.07, 0.05]

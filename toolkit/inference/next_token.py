@@ -83,6 +83,12 @@ def distribution(opened: OpenModel, ids: list[int]) -> np.ndarray:
     return torch.softmax(logits.float().cpu().double(), dim=0).numpy()
 
 
+def entropy_bits(probabilities: np.ndarray) -> float:
+    """Return the entropy of a distribution in bits."""
+    positive = probabilities[probabilities > 0]
+    return max(0.0, float(-(positive * np.log2(positive)).sum()))
+
+
 def choose(
     probabilities: np.ndarray,
     *,
@@ -99,7 +105,6 @@ def choose(
     possible = probabilities if allowed is None else np.where(allowed, probabilities, 0.0)
     order = np.argsort(-possible, kind="stable")
     listed = order[:top][possible[order[:top]] > 0]
-    positive = probabilities[probabilities > 0]
     if temperature == 0:
         chosen = int(order[0])
     else:
@@ -109,7 +114,7 @@ def choose(
     return Prediction(
         tokens=listed.tolist(),
         probabilities=probabilities[listed].tolist(),
-        entropy_bits=float(-(positive * np.log2(positive)).sum()),
+        entropy_bits=entropy_bits(probabilities),
         rest=max(0.0, 1.0 - float(probabilities[listed].sum())),
         chosen=chosen,
         rank=int(np.flatnonzero(order == chosen)[0]) + 1,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from toolkit.inference.next_token import entropy_bits
 from toolkit.inference.sampling import restrict
 
 REASONS = ("", "top_k", "top_p", "greedy")
@@ -77,9 +78,3 @@ def draw(probabilities: np.ndarray, *, order: np.ndarray, uniform: float) -> Dra
     place = int(np.searchsorted(cumulative, min(uniform * cumulative[-1], below), "right"))
     token = int(order[place])
     return Draw(token, float(cumulative[place] - probabilities[token]), float(cumulative[place]))
-
-
-def entropy_bits(probabilities: np.ndarray) -> float:
-    """Return the entropy of a distribution in bits."""
-    positive = probabilities[probabilities > 0]
-    return max(0.0, float(-(positive * np.log2(positive)).sum()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -53,7 +52,7 @@ class Catalog:
             raise RunError("there is no such folder", where=str(self.folder),
                            fix="run `toolkit run recipes/tiny`, or name another --runs-dir")  # fmt: skip
         entries, damaged = [], []
-        for path in self._directories():
+        for path in index.run_directories(self.folder, is_run=_is_run_or_damaged):
             try:
                 entries.append(self._entry(path))
             except (RunError, OSError, AttributeError) as error:
@@ -64,14 +63,6 @@ class Catalog:
         with self._lock:
             self._paths = {entry.reference: entry.path for entry in entries}
         return entries, damaged
-
-    def _directories(self) -> Iterator[Path]:
-        """Yield the directories of runs, also those whose manifest is damaged; links are not followed."""
-        for parent, directories, names in os.walk(self.folder):
-            if layout.MANIFEST in names and (seal.is_run(Path(parent)) or _is_damaged(Path(parent))):
-                directories.clear()
-                yield Path(parent)
-            directories[:] = sorted(name for name in directories if not name.startswith("."))
 
     def _entry(self, path: Path) -> RunEntry:
         found = [path / name for name in (layout.LOCK, layout.MANIFEST) if (path / name).exists()]
@@ -119,9 +110,9 @@ class Catalog:
             yield follower
 
 
-def _is_damaged(path: Path) -> bool:
-    """Say whether a manifest is not JSON; one of another program is not damaged."""
+def _is_run_or_damaged(path: Path) -> bool:
+    """Say whether a folder is a run, or its manifest is not JSON; one of another program is not damaged."""
     try:
-        return not isinstance(files.read_json(path / layout.MANIFEST), dict)
+        return seal.is_run(path) or not isinstance(files.read_json(path / layout.MANIFEST), dict)
     except RunError:
         return True

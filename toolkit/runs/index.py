@@ -14,7 +14,7 @@ What may be removed:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,10 +91,14 @@ def state_of(path: Path) -> State:
     return "unfinished" if seal.is_run(path) else "new"
 
 
-def run_directories(folder: Path) -> Iterator[Path]:
-    """Yield every run directory at or below a folder, sorted; links to folders are not followed."""
+def run_directories(folder: Path, *, is_run: Callable[[Path], bool] = seal.is_run) -> Iterator[Path]:
+    """Yield every run directory at or below a folder, sorted; links to folders are not followed.
+
+    Args:
+        is_run: whether a folder with a manifest is a run.
+    """
     for parent, directories, names in os.walk(folder):
-        if layout.MANIFEST in names and seal.is_run(Path(parent)):
+        if layout.MANIFEST in names and is_run(Path(parent)):
             directories.clear()  # a run contains no other run
             yield Path(parent)
         directories[:] = sorted(name for name in directories if not name.startswith("."))

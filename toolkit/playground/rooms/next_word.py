@@ -23,7 +23,7 @@ from toolkit.inference import next_token
 from toolkit.inference.generation import GenerationSettings
 from toolkit.inference.logprobs import start_id
 from toolkit.inference.opening import OpenModel
-from toolkit.inference.restricted import REASONS, Restricted, draw, entropy_bits, restricted
+from toolkit.inference.restricted import REASONS, Restricted, draw, restricted
 from toolkit.inference.sample_tree import SampleNode, SampleTree, grow
 from toolkit.inference.token_text import ends_in_lone_space, token_text
 from toolkit.inference.truth import chances_after
@@ -126,7 +126,7 @@ def _prediction(opened: OpenModel, given: NextRequest) -> dict[str, Any]:
         and not given.appended
         and ends_in_lone_space(opened.tokenizer, given.text),
         "vocabulary": len(logprobs),
-        "entropy_bits": entropy_bits(np.exp(logprobs)),
+        "entropy_bits": next_token.entropy_bits(np.exp(logprobs)),
         "uniform": float(uniform),
         "candidates": [
             {
@@ -173,7 +173,7 @@ def _truth(chances: Mapping[int, float], listed: np.ndarray) -> dict[str, Any]:
     return {
         "p": of_listed,
         "rest": max(0.0, 1.0 - sum(of_listed)),
-        "entropy_bits": entropy_bits(np.array(list(chances.values()))),
+        "entropy_bits": next_token.entropy_bits(np.array(list(chances.values()))),
     }
 
 
